@@ -19,7 +19,7 @@ from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.doors.openai_requests import ChatBody
 from pointsman_gateway.settings import Settings
-from pointsman_servicekit.lifetimes import spare_the_collector
+from pointsman_servicekit.process import freeze_gc
 
 ROOT = Path(__file__).parents[1]
 HELPDESK = ROOT / "examples/helpdesk"
@@ -31,7 +31,7 @@ async def main() -> None:
     rounds = arguments.parse_args().rounds
     settings = Settings(config=HELPDESK / "config", embedding_model=ROOT / ".pointsman/models/minilm")
     async with wiring.building(settings, load_config(settings.config)) as house:
-        spare_the_collector()
+        freeze_gc()
         seconds = defaultdict(list)
         for number in range(rounds + 1):
             for body in bodies():

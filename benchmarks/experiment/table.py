@@ -4,10 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pointsman_cli.advise import training
-from pointsman_cli.advise.advice import advise
-from pointsman_cli.advise.money import Terms
-from pointsman_cli.advise.recommendation import Needs
+from pointsman_cli.advise.costs import CostTerms, read_training_costs
+from pointsman_cli.advise.recommendation import Requirements, advise
 from pointsman_cli.eval.report import PathFigures, Report, TaskReport
 from pointsman_cli.eval.tables import probability
 
@@ -42,7 +40,7 @@ def put_into(page: str, reports: Mapping[str, Report], costs: Mapping[str, float
 def training_costs(folder: Path) -> dict[str, float]:
     """Of the example's adapters and of those in `folder`, at the assumed price of an hour."""
     files = [*(EXAMPLE / "adapters").glob("*/training.json"), *folder.glob("*/training.json")]
-    return training.costs(files, HOURLY, ())
+    return read_training_costs(files, HOURLY, ())
 
 
 def _results(reports: Mapping[str, Report], costs: Mapping[str, float]) -> Iterator[str]:
@@ -130,11 +128,11 @@ def _row(path: PathFigures, name: str) -> str:
 
 
 def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
-    (advice,) = advise(report, Needs(), Terms(training=costs, monthly=MONTHLY))
+    (advice,) = advise(report, Requirements(), CostTerms(training=costs, monthly=MONTHLY))
     said = advice.recommendation
     yield f"`pointsman advise` at {MONTHLY:,} requests a month: **{said.verdict}** ({said.path})."
-    if advice.rivals:
-        pair = next(each for each in advice.break_evens if (each.trained, each.untrained) == advice.rivals)
+    if advice.compared_pair:
+        pair = next(each for each in advice.break_evens if (each.trained, each.untrained) == advice.compared_pair)
         earned = "never" if pair.requests is None else f"after {pair.requests:,.0f} requests"
         right = "never" if pair.right_answers is None else f"after {pair.right_answers:,.0f} of them"
         yield (

@@ -89,7 +89,7 @@ async def start_gateway(
         "POINTSMAN_GATEWAY_CONFIG": str(_write_config(crew.folder / "config", upstreams)),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
-        "POINTSMAN_GATEWAY_SPOOL": str(crew.folder / "spool"),
+        "POINTSMAN_GATEWAY_WAL_DIR": str(crew.folder / "wal"),
         "POINTSMAN_GATEWAY_KEYS": "on",
     }
     running = crew.start("pointsman", cores.measured, [sys.executable, *program], environment)

@@ -170,7 +170,7 @@ _USE = Row(
             "Waiting for an adapter",
             "Mean of the requests that came before their adapter was loaded.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
         ),
         lines(
             "Asked for",

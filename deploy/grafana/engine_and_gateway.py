@@ -166,7 +166,7 @@ _GATEWAY = Row(
             "Requests being answered, and those that wait for a place.",
             "none",
             Query("sum by (instance) (pointsman_in_flight)", "{{instance}} in flight"),
-            Query("sum by (instance) (pointsman_waiting)", "{{instance}} waiting"),
+            Query("sum by (instance) (pointsman_queue_depth)", "{{instance}} waiting"),
         ),
         lines(
             "Event loop lag",
@@ -217,21 +217,21 @@ _GATEWAY = Row(
 )
 
 _KEPT = Row(
-    "Keys, journal and configuration",
+    "Keys, request log and configuration",
     (
         lines(
             "Limits and keys",
-            "A second: requests refused by a limit, and keys looked up in Redis.",
+            "Per second: requests rejected by a limit, and keys looked up in Redis.",
             "cps",
-            Query(rate("pointsman_limit_refusals_total", "limit"), "refused: {{limit}}"),
+            Query(rate("pointsman_ratelimit_rejected_total", "limit"), "rejected: {{limit}}"),
             Query(rate("pointsman_key_lookups_total", "outcome"), "key {{outcome}}"),
         ),
         lines(
-            "Slices of limits",
-            "Calls a second to Redis for slices, and slices taken while it was away.",
+            "Quota leases",
+            "Lease renewals per second, and limits enforced locally while Redis was unavailable.",
             "cps",
-            Query(rate("pointsman_lease_exchanges_total", "outcome"), "{{outcome}}"),
-            Query(rate("pointsman_limits_alone_total"), "alone"),
+            Query(rate("pointsman_quota_lease_renewals_total", "outcome"), "{{outcome}}"),
+            Query(rate("pointsman_ratelimit_local_fallback_total"), "local fallback"),
         ),
         lines(
             "Redis",
@@ -242,26 +242,28 @@ _KEPT = Row(
             Query("min(pointsman_lora_redis_up)", "lora-server"),
         ),
         lines(
-            "Journal",
-            "Decisions a second: written, and lost.",
+            "Request log",
+            "Receipts per second: written, and lost.",
             "cps",
-            Query(rate("pointsman_journal_entries_total"), "written"),
+            Query(rate("pointsman_request_log_entries_total"), "written"),
             Query(
-                or_none(rate("pointsman_journal_dropped_total", "reason"), rate("pointsman_journal_entries_total")),
+                or_none(
+                    rate("pointsman_request_log_dropped_total", "reason"), rate("pointsman_request_log_entries_total")
+                ),
                 "lost {{reason}}",
             ),
         ),
         lines(
             "Waiting to be written",
-            "Decisions in memory, feedback on disk, and since when the usage of keys has not been written.",
+            "Receipts in memory, feedback on disk, and seconds since the usage of keys was written.",
             "none",
-            Query("sum(pointsman_journal_waiting)", "decisions"),
-            Query("sum(pointsman_spool_bytes)", "bytes of feedback"),
-            Query("max(pointsman_usage_unwritten_seconds)", "seconds of usage"),
+            Query("sum(pointsman_request_log_waiting)", "receipts"),
+            Query("sum(pointsman_wal_feedback_bytes)", "bytes of feedback"),
+            Query("max(pointsman_usage_flush_lag_seconds)", "seconds of usage"),
         ),
         lines(
             "Feedback",
-            "Feedback taken a second, by where it was put.",
+            "Feedback accepted per second, by where it was stored.",
             "cps",
             Query(or_none(rate("pointsman_feedback_total", "stored"), _REQUESTS), "feedback {{stored}}"),
         ),

@@ -38,7 +38,7 @@ def share(part: str, whole: str) -> str:
 def adapter_hits(window: str) -> str:
     """Share of requests on paths with an adapter that did not wait for the adapter to load."""
     lent = f"sum by (path) (rate(pointsman_requests_total{{{ADAPTER_KINDS},{PATH}}}{window}))"
-    waited = f'sum by (path) (rate(pointsman_phase_seconds_count{{phase="adapter",{PATH}}}{window}))'
+    waited = f'sum by (path) (rate(pointsman_phase_duration_seconds_count{{phase="adapter",{PATH}}}{window}))'
     return f"1 - (sum({waited} and on (path) {lent}) or 0 * sum({lent})) / (sum({lent}) > 0)"
 
 

@@ -41,7 +41,7 @@ ADAPTERS = Row(
             "Waiting for an adapter",
             "Mean of the requests that came before their adapter was loaded.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
         ),
         lines(
             "Version skew",
@@ -92,7 +92,7 @@ RETRIEVAL = Row(
             "Retrieval in a request, mean",
             "By path, as the gateway waits for it: the search and the way there and back.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="retrieval"}}', "path"), "{{path}}"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="retrieval"}}', "path"), "{{path}}"),
         ),
     ),
 )
@@ -140,7 +140,7 @@ RESILIENCE = Row(
             "Limits",
             "Requests refused, by the limit that they met.",
             "reqps",
-            Query(rate("pointsman_limit_refusals_total", "limit"), "{{limit}}"),
+            Query(rate("pointsman_ratelimit_rejected_total", "limit"), "{{limit}}"),
         ),
     ),
 )
@@ -153,7 +153,7 @@ SATURATION = Row(
             "Requests being answered, and those that wait for a place.",
             "none",
             Query("sum(pointsman_in_flight)", "in flight"),
-            Query("sum(pointsman_waiting)", "waiting"),
+            Query("sum(pointsman_queue_depth)", "waiting"),
         ).across(6),
         lines(
             "Event loop lag, p99",

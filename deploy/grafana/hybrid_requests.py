@@ -17,7 +17,7 @@ from deploy.grafana.panels import Panel, Query, Row, heat, lines, number, stack
 
 def _in_a_month(by_whose_fault: str) -> str:
     """Count the requests of the last 30 days, including those rejected before a decision."""
-    counters = ("pointsman_requests_total", "pointsman_refused_total")
+    counters = ("pointsman_requests_total", "pointsman_rejected_total")
     return f"sum({' or '.join(f'increase({name}{{{by_whose_fault}}}[30d])' for name in counters)})"
 
 
@@ -43,7 +43,7 @@ NOW = Row(
             "p95",
             "19 of 20 requests came to their end within this time, over five minutes.",
             "s",
-            f"histogram_quantile(0.95, sum by (le) (path:pointsman_request_seconds_bucket:rate5m{{{PATH}}}))",
+            f"histogram_quantile(0.95, sum by (le) (path:pointsman_request_duration_seconds_bucket:rate5m{{{PATH}}}))",
         ),
         number(
             "First token p95",
@@ -109,13 +109,13 @@ ROUTING = Row(
             "Confidence",
             "The classifier's probability of the task that it chose. A band that sinks is a new kind of question.",
             "percentunit",
-            f"sum by (le) (increase(pointsman_confidence_bucket{{{TASK}}}{EVERY}))",
+            f"sum by (le) (increase(pointsman_classification_confidence_bucket{{{TASK}}}{EVERY}))",
         ),
         lines(
             "Mean confidence",
             "By task, over an hour. An alert tells of a drop by 0.1 against the day before.",
             "percentunit",
-            Query(f"task:pointsman_confidence:mean1h{{{TASK}}}", "{{task}}"),
+            Query(f"task:pointsman_classification_confidence:mean1h{{{TASK}}}", "{{task}}"),
         ),
         lines(
             "Abstentions",
@@ -127,8 +127,8 @@ ROUTING = Row(
             "Decision time",
             "Classification and routing: what choosing a path adds to each request.",
             "s",
-            Query(quantile(0.5, "pointsman_decision_seconds"), "p50"),
-            Query(quantile(0.99, "pointsman_decision_seconds"), "p99"),
+            Query(quantile(0.5, "pointsman_decision_duration_seconds"), "p50"),
+            Query(quantile(0.99, "pointsman_decision_duration_seconds"), "p99"),
         ),
         stack(
             "Validators",
@@ -156,7 +156,7 @@ LATENCY = Row(
             "Arrival to end, of the chosen paths and tasks together.",
             "s",
             *(
-                Query(quantile(part, f"pointsman_request_seconds{{{PATH_TASK}}}"), name, exemplars=True)
+                Query(quantile(part, f"pointsman_request_duration_seconds{{{PATH_TASK}}}"), name, exemplars=True)
                 for part, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
             ),
         ),
@@ -164,7 +164,7 @@ LATENCY = Row(
             "End to end by path, p95",
             "Over five minutes, of all tasks.",
             "s",
-            Query(f'path:pointsman_request_seconds:quantile5m{{{PATH},quantile="0.95"}}', "{{path}}"),
+            Query(f'path:pointsman_request_duration_seconds:quantile5m{{{PATH},quantile="0.95"}}', "{{path}}"),
         ),
         lines(
             "First token by path, p95",
@@ -183,8 +183,8 @@ LATENCY = Row(
             "What a mean request's time goes to. `held`: until a validator has seen the answer, within generation.",
             "s",
             Query(
-                f"{rate(f'pointsman_phase_seconds_sum{{{PATH}}}', 'phase')} "
-                f"/ on () group_left () ({rate(f'pointsman_request_seconds_count{{{PATH}}}')} > 0)",
+                f"{rate(f'pointsman_phase_duration_seconds_sum{{{PATH}}}', 'phase')} "
+                f"/ on () group_left () ({rate(f'pointsman_request_duration_seconds_count{{{PATH}}}')} > 0)",
                 "{{phase}}",
             ),
         ),
@@ -193,8 +193,8 @@ LATENCY = Row(
             "From asking the engine to its first token: in its queue, where it tells that, and beyond it. Where the "
             "queue grows alone, the engine is too busy.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="queue"}}', "path"), "{{path}} queue"),
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="prefill"}}', "path"), "{{path}} prefill"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="queue"}}', "path"), "{{path}} queue"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="prefill"}}', "path"), "{{path}} prefill"),
         ),
     ),
 )

@@ -13,7 +13,7 @@ import grpc
 import uvicorn
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc, retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.process import wait_for_stop_signal
 
 
 class Retriever(retriever_pb2_grpc.RetrieverServicer):
@@ -49,7 +49,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
 async def run_grpc(listen: str, register: Any) -> None:
     async with serving(listen, [], register):
-        await until_told_to_stop()
+        await wait_for_stop_signal()
 
 
 async def run_gateway() -> None:

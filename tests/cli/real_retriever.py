@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pointsman_cli.up import ready
-from pointsman_cli.up.ports import choose
+from pointsman_cli.up.addresses import choose_addresses
+from pointsman_cli.up.readiness import wait_until_serving
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
@@ -18,7 +18,7 @@ MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 def running(data: Path) -> Iterator[str]:
     """A retriever's address."""
     subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
-    addresses = choose("127.0.0.1:0", "127.0.0.1:0")
+    addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
     environment = {
         "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
@@ -28,7 +28,7 @@ def running(data: Path) -> Iterator[str]:
     }
     process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
     try:
-        asyncio.run(ready.serving(addresses.retriever, "retriever"))
+        asyncio.run(wait_until_serving(addresses.retriever, "retriever"))
         yield addresses.retriever
     finally:
         process.terminate()

@@ -185,7 +185,7 @@ def test_the_api_key_of_the_environment_is_sent(
     monkeypatch.setenv("OTHER_KEY", "pm_2_secret")
     gateway.body = DECISION
     cli("route", "hello", "--url", gateway.url)
-    gateway.body = {"stored": "journal", "known_already": False}
+    gateway.body = {"stored": "request_log", "known_already": False}
     cli("feedback", "d-1", "--rating", "1", "--url", gateway.url, "--key-env", "OTHER_KEY")
     gateway.stream = STREAM
     cli("ask", "hello", "--url", gateway.url)

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pointsman_cli.errors import CommandError
 from pointsman_cli.process_tree import alive_processes, process_tree
-from pointsman_cli.up.child import Backoff, Child
-from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Service
+from pointsman_cli.up.supervisor import Backoff, Child, Supervisor
 
 MakeService = Callable[..., Service]
 Until = Callable[..., Any]
@@ -106,43 +105,43 @@ async def test_what_a_child_leaves_behind_is_killed_with_it(
 
 
 async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_words(python_service: MakeService) -> None:
-    crew = Crew()
+    supervisor = Supervisor()
     service = python_service(DIES, name="gateway")
-    await crew.start(service)
+    await supervisor.start(service)
 
     with pytest.raises(CommandError) as failed:
-        await crew.unless_one_dies(asyncio.sleep(60))
+        await supervisor.unless_one_dies(asyncio.sleep(60))
 
     assert str(failed.value) == (
         f"gateway did not start (exit code 1: the configuration has no paths); its log is {service.log}"
     )
-    await crew.stop(ignore)
+    await supervisor.stop(ignore)
 
 
 async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: MakeService, tmp_path: Path) -> None:
-    crew = Crew()
-    await crew.start(Service("valkey", ("/no/such/valkey",), {}, "", tmp_path / "valkey.log", 1))
+    supervisor = Supervisor()
+    await supervisor.start(Service("valkey", ("/no/such/valkey",), {}, "", tmp_path / "valkey.log", 1))
 
     with pytest.raises(CommandError, match="cannot run /no/such/valkey: No such file or directory"):
-        await crew.unless_one_dies(asyncio.sleep(60))
-    await crew.stop(ignore)
+        await supervisor.unless_one_dies(asyncio.sleep(60))
+    await supervisor.stop(ignore)
 
 
 async def test_work_that_ends_before_any_child_dies_gives_its_result(python_service: MakeService) -> None:
-    crew = Crew()
-    await crew.start(python_service(RUNS))
+    supervisor = Supervisor()
+    await supervisor.start(python_service(RUNS))
 
-    assert await crew.unless_one_dies(asyncio.sleep(0, "ready")) == "ready"
-    await crew.stop(ignore)
+    assert await supervisor.unless_one_dies(asyncio.sleep(0, "ready")) == "ready"
+    await supervisor.stop(ignore)
 
 
 async def test_children_are_stopped_in_the_reverse_order(python_service: MakeService) -> None:
-    crew = Crew()
+    supervisor = Supervisor()
     for name in ("valkey", "retriever", "gateway"):
-        await crew.start(python_service(RUNS, name=name))
+        await supervisor.start(python_service(RUNS, name=name))
     said: list[str] = []
 
-    await crew.stop(said.append)
+    await supervisor.stop(said.append)
 
     assert said == ["stopping gateway", "stopping retriever", "stopping valkey"]
 
@@ -150,15 +149,15 @@ async def test_children_are_stopped_in_the_reverse_order(python_service: MakeSer
 async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
     python_service: MakeService, until: Until
 ) -> None:
-    crew = Crew()
+    supervisor = Supervisor()
     services = [python_service(IGNORES_SIGTERM, name=name, grace=60) for name in ("retriever", "gateway")]
     for service in services:
-        await crew.start(service)
+        await supervisor.start(service)
     await until(lambda: all("up" in service.log.read_text() for service in services), "both are up")
-    children = list(crew.children)
+    children = list(supervisor.children)
     trees = [process_tree(child.pid) for child in children]
     said: list[str] = []
-    stopping = asyncio.create_task(crew.stop(said.append))
+    stopping = asyncio.create_task(supervisor.stop(said.append))
     await until(lambda: said == ["stopping gateway"], "it is stopping the first")
 
     stopping.cancel()

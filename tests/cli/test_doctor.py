@@ -10,10 +10,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from pointsman_cli.doctor.finding import Level
-from pointsman_cli.doctor.hardware import check_hardware
+from pointsman_cli.doctor.findings import Level
+from pointsman_cli.doctor.hardware import Machine, check_hardware, look_at_machine
 from pointsman_cli.doctor.installation import check_engine
-from pointsman_cli.doctor.machine import Machine, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port
 
 Cli = Callable[..., Any]

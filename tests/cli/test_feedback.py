@@ -7,7 +7,7 @@ Cli = Callable[..., Any]
 
 
 def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: Any) -> None:
-    gateway.body = {"stored": "journal", "known_already": False}
+    gateway.body = {"stored": "request_log", "known_already": False}
     options = ("--rating", "0.8", "--right-task", "chat", "--right-answer", "Hello.", "--correction", "Too stiff.")
 
     outcome = cli("feedback", "dec_17", *options, "--url", gateway.url)
@@ -21,7 +21,7 @@ def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: An
 
 
 @pytest.mark.parametrize(
-    ("stored", "known_already", "told"), [("spool", False, "stored on disk; "), ("journal", True, "already known: ")]
+    ("stored", "known_already", "told"), [("wal", False, "stored on disk; "), ("request_log", True, "already known: ")]
 )
 def test_it_is_told_where_it_went(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
     gateway.body = {"stored": stored, "known_already": known_already}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2, retriever_pb2_grpc
-from pointsman_servicekit.sketches import FACT, Sketch, sketch_of
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 
 VERSION = "triage@111111111111"
 
@@ -19,7 +19,11 @@ def documents(rewritten: int) -> Sketch:
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
     async def List(self, request: Any, context: Any) -> pb.ListAdaptersResponse:
-        facts = {"data_set": "triage/abc", "data_unix": "1795644648", FACT + "handbook": str(documents(0))}
+        facts = {
+            "data_set": "triage/abc",
+            "data_unix": "1795644648",
+            MANIFEST_KEY_PREFIX + "handbook": str(documents(0)),
+        }
         serving = pb.AdapterVersion(version=VERSION, aliases=["triage@prod"], facts=facts)
         silent = pb.AdapterVersion(version="voice@222222222222", aliases=["voice@prod"])
         idle = pb.AdapterVersion(version="triage@333333333333", facts=facts)

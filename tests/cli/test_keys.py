@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from doubles.valkey import Valkey
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.keys.credential import digest, is_well_formed
-from pointsman_servicekit.keys.layout import Window, window_at
+from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.records import digest_of, is_well_formed
+from pointsman_servicekit.keys.redis_layout import Window, window_at
 from redis import Redis
 
 Keys = Callable[..., Any]
@@ -49,8 +49,8 @@ def test_a_key_is_printed_alone_and_once_and_is_found_by_its_prefix(keys: Keys, 
     shown = keys("list")
     assert key.split("_")[1] in shown.out
     assert "help desk" in shown.out
-    assert key.split("_")[2] not in shown.out + str(redis.hgetall(layout.KEYS))
-    assert redis.hexists(layout.KEYS, digest(key))
+    assert key.split("_")[2] not in shown.out + str(redis.hgetall(redis_layout.KEYS))
+    assert redis.hexists(redis_layout.KEYS, digest_of(key))
 
 
 def test_only_a_key_that_was_made_one_is_an_operators(keys: Keys) -> None:
@@ -108,15 +108,15 @@ def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
     assert refused.code in (1, 2)
     assert told in refused.err
     assert refused.out == ""
-    assert not redis.exists(layout.KEYS)
+    assert not redis.exists(redis_layout.KEYS)
 
 
 def test_a_revoked_key_stays_in_the_list_and_gateways_are_told(keys: Keys, redis: Any) -> None:
     prefix = keys("create", "old", "--tenant", "acme").out.split("_")[1]
-    assert redis.get(layout.EPOCH) is None
+    assert redis.get(redis_layout.EPOCH) is None
     for _ in range(2):
         assert keys("revoke", prefix).out == f"{prefix} old of tenant acme is revoked\n"
-    assert int(redis.get(layout.EPOCH)) >= 1
+    assert int(redis.get(redis_layout.EPOCH)) >= 1
     (record,) = listed(keys)
     assert record["state"] == "revoked"
     assert record["revoked"] == pytest.approx(time.time(), abs=120)
@@ -133,7 +133,7 @@ def test_limits_of_a_key_and_of_a_tenant_change_one_by_one(keys: Keys, redis: An
     assert keys("limit", prefix, "--requests-per-minute", 50).out == f"key {prefix}: 50 req/min, 2 at once\n"
     assert keys("limit", prefix, "--max-concurrency", 0).out == f"key {prefix}: 50 req/min\n"
     assert keys("limit", "--tenant", "acme", "--dollars-per-month", 12).out == "tenant acme: $12/month\n"
-    assert int(redis.get(layout.EPOCH)) == 3
+    assert int(redis.get(redis_layout.EPOCH)) == 3
     assert "give either a key or --tenant" in keys("limit", "--max-concurrency", 3).err
     assert "give a limit to change" in keys("limit", prefix).err
 
@@ -147,10 +147,10 @@ def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis
     now = time.time()
     for number, record in enumerate(made, 1):
         for counter, amount in (("requests", 3), ("prompt_tokens", 1000), ("picodollars", 250_000_000_001)):
-            redis.hset(layout.USAGE + layout.day_of(now), f"acme:{record['id']}:{counter}", amount * number)
+            redis.hset(redis_layout.USAGE + redis_layout.day_of(now), f"acme:{record['id']}:{counter}", amount * number)
     window = window_at(Window.DAY, int(now * 1000))[0]
     used = {"window": window, "held": 900_000_000, "used": 750_000_000}
-    redis.hset(layout.account("acme", layout.WHOLE_TENANT, "dollars_per_day"), mapping=used)
+    redis.hset(redis_layout.limit_key("acme", redis_layout.WHOLE_TENANT, "dollars_per_day"), mapping=used)
 
     tenant, one, two = json.loads(keys("usage", "--json").out)
     assert (tenant["key"], one["key"]["name"], two["key"]["name"]) == (None, "one", "two")
@@ -172,7 +172,7 @@ def test_without_a_redis_the_command_says_so(cli: Callable[..., Any], tmp_path: 
 
 
 def consents_of(redis: Any, tenant: str) -> Any:
-    return json.loads(redis.hget(layout.TENANTS, tenant))["learning"]
+    return json.loads(redis.hget(redis_layout.TENANTS, tenant))["learning"]
 
 
 def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys: Keys, redis: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys:
     assert keys("consent", "acme", "--all").out == "tenant acme: answers of all tasks may be learnt from\n"
     assert keys("consent", "acme", "--withdraw").out == "tenant acme: no answer may be learnt from\n"
     assert consents_of(redis, "acme") == []
-    assert json.loads(redis.hget(layout.TENANTS, "acme"))["limits"]["concurrent_streams"] == 5
+    assert json.loads(redis.hget(redis_layout.TENANTS, "acme"))["limits"]["concurrent_streams"] == 5
 
 
 def test_a_consent_says_one_thing(keys: Keys) -> None:

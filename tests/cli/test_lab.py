@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.up.ports import choose
+from pointsman_cli.up.addresses import choose_addresses
 from pointsman_cli.up.valkey import server_binary
 from pointsman_embedding.prepare import prepare
 from redis import Redis
@@ -48,7 +48,7 @@ def example(tmp_path: Path) -> Path:
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
     """The address of a Redis, and a client of it."""
-    port = choose("127.0.0.1:0", "127.0.0.1:0").valkey.rpartition(":")[2]
+    port = choose_addresses("127.0.0.1:0", "127.0.0.1:0").valkey.rpartition(":")[2]
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
         url = f"redis://127.0.0.1:{port}/0"
@@ -136,7 +136,7 @@ def _entry(name: str, path: str) -> dict[str, Any]:
         "familiarity": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
         "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
         "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",
-        "text": "not kept", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,
+        "text": "not stored", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,
         "seconds": {}, "escalated_from": "",
     }  # fmt: skip
 

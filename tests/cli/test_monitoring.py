@@ -15,11 +15,11 @@ import httpx
 import pytest
 import yaml
 from pointsman_cli.data_dir import DataDir, Run, read_run
-from pointsman_cli.doctor.finding import ok
+from pointsman_cli.doctor.findings import ok
 from pointsman_cli.doctor.running import check_running
 from pointsman_cli.process_tree import alive_processes, process_tree
-from pointsman_cli.up import monitoring
-from pointsman_cli.up.ports import Addresses
+from pointsman_cli.up.addresses import Addresses
+from pointsman_cli.up.prometheus import RULES, wait_for_prometheus, write_configuration
 
 Cli = Callable[..., Any]
 Until = Callable[..., Any]
@@ -34,27 +34,28 @@ UP = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from pointsman_cli import engine_environment, example
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
-from pointsman_cli.up import monitoring, ports
-from pointsman_cli.up.child import Backoff
+from pointsman_cli.example import load_example
+from pointsman_cli.up.addresses import choose_addresses, hold_port
+from pointsman_cli.up.supervisor import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
-from pointsman_cli.up.screen import Screen
-from pointsman_cli.up.starting import Setup
+from pointsman_cli.up.startup import StartPlan, StartupOutput
+from pointsman_cli.up.prometheus import find_program, make_service
 from pointsman_cli.up.valkey import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])
-loaded, data_dir = example.load(folder), DataDir.at(at)
-engine = engine_environment.find(data_dir, python)
-with ports.holding("127.0.0.1:0", "--prometheus-port") as beside:
-    addresses = ports.choose("127.0.0.1:0", "127.0.0.1:0")
+loaded, data_dir = load_example(folder), DataDir.at(at)
+engine = find_engine(data_dir, python)
+with hold_port("127.0.0.1:0", "--prometheus-port") as beside:
+    addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
 plan = make_plan(loaded, data_dir, addresses, Programs(python, server_binary(), str(python)))
-plan = replace(plan, prometheus=monitoring.make_service(monitoring.find_program(), beside, data_dir))
-setup = Setup(loaded, data_dir, engine, str(python), addresses, plan)
-run_interruptibly(run_up(setup, Screen(Console(width=200)), Backoff(first=0.05)))
+plan = replace(plan, prometheus=make_service(find_program(), beside, data_dir))
+setup = StartPlan(loaded, data_dir, engine, str(python), addresses, plan)
+run_interruptibly(run_up(setup, StartupOutput(Console(width=200)), Backoff(first=0.05)))
 """
 
 METRICS = """
@@ -160,7 +161,7 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
     await until(lambda: read_run(tmp_path / "home" / "run.json") != before, "the run file has the new pid")
     after = await running()
     assert after.processes["prometheus"].address == before.processes["prometheus"].address
-    await monitoring.serving(after.processes["prometheus"].address)
+    await wait_for_prometheus(after.processes["prometheus"].address)
     processes = process_tree(up.pid)
     assert after.processes["prometheus"].pid in {process.pid for process in processes}
 
@@ -171,9 +172,9 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
 
 
 @needs_promtool
-@pytest.mark.parametrize("rules", [monitoring.RULES, Path("/there/are/none")])
+@pytest.mark.parametrize("rules", [RULES, Path("/there/are/none")])
 def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
-    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
+    write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
     checked = subprocess.run(["promtool", "check", "config", "--lint=none", file], capture_output=True, text=True)
@@ -185,7 +186,7 @@ def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules:
 
 
 def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know(tmp_path: Path) -> None:
-    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES)
+    write_configuration(DataDir.at(tmp_path), ADDRESSES)
 
     written = yaml.safe_load((tmp_path / "prometheus" / "prometheus.yml").read_text())
 
@@ -196,7 +197,7 @@ def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know
         "lora-server": [ADDRESSES.lora_server_metrics],
         "engine": [ADDRESSES.engine],
     }
-    stock = yaml.safe_load((monitoring.RULES.parent / "prometheus.yml").read_text())
+    stock = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())
     assert jobs.keys() == {each["job_name"] for each in stock["scrape_configs"]}
 
 
@@ -204,8 +205,8 @@ def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know
 def test_rules_are_found_in_a_folder_with_a_strange_name(tmp_path: Path) -> None:
     rules = tmp_path / "all [of] them?" / "rules"
     rules.mkdir(parents=True)
-    shutil.copy(monitoring.RULES / "requests.yml", rules)
-    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
+    shutil.copy(RULES / "requests.yml", rules)
+    write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
     checked = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pointsman_cli.errors import UsageError
 from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
-from pointsman_cli.up.crew import Crew, guarded
 from pointsman_cli.up.plan import Service
+from pointsman_cli.up.supervisor import Supervisor, reaper_running
 
 Until = Callable[..., Any]
 
@@ -30,17 +30,17 @@ signal.pause()
 UP = """
 import asyncio, sys, time
 from pathlib import Path
-from pointsman_cli.up.crew import Crew, guarded
+from pointsman_cli.up.supervisor import Supervisor, reaper_running
 from pointsman_cli.up.plan import Service
 
 async def main():
     home, child = map(Path, sys.argv[1:3])
-    async with guarded(home / "up.lock", grace=float(sys.argv[3])) as guard:
-        crew = Crew(guard)
+    async with reaper_running(home / "up.lock", grace=float(sys.argv[3])) as guard:
+        supervisor = Supervisor(guard)
         for name in ("first", "second"):
             if name in sys.argv[4:]:
                 asyncio.get_running_loop().call_soon(time.sleep, 600)  # once it is there, nothing more is done
-            await crew.start(Service(name, (sys.executable, "-I", str(child)), {}, "", home / f"{name}.log", 60))
+            await supervisor.start(Service(name, (sys.executable, "-I", str(child)), {}, "", home / f"{name}.log", 60))
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -85,15 +85,15 @@ async def test_a_child_that_does_as_told_goes_at_once_when_up_is_killed(tmp_path
 
 async def test_a_second_up_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     lock = tmp_path / "up.lock"
-    async with guarded(lock):
+    async with reaper_running(lock):
         with pytest.raises(UsageError, match=rf"already running \(pid {lock.read_text()}\)"):
-            async with guarded(lock):
+            async with reaper_running(lock):
                 pass
 
 
 async def test_the_lock_is_free_again_after_the_end(tmp_path: Path) -> None:
     for _ in range(2):
-        async with guarded(tmp_path / "up.lock"):
+        async with reaper_running(tmp_path / "up.lock"):
             pass
 
 
@@ -106,29 +106,29 @@ async def test_the_lock_is_held_until_the_last_process_of_a_killed_up_is_gone(tm
     await up.wait()
 
     with pytest.raises(UsageError, match="its processes are still stopping"):
-        async with guarded(tmp_path / "up.lock"):
+        async with reaper_running(tmp_path / "up.lock"):
             pass
 
     kill_processes(processes)
     await until(lambda: not alive_processes(processes), "all are gone")
-    async with guarded(tmp_path / "up.lock"):
+    async with reaper_running(tmp_path / "up.lock"):
         pass
 
 
 async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, until: Until) -> None:
-    async with guarded(tmp_path / "up.lock") as guard:
+    async with reaper_running(tmp_path / "up.lock") as guard:
         (its,) = (process for process in process_tree(os.getpid()) if _is_guard(process))
         os.kill(its.pid, signal.SIGKILL)
         await until(lambda: not alive_processes([its]), "the guard is gone")
-        crew = Crew(guard)
+        supervisor = Supervisor(guard)
         log = tmp_path / "only.log"
-        await crew.start(Service("only", (sys.executable, "-I", "-c", "print('up')"), {}, "", log, 60))
+        await supervisor.start(Service("only", (sys.executable, "-I", "-c", "print('up')"), {}, "", log, 60))
         await until(lambda: log.read_text() == "up\n", "the child has run")
-        await crew.stop(lambda _: None)
+        await supervisor.stop(lambda _: None)
 
 
 def _is_guard(process: Process) -> bool:
     try:
-        return b"pointsman_cli.up.guard" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        return b"pointsman_cli.up.reaper" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:  # it has ended
         return False

@@ -6,8 +6,8 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
+from pointsman_cli.up.addresses import Addresses, choose_addresses
 from pointsman_cli.up.plan import Plan, Programs, make_plan
-from pointsman_cli.up.ports import Addresses, choose
 
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
@@ -39,7 +39,7 @@ def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(pl
 
 
 def test_feedback_waits_at_home_while_valkey_is_away(plan: Plan) -> None:
-    assert plan.gateway.environment["POINTSMAN_GATEWAY_SPOOL"] == "/home/.pointsman/spool"
+    assert plan.gateway.environment["POINTSMAN_GATEWAY_WAL_DIR"] == "/home/.pointsman/wal"
 
 
 def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
@@ -77,7 +77,7 @@ def test_services_run_in_our_python_and_not_in_the_engines(plan: Plan) -> None:
 
 
 def test_chosen_addresses_are_free_and_different() -> None:
-    addresses = astuple(choose("127.0.0.1:0", "127.0.0.1:0"))
+    addresses = astuple(choose_addresses("127.0.0.1:0", "127.0.0.1:0"))
 
     assert len(set(addresses)) == 7
     for address in addresses:
@@ -92,10 +92,10 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(option: str) -> N
         doors = {"--http": "127.0.0.1:0", "--grpc": "127.0.0.1:0", option: f"127.0.0.1:{port}"}
 
         with pytest.raises(UsageError, match=f"port {port} is taken by another program; choose another with {option}"):
-            choose(doors["--http"], doors["--grpc"])
+            choose_addresses(doors["--http"], doors["--grpc"])
 
 
 @pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", ":8080"])
 def test_an_address_that_is_none_is_refused_with_one_that_is(address: str) -> None:
     with pytest.raises(UsageError, match=r"should be HOST:PORT, such as 127\.0\.0\.1:8080"):
-        choose(address, "127.0.0.1:0")
+        choose_addresses(address, "127.0.0.1:0")

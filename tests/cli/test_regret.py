@@ -2,7 +2,7 @@
 
 import pytest
 from pointsman_cli.regret import Regrets, read_regrets, regret_table
-from pointsman_cli.top.scrape import parse
+from pointsman_cli.top.metrics import parse_metrics
 from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,7 +17,7 @@ DEAR, CHEAP = side("few_shot", 0.002, 2.0), side("adapter", 0.001, 1.0)
 
 
 def seen(registry: CollectorRegistry) -> Regrets:
-    return read_regrets(parse(generate_latest(registry).decode(), 0.0, ("pointsman_",)))
+    return read_regrets(parse_metrics(generate_latest(registry).decode(), 0.0, ("pointsman_",)))
 
 
 def test_means_are_of_the_pairs_and_regrets_of_all() -> None:

@@ -20,12 +20,10 @@ import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_cli.data_dir import Run, RunningProcess, write_run
-from pointsman_cli.top.command import find
-from pointsman_cli.top.figures import OF_GATEWAY, gateway_figures
-from pointsman_cli.top.quantiles import quantile
-from pointsman_cli.top.scrape import Scrape, parse
-from pointsman_cli.top.services import Where
-from pointsman_cli.top.window import Window
+from pointsman_cli.top.command import find_services
+from pointsman_cli.top.figures import GATEWAY_METRICS, gateway_figures
+from pointsman_cli.top.metrics import Scrape, Window, parse_metrics, quantile
+from pointsman_cli.top.services import ServiceAddresses
 from pointsman_gateway.metering.prometheus import GatewayMetrics
 from pointsman_lora_server.metering.prometheus import Metrics as LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -46,13 +44,13 @@ class Gateway:
         registry = self.registry = CollectorRegistry()
         edges = (0.1, 0.5, 1, 2)
         self._requests = Counter("pointsman_requests", "-", [*BY_PATH, "outcome", "fault"], registry=registry)
-        self._seconds = Histogram("pointsman_request_seconds", "-", BY_PATH, registry=registry, buckets=edges)
+        self._seconds = Histogram("pointsman_request_duration_seconds", "-", BY_PATH, registry=registry, buckets=edges)
         self._first = Histogram("pointsman_time_to_first_token_seconds", "-", BY_PATH, registry=registry, buckets=edges)
         self._tokens = Counter("pointsman_tokens", "-", [*BY_PATH, "type"], registry=registry)
         self._cost = Counter("pointsman_cost_usd", "-", [*BY_PATH, "component"], registry=registry)
         self.fallbacks = Counter("pointsman_fallbacks", "-", ["source", "target"], registry=registry)
         self.in_flight = Gauge("pointsman_in_flight", "-", registry=registry)
-        self.waiting = Gauge("pointsman_waiting", "-", registry=registry)
+        self.waiting = Gauge("pointsman_queue_depth", "-", registry=registry)
         self.breaker = Gauge("pointsman_engine_breaker_open", "-", ["engine"], registry=registry)
         self.redis = Gauge("pointsman_redis_up", "-", registry=registry)
         self.redis.set(1)
@@ -251,7 +249,7 @@ def test_quantiles_are_reckoned_as_prometheus_does(
 
 
 def scrape(at: float, gateway: Gateway) -> Scrape:
-    return parse(generate_latest(gateway.registry).decode(), at, OF_GATEWAY)
+    return parse_metrics(generate_latest(gateway.registry).decode(), at, GATEWAY_METRICS)
 
 
 def test_the_window_forgets_what_is_older() -> None:
@@ -295,7 +293,7 @@ def test_failures_are_not_told_where_the_gateway_tells_no_faults() -> None:
     requests = Counter("pointsman_requests", "-", [*BY_PATH, "outcome"], registry=registry)
     for at in range(2):
         requests.labels("faq", "rag", "-", "engine_failed").inc()
-        window.add(parse(generate_latest(registry).decode(), at, OF_GATEWAY))
+        window.add(parse_metrics(generate_latest(registry).decode(), at, GATEWAY_METRICS))
 
     figures = gateway_figures(window)
 
@@ -305,9 +303,9 @@ def test_failures_are_not_told_where_the_gateway_tells_no_faults() -> None:
 
 def test_labels_with_strange_characters_are_read_as_they_are() -> None:
     registry = CollectorRegistry()
-    Gauge("pointsman_waiting", "-", ["x"], registry=registry).labels('a"b\\c\nd\u2028e\x85,}').set(2)
+    Gauge("pointsman_queue_depth", "-", ["x"], registry=registry).labels('a"b\\c\nd\u2028e\x85,}').set(2)
 
-    (labels,) = parse(generate_latest(registry).decode(), 0, OF_GATEWAY).samples["pointsman_waiting"]
+    (labels,) = parse_metrics(generate_latest(registry).decode(), 0, GATEWAY_METRICS).samples["pointsman_queue_depth"]
 
     assert labels == (("x", 'a"b\\c\nd\u2028e\x85,}'),)
 
@@ -318,7 +316,7 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
     given = {f"{metric.name}{SUFFIX[metric.type]}" for metric in gateway.collect()}
     given |= {f"{metric.name}{SUFFIX[metric.type]}" for metric in LoraServerMetrics("a-model").registry.collect()}
 
-    read = set(OF_GATEWAY) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
+    read = set(GATEWAY_METRICS) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
     assert read - {"pointsman_redis_up"} <= given  # the others are counted by other parts of the gateway
     assert {"pointsman_lora_loads_total", "pointsman_lora_evictions_total", "pointsman_lora_redis_up"} <= given
 
@@ -410,7 +408,7 @@ def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serv
     ("status", "body", "told"),
     [
         (200, b"<html>hello</html>", "cannot be read: it tells nothing of Pointsman's"),
-        (200, b'pointsman_waiting{a="1 2\n', "cannot be read: "),
+        (200, b'pointsman_queue_depth{a="1 2\n', "cannot be read: "),
         (503, b"", "answers 503"),
     ],
 )
@@ -517,8 +515,8 @@ def test_it_ends_without_a_word_when_nobody_reads_any_more(serve: Serve, watchin
 
 
 def test_what_is_looked_at_is_what_is_named_else_what_runs_else_the_usual(tmp_path: Path) -> None:
-    usual = Where("http://127.0.0.1:8080/metrics", "127.0.0.1:8083", "http://127.0.0.1:9083/metrics")
-    assert find("", "", "", tmp_path) == usual
+    usual = ServiceAddresses("http://127.0.0.1:8080/metrics", "127.0.0.1:8083", "http://127.0.0.1:9083/metrics")
+    assert find_services("", "", "", tmp_path) == usual
 
     names = {name: f"http://{name}:1" for name in Run.__dataclass_fields__ if name not in ("pid", "processes")}
     names |= {
@@ -529,7 +527,7 @@ def test_what_is_looked_at_is_what_is_named_else_what_runs_else_the_usual(tmp_pa
     write_run(
         Run(pid=os.getpid(), processes={"gateway": RunningProcess(7, "x:1", "log")}, **names), tmp_path / "run.json"
     )
-    assert find("", "", "", tmp_path) == Where("http://g:1/metrics", "l:1", "http://m:1/metrics")
+    assert find_services("", "", "", tmp_path) == ServiceAddresses("http://g:1/metrics", "l:1", "http://m:1/metrics")
 
-    named = find("https://there:8443/", "there:2", "http://there:3/metrics", tmp_path)
-    assert named == Where("https://there:8443/metrics", "there:2", "http://there:3/metrics")
+    named = find_services("https://there:8443/", "there:2", "http://there:3/metrics", tmp_path)
+    assert named == ServiceAddresses("https://there:8443/metrics", "there:2", "http://there:3/metrics")

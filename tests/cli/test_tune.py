@@ -14,9 +14,17 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_cli.errors import UsageError
 from pointsman_cli.grpc_clients import retriever_stub
-from pointsman_cli.retriever.tuning import Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
-from pointsman_cli.up import ready
-from pointsman_cli.up.ports import choose as choose_ports
+from pointsman_cli.retriever.tune import (
+    BestScores,
+    LabelledQuery,
+    choose_settings,
+    ndcg,
+    read_labelled,
+    search_candidates,
+    thresholds,
+)
+from pointsman_cli.up.addresses import choose_addresses as choose_ports
+from pointsman_cli.up.readiness import wait_until_serving
 from pointsman_servicekit.grpc_client import open_channel
 
 Cli = Callable[..., Any]
@@ -32,11 +40,11 @@ def test_ndcg_is_1_for_all_that_answer_in_front_and_less_the_later_they_come():
 
 def test_the_way_changes_only_for_more_than_chance():
     standard = [0.5, 0.6, 0.4, 0.7, 0.5, 0.6]
-    assert choose({"standard": standard, "better": [one + 0.2 for one in standard]}) == "better"
+    assert choose_settings({"standard": standard, "better": [one + 0.2 for one in standard]}) == "better"
     one_lucky = [*standard[:-1], 1.0]
-    assert choose({"standard": standard, "lucky": one_lucky}) == "standard"
-    assert choose({"standard": [0.5], "better": [0.9]}) == "standard"  # one query says nothing
-    assert choose({"standard": standard, "worse": [0.1] * 6}) == "standard"
+    assert choose_settings({"standard": standard, "lucky": one_lucky}) == "standard"
+    assert choose_settings({"standard": [0.5], "better": [0.9]}) == "standard"  # one query says nothing
+    assert choose_settings({"standard": standard, "worse": [0.1] * 6}) == "standard"
 
 
 def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
@@ -45,9 +53,9 @@ def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
     chosen = []
     for _ in range(runs):
         hard = [chance.random() for _ in range(queries)]
-        scores = {way: [one + chance.gauss(0, 0.15) for one in hard] for way in ways()}
+        scores = {way: [one + chance.gauss(0, 0.15) for one in hard] for way in search_candidates()}
         scores["dense_weight 0.7"] = [one + ahead for one in scores["dense_weight 0.7"]]
-        chosen.append(choose(scores))
+        chosen.append(choose_settings(scores))
     return sum(way != "by agreement" for way in chosen) / len(chosen)
 
 
@@ -63,19 +71,19 @@ def test_a_way_that_is_clearly_better_is_found(queries: int, ahead: float):
 
 
 def test_the_first_way_is_what_a_collection_does_unless_told_otherwise():
-    assert next(iter(ways().values())) == pb.SearchSettings()
+    assert next(iter(search_candidates().values())) == pb.SearchSettings()
 
 
 def test_thresholds_keep_the_queries_that_have_an_answer():
-    answered = [Seen(0.40 + step / 100, 0.0) for step in range(40)]
+    answered = [BestScores(0.40 + step / 100, 0.0) for step in range(40)]
     dense, _ = thresholds(answered, [])
     assert sum(seen.dense >= dense for seen in answered) >= 38
     assert dense >= 0.40
 
 
 def test_thresholds_tell_the_queries_with_an_answer_from_those_without():
-    answered = [Seen(0.52, 0.1), Seen(0.48, 0.2), Seen(0.2, 0.95)]
-    unanswered = [Seen(0.41, 0.3), Seen(0.33, 0.5), Seen(0.1, 0.0)]
+    answered = [BestScores(0.52, 0.1), BestScores(0.48, 0.2), BestScores(0.2, 0.95)]
+    unanswered = [BestScores(0.41, 0.3), BestScores(0.33, 0.5), BestScores(0.1, 0.0)]
     dense, coverage = thresholds(answered, unanswered)
     assert all(seen.dense >= dense or seen.coverage >= coverage for seen in answered)
     assert not any(seen.dense >= dense or seen.coverage >= coverage for seen in unanswered)
@@ -105,13 +113,13 @@ def test_labels_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, con
 def test_labels_are_read_line_by_line(tmp_path: Path):
     file = tmp_path / "labels.jsonl"
     file.write_text('{"query": "x", "documents": ["a", 7]}\n\n{"query": "y", "documents": []}\n')
-    assert read_labelled(file) == [Labelled("x", frozenset({"a", "7"})), Labelled("y", frozenset())]
+    assert read_labelled(file) == [LabelledQuery("x", frozenset({"a", "7"})), LabelledQuery("y", frozenset())]
 
 
 def test_a_label_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path):
     file = tmp_path / "labels.jsonl"
     file.write_text('{"query": "x\u2028y", "documents": ["a"]}\n', "utf-8-sig")
-    assert read_labelled(file) == [Labelled("x\u2028y", frozenset("a"))]
+    assert read_labelled(file) == [LabelledQuery("x\u2028y", frozenset("a"))]
 
 
 @pytest.mark.parametrize(("content", "told"), [(None, "cannot read"), (b"\xff", "is not UTF-8")])
@@ -135,7 +143,7 @@ def retriever(tmp_path: Path) -> Iterator[str]:
     }
     process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
     try:
-        asyncio.run(ready.serving(addresses.retriever, "retriever"))
+        asyncio.run(wait_until_serving(addresses.retriever, "retriever"))
         asyncio.run(fill(addresses.retriever))
         yield addresses.retriever
     finally:

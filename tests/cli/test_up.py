@@ -18,25 +18,25 @@ Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 UP = """
 import sys
 from pathlib import Path
-from pointsman_cli import engine_environment, example
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
-from pointsman_cli.up import ports
-from pointsman_cli.up.child import Backoff
+from pointsman_cli.example import load_example
+from pointsman_cli.up.addresses import choose_addresses
+from pointsman_cli.up.supervisor import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
-from pointsman_cli.up.screen import Screen
-from pointsman_cli.up.starting import Setup
+from pointsman_cli.up.startup import StartPlan, StartupOutput
 from pointsman_cli.up.valkey import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])
-loaded, data_dir = example.load(folder), DataDir.at(at)
-engine = engine_environment.find(data_dir, python)
-addresses = ports.choose("127.0.0.1:0", "127.0.0.1:0")
+loaded, data_dir = load_example(folder), DataDir.at(at)
+engine = find_engine(data_dir, python)
+addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
 plan = make_plan(loaded, data_dir, addresses, Programs(python, server_binary(), str(python)))
-setup = Setup(loaded, data_dir, engine, str(python), addresses, plan)
-run_interruptibly(run_up(setup, Screen(Console(width=200)), Backoff(first=0.05)))
+setup = StartPlan(loaded, data_dir, engine, str(python), addresses, plan)
+run_interruptibly(run_up(setup, StartupOutput(Console(width=200)), Backoff(first=0.05)))
 """
 
 

@@ -69,7 +69,7 @@ async def running_house(folder: Path, embedding_model: Path, **settings: Any) ->
             "embedding_model": embedding_model,
             "retriever": retriever.address,
             "redis_url": valkey.url,
-            "spool": folder / "spool",
+            "wal_dir": folder / "wal",
         }
         gateway = await stack.enter_async_context(process_gateway(folder, **given, **settings))
         yield House(gateway, lora_server, valkey)

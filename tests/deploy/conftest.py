@@ -18,7 +18,7 @@ from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
 from pointsman_lora_server.metering.states import States
 from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
 from pointsman_retriever.metrics import Metrics as RetrieverMetrics
-from pointsman_servicekit.grpc_in_flight import InFlight
+from pointsman_servicekit.metrics import CallsInFlight
 from prometheus_client import CollectorRegistry
 
 PROJECT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ async def _gateway(folder: Path) -> CollectorRegistry:
             embedding_model=model,
             redis_url=valkey.url,
             keys="on",
-            spool=folder / "spool",
+            wal_dir=folder / "wal",
         )
         async with gateway.building(settings, load_config(settings.config)) as house:
             return house.registry
@@ -92,14 +92,14 @@ def _retriever() -> CollectorRegistry:
     registry, labels = CollectorRegistry(), BoundedLabels()
     RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
-    InFlight(registry)
+    CallsInFlight(registry)
     return registry
 
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
     States(DesiredState, EngineState, 1, metrics.registry)
-    InFlight(metrics.registry)
+    CallsInFlight(metrics.registry)
     return metrics.registry
 
 

@@ -407,7 +407,7 @@ def _(c: Cluster) -> None:
 
 @fault("file of nowhere", "a file in a folder that is not mounted")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_SPOOL"] = "/var/lib/pointsman/spool"
+    settings(c, "gateway")["POINTSMAN_GATEWAY_WAL_DIR"] = "/var/lib/pointsman/other"
 
 
 @fault("keys are off", "a production for everyone")

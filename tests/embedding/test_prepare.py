@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from pointsman_embedding import MiniLM, ModelMissing
-from pointsman_embedding.prepare import prepare
-from pointsman_embedding.source_wheel import SourceChanged, extract
+from pointsman_embedding.prepare import SourceChanged, extract, prepare
 
 
 @pytest.fixture

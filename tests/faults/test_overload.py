@@ -14,12 +14,12 @@ async def test_two_hundred_clients_at_a_gateway_for_sixteen(narrow_town: Town) -
     async with under_load(gateway.url, IN_CHAT, clients=200) as load:
         await load.more(200, lambda outcome: outcome.ok)
         assert await gateway.metric("pointsman_in_flight") <= 16
-        assert await gateway.metric("pointsman_waiting") <= 8
+        assert await gateway.metric("pointsman_queue_depth") <= 8
         assert (await gateway.look("/healthz"))[0] == 200
     told = [outcome for outcome in load.outcomes if refused(outcome)]
     assert told
     assert all(outcome.ok or refused(outcome) for outcome in load.outcomes)
     assert {outcome.status for outcome in told} == {503}
     assert all(1 <= int(outcome.retry_after) <= 30 for outcome in told)
-    assert await gateway.metric("pointsman_refused_total", code="overloaded") >= len(told)
+    assert await gateway.metric("pointsman_rejected_total", code="overloaded") >= len(told)
     assert await gateway.metric("pointsman_event_loop_lag_seconds_count") > 0

@@ -40,7 +40,7 @@ async def a_gateway(folder: Path, valkey: Valkey, gap: float, **settings: object
     async with process_engine(folder, "a", gap=gap) as engine:
         config.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
         settings |= {"config": config.write(), "embedding_model": MODEL}
-        settings |= {"redis_url": valkey.url, "spool": folder / "spool"}
+        settings |= {"redis_url": valkey.url, "wal_dir": folder / "wal"}
         async with process_gateway(folder, **settings) as gateway:
             yield gateway
 
@@ -104,7 +104,7 @@ async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(
             await until(lambda: len(callers.ended) > 30, within=60)
             gateway.signal(signal.SIGTERM)
             assert await gateway.ended(within=30) == 0
-        cut = re.search(r"leaving: (\d+) are cut", gateway.words)
+        cut = re.search(r"draining: (\d+) requests are cut", gateway.words)
     receipts = (await receipts_in(valkey.url)).all
     ids = Counter(one["request_id"] for one in receipts)
     assert [name for name, count in ids.items() if count > 1] == []
@@ -119,7 +119,7 @@ async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(
 async def test_a_gateway_that_is_killed_loses_what_was_in_flight_and_nothing_else(
     tmp_path: Path, valkey: Valkey
 ) -> None:
-    """The next one on its spool writes what had ended and was not written yet."""
+    """The next gateway on the same folder recovers the receipts that were not in Redis yet."""
     async with a_gateway(tmp_path, valkey, gap=0.01) as gateway, calling(gateway) as callers:
         await until(lambda: len(callers.ended) > 1000, within=90)
         killed, in_flight = time.monotonic(), len(callers.waiting)
@@ -127,10 +127,10 @@ async def test_a_gateway_that_is_killed_loses_what_was_in_flight_and_nothing_els
         callers.gone = True
     seconds = killed - min(callers.ended.values())
     missing = callers.ended.keys() - (await ids_in(valkey)).keys()
-    left_on_disk = list((tmp_path / "spool").glob("receipts-*"))
+    left_on_disk = list((tmp_path / "wal").glob("wal-*"))
     async with a_gateway(tmp_path, valkey, gap=0.01) as heir:
         await until(lambda: not any(file.exists() for file in left_on_disk), within=30)
-        recovered = await heir.metric("pointsman_journal_recovered_total")
+        recovered = await heir.metric("pointsman_wal_recovered_total")
     ids = await ids_in(valkey)
     print(
         f"of {len(callers.ended)} requests that had ended ({len(callers.ended) / seconds:.0f} a second) {len(missing)} "

@@ -189,7 +189,7 @@ async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_ver
         body = {"model": PROD, "user": user(False), "messages": [{"role": "user", "content": "x"}]}
         late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
         assert (late.status_code, loading.is_set()) == (504, True)
-        assert gateway.metric("pointsman_phase_seconds_sum", phase="adapter") >= 0.15
+        assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.15
         assert gateway.house.trials.hand_over() == []
 
 

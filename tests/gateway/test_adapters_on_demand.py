@@ -66,7 +66,7 @@ async def test_an_adapter_that_can_be_had_is_loaded_and_answers(
     assert (await door.ask(IN_TRIAGE, model)).model == version
     assert neighbours.lora_server.ensured == [version]
     assert gateway.metric("pointsman_adapter_loads_total", engine="local", outcome="loaded") == 1
-    assert gateway.metric("pointsman_phase_seconds_count", phase="adapter") == 1
+    assert gateway.metric("pointsman_phase_duration_seconds_count", phase="adapter") == 1
     assert "loads on demand" not in str((await door.route(IN_TRIAGE, model))["notes"])
 
 
@@ -139,7 +139,7 @@ async def test_a_load_that_hangs_costs_its_bound_and_no_more(neighbours: Neighbo
         got = await door.ask(IN_TRIAGE)
         assert got.path == "triage_few_shot"
         assert 0.3 <= time.perf_counter() - began < 3
-        assert gateway.metric("pointsman_phase_seconds_sum", phase="adapter") >= 0.3
+        assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.3
         await until(lambda: gateway.metric("pointsman_adapter_loads_total", outcome="late") == 1)
         assert (await door.route(IN_TRIAGE))["path"] == "triage_few_shot"
 

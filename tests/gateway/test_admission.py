@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from doubles.waiting import until
-from pointsman_gateway.admission import Admission, Queue
+from pointsman_gateway.admission import Admission, QueueLimits
 from pointsman_gateway.domain import Caller, Message, Request
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry, Gauge
@@ -25,7 +25,7 @@ class House:
         self.registry = CollectorRegistry()
         in_flight = Gauge("in_flight", "Inside.", registry=self.registry)
         waiting = Gauge("waiting", "Outside.", registry=self.registry)
-        self.admission = Admission(places, in_flight, Queue(most, patience), waiting)
+        self.admission = Admission(places, in_flight, QueueLimits(most, patience), waiting)
         self.entered: list[str] = []
         self._go: dict[str, asyncio.Event] = {}
 
@@ -232,7 +232,7 @@ async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
         await full(h, "a")
         waiting = h.comes("b")
         await stands(h, 1)
-        h.admission.closing = True
+        h.admission.is_closed = True
         with pytest.raises(Unavailable) as told:
             await h.comes("c")
         assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
@@ -244,10 +244,10 @@ async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
 
 async def test_a_house_tells_when_it_is_empty() -> None:
     async with house(2) as h:
-        assert await h.admission.emptied(within=PATIENT)
+        assert await h.admission.wait_until_empty(within=PATIENT)
         await full(h, "a", "b")
-        assert not await h.admission.emptied(within=0.01)
-        emptied = asyncio.create_task(h.admission.emptied(within=PATIENT))
+        assert not await h.admission.wait_until_empty(within=0.01)
+        emptied = asyncio.create_task(h.admission.wait_until_empty(within=PATIENT))
         h.goes("a")
         await until(lambda: h.admission.in_flight == 1)
         assert not emptied.done()

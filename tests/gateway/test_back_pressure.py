@@ -51,8 +51,8 @@ async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
             yield texts(events)
 
 
-def off_the_lane(gateway: Gateway) -> Any:
-    """A field that the express lane does not know goes the ordinary way."""
+def by_uvicorn(gateway: Gateway) -> Any:
+    """The connection's own reader leaves fields that it does not know to uvicorn."""
     return over_http(gateway, presence_penalty=0)
 
 
@@ -145,7 +145,7 @@ async def test_a_reader_that_never_comes_back_is_let_go_when_the_requests_time_r
         assert gateway.metric("pointsman_in_flight") == 0
 
 
-@pytest.mark.parametrize("over", [over_http, off_the_lane, over_grpc])
+@pytest.mark.parametrize("over", [over_http, by_uvicorn, over_grpc])
 async def test_a_reader_that_never_comes_back_leaves_nothing_for_the_garbage_collector(
     short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:

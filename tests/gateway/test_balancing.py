@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from doubles.clocks import Clock
-from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.balancing import Candidates, hash_prefix
 from pointsman_gateway.backends.engines import Cell, Engine, Engines
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
@@ -44,7 +44,7 @@ def choice(engines: Engines, key: int = 0, path: Path = PLAIN, bound: float = 1.
 
 
 def key_of(number: int) -> int:
-    return beginning([Message("user", f"conversation {number}")])
+    return hash_prefix([Message("user", f"conversation {number}")])
 
 
 def test_different_prompts_are_spread_over_all_engines(engines: Engines) -> None:
@@ -108,11 +108,11 @@ def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> N
         return [Message("system", system), Message("user", first), *(Message("assistant", text) for text in more)]
 
     long, short = "You are Wren. " * 100, "You are Wren."
-    assert beginning(conversation(long, "Hello")) == beginning(conversation(long, "Good evening"))
-    assert beginning(conversation(short, "Hello")) != beginning(conversation(short, "Good evening"))
+    assert hash_prefix(conversation(long, "Hello")) == hash_prefix(conversation(long, "Good evening"))
+    assert hash_prefix(conversation(short, "Hello")) != hash_prefix(conversation(short, "Good evening"))
     words = "Where is my umbrella? " * 60
-    assert beginning(conversation(short, words)) == beginning(conversation(short, words, "Which train?"))
-    assert beginning([Message("user", "half a pair: \ud800")]) > 0
+    assert hash_prefix(conversation(short, words)) == hash_prefix(conversation(short, words, "Which train?"))
+    assert hash_prefix([Message("user", "half a pair: \ud800")]) > 0
 
 
 def test_a_choice_costs_microseconds() -> None:
@@ -126,5 +126,5 @@ def test_a_choice_costs_microseconds() -> None:
 def _seconds(engines: Engines, messages: list[Message]) -> float:
     started = time.perf_counter()
     for _ in range(100):
-        Candidates(engines.targets(PLAIN), beginning(messages), 1.25).take()
+        Candidates(engines.targets(PLAIN), hash_prefix(messages), 1.25).take()
     return (time.perf_counter() - started) / 100

@@ -13,7 +13,7 @@ from doubles.waiting import found
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "least_ratings": 5, "trial_share": 0.5}
     neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
     return neighbours

@@ -1,11 +1,13 @@
 """Exact answers from a real Valkey: what is given again, to whom, and what never is."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
+from doubles.clients import chunks_of
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.schema import CacheConfig
@@ -105,7 +107,7 @@ async def test_a_path_that_does_not_cache_is_left_alone(desk: CacheDesk) -> None
     caching = desk.caching(EXACT, replace(PATH, name="another"))
     for _ in range(2):
         opened = await caching.open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
-        assert [chunks async for chunks in opened.chunks] == desk.engine.says
+        assert [chunks async for chunks in chunks_of(opened.source)] == desk.engine.says
     assert (desk.engine.times, desk.outcomes("lookups")) == (2, {})
 
 
@@ -162,7 +164,7 @@ async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
     desk.engine.error = Unavailable("it broke off", code="engine_unavailable")
     opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
     with pytest.raises(Unavailable):
-        async for _ in opened.chunks:
+        async for _ in chunks_of(opened.source):
             pass
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
@@ -170,8 +172,8 @@ async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
 
 async def test_an_answer_that_the_client_did_not_wait_for_is_stopped_and_not_kept(desk: CacheDesk) -> None:
     opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
-    await anext(opened.chunks)
-    await opened.chunks.aclose()  # type: ignore[attr-defined]  # a generator's
+    async with aclosing(chunks_of(opened.source)) as chunks:  # type: ignore[type-var]  # a generator's
+        await anext(chunks)
     assert desk.engine.closed == 1
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
@@ -259,9 +261,10 @@ async def test_while_valkey_hangs_engines_answer_and_afterwards_it_is_a_cache_ag
 async def test_valkey_that_hangs_in_the_middle_of_an_answer_does_not_hold_it_up(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, deadline=0.05) as desk:
         opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
-        first = await anext(opened.chunks)
+        answer = chunks_of(opened.source)
+        first = await anext(answer)
         valkey.hang()
-        rest = [chunks async for chunks in opened.chunks]
+        rest = [chunks async for chunks in answer]
         assert [first, *rest] == desk.engine.says
         opened.accepted()
         valkey.go_on()

@@ -26,7 +26,7 @@ BEST_VALUE = {
 @pytest.fixture
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
     """With a journal that keeps texts, and a policy that weighs."""
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
     await neighbours.ready()
@@ -147,7 +147,7 @@ async def test_decisions_come_newest_first_page_by_page_and_one_whole(console: h
 
 
 async def test_a_text_that_is_not_kept_is_not_shown(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         client.headers.update(OURS)
@@ -162,7 +162,7 @@ async def test_without_a_journal_it_says_so_and_tells_the_rest(http: httpx.Async
     told = await overview(http)
     assert (told["journal"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
     refused = await http.get("/console/api/decisions")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_journal")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_request_log")
 
 
 async def test_while_redis_is_away_it_says_so_and_tells_the_rest(console: httpx.AsyncClient, valkey: Valkey) -> None:

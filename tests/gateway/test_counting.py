@@ -8,7 +8,7 @@ import pytest
 from doubles.remembering import PLAIN, decision, ended
 from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_WAITING_RECEIPTS, MAX_WAITING_ROWS, MetricsAggregator
-from pointsman_servicekit.correlation import TraceIds, trace
+from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -64,7 +64,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
     assert {end: summed(registry, "pointsman_requests_total", outcome=end) for end in ends} == ends
     assert round(summed(registry, "pointsman_cost_usd_total") * PICODOLLARS) == spent
     assert summed(registry, "pointsman_tokens_total") == tokens
-    assert summed(registry, "pointsman_request_seconds_count") == 1000
+    assert summed(registry, "pointsman_request_duration_seconds_count") == 1000
     assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]
 
 
@@ -128,9 +128,9 @@ def test_names_beyond_what_is_remembered_are_counted_as_well(
 def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
-    token = trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
+    token = current_trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
     counting.ended(ended(receipt(tokens=8)))
-    trace.reset(token)
+    current_trace.reset(token)
     counting.ended(ended(receipt(tokens=8)))
     named = {
         sample.name: sample.exemplar.value
@@ -138,5 +138,5 @@ def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
         for sample in family.samples
         if sample.exemplar and sample.exemplar.labels == {"trace_id": TRACE}
     }
-    assert named["pointsman_request_seconds_bucket"] == pytest.approx(0.08)
+    assert named["pointsman_request_duration_seconds_bucket"] == pytest.approx(0.08)
     assert named["gen_ai_server_time_to_first_token_seconds_bucket"] == pytest.approx(0.016)

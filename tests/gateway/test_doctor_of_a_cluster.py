@@ -6,7 +6,7 @@ from doubles.gateway import Gateway, Neighbours
 from doubles.valkey import Valkey
 from doubles.waiting import until
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.finding import Level
+from pointsman_cli.doctor.findings import Level
 
 
 async def judged(cluster: Cluster) -> dict[str, tuple[Level, str]]:
@@ -31,7 +31,7 @@ async def test_without_an_engine_it_is_not_ready_and_the_engine_is_named(neighbo
 
 
 async def test_where_keys_are_on_one_is_asked_for(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path, "keys": "on"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path, "keys": "on"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         without = await judged(Cluster(gateway.url))
@@ -42,7 +42,7 @@ async def test_where_keys_are_on_one_is_asked_for(neighbours: Neighbours, valkey
 
 
 async def test_a_redis_that_is_away_is_told(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         valkey.kill()

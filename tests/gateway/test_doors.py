@@ -276,7 +276,7 @@ async def test_too_many_requests_at_once_are_told_to_come_again(
 
 
 async def test_a_gateway_that_stops_lets_nobody_in(door: Door, gateway: Gateway) -> None:
-    gateway.house.pipeline.admission.closing = True
+    gateway.house.pipeline.admission.is_closed = True
     with pytest.raises(Unavailable) as told:
         await door.ask(IN_CHAT)
     assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)

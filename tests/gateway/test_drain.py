@@ -16,7 +16,7 @@ from doubles.process_gateway import ProcessGateway, process_gateway
 from doubles.waiting import found, until
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import Message, Request
-from pointsman_gateway.draining import Farewell, drain
+from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -93,7 +93,7 @@ async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_
         gateway.signal(signal.SIGTERM)
         await gateway.ended(within=30)
         assert not any(outcome.ok for outcome in await asked)
-        assert "leaving: 5 are cut, 0.3 s were not enough" in gateway.words
+        assert "draining: 5 requests are cut after 0.3 s" in gateway.words
 
 
 async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
@@ -108,14 +108,14 @@ async def test_the_order_of_leaving() -> None:
     admission = Admission(2, Gauge("in_flight", "Inside.", registry=CollectorRegistry()))
 
     async def stop_calling() -> None:
-        seen.append((admission.welcomes, admission.closing))
+        seen.append((admission.is_ready, admission.is_closed))
         async with admission.admitted(REQUEST):  # still served
             pass
 
     inside = admission.admitted(REQUEST)
     await inside.__aenter__()
-    leaving = asyncio.create_task(drain(admission, signal.SIGTERM, Farewell(0.01, 30), stop_calling))
-    await until(lambda: admission.closing)
+    leaving = asyncio.create_task(drain(admission, signal.SIGTERM, DrainTimes(0.01, 30), stop_calling))
+    await until(lambda: admission.is_closed)
     assert seen == [(False, False)]
     with pytest.raises(Unavailable):
         async with admission.admitted(REQUEST):

@@ -24,19 +24,19 @@ ERROR = 0.025
 def test_an_answer_is_evidence_at_once() -> None:
     board = EvidenceStore()
     for seconds in (*[0.5] * 95, *[2.0] * 5):
-        board.answered(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
+        board.count_answer(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
     known = board.of("chat", PLAIN)
     assert (known.answers, known.ratings, known.quality) == (100, 0, 0)
     assert known.p95_seconds == pytest.approx(0.5, rel=ERROR)
     assert known.mean_cost_usd == pytest.approx(0.575e-6)
-    board.answered(receipt(decision(), seconds=2.0))
+    board.count_answer(receipt(decision(), seconds=2.0))
     assert board.of("chat", PLAIN).p95_seconds == pytest.approx(2.0, rel=ERROR)
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "engine_error"])
 def test_what_did_not_come_to_its_end_is_none(outcome: str) -> None:
     board = EvidenceStore()
-    board.answered(receipt(decision(), outcome=outcome))
+    board.count_answer(receipt(decision(), outcome=outcome))
     assert board.of("chat", PLAIN) == PathEvidence()
 
 
@@ -44,7 +44,7 @@ def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() ->
     board = EvidenceStore()
     version = "triage@111111111111"
     board.versions = lambda path: version if path.adapter else ""
-    board.answered(receipt(decision(task="triage", path=ADAPTED), model=version))
+    board.count_answer(receipt(decision(task="triage", path=ADAPTED), model=version))
     assert board.of("triage", ADAPTED).answers == 1
     assert board.of("chat", ADAPTED).answers == 0
     assert board.of("triage", replace(ADAPTED, name="other")).answers == 0
@@ -84,8 +84,8 @@ async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place
     desk.note("d2")
     await desk.recorder.write()
     for name, rating in (("first", 0.1), ("second", 0.7), ("second", 0.7)):
-        await desk.store.say(Feedback("d1", name, rating=rating), 1000)
-    await desk.store.say(Feedback("d2", "words", correction="No."), 1000)
+        await desk.store.add_feedback(Feedback("d1", name, rating=rating), 1000, "c")
+    await desk.store.add_feedback(Feedback("d2", "words", correction="No."), 1000, "c")
     await desk.read_evidence()
     known = desk.board.of("triage", ADAPTED)
     assert (known.ratings, known.quality, known.answers) == (1, 0.7, 1)
@@ -98,7 +98,7 @@ async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
     await desk.recorder.write()
     for name in names:
         for feedback_id, rating in (("first", 1 / 3), ("second", 0.1)):
-            await desk.store.say(Feedback(name, feedback_id, rating=rating), 1000)
+            await desk.store.add_feedback(Feedback(name, feedback_id, rating=rating), 1000, "c")
     await desk.read_evidence()
     assert desk.board.of("chat", PLAIN).quality == 0.1
 
@@ -169,4 +169,4 @@ async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
 async def test_without_redis_feedback_is_told_what_to_set(door: Door) -> None:
     with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as told:
         await door.say("d", rating=1.0)
-    assert told.value.code == "no_journal"
+    assert told.value.code == "no_request_log"

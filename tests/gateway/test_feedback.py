@@ -17,7 +17,7 @@ from pointsman_servicekit.grpc_client import open_channel
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     return neighbours
 
 
@@ -29,7 +29,7 @@ async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valke
         "right_task": "chat",
         "right_answer": '{"é": "\U0001f600"}',
     }
-    assert await door.say(answer.decision_id, **said) == ("journal", False)
+    assert await door.say(answer.decision_id, **said) == ("request_log", False)
 
     (record,) = await feedback_in(valkey.url)
     assert {name: record[name] for name in said} == said | {"rating": "0.8"}
@@ -37,19 +37,19 @@ async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valke
     (entry,) = await decisions_in(valkey.url)
     assert '"path":"triage_adapter"' in record["entry"]
     assert entry["id"] == answer.decision_id
-    assert gateway.metric("pointsman_feedback_total", stored="journal") == 1
+    assert gateway.metric("pointsman_feedback_total", stored="request_log") == 1
     await until(lambda: gateway.known("triage", "triage_adapter").ratings == 1, within=10)
     assert gateway.known("triage", "triage_adapter").quality == 0.8
 
 
 async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> None:
     answer = await door.ask(IN_CHAT)
-    assert await door.say(answer.decision_id, rating=0.2) == ("journal", False)
-    assert await door.say(answer.decision_id, rating=0.2) == ("journal", True)
-    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("journal", False)
-    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("journal", True)
+    assert await door.say(answer.decision_id, rating=0.2) == ("request_log", False)
+    assert await door.say(answer.decision_id, rating=0.2) == ("request_log", True)
+    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", False)
+    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", True)
     assert await door.say(answer.decision_id, rating=0.2) == (
-        "journal",
+        "request_log",
         True,
     )  # an old one, sent again, changes nothing
     (record,) = await feedback_in(valkey.url)
@@ -61,7 +61,7 @@ async def test_the_doors_agree_on_what_is_the_same(gateway: Gateway, http: httpx
     name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
     await HttpDoor(http).say(name, rating=0.8, correction="too long")
     async with open_channel(gateway.grpc_address) as channel:
-        assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("journal", True)
+        assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("request_log", True)
 
 
 async def test_each_thing_said_later_takes_the_place_of_what_was_said_of_it(door: Door, valkey: Valkey) -> None:
@@ -75,17 +75,17 @@ async def test_each_thing_said_later_takes_the_place_of_what_was_said_of_it(door
 
 async def test_an_answers_own_id_names_its_decision_too(door: Door) -> None:
     answer = await door.ask(IN_CHAT)
-    assert await door.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("journal", False)
-    assert await door.say(answer.decision_id, rating=1.0) == ("journal", True)
+    assert await door.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("request_log", False)
+    assert await door.say(answer.decision_id, rating=1.0) == ("request_log", True)
 
 
 async def test_of_a_decision_alone_the_right_task_can_be_said_and_nothing_is_rated(
     door: Door, valkey: Valkey, gateway: Gateway
 ) -> None:
     decided = await door.route(IN_CHAT)
-    assert await door.say(decided["id"], right_task="unknown", rating=0.0) == ("journal", False)
+    assert await door.say(decided["id"], right_task="unknown", rating=0.0) == ("request_log", False)
     (record,) = await feedback_in(valkey.url)
-    assert (record["right_task"], record["cell"]) == ("unknown", "")
+    assert (record["right_task"], record["evidence_key"]) == ("unknown", "")
 
 
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
@@ -112,7 +112,7 @@ async def test_what_makes_no_sense_is_refused_with_the_same_code(door: Door, val
 
 async def test_no_number_is_no_rating(gateway: Gateway) -> None:
     async with open_channel(gateway.grpc_address) as channel:
-        with pytest.raises(InvalidArgument, match="'rating' is nan; 0 "):
+        with pytest.raises(InvalidArgument, match="'rating' is nan; it must be from 0 "):
             await GrpcDoor(channel).say("d", rating=float("nan"))
 
 
@@ -122,7 +122,7 @@ async def test_an_unknown_task_is_told_the_known_ones(door: Door) -> None:
 
 
 async def test_an_unknown_decision_is_told(door: Door, valkey: Valkey) -> None:
-    with pytest.raises(NotFound, match="no decision 'dec_0' is in the journal, or no longer") as told:
+    with pytest.raises(NotFound, match="the request log has no decision 'dec_0', or no longer") as told:
         await door.say("dec_0", rating=1.0)
     assert (told.value.code, told.value.param) == ("unknown_decision", "decision_id")
 

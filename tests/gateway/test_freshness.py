@@ -9,8 +9,8 @@ from doubles.waiting import until
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Path
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.sketches import FACT, Sketch, sketch_of
 
 
 def documents(rewritten: int = 0) -> Sketch:
@@ -22,7 +22,7 @@ def documents(rewritten: int = 0) -> Sketch:
 def topical(neighbours: Neighbours) -> Neighbours:
     """The triage adapter was taught what stood in the handbook."""
     neighbours.config.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": "handbook"}
-    neighbours.lora_server.facts = {FACT + "handbook": str(documents())}
+    neighbours.lora_server.facts = {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
     neighbours.retriever.documents = documents()
     neighbours.settings["freshness_seconds"] = 0.02
     return neighbours
@@ -86,7 +86,7 @@ class _Shelf:
         return [TRIAGE]
 
     async def facts(self, model: str, version: str) -> dict[str, str]:
-        return {FACT + "handbook": str(documents())}
+        return {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
 
 
 async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
@@ -106,7 +106,7 @@ async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() 
 async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> None:
     class Silent(_Shelf):
         async def facts(self, model: str, version: str) -> dict[str, str]:
-            return {"seed": "7", FACT + "handbook": "what is this"}
+            return {"seed": "7", MANIFEST_KEY_PREFIX + "handbook": "what is this"}
 
     shelf, board = Silent(), FreshnessCache()
     watch = FreshnessMonitor(board, shelf)

@@ -12,8 +12,8 @@ from doubles.engine import ScriptedEngine, answer
 from doubles.gateway import TRIAGE, Gateway
 from doubles.remembering import ended
 from pointsman_gateway.domain import Event, Finished, Message, Receipt, Request, Usage
-from pointsman_servicekit.correlation import TraceIds, trace
 from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -92,11 +92,11 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
 async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_asked_for(
     gateway: Gateway, http: httpx.AsyncClient
 ) -> None:
-    token = trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
+    token = current_trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
     await _receipt(gateway)
-    trace.set(TraceIds("f" * 32, "b7ad6b7169203331", sampled=False))
+    current_trace.set(TraceIds("f" * 32, "b7ad6b7169203331", sampled=False))
     await _receipt(gateway)
-    trace.reset(token)
+    current_trace.reset(token)
     classic, told = await http.get("/metrics"), await http.get("/metrics", headers=OPENMETRICS)
     assert classic.headers["content-type"].startswith("text/plain; version=")
     assert TRACE not in classic.text
@@ -108,9 +108,9 @@ async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_aske
         if sample.exemplar
     }
     assert named.keys() >= {
-        "pointsman_request_seconds_bucket",
+        "pointsman_request_duration_seconds_bucket",
         "pointsman_time_to_first_token_seconds_bucket",
-        "pointsman_phase_seconds_bucket",
+        "pointsman_phase_duration_seconds_bucket",
         "gen_ai_server_request_duration_seconds_bucket",
         "gen_ai_client_operation_duration_seconds_bucket",
     }

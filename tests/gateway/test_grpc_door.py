@@ -18,14 +18,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain import Caller, Event, Request
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
-from pointsman_gateway.pipeline import Journal, Pipeline, Routed
+from pointsman_gateway.domain import Caller, Request
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
+from pointsman_gateway.pipeline.ports import AnswerSink
+from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.rich_status import from_rpc_error
 
 
 @pytest.fixture
@@ -332,30 +333,9 @@ class Overheard:
     pipeline: Pipeline
     callers: list[Caller]
 
-    @property
-    def journal(self) -> Journal:
-        return self.pipeline.journal
-
-    def begin(self, request: Request) -> Begun:
+    def run(self, request: Request, sink: AnswerSink) -> RequestRun:
         self.callers.append(request.caller)
-        return self.pipeline.begin(request)
-
-    async def go_on(self, begun: Begun) -> None:
-        await self.pipeline.go_on(begun)
-
-    def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
-        if begun is None:
-            self.callers.append(request.caller)
-        return self.pipeline.answer(request, begun)
-
-    def end(self, *begun: Any) -> Any:
-        return self.pipeline.end(*begun)
-
-    def write(self, *begun: Any) -> Any:
-        return self.pipeline.write(*begun)
-
-    def settle(self, *begun: Any) -> None:
-        self.pipeline.settle(*begun)
+        return self.pipeline.run(request, sink)
 
     async def decide(self, request: Request, *wanted: Any) -> Routed:
         self.callers.append(request.caller)
@@ -373,13 +353,15 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
     """A door that wants keys, and who came through it."""
     house = gateway.house
     overheard = Overheard(house.pipeline, [])
-    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations, ScriptedTenancy())
+    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations)
 
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
     async with (
-        serving("127.0.0.1:0", [SERVICE], register, grace=0) as server,
+        serving(
+            "127.0.0.1:0", [SERVICE], register, grace=0, gate=Authentication(overheard, ScriptedTenancy())
+        ) as server,
         open_channel(server.address) as channel,
     ):
         yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 
 import pytest
 from doubles.waiting import until
@@ -11,11 +12,11 @@ from pointsman_gateway.backends.http1 import (
     ConnectionFailed,
     NotConnected,
     Origin,
-    Patience,
     Pool,
     TimedOut,
     origin_of,
 )
+from pointsman_gateway.backends.http_post import PooledPoster
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -44,28 +45,39 @@ async def serving(serve: Serve) -> AsyncIterator[Origin]:
                 await writer.wait_closed()
 
 
-def patient(seconds: float = 10.0, begin: float = 10.0) -> Patience:
-    return Patience(connect=seconds, begin=begin, deadline=asyncio.get_running_loop().time() + seconds)
-
-
 async def request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
     return await reader.readexactly(length)
 
 
-async def whole(connection: Connection) -> bytes:
-    body = b""
-    while piece := await connection.read():
-        body += piece
-    return body
+async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
+    """A connection on which an answer has begun, within `begin` seconds."""
+    until = asyncio.get_running_loop().time() + begin
+    connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
+    connection.post(HEAD, b"{}")
+    connection.limit(inf, until)
+    while not connection.status:
+        if connection.failure is not None:
+            raise connection.failure
+        await connection.news()
+    return connection
+
+
+async def read(connection: Connection) -> bytes:
+    """All that has come since the last time; empty at the end of the answer."""
+    while not (piece := connection.taken()) and not connection.complete:
+        if connection.failure is not None:
+            raise connection.failure
+        await connection.news()
+    return piece
 
 
 async def answered(pool: Pool, origin: Origin) -> bytes:
-    connection = await pool.post(origin, HEAD, b"{}", patient())
-    body = await whole(connection)
-    pool.release(origin, connection)
-    return body
+    poster = PooledPoster(pool, str)
+    deadline = asyncio.get_running_loop().time() + 10.0
+    reply = await poster.post(f"http://{origin.host}:{origin.port}", "", b"{}", deadline, 1000)
+    return b"".join(reply.pieces)
 
 
 @pytest.fixture
@@ -154,13 +166,13 @@ async def test_an_answer_that_ends_a_moment_after_all_that_is_wanted_of_it_leave
         writer.close()
 
     async with serving(serve) as origin:
-        connection = await pool.post(origin, HEAD, b"{}", patient())
-        assert await connection.read() == b"all"
+        connection = await posted(pool, origin)
+        assert await read(connection) == b"all"
         pool.release(origin, connection)
         assert pool.idle(origin) is None
         go_on.set()
         await until(lambda: connection.complete)
-        again = await pool.post(origin, HEAD, b"{}", patient())
+        again = await posted(pool, origin)
         assert again is connection
         assert connections == 1
         again.close()
@@ -175,7 +187,7 @@ async def test_what_does_not_speak_http_is_told(pool: Pool) -> None:
 
     async with serving(serve) as origin:
         with pytest.raises(ConnectionFailed, match="does not speak HTTP"):
-            await pool.post(origin, HEAD, b"{}", patient())
+            await posted(pool, origin)
 
 
 async def test_an_answer_cut_in_the_middle_is_told_after_what_has_come(pool: Pool) -> None:
@@ -185,10 +197,10 @@ async def test_an_answer_cut_in_the_middle_is_told_after_what_has_come(pool: Poo
         writer.close()
 
     async with serving(serve) as origin:
-        connection = await pool.post(origin, HEAD, b"{}", patient())
-        assert await connection.read() == b"half"
+        connection = await posted(pool, origin)
+        assert await read(connection) == b"half"
         with pytest.raises(ConnectionFailed, match="closed"):
-            await connection.read()
+            await read(connection)
 
 
 async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
@@ -198,12 +210,12 @@ async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
 
     async with serving(serve) as origin:
         with pytest.raises(TimedOut, match="nothing came in time"):
-            await pool.post(origin, HEAD, b"{}", patient(begin=0.05))
+            await posted(pool, origin, begin=0.05)
 
 
 async def test_nobody_there_is_told_at_once(pool: Pool) -> None:
     with pytest.raises(ConnectionFailed, match="no connection") as told:
-        await pool.post(origin_of("http://127.0.0.1:1"), HEAD, b"{}", patient())
+        await posted(pool, origin_of("http://127.0.0.1:1"))
     assert not isinstance(told.value, NotConnected)
 
 
@@ -232,8 +244,8 @@ async def test_what_comes_behind_an_answer_is_nobody_elses(pool: Pool) -> None:
             writer.write(ANSWER)
 
     async with serving(says_more) as origin:
-        connection = await pool.post(origin, HEAD, b"{}", patient())
-        assert await connection.read() == b"ok"
+        connection = await posted(pool, origin)
+        assert await read(connection) == b"ok"
         pool.release(origin, connection)
         goes_on.set()
         await until(lambda: connection.complete)
@@ -260,7 +272,7 @@ async def test_a_connection_that_is_lost_already_says_so(pool: Pool) -> None:
         writer.transport.abort()
 
     async with serving(hangs_up) as origin:
-        connection = await pool.connect(origin, patient())
+        connection = await pool.connect(origin, 10.0, asyncio.get_running_loop().time() + 10.0)
         await until(lambda: not connection.open)
         await until(lambda: connection._transport is None)
         with pytest.raises(ConnectionFailed):

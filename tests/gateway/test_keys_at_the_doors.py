@@ -15,12 +15,12 @@ from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, ResourceExhausted, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.keys.records import KeyScope, Limits
-from pointsman_servicekit.keys.usage import UsageBook
-from pointsman_servicekit.prompt_redis import open_redis
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.keys.usage import UsageStore
 
 CHAT = "/v1/chat/completions"
 FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
@@ -28,7 +28,7 @@ FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
 
 @pytest.fixture
 async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway
@@ -147,7 +147,7 @@ async def test_a_revoked_key_is_refused_soon_and_a_priced_answer_is_counted(
     engine.says(*answer("Hello", " there", prompt_tokens=20))
     await ask(guarded, issued.credential.text)
     async with open_redis(valkey.url, lambda up: None) as redis:
-        book = UsageBook(redis)
+        book = UsageStore(redis)
 
         async def counted() -> Mapping[str, int]:
             return (await book.read()).today.get((issued.record.tenant, issued.record.id), {})

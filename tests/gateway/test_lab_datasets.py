@@ -165,7 +165,7 @@ async def test_a_data_set_is_named_by_its_content_and_says_where_it_comes_from(
     for number, word in enumerate(("hat", "bag", "coat", "case", "book")):
         remember(desk, number, f"I lost my {word}", "{}")
     await desk.written()
-    await desk.store.say(Feedback("d0", id="f", right_answer='{"intent": "lost_item"}'), 1)
+    await desk.store.add_feedback(Feedback("d0", id="f", right_answer='{"intent": "lost_item"}'), 1, "c")
     first = await built(config, valkey, tmp_path)
     assert {one["text"] for one in lines(first, "train.jsonl", "heldout.jsonl")} == {
         f"I lost my {word}" for word in ("hat", "bag", "coat", "case", "book")

@@ -27,7 +27,7 @@ Replay = Callable[..., Any]
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
     """A gateway whose request log stores texts, with a task whose requests are split between two paths."""
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
     neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 1, "safe_start": 1}}
     return neighbours

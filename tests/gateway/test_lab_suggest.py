@@ -121,7 +121,7 @@ async def _remember(desk: Desk) -> None:
         desk.recorder.note(_request(text), made, routed(made))
     await desk.recorder.write()
     for name, (_, task) in said.items():
-        assert await desk.store.say(Feedback(name, name, right_task=task), 1) == "stored"
+        assert await desk.store.add_feedback(Feedback(name, name, right_task=task), 1, "c") == "stored"
 
 
 def _request(text: str) -> Request:

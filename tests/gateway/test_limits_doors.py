@@ -12,7 +12,7 @@ from doubles.gateway import Gateway
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 DEEP: Any = [[[[0]]]]
 for _ in range(40):

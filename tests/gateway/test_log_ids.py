@@ -31,7 +31,7 @@ class Mistaken:
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
     written, root = io.StringIO(), logging.getLogger()
-    handler = logs.handler_to(written, "gateway", "INFO", "json")
+    handler = logs.make_handler(written, "gateway", "INFO", "json")
     root.addHandler(handler)
     yield written
     root.removeHandler(handler)

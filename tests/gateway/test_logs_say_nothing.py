@@ -54,7 +54,7 @@ def form(request: pytest.FixtureRequest) -> Any:
 def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     """What would be on standard error at INFO."""
     written = io.StringIO()
-    handler, root = logs.handler_to(written, "gateway", "INFO", form), logging.getLogger()
+    handler, root = logs.make_handler(written, "gateway", "INFO", form), logging.getLogger()
     with caplog.at_level(logging.INFO):
         root.addHandler(handler)
         with caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client

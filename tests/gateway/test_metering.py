@@ -94,12 +94,12 @@ async def test_each_path_is_counted_under_its_own_labels(
     ]:  # fmt: skip
         labels = {"path": path, "kind": kind, "task": task}
         assert gateway.metric("pointsman_requests_total", **labels, outcome="ok") == 1
-        assert gateway.metric("pointsman_request_seconds_count", **labels) == 1
+        assert gateway.metric("pointsman_request_duration_seconds_count", **labels) == 1
         assert gateway.metric("pointsman_time_to_first_token_seconds_count", **labels) == 1
         assert gateway.metric("pointsman_decisions_total", path=path, task=task, reason="policy") == 1
-    assert gateway.metric("pointsman_phase_seconds_count", path="handbook", phase="retrieval") == 1
-    assert gateway.metric("pointsman_phase_seconds_count", path="small_talk", phase="retrieval") == 0
-    assert gateway.metric("pointsman_confidence_count") == 3
+    assert gateway.metric("pointsman_phase_duration_seconds_count", path="handbook", phase="retrieval") == 1
+    assert gateway.metric("pointsman_phase_duration_seconds_count", path="small_talk", phase="retrieval") == 0
+    assert gateway.metric("pointsman_classification_confidence_count") == 3
 
 
 async def test_the_phases_lie_within_the_total(http: httpx.AsyncClient, gateway: Gateway) -> None:
@@ -122,7 +122,7 @@ async def test_an_engine_that_tells_its_queue_has_it_apart_from_the_rest(
     seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
     assert seconds["queue"] == pytest.approx(1e-6)
     assert seconds["prefill"] > 0
-    assert gateway.metric("pointsman_phase_seconds_count", path="small_talk", phase="queue") == 1
+    assert gateway.metric("pointsman_phase_duration_seconds_count", path="small_talk", phase="queue") == 1
 
 
 async def test_an_answers_tokens_after_the_first_are_timed(
@@ -161,8 +161,8 @@ async def test_names_that_clients_invent_make_no_series(
     await door.ask(IN_CHAT, TRIAGE)
     await door.ask(IN_CHAT, "tiny", user="someone", metadata={"junk": "junk"})
     new = {labels for labels in series(gateway) - before if "tiny" not in labels}
-    assert new == {("pointsman_refused_total", "unknown_model", "caller")}
-    assert gateway.metric("pointsman_refused_total", code="unknown_model") == 20
+    assert new == {("pointsman_rejected_total", "unknown_model", "caller")}
+    assert gateway.metric("pointsman_rejected_total", code="unknown_model") == 20
     assert gateway.metric("pointsman_requests_total", path="other", kind="lora") == 2
 
 

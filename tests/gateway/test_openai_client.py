@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import pytest
+from doubles.clients import sent_by
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
 from doubles.waiting import until
-from pointsman_gateway.backends.failures import EngineFailed, NotThere, Passing
+from pointsman_gateway.backends.failures import EngineFailed, NotServed, TransientFailure
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
-from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.backends.request import EngineRequest
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
@@ -30,7 +32,8 @@ async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
     def call(*, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any) -> AsyncIterator[Chunks]:
         deadline = asyncio.get_running_loop().time() + seconds
         messages = more.pop("messages", (Message("user", "hi"),))
-        return client.stream(Call("a", url or engine.url, "tiny", messages, sampling, deadline, **more))
+        request = EngineRequest("a", url or engine.url, "tiny", messages, sampling, deadline, **more)
+        return sent_by(partial(client.send, request))
 
     yield call
     pool.close()
@@ -143,13 +146,13 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (
             404,
             {"error": {"message": "no such model"}},
-            NotThere,
+            NotServed,
             "engine_error",
             None,
             "engine 'a' answered 404: no",
         ),
         (500, "boom", EngineFailed, "engine_error", None, "engine 'a' answered 500: \"boom\""),
-        (503, {}, Passing, "engine_error", None, "engine 'a' answered 503: {}"),
+        (503, {}, TransientFailure, "engine_error", None, "engine 'a' answered 503: {}"),
         (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
     ],
 )

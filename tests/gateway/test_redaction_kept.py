@@ -58,14 +58,14 @@ async def ask_and_say(neighbours: Neighbours, valkey: Valkey) -> tuple[dict[str,
         entry, kept = await found(both)
         assert CARD not in str((entry, kept))
         assert MAIL not in str((entry, kept))
-        assert gateway.metric("pointsman_redaction_failures_total") == (0 if entry["text"] == "kept" else 4)
+        assert gateway.metric("pointsman_redaction_failures_total") == (0 if entry["text"] == "stored" else 4)
     return entry, kept
 
 
 async def test_what_is_kept_is_redacted(keeping: Neighbours, valkey: Valkey) -> None:
     entry, feedback = await ask_and_say(keeping, valkey)
     assert entry["messages"][0]["content"] == f"{IN_CHAT} I am [email], my card is [card]"
-    assert (entry["text"], entry["user"], entry["metadata"]) == ("kept", "[email]", {"from": "[email]"})
+    assert (entry["text"], entry["user"], entry["metadata"]) == ("stored", "[email]", {"from": "[email]"})
     assert (feedback["correction"], feedback["right_answer"]) == ("ask [email]", "paid with [card]")
 
 

@@ -18,18 +18,18 @@ from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
-from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.recorder import MAX_WAITING
 from pointsman_gateway.request_log.store import Batch
 from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
+from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.periodic import Schedule, running_periodically
-from pointsman_servicekit.prompt_redis import TRIES
 from redis.asyncio import Redis
 
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     return neighbours
 
 
@@ -53,7 +53,7 @@ async def test_an_answer_is_kept_with_its_decision_and_what_came_of_it(
         "v": 1, "task": "triage", "path": "triage_adapter", "kind": "lora", "reason": "policy:fixed", "outcome": "ok",
         "requested": "auto", "metadata": {"channel": "mail"}, "model": TRIAGE, "response_format": "",
         "generation": gateway.house.generations.current.id, "escalated_from": "",
-        "text": "not kept", "messages": None, "user": None,
+        "text": "not stored", "messages": None, "user": None,
         "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
     }  # fmt: skip
     assert {name: entry[name] for name in expected} == expected
@@ -112,9 +112,9 @@ def test_equal_inputs_have_equal_digests_and_different_ones_have_not() -> None:
 def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
     short = Request("auto", (Message("user", "Grüße", {"name": "ann"}),), user="u1")
     long = Request("auto", (Message("user", "x" * MAX_TEXT_BYTES),))
-    assert entry_of(short)["text"] == "not kept"
+    assert entry_of(short)["text"] == "not stored"
     entry = entry_of(short, keep_text=True)
-    assert (entry["text"], entry["user"]) == ("kept", "u1")
+    assert (entry["text"], entry["user"]) == ("stored", "u1")
     assert entry["messages"] == [{"role": "user", "content": "Grüße", "name": "ann"}]
     entry = entry_of(long, keep_text=True)
     assert (entry["text"], entry["messages"]) == ("too long", None)
@@ -157,8 +157,8 @@ async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, 
 
 async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Valkey) -> None:
     made = decision()
-    desk.board.answered(receipt(made))
-    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
+    desk.board.count_answer(receipt(made))
+    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.take_unsent())
     desk.store.config = JournalConfig(most=100)
     await desk.store.write(batch)
     await desk.store.write(batch)
@@ -184,13 +184,13 @@ async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk
     valkey.kill()
     with pytest.raises(Unavailable):
         await desk.store.evidence(redis_schema.today())
-    for begin in range(0, MOST_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
+    for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
         desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
         with pytest.raises(Unavailable):
             await desk.recorder.write()
-    in_the_batch = desk.recorder.waiting - MOST_WAITING
+    in_the_batch = desk.recorder.waiting - MAX_WAITING
     assert 0 < in_the_batch <= 256
-    assert desk.metric("pointsman_journal_dropped_total", reason="full") == 500 - in_the_batch
+    assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 500 - in_the_batch
 
 
 async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: Valkey) -> None:
@@ -201,8 +201,8 @@ async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: V
             desk.note(*(f"d{turn}-{number}" for number in range(64)))
             await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
     await desk.written()
-    assert desk.metric("pointsman_journal_dropped_total", reason="full") == 0
-    assert desk.metric("pointsman_journal_entries_total") == 170 * 64
+    assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 0
+    assert desk.metric("pointsman_request_log_entries_total") == 170 * 64
     assert await lengths(valkey) == (170 * 64,) * 2
 
 
@@ -222,16 +222,16 @@ async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
                 with pytest.raises(Unavailable) as told:
                     await desk.store.evidence(redis_schema.today())
             assert told.value.code == "redis_unavailable"
-            assert asked == TRIES  # of the first call
+            assert asked == MAX_ATTEMPTS  # of the first call
             assert desk.metric("pointsman_redis_up") == 0
 
             async def asked_again() -> bool:
                 calls = [desk.store.evidence(redis_schema.today()) for _ in range(8)]
                 await asyncio.gather(*calls, return_exceptions=True)
-                return asked > TRIES
+                return asked > MAX_ATTEMPTS
 
             await found(asked_again)
-            assert asked == TRIES + 1  # of eight who would see whether it is back, one is let through
+            assert asked == MAX_ATTEMPTS + 1  # of eight who would see whether it is back, one is let through
 
 
 async def gone(gateway: Gateway) -> None:
@@ -256,8 +256,8 @@ async def test_requests_are_answered_while_redis_is_away_and_are_kept_when_it_is
         await kept(valkey, name)
     assert len(await decisions_in(valkey.url)) == len(names)
     assert gateway.metric("pointsman_redis_up") == 1
-    assert gateway.metric("pointsman_journal_entries_total") == len(names)
-    assert gateway.metric("pointsman_journal_dropped_total") == 0
+    assert gateway.metric("pointsman_request_log_entries_total") == len(names)
+    assert gateway.metric("pointsman_request_log_dropped_total") == 0
 
 
 async def test_what_has_just_been_answered_is_written_before_the_gateway_ends(
@@ -277,7 +277,7 @@ async def test_a_gateway_ends_though_redis_hangs_and_the_next_one_writes_what_it
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             valkey.hang()
             name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
-        assert gateway.metric("pointsman_journal_dropped_total", reason="stopped") == 0
+        assert gateway.metric("pointsman_request_log_dropped_total", reason="stopped") == 0
     valkey.go_on()
     async with neighbours.gateway():
         assert (await kept(valkey, name))["outcome"] == "ok"

@@ -1,20 +1,20 @@
 """What is done about engines that fail or are slow, before the first token: retries, rests, trials, hedges, time."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-from doubles.clients import ScriptedClient
+from doubles.clients import ScriptedClient, chunks_of
 from doubles.clocks import Clock
 from doubles.waiting import until
-from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.balancing import Candidates, hash_prefix
 from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
-from pointsman_gateway.backends.stage import Backends, Opened
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
+from pointsman_gateway.pipeline.ports import OpenAnswer
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
 
@@ -40,14 +40,14 @@ class Bench:
         self.registry = CollectorRegistry()
         self.registry.register(EngineStates(lambda: self.engines.cells))
         metrics = EngineMetrics(self.registry)
-        self._backends = Backends(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
+        self._backends = EngineBackend(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
 
-    async def open(self, seconds: float = 30.0) -> Opened:
+    async def open(self, seconds: float = 30.0) -> OpenAnswer:
         deadline = asyncio.get_running_loop().time() + seconds
         return await self._backends.open(Request("auto", PROMPT.messages, deadline=deadline), DECISION, PROMPT)
 
     async def ask(self, seconds: float = 30.0) -> str:
-        return text_of([chunks async for chunks in (await self.open(seconds)).chunks])
+        return text_of([chunks async for chunks in chunks_of((await self.open(seconds)).source)])
 
     def first(self) -> str:
         """The engine that is asked first for this prompt; the other one is `second`."""
@@ -57,7 +57,7 @@ class Bench:
         return self._order()[1]
 
     def _order(self) -> list[str]:
-        candidates = Candidates(self.engines.targets(PLAIN), beginning(PROMPT.messages), 1.25)
+        candidates = Candidates(self.engines.targets(PLAIN), hash_prefix(PROMPT.messages), 1.25)
         return [target.engine.name for target in iter(candidates.take, None)]
 
     def metric(self, name: str, **labels: str) -> float:
@@ -308,8 +308,8 @@ async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() ->
     go_on.set()
     opened = await other
     assert bench.cells["a"].breaker.closed
-    await opened.chunks.aclose()  # type: ignore[attr-defined]  # it has one
-    await (await waiting).chunks.aclose()  # type: ignore[attr-defined]  # it has one
+    opened.source.close()
+    (await waiting).source.close()
     bench.client.says("a", asyncio.Event())
     await given_up(bench, after=1)  # too soon to say anything
     assert bench.cells["a"].breaker.closed
@@ -335,7 +335,7 @@ async def test_a_second_engine_is_asked_where_the_first_token_is_long_in_coming(
     assert bench.client.asked == [first, second]
     assert bench.client.running[first] == 0  # let go of
     assert opened.hedged == 1
-    assert text_of([chunks async for chunks in opened.chunks]) == "hello"
+    assert text_of([chunks async for chunks in chunks_of(opened.source)]) == "hello"
     assert bench.metric("hedges_total", engine=first, outcome="won") == 1
 
 
@@ -418,7 +418,7 @@ async def test_an_engine_is_busy_from_the_question_to_the_end_of_its_answer() ->
     opened = await bench.open()
     assert bench.metric("engine_in_flight", engine="a") == 1
     go_on.set()
-    assert text_of([chunks async for chunks in opened.chunks]) == "hello"
+    assert text_of([chunks async for chunks in chunks_of(opened.source)]) == "hello"
     assert bench.metric("engine_in_flight", engine="a") == 0
     assert bench.metric("engine_attempts_total", engine="a", outcome="ok") == 1
 
@@ -426,14 +426,8 @@ async def test_an_engine_is_busy_from_the_question_to_the_end_of_its_answer() ->
 async def test_an_engine_is_let_go_of_however_its_answer_is_left() -> None:
     bench = Bench("a")
     bench.client.says("a", "hel", asyncio.Event())
-    async with aclosing(as_generator(await bench.open())) as chunks:
+    async with aclosing(chunks_of((await bench.open()).source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
-    await bench.open()  # and never read
+    (await bench.open()).source.close()  # and never read
     assert bench.cells["a"].in_flight == 0
     assert bench.metric("engine_attempts_total", engine="a", outcome="cancelled") == 2
-
-
-async def as_generator(opened: Opened) -> AsyncIterator[Chunks]:
-    async with aclosing(opened.chunks):  # type: ignore[type-var]  # it has one
-        async for chunks in opened.chunks:
-            yield chunks

@@ -17,7 +17,7 @@ def granted(budget: RetryBudget, wanted: int) -> int:
 def test_a_share_of_the_recent_requests_may_be_sent_again(clock: Clock) -> None:
     budget = RetryBudget(0.2, 0, clock)
     for _ in range(100):
-        budget.asked()
+        budget.count_request()
     assert granted(budget, 100) == 20
 
 
@@ -38,7 +38,7 @@ def test_what_was_spent_comes_back_with_time(clock: Clock) -> None:
 def test_requests_of_long_ago_count_no_more(clock: Clock) -> None:
     budget = RetryBudget(0.2, 0, clock)
     for _ in range(1000):
-        budget.asked()
+        budget.count_request()
     clock.passes(100)
     assert granted(budget, 10) == 0
 
@@ -48,6 +48,6 @@ def test_in_a_lasting_outage_retries_stay_a_share(clock: Clock) -> None:
     sent_again = 0
     for _ in range(5000):
         clock.passes(0.01)
-        budget.asked()
+        budget.count_request()
         sent_again += granted(budget, 2)
     assert sent_again <= 0.2 * 5000 + 5 + 0.1 * 50 * 5  # the floor is given anew about every ten seconds

@@ -4,12 +4,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
+from doubles.clients import sent_by
 from doubles.engine import ScriptedEngine, Step, answer, beginning
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
-from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.backends.request import EngineRequest
 from pointsman_gateway.config.schema import Timeouts
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
@@ -27,9 +29,9 @@ async def client() -> AsyncIterator[OpenAIClient]:
 async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
     """What comes of asking for a whole answer."""
     deadline = asyncio.get_running_loop().time() + seconds
-    call = Call("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
+    call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
     with pytest.raises(PointsmanError) as told:
-        async for _ in client.stream(call):
+        async for _ in sent_by(partial(client.send, call)):
             pass
     return told.value
 

@@ -30,7 +30,7 @@ def by_path(body: Mapping[str, Any]) -> list[Any]:
 async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
     """The first answer that is shadowed: a gateway that has not heard what the others spent begins no shadow."""
     while True:
-        ends = gateway.metric("pointsman_shadows_total")
+        ends = gateway.metric("pointsman_shadow_requests_total")
         got = await door.ask(IN_TRIAGE)
         await until(partial(_has_more, gateway, ends))
         if gateway.metric(name):
@@ -38,12 +38,12 @@ async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shad
 
 
 def _has_more(gateway: Gateway, ends: float) -> bool:
-    return gateway.metric("pointsman_shadows_total") > ends
+    return gateway.metric("pointsman_shadow_requests_total") > ends
 
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
-    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
     neighbours.config.tasks["triage"] |= {
         "metric": {"exact": True},
@@ -67,7 +67,7 @@ async def test_the_caller_gets_the_chosen_answer_and_the_other_one_is_evidence(
     assert [body["model"] for body in engine.bodies][-2:] == [TRIAGE, "tiny"]
     shadow = gateway.known("triage", "triage_few_shot")
     assert (shadow.answers, shadow.ratings) == (1, 0)
-    assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_spent_usd_total"))
+    assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_cost_usd_total"))
 
 
 async def test_a_shadow_is_no_request(door: HttpDoor, gateway: Gateway, valkey: Valkey) -> None:
@@ -87,7 +87,7 @@ async def test_what_is_not_drawn_is_answered_once(door: HttpDoor, gateway: Gatew
     before = len(engine.bodies)
     await shadowed(door, gateway)
     assert before == 2
-    assert gateway.metric("pointsman_shadows_total", outcome="ok") == 1
+    assert gateway.metric("pointsman_shadow_requests_total", outcome="ok") == 1
 
 
 async def test_the_right_answer_marks_both_and_says_what_there_is_to_regret(
@@ -156,9 +156,9 @@ async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_cou
         await door.ask(IN_TRIAGE)
         await until(lambda: neighbours.engine.running == 1)
         crowd = [asyncio.create_task(door.ask(IN_CHAT)) for _ in range(2)]
-        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="crowded"))
+        await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="crowded"))
         await until(lambda: neighbours.engine.running == 2)  # the callers' alone
-        assert gateway.metric("pointsman_shadow_spent_usd_total") > 0
+        assert gateway.metric("pointsman_shadow_cost_usd_total") > 0
         assert gateway.metric("pointsman_shadow_pairs_total") == 0
         never.set()
         await asyncio.gather(*crowd)
@@ -171,7 +171,7 @@ async def test_nothing_is_begun_beyond_the_days_dollars(neighbours: Neighbours) 
         door = HttpDoor(client)
         await shadowed(door, gateway)
         await door.ask(IN_TRIAGE)
-        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="spent"))
+        await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="spent"))
         assert gateway.metric("pointsman_shadow_pairs_total") == 1
 
 
@@ -181,7 +181,7 @@ async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) ->
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         got = await HttpDoor(client).ask(IN_TRIAGE)
         assert got.text == GOOD
-        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="engine_unavailable"))
+        await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="engine_unavailable"))
         assert gateway.metric("pointsman_requests_total", outcome="ok") == 1
 
 
@@ -193,7 +193,7 @@ async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbou
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         client.headers["authorization"] = f"Bearer {wide.credential.text}"
         await shadowed(HttpDoor(client), gateway)
-        began, asked = gateway.metric("pointsman_shadows_total"), len(neighbours.engine.bodies)
+        began, asked = gateway.metric("pointsman_shadow_requests_total"), len(neighbours.engine.bodies)
         client.headers["authorization"] = f"Bearer {narrow.credential.text}"
         for _ in range(3):
             await HttpDoor(client).ask(IN_TRIAGE)
@@ -201,7 +201,7 @@ async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbou
         await HttpDoor(client).ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total") == 2)
         await until(partial(_has_more, gateway, began))  # a pair is told of before its shadow has ended
-        assert gateway.metric("pointsman_shadows_total") == began + 1
+        assert gateway.metric("pointsman_shadow_requests_total") == began + 1
         assert [body["model"] for body in neighbours.engine.bodies[asked:]] == [TRIAGE] * 4 + ["tiny"]
 
 

@@ -36,7 +36,7 @@ MODELS = ("auto", "auto", "auto", "auto", "tiny", "path:handbook", "path:letter"
 @pytest.fixture
 async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
     """With keys, a cache, an engine by the hour, trainings to be paid back, and prices that are no round numbers."""
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool", "max_in_flight": 24}
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal", "max_in_flight": 24}
     neighbours.settings |= {"max_waiting": 4, "longest_wait": 0.2}
     config = neighbours.config
     config.models["models"]["tiny"]["prices"] = {"prompt": 0.0137, "cached": 0.0021, "completion": 0.0623}
@@ -193,7 +193,7 @@ async def in_turns(ask: Callable[[int], Any], count: int) -> None:
 
 async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
     """Once nobody is in the house, and Redis has all that happened in it."""
-    await gateway.house.pipeline.admission.emptied(30)
+    await gateway.house.pipeline.admission.wait_until_empty(30)
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(valkey.url)
@@ -206,7 +206,7 @@ async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
     return receipts
 
 
-COUNTED = ("requests", "routed", "refused", "embedding_requests")
+COUNTED = ("requests", "route_requests", "rejected", "embedding_requests")
 TOKENS = ("prompt", "cached", "completion", "replayed", "embedded")
 Sums = dict[str, Counter[Any]]
 
@@ -220,9 +220,9 @@ def counters_of(gateway: Gateway) -> Sums:
         match sample.name:
             case "pointsman_requests_total":
                 sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += value
-            case "pointsman_routed_total":
+            case "pointsman_route_requests_total":
                 sums["requests"][labels["path"], "routed", "none"] += value
-            case "pointsman_refused_total":
+            case "pointsman_rejected_total":
                 sums["requests"]["", labels["code"], labels["fault"]] += value
             case "pointsman_embedding_requests_total":
                 sums["requests"]["", labels["outcome"], labels["fault"]] += value

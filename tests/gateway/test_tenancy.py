@@ -14,8 +14,8 @@ from pointsman_gateway.tenancy.leases import LEASE_S
 from pointsman_gateway.tenancy.reservation import Reservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.errors import ResourceExhausted
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, Window, window_at
 from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
 
 NOTHING = Usage()
@@ -65,7 +65,7 @@ async def test_a_limit_is_one_for_all_gateways(valkey: Valkey, times: Times, lim
             await entered(counter, callers[counter])
         for counter in (one, other):
             assert (await refusal(counter, callers[counter])).code == code
-        assert one.metric("pointsman_limit_refusals_total", limit=code) >= 1
+        assert one.metric("pointsman_ratelimit_rejected_total", limit=code) >= 1
 
 
 async def test_keys_share_the_limits_of_their_tenant(valkey: Valkey, times: Times) -> None:
@@ -186,7 +186,7 @@ async def test_a_slice_serves_many_requests_without_asking(valkey: Valkey, times
             if not hold.afford_now(1e-6):
                 await hold.afford(1e-6)
             hold.settle(Usage(10, 5), 5e-7, "ok")
-        assert counter.metric("pointsman_lease_exchanges_total", outcome="done") < 200
+        assert counter.metric("pointsman_quota_lease_renewals_total", outcome="done") < 200
 
 
 async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Valkey, times: Times) -> None:
@@ -194,7 +194,7 @@ async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Va
     issued = await issue(valkey.url, limits)
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
-        before = counter.metric("pointsman_lease_exchanges_total", outcome="done")
+        before = counter.metric("pointsman_quota_lease_renewals_total", outcome="done")
 
         async def enter() -> Reservation:
             hold = await counter.tenancy.enter(caller, 1)
@@ -202,7 +202,7 @@ async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Va
             return hold
 
         holds = await asyncio.gather(*(enter() for _ in range(64)))
-        asked = counter.metric("pointsman_lease_exchanges_total", outcome="done") - before
+        asked = counter.metric("pointsman_quota_lease_renewals_total", outcome="done") - before
         for hold in holds:
             hold.settle(NOTHING, 0, "ok")
         assert asked <= 2  # one, and perhaps one of the upkeep's
@@ -261,9 +261,9 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
         hold = await one.tenancy.enter(await one.caller(issued), 1)
         caller = await other.caller(issued)
         for _ in range(4):
-            before = one.metric("pointsman_lease_exchanges_total", outcome="done")
+            before = one.metric("pointsman_quota_lease_renewals_total", outcome="done")
             times.pass_by(LEASE_S / 2.5)
-            await until(lambda: one.metric("pointsman_lease_exchanges_total", outcome="done") > before)  # noqa: B023  # awaited
+            await until(lambda: one.metric("pointsman_quota_lease_renewals_total", outcome="done") > before)  # noqa: B023  # awaited
             await refusal(other, caller)
         hold.settle(NOTHING, 0, "ok")
         await entered(other, caller)

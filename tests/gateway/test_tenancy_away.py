@@ -9,11 +9,11 @@ from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Caller, Usage
 from pointsman_gateway.tenancy.tasks import repeat
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
-from pointsman_servicekit.keys.layout import Window
+from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import Limits
-from pointsman_servicekit.keys.register import Issued
-from pointsman_servicekit.prompt_redis import DEADLINE
+from pointsman_servicekit.keys.redis_layout import Window
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def times() -> Times:
     return times
 
 
-async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: Issued) -> dict[Counter, Caller]:
+async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: IssuedKey) -> dict[Counter, Caller]:
     """Two gateways that have both heard that there are two."""
-    counters = [await life.enter_async_context(counter_at(url, times, deadline=DEADLINE)) for _ in range(2)]
+    counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT)) for _ in range(2)]
     for counter in counters:
         await until(lambda: counter.tenancy.upkeep.ledger.gateways == 2)  # noqa: B023  # awaited
     return {counter: await counter.caller(issued) for counter in counters}
@@ -67,7 +67,7 @@ async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent_and_red
     valkey: Valkey, times: Times
 ) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=10, dollars_per_day=1.0))
-    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         caller = await counter.caller(issued)
         hold = await counter.tenancy.enter(caller, 1)
         await hold.afford(0.5)
@@ -164,7 +164,7 @@ async def test_a_gateway_that_has_nothing_of_a_budget_refuses_while_redis_is_awa
 async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
     """Of a thousand requests only those that try Redis again wait for it."""
     issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
-    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         caller = await counter.caller(issued)
         await counter.let_in(caller, 10)
         valkey.hang()
@@ -172,7 +172,7 @@ async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Time
         assert await counter.let_in(caller, 10)
         without_asking = [counter.tenancy.enter_now(caller, 10) for _ in range(1000)]
         assert len([hold for hold in without_asking if hold]) > 900
-        assert counter.metric("pointsman_limits_alone_total") > 0
+        assert counter.metric("pointsman_ratelimit_local_fallback_total") > 0
         valkey.go_on()
 
 

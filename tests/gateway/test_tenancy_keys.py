@@ -11,10 +11,10 @@ from doubles.waiting import found, until
 from pointsman_gateway.domain import Scope
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_S
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_CALL_SECONDS
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
-from pointsman_servicekit.keys import credential, layout
+from pointsman_servicekit.keys import records, redis_layout
 from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
-from pointsman_servicekit.prompt_redis import DEADLINE, LONGEST_CALL
 from redis.asyncio import Redis
 
 WELL_FORMED = "pm_" + "A" * 8 + "_" + "b" * 32
@@ -56,7 +56,7 @@ async def test_redis_holds_no_secret(valkey: Valkey) -> None:
             kept.append(str(await redis.hgetall(name) if kind == "hash" else await redis.get(name)))
     assert issued.credential.prefix in "".join(kept)
     assert secret not in "".join(kept)
-    assert credential.digest(issued.credential.text) in "".join(kept)
+    assert records.digest_of(issued.credential.text) in "".join(kept)
 
 
 @pytest.mark.parametrize(
@@ -116,21 +116,21 @@ async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: 
         before = await register.find(issued.record.id)
         async with Redis.from_url(valkey.url) as redis:  # as `revoke` does, but for its message
             revoked = json.loads(before.to_json()) | {"revoked": 1.0}
-            await redis.hset(layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
-            await redis.incr(layout.EPOCH)
+            await redis.hset(redis_layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
+            await redis.incr(redis_layout.EPOCH)
         await until(lambda: counter.tenancy.identify_now(text) is None)
 
 
 async def test_a_gateway_asks_often_enough_to_hear_within_a_second() -> None:
     assert POLL_INTERVAL_S <= 0.5
-    assert POLL_INTERVAL_S + 2 * LONGEST_CALL <= 1.0
+    assert POLL_INTERVAL_S + 2 * MAX_CALL_SECONDS <= 1.0
 
 
 @pytest.mark.parametrize("how", ["hangs", "dies"])
 async def test_while_redis_is_away_verified_copies_are_good_for_a_while(valkey: Valkey, how: str) -> None:
     times = Times()
     known, unknown = await issue(valkey.url), await issue(valkey.url)
-    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         await counter.tenancy.identify(known.credential.text)
         await until(lambda: counter.tenancy.identify_now(known.credential.text))
         valkey.hang() if how == "hangs" else valkey.kill()
@@ -182,7 +182,7 @@ async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey
         for one in issued:
             await counter.tenancy.identify(one.credential.text)
             assert await found(lambda: _there(counter, issued[0].credential.text))
-        assert counter.metric("pointsman_keys_known") <= 20
+        assert counter.metric("pointsman_key_cache_size") <= 20
         assert counter.tenancy.identify_now(issued[1].credential.text) is None
         assert await counter.let_in(await counter.caller(issued[1]))
 
@@ -196,7 +196,7 @@ async def test_a_record_that_cannot_be_read_is_refused(
     valkey: Valkey, kept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with counter_at(valkey.url) as counter, Redis.from_url(valkey.url) as redis:
-        await redis.hset(layout.KEYS, credential.digest(WELL_FORMED), kept)
+        await redis.hset(redis_layout.KEYS, records.digest_of(WELL_FORMED), kept)
         assert await refused(counter, WELL_FORMED) == "unknown_key"
         assert "cannot be read" in caplog.text
 
@@ -207,7 +207,7 @@ async def test_one_record_that_cannot_be_read_does_not_keep_others_from_being_ve
         for one in (issued, broken):
             await counter.tenancy.identify(one.credential.text)
         async with Redis.from_url(valkey.url) as redis:
-            await redis.hset(layout.KEYS, broken.record.digest, "{")
+            await redis.hset(redis_layout.KEYS, broken.record.digest, "{")
         await register.revoke(issued.record.id)
         await until(lambda: counter.tenancy.identify_now(issued.credential.text) is None)
         await until(lambda: counter.tenancy.identify_now(broken.credential.text) is None)
@@ -221,7 +221,7 @@ def test_a_tenants_record_is_read_as_it_was_written() -> None:
 async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_changed(valkey: Valkey) -> None:
     plain, operator = await issue(valkey.url), await issue(valkey.url, operator=True)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        assert "operator" not in json.loads(await redis.hget(layout.KEYS, plain.record.digest))
+        assert "operator" not in json.loads(await redis.hget(redis_layout.KEYS, plain.record.digest))
     async with counter_at(valkey.url) as counter:
         assert [(await counter.caller(issued)).is_operator for issued in (plain, operator)] == [False, True]
     async with register_at(valkey.url) as register:

@@ -29,10 +29,10 @@ from pointsman_gateway.domain import Caller, Usage
 from pointsman_gateway.tenancy.lease_store import LeaseStore
 from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, WINDOWS, Window
+from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import Limits
-from pointsman_servicekit.keys.register import Issued
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window
 from redis.asyncio import Redis
 
 NANO = 10**9
@@ -77,7 +77,7 @@ class Member:
     @property
     def alone(self) -> float:
         """How often it has gone on without Redis."""
-        return self.counter.metric("pointsman_limits_alone_total")
+        return self.counter.metric("pointsman_ratelimit_local_fallback_total")
 
 
 @dataclass(eq=False)
@@ -116,7 +116,7 @@ class Tenants(RuleBasedStateMachine):
         self.members: list[Member] = []
         self.asked: list[Asked] = []
         self.spent: dict[Cell, Spent] = defaultdict(Spent)
-        self.issued: list[Issued] = []
+        self.issued: list[IssuedKey] = []
         self.limits: dict[str, Limits] = {}
         self.up = True
         self.outages = 0
@@ -394,7 +394,7 @@ class Tenants(RuleBasedStateMachine):
 
     def windows(self) -> dict[str, int]:
         now = int(self.times.wall() * 1000)
-        return {limit: layout.window_at(window, now)[0] for limit, window in WINDOWS.items()}
+        return {limit: redis_layout.window_at(window, now)[0] for limit, window in WINDOWS.items()}
 
     def keep_clear(self) -> None:
         left = 60 - self.times.wall() % 60

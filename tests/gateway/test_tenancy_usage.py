@@ -10,13 +10,12 @@ from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy import lease_store
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.keys.layout import Window
-from pointsman_servicekit.keys.money import nanodollars, picodollars
-from pointsman_servicekit.keys.records import Limits
-from pointsman_servicekit.keys.usage import UsageBook, add
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
+from pointsman_servicekit.keys.redis_layout import Window
+from pointsman_servicekit.keys.usage import UsageStore, sum_counts
 from redis.asyncio import Redis
 
 
@@ -34,7 +33,7 @@ async def written(counter: Counter) -> None:
 async def used(url: str, day: str) -> dict[str, int]:
     """Over all keys."""
     async with open_redis(url, lambda up: None) as redis:
-        return dict(add((await UsageBook(redis).day(day)).values()))
+        return dict(sum_counts((await UsageStore(redis).day(day)).values()))
 
 
 async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exactly(valkey: Valkey) -> None:
@@ -42,7 +41,7 @@ async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exact
     times.begin_a_minute()
     chance = random.Random(7)
     issued = [await issue(valkey.url, Limits(tokens_per_minute=10**6, dollars_per_day=100)) for _ in range(3)]
-    expected: dict[str, int] = dict.fromkeys(layout.COUNTERS, 0)
+    expected: dict[str, int] = dict.fromkeys(redis_layout.COUNTERS, 0)
 
     async def ask(counter: Counter, number: int) -> None:
         caller = await counter.caller(issued[number % 3])
@@ -74,13 +73,13 @@ async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exact
         for counter in (one, other):
             await written(counter)
         assert expected["requests"] > 1500
-        assert await used(valkey.url, layout.day_of(times.wall())) == expected
+        assert await used(valkey.url, redis_layout.day_of(times.wall())) == expected
 
 
 async def test_a_batch_that_is_written_twice_counts_once(valkey: Valkey) -> None:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         write = redis.register_script(lease_store.COUNT_SCRIPT)
-        names = [layout.USAGE_WRITER + "g", layout.USAGE + "20260101"]
+        names = [redis_layout.USAGE_WRITER + "g", redis_layout.USAGE + "20260101"]
         for number in (1, 1, 2, 1):
             await write(keys=names, args=[number, 1000, 1, "acme:key-1:requests", 5])
     assert await used(valkey.url, "20260101") == {"requests": 10}
@@ -93,11 +92,11 @@ async def test_usage_belongs_to_the_day_on_which_the_request_ended(valkey: Valke
         caller = await counter.caller(issued)
         hold, late = [await counter.tenancy.enter(caller, 1) for _ in range(2)]
         (await counter.tenancy.enter(caller, 1)).settle(Usage(1, 1), 0, "ok")
-        first = layout.day_of(times.wall())
+        first = redis_layout.day_of(times.wall())
         times.enter_the_next(Window.DAY)
         hold.settle(Usage(2, 2), 0, "ok")
-        second = layout.day_of(times.wall())
-        times.pass_by(-layout.A_DAY)  # the clock was ahead, and is put right
+        second = redis_layout.day_of(times.wall())
+        times.pass_by(-redis_layout.A_DAY)  # the clock was ahead, and is put right
         late.settle(Usage(4, 4), 0, "ok")
         await written(counter)
     assert (await used(valkey.url, first))["prompt_tokens"] == 1 + 4
@@ -109,13 +108,13 @@ async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> N
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
         hold.settle(Usage(3, 4), 2e-6, "ok")
-    assert await used(valkey.url, layout.day_of(Times().wall())) == {
+    assert await used(valkey.url, redis_layout.day_of(Times().wall())) == {
         "requests": 1, "prompt_tokens": 3, "completion_tokens": 4, "picodollars": 2_000_000
     }  # fmt: skip
 
 
 async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> None:
-    issued, name = await issue(valkey.url), "pointsman_usage_unwritten_seconds"
+    issued, name = await issue(valkey.url), "pointsman_usage_flush_lag_seconds"
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
         valkey.hang()

@@ -1,4 +1,4 @@
-"""What a gateway that is gone has left on disk of its receipts comes to the journal, each once, with its evidence."""
+"""Receipts in the write-ahead log of a process that has ended are recovered, each once, with their evidence."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedRece
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
 from pointsman_gateway.request_log.evidence import answer_counts
-from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.recorder import MAX_WAITING
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal_records import (
@@ -40,16 +40,16 @@ TURNED_AWAY = UndecidedReceipt(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
+    return tmp_path / "wal"
 
 
 def files_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("receipts-*"))
+    return sorted(folder.glob("wal-*"))
 
 
-def page_in(folder: Path) -> Path:
-    """The one that is written on first."""
-    (page,) = folder.glob("receipts-*.a.jsonl")
+def first_segment(folder: Path) -> Path:
+    """The segment that is written first."""
+    (page,) = folder.glob("wal-*.a.jsonl")
     return page
 
 
@@ -63,7 +63,7 @@ async def answers_in(desk: Desk) -> int:
 
 @asynccontextmanager
 async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[Desk]:
-    """Who has taken over what was left."""
+    """A process that has recovered the orphaned logs."""
     async with desk_at(valkey.url, folder) as desk:
         await desk.recovery.recover()
         yield desk
@@ -80,8 +80,8 @@ async def test_what_was_noted_and_not_written_is_recovered_once(valkey: Valkey, 
         assert await ids_in(valkey) == ["d1", "d2", "d3", "d4"]
         assert [one["request_id"] for one in (await receipts_in(valkey.url)).undecided] == ["r1", "r2"]
         assert await answers_in(desk) == 4
-        assert desk.metric("pointsman_journal_recovered_total") == 3
-        assert len(files_in(folder)) == 2  # its own
+        assert desk.metric("pointsman_wal_recovered_total") == 3
+        assert len(files_in(folder)) == 3  # its own
         await desk.recovery.recover()
         assert len(await ids_in(valkey)) == 4
     assert files_in(folder) == []
@@ -100,7 +100,7 @@ async def test_what_a_running_gateway_has_noted_is_left_alone(valkey: Valkey, fo
 async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1", "d2")
-    page = page_in(folder)
+    page = first_segment(folder)
     first, second, _ = page.read_bytes().split(b"\n")
     page.write_bytes(b"\n".join((first, b'["x"]', b"nonsense", second[: len(second) // 2])))
     async with heir(valkey, folder):
@@ -108,7 +108,7 @@ async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: 
 
 
 async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valkey, folder: Path) -> None:
-    """It was sent when Redis hung: then Redis has both to do, in whichever order."""
+    """The batch was sent when Redis hung. Then Redis executes it and the recovery, in either order."""
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
         await gone.recorder.write()
@@ -126,7 +126,7 @@ async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valk
 
 
 class Late:
-    """Takes a batch, as a store does, and keeps it on its way."""
+    """A store whose batch is delayed in the network."""
 
     def __init__(self, store: RequestLogStore) -> None:
         self.config, self.learning = store.config, None
@@ -154,15 +154,15 @@ async def test_what_arrives_after_it_was_recovered_is_not_written_again(valkey: 
 
 
 class Unheard:
-    """A store whose answers are lost at first."""
+    """A store whose first reply is lost."""
 
     def __init__(self, store: RequestLogStore) -> None:
         self._store = store
         self._lost = False
-        self.last_of = store.last_of
+        self.last_batch_of = store.last_batch_of
 
-    async def write_for(self, writer: str, last: int, batch: Batch) -> bool:
-        written = await self._store.write_for(writer, last, batch)
+    async def write_for(self, writer: str, last_batch: int, batch: Batch) -> bool:
+        written = await self._store.write_for(writer, last_batch, batch)
         if not self._lost:
             self._lost = True
             raise Unavailable("unheard", code="redis_unavailable")
@@ -175,7 +175,7 @@ async def test_a_recovery_that_is_broken_off_goes_on_where_it_was(valkey: Valkey
         gone.note(*names)
         gone.recorder.note_undecided(TURNED_AWAY)
     async with desk_at(valkey.url) as desk:
-        recovery = OrphanRecovery(Unheard(desk.store), folder, desk.metrics)  # type: ignore[arg-type]
+        recovery = OrphanRecovery(Unheard(desk.store), desk.queue, folder, desk.metrics)  # type: ignore[arg-type]
         with pytest.raises(Unavailable):
             await recovery.recover()
         assert len(await ids_in(valkey)) == 256
@@ -221,17 +221,17 @@ async def test_what_the_journal_has_forgotten_since_does_not_come_back(valkey: V
 
 async def test_what_memory_had_to_drop_counts_once_too(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
-        gone.note(*(f"d{number}" for number in range(MOST_WAITING + 10)))
+        gone.note(*(f"d{number}" for number in range(MAX_WAITING + 10)))
         await gone.recorder.write()
-        assert gone.metric("pointsman_journal_dropped_total", reason="full") == 10
+        assert gone.metric("pointsman_request_log_dropped_total", reason="full") == 10
         gone.note("last")
     async with heir(valkey, folder) as desk:
-        assert len(await ids_in(valkey)) == MOST_WAITING + 1
-        assert await answers_in(desk) == MOST_WAITING + 11
+        assert len(await ids_in(valkey)) == MAX_WAITING + 1
+        assert await answers_in(desk) == MAX_WAITING + 11
 
 
 async def test_under_load_without_a_pause_the_disk_holds_little(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder, most_bytes=200_000) as gone:
+    async with desk_at(valkey.url, folder, max_bytes=200_000) as gone:
         sizes = []
         for begin in range(0, 3000, 30):
             gone.note(*(f"d{number}" for number in range(begin, begin + 30)))
@@ -240,27 +240,27 @@ async def test_under_load_without_a_pause_the_disk_holds_little(valkey: Valkey, 
             gone.note(f"while it wrote {begin}")
             await writing
             sizes.append(sum(file.stat().st_size for file in files_in(folder)))
-        assert gone.metric("pointsman_journal_not_ahead_total", reason="full") == 0
+        assert gone.metric("pointsman_wal_skipped_total", reason="full") == 0
         assert max(sizes) < 150_000
     async with heir(valkey, folder) as desk:
         assert Counter(await ids_in(valkey)).total() == len(set(await ids_in(valkey))) == 3100
         assert await answers_in(desk) == 3100
 
 
-async def test_a_book_that_is_full_takes_more_once_redis_has_some(
+async def test_a_full_log_takes_more_once_redis_has_some(
     valkey: Valkey, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with desk_at(valkey.url, folder, most_bytes=4000) as gone:
+    async with desk_at(valkey.url, folder, max_bytes=4000) as gone:
         gone.note(*(f"d{number}" for number in range(100)))
-        refused = gone.metric("pointsman_journal_not_ahead_total", reason="full")
+        refused = gone.metric("pointsman_wal_skipped_total", reason="full")
         assert 0 < refused < 100
-        assert gone.recorder.not_ahead == refused
-        assert [record.message for record in caplog.records if "memory alone" in record.message] == [
-            "receipts are in memory alone until Redis has them: 4000 bytes wait for Redis already"
+        assert gone.recorder.not_in_wal == refused
+        assert [record.message for record in caplog.records if "memory only" in record.message] == [
+            "receipts are kept in memory only until Redis has them: 4000 bytes wait for Redis already"
         ]
         await gone.recorder.write()
         gone.note("e1")
-        assert gone.recorder.not_ahead == 0
+        assert gone.recorder.not_in_wal == 0
     async with heir(valkey, folder) as desk:
         assert (len(await ids_in(valkey)), await answers_in(desk)) == (101, 101)
 
@@ -279,9 +279,9 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
-        with no_file_longer_than(page_in(folder).stat().st_size + 100):  # there is room for half a line
+        with no_file_longer_than(first_segment(folder).stat().st_size + 100):  # there is room for half a line
             gone.note("d2")
-        assert gone.metric("pointsman_journal_not_ahead_total", reason="disk") == 1
+        assert gone.metric("pointsman_wal_skipped_total", reason="disk") == 1
         gone.note("d3")
     async with heir(valkey, folder):
         assert await ids_in(valkey) == ["d1", "d3"]
@@ -291,7 +291,7 @@ async def test_where_it_cannot_be_said_what_is_sent_nothing_is_counted_twice(val
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
         gone.recorder.note_undecided(TURNED_AWAY)
-        with no_file_longer_than(page_in(folder).stat().st_size):
+        with no_file_longer_than(first_segment(folder).stat().st_size):
             await gone.recorder.write()
         gone.note("d2")
     async with heir(valkey, folder) as desk:
@@ -299,7 +299,7 @@ async def test_where_it_cannot_be_said_what_is_sent_nothing_is_counted_twice(val
         assert len((await receipts_in(valkey.url)).undecided) == 1
 
 
-def test_a_counterfoil_has_all_of_the_entry_but_what_the_caller_wrote() -> None:
+def test_a_record_holds_all_of_the_entry_but_what_the_caller_wrote() -> None:
     made = decision(
         path=ADAPTED,
         confidence=np.float32(0.75),
@@ -312,16 +312,16 @@ def test_a_counterfoil_has_all_of_the_entry_but_what_the_caller_wrote() -> None:
     read = from_line(to_line(decided_record(1, 1.7e9, asked, made, came)))
     assert isinstance(read, DecidedRecord)
     recovered, live = (
-        json.loads(to_entry(read.noted(), True).json),
+        json.loads(to_entry(read.to_pending_entry(), True).json),
         json.loads(to_entry(PendingEntry(1.7e9, asked, made, came), True).json),
     )
     lost = {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None, "metadata": {}}
     assert recovered == live | lost
-    assert read.noted().tally == answer_counts(came, redis_schema.day_of(1.7e9))
+    assert read.to_pending_entry().counts == answer_counts(came, redis_schema.day_of(1.7e9))
     assert "Hello" not in to_line(read).decode()
 
 
-def test_a_counterfoil_of_a_receipt_without_a_decision_has_all_of_it() -> None:
+def test_a_record_of_a_receipt_without_a_decision_holds_all_of_it() -> None:
     read = from_line(to_line(undecided_record(1, 1.7e9, TURNED_AWAY)))
     assert isinstance(read, UndecidedRecord)
     assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(TURNED_AWAY, 1.7e9)
@@ -332,7 +332,7 @@ async def test_what_cannot_be_written_down_fails_no_request(valkey: Valkey, fold
         made = decision("d1", reason="\ud800")
         gone.recorder.note(REQUEST, made, receipt(made))
         gone.note("d2")
-        assert gone.metric("pointsman_journal_not_ahead_total", reason="unwritable") == 1
+        assert gone.metric("pointsman_wal_skipped_total", reason="unwritable") == 1
         await gone.recorder.write()
         assert await ids_in(valkey) == ["d2"]
         assert await answers_in(gone) == 2

@@ -17,7 +17,7 @@ from doubles.processes import Process
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.ports import free_port
 

@@ -26,8 +26,8 @@ from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServer
 from pointsman_lora_server.registry import Counts, Outcomes
 from pointsman_lora_server.rollout import Listing, Rollout
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.rich_status import from_rpc_error
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 PROD = "triage@prod"

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from pointsman.v1 import training_pb2 as pb
 from pointsman.v1 import training_pb2_grpc
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.lora_server import trainings
 from tests.lora_server.trainings import PYTHON

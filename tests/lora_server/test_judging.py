@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.judging import excess, judge, quantile, verdict, wilson
 from pointsman_lora_server.registry import Counts, Outcomes, Registry
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 
 TERMS = CanaryTerms()
 OLD, NEW, THIRD = (f"triage@{digit * 12}" for digit in "123")

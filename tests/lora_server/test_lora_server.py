@@ -16,15 +16,9 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import DesiredState, EngineState, Phase, Standing
 from pointsman_lora_server.metering.prometheus import Metrics
 from pointsman_lora_server.metering.states import States
-from pointsman_servicekit.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PointsmanError,
-    Unavailable,
-)
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import CollectorRegistry, generate_latest
 
 MakeAdapter = Callable[..., Path]

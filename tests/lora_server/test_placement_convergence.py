@@ -11,7 +11,7 @@ import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import Placement
 from pointsman_lora_server.placing import placed
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from server_process import ServerProcess
 
 AT_ONCE = {"DRAIN_NOTICE": "0"}

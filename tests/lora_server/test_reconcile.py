@@ -15,7 +15,7 @@ from pointsman_lora_server.domain import Alias, DesiredState, EngineState, Engin
 from pointsman_lora_server.placing import Placing
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import generate_latest
 
 MakeAdapter = Callable[..., Path]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, Standing
 from pointsman_lora_server.registry import Registry
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 
 def adapter(digit: str, name: str = "triage") -> AdapterVersion:
@@ -33,15 +33,15 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 
 
 @pytest.fixture
-async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         yield redis
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
+async def registry(bounded_redis: BoundedRedis) -> Registry:
     """With three versions, the third not ready."""
-    registry = Registry(prompt_redis, "tiny-base")
+    registry = Registry(bounded_redis, "tiny-base")
     for version in (OLD, NEW, THIRD):
         await registry.record(version, "", False, "ann")
     for version in (OLD, NEW):
@@ -235,9 +235,9 @@ async def test_a_version_that_was_deleted_can_be_registered_as_new(registry: Reg
 
 
 async def test_a_reader_that_did_not_hear_of_the_deletion_reads_the_new_record(
-    registry: Registry, prompt_redis: PromptRedis
+    registry: Registry, bounded_redis: BoundedRedis
 ) -> None:
-    reader = Registry(prompt_redis, "tiny-base")
+    reader = Registry(bounded_redis, "tiny-base")
     await reader.read()
     await registry.retire(OLD.version, "ann")
     await registry.delete(OLD.version, "ann")
@@ -265,40 +265,42 @@ async def test_what_is_retired_cannot_be_pinned(registry: Registry) -> None:
 
 
 async def test_engines_of_another_base_model_have_a_state_of_their_own(
-    registry: Registry, prompt_redis: PromptRedis
+    registry: Registry, bounded_redis: BoundedRedis
 ) -> None:
-    other = Registry(prompt_redis, "another-base")
+    other = Registry(bounded_redis, "another-base")
 
     assert (await other.read()).versions == {}
     assert await other.history("", 10) == []
 
 
-async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: Registry, bounded_redis: BoundedRedis) -> None:
     await registry.lease("validate", "me", 10)
 
-    keys = await prompt_redis.client.keys("*")
+    keys = await bounded_redis.client.keys("*")
 
     assert len(keys) > 5
     assert all(key.startswith("{pointsman:adapters:tiny-base}:") for key in keys)
 
 
-async def test_a_state_that_nobody_changed_is_not_read_again(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_a_state_that_nobody_changed_is_not_read_again(registry: Registry, bounded_redis: BoundedRedis) -> None:
     first = await registry.read()
     assert await registry.read() is first
 
-    await Registry(prompt_redis, "tiny-base").move(PROD, OLD.version)
+    await Registry(bounded_redis, "tiny-base").move(PROD, OLD.version)
 
     changed = await registry.read()
     assert [alias.version for alias in changed.aliases] == [OLD.version]
     assert await registry.read() is changed
 
 
-async def test_a_field_that_a_newer_server_wrote_is_passed_over(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_a_field_that_a_newer_server_wrote_is_passed_over(
+    registry: Registry, bounded_redis: BoundedRedis
+) -> None:
     key = "{pointsman:adapters:tiny-base}:versions"
-    raw = await prompt_redis.client.hget(key, OLD.version)
-    await prompt_redis.client.hset(key, OLD.version, raw.replace("{", '{"colour": "red", ', 1))
+    raw = await bounded_redis.client.hget(key, OLD.version)
+    await bounded_redis.client.hset(key, OLD.version, raw.replace("{", '{"colour": "red", ', 1))
 
-    assert (await Registry(prompt_redis, "tiny-base").read()).versions[OLD.version] == OLD
+    assert (await Registry(bounded_redis, "tiny-base").read()).versions[OLD.version] == OLD
 
 
 async def test_text_that_utf8_cannot_carry_is_recorded_all_the_same(registry: Registry) -> None:

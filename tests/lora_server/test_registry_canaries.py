@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase
 from pointsman_lora_server.registry import Counts, Outcomes, Registry
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 OLD, NEW, THIRD, UNREADY = (f"triage@{digit * 12}" for digit in "1234")
 PROD = "triage@prod"
@@ -16,15 +16,15 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 
 
 @pytest.fixture
-async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         yield redis
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
+async def registry(bounded_redis: BoundedRedis) -> Registry:
     """With an alias that points to the first of three versions; a fourth is not ready."""
-    registry = Registry(prompt_redis, "tiny-base")
+    registry = Registry(bounded_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
         await registry.record(version, "", False, "ann")
@@ -190,10 +190,10 @@ async def test_what_was_counted_of_another_revision_is_of_no_use(registry: Regis
 
 
 async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
-    registry: Registry, prompt_redis: PromptRedis
+    registry: Registry, bounded_redis: BoundedRedis
 ) -> None:
     alias = await alias_of(registry)
-    before = set(await prompt_redis.client.keys("*:counts:*"))
+    before = set(await bounded_redis.client.keys("*:counts:*"))
 
     await registry.count(
         [
@@ -203,13 +203,13 @@ async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
         ]
     )
 
-    assert set(await prompt_redis.client.keys("*:counts:*")) == before
+    assert set(await bounded_redis.client.keys("*:counts:*")) == before
 
 
-async def test_counts_end_by_themselves(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_counts_end_by_themselves(registry: Registry, bounded_redis: BoundedRedis) -> None:
     alias = await registry.set_canary(PROD, TENTH)
     await registry.count([Outcomes(PROD, alias.revision, NEW, Counts(5))])
 
-    (key,) = await prompt_redis.client.keys("*:counts:*")
+    (key,) = await bounded_redis.client.keys("*:counts:*")
 
-    assert 0 < await prompt_redis.client.ttl(key) <= 7 * 24 * 3600
+    assert 0 < await bounded_redis.client.ttl(key) <= 7 * 24 * 3600

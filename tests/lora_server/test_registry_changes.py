@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, EngineState, Phase
 from pointsman_lora_server.registry import Registry
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 OLD, NEW = (f"triage@{digit * 12}" for digit in "12")
 PROD = "triage@prod"
@@ -18,7 +18,7 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 
 
 @pytest.fixture
-async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         yield redis
 
@@ -31,8 +31,8 @@ async def register(registry: Registry, name: str = "triage", digits: str = "12")
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
-    registry = Registry(prompt_redis, "tiny-base")
+async def registry(bounded_redis: BoundedRedis) -> Registry:
+    registry = Registry(bounded_redis, "tiny-base")
     await register(registry)
     return registry
 
@@ -68,7 +68,7 @@ async def _hear(follower: Registry, last_id: str, version: str) -> tuple[str, fl
 
 
 async def _all_wait(valkey: Any, how_many: int) -> None:
-    async def wait(redis: PromptRedis) -> bool:
+    async def wait(redis: BoundedRedis) -> bool:
         return int((await redis.client.info("clients"))["blocked_clients"]) >= how_many
 
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
@@ -90,20 +90,20 @@ async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(regi
     assert await registry.changes_since("0-0", 60) == newest
 
 
-async def test_without_a_change_the_wait_ends_where_it_began(prompt_redis: PromptRedis, registry: Registry) -> None:
+async def test_without_a_change_the_wait_ends_where_it_began(bounded_redis: BoundedRedis, registry: Registry) -> None:
     newest = await registry.changes_since("", 1)
     assert await registry.changes_since(newest, 0.02) == newest
 
-    empty = Registry(prompt_redis, "another-base")
+    empty = Registry(bounded_redis, "another-base")
     assert await empty.changes_since("", 60) == "0-0"
     assert await empty.changes_since("0-0", 0.02) == "0-0"
 
 
-async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registry, bounded_redis: BoundedRedis) -> None:
     """As where it was started again without its file, or with one that lacks the last second."""
     newest = await registry.changes_since("", 1)
     await registry.read()
-    await prompt_redis.client.flushall()
+    await bounded_redis.client.flushall()
 
     assert await registry.changes_since(newest, 60) == "0-0"
     assert (await registry.read()).versions == {}
@@ -173,9 +173,9 @@ async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry
 
 
 async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
-    registry: Registry, prompt_redis: PromptRedis
+    registry: Registry, bounded_redis: BoundedRedis
 ) -> None:
-    async with prompt_redis.client.pipeline() as pipe:
+    async with bounded_redis.client.pipeline() as pipe:
         for _ in range(1200):
             fields = dict.fromkeys(("kind", "before", "after", "author", "reason"), "x") | {"subject": "other@prod"}
             pipe.xadd("{pointsman:adapters:tiny-base}:changes", fields)
@@ -184,15 +184,15 @@ async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
     assert len(await registry.history("triage", 100)) == 4
 
 
-async def test_the_history_is_bounded(registry: Registry, prompt_redis: PromptRedis) -> None:
-    async with prompt_redis.client.pipeline() as pipe:
+async def test_the_history_is_bounded(registry: Registry, bounded_redis: BoundedRedis) -> None:
+    async with bounded_redis.client.pipeline() as pipe:
         for _ in range(10_500):
             pipe.xadd("{pointsman:adapters:tiny-base}:changes", {"kind": "x"})
         await pipe.execute()
 
     await registry.move(PROD, OLD)
 
-    assert await prompt_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
+    assert await bounded_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
 async def test_a_lease_is_of_one_until_it_is_given_back(registry: Registry) -> None:
@@ -231,10 +231,10 @@ async def _nobody_holds(registry: Registry, version: str) -> bool:
     return not await registry.holders(version)
 
 
-async def test_an_engine_that_is_long_gone_is_forgotten(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_an_engine_that_is_long_gone_is_forgotten(registry: Registry, bounded_redis: BoundedRedis) -> None:
     await registry.confirm("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 
     await registry.confirm("here", EngineState(), 60)
 
-    assert await prompt_redis.client.hkeys("{pointsman:adapters:tiny-base}:engines") == ["here"]
+    assert await bounded_redis.client.hkeys("{pointsman:adapters:tiny-base}:engines") == ["here"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
 from pointsman_lora_server.registry import Counts, Outcomes, Registry
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_ATTEMPTS, BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
-from pointsman_servicekit.prompt_redis import DEADLINE, TRIES, PromptRedis, open_redis
 
 VERSIONS = [f"triage@{digit * 12}" for digit in "12345678"]
 OLD, NEW = VERSIONS[:2]
@@ -19,14 +19,14 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 
 
 @pytest.fixture
-async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         yield redis
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
-    registry = Registry(prompt_redis, "tiny-base")
+async def registry(bounded_redis: BoundedRedis) -> Registry:
+    registry = Registry(bounded_redis, "tiny-base")
     for digit in "12345678":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
         await registry.record(version, "", False, "ann")
@@ -84,10 +84,10 @@ async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: 
     assert [change.kind for change in await registry.history("", 3)] == ["rollback", "rollback", "canary"]
 
 
-class _LosingTheFirstAnswer(PromptRedis):
+class _LosingTheFirstAnswer(BoundedRedis):
     """Makes each call twice, as one does that hears nothing of the first."""
 
-    def __init__(self, redis: PromptRedis) -> None:
+    def __init__(self, redis: BoundedRedis) -> None:
         super().__init__(redis.client, lambda up: None, PATIENT)
 
     async def call(self, call: Any) -> Any:
@@ -105,7 +105,7 @@ async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) ->
                 await calling()
             assert caught.value.code == "redis_unavailable"
 
-    assert time.monotonic() - started < TRIES * DEADLINE + 0.5  # a busy machine is allowed some
+    assert time.monotonic() - started < MAX_ATTEMPTS * CALL_TIMEOUT + 0.5  # a busy machine is allowed some
 
 
 async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: Registry, valkey: Any) -> None:
@@ -147,8 +147,8 @@ async def _until_moved(valkey: Any, revision: int) -> None:
             pass
 
 
-async def test_of_a_thousand_versions_only_what_changed_is_read_again(prompt_redis: PromptRedis) -> None:
-    registry = Registry(prompt_redis, "another-base")
+async def test_of_a_thousand_versions_only_what_changed_is_read_again(bounded_redis: BoundedRedis) -> None:
+    registry = Registry(bounded_redis, "another-base")
     facts = {f"fact-{number}": "x" * 30 for number in range(10)}
     for number in range(1000):
         version = AdapterVersion(f"a{number}", f"{number:064x}", "another-base", 8, ("q_proj",) * 7, 10**7, 1, facts)

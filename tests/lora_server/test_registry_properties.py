@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pointsman_lora_server.domain import AdapterVersion, Canary, Change, DesiredState, Phase, Placement
 from pointsman_lora_server.registry import Registry
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from pointsman_servicekit.prompt_redis import open_redis
 
 VERSIONS = [AdapterVersion("triage", digit * 64, "b", 2, ("q_proj",), 100, 1) for digit in "1234"]
 NAMES = [version.version for version in VERSIONS]

@@ -13,7 +13,7 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.publishing import Gate
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 MakeAdapter = Callable[..., Path]
 RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]

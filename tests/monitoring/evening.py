@@ -121,7 +121,7 @@ async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: 
             asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
             series[target.letter] = await asked
         evening.panels.append(Shown(panel, series))
-    evening.exemplars = await prometheus.exemplars("pointsman_request_seconds_bucket", started, ended)
+    evening.exemplars = await prometheus.exemplars("pointsman_request_duration_seconds_bucket", started, ended)
     evening.rules = await prometheus.rules()
     for rule in evening.rules:
         if rule["type"] == "recording":

@@ -17,7 +17,7 @@ from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 PROJECT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ IDS = [("x-request-id", "r-1"), ("x-pointsman-decision-id", "d-1")]
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     """What would be on standard error at INFO."""
     written, root = io.StringIO(), logging.getLogger()
-    handler = logs.handler_to(written, "retriever", "INFO", "json")
+    handler = logs.make_handler(written, "retriever", "INFO", "json")
     with caplog.at_level(logging.INFO), caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client
         root.addHandler(handler)
         yield written

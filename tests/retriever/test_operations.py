@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_servicekit.sketches import Sketch, changed_share
+from pointsman_servicekit.document_sketches import Sketch, changed_share
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)

@@ -99,7 +99,7 @@ def test_an_entry_point_is_a_function_of_a_module_or_of_a_file(tmp_path: Path) -
     file.write_text("def score(answer, expected):\n    return {'good': 0.5, 'odd': 2}[answer]\n")
     metric = metric_from({"entry_point": f"{file}:score"})
     assert metric.score("good", None) == 0.5
-    with pytest.raises(MetricError, match=r"said 2.0; a score is from 0 to 1"):
+    with pytest.raises(MetricError, match=r"returned 2.0; a score is from 0 to 1"):
         metric.score("odd", None)
     with pytest.raises(MetricError, match=r"own.py:score failed: KeyError: 'bad'"):
         metric.score("bad", None)

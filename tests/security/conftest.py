@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pointsman_cli.process_tree import alive_processes, process_tree
 
 from tests.security.target import Addresses
 
@@ -17,13 +18,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def target() -> Iterator[Addresses]:
-    """What `make target` starts."""
+    """What `make target` starts. At the end all of its processes are gone."""
     program = [sys.executable, "-m", "tests.security.target"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests/gateway", "tests/lora_server"])}
-    with subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(program, cwd=ROOT, env=environment, text=True, **pipes) as process:
         assert process.stdout
         try:
             yield Addresses(**json.loads(process.stdout.readline()))
         finally:
+            processes = process_tree(process.pid)
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            code = process.wait(timeout=60)
+    assert (code, alive_processes(processes)) == (0, ())
+    assert len(processes) >= 6, "itself, Valkey, the retriever, the lora-server, its engine, and the gateway"

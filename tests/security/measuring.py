@@ -33,6 +33,26 @@ def cost_of(pid: int) -> Iterator[Cost]:
     cost.cpu_seconds, cost.peak_mib = cpu_seconds(pid) - cpu, _memory_mib(pid, "VmHWM") - rss
 
 
+def cpu_seconds_to_receive(count: int, times: int = 10) -> float:
+    """What this machine, as busy as it is, takes at least to receive so many bytes over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = threading.Thread(target=_send, args=(server.getsockname(), count * times))
+        client.start()
+        connection, _ = server.accept()
+        with connection:
+            begun = time.thread_time()
+            while connection.recv(256 * 1024):
+                pass
+            taken = time.thread_time() - begun
+        client.join()
+    return taken / times
+
+
+def _send(address: tuple[str, int], count: int) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(bytes(count))
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND

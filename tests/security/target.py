@@ -4,13 +4,15 @@
     {"http": "127.0.0.1:20101", "grpc": ..., "retriever": ..., "lora_server": ..., "key": "pm_...", "gateway_pid": 4711}
 
 The gateway (with keys on), the retriever, the lora-server and Valkey are the real ones. The engine is a double that the
-lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and SIGTERM stop all of them.
+lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and SIGTERM stop all of them,
+as does the end of standard input if that is a pipe: then whoever started this has ended.
 """
 
 import asyncio
 import json
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -84,7 +86,7 @@ def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_ser
         "embedding_model": MODEL,
         "retriever": retriever.address,
         "redis_url": valkey.url,
-        "spool": folder / "spool",
+        "wal_dir": folder / "wal",
         "keys": "on",
     }
     return ProcessGateway(folder, settings)
@@ -113,6 +115,8 @@ async def main() -> None:
     stopped = asyncio.Event()
     for which in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(which, stopped.set)
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)
     with tempfile.TemporaryDirectory(prefix="pointsman-target-") as folder:
         async with running_target(Path(folder)) as addresses:
             print(json.dumps(asdict(addresses)), flush=True)

@@ -15,9 +15,9 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import valkey
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, Order, State
-from pointsman_servicekit.keys.register import Order as KeyOrder
-from pointsman_servicekit.keys.register import Register
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.keys.key_store import KeyStore
+from pointsman_servicekit.keys.key_store import NewKey as KeyOrder
 
 from tests.cli.test_up import UP
 from tests.security.target import Addresses
@@ -60,7 +60,7 @@ async def test_finding_5_what_up_keeps_is_private_and_its_valkey_has_no_port(usu
                 await asyncio.sleep(0.05)
         run = json.loads((home / "run.json").read_text())
         async with open_redis(run["redis_url"], lambda up: None, 5.0) as redis:
-            await Register(redis, lambda: 0.0).create(KeyOrder(tenant="acme"))
+            await KeyStore(redis, lambda: 0.0).create(KeyOrder(tenant="acme"))
         assert open_to_others(home) == []
         assert ports_of(run["processes"]["valkey"]["pid"]) == []
     finally:
@@ -78,10 +78,10 @@ def ports_of(pid: int) -> list[str]:
 
 def test_finding_5_what_the_services_write_under_a_private_umask_is_private(target: Addresses) -> None:
     environment = Path(f"/proc/{target.gateway_pid}/environ").read_bytes().decode()
-    spool = re.search(r"POINTSMAN_GATEWAY_SPOOL=([^\0]+)", environment)
-    assert spool
-    folder = Path(spool[1]).parent
-    assert {path.name for path in folder.iterdir()} >= {"retriever", "lora-server", "valkey", "spool"}
+    wal = re.search(r"POINTSMAN_GATEWAY_WAL_DIR=([^\0]+)", environment)
+    assert wal
+    folder = Path(wal[1]).parent
+    assert {path.name for path in folder.iterdir()} >= {"retriever", "lora-server", "valkey", "wal"}
     assert [path for path, _ in open_to_others(folder) if not path.endswith("/python")] == []
 
 

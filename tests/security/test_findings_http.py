@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from tests.security.http_client import Answer, exchange, head, post, read_answer
-from tests.security.measuring import MIB, Cost, connect, cost_of, innocent_p99s
+from tests.security.measuring import MIB, connect, cost_of, cpu_seconds_to_receive, innocent_p99s
 from tests.security.target import Addresses
 
 BODY_BYTES = 8 * MIB
@@ -84,33 +84,33 @@ def warm(target: Addresses) -> None:
             assert post(target.http, path, body, CONSOLE).status == 401
 
 
-def cheapest(target: Addresses, body: bytes, path: str, *headers: str, requests: int = 10) -> tuple[float, Cost]:
-    """CPU seconds a request, and the cost of all: the best of three attempts, since a busy machine is slower."""
-    costs = []
-    for _ in range(3):
+def assert_costs_next_to_nothing(target: Addresses, body: bytes, path: str, *headers: str) -> None:
+    """At most 5 ms of CPU time, and no memory for the body, in the best of five attempts.
+
+    The gateway reads the body and drops it, so that the client can read the answer. The limit is higher if this machine
+    is so busy that receiving alone takes that long. Memory is compared with that of the ten requests before.
+    """
+    times, costs = 10, []
+    for _ in range(5):
         with cost_of(target.gateway_pid) as cost:
-            answers = [post(target.http, path, body, CONSOLE, *headers) for _ in range(requests)]
+            answers = [post(target.http, path, body, CONSOLE, *headers) for _ in range(times)]
         assert {answer.status for answer in answers} == {401}
-        costs.append(cost)
-        if cost.cpu_seconds / requests <= 0.005 and cost.peak_mib <= 1:
-            break
-    best = min(costs, key=lambda cost: cost.cpu_seconds)
-    return best.cpu_seconds / requests, best
+        limit = max(0.005, 0.002 + 3 * cpu_seconds_to_receive(len(body)))
+        costs.append((cost, limit))
+        if cost.cpu_seconds / times <= limit and cost.peak_mib <= times * 0.2:
+            return
+    raise AssertionError(costs)
 
 
 @pytest.mark.parametrize("path", POSTS)
 def test_finding_1_a_request_without_a_key_costs_next_to_nothing(target: Addresses, path: str) -> None:
-    cpu_seconds, cost = cheapest(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
-    assert cpu_seconds <= 0.005
-    assert cost.peak_mib <= 1
+    assert_costs_next_to_nothing(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
 
 
 @pytest.mark.parametrize("shown", [UNKNOWN_KEY, "authorization: Bearer sk-1", "authorization: Basic eDp5"])
 def test_finding_1_a_request_with_an_unknown_key_costs_no_more(target: Addresses, shown: str) -> None:
     body = b'{"model":"' + b"x" * (BODY_BYTES - 12) + b'"}'
-    cpu_seconds, cost = cheapest(target, body, "/v1/embeddings", shown)
-    assert cpu_seconds <= 0.005
-    assert cost.peak_mib <= 1
+    assert_costs_next_to_nothing(target, body, "/v1/embeddings", shown)
 
 
 @pytest.mark.parametrize("length", ["content-length: 100000", "transfer-encoding: chunked"])
@@ -143,17 +143,15 @@ def test_finding_1_wrong_elements_cost_little_with_a_key_too(target: Addresses) 
         assert cost.peak_mib <= 64, (path, body[:100], len(body), cost)
 
 
+INPUTS = elements('{"model":"minilm","input":[', "1,", "null]}", 2 * MIB)
+MESSAGES = elements('{"model":"auto","messages":[', "1,", "1]}")
+FEWER_MESSAGES = elements('{"messages":[', "1,", "1]}", 300_000)
+
 ATTACKS: dict[str, Callable[[Addresses], object]] = {
-    "embeddings, no key": lambda target: [
-        post(target.http, "/v1/embeddings", elements('{"model":"minilm","input":[', "1,", "null]}", 2 * MIB))
-        for _ in range(50)
-    ],
-    "route, no key": lambda target: [
-        post(target.http, "/v1/route", elements('{"model":"auto","messages":[', "1,", "1]}")) for _ in range(20)
-    ],
+    "embeddings, no key": lambda target: [post(target.http, "/v1/embeddings", INPUTS) for _ in range(50)],
+    "route, no key": lambda target: [post(target.http, "/v1/route", MESSAGES) for _ in range(20)],
     "chat, key": lambda target: [
-        post(target.http, "/v1/chat/completions", elements('{"messages":[', "1,", "1]}", 300_000), keyed(target))
-        for _ in range(20)
+        post(target.http, "/v1/chat/completions", FEWER_MESSAGES, keyed(target)) for _ in range(20)
     ],
     "trailers": lambda target: [send_trailers(target, [TRAILER] * 3_000) for _ in range(5)],
 }
@@ -202,13 +200,16 @@ def send_trailers(target: Addresses, trailers: Iterable[bytes], *headers: str) -
 def test_finding_2_trailers_are_bounded(target: Addresses, kind: str, has_key: bool) -> None:
     pieces = [TRAILER] * 3_000 if kind == "many" else [b"x-one: ", *[b"y" * 10_000] * 3_000]
     shown = [keyed(target)] if has_key else []
-    send_trailers(target, pieces, *shown)
-    with cost_of(target.gateway_pid) as cost:
-        answer = send_trailers(target, pieces, *shown)
-    assert answer.status == (400 if has_key else 401)
-    assert not has_key or answer.code == "trailers_too_large"
-    assert cost.cpu_seconds <= 0.05
-    assert cost.peak_mib <= 2
+    costs = []
+    for _ in range(3):  # the best counts
+        with cost_of(target.gateway_pid) as cost:
+            answer = send_trailers(target, pieces, *shown)
+        # Without a key the first read may have more than enough trailers already.
+        assert answer.code == "trailers_too_large" or (answer.code == "missing_key" and not has_key)
+        costs.append(cost)
+        if cost.cpu_seconds <= 0.05 and cost.peak_mib <= 2:
+            return
+    raise AssertionError(costs)
 
 
 def test_finding_2_chunk_extensions_are_bounded(target: Addresses) -> None:

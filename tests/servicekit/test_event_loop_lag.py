@@ -3,7 +3,7 @@
 import time
 
 from doubles.waiting import until
-from pointsman_servicekit.event_loop_lag import watching_event_loop
+from pointsman_servicekit.metrics import measuring_event_loop_lag
 from prometheus_client import CollectorRegistry
 
 NAME = "pointsman_event_loop_lag_seconds"
@@ -15,7 +15,7 @@ async def test_whatever_blocks_the_event_loop_shows_as_lag() -> None:
     def measured(part: str) -> float:
         return registry.get_sample_value(f"{NAME}_{part}") or 0.0
 
-    async with watching_event_loop(registry):
+    async with measuring_event_loop_lag(registry):
         await until(lambda: measured("count") >= 1)
         before, seen = measured("sum"), measured("count")
         time.sleep(0.3)  # noqa: ASYNC251  # this is what is to be seen

@@ -15,9 +15,9 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import FAMILIES, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.logs import request_id
-from pointsman_servicekit.rich_status import from_rpc_error
 
 
 async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from pointsman_servicekit.secrets_mask import mask_secrets
+from pointsman_servicekit.logs import mask_secrets
 
 PROGRAM = """
 import logging
 from pointsman_servicekit import logs
-logs.set_up("retriever", "INFO")
+logs.configure_logging("retriever", "INFO")
 log = logging.getLogger("shelf")
 log.info("before")
 logs.request_id.set("abc-123")
@@ -22,13 +22,13 @@ logging.getLogger("httpx").info("hidden")
 
 NAMING = """
 import logging
-from pointsman_servicekit import correlation, logs
-logs.set_up("gateway", "INFO", "json")
+from pointsman_servicekit import logs
+logs.configure_logging("gateway", "INFO", "json")
 log = logging.getLogger("door")
 log.info("before")
-correlation.decision_id.set("d-1")
+logs.decision_id.set("d-1")
 log.info("decided")
-correlation.trace.set(correlation.TraceIds("a" * 32, "b" * 16, sampled=False))
+logs.current_trace.set(logs.TraceIds("a" * 32, "b" * 16, sampled=False))
 log.info("traced")
 """
 
@@ -36,7 +36,7 @@ FAILING = """
 import asyncio, gc, logging, sys
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import Unavailable
-logs.set_up("gateway", sys.argv[1], sys.argv[2])
+logs.configure_logging("gateway", sys.argv[1], sys.argv[2])
 log = logging.getLogger("door")
 PROMPT = "my mother's maiden name"
 

@@ -4,7 +4,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.metrics import serving_metrics
 from prometheus_client import CollectorRegistry, Counter
 
 

@@ -10,11 +10,11 @@ from doubles.recorded import Recorded
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
-from pointsman_servicekit import correlation
+from pointsman_servicekit import logs
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.tracing.exporting import around_calls, around_servers
+from pointsman_servicekit.tracing.exporting import tracing_client_interceptors, tracing_server_interceptors
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 SEARCH = f"{SERVICE}/Search"
@@ -22,10 +22,10 @@ SEARCH = f"{SERVICE}/Search"
 
 class Servicer(retriever_pb2_grpc.RetrieverServicer):
     def __init__(self) -> None:
-        self.ids: list[tuple[str, str, correlation.TraceIds | None]] = []
+        self.ids: list[tuple[str, str, logs.TraceIds | None]] = []
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
-        self.ids.append((correlation.request_id.get(), correlation.decision_id.get(), correlation.trace.get()))
+        self.ids.append((logs.request_id.get(), logs.decision_id.get(), logs.current_trace.get()))
         if request.collection == "nowhere":
             raise NotFound("no collection like xyzzy", code="unknown_collection")
         if request.collection == "mistaken":
@@ -44,8 +44,10 @@ async def talking(server: Recorded, client: Recorded) -> AsyncIterator[tuple[Ser
         retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, at)
 
     async with (
-        serving("127.0.0.1:0", [SERVICE], register, grace=0, interceptors=around_servers(server.spans)) as running,
-        open_channel(running.address, interceptors=around_calls(client.spans)) as channel,
+        serving(
+            "127.0.0.1:0", [SERVICE], register, grace=0, interceptors=tracing_server_interceptors(server.spans)
+        ) as running,
+        open_channel(running.address, interceptors=tracing_client_interceptors(client.spans)) as channel,
     ):
         yield servicer, channel
 

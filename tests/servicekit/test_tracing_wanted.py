@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from pointsman_servicekit.tracing.exporting import OtelSettingsError, are_wanted, traces_endpoint
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, is_tracing_enabled, traces_endpoint
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
@@ -24,7 +24,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     ],
 )
 def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str], wanted: bool) -> None:
-    assert are_wanted(environment) is wanted
+    assert is_tracing_enabled(environment) is wanted
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str]
 )
 def test_what_is_not_here_is_refused_by_name(more: dict[str, str], told: str) -> None:
     with pytest.raises(OtelSettingsError, match=told):
-        are_wanted(ENDPOINT | more)
+        is_tracing_enabled(ENDPOINT | more)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_who_is_told_by_an_argument_is_told_the_url_that_opentelemetry_would_use
 def test_without_them_no_service_loads_what_traces(service: str) -> None:
     program = (
         f"import sys, os, pointsman_{service}.__main__\n"
-        "from pointsman_servicekit.tracing.exporting import around_calls, around_servers, exporting\n"
-        f"with exporting('{service.replace('_', '-')}', os.environ) as spans:\n"
-        "    around_calls(spans), around_servers(spans)\n"
+        "from pointsman_servicekit.tracing.exporting import *\n"
+        f"with exporting_spans('{service.replace('_', '-')}', os.environ) as spans:\n"
+        "    tracing_client_interceptors(spans), tracing_server_interceptors(spans)\n"
         "heavy = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'pointsman_servicekit.tracing.spans')\n"
         "print([name for name in sys.modules if name.startswith(heavy)])\n"
     )

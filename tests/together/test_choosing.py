@@ -64,7 +64,7 @@ def test_an_edit_serves_at_once_and_the_engine_s_own_probabilities_judge_an_answ
 def test_feedback_counts_once_through_whichever_door_it_comes(help_desk: Any, http: httpx.Client) -> None:
     decision = ask(http, "hello there, how are you today?").headers["x-pointsman-decision-id"]
     first = http.post("/v1/feedback", json={"decision_id": decision, "rating": 1.0})
-    assert (first.status_code, first.json()["stored"], first.json()["known_already"]) == (200, "journal", False)
+    assert (first.status_code, first.json()["stored"], first.json()["known_already"]) == (200, "request_log", False)
     with grpc.insecure_channel(help_desk.grpc) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         again = stub.Feedback(gateway_pb2.FeedbackRequest(decision_id=decision, rating=1.0), timeout=10)

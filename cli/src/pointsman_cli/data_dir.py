@@ -52,8 +52,8 @@ class DataDir:
         return self.folder / "valkey"
 
     @property
-    def spool(self) -> Path:
-        return self.folder / "spool"
+    def wal(self) -> Path:
+        return self.folder / "wal"
 
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"

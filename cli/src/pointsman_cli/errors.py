@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.process import wait_for_stop_signal
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
 
 async def _run_until_signal(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
-    signalled = asyncio.ensure_future(until_told_to_stop())
+    signalled = asyncio.ensure_future(wait_for_stop_signal())
     await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
     if not signalled.done():
         signalled.cancel()

@@ -15,7 +15,7 @@ import grpc
 from pointsman.v1 import gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit import grpc_client
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.tls import ClientTls, TlsError, client_tls
 
 from pointsman_cli.errors import CommandError

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption
-from pointsman_cli.top.command import find
-from pointsman_cli.top.scrape import Scrape, parse
+from pointsman_cli.top.command import find_services
+from pointsman_cli.top.metrics import Scrape, parse_metrics
 
 TIMEOUT_SECONDS = 2.0  # of the request for the metrics
 _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality", "scored", "regret $", "regret")
@@ -58,11 +58,11 @@ class Regrets:
 def read_regrets(scrape: Scrape) -> Regrets:
     pairs = scrape.samples.get("pointsman_shadow_pairs_total", {})
     outcomes: dict[str, int] = {}
-    for labels, number in scrape.samples.get("pointsman_shadows_total", {}).items():
+    for labels, number in scrape.samples.get("pointsman_shadow_requests_total", {}).items():
         outcome = dict(labels)["outcome"]
         outcomes[outcome] = outcomes.get(outcome, 0) + round(number)
     comparisons = tuple(_comparison(scrape, dict(labels), round(number)) for labels, number in sorted(pairs.items()))
-    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_spent_usd_total") or 0.0)
+    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_cost_usd_total") or 0.0)
 
 
 def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathComparison:
@@ -83,7 +83,7 @@ def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathCo
 
 def _means(scrape: Scrape, labels: Mapping[str, str], pairs: int, scored: int) -> PathMeans:
     return PathMeans(
-        usd=_sum(scrape, "pointsman_shadow_pair_usd_total", labels) / pairs,
+        usd=_sum(scrape, "pointsman_shadow_pair_cost_usd_total", labels) / pairs,
         seconds=_sum(scrape, "pointsman_shadow_pair_seconds_total", labels) / pairs,
         quality=_sum(scrape, "pointsman_shadow_quality_total", labels) / scored if scored else None,
     )
@@ -112,7 +112,7 @@ def regret(
     The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
     saved (total dollars) and by how much its answers were better (mean quality of the scored pairs).
     """
-    regrets = fetch_regrets(find(gateway, "", "", data_dir).gateway)
+    regrets = fetch_regrets(find_services(gateway, "", "", data_dir).gateway)
     if as_json:
         typer.echo(json.dumps(asdict(regrets)))
     else:
@@ -125,7 +125,7 @@ def fetch_regrets(url: str) -> Regrets:
         answer = httpx.get(
             url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
         ).raise_for_status()
-        return read_regrets(parse(answer.text, time.monotonic(), ("pointsman_",)))
+        return read_regrets(parse_metrics(answer.text, time.monotonic(), ("pointsman_",)))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 

@@ -73,31 +73,31 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """The same, in one message: what GenerateStream's stream holds, collected. Cancelling the call stops the engine's work.
+        """The same in one message: the collected stream. Cancelling the call stops the engine's work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """The decision alone: what GenerateStream would do with this request now. Nothing is generated, nothing is charged.
+        """Returns only the decision: what GenerateStream would do with this request now. Nothing is generated or charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Feedback(self, request, context):
-        """What someone says of an answer, by its decision's id. Sending the same again changes nothing.
-        INVALID_ARGUMENT  nothing is said ("empty_feedback"), a rating outside 0 to 1, a task that there is not ("unknown_task")
-        NOT_FOUND         a decision that is not in the journal, or no longer ("unknown_decision")
-        While the journal cannot be reached, feedback is kept on disk and sent on later: `stored` says which.
+        """Stores feedback on an answer, which is named by its decision's id. Idempotent.
+        INVALID_ARGUMENT  no field is set ("empty_feedback"), a rating outside 0 to 1, an unknown task ("unknown_task")
+        NOT_FOUND         the decision is not in the request log, or no longer ("unknown_decision")
+        While the request log cannot be reached, feedback is written to disk and delivered later: `stored` says which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPaths(self, request, context):
-        """The paths of the configuration that serves, whether each could answer now, and all that `model` may say.
+        """Lists the paths of the active configuration, whether each is available, and all valid values of `model`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -110,9 +110,9 @@ class LoraServerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Register(self, request, context):
-        """Checks an adapter, copies it into the store, tries it apart from the engine, and has the engine load it. Registering
-        the same content again answers with the same version. An alias given here is moved only after the engine has loaded
-        the version. What was begun is brought to its end even where the caller, or this server, goes away meanwhile.
+        """Checks an adapter, copies it into the store, runs a smoke test outside the engine, and loads it into the engine.
+        Idempotent: the same content has the same version. An alias given here is moved after the engine has loaded the
+        version. The operation is completed even if the caller disconnects or this server restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,44 +131,44 @@ class LoraServerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias to a version; atomic. The version is loaded before. Ends a canary of the alias.
+        """Points an alias to a version, atomically, after the version was loaded. Ends a canary of the alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetCanary(self, request, context):
-        """Sends a share of the alias's users to another version, which is loaded before; a weight of 0 ends it.
+        """Sends a share of the alias's users to another version, after it was loaded; a weight of 0 ends the canary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Points an alias back to what it pointed to before its last move; ends a canary instead where there is one.
+        """Points an alias back to its previous version, or ends its canary if it has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Pin(self, request, context):
-        """A pinned version is held by every engine, whatever else is asked for.
+        """Pins or unpins a version. Every engine keeps a pinned version loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPlacement(self, request, context):
-        """Says how many engines hold those versions of an adapter that an alias or a canary points to; every engine, unless said
-        otherwise. Which ones is decided by all lora-servers alike; a copy is warm elsewhere before it is let go.
+        """Sets how many engines hold those versions of an adapter that an alias or a canary points to; by default all engines.
+        All lora-servers compute the same placement; a copy is loaded elsewhere before it is unloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Retire(self, request, context):
-        """Takes a version out of use: it is drained, unloaded everywhere and not loaded again. Refused while an alias or a
-        canary points to it. Registering it again brings it back.
+        """Retires a version: it is drained, unloaded everywhere and not loaded again. Rejected while an alias or a canary points
+        to it. Registering the version again reverses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,30 +182,29 @@ class LoraServerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def History(self, request, context):
-        """What was changed, the newest first.
+        """The log of changes, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnsureLoaded(self, request, context):
-        """Returns once the engine holds the version: for a version that is registered and not resident. Many calls at once
-        load it once.
+        """Returns once the engine holds the version, which must be registered. Concurrent calls share one load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportCanaryMetrics(self, request, context):
-        """What came of requests to an alias that has a canary: counts since the last report of the same gateway.
+        """Reports the outcomes of requests to an alias that has a canary, counted since the gateway's last report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """What is resident, and where the aliases point: the whole state at once at the start and after each change; at least
-        one message every 10 seconds, so that silence means trouble.
+        """Streams the complete state (resident versions and aliases) at the start, after each change, and at least every 10
+        seconds as a heartbeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

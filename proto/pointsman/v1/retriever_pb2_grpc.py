@@ -140,7 +140,7 @@ class RetrieverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes documents by id; ids that are not there are not an error.
+        """Deletes documents by id; unknown ids are not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,9 +153,9 @@ class RetrieverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request_iterator, context):
-        """Many documents, files among them: each is answered for by itself, in the order sent, once it is on the disk or
-        refused. Whoever sends faster than it is written is held back by the stream. Sent again, whole or in part, it writes
-        only what has changed: that is how an interrupted ingest goes on.
+        """Adds many documents or files. The outcome of each is returned in order once it is on disk or rejected. The stream's
+        flow control slows a sender that is faster than the disk. Unchanged documents are not written again, so an
+        interrupted ingest is resumed by sending it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,51 +169,51 @@ class RetrieverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Reads every row, and compares the indexes with it.
+        """Reads every row and compares the indexes with the rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Snapshot(self, request, context):
-        """The collection as it is at one moment, as one file, while it goes on being searched and changed.
+        """Returns a consistent snapshot of the collection as one file; searches and changes continue meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request_iterator, context):
-        """Puts a snapshot in place, after every row of it was checked; searches go on meanwhile.
+        """Replaces the collection by a snapshot after checking every row; searches continue meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reembed(self, request, context):
-        """Migrates a collection to the embedding model that runs: its chunks are made anew beside the old ones, which they
-        then replace at once. Called again after an interruption, it goes on where that was. While a collection is another
-        model's, it takes neither searches nor upserts.
+        """Migrates a collection to the running embedding model: new chunks are created next to the old ones and replace them
+        atomically. A call after an interruption resumes the migration. Until it is done, the collection rejects searches and
+        upserts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchBatch(self, request, context):
-        """Several searches with one call, for example a query in several wordings; each is answered by itself.
+        """Runs several searches in one call, for example several wordings of a query; each has its own result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Sketch(self, request, context):
-        """What documents there are, in a few bytes: two of a collection tell what share of it has changed between them.
+        """Returns a sketch of the documents, a few hundred bytes: two sketches show what share of a collection has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfigureSearch(self, request, context):
-        """Sets how a collection is searched; `pointsman retriever tune` finds it out.
+        """Sets how a collection is searched; `pointsman retriever tune` determines the values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,7 @@ class TrainingServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateJob(self, request, context):
-        """Copies the files and puts the job in line; returns at once.
+        """Copies the files and queues the job; returns at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,14 +85,14 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Everything that the job has told from its begin, then what it tells; ends with the job.
+        """Streams the job's events, past ones first; ends with the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops it cleanly; what it had learnt is gone. A job that has ended stays as it is.
+        """Stops the job and discards its result. Has no effect on a job that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.advise.advice import TaskAdvice, advise
-from pointsman_cli.advise.money import Terms, break_even
-from pointsman_cli.advise.recommendation import Needs
+from pointsman_cli.advise.costs import CostTerms, break_even
+from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval import report
-from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
+from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport, write_report
 from pointsman_scoring.intervals import Interval
 
 Cli = Callable[..., Any]
 
 ADAPTER = "triage@prod"
-TRAINED = Terms(training={ADAPTER: 0.6, "triage": 0.6})
+TRAINED = CostTerms(training={ADAPTER: 0.6, "triage": 0.6})
 
 
 def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], **more: Any) -> PathFigures:
@@ -60,8 +58,10 @@ def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> 
     return Report(1, "triage.jsonl", "0" * 64, "abc", 8, 0.95, (task,))
 
 
-def advice(*paths: PathFigures, needs: Needs | None = None, terms: Terms = TRAINED, **more: Any) -> TaskAdvice:
-    (found,) = advise(report_of(*paths, **more), needs or Needs(), terms)
+def advice(
+    *paths: PathFigures, needs: Requirements | None = None, terms: CostTerms = TRAINED, **more: Any
+) -> TaskAdvice:
+    (found,) = advise(report_of(*paths, **more), needs or Requirements(), terms)
     return found
 
 
@@ -81,13 +81,13 @@ def test_a_training_that_is_on_the_receipts_already_is_not_counted_twice() -> No
 
 def test_a_path_that_costs_more_never_pays_by_price_but_may_by_what_wrong_answers_cost() -> None:
     assert break_even(HYBRID, FEW_SHOT, TRAINED).requests is None
-    dear = Terms(training=TRAINED.training, wrong_answer=0.01)
+    dear = CostTerms(training=TRAINED.training, wrong_answer=0.01)
     # saved a request: 0.01 x (0.9 - 0.5) less the 0.0005 that it costs more
     assert break_even(HYBRID, FEW_SHOT, dear).requests == pytest.approx(0.6 / (0.004 - 0.0005))
 
 
 def test_knowledge_that_changes_makes_an_adapter_cost_by_the_month() -> None:
-    terms = Terms(training=TRAINED.training, trainings_a_month=4, adapter_month=0.2)
+    terms = CostTerms(training=TRAINED.training, trainings_a_month=4, adapter_month=0.2)
     assert break_even(LORA, FEW_SHOT, terms).requests_a_month == pytest.approx((4 * 0.6 + 0.2 + 0.05) / 0.003)
 
 
@@ -99,7 +99,7 @@ def test_a_path_that_is_never_right_is_beaten_from_the_first_right_answer() -> N
 
 def test_prices_are_moved_one_at_a_time_for_both_paths() -> None:
     found = advice(FEW_SHOT, LORA)
-    assert found.rivals == ("adapter", "few_shot")
+    assert found.compared_pair == ("adapter", "few_shot")
     moved = {each.price: each.requests for each in found.sensitivities}
     assert moved == {
         "prompt": pytest.approx((0.6 / 0.0015, 0.6 / 0.003, 0.6 / 0.006)),
@@ -135,23 +135,26 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
     )
     # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
-        terms = Terms(training=TRAINED.training, monthly=monthly)
+        terms = CostTerms(training=TRAINED.training, monthly=monthly)
         assert advice(few_shot, LORA, terms=terms, **as_good).recommendation.path == chosen
 
 
 def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_right() -> None:
     """As it came out on sums of fares: 5 of 40 right, and none."""
     right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
-    terms = Terms(training=TRAINED.training, monthly=1e6)
+    terms = CostTerms(training=TRAINED.training, monthly=1e6)
     said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
     assert said.path == "few_shot"
     assert "that is low: --min-score sets the score that you need" in said.reasons
 
 
 def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
-    terms = Terms(training=TRAINED.training, monthly=1e6)
-    assert advice(FEW_SHOT, RAG, LORA, HYBRID, needs=Needs(floor=0.74), terms=terms).recommendation.path == "adapter"
-    none = advice(FEW_SHOT, LORA, needs=Needs(floor=0.95)).recommendation
+    terms = CostTerms(training=TRAINED.training, monthly=1e6)
+    assert (
+        advice(FEW_SHOT, RAG, LORA, HYBRID, needs=Requirements(floor=0.74), terms=terms).recommendation.path
+        == "adapter"
+    )
+    none = advice(FEW_SHOT, LORA, needs=Requirements(floor=0.95)).recommendation
     assert (none.verdict, none.path) == ("none of them is good enough yet", "")
     assert none.reasons[0] == "few_shot scores 0.500, surely no less than 0.450: the floor is 0.95"
 
@@ -159,7 +162,7 @@ def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
 def test_what_is_too_slow_or_too_loose_is_not_recommended() -> None:
     slow = path("adapter", "lora", 0.8, {"prompt": 1.0}, total=Quantiles(2, 5))
     loose = path("rag", "rag", 0.7, {"prompt": 1.0}, well_formed=0.6)
-    assert advice(FEW_SHOT, slow, loose, needs=Needs(form=0.9, p95_seconds=3)).recommendation.path == "few_shot"
+    assert advice(FEW_SHOT, slow, loose, needs=Requirements(form=0.9, p95_seconds=3)).recommendation.path == "few_shot"
 
 
 def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() -> None:
@@ -176,7 +179,7 @@ def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() 
 
 
 def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> None:
-    report.write(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
+    write_report(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
     (tmp_path / "training.json").write_text(json.dumps({"name": "triage", "seconds": 1800}))
     arguments = [
         "advise",
@@ -209,7 +212,7 @@ def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> 
 def test_an_unknown_training_cost_is_an_error_and_never_nothing(
     cli: Cli, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
-    report.write(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
+    write_report(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
     (tmp_path / "training.json").write_text(json.dumps({"name": "triage", "seconds": 1800}))
     outcome = cli("advise", tmp_path / "report.json", *(argument.format(tmp_path) for argument in arguments))
     assert outcome.code == 2
@@ -217,7 +220,7 @@ def test_an_unknown_training_cost_is_an_error_and_never_nothing(
 
 
 def test_a_report_without_adapters_needs_no_training_cost() -> None:
-    said = advice(FEW_SHOT, RAG, terms=Terms())
-    assert (said.recommendation.path, said.break_evens, said.rivals) == ("rag", (), None)
+    said = advice(FEW_SHOT, RAG, terms=CostTerms())
+    assert (said.recommendation.path, said.break_evens, said.compared_pair) == ("rag", (), None)
     with pytest.raises(UsageError):
-        advice(FEW_SHOT, LORA, terms=Terms())
+        advice(FEW_SHOT, LORA, terms=CostTerms())

@@ -18,25 +18,25 @@ from doubles.tenancy import issue
 from doubles.valkey import running_valkey
 from doubles.waiting import until
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
-from pointsman_cli.eval import page, report
-from pointsman_cli.eval import rows as labelled
 from pointsman_cli.eval.command import evaluated
-from pointsman_cli.eval.figures import Terms
-from pointsman_cli.eval.plan import Wanted
-from pointsman_cli.eval.report import PathFigures, Report
+from pointsman_cli.eval.dataset import read_dataset
+from pointsman_cli.eval.html_report import render_html
+from pointsman_cli.eval.plan import Selection
+from pointsman_cli.eval.report import PathFigures, Report, read_report, write_report
+from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway.http_client import open_client
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
 
-TERMS = Terms(at_once=4, confidence=0.95, examples=5)
+TERMS = EvalSettings(at_once=4, confidence=0.95, examples=5)
 
 
 async def evaluate(
-    url: str, file: Path, wanted: Wanted | None = None, *, answers: str = "answers.jsonl", resume: bool = False
+    url: str, file: Path, wanted: Selection | None = None, *, answers: str = "answers.jsonl", resume: bool = False
 ) -> Report:
     client = open_client(url, {"cache-control": "no-store"})
-    dataset = labelled.read(file, "")
-    return await evaluated(client, dataset, wanted or Wanted(), file.parent / answers, resume, TERMS)
+    dataset = read_dataset(file, "")
+    return await evaluated(client, dataset, wanted or Selection(), file.parent / answers, resume, TERMS)
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_pa
     neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}
     await neighbours.ready()
     async with running_valkey(tmp_path / "valkey") as valkey:
-        neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+        neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
         async with neighbours.gateway() as gateway:
             for once in ("once", "again"):
-                await evaluate(gateway.url, rows(ROWS), Wanted(paths=["triage_adapter"]), answers=once)
+                await evaluate(gateway.url, rows(ROWS), Selection(paths=["triage_adapter"]), answers=once)
     assert len(neighbours.engine.bodies) == 2 * len(ROWS)
 
 
@@ -155,17 +155,20 @@ async def test_what_failed_is_asked_again(gateway: Gateway, engine: ScriptedEngi
 async def test_another_evaluation_is_not_gone_on_with(gateway: Gateway, rows: Rows) -> None:
     file = rows(ROWS)
     await evaluate(gateway.url, file)
-    for wanted, differs in [(Wanted(metric="json_fields"), "tasks differ"), (Wanted(paths=["letter"]), "paths differ")]:
+    for wanted, differs in [
+        (Selection(metric="json_fields"), "tasks differ"),
+        (Selection(paths=["letter"]), "paths differ"),
+    ]:
         with pytest.raises(UsageError, match=differs):
             await evaluate(gateway.url, file, wanted, resume=True)
 
 
 async def test_answers_are_never_written_over(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
     file = rows(ROWS)
-    await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+    await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     engine.bodies.clear()
     with pytest.raises(UsageError, match=r"is there already; --resume .*answers.jsonl goes on with it"):
-        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+        await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     assert engine.bodies == []
 
 
@@ -179,13 +182,13 @@ async def test_answers_that_cannot_be_kept_are_not_asked_for(
 
 
 UNUSABLE = [
-    ({}, Wanted(paths=["nowhere"]), "there is no path 'nowhere'; known: handbook, letter, safe_start"),
-    ({}, Wanted(metric="exakt"), "unknown metric 'exakt'; known: exact, json_fields"),
-    ({}, Wanted(metric="regex=("), r"bad pattern '\('"),
-    ({}, Wanted(metric="judge=nobody"), "the judge is to be 'nobody'; known: auto, tiny"),
-    ({}, Wanted(metric="contains"), r"row 1 \(task 'triage'\): a fact is a text"),
-    ({"task": "chat"}, Wanted(), "task 'chat' has no metric; write one in tasks.yaml, or name one with --metric"),
-    ({"task": "sonnets"}, Wanted(), "no task 'sonnets'; known: chat, policy, triage; for any other, give"),
+    ({}, Selection(paths=["nowhere"]), "there is no path 'nowhere'; known: handbook, letter, safe_start"),
+    ({}, Selection(metric="exakt"), "unknown metric 'exakt'; known: exact, json_fields"),
+    ({}, Selection(metric="regex=("), r"bad pattern '\('"),
+    ({}, Selection(metric="judge=nobody"), "the judge is to be 'nobody'; known: auto, tiny"),
+    ({}, Selection(metric="contains"), r"row 1 \(task 'triage'\): a fact is a text"),
+    ({"task": "chat"}, Selection(), "task 'chat' has no metric; write one in tasks.yaml, or name one with --metric"),
+    ({"task": "sonnets"}, Selection(), "no task 'sonnets'; known: chat, policy, triage; for any other, give"),
 ]
 
 
@@ -204,7 +207,7 @@ async def test_a_task_that_the_gateway_does_not_know_can_be_evaluated_by_paths_a
     gateway: Gateway, rows: Rows
 ) -> None:
     rows_of_it = [{**row, "task": "sorting"} for row in ROWS]
-    found = await evaluate(gateway.url, rows(rows_of_it), Wanted(paths=["triage_adapter"], metric="exact"))
+    found = await evaluate(gateway.url, rows(rows_of_it), Selection(paths=["triage_adapter"], metric="exact"))
     assert [(task.task, len(task.paths), len(task.pairs)) for task in found.tasks] == [("sorting", 1, 0)]
 
 
@@ -217,7 +220,7 @@ async def test_a_judge_scores_what_cannot_be_counted(gateway: Gateway, engine: S
         return answer("Hm." if "don't know" in case["answer"] else "All of it is there. Score: 9")
 
     engine.script = script
-    found = await evaluate(gateway.url, rows(ROWS), Wanted(metric="judge=tiny"))
+    found = await evaluate(gateway.url, rows(ROWS), Selection(metric="judge=tiny"))
 
     paths = figures(found)
     assert paths["triage_adapter"].score
@@ -233,7 +236,7 @@ async def test_a_metric_of_ones_own_that_fails_ends_the_evaluation_and_names_the
     own = tmp_path / "own.py"
     own.write_text("def score(answer, expected):\n    return 0 if not answer else {'refund': 1}[expected['intent']]\n")
     file = rows(ROWS)
-    wanted = Wanted(paths=["triage_adapter"], metric=f"entry_point={own}:score")
+    wanted = Selection(paths=["triage_adapter"], metric=f"entry_point={own}:score")
     with pytest.raises(CommandError, match=r"row \d+: entry_point .*own.py:score failed: KeyError: 'lost_item'"):
         await evaluate(gateway.url, file, wanted)
     scores = [line["score"] for line in lines(file.parent / "answers.jsonl")[1:]]
@@ -246,19 +249,19 @@ async def test_where_the_gateway_goes_away_the_evaluation_ends_and_keeps_what_it
     file = rows(ROWS)
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+        await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     with pytest.raises(Unreachable, match="no gateway answers at"):
-        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]), resume=True)
+        await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]), resume=True)
     assert len(lines(file.parent / "answers.jsonl")) == 1 + len(ROWS)
 
 
 async def test_a_report_is_read_back_as_it_was(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
     found = await evaluate(gateway.url, rows(ROWS))
-    report.write(found, tmp_path / "report.json")
-    assert report.read(tmp_path / "report.json") == found
+    write_report(found, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == found
     (tmp_path / "bad.json").write_text('{"version": 1}')
     with pytest.raises(UsageError, match="no report of `pointsman eval --json`: dataset: Field required"):
-        report.read(tmp_path / "bad.json")
+        read_report(tmp_path / "bad.json")
 
 
 async def test_the_page_shows_labels_and_disagreements_and_escapes_them(
@@ -268,7 +271,7 @@ async def test_the_page_shows_labels_and_disagreements_and_escapes_them(
     engine.script = lambda body: answer(hostile) if body["model"] == TRIAGE else as_trained(body)
     found = await evaluate(gateway.url, rows([*ROWS, {**ROWS[0], "text": f"{hostile} & more"}]))
 
-    shown = page.render(found)
+    shown = render_html(found)
 
     assert hostile not in shown
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in shown
@@ -286,7 +289,7 @@ async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway
     assert ended.code == 0, ended.err
     assert "triage: 12 rows, exact; intervals of 95%" in ended.out
     assert "36 requests, 0 answered before" in ended.err
-    assert report.read(tmp_path / "r.json").at_once == 2
+    assert read_report(tmp_path / "r.json").at_once == 2
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     (kept,) = (tmp_path / "home" / "evaluations").iterdir()
     assert len(lines(kept)) == 1 + 36
@@ -313,7 +316,7 @@ async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
     arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--data-dir", tmp_path]
     async with running_valkey(tmp_path / "valkey") as valkey:
         key = (await issue(valkey.url)).credential.text
-        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
         await neighbours.ready()
         async with neighbours.gateway() as gateway:
             refused = await command(*arguments, "--url", gateway.url)

@@ -1,7 +1,7 @@
 """A judge's words become a score, or none."""
 
 import pytest
-from pointsman_cli.eval.judge import score_in
+from pointsman_cli.eval.scoring import parse_score
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ from pointsman_cli.eval.judge import score_in
 def test_the_last_line_that_ends_with_a_score_counts_where_it_is_a_whole_number_from_0_to_10(
     said: str, score: float | None
 ) -> None:
-    assert score_in(said) == score
+    assert parse_score(said) == score

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.rows import read
+from pointsman_cli.eval.dataset import read_dataset
 
 Cli = Callable[..., Any]
 
@@ -27,7 +27,7 @@ def test_a_text_is_a_conversation_of_one_message_and_an_id_is_its_line(tmp_path:
         "",
         json.dumps({"messages": conversation, "facts": ["free"], "task": "policy", "id": "dog"}),
     )
-    first, second = read(file, "chat").rows
+    first, second = read_dataset(file, "chat").rows
     assert (first.id, first.task, first.text, first.output) == ("1", "chat", "May I bring a dog?", "Yes.")
     assert (second.id, second.task, second.text, second.facts) == ("dog", "policy", "A dog?", ["free"])
     assert list(second.messages) == conversation
@@ -36,12 +36,12 @@ def test_a_text_is_a_conversation_of_one_message_and_an_id_is_its_line(tmp_path:
 def test_a_line_ends_where_json_lines_end_and_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "one\u2028two\x85three", "output": "x"}\r\n', "utf-8-sig", newline="")
-    (row,) = read(file, "chat").rows
+    (row,) = read_dataset(file, "chat").rows
     assert row.text == "one\u2028two\x85three"
 
 
 def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
-    (row,) = read(write(tmp_path, r'{"text": "\ud83d\ude82", "output": "x"}'), "chat").rows
+    (row,) = read_dataset(write(tmp_path, r'{"text": "\ud83d\ude82", "output": "x"}'), "chat").rows
     assert row.text == "\U0001f682"
 
 
@@ -65,12 +65,12 @@ def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_told_by_its_line(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        read(write(tmp_path, '{"text": "good", "output": "x"}', line), "chat")
+        read_dataset(write(tmp_path, '{"text": "good", "output": "x"}', line), "chat")
 
 
 def test_several_bad_rows_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r":1 .*:5 .*; and 2 more"):
-        read(write(tmp_path, *["{}"] * 7), "chat")
+        read_dataset(write(tmp_path, *["{}"] * 7), "chat")
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"", "has no rows"), (b"\n\n", "has no rows"), (b"\xff", "not UTF-8")])
@@ -78,9 +78,9 @@ def test_an_empty_or_unreadable_set_is_refused(tmp_path: Path, content: bytes, s
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=says):
-        read(file, "chat")
+        read_dataset(file, "chat")
     with pytest.raises(UsageError, match=r"cannot read .*none.jsonl: No such file"):
-        read(tmp_path / "none.jsonl", "chat")
+        read_dataset(tmp_path / "none.jsonl", "chat")
 
 
 def test_the_command_names_what_is_wrong_and_leaves_with_2(cli: Cli, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """A cache in a real Valkey, around a stage that answers as a test says."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.cache.asked import Asking
 from pointsman_gateway.cache.keeper import Keeper, Storable
 from pointsman_gateway.cache.metrics import CacheMetrics
@@ -27,9 +27,11 @@ from pointsman_gateway.domain import (
     Usage,
     Vector,
 )
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
+from doubles.clients import chunks_of
 from doubles.waiting import until
 
 GREEDY = Sampling(temperature=0)
@@ -53,7 +55,7 @@ def unit(*values: float) -> Vector:
 
 @dataclass
 class Engine:
-    """Implements `Opens`: says what it has been told to say, and counts."""
+    """Implements `Backend`: says what it has been told to say, and counts."""
 
     says: Sequence[Chunks] = field(default_factory=lambda: steps_of("They ", "ride free."))
     model: str = "tiny"
@@ -62,18 +64,40 @@ class Engine:
     error: Exception | None = None
     """Raised after the last step."""
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
         self.times += 1
-        return Opened(self.model, self._stream())
+        return OpenAnswer(self.model, _Saying(self))
 
-    async def _stream(self) -> AsyncIterator[Chunks]:
-        try:
-            for chunks in self.says:
-                yield chunks
-            if self.error:
-                raise self.error
-        finally:
-            self.closed += 1
+
+class _Saying:
+    """Implements `AnswerSource`: a step in each turn of the event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._steps = iter(engine.says)
+        self._sink: ChunkSink | None = None
+
+    def attach(self, sink: ChunkSink) -> None:
+        self._sink = sink
+        self._push()
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        self._sink = None
+        self._engine.closed += 1
+
+    def _push(self) -> None:
+        if self._sink is None:
+            return
+        step = next(self._steps, None)
+        if step is None:
+            self._sink.ended(self._engine.error)
+        else:
+            self._sink.chunks(step, False)
+            asyncio.get_running_loop().call_soon(self._push)
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,7 @@ class CacheDesk:
         """To the end of the answer, and until it is kept, if it is."""
         caching = self.caching(config, question.path, embed)
         opened = await caching.open(question.request(), question.decision(), question.prompt())
-        steps = [chunks async for chunks in opened.chunks]
+        steps = [chunks async for chunks in chunks_of(opened.source)]
         if accept:
             opened.accepted()
             await until(lambda: not self.cache.keeper.under_way)

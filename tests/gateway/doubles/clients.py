@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pointsman_gateway.backends import failures
-from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.backends.request import EngineRequest
 from pointsman_gateway.domain import Chunk, Chunks
+from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 
 Step = str | PointsmanError | asyncio.Event
@@ -14,14 +15,14 @@ Step = str | PointsmanError | asyncio.Event
 
 
 class ScriptedClient:
-    """Implements `Client`."""
+    """Implements `EngineClient`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         """The engines, in the order in which they were asked."""
-        self.calls: list[Call] = []
+        self.calls: list[EngineRequest] = []
         self.running: dict[str, int] = defaultdict(int)
-        self._scripts: dict[str, Callable[[Call], tuple[Step, ...]]] = {}
+        self._scripts: dict[str, Callable[[EngineRequest], tuple[Step, ...]]] = {}
 
     def says(self, engine: str, *steps: Step) -> None:
         self._scripts[engine] = lambda call: steps
@@ -34,26 +35,67 @@ class ScriptedClient:
             else failures.broke_off(call, "connection refused"),
         )
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
-        self.asked.append(call.engine)
-        self.calls.append(call)
-        self.running[call.engine] += 1
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "ScriptedTransfer":
+        self.asked.append(request.engine)
+        self.calls.append(request)
+        self.running[request.engine] += 1
+        steps = self._scripts.get(request.engine, lambda call: ("hello",))(request)
+        return ScriptedTransfer(request, steps, sink, self.running)
+
+
+class ScriptedTransfer:
+    """Implements `Transfer`."""
+
+    def __init__(self, request: EngineRequest, steps: Sequence[Step], sink: ChunkSink, running: dict[str, int]) -> None:
+        self._request = request
+        self._sink: ChunkSink | None = sink
+        self._running = running
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+        self._task = asyncio.create_task(self._run(steps))
+
+    def pause(self) -> None:
+        self._goes_on.clear()
+
+    def resume(self) -> None:
+        self._goes_on.set()
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._end()
+            self._task.cancel()
+
+    async def _run(self, steps: Sequence[Step]) -> None:
         begun = False
-        try:
-            for step in self._scripts.get(call.engine, lambda call: ("hello",))(call):
-                match step:
-                    case str():
-                        begun = True
-                        yield (Chunk(content=step),)
-                    case asyncio.Event():
-                        await _patiently(step, call, begun)
-                    case _:
-                        raise step
-        finally:
-            self.running[call.engine] -= 1
+        for step in steps:
+            await self._goes_on.wait()
+            if isinstance(step, str):
+                begun = True
+                if self._sink is not None:
+                    self._sink.chunks((Chunk(content=step),), False)
+            elif isinstance(step, asyncio.Event):
+                error = await _patiently(step, self._request, begun)
+                if error is not None:
+                    self._tell(error)
+                    return
+            else:
+                self._tell(step)
+                return
+        await self._goes_on.wait()
+        self._tell(None)
+
+    def _tell(self, error: PointsmanError | None) -> None:
+        if (sink := self._end()) is not None:
+            sink.ended(error)
+
+    def _end(self) -> ChunkSink | None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self._running[self._request.engine] -= 1
+        return sink
 
 
-async def _patiently(event: asyncio.Event, call: Call, begun: bool) -> None:
+async def _patiently(event: asyncio.Event, call: EngineRequest, begun: bool) -> PointsmanError | None:
     """Within the call's times, as every client waits."""
     seconds = call.timeouts.gap if begun else call.timeouts.first_token
     limit = min(asyncio.get_running_loop().time() + seconds, call.deadline)
@@ -62,5 +104,48 @@ async def _patiently(event: asyncio.Event, call: Call, begun: bool) -> None:
             await event.wait()
     except TimeoutError:
         if limit == call.deadline:
-            raise failures.out_of_time() from None
-        raise failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call) from None
+            return failures.out_of_time()
+        return failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call)
+    return None
+
+
+class _Received:
+    """Implements `ChunkSink`: what one source pushes, to iterate over."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Chunks | Exception | None] = asyncio.Queue()
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        self.queue.put_nowait(chunks)
+
+    def ended(self, error: Exception | None) -> None:
+        self.queue.put_nowait(error)
+
+
+async def chunks_of(source: AnswerSource) -> AsyncIterator[Chunks]:
+    """An answer as it arrives; who stops iterating closes it."""
+    received = _Received()
+    try:
+        source.attach(received)
+        async for chunks in _until_the_end(received):
+            yield chunks
+    finally:
+        source.close()
+
+
+async def sent_by(send: Callable[[ChunkSink], object]) -> AsyncIterator[Chunks]:
+    """What comes of `send`, a client's with its request; who stops iterating closes the transfer."""
+    received = _Received()
+    transfer = send(received)
+    try:
+        async for chunks in _until_the_end(received):
+            yield chunks
+    finally:
+        transfer.close()  # type: ignore[attr-defined]  # it is a transfer
+
+
+async def _until_the_end(received: _Received) -> AsyncIterator[Chunks]:
+    while not isinstance(item := await received.queue.get(), Exception | None):
+        yield item
+    if item is not None:
+        raise item

@@ -12,13 +12,13 @@ from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.tracing.exporting import around_servers
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from pointsman_servicekit.tracing.spans import Spans
 
 from doubles.config_folder import ConfigFolder
@@ -79,7 +79,8 @@ class Neighbours:
     async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:
         """A gateway that has heard of its engine's state; `spans` record what it does."""
         self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
-        settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
+        given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
+        settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
         async with wiring.building(settings, config, spans) as house:
             door = HttpDoor(
@@ -96,14 +97,20 @@ class Neighbours:
                 house.feedback,
                 settings.request_timeout,
                 house.generations,
-                house.tenancy,
             )
 
             def register(server: Any) -> None:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
             async with (
-                serving("127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans)) as grpc_server,
+                serving(
+                    "127.0.0.1:0",
+                    [SERVICE],
+                    register,
+                    grace=1,
+                    interceptors=tracing_server_interceptors(spans),
+                    gate=Authentication(house.pipeline, house.tenancy),
+                ) as grpc_server,
                 serving_http(
                     build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
                 ) as address,

@@ -126,6 +126,10 @@ class Http2Client:
     def headers(self, frame: Frame) -> dict[str, str]:
         return dict(self._decoder.decode(frame.payload))
 
+    async def flush(self) -> None:
+        """Waits until the kernel has taken what was said."""
+        await self._writer.drain()
+
     async def close(self) -> None:
         self._writer.transport.abort()
 

@@ -35,7 +35,7 @@ class HttpDoor:
     async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
         answer = await self._client.post("/v1/feedback", json={"decision_id": decision_id, **said})
         told = _told(answer)
-        assert answer.status_code == {"journal": 200, "spool": 202}[told["stored"]]
+        assert answer.status_code == {"request_log": 200, "wal": 202}[told["stored"]]
         return told["stored"], told["known_already"]
 
 

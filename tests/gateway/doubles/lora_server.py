@@ -8,9 +8,9 @@ from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_servicekit.correlation import decision_id, request_id
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError
 from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.logs import decision_id, request_id
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
 

@@ -12,14 +12,15 @@ from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
-from pointsman_gateway.request_log.evidence import PER_RATING, EvidenceStore, from_fields
+from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, EvidenceStore, from_fields
+from pointsman_gateway.request_log.feedback import FeedbackQueue
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -62,6 +63,7 @@ class Desk:
     board: EvidenceStore
     metrics: RequestLogMetrics
     registry: CollectorRegistry
+    queue: FeedbackQueue
     recovery: OrphanRecovery
 
     def note(self, *names: str) -> None:
@@ -87,28 +89,22 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_at(url: str, folder: Folder | None = None, most_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
-    """`folder` is that of the counterfoils; without one nobody else sees them."""
+async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
+    """`folder` is that of the write-ahead log; by default a temporary one that no other process sees."""
     registry = CollectorRegistry()
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(open_redis(url, metrics.redis_is))
+        redis = await stack.enter_async_context(open_redis(url, metrics.set_redis_up))
         store, board = RequestLogStore(redis, JournalConfig()), EvidenceStore()
         folder = folder or Folder(stack.enter_context(TemporaryDirectory()))
-        book = WriteAheadLog(folder, store.writer, metrics, most_bytes)
-        stack.callback(book.close)
-        yield Desk(
-            Recorder(store, board, metrics, book),
-            store,
-            board,
-            metrics,
-            registry,
-            OrphanRecovery(store, folder, metrics),
-        )
+        wal = WriteAheadLog(folder, store.writer, metrics, max_bytes)
+        stack.callback(wal.close)
+        recorder, queue = Recorder(store, board, metrics, wal), FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
+        yield Desk(recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics))
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:
-    """The journal's entries, oldest first."""
+    """The request log's entries, oldest first."""
     return [json.loads(fields["entry"]) for fields in await _stream(url, redis_schema.DECISIONS)]
 
 
@@ -121,7 +117,7 @@ async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     async with Redis.from_url(url, decode_responses=True) as redis:
         counts = from_fields(await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today()))
     return {
-        cell.path: (named["rated"], named.get("rating", 0) / PER_RATING / named["rated"])
+        cell.path: (named["rated"], named.get("rating", 0) / UNITS_PER_RATING / named["rated"])
         for cell, named in counts.items()
         if "rated" in named
     }

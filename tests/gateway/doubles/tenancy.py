@@ -12,11 +12,11 @@ from pointsman_gateway.tenancy.limits import Clock
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted
-from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
-from pointsman_servicekit.keys.register import Issued, Order, Register
-from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -37,15 +37,15 @@ class Times:
     def wall(self) -> float:
         return time.time() + self._ahead_ms / 1000
 
-    def enter_the_next(self, window: layout.Window, plus: float = 0.05) -> None:
+    def enter_the_next(self, window: redis_layout.Window, plus: float = 0.05) -> None:
         """To the begin of the next window; in a day's or month's case well after it."""
         now = int(self.wall() * 1000)
-        self.pass_by((layout.window_at(window, now)[1] - now) / 1000 + plus)
+        self.pass_by((redis_layout.window_at(window, now)[1] - now) / 1000 + plus)
 
     def begin_a_minute(self) -> None:
         """So that what follows lies in one minute, and one day."""
-        self.enter_the_next(layout.Window.MINUTE)
-        if (int(self.wall()) + 120) // layout.A_DAY != int(self.wall()) // layout.A_DAY:
+        self.enter_the_next(redis_layout.Window.MINUTE)
+        if (int(self.wall()) + 120) // redis_layout.A_DAY != int(self.wall()) // redis_layout.A_DAY:
             self.pass_by(180)
 
     @property
@@ -63,7 +63,7 @@ class Counter:
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
 
-    async def caller(self, issued: Issued) -> Caller:
+    async def caller(self, issued: IssuedKey) -> Caller:
         return await self.tenancy.identify(issued.credential.text)
 
     async def let_in(self, caller: Caller, tokens: int = 1) -> Reservation | None:
@@ -94,14 +94,14 @@ async def counter_at(
 
 
 @asynccontextmanager
-async def register_at(url: str, times: Times | None = None) -> AsyncIterator[Register]:
+async def register_at(url: str, times: Times | None = None) -> AsyncIterator[KeyStore]:
     async with open_redis(url, lambda up: None, 5.0) as redis:
-        yield Register(redis, (times or Times()).wall)
+        yield KeyStore(redis, (times or Times()).wall)
 
 
-async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | None = None, **order: Any) -> Issued:
+async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | None = None, **order: Any) -> IssuedKey:
     async with register_at(url) as register:
-        issued = await register.create(Order(**({"tenant": "acme", "limits": limits} | order)))
+        issued = await register.create(NewKey(**({"tenant": "acme", "limits": limits} | order)))
         if tenant_limits is not None:
             await register.limit_tenant(issued.record.tenant, lambda _: tenant_limits)
         return issued
@@ -110,5 +110,5 @@ async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | No
 async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
     """What Redis has of one limit."""
     async with Redis.from_url(url, decode_responses=True) as redis:
-        found: dict[str, str] = await redis.hgetall(layout.account(tenant, whose, limit))
+        found: dict[str, str] = await redis.hgetall(redis_layout.limit_key(tenant, whose, limit))
         return found

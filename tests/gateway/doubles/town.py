@@ -50,7 +50,7 @@ async def running_town(folder: Path, **settings: object) -> AsyncIterator[Town]:
             "embedding_model": MODEL,
             "retriever": retriever.address,
             "redis_url": valkey.url,
-            "spool": folder / "spool",
+            "wal_dir": folder / "wal",
         }
         gateway = await enter(process_gateway(folder, **settings))
         yield Town(folder, gateway, engines, retriever, valkey, lora_server)

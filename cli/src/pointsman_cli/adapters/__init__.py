@@ -1,1 +1,1 @@
-"""`pointsman adapters`: what adapters there are, how each stands, and where the points lead."""
+"""`pointsman adapters`: lists and registers adapters, and moves aliases between their versions."""

@@ -1,4 +1,4 @@
-"""`pointsman adapters`: what there is, where aliases point, how many engines hold it, and what was changed."""
+"""`pointsman adapters`: list, register, promote, canary, rollback, replicas, pinning, retirement and history."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -8,11 +8,22 @@ from typing import Annotated, Any
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
-from pointsman_cli.adapters import pages, placements
 from pointsman_cli.adapters.freshness import freshness
 from pointsman_cli.adapters.registration import Provenance
 from pointsman_cli.adapters.registration import register_adapter as have_registered
-from pointsman_cli.adapters.watching import watch
+from pointsman_cli.adapters.tables import (
+    adapters_table,
+    alias_text,
+    change_as_json,
+    history_text,
+    list_as_json,
+    parse_replicas,
+    print_renderable,
+    replicas_text,
+    version_as_json,
+    version_table,
+)
+from pointsman_cli.adapters.watch import watch
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
@@ -70,9 +81,9 @@ def list_adapters(
     """List adapter versions (newest first) with their state, and the aliases with their versions."""
     found = run_interruptibly(fetch_adapters(lora_server_address(lora_server, data_dir), name))
     if as_json:
-        _print_json(pages.list_as_json(found))
+        _print_json(list_as_json(found))
     else:
-        pages.show(pages.adapters_page(found.versions, found.aliases, found.placements))
+        print_renderable(adapters_table(found.versions, found.aliases, found.placements))
 
 
 def show(
@@ -85,9 +96,9 @@ def show(
     request = pb.GetAdapterRequest(version=version)
     found = _ask(lora_server, data_dir, lambda server: server.Get(request, timeout=CALL_SECONDS))
     if as_json:
-        _print_json(pages.version_as_json(found))
+        _print_json(version_as_json(found))
     else:
-        pages.show(pages.version_page(found))
+        print_renderable(version_table(found))
 
 
 def register(
@@ -213,12 +224,12 @@ def set_replicas(
 ) -> None:
     """Set on how many engines the versions that an alias points to are loaded; the lora-servers choose the engines."""
     request = pb.SetPlacementRequest(
-        placement=placements.from_words(name, replicas),
-        expected=placements.from_words(name, if_replicas) if if_replicas else None,
+        placement=parse_replicas(name, replicas),
+        expected=parse_replicas(name, if_replicas) if if_replicas else None,
         author=author_name(author),
     )
     placed = _ask(lora_server, data_dir, lambda server: server.SetPlacement(request, timeout=CALL_SECONDS))
-    typer.echo(f"replicas of {name}: {placements.in_words(placed)}")
+    typer.echo(f"replicas of {name}: {replicas_text(placed)}")
 
 
 def pin(
@@ -279,9 +290,9 @@ def history(
     request = pb.HistoryRequest(name=name, limit=limit)
     found = _ask(lora_server, data_dir, lambda server: server.History(request, timeout=CALL_SECONDS))
     if as_json:
-        _print_json([pages.change_as_json(change) for change in found.changes])
+        _print_json([change_as_json(change) for change in found.changes])
     else:
-        pages.show(pages.history_page(found.changes))
+        print_renderable(history_text(found.changes))
 
 
 def _ask(lora_server: str, data_dir: Path, question: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -293,7 +304,7 @@ def _pin(request: pb.PinRequest, lora_server: str, data_dir: Path) -> None:
 
 
 def _tell(alias: pb.Alias) -> None:
-    typer.echo(pages.alias_in_words(alias))
+    typer.echo(alias_text(alias))
 
 
 def _fact(text: str) -> tuple[str, str]:

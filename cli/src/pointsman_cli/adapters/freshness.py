@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: what has changed since the adapters that serve were trained."""
+"""`pointsman adapters freshness`: how much the documents have changed that serving adapters were trained on."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.sketches import FACT, changed_share, parse
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,26 +26,26 @@ from pointsman_cli.options import (
     lora_server_address,
     retriever_address,
 )
-from pointsman_cli.retriever import calls as retriever_calls
+from pointsman_cli.retriever.client import fetch_sketch
 
-DATED, DATA_SET = "data_unix", "data_set"
-"""Facts of a manifest, as `pointsman distill` notes them."""
+DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
+"""Facts in an adapter's manifest, written by `pointsman retrain`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """One adapter that serves, and one collection of its topic."""
+    """One serving adapter version and one collection that its training data covers."""
 
     version: str
     aliases: tuple[str, ...]
     data_set: str
-    """Empty: its manifest does not say."""
+    """Empty if the manifest does not name one."""
     trained_on: float
-    """When its data was taken; Unix seconds, 0: its manifest does not say."""
+    """When the training data was taken, in Unix seconds; 0 if the manifest does not say."""
     collection: str
-    """Empty: it has none."""
+    """Empty if the manifest names no collection."""
     changed: float
-    """Of that collection's documents, the share that is new, gone or rewritten since."""
+    """Share of the collection's documents that were added, removed or changed since."""
 
 
 def freshness(
@@ -82,12 +82,16 @@ async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> lis
 
 
 async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
-    then = {name.removeprefix(FACT): parse(text) for name, text in version.facts.items() if name.startswith(FACT)}
-    now = {name: await retriever_calls.sketch(retriever, tenant, name) for name in then}
+    then = {
+        name.removeprefix(MANIFEST_KEY_PREFIX): parse_sketch(text)
+        for name, text in version.facts.items()
+        if name.startswith(MANIFEST_KEY_PREFIX)
+    }
+    now = {name: await fetch_sketch(retriever, tenant, name) for name in then}
     shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
-    dated = version.facts.get(DATED, "")
+    dated = version.facts.get(DATA_TIME_FACT, "")
     trained_on = float(dated) if dated.isdecimal() else 0.0
-    data_set = version.facts.get(DATA_SET, "")
+    data_set = version.facts.get(DATA_SET_FACT, "")
     return [Freshness(version.version, tuple(version.aliases), data_set, trained_on, *each) for each in shares]
 
 

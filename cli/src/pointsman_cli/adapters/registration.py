@@ -1,4 +1,4 @@
-"""Adapters into the lora-server."""
+"""Registers adapters with the lora-server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +10,23 @@ from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.grpc_clients import lora_server_stub, open_channel, service_errors
 
 _REGISTER_SECONDS = 600.0
-"""Checking, copying, a trial in a process that first imports torch (a minute, on a busy machine), loading, the first
-slow generation; and others that are registered at the same time are tried one by one."""
+"""Timeout of a registration.
+
+It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
+generation. Adapters registered at the same time are smoke-tested one after the other.
+"""
 _LIST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where an adapter comes from, and whose word it has."""
+    """Where an adapter comes from, and who registers it."""
 
     parent: str = ""
     """The version that its training started from."""
     author: str = ""
     force: bool = False
-    """Move the alias even where the evaluation says that prompting is as good."""
+    """Move the alias even if the evaluation found prompting to be as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ class RegisteredAdapter:
 async def register_adapter(
     address: str, adapter: ExampleAdapter, facts: Mapping[str, str], origin: Provenance | None = None
 ) -> RegisteredAdapter:
-    """Has the lora-server at `address` check, try and load the adapter, and moves its alias (an empty one moves none).
+    """Registers an adapter and moves its alias, if it names one.
 
-    What it has begun goes on where this breaks off.
+    The lora-server checks, smoke-tests and loads the adapter first. It continues if the call is cancelled or times out.
     """
     origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(

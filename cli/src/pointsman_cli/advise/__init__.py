@@ -1,1 +1,1 @@
-"""`pointsman advise`: from which volume an adapter pays, and what to do."""
+"""`pointsman advise`: computes from which volume an adapter pays off, and recommends a path for each task."""

@@ -1,19 +1,19 @@
-"""`pointsman advise`."""
+"""`pointsman advise`: the command and its tables."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from pointsman_cli.advise import training
-from pointsman_cli.advise.advice import advise
-from pointsman_cli.advise.money import Terms
-from pointsman_cli.advise.pages import show
-from pointsman_cli.advise.recommendation import Needs
-from pointsman_cli.eval import report
+from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs
+from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
+from pointsman_cli.eval.report import read_report
 from pointsman_cli.options import JsonOption
 
 _DAYS_A_MONTH = 365.25 / 12
@@ -75,16 +75,71 @@ def advise_on(
 
     Uses the figures of an evaluation and the cost of training; sends no requests.
     """
-    terms = Terms(
-        training=training.costs(training_files or (), trainer_usd_per_hour, training_costs or ()),
+    terms = CostTerms(
+        training=read_training_costs(training_files or (), trainer_usd_per_hour, training_costs or ()),
         monthly=requests_per_month,
         months=amortization_months,
         trainings_a_month=_DAYS_A_MONTH / retrain_days if retrain_days else 0.0,
         adapter_month=adapter_usd_per_month,
         wrong_answer=wrong_answer_usd,
     )
-    advice = advise(report.read(evaluation), Needs(min_score, min_valid, max_p95_seconds), terms)
+    advice = advise(read_report(evaluation), Requirements(min_score, min_valid, max_p95_seconds), terms)
     if as_json:
         print(json.dumps([asdict(task) for task in advice], indent=2, ensure_ascii=False))
     else:
-        show(Console(highlight=False), advice)
+        print_advice(Console(highlight=False), advice)
+
+
+def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
+    for task in advice:
+        console.print(Group(*_task_lines(task)))
+
+
+def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
+    said = advice.recommendation
+    yield Text()
+    yield Text(f"{advice.task}: {said.verdict}" + (f" ({said.path})" if said.path else ""), style="bold")
+    for reason in said.reasons:
+        yield Text(f"  {reason}")
+    for trained in dict.fromkeys(each.trained for each in advice.break_evens):
+        yield Text()
+        yield _break_evens(trained, [each for each in advice.break_evens if each.trained == trained])
+    if advice.compared_pair:
+        trained, untrained = advice.compared_pair
+        yield Text()
+        yield Text(f"requests until {trained} pays off against {untrained}, if one price changes", style="dim")
+        yield _sensitivities(advice)
+
+
+def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
+    table = _table(
+        f"{trained} pays against", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month"
+    )
+    for each in found:
+        table.add_row(
+            Text(each.untrained),
+            f"{each.saving_per_1000:.4f}",
+            volume_text(each.requests),
+            volume_text(each.right_answers),
+            volume_text(each.requests_a_month),
+        )
+    return table
+
+
+def _sensitivities(advice: TaskAdvice) -> Table:
+    table = _table("price", *(f"× {factor:g}" for factor in FACTORS))
+    for each in advice.sensitivities:
+        table.add_row(each.price, *map(volume_text, each.requests))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column(first, overflow="fold", vertical="bottom")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def volume_text(requests: float | None) -> str:
+    return "never" if requests is None else f"{requests:,.0f}"

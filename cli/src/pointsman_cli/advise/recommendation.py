@@ -1,16 +1,128 @@
-"""What to do about a task, and why."""
+"""Recommends what to do about a task (prompt, retrieve, train) and gives one reason for each criterion."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from pointsman_cli.advise.money import Terms, cost
-from pointsman_cli.advise.reasons import reasons
-from pointsman_cli.eval.report import Pair, PathFigures, TaskReport
+from pointsman_cli.advise.costs import (
+    BreakEven,
+    CostTerms,
+    Sensitivity,
+    break_even,
+    path_cost,
+    sensitivities,
+    training_cost_of,
+)
+from pointsman_cli.eval.report import Pair, PathFigures, Report, TaskReport
+from pointsman_cli.eval.tables import probability
 
-SIGNIFICANT = 0.05
+_LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
+_LOW_SCORE = 0.5  # scores below this are called low
+
+
+def reasons(
+    task: TaskReport,
+    scored: Sequence[PathFigures],
+    equals: Sequence[PathFigures],
+    chosen: PathFigures,
+    terms: CostTerms,
+) -> Iterator[str]:
+    """Yields one sentence for each criterion; `equals` are the paths that are good enough, `chosen` is one of them."""
+    yield from _accuracy_reason(task, scored, equals, chosen)
+    yield from _validity_reason(scored, chosen)
+    yield from _latency_reason(scored, chosen)
+    yield from _cost_reason(scored, equals, chosen, terms)
+    yield from _freshness_reason(scored, chosen, terms)
+    yield from _window_reason(scored)
+
+
+def _accuracy_reason(
+    task: TaskReport, scored: Sequence[PathFigures], equals: Sequence[PathFigures], chosen: PathFigures
+) -> Iterator[str]:
+    assert chosen.score is not None
+    yield f"accuracy: {chosen.path} scores {chosen.score.mean:.3f} ({chosen.score.low:.2f} to {chosen.score.high:.2f})"
+    if chosen.score.mean < _LOW_SCORE:
+        yield "that is low: --min-score sets the score that you need"
+    others = [path for path in equals if path.path != chosen.path]
+    if others:
+        yield f"good enough too: {', '.join(f'{path.path} {path.mean:.3f}' for path in others)}"
+    below = sorted((path for path in scored if path not in equals), key=lambda path: path.mean, reverse=True)
+    if below:
+        yield f"below: {', '.join(f'{path.path} {path.mean:.3f}{_chance(task, chosen, path)}' for path in below)}"
+
+
+def _chance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:
+    for pair in task.pairs:
+        if {pair.first, pair.second} == {one.path, other.path}:
+            return f" (p {probability(pair.p_adjusted)})"
+    return ""
+
+
+def _validity_reason(scored: Sequence[PathFigures], chosen: PathFigures) -> Iterator[str]:
+    worst = min(scored, key=lambda path: path.well_formed)
+    if worst.well_formed < 1:
+        yield f"form: {chosen.well_formed:.0%} of {chosen.path}'s answers are well-formed; {_shares(scored, chosen)}"
+
+
+def _shares(scored: Sequence[PathFigures], chosen: PathFigures) -> str:
+    return ", ".join(f"{path.path} {path.well_formed:.0%}" for path in scored if path.path != chosen.path) or "no other"
+
+
+def _latency_reason(scored: Sequence[PathFigures], chosen: PathFigures) -> Iterator[str]:
+    timed = [path for path in scored if path.total and path.path != chosen.path]
+    if chosen.total and timed:
+        fastest = min(timed, key=lambda path: path.total.p95 if path.total else 0.0)
+        assert fastest.total is not None
+        yield (
+            f"latency: {chosen.path} takes {chosen.total.p95:.2f} s at p95; the fastest other, {fastest.path}, "
+            f"{fastest.total.p95:.2f} s"
+        )
+
+
+def _cost_reason(
+    scored: Sequence[PathFigures], equals: Sequence[PathFigures], chosen: PathFigures, terms: CostTerms
+) -> Iterator[str]:
+    yield f"cost: {chosen.path} costs {1000 * path_cost(chosen, terms).tokens:.4f} dollars for 1,000 answers"
+    if terms.monthly is not None:
+        spent = path_cost(chosen, terms).monthly(terms.monthly, terms.months)
+        dearer = [path for path in equals if path.path != chosen.path]
+        than = "".join(
+            f"; {path.path} {path_cost(path, terms).monthly(terms.monthly, terms.months):.4f}" for path in dearer
+        )
+        yield f"at {terms.monthly:,.0f} requests a month, {spent:.4f} dollars a month with its training{than}"
+    elif not chosen.adapter:
+        for trained in (path for path in equals if path.adapter):
+            volume = break_even(trained, chosen, terms).requests
+            when = "never pays at these prices" if volume is None else f"pays from {volume:,.0f} requests on"
+            yield f"an adapter would be as good: {trained.path} {when}; give --requests-per-month to compare costs"
+
+
+def _freshness_reason(scored: Sequence[PathFigures], chosen: PathFigures, terms: CostTerms) -> Iterator[str]:
+    looks_up = any(path.kind == "rag" or "retrieval" in path.usd_per_1000 for path in scored)
+    if chosen.kind == "lora" and terms.trainings_a_month:
+        spent = path_cost(chosen, terms).month
+        yield f"knowledge: keeping the adapter up to date costs {spent:.4f} dollars a month, which is in its cost"
+    elif chosen.kind == "lora" and looks_up:
+        yield "knowledge: an adapter knows what it was trained on; where facts change, say how often (--retrain-days)"
+    elif "retrieval" in chosen.usd_per_1000:
+        yield "knowledge: passages follow the documents at once; nothing is to be trained again when they change"
+
+
+def _window_reason(scored: Sequence[PathFigures]) -> Iterator[str]:
+    for path in scored:
+        share = path.prompt_tokens_p95 / path.context_window
+        if share >= _LONG_PROMPT_SHARE:
+            yield (
+                f"prompt length: {path.path} fills {share:.0%} of the {path.context_window:,} tokens of the window at "
+                "p95; an adapter needs no examples in its prompt"
+            )
+
+
+SIGNIFICANCE_LEVEL = 0.05
 MARGIN = 0.03
-"""Of the score, by which a path may be below the best one and still be as good: on a small set a test tells few paths
-apart, and that it does not is no sign that they are alike."""
+"""A path may score this much below the best one and still count as equally good.
+
+On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
+"""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -18,17 +130,17 @@ VERDICTS = {
     "lora": "train",
     "hybrid": "both: train, and keep examples or passages in the prompt",
 }
-NOT_YET = "none of them is good enough yet"
+NONE_GOOD_ENOUGH = "none of them is good enough yet"
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What is asked of a path; None: nothing is."""
+class Requirements:
+    """Requirements for a path; None means no requirement."""
 
     floor: float | None = None
-    """Which the lower end of the score's interval must reach."""
+    """Required lower end of the score's interval."""
     form: float | None = None
-    """Share of well-formed answers."""
+    """Required share of well-formed answers."""
     p95_seconds: float | None = None
 
 
@@ -37,17 +149,20 @@ class Recommendation:
     task: str
     verdict: str
     path: str
-    """The one that is meant; empty where none is good enough."""
+    """The recommended path; empty if none is good enough."""
     reasons: tuple[str, ...] = field(default_factory=tuple)
 
 
-def recommend(task: TaskReport, needs: Needs, terms: Terms) -> Recommendation:
-    """The cheapest of those that are good enough; where no floor says what that is: as good as the best."""
+def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
+    """Recommends the cheapest path that is good enough.
+
+    Without a required score, a path is good enough if it is as good as the best one.
+    """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
-    eligible = [path for path in scored if not any(_misses(path, needs))]
+    eligible = [path for path in scored if not any(_unmet(path, needs))]
     if not eligible:
-        told = tuple(f"{path.path} {missed}" for path in scored for missed in _misses(path, needs))
-        return Recommendation(task.task, NOT_YET, "", told or ("no path gave an answer that could be scored",))
+        told = tuple(f"{path.path} {missed}" for path in scored for missed in _unmet(path, needs))
+        return Recommendation(task.task, NONE_GOOD_ENOUGH, "", told or ("no path gave an answer that could be scored",))
     equals = eligible if needs.floor is not None else _as_good_as_the_best(eligible, task.pairs)
     chosen = _cheapest(equals, terms)
     return Recommendation(
@@ -55,7 +170,7 @@ def recommend(task: TaskReport, needs: Needs, terms: Terms) -> Recommendation:
     )
 
 
-def _misses(path: PathFigures, needs: Needs) -> Iterator[str]:
+def _unmet(path: PathFigures, needs: Requirements) -> Iterator[str]:
     assert path.score is not None
     if needs.floor is not None and path.score.low < needs.floor:
         yield f"scores {path.score.mean:.3f}, surely no less than {path.score.low:.3f}: the floor is {needs.floor:g}"
@@ -66,33 +181,68 @@ def _misses(path: PathFigures, needs: Needs) -> Iterator[str]:
 
 
 def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) -> list[PathFigures]:
-    """The best by its mean, and those that are little below it, and not surely worse."""
+    """Returns the best path by mean score, and those within MARGIN of it that are not significantly worse."""
     best = max(paths, key=lambda path: path.mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
         for pair in pairs
-        if best.path in (pair.first, pair.second) and pair.p_adjusted < SIGNIFICANT
+        if best.path in (pair.first, pair.second) and pair.p_adjusted < SIGNIFICANCE_LEVEL
     }
     return [path for path in paths if path.path not in worse and best.mean - path.mean <= MARGIN]
 
 
-def _cheapest(paths: Sequence[PathFigures], terms: Terms) -> PathFigures:
-    """At the volume where it is known; else nothing is trained before it is known to pay."""
+def _cheapest(paths: Sequence[PathFigures], terms: CostTerms) -> PathFigures:
+    """Returns the cheapest path at the given volume; without a volume, an untrained path is preferred."""
     monthly = terms.monthly
     if monthly is not None:
-        return min(paths, key=lambda path: cost(path, terms).monthly(monthly, terms.months))
+        return min(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
     untrained = [path for path in paths if not path.adapter]
-    return min(untrained or paths, key=lambda path: cost(path, terms).request)
+    return min(untrained or paths, key=lambda path: path_cost(path, terms).request)
 
 
-def best_of(paths: Sequence[PathFigures]) -> PathFigures | None:
-    """By its mean, and of equals the one that costs less."""
+def best_path(paths: Sequence[PathFigures]) -> PathFigures | None:
+    """Returns the path with the highest mean score; of equal ones, the cheaper."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
-def rivals(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:
-    """The best trained path and the best that is not: between them it is decided. None where there are not both."""
+def best_pair(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:
+    """Returns the best trained and the best untrained path; None unless there are both."""
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
-    trained = best_of([path for path in scored if path.adapter])
-    untrained = best_of([path for path in scored if not path.adapter])
+    trained = best_path([path for path in scored if path.adapter])
+    untrained = best_path([path for path in scored if not path.adapter])
     return (trained, untrained) if trained and untrained else None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAdvice:
+    task: str
+    recommendation: Recommendation
+    break_evens: tuple[BreakEven, ...]
+    """One for each trained path against each untrained path."""
+    compared_pair: tuple[str, str] | None
+    """The best trained and the best untrained path, which `sensitivities` compares."""
+    sensitivities: tuple[Sensitivity, ...]
+
+
+def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskAdvice, ...]:
+    """Raises UsageError if the training cost of an adapter is unknown."""
+    priced = replace(terms, training=_by_alias(report, terms.training))
+    return tuple(_advise_task(task, needs, priced) for task in report.tasks)
+
+
+def _advise_task(task: TaskReport, needs: Requirements, terms: CostTerms) -> TaskAdvice:
+    scored = [path for path in task.paths if path.score and path.usd_per_1000]
+    pairs = [(one, other) for one in scored if one.adapter for other in scored if not other.adapter]
+    best = best_pair(task)
+    return TaskAdvice(
+        task=task.task,
+        recommendation=recommend(task, needs, terms),
+        break_evens=tuple(break_even(one, other, terms) for one, other in pairs),
+        compared_pair=(best[0].path, best[1].path) if best else None,
+        sensitivities=sensitivities(*best, terms) if best else (),
+    )
+
+
+def _by_alias(report: Report, known: Mapping[str, float]) -> dict[str, float]:
+    aliases = {path.adapter for task in report.tasks for path in task.paths if path.adapter}
+    return {alias: training_cost_of(alias, known) for alias in sorted(aliases)}

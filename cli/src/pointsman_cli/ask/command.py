@@ -148,6 +148,6 @@ def feedback(
 def _outcome(response: dict[str, Any]) -> str:
     if response["known_already"]:
         return "already known: the same feedback was sent before"
-    if response["stored"] == "spool":
+    if response["stored"] == "wal":
         return "stored on disk; it moves to the request log when Redis is back"
     return "stored in the request log"

@@ -1,1 +1,1 @@
-"""`pointsman doctor`: what is missing or wrong on this machine, and what to do."""
+"""`pointsman doctor`: checks this machine or a running deployment, and says what to fix."""

@@ -1,4 +1,4 @@
-"""Judges a running deployment from outside, as a client and an operator see it; starts nothing and changes nothing."""
+"""Checks a running deployment from outside; changes nothing."""
 
 import asyncio
 import socket
@@ -12,29 +12,29 @@ from urllib.parse import urlsplit
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
-from pointsman_cli.top.scrape import Scrape, parse
-from pointsman_cli.up.ready import is_serving
+from pointsman_cli.top.metrics import Scrape, parse_metrics
+from pointsman_cli.up.readiness import is_serving
 
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""A certificate that ends sooner should have been renewed by now."""
+"""A certificate that expires sooner should have been renewed by now."""
 _A_WEEK = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where it is, and how it is to be asked."""
+    """The addresses of a deployment, and the key for it."""
 
     url: str
-    """Of the HTTP door: https://pointsman.example."""
+    """HTTP URL: https://pointsman.example."""
     grpc: str = ""
-    """HOST:PORT of the gRPC door; empty: it is not looked at."""
+    """HOST:PORT of gRPC; empty: not checked."""
     key: str = ""
     asks: bool = False
-    """Whether one request may be answered, which costs what it costs."""
+    """Whether to have one request answered, which costs money."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,7 +42,7 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Ends early where nothing can be reached."""
+    """Yields one finding after the other; stops early if the gateway cannot be reached."""
     address = await _address(cluster.url)
     yield address
     async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -83,8 +83,8 @@ async def _certificate(url: str) -> Finding:
     except (OSError, ssl.SSLError) as error:
         return fail("certificate", str(error))
     weeks = (ends - time.time()) / _A_WEEK
-    told = f"ends in {weeks:.0f} weeks"
-    return ok("certificate", told) if weeks >= WEEKS_LEFT else fail("certificate", f"{told}; renew it")
+    summary = f"ends in {weeks:.0f} weeks"
+    return ok("certificate", summary) if weeks >= WEEKS_LEFT else fail("certificate", f"{summary}; renew it")
 
 
 async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
@@ -109,7 +109,7 @@ async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 async def _metrics(client: httpx.AsyncClient) -> AsyncIterator[Finding]:
     try:
         answer = (await client.get("/metrics", headers={"accept": "text/plain"})).raise_for_status()
-        scrape = parse(answer.text, 0.0, ("pointsman_",))
+        scrape = parse_metrics(answer.text, 0.0, ("pointsman_",))
     except (httpx.HTTPError, ValueError) as error:
         yield warn("metrics", f"cannot be read from here: {error or type(error).__name__}")
         return
@@ -128,37 +128,39 @@ def _engines(scrape: Scrape) -> Finding:
     down = sorted(ready.keys() - set(up))
     if not up:
         return fail("engines", f"none is ready of {len(ready)}: {', '.join(down) or 'none is configured'}")
-    told = f"{len(up)} of {len(ready)} are ready"
-    return warn("engines", f"{told}; not {', '.join(down)}") if down else ok("engines", told)
+    summary = f"{len(up)} of {len(ready)} are ready"
+    return warn("engines", f"{summary}; not {', '.join(down)}") if down else ok("engines", summary)
 
 
 async def _decision(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
-    told = await _post(client, "/v1/route", cluster, ANSWER_SECONDS)
-    if isinstance(told, str):
-        return fail("decision", told)
-    return ok("decision", f"'{told['path']}' for task '{told['task']}' ({told['reason']})")
+    response = await _post(client, "/v1/route", cluster, ANSWER_SECONDS)
+    if isinstance(response, str):
+        return fail("decision", response)
+    return ok("decision", f"'{response['path']}' for task '{response['task']}' ({response['reason']})")
 
 
 async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
     begun = time.perf_counter()
-    told = await _post(client, "/v1/chat/completions", cluster, ASK_SECONDS)
-    if isinstance(told, str):
-        return fail("answer", told)
+    response = await _post(client, "/v1/chat/completions", cluster, ASK_SECONDS)
+    if isinstance(response, str):
+        return fail("answer", response)
     seconds = time.perf_counter() - begun
-    return ok("answer", f"{told['usage']['completion_tokens']} tokens in {seconds:.2f} s from '{told['model']}'")
+    return ok(
+        "answer", f"{response['usage']['completion_tokens']} tokens in {seconds:.2f} s from '{response['model']}'"
+    )
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
-    """What was answered, or what is wrong."""
+    """Returns the JSON response, or a description of the problem."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)
-        told: dict[str, Any] = answer.json()
+        response: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         return f"{path}: {error or type(error).__name__}"
     if answer.status_code == 200:
-        return told
-    return f"{path} answers {answer.status_code}: {told.get('error', {}).get('message', '')}"
+        return response
+    return f"{path} answers {answer.status_code}: {response.get('error', {}).get('message', '')}"
 
 
 async def _grpc(address: str) -> Finding:

@@ -1,4 +1,4 @@
-"""`pointsman doctor`: all checks, one line each."""
+"""`pointsman doctor`: runs all checks and prints one line for each."""
 
 import os
 import subprocess
@@ -12,10 +12,9 @@ from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.finding import Finding, Level, fail, ok
-from pointsman_cli.doctor.hardware import check_hardware
+from pointsman_cli.doctor.findings import Finding, Level, fail, ok
+from pointsman_cli.doctor.hardware import check_hardware, look_at_machine
 from pointsman_cli.doctor.installation import check_installation
-from pointsman_cli.doctor.machine import look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
@@ -87,7 +86,7 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 
 
 def check_example(folder: Path) -> Iterator[Finding]:
-    """The file itself, and then the gateway's own judgement of the configuration that it names."""
+    """Checks pointsman.yaml, then has the gateway check the configuration that it names."""
     try:
         loaded = load_example(folder)
     except UsageError as error:
@@ -95,7 +94,10 @@ def check_example(folder: Path) -> Iterator[Finding]:
         return
     yield ok("example", str(loaded.folder / EXAMPLE_FILE))
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(loaded.config)]
-    environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}  # its models.yaml asks for one
+    environment = {
+        "POINTSMAN_LORA_SERVER": "127.0.0.1:8083",
+        **os.environ,
+    }  # the example's models.yaml needs the variable
     try:
         done = subprocess.run(program, capture_output=True, text=True, timeout=_CHECK_SECONDS, env=environment)
     except subprocess.TimeoutExpired:

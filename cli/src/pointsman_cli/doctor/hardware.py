@@ -1,15 +1,67 @@
-"""Judges the machine: is it enough for the engine beside the services?"""
+"""Reads the machine's hardware from Linux and checks that it suffices for the engine and the services."""
 
+import os
+import platform
+import shutil
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
-from pointsman_cli.doctor.machine import Machine
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    python: tuple[int, int]
+    architecture: str  # "x86_64", "aarch64"
+    cores: int  # usable by this process
+    cpu_flags: frozenset[str]
+    memory_available: int  # bytes; 0 if unknown
+    disk_free: int  # bytes, on the file system of the data directory
+
+
+def look_at_machine(data_dir: Path) -> Machine:
+    return Machine(
+        python=sys.version_info[:2],
+        architecture=platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_flags=_cpu_flags(),
+        memory_available=_memory_available(),
+        disk_free=shutil.disk_usage(_existing(data_dir)).free,
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _memory_available() -> int:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _existing(folder: Path) -> Path:
+    return next(at for at in (folder, *folder.parents) if at.exists())
+
 
 GIB = 2**30
-# An engine with a 135M model takes about 2 GB, the services and Valkey together less than 1.
+# An engine with a 135M model takes about 2 GB; the services and Valkey together take less than 1 GB.
 MEMORY_NEEDED = 3 * GIB
 MEMORY_WANTED = 5 * GIB
-# The base model is 270 MB and its making another 370; an adapter is a few.
+# The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
 DISK_NEEDED = 1 * GIB
 DISK_WANTED = 3 * GIB
 
@@ -48,7 +100,7 @@ def _instructions(machine: Machine) -> Finding:
 
 def _memory(machine: Machine) -> Finding:
     if not machine.memory_available:
-        return warn("memory", "cannot be told on this system")
+        return warn("memory", "unknown on this system")
     have = f"{machine.memory_available / GIB:.1f} GiB free"
     if machine.memory_available < MEMORY_NEEDED:
         return fail("memory", f"{have}; the engine and the services need {MEMORY_NEEDED // GIB} GiB, close something")

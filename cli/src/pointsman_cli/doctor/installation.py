@@ -1,4 +1,4 @@
-"""Judges what is installed and made: the services, the engine's environment, Valkey, the models."""
+"""Checks that services, engine environment, Valkey and models are installed."""
 
 import importlib.util
 import subprocess
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.engine_environment import python_path
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.valkey import server_binary
 
 SERVICES = ("pointsman_gateway", "pointsman_retriever", "pointsman_lora_server", "pointsman_embedding")
-_VLLM_SECONDS = 180.0  # its import is slow on a cold disk
+_VLLM_SECONDS = 180.0  # importing vllm from a cold disk is slow
 _PROGRAM_SECONDS = 10.0
 
 
@@ -25,7 +25,7 @@ def check_installation(data_dir: DataDir, engine_python: Path | None, base_model
 
 
 def check_engine(python: Path) -> Finding:
-    """Whether the engine's environment imports vLLM."""
+    """Checks that the engine's Python can import vLLM."""
     remedy = "make it with `make env`, or name another with --engine-python"
     if not python.exists():
         return fail("engine", f"{python} is not there; {remedy}")

@@ -1,4 +1,4 @@
-"""Judges what runs: the doors' ports, the services' health, the engine."""
+"""Checks what runs on this machine: ports, health of the services, configuration and engine."""
 
 import asyncio
 import socket
@@ -9,20 +9,20 @@ import httpx
 from pointsman.v1 import lora_server_pb2
 
 from pointsman_cli.data_dir import Run, is_alive
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_channel
-from pointsman_cli.up import monitoring
-from pointsman_cli.up.ports import split
-from pointsman_cli.up.ready import is_serving
+from pointsman_cli.up.addresses import split_address
+from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
+from pointsman_cli.up.readiness import is_serving
 
 _ANSWER_SECONDS = 5.0
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
-    """Whether a door's port is free, or ours already."""
+    """Checks that the port is free or used by the running `pointsman up`."""
     if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
         return ok(what, f"{address} is ours (pid {run.pid})")
-    host, port = split(address, option)
+    host, port = split_address(address, option)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -54,20 +54,20 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 
 async def check_configuration(url: str) -> Finding:
-    """Whether what is in the configuration folder is what serves."""
+    """Checks that the gateway serves the configuration that is on disk."""
     async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client)
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """The same, by whoever asks."""
+    """As check_configuration, with the caller's client and headers."""
     try:
-        told = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
+        response = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
-        return fail("configuration serves", f"cannot be told: {error or type(error).__name__}")
-    if told["problem"]:
-        return fail("configuration serves", f"still the last good one, {told['generation']}: {told['problem']}")
-    return ok("configuration serves", f"generation {told['generation']}")
+        return fail("configuration serves", f"unknown: {error or type(error).__name__}")
+    if response["problem"]:
+        return fail("configuration serves", f"still the last good one, {response['generation']}: {response['problem']}")
+    return ok("configuration serves", f"generation {response['generation']}")
 
 
 async def _engine(address: str) -> Finding:
@@ -78,18 +78,18 @@ async def _engine(address: str) -> Finding:
                 return _judge(state)
     except grpc.RpcError:
         pass
-    return fail("engine runs", "cannot be told: the lora-server does not answer")
+    return fail("engine runs", "unknown: the lora-server does not answer")
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Nothing where `up` runs without one."""
-    process = run.processes.get(monitoring.NAME)
+    """Empty if `up` runs without Prometheus."""
+    process = run.processes.get(PROMETHEUS)
     if process is None:
         return []
     async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as client:
-        if await monitoring.is_ready(client, process.address):
-            return [ok(monitoring.NAME, f"answers at http://{process.address}")]
-    return [fail(monitoring.NAME, f"does not answer at {process.address}; its log is {process.log}")]
+        if await is_ready(client, process.address):
+            return [ok(PROMETHEUS, f"answers at http://{process.address}")]
+    return [fail(PROMETHEUS, f"does not answer at {process.address}; its log is {process.log}")]
 
 
 def _judge(state: lora_server_pb2.EngineState) -> Finding:

@@ -1,1 +1,1 @@
-"""`pointsman eval`: a labelled set down every path that could answer."""
+"""`pointsman eval`: sends a labelled data set through every path that can answer it."""

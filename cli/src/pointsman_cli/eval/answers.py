@@ -1,4 +1,4 @@
-"""Answers as they are kept: one JSON object a line, appended as they come."""
+"""Stores the answers of an evaluation in a JSON Lines file, one line as soon as each arrives."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,18 +20,18 @@ class Answer:
     task: str
     path: str
     outcome: str
-    """ "ok" or why there is none: the gateway's code."""
+    """ "ok", or the gateway's error code."""
     score: float | None
-    """From 0 to 1; 0 where there is no answer; None where a judge could not say."""
+    """From 0 to 1; 0 if there is no answer, None if the judge gave no score."""
     text: str = ""
     error: str = ""
     note: str = ""
-    """What the judge said."""
+    """The judge's comment."""
     model: str = ""
-    """What answered: the base model, or the adapter's version."""
+    """The base model or adapter version that answered."""
     finish_reason: str = ""
     first_token: float | None = None
-    """Seconds from asking, as the client saw them."""
+    """Seconds from the request, as the client saw it."""
     total: float = 0.0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -45,12 +45,12 @@ class Answer:
 
     @property
     def cost_usd(self) -> float:
-        """Without the judge."""
+        """Dollars without the judge."""
         return sum(self.cost_parts_usd.values())
 
 
-def heading(plan: Plan) -> dict[str, Any]:
-    """What a file of answers begins with: another set, another metric or another path is another evaluation."""
+def file_header(plan: Plan) -> dict[str, Any]:
+    """Returns the first line of the file; a different data set, metric or path makes it another evaluation."""
     return {
         "evaluation": 1,
         "dataset": plan.dataset.file.name,
@@ -64,15 +64,15 @@ def heading(plan: Plan) -> dict[str, Any]:
 
 
 class AnswerFile:
-    """A file that is begun, or gone on with."""
+    """A new file of answers, or one to continue."""
 
     def __init__(self, file: Path, plan: Plan, resume: bool) -> None:
-        """Raises Misused where there is a file that is not to be gone on with, or cannot be."""
+        """Raises UsageError on entry if a new file exists already, or if a file cannot be continued."""
         self.file = file
-        self._heading = heading(plan)
+        self._heading = file_header(plan)
         self._resume = resume
         self.known: dict[tuple[str, str], Answer] = {}
-        """The good ones by row and path; what failed is asked again."""
+        """Successful answers by row and path; failed ones are requested again."""
         self._open: TextIO | None = None
 
     def __enter__(self) -> "AnswerFile":
@@ -82,7 +82,9 @@ class AnswerFile:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._open = self.file.open("a" if self._resume else "x", encoding="utf-8")
         except OSError as error:
-            if isinstance(error, FileExistsError) and self.file.exists():  # it may be of a folder that is a file
+            if (
+                isinstance(error, FileExistsError) and self.file.exists()
+            ):  # the error may instead come from a parent folder that is a file
                 raise UsageError(f"{self.file} is there already; --resume {self.file} goes on with it") from None
             raise UsageError(f"cannot write {self.file}: {error.strerror or error}") from error
         if not self._resume:

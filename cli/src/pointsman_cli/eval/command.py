@@ -1,24 +1,28 @@
-"""`pointsman eval`."""
+"""`pointsman eval`: the command and its progress bar."""
 
 import asyncio
 import os
 import time
+from collections import Counter
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import httpx
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.eval import catalogue, figures, page, plan, report, rows, running, tables
-from pointsman_cli.eval.answers import AnswerFile
-from pointsman_cli.eval.figures import Terms
-from pointsman_cli.eval.plan import Wanted
-from pointsman_cli.eval.progress import EvaluationProgress
-from pointsman_cli.eval.report import Report
-from pointsman_cli.eval.rows import Dataset
+from pointsman_cli.eval.answers import Answer, AnswerFile
+from pointsman_cli.eval.dataset import Dataset, read_dataset
+from pointsman_cli.eval.html_report import write_html
+from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
+from pointsman_cli.eval.report import Report, write_report
+from pointsman_cli.eval.runner import run_plan
+from pointsman_cli.eval.statistics import EvalSettings, build_report
+from pointsman_cli.eval.tables import print_report
 from pointsman_cli.gateway.http_client import open_client
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
@@ -88,8 +92,8 @@ def evaluate(
     """
     if answers and resume:
         raise UsageError("--answers starts a new file and --resume continues one; give only one of them")
-    read = rows.read(dataset, task, limit)
-    wanted = Wanted(
+    read = read_dataset(dataset, task, limit)
+    wanted = Selection(
         tuple(name.strip() for name in paths.split(",") if name.strip()),
         metric,
         _text(judge_prompt) if judge_prompt else "",
@@ -97,32 +101,35 @@ def evaluate(
     kept = resume or answers or _new_file(DataDir.at(data_dir), dataset)
     for file in (json_file, html_file):
         _must_be_writable(file)
-    terms = Terms(concurrency, confidence, examples)
+    terms = EvalSettings(concurrency, confidence, examples)
     client = open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
     found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
-    tables.show(Console(highlight=False), found)
+    print_report(Console(highlight=False), found)
     if json_file:
-        report.write(found, json_file)
+        write_report(found, json_file)
     if html_file:
-        page.write(found, html_file)
+        write_html(found, html_file)
 
 
 async def evaluated(
-    client: httpx.AsyncClient, dataset: Dataset, wanted: Wanted, kept: Path, resume: bool, terms: Terms
+    client: httpx.AsyncClient, dataset: Dataset, wanted: Selection, kept: Path, resume: bool, terms: EvalSettings
 ) -> Report:
-    """Asks, and keeps what comes in `kept`. Raises CommandError; what had come is in the file then."""
+    """Runs an evaluation and stores each answer in `kept`.
+
+    Raises CommandError; the answers received until then are in the file.
+    """
     console = Console(stderr=True, highlight=False)
     async with client:
-        planned = plan.make(dataset, await catalogue.read(client), wanted, client)
+        planned = make_plan(dataset, await read_catalogue(client), wanted, client)
         with AnswerFile(kept, planned, resume) as file:
             _say(console, f"{planned.requests} requests, {len(file.known)} answered before; answers in {kept}")
             try:
                 with EvaluationProgress(console, planned.requests, len(file.known)) as progress:
-                    came = await running.run(planned, client, file, terms.at_once, progress)
+                    came = await run_plan(planned, client, file, terms.at_once, progress)
             except (CommandError, asyncio.CancelledError):
                 _say(console, f"what was answered is kept; the same command with --resume {kept} goes on")
                 raise
-    return figures.report(planned, came, terms)
+    return build_report(planned, came, terms)
 
 
 def _say(console: Console, line: str) -> None:
@@ -141,6 +148,46 @@ def _text(file: Path) -> str:
 
 
 def _must_be_writable(file: Path | None) -> None:
-    """A report that cannot be written is known before its answers are paid for."""
+    """Raises UsageError before any request is paid for, if the report could not be written."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
+
+
+_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
+
+
+class EvaluationProgress:
+    def __init__(self, console: Console, total: int, known: int) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("asking", total=total, completed=known, now="")
+        self._total, self._done = total, known
+        self._failures: Counter[str] = Counter()
+        self._usd = 0.0
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> "EvaluationProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def came(self, answer: Answer) -> None:
+        self._done += 1
+        self._usd += answer.cost_usd + answer.judge_usd
+        if not answer.is_ok:
+            self._failures[answer.outcome] += 1
+        self._bar.update(self._task, advance=1, now=self._now())
+        if not self._console.is_terminal and time.monotonic() - self._said_at > _PLAIN_SECONDS:
+            self._said_at = time.monotonic()
+            self._console.print(f"{self._done} of {self._total}, {self._now()}", highlight=False)
+
+    def _now(self) -> str:
+        failed = "".join(f", {code} {count}" for code, count in self._failures.items())
+        return f"{self._usd:.6f} dollars{failed}"

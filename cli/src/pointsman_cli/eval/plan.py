@@ -1,4 +1,4 @@
-"""What is to be asked: checked as a whole before anything is spent."""
+"""Plans an evaluation from the gateway's tasks and paths, and checks it completely before the first request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,23 +7,80 @@ from typing import Any
 import httpx
 from pointsman_scoring import METRICS, MetricError, metric_from, spec_from_text
 
-from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.catalogue import Catalogue, Task
-from pointsman_cli.eval.judge import Judge
-from pointsman_cli.eval.rows import Dataset, Row
-from pointsman_cli.eval.scoring import Counting, Scorer
-
-JUDGE = "judge"
+from pointsman_cli.errors import CommandError, Refused, UsageError
+from pointsman_cli.eval.dataset import Dataset, Row
+from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
+from pointsman_cli.gateway.http_client import get_json
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the command line says beside the rows."""
+class CatalogueTask:
+    paths: Sequence[str]
+    """All paths that can answer the task, in fallback order."""
+    metric: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathFacts:
+    kind: str
+    """ "prompt", "rag", "lora" or "hybrid"."""
+    model: str
+    adapter: str
+    fingerprint: str
+    """A digest of the path's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    generation: str
+    tasks: Mapping[str, CatalogueTask]
+    paths: Mapping[str, PathFacts]
+    context_windows: Mapping[str, int]
+    """Tokens, by model."""
+    models: Sequence[str]
+    """All values that a request's `model` may have."""
+
+
+async def read_catalogue(client: httpx.AsyncClient) -> Catalogue:
+    """Reads `/v1/tasks` and `/v1/models`; raises CommandError if the gateway does not answer as expected."""
+    try:
+        told = await get_json(client, "/v1/tasks")
+        models = await get_json(client, "/v1/models")
+    except Refused as error:
+        if error.code in ("unknown_route", "http_404"):
+            at = str(client.base_url).rstrip("/")
+            raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
+        raise
+    try:
+        return _catalogue(told, [model["id"] for model in models["data"]])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
+
+
+def _catalogue(told: Mapping[str, Any], models: Sequence[str]) -> Catalogue:
+    return Catalogue(
+        generation=told["generation"],
+        tasks={name: CatalogueTask(tuple(task["paths"]), task["metric"]) for name, task in told["tasks"].items()},
+        paths={
+            name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"])
+            for name, path in told["paths"].items()
+        },
+        context_windows={name: model["context_window"] for name, model in told["models"].items()},
+        models=models,
+    )
+
+
+JUDGE_METRIC = "judge"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the command line selects."""
 
     paths: Sequence[str] = ()
-    """Empty: all that could answer a row's task."""
+    """Empty: all paths that can answer a row's task."""
     metric: str = ""
-    """`NAME` or `NAME=TEXT`, `judge=MODEL` too; empty: the task's own."""
+    """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
 
 
@@ -46,8 +103,8 @@ class Plan:
         return sum(len(task.rows) * len(task.paths) for task in self.tasks.values())
 
 
-def make(dataset: Dataset, catalogue: Catalogue, wanted: Wanted, client: httpx.AsyncClient) -> Plan:
-    """Raises Misused, naming what there is not and what there is instead. Nothing is asked."""
+def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
+    """Raises UsageError with the unknown name and the known ones; sends no requests."""
     for path in wanted.paths:
         if path not in catalogue.paths:
             raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")
@@ -56,33 +113,33 @@ def make(dataset: Dataset, catalogue: Catalogue, wanted: Wanted, client: httpx.A
         rows = tuple(row for row in dataset.rows if row.task == name)
         metric = _metric_of(name, catalogue, wanted)
         scorer = _scorer(metric, catalogue, client)
-        if isinstance(scorer, Counting):
+        if isinstance(scorer, MetricScorer):
             for row in rows:
                 scorer.check(row)
         tasks[name] = TaskPlan(_paths_of(name, catalogue, wanted), metric, scorer, rows)
     return Plan(dataset, tasks, catalogue)
 
 
-def _paths_of(task: str, catalogue: Catalogue, wanted: Wanted) -> tuple[str, ...]:
+def _paths_of(task: str, catalogue: Catalogue, wanted: Selection) -> tuple[str, ...]:
     if wanted.paths:
         return tuple(dict.fromkeys(wanted.paths))
-    return tuple(_known(task, catalogue, "--paths").paths)
+    return tuple(_known_task(task, catalogue, "--paths").paths)
 
 
-def _metric_of(task: str, catalogue: Catalogue, wanted: Wanted) -> Mapping[str, Any]:
+def _metric_of(task: str, catalogue: Catalogue, wanted: Selection) -> Mapping[str, Any]:
     if wanted.metric:
         spec = spec_from_text(wanted.metric)
-        if JUDGE in spec:
-            return {JUDGE: {"model": spec[JUDGE], "prompt": wanted.judge_prompt}}
+        if JUDGE_METRIC in spec:
+            return {JUDGE_METRIC: {"model": spec[JUDGE_METRIC], "prompt": wanted.judge_prompt}}
         return spec
-    metric = _known(task, catalogue, "--paths and --metric").metric
+    metric = _known_task(task, catalogue, "--paths and --metric").metric
     if metric is None:
-        known = ", ".join((*METRICS, JUDGE))
+        known = ", ".join((*METRICS, JUDGE_METRIC))
         raise UsageError(f"task '{task}' has no metric; write one in tasks.yaml, or name one with --metric ({known})")
     return metric
 
 
-def _known(task: str, catalogue: Catalogue, otherwise: str) -> Task:
+def _known_task(task: str, catalogue: Catalogue, otherwise: str) -> CatalogueTask:
     if task not in catalogue.tasks:
         known = ", ".join(sorted(catalogue.tasks))
         raise UsageError(f"the gateway has no task '{task}'; known: {known}; for any other, give {otherwise}")
@@ -90,12 +147,12 @@ def _known(task: str, catalogue: Catalogue, otherwise: str) -> Task:
 
 
 def _scorer(metric: Mapping[str, Any], catalogue: Catalogue, client: httpx.AsyncClient) -> Scorer:
-    if JUDGE in metric:
-        model = metric[JUDGE]["model"]
+    if JUDGE_METRIC in metric:
+        model = metric[JUDGE_METRIC]["model"]
         if model not in catalogue.models:
             raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalogue.models)}")
-        return Judge(client, model, metric[JUDGE]["prompt"])
+        return JudgeScorer(client, model, metric[JUDGE_METRIC]["prompt"])
     try:
-        return Counting(next(iter(metric), ""), metric_from(metric))
+        return MetricScorer(next(iter(metric), ""), metric_from(metric))
     except MetricError as error:
         raise UsageError(str(error)) from error

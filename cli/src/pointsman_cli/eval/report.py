@@ -1,4 +1,4 @@
-"""What an evaluation found, as it is written to a file and read again."""
+"""The report of an evaluation, and its JSON file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,40 +27,40 @@ class PathFigures:
     """ "prompt", "rag", "lora" or "hybrid"."""
     adapter: str
     model: str
-    """What answered: the base model, or the adapter's version."""
+    """The base model or adapter version that answered."""
     answers: int
-    """Asked for, failures among them."""
+    """Number of requests, including failed ones."""
     failures: Mapping[str, int]
-    """By code. Each scored 0."""
+    """By error code; each failure scores 0."""
     unscored: int
-    """Answers of which the judge could not say anything; they are in no mean."""
+    """Answers without a score from the judge; they are in no mean."""
     score: Interval | None
-    """From 0 to 1; None where nothing was scored."""
+    """From 0 to 1; None if nothing was scored."""
     well_formed: float
-    """Share of all that came to its end, and is JSON of the label's fields where the label is an object."""
+    """Share of all requests with a complete answer that, for JSON labels, has the label's fields."""
     first_token: Quantiles | None
     total: Quantiles | None
     prompt_tokens: float
-    """This and the next are means of the answers that came."""
+    """Mean over the successful answers, as the next two fields."""
     cached_tokens: float
     completion_tokens: float
     prompt_tokens_p95: float
     context_window: int
     usd_per_1000: Mapping[str, float]
-    """Of a thousand answers, by component: "prompt", "cached", "completion", "retrieval"."""
+    """For 1,000 answers, by component: "prompt", "cached", "completion", "retrieval"."""
     judge_usd: float
-    """What judging all of them cost."""
+    """Total cost of the judge."""
     on_front: bool
-    """No other path is as good for less, or better for as much."""
+    """Whether no other path is as good for less, or better for the same cost."""
 
     @property
     def mean(self) -> float:
-        """Of its score; 0 where nothing was scored."""
+        """Mean score; 0 if nothing was scored."""
         return self.score.mean if self.score else 0.0
 
     @property
     def cost(self) -> float:
-        """Dollars for a thousand answers."""
+        """Dollars for 1,000 answers."""
         return sum(self.usd_per_1000.values())
 
     @property
@@ -70,7 +70,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`first` less `second`, on the rows that both have a score for."""
+    """The difference `first` minus `second`, on rows that both have a score for."""
 
     first: str
     second: str
@@ -78,7 +78,7 @@ class Pair:
     difference: Interval
     p_value: float
     p_adjusted: float
-    """Holm's, over the pairs of the task."""
+    """Adjusted by Holm's method over the pairs of the task."""
     test: str
 
 
@@ -86,11 +86,11 @@ class Pair:
 class Confusion:
     path: str
     field: str
-    """Of the label; empty where the label is the whole text."""
+    """The label's field; empty if the label is the whole text."""
     labels: tuple[str, ...]
-    """Expected, in the order of the rows of `counts`."""
+    """Expected labels, in the order of the rows of `counts`."""
     answered: tuple[str, ...]
-    """In the order of its columns: the labels, and what was none of them."""
+    """Answered labels in the order of the columns, followed by other outcomes."""
     counts: tuple[tuple[int, ...], ...]
 
 
@@ -119,9 +119,9 @@ class TaskReport:
     pairs: tuple[Pair, ...]
     confusions: tuple[Confusion, ...]
     disagreements: tuple[Disagreement, ...]
-    """The widest first."""
+    """Largest difference first."""
     disagreeing: int
-    """Rows in all on which two paths scored differently."""
+    """Total number of rows on which two paths scored differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Report:
     generation: str
     """The configuration that answered."""
     at_once: int
-    """Requests under way together: the latencies are of this load."""
+    """Concurrent requests; the latencies hold for this load."""
     confidence: float
     tasks: tuple[TaskReport, ...]
 
@@ -140,12 +140,12 @@ class Report:
 _SHAPE = TypeAdapter(Report)
 
 
-def write(report: Report, file: Path) -> None:
+def write_report(report: Report, file: Path) -> None:
     file.write_bytes(_SHAPE.dump_json(report, indent=2) + b"\n")
 
 
-def read(file: Path) -> Report:
-    """Raises Misused where `file` is no report of this version."""
+def read_report(file: Path) -> Report:
+    """Raises UsageError if the file is not a report of this version."""
     try:
         report = _SHAPE.validate_json(file.read_bytes())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A report in the terminal."""
+"""Prints a report to the terminal."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ _NOTHING = "-"
 _SIGNIFICANT = 0.05
 
 
-def show(console: Console, report: Report) -> None:
+def print_report(console: Console, report: Report) -> None:
     console.print(Text(f"{report.dataset}, {report.at_once} at once, configuration {report.generation}", style="dim"))
     for task in report.tasks:
-        console.print(Group(*_task(task, report.confidence)))
+        console.print(Group(*_task_lines(task, report.confidence)))
 
 
-def _task(task: TaskReport, confidence: float) -> Iterator[RenderableType]:
+def _task_lines(task: TaskReport, confidence: float) -> Iterator[RenderableType]:
     yield Text()
     yield Text(f"{task.task}: {task.rows} rows, {task.metric}; intervals of {confidence:.0%}", style="bold")
     yield _figures(task)

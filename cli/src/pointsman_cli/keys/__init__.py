@@ -1,1 +1,1 @@
-"""`pointsman keys`: who may use the gateway, how much, and what they have used."""
+"""`pointsman keys`: creates API keys, sets limits and budgets, and shows usage."""

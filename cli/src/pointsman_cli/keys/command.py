@@ -1,32 +1,91 @@
 """`pointsman keys`: create, list, limit, consent, revoke, usage."""
 
 import json
+import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pointsman_servicekit.keys.layout import WHOLE_TENANT
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.register import Issued, Order, Register
-from pointsman_servicekit.keys.usage import UsageBook, add
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
+from pointsman_servicekit.keys.usage import UsageStore, sum_counts
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.keys import pages
-from pointsman_cli.keys.options import (
-    ConcurrencyOption,
-    DayOption,
-    MonthOption,
-    OnlyTenantOption,
-    RequestsOption,
-    TokensOption,
-    WhichArgument,
-    changed,
-    open_keys,
-    unix_end,
+from pointsman_cli.keys.tables import (
+    UsageRow,
+    consent_text,
+    keys_as_json,
+    limits_text,
+    show_keys,
+    show_usage,
+    usage_as_json,
 )
-from pointsman_cli.keys.pages import Spending
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+
+REDIS_TIMEOUT_SECONDS = 5.0
+"""Longer than the services' timeout, since no request waits for it."""
+_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_AGE = re.compile(r"(\d{1,6})([mhdw])")
+
+WhichArgument = Annotated[str, typer.Argument(metavar="KEY", help="Prefix or id of the key, as `keys list` shows it.")]
+OnlyTenantOption = Annotated[
+    str, typer.Option("--tenant", metavar="NAME", help="Only this tenant; default: all.", show_default=False)
+]
+
+RequestsOption = Annotated[int | None, typer.Option(metavar="N", help="Maximum requests per minute.")]
+TokensOption = Annotated[int | None, typer.Option(metavar="N", help="Maximum tokens per minute, prompts and answers.")]
+ConcurrencyOption = Annotated[int | None, typer.Option(metavar="N", help="Maximum concurrent requests.")]
+DayOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget per day (UTC).")]
+MonthOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget per month (UTC).")]
+
+
+def changed_limits(
+    requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
+) -> dict[str, int | float | None]:
+    """Returns the limits that were given; 0 removes one."""
+    named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
+    return {name: value or None for name, value in named.items() if value is not None}
+
+
+def expiry_time(text: str, now: float) -> float | None:
+    """Returns the Unix time of an age from now ("30d") or of a date at 00:00 UTC ("2027-01-31"); None for no text.
+
+    Raises UsageError if the text is neither, or is in the past.
+    """
+    if not text:
+        return None
+    age = _AGE.fullmatch(text)
+    if age and int(age[1]):
+        return now + int(age[1]) * _SECONDS[age[2]]
+    try:
+        end = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise UsageError(f"--expires is '{text}'; use an age (90m, 12h, 30d, 8w) or a date (2027-01-31)") from None
+    if end <= now:
+        raise UsageError(f"--expires is '{text}', which is in the past")
+    return end
+
+
+@asynccontextmanager
+async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
+    url = redis_url(named, DataDir.at(data_dir))
+    if not url:
+        raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
+    async with AsyncExitStack() as stack:
+        try:
+            redis = await stack.enter_async_context(open_redis(url, lambda up: None, REDIS_TIMEOUT_SECONDS))
+        except ValueError as error:
+            raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
+        yield redis
+
 
 ScopeOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Allow only this one; repeatable; default: all.")
@@ -75,15 +134,15 @@ def create(
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
-    order = Order(tenant, name, scope, limits, priority, unix_end(expires, time.time()), operator)
+    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
 
-    async def make() -> Issued:
+    async def make() -> IssuedKey:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).create(order)
+            return await KeyStore(opened).create(new_key)
 
     issued = run_interruptibly(make())
     if as_json:
-        (described,) = pages.keys_as_json([issued.record], time.time())
+        (described,) = keys_as_json([issued.record], time.time())
         _print_json({"key": issued.credential.text, **described})
         return
     typer.echo(issued.credential.text)
@@ -100,13 +159,13 @@ def list_keys(
 
     async def read() -> list[KeyRecord]:
         async with open_keys(redis, data_dir) as opened:
-            return [record for record in await Register(opened).keys() if tenant in ("", record.tenant)]
+            return [record for record in await KeyStore(opened).keys() if tenant in ("", record.tenant)]
 
     records, now = run_interruptibly(read()), time.time()
     if as_json:
-        _print_json(pages.keys_as_json(records, now))
+        _print_json(keys_as_json(records, now))
     else:
-        pages.show_keys(records, now)
+        show_keys(records, now)
 
 
 def limit(
@@ -125,7 +184,7 @@ def limit(
     """Change limits of a key or a tenant. 0 removes a limit; limits that are not given stay as they are."""
     if bool(key) == bool(tenant):
         raise UsageError("give either a key or --tenant")
-    named = changed(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
+    named = changed_limits(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     if not named:
         raise UsageError("give a limit to change, such as --requests-per-minute 60")
 
@@ -134,12 +193,12 @@ def limit(
 
     async def put() -> KeyRecord | TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            register = Register(opened)
+            register = KeyStore(opened)
             return await (register.limit_tenant(tenant, change) if tenant else register.limit_key(key, change))
 
     record = run_interruptibly(put())
     whose = f"tenant {record.name}" if isinstance(record, TenantRecord) else f"key {record.prefix} {record.name}"
-    typer.echo(f"{whose.strip()}: {pages.limits_in_words(record.limits)}")
+    typer.echo(f"{whose.strip()}: {limits_text(record.limits)}")
 
 
 def consent(
@@ -160,9 +219,9 @@ def consent(
 
     async def put() -> TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).consent(tenant, tasks)
+            return await KeyStore(opened).consent(tenant, tasks)
 
-    typer.echo(f"tenant {tenant}: {pages.consent_in_words(run_interruptibly(put()))}")
+    typer.echo(f"tenant {tenant}: {consent_text(run_interruptibly(put()))}")
 
 
 def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
@@ -170,7 +229,7 @@ def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption 
 
     async def put() -> KeyRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).revoke(key)
+            return await KeyStore(opened).revoke(key)
 
     record = run_interruptibly(put())
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
@@ -184,34 +243,34 @@ def usage(
 ) -> None:
     """Show usage of tenants and keys today and this month (UTC), and what is left of their limits."""
 
-    async def read() -> list[Spending]:
+    async def read() -> list[UsageRow]:
         async with open_keys(redis, data_dir) as opened:
-            return await _spendings(Register(opened), UsageBook(opened), tenant)
+            return await _usage_rows(KeyStore(opened), UsageStore(opened), tenant)
 
-    spendings = run_interruptibly(read())
+    rows = run_interruptibly(read())
     if as_json:
-        _print_json(pages.usage_as_json(spendings))
+        _print_json(usage_as_json(rows))
     else:
-        pages.show_usage(spendings)
+        show_usage(rows)
 
 
-async def _spendings(register: Register, book: UsageBook, only: str) -> list[Spending]:
-    """Of each tenant, and then of its keys."""
-    used, records = await book.read(), await register.keys()
+async def _usage_rows(keys: KeyStore, usage: UsageStore, only: str) -> list[UsageRow]:
+    """Returns a row for each tenant, followed by its keys."""
+    used, records = await usage.read(), await keys.keys()
     found = []
-    for name, tenant in (await register.tenants()).items():
+    for name, tenant in (await keys.tenants()).items():
         if only not in ("", name):
             continue
         today, month = (
             [counts for who, counts in period.items() if who[0] == name] for period in (used.today, used.month)
         )
-        left = await book.left(name, WHOLE_TENANT, tenant.limits)
-        found.append(Spending(tenant, None, add(today), add(month), left))
+        left = await usage.left(name, WHOLE_TENANT, tenant.limits)
+        found.append(UsageRow(tenant, None, sum_counts(today), sum_counts(month), left))
         for record in records:
             if record.tenant == name:
                 who = (name, record.id)
-                left = await book.left(name, record.id, record.limits)
-                found.append(Spending(tenant, record, used.today.get(who, {}), used.month.get(who, {}), left))
+                left = await usage.left(name, record.id, record.limits)
+                found.append(UsageRow(tenant, record, used.today.get(who, {}), used.month.get(who, {}), left))
     return found
 
 

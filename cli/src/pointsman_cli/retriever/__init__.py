@@ -1,1 +1,1 @@
-"""`pointsman retriever`: what an operator does to its collections."""
+"""`pointsman retriever`: lists, verifies, copies, migrates and tunes collections."""

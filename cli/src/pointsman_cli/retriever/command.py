@@ -1,4 +1,4 @@
-"""`pointsman retriever`: list, verify, snapshot, restore, reembed, tune."""
+"""`pointsman retriever`: the commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,13 @@ from rich.table import Table
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
-from pointsman_cli.retriever import calls
+from pointsman_cli.retriever.client import (
+    fetch_collections,
+    reembed_collection,
+    restore_snapshot,
+    verify_collection,
+    write_snapshot,
+)
 from pointsman_cli.retriever.tune import tune
 
 CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
@@ -31,7 +37,7 @@ def list_collections(
     retriever: RetrieverOption = "", tenant: TenantOption = "default", data_dir: DataDirOption = DEFAULT_DATA_DIR
 ) -> None:
     """List a tenant's collections and their problems."""
-    found = run_interruptibly(calls.list_collections(retriever_address(retriever, data_dir), tenant))
+    found = run_interruptibly(fetch_collections(retriever_address(retriever, data_dir), tenant))
     table = Table("collection", "documents", "chunks", "MiB", "quota", "version", "model", "state", box=None)
     for one in found:
         table.add_row(
@@ -56,7 +62,7 @@ def verify(
 ) -> None:
     """Read every row of a collection and compare the indexes with it; exit code 1 if anything is wrong."""
     request = pb.VerifyRequest(tenant=tenant, collection=collection, repair=repair)
-    found = run_interruptibly(calls.verify(retriever_address(retriever, data_dir), request))
+    found = run_interruptibly(verify_collection(retriever_address(retriever, data_dir), request))
     what = f"{found.documents:,} documents, {found.chunks:,} chunks, checksum {found.checksum}; {found.seconds:.1f} s"
     for problem in found.problems:
         typer.echo(f"wrong: {problem}")
@@ -76,7 +82,7 @@ def snapshot(
     if file.exists():
         raise UsageError(f"{file} exists already; name another")
     request = pb.SnapshotRequest(tenant=tenant, collection=collection)
-    taken = run_interruptibly(calls.snapshot(retriever_address(retriever, data_dir), request, file))
+    taken = run_interruptibly(write_snapshot(retriever_address(retriever, data_dir), request, file))
     held = taken.collection
     typer.echo(f"{file}: {held.documents:,} documents at version {held.version}; SHA-256 {taken.sha256}")
 
@@ -93,7 +99,7 @@ def restore(
 ) -> None:
     """Restore a collection from a snapshot after checking every row; searches continue meanwhile."""
     begin = pb.RestoreBegin(tenant=tenant, collection=collection, replace=replace)
-    restored = run_interruptibly(calls.restore(retriever_address(retriever, data_dir), begin, file))
+    restored = run_interruptibly(restore_snapshot(retriever_address(retriever, data_dir), begin, file))
     typer.echo(f"{collection} has {restored.documents:,} documents, {restored.chunks:,} chunks")
 
 
@@ -112,7 +118,7 @@ def reembed(
         def show(progress: pb.ReembedProgress) -> None:
             bar.update(task, completed=progress.documents, total=progress.total)
 
-        migrated = run_interruptibly(calls.reembed(retriever_address(retriever, data_dir), request, show))
+        migrated = run_interruptibly(reembed_collection(retriever_address(retriever, data_dir), request, show))
     typer.echo(
         f"{collection} is of {migrated.fingerprint}: {migrated.documents:,} documents, {migrated.chunks:,} chunks"
     )

@@ -1,27 +1,134 @@
-"""`pointsman retriever tune`: how a collection is searched, set from a few labelled queries."""
+"""`pointsman retriever tune`: chooses a collection's search settings by labelled queries."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from pointsman.v1 import retriever_pb2 as pb
 from rich.console import Console
 from rich.table import Table
 
-from pointsman_cli.errors import CommandError, run_interruptibly
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
+from pointsman_cli.json_lines import numbered, parsed, text_of
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
-from pointsman_cli.retriever.tuning import DEPTH, Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
 
-AT_ONCE = 50  # searches in one call
+DEPTH = 10  # rank to which nDCG counts
+KEPT_SHARE = 0.95  # of the answerable queries that must stay relevant
+DENSE_THRESHOLDS = tuple(step / 50 for step in range(5, 36))  # 0.10 to 0.70
+DEFAULT_COVERAGE = 0.6
+COVERAGE_THRESHOLDS = tuple(step / 10 for step in range(3, 11))
+SIGNIFICANCE_LEVEL = 0.05  # probability of choosing a setting if all are equally good
+PERMUTATIONS = 9999
+LINE_FORMAT = '{"query": "...", "documents": ["id", ...]}'
+
+SearchCandidates = dict[str, pb.SearchSettings]
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
-    scores: dict[str, list[float]]  # nDCG@10 by way, for each query that has an answer
+class LabelledQuery:
+    query: str
+    documents: frozenset[str]  # ids of the documents that answer the query; empty if none does
+
+
+@dataclass(frozen=True, slots=True)
+class BestScores:
+    """The best scores of one search."""
+
+    dense: float
+    coverage: float
+
+
+def search_candidates() -> SearchCandidates:
+    """Returns the settings to compare; the first one is the default."""
+    weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
+    return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
+
+
+def read_labelled(file: Path) -> list[LabelledQuery]:
+    """Reads JSON Lines of {"query": ..., "documents": [ids]}; raises UsageError."""
+    found = []
+    for number, line in numbered(text_of(file)):
+        try:
+            found.append(_labelled_query(parsed(line)))
+        except ValueError as error:
+            raise UsageError(f"{file}:{number} {error}; a line is {LINE_FORMAT}") from error
+    if not any(one.documents for one in found):
+        raise UsageError(f"{file} has no query with a document that answers it; label some first")
+    return found
+
+
+def _labelled_query(row: Any) -> LabelledQuery:
+    """Raises ValueError with what is wrong."""
+    query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError('has no "query" that is a text')
+    if not isinstance(documents, list) or not all(isinstance(one, str | int) for one in documents):
+        raise ValueError('has no "documents" that are a list of ids')
+    return LabelledQuery(query, frozenset(map(str, documents)))
+
+
+def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
+    gain = sum(1.0 / math.log2(rank + 2) for rank, one in enumerate(found[:DEPTH]) if one in wanted)
+    return gain / sum(1.0 / math.log2(rank + 2) for rank in range(min(DEPTH, len(wanted))))
+
+
+def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
+    """Returns the best setting that beats the default significantly; the default if none does.
+
+    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if a
+    setting is as good as the default, each query might as well have favoured the other. So the signs of the differences
+    are flipped query by query, for all settings alike. A setting beats the default if the best of all settings gets as
+    far ahead in at most SIGNIFICANCE_LEVEL of the flips. This holds for few queries, and for many or similar settings.
+    """
+    first, *others = scores
+    differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
+    differences /= np.maximum(
+        np.linalg.norm(differences, axis=1, keepdims=True), 1e-12
+    )  # otherwise only the setting with the largest differences counts
+    signs = np.random.default_rng(7).choice((-1.0, 1.0), (PERMUTATIONS, differences.shape[1]))
+    furthest = (signs @ differences.T).max(axis=1)
+    by_chance = [(1 + np.sum(furthest >= found - 1e-9)) / (1 + PERMUTATIONS) for found in differences.sum(axis=1)]
+    ahead = [way for way, chance in zip(others, by_chance, strict=True) if chance <= SIGNIFICANCE_LEVEL]
+    return max(ahead, key=lambda way: mean(scores[way]), default=first)
+
+
+def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
+    """Returns the smallest cosine and the smallest coverage that count as relevant.
+
+    With unanswerable queries, it separates both kinds best; without, it keeps nearly all answerable ones.
+    """
+    if not unanswered:
+        ranked = sorted(seen.dense for seen in answered)
+        return round(ranked[int((1.0 - KEPT_SHARE) * len(ranked))] - 0.005, 2), DEFAULT_COVERAGE
+
+    def told_apart(least: tuple[float, float]) -> float:
+        kept = mean(_is_relevant(seen, least) for seen in answered)
+        refused = mean(not _is_relevant(seen, least) for seen in unanswered)
+        return kept + refused
+
+    return max(((dense, coverage) for dense in DENSE_THRESHOLDS for coverage in COVERAGE_THRESHOLDS), key=told_apart)
+
+
+def _is_relevant(seen: BestScores, least: tuple[float, float]) -> bool:
+    return seen.dense >= least[0] or seen.coverage >= least[1]
+
+
+def _tenths(first: int, last: int) -> list[float]:
+    return [step / 10 for step in range(first, last)]
+
+
+BATCH_SEARCHES = 50  # searches in one call
+
+
+@dataclass(frozen=True, slots=True)
+class TuningResult:
+    scores: dict[str, list[float]]  # nDCG@10 by setting, for each answerable query
     chosen: str
     settings: pb.SearchSettings
 
@@ -40,8 +147,10 @@ def tune(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Choose a collection's search settings by labelled queries: the weight of dense and lexical scores, and the
-    thresholds of relevance."""
+    """Choose a collection's search settings by labelled queries.
+
+    Sets the weight of dense and lexical scores and the thresholds of relevance.
+    """
     labelled = read_labelled(queries)
     tuned = run_interruptibly(_tune(retriever_address(retriever, data_dir), tenant, collection, labelled, dry_run))
     table = Table("way", f"nDCG@{DEPTH}", "", box=None)
@@ -55,36 +164,40 @@ def tune(
     )
 
 
-async def _tune(address: str, tenant: str, collection: str, labelled: Sequence[Labelled], dry_run: bool) -> Tuned:
+async def _tune(
+    address: str, tenant: str, collection: str, labelled: Sequence[LabelledQuery], dry_run: bool
+) -> TuningResult:
     answered = [one for one in labelled if one.documents]
     unanswered = [one for one in labelled if not one.documents]
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             stub = retriever_stub(channel)
 
-            async def ask(asked: Sequence[Labelled], settings: pb.SearchSettings) -> list[pb.SearchResponse]:
+            async def ask(asked: Sequence[LabelledQuery], settings: pb.SearchSettings) -> list[pb.SearchResponse]:
                 searches = [_search(tenant, collection, one.query, settings) for one in asked]
                 parts = [
-                    await stub.SearchBatch(pb.SearchBatchRequest(searches=searches[start : start + AT_ONCE]))
-                    for start in range(0, len(searches), AT_ONCE)
+                    await stub.SearchBatch(pb.SearchBatchRequest(searches=searches[start : start + BATCH_SEARCHES]))
+                    for start in range(0, len(searches), BATCH_SEARCHES)
                 ]
                 return [_answer(one) for part in parts for one in part.searches]
 
-            answers = {way: await ask(answered, settings) for way, settings in ways().items()}
+            answers = {way: await ask(answered, settings) for way, settings in search_candidates().items()}
             scores = {
                 way: [ndcg(_documents(one), asked.documents) for one, asked in zip(found, answered, strict=True)]
                 for way, found in answers.items()
             }
-            chosen = choose(scores)
+            chosen = choose_settings(scores)
             settings = pb.SearchSettings()
-            settings.CopyFrom(ways()[chosen])
+            settings.CopyFrom(search_candidates()[chosen])
             beside = await ask(unanswered, settings)
-            settings.least_dense, settings.least_coverage = thresholds(_seen(answers[chosen]), _seen(beside))
+            settings.least_dense, settings.least_coverage = thresholds(
+                _best_scores(answers[chosen]), _best_scores(beside)
+            )
             if not dry_run:
                 await stub.ConfigureSearch(
                     pb.ConfigureSearchRequest(tenant=tenant, collection=collection, settings=settings)
                 )
-    return Tuned(scores, chosen, settings)
+    return TuningResult(scores, chosen, settings)
 
 
 def _search(tenant: str, collection: str, query: str, settings: pb.SearchSettings) -> pb.SearchRequest:
@@ -111,5 +224,5 @@ def _documents(answer: pb.SearchResponse) -> list[str]:
     return [passage.document_id for passage in answer.passages]
 
 
-def _seen(answers: Sequence[pb.SearchResponse]) -> list[Seen]:
-    return [Seen(answer.best_dense, answer.best_coverage) for answer in answers]
+def _best_scores(answers: Sequence[pb.SearchResponse]) -> list[BestScores]:
+    return [BestScores(answer.best_dense, answer.best_coverage) for answer in answers]

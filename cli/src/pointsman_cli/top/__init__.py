@@ -1,1 +1,1 @@
-"""`pointsman top`: what the paths do, live."""
+"""`pointsman top`: shows live traffic, latency and cost of each path."""

@@ -1,4 +1,4 @@
-"""`pointsman top`: what the paths do, live in the terminal."""
+"""`pointsman top`: the command and its refresh loop."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ from pointsman_cli.options import (
     LoraServerOption,
     web_url,
 )
-from pointsman_cli.top.pages import as_json, page
-from pointsman_cli.top.services import Services, View, Where, services
+from pointsman_cli.top.services import ServiceAddresses, Services, View, services
+from pointsman_cli.top.tables import as_json, top_view
 
 DEFAULT_LORA_METRICS = "127.0.0.1:9083"
 WINDOW = 10.0
@@ -61,7 +61,7 @@ def top(
     are reported and tried again. With --once, the exit code is 1 if the gateway does not answer.
     """
     console = Console(highlight=False)
-    where = find(gateway, lora_server, lora_metrics, data_dir)
+    where = find_services(gateway, lora_server, lora_metrics, data_dir)
     if once:
         view = run_interruptibly(_once(where, interval))
         _show(console, view, in_json)
@@ -69,13 +69,13 @@ def top(
     run_interruptibly(_keep_showing(console, where, max(window, interval), interval, in_json))
 
 
-def find(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> Where:
-    """What is named, else what runs, else where it usually is."""
+def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
+    """Returns the given addresses, else those of the running `pointsman up`, else the usual ports."""
     run = read_run(DataDir.at(data_dir).run_file)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
     lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)
-    return Where(_metrics_url(gateway), lora_server, _metrics_url(metrics))
+    return ServiceAddresses(_metrics_url(gateway), lora_server, _metrics_url(metrics))
 
 
 def _metrics_url(address: str) -> str:
@@ -83,14 +83,16 @@ def _metrics_url(address: str) -> str:
     return url if url.endswith("/metrics") else f"{url}/metrics"
 
 
-async def _once(where: Where, interval: float) -> View:
+async def _once(where: ServiceAddresses, interval: float) -> View:
     async with services(where, interval) as watched:
         await watched.look()
         await asyncio.sleep(interval)
         return await watched.look()
 
 
-async def _keep_showing(console: Console, where: Where, window: float, interval: float, in_json: bool) -> None:
+async def _keep_showing(
+    console: Console, where: ServiceAddresses, window: float, interval: float, in_json: bool
+) -> None:
     try:
         async with services(where, window) as watched:
             if console.is_terminal and not in_json:
@@ -98,24 +100,24 @@ async def _keep_showing(console: Console, where: Where, window: float, interval:
             else:
                 await _print(console, watched, interval, in_json)
     except asyncio.CancelledError:
-        return  # Ctrl-C is its proper end
+        return  # Ctrl-C is the normal end
 
 
 async def _live(console: Console, watched: Services, interval: float) -> None:
-    with Live(page(await watched.look()), console=console, auto_refresh=False) as live:
+    with Live(top_view(await watched.look()), console=console, auto_refresh=False) as live:
         async for view in _looks(watched, interval):
-            live.update(page(view), refresh=True)
+            live.update(top_view(view), refresh=True)
 
 
 async def _print(console: Console, watched: Services, interval: float, in_json: bool) -> None:
-    """JSON: a line each time."""
+    """Prints a view at each interval; JSON on one line."""
     await watched.look()
     async for view in _looks(watched, interval):
         _show(console, view, in_json)
 
 
 async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
-    """At a steady pace, the first after one interval."""
+    """Yields views at a steady pace, the first after one interval."""
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())
@@ -124,10 +126,10 @@ async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
 
 
 def _show(console: Console, view: View, in_json: bool) -> None:
-    """By `print`, whose broken pipe is an error; the console would raise SystemExit in the midst of a task."""
+    """Uses `print`, which raises an error for a broken pipe; the rich console would raise SystemExit inside a task."""
     if in_json:
         print(json.dumps(as_json(view)), flush=True)
     else:
         with console.capture() as captured:
-            console.print(page(view))
+            console.print(top_view(view))
         print(captured.get(), end="", flush=True)

@@ -1,30 +1,29 @@
-"""What the gateway's and the lora-server's counters come to over a window."""
+"""Computes figures from the counters of the gateway and the lora-server over a time window."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pointsman_cli.top.quantiles import Quantiles
-from pointsman_cli.top.window import Window
+from pointsman_cli.top.metrics import Quantiles, Window
 
-OF_GATEWAY = (
+GATEWAY_METRICS = (
     "pointsman_requests_total",
-    "pointsman_request_seconds_bucket",
+    "pointsman_request_duration_seconds_bucket",
     "pointsman_time_to_first_token_seconds_bucket",
     "pointsman_tokens_total",
     "pointsman_cost_usd_total",
     "pointsman_fallbacks_total",
     "pointsman_in_flight",
-    "pointsman_waiting",
+    "pointsman_queue_depth",
     "pointsman_event_loop_lag_seconds_bucket",
     "pointsman_engine_breaker_open",
     "pointsman_redis_up",
 )
-OF_LORA_SERVER = ("pointsman_lora_",)
-"""What is read of their metrics."""
+LORA_SERVER_METRICS = ("pointsman_lora_",)
+"""Prefixes of the metrics that are read."""
 
-NOT_OURS = frozenset({"none", "caller", "limits"})
-"""The faults that are no failure of the service."""
+CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
+"""Values of the label `fault` that do not count as failures of the service."""
 TOKENS = ("prompt", "cached", "completion", "replayed")
 
 
@@ -32,22 +31,22 @@ TOKENS = ("prompt", "cached", "completion", "replayed")
 class PathFigures:
     path: str
     kind: str
-    requests: float  # that came to their end
-    share: float | None  # of all paths' requests
+    requests: float  # completed requests
+    share: float | None  # of the requests of all paths
     requests_per_second: float
     seconds: Quantiles
     first_token_seconds: Quantiles
-    tokens_per_second: Mapping[str, float]  # by type; see `TOKENS`
+    tokens_per_second: Mapping[str, float]  # by token type, see TOKENS
     usd_per_1k_requests: float | None
-    fallbacks: float  # requests that left this path for another
-    failures: float | None  # None where the gateway does not tell whose fault an outcome is
+    fallbacks: float  # requests that moved from this path to another
+    failures: float | None  # None if the gateway does not report faults
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
     seconds: float
     requests_per_second: float
-    paths: tuple[PathFigures, ...]  # the busiest since the gateway's start come first
+    paths: tuple[PathFigures, ...]  # sorted by requests since the gateway's start
     in_flight: float | None
     waiting: float | None
     event_loop_lag_seconds: Quantiles
@@ -68,7 +67,7 @@ class LoraFigures:
 
 
 def gateway_figures(window: Window) -> GatewayFigures | None:
-    """None until there are two scrapes."""
+    """Returns None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     paths = _Paths(window)
@@ -78,7 +77,7 @@ def gateway_figures(window: Window) -> GatewayFigures | None:
         requests_per_second=paths.everyones / window.seconds,
         paths=tuple(paths.figures(path, kind) for path, kind in _known_paths(window).items()),
         in_flight=window.latest.value("pointsman_in_flight"),
-        waiting=window.latest.value("pointsman_waiting"),
+        waiting=window.latest.value("pointsman_queue_depth"),
         event_loop_lag_seconds=Quantiles.of(_buckets(window, "pointsman_event_loop_lag_seconds").get("", {})),
         open_breakers=tuple(sorted(dict(labels).get("engine", "") for labels, is_open in breakers.items() if is_open)),
         redis_up=_is_set(window, "pointsman_redis_up"),
@@ -86,7 +85,7 @@ def gateway_figures(window: Window) -> GatewayFigures | None:
 
 
 def lora_figures(window: Window) -> LoraFigures | None:
-    """None until there are two scrapes."""
+    """Returns None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     return LoraFigures(
@@ -102,13 +101,13 @@ def lora_figures(window: Window) -> LoraFigures | None:
 
 
 class _Paths:
-    """One window, sorted by path."""
+    """The counters of a window, grouped by path."""
 
     def __init__(self, window: Window) -> None:
         self._seconds = window.seconds
         self._requests = _by(window, "pointsman_requests_total", "path")
         self.everyones = sum(self._requests.values())
-        self._whole = _buckets(window, "pointsman_request_seconds")
+        self._whole = _buckets(window, "pointsman_request_duration_seconds")
         self._first_token = _buckets(window, "pointsman_time_to_first_token_seconds")
         self._dollars = _by(window, "pointsman_cost_usd_total", "path")
         self._fallbacks = _by(window, "pointsman_fallbacks_total", "source")
@@ -133,28 +132,30 @@ class _Paths:
 
 
 def _known_paths(window: Window) -> dict[str, str]:
-    """Every path that has had a request since the gateway's start, and its kind."""
+    """Returns every path with a request since the gateway's start, and its kind."""
     totals: dict[str, float] = defaultdict(float)
     kinds: dict[str, tuple[float, str]] = {}
-    for labels, value in _now(window, "pointsman_requests_total"):
+    for labels, value in _latest(window, "pointsman_requests_total"):
         path = labels.get("path", "")
         totals[path] += value
-        kinds[path] = max(kinds.get(path, (-1.0, "")), (value, labels.get("kind", "")))  # "other" may have several
+        kinds[path] = max(
+            kinds.get(path, (-1.0, "")), (value, labels.get("kind", ""))
+        )  # "other" may have several kinds
     return {path: kinds[path][1] for path in sorted(totals, key=lambda path: (-totals[path], path))}
 
 
 def _failures(window: Window) -> dict[str, float] | None:
-    if any("fault" not in labels for labels, _ in _now(window, "pointsman_requests_total")):
+    if any("fault" not in labels for labels, _ in _latest(window, "pointsman_requests_total")):
         return None
     failures: dict[str, float] = defaultdict(float)
     for labels, amount in window.growth("pointsman_requests_total"):
-        if labels.get("fault") not in NOT_OURS:
+        if labels.get("fault") not in CLIENT_FAULTS:
             failures[labels.get("path", "")] += amount
     return failures
 
 
 def _tokens(window: Window) -> dict[tuple[str, str], float]:
-    """By path and type."""
+    """Tokens by path and type."""
     tokens: dict[tuple[str, str], float] = defaultdict(float)
     for labels, amount in window.growth("pointsman_tokens_total"):
         tokens[labels.get("path", ""), labels.get("type", "")] += amount
@@ -169,17 +170,17 @@ def _by(window: Window, name: str, label: str) -> dict[str, float]:
 
 
 def _buckets(window: Window, name: str) -> dict[str, dict[float, float]]:
-    """A histogram's growth by path ("" where it has none) and edge, added up over its other labels."""
+    """Returns the growth of a histogram's buckets by path ("" if it has no path) and edge, summed over other labels."""
     buckets: dict[str, dict[float, float]] = defaultdict(dict)
-    for labels, _ in _now(window, f"{name}_bucket"):
-        buckets[labels.get("path", "")][float(labels["le"])] = 0.0  # an edge that nothing lies below is an edge, too
+    for labels, _ in _latest(window, f"{name}_bucket"):
+        buckets[labels.get("path", "")][float(labels["le"])] = 0.0  # keep edges whose bucket did not grow
     for labels, amount in window.growth(f"{name}_bucket"):
         edges, edge = buckets[labels.get("path", "")], float(labels["le"])
         edges[edge] = edges.get(edge, 0.0) + amount
     return buckets
 
 
-def _now(window: Window, name: str) -> Iterator[tuple[dict[str, str], float]]:
+def _latest(window: Window, name: str) -> Iterator[tuple[dict[str, str], float]]:
     assert window.latest is not None
     for labels, value in window.latest.samples.get(name, {}).items():
         yield dict(labels), value

@@ -1,36 +1,92 @@
-"""The gateway and the lora-server, looked at again and again; one that is away is told of, and asked again."""
+"""Polls the gateway and the lora-server; a service that does not answer is reported and polled again."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 import httpx
-from pointsman_servicekit.errors import PointsmanError
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.errors import PointsmanError, Unavailable
 
+from pointsman_cli.adapters.tables import STATE_NAMES
 from pointsman_cli.errors import CommandError
-from pointsman_cli.grpc_clients import open_channel
-from pointsman_cli.top import adapters
-from pointsman_cli.top.adapters import Adapters
+from pointsman_cli.grpc_clients import lora_server_stub, open_channel, service_errors
 from pointsman_cli.top.figures import (
-    OF_GATEWAY,
-    OF_LORA_SERVER,
+    GATEWAY_METRICS,
+    LORA_SERVER_METRICS,
     GatewayFigures,
     LoraFigures,
     gateway_figures,
     lora_figures,
 )
-from pointsman_cli.top.scrape import Scrape, parse
-from pointsman_cli.top.window import Window
+from pointsman_cli.top.metrics import Scrape, Window, parse_metrics
 
-SECONDS = 2.0
-"""For an answer."""
+ADAPTER_TIMEOUT_SECONDS = 2.0
+_WITH_THE_ENGINE = frozenset({"loading", "warm", "serving", "draining"})
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class AdapterView:
+    version: str  # "triage@3f9a1c0b77de"
+    state: str  # "serving"
+    resident: bool
+    pinned: bool
+    aliases: tuple[str, ...]  # that point to the version: "triage@prod"
+    canary: Mapping[str, float]  # aliases that send a share of their users to it, with the share
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAdapters:
+    engine: str  # name in the gateway's configuration
+    status: str  # "ready"
+    detail: str  # what the engine is doing, or why it is down
+    versions: tuple[AdapterView, ...]  # resident, or being loaded or unloaded
+    elsewhere: int  # number of registered versions that this engine does not hold
+
+
+async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
+    """Raises the PointsmanError of the call if the lora-server does not answer."""
+    server = lora_server_stub(channel)
+    with service_errors("lora-server"):
+        watching = server.Watch(pb.WatchRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
+        try:
+            engine = await watching.read()  # the first message holds the whole state
+        finally:
+            watching.cancel()
+        found = await server.List(pb.ListAdaptersRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
+    if not isinstance(engine, pb.EngineState):
+        raise Unavailable("lora-server ended the watch before it said anything", code="lora_server_unavailable")
+    return _adapters(engine, found)
+
+
+def _adapters(engine: pb.EngineState, found: pb.ListAdaptersResponse) -> EngineAdapters:
+    versions = [_adapter(version, found.aliases, version.version in engine.resident) for version in found.versions]
+    shown = tuple(each for each in versions if each.resident or each.state in _WITH_THE_ENGINE)
+    status = pb.EngineStatus.Name(engine.status).removeprefix("ENGINE_STATUS_").lower()
+    return EngineAdapters(engine.engine, status, engine.detail, shown, len(versions) - len(shown))
+
+
+def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: bool) -> AdapterView:
+    name = version.version
+    return AdapterView(
+        version=name,
+        state=STATE_NAMES[version.state],
+        resident=resident,
+        pinned=version.pinned,
+        aliases=tuple(each.alias for each in aliases if each.version == name),
+        canary={each.alias: each.canary_weight for each in aliases if each.canary_version == name},
+    )
+
+
+TIMEOUT_SECONDS = 2.0
+"""Timeout of one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddresses:
     gateway: str  # "http://127.0.0.1:8080/metrics"
     lora_server: str  # "127.0.0.1:8083"
     lora_server_metrics: str  # "http://127.0.0.1:9083/metrics"
@@ -38,29 +94,31 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look at all. Figures are None until there are two scrapes; a problem is why the last look got nothing."""
+    """One poll of all services. Figures are None until there are two scrapes; a problem says why a poll failed."""
 
-    where: Where
+    where: ServiceAddresses
     unix_ms: int
     gateway: GatewayFigures | None
     gateway_problem: str
     lora: LoraFigures | None
     lora_problem: str
-    adapters: Adapters | None
+    adapters: EngineAdapters | None
     adapters_problem: str
 
 
 class Services:
-    def __init__(self, where: Where, window: float, client: httpx.AsyncClient, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, where: ServiceAddresses, window: float, client: httpx.AsyncClient, channel: grpc.aio.Channel
+    ) -> None:
         self._where = where
-        self._gateway = _Metrics(where.gateway, OF_GATEWAY, Window(window), client)
-        self._lora = _Metrics(where.lora_server_metrics, OF_LORA_SERVER, Window(window), client)
+        self._gateway = _Metrics(where.gateway, GATEWAY_METRICS, Window(window), client)
+        self._lora = _Metrics(where.lora_server_metrics, LORA_SERVER_METRICS, Window(window), client)
         self._channel = channel
-        self._adapters: Adapters | None = None
+        self._adapters: EngineAdapters | None = None
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """At all of them at once; never raises for one that is away."""
+        """Polls all services concurrently; never raises if one does not answer."""
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(
             where=self._where,
@@ -75,17 +133,17 @@ class Services:
 
     async def _look_at_adapters(self) -> None:
         try:
-            self._adapters, self._adapters_problem = await adapters.look(self._channel), ""
+            self._adapters, self._adapters_problem = await fetch_adapter_view(self._channel), ""
         except PointsmanError as error:
             self._adapters, self._adapters_problem = None, error.message
 
 
 @asynccontextmanager
-async def services(where: Where, window: float) -> AsyncIterator[Services]:
-    """`window`: the seconds that figures are of."""
+async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
+    """`window` is the number of seconds that the figures cover."""
     headers = {"accept": "text/plain"}
     async with (
-        httpx.AsyncClient(timeout=SECONDS, trust_env=False, headers=headers) as client,
+        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,
         open_channel(where.lora_server) as channel,
     ):
         yield Services(where, window, client, channel)
@@ -107,14 +165,14 @@ class _Metrics:
             self.problem = str(error)
 
     async def _scrape(self) -> Scrape:
-        """Raises `CommandError` with what is the matter."""
+        """Raises CommandError with the reason if the metrics cannot be read."""
         try:
             answer = (await self._client.get(self._url)).raise_for_status()
-            return parse(answer.text, time.monotonic(), self._wanted)
+            return parse_metrics(answer.text, time.monotonic(), self._wanted)
         except httpx.HTTPStatusError as error:
             raise CommandError(f"{self._url} answers {error.response.status_code}") from error
         except httpx.TimeoutException as error:
-            raise CommandError(f"{self._url} does not answer within {SECONDS:g} s") from error
+            raise CommandError(f"{self._url} does not answer within {TIMEOUT_SECONDS:g} s") from error
         except httpx.HTTPError as error:
             raise CommandError(f"{self._url} cannot be reached: {error or type(error).__name__}") from error
         except (httpx.InvalidURL, ValueError) as error:

@@ -1,1 +1,1 @@
-"""`pointsman train`: an adapter from examples, in the engine's environment."""
+"""`pointsman train`: trains a LoRA adapter on examples."""

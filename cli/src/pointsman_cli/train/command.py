@@ -1,4 +1,4 @@
-"""`pointsman train`: the trainer as a process of the engine's environment, or as a job of the lora-server."""
+"""`pointsman train`: runs the trainer in the engine's environment, or as a job of the lora-server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ BASE_MODEL = "smollm2-135m"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the result is registered; nowhere without an address."""
+    """Where to register the result; an empty address means nowhere."""
 
     address: str
     alias: str

@@ -1,4 +1,4 @@
-"""What the trainer says, one JSON object a line; a job of the lora-server says the same over gRPC."""
+"""Parses the trainer's events: JSON Lines from a local process, or gRPC messages from a job of the lora-server."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """The data, before anything is computed."""
+    """Statistics of the data, before training starts."""
 
     rows: int
     heldout_rows: int
@@ -22,7 +22,7 @@ class DataReport:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A row as the model reads it."""
+    """One example as the model reads it."""
 
     text: str
     row: str
@@ -49,7 +49,7 @@ class Evaluation:
     loss: float | None
     metrics: Mapping[str, float]
     prompt_path: Mapping[str, float]
-    """The same metrics of prompting alone; at the end only."""
+    """The same metrics for prompting alone; only at the end."""
     best: bool
 
 
@@ -68,7 +68,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """Of a job of the lora-server."""
+    """A new state of a job of the lora-server."""
 
     state: str
     facts: Mapping[str, Any]
@@ -76,7 +76,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line that is no event, or an event that is not as this version knows it; shown as it came."""
+    """A line that is not an event, or an unknown event; shown as it came."""
 
     text: str
 
@@ -94,7 +94,7 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """None where it is none that is known here. Numbers may come as floats: gRPC knows no others."""
+    """Returns None for an unknown or malformed event. Numbers may be floats, as in protobuf structs."""
     try:
         return _read(kind, found)
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""The options of `pointsman train`, by what they are about."""
+"""The options of `pointsman train`, and the trainer's command line."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -106,7 +106,7 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: 
 
 TRAINER_MODULE = "pointsman_lora_server.training"
 MERGED_ONLY_METHOD = "dora"
-"""The method whose result cannot be served as an adapter."""
+"""An adapter trained by this method can only be served merged into its base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +118,16 @@ class TrainingJob:
     system: Path | None = None
     out: Path | None = None
     options: Mapping[str, object] = field(default_factory=dict)
-    """More of the trainer's, by their names there; those that are None are left to it, True is a flag."""
+    """More options of the trainer by name; None leaves the default, True is a flag."""
 
     def check(self) -> None:
-        """Raises `Misused` where a file is not there; all else is the trainer's to judge."""
+        """Raises UsageError if a file does not exist; the trainer checks everything else."""
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():
                 raise UsageError(f"{option} {file} is not a file")
 
     def arguments(self, base_model: Path, base_model_name: str) -> list[str]:
-        """All paths absolute."""
+        """Returns the trainer's arguments, with absolute paths."""
         options = {
             "base-model": base_model,
             "base-model-name": base_model_name,

@@ -1,4 +1,4 @@
-"""A training while it runs: a bar with loss, speed and time left, and what was measured above it."""
+"""Shows a training: a progress bar with loss, speed and time left, and the evaluations above it."""
 
 import time
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from pointsman_cli.train.events import (
     TrainerEvent,
 )
 
-_PLAIN_SECONDS = 10.0  # between two lines on the steps where there is no terminal
-_MOST_LABELS = 12  # of one field, on one line
+_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
+_MOST_LABELS = 12  # per field, on one line
 
 
 class TrainingProgress:
@@ -35,7 +35,7 @@ class TrainingProgress:
         self._said_at = 0.0
         self.facts: Mapping[str, object] = {}
         self.done: Done | None = None
-        self.state: StateChanged | None = None  # the last one
+        self.state: StateChanged | None = None  # the latest state
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
@@ -70,7 +70,7 @@ class TrainingProgress:
                 self._say(", ".join([state, *more]))
 
     def remark(self, line: str) -> None:
-        """Shows what the trainer wrote to standard error."""
+        """Prints a line of the trainer's standard error."""
         self._say(line)
 
     def _show_data(self, data: DataReport) -> None:
@@ -103,7 +103,7 @@ class TrainingProgress:
 
 
 def _compared(ours: Mapping[str, float], prompting: Mapping[str, float]) -> str:
-    """In words, with what follows from it."""
+    """Formats the comparison with prompting, and its consequence."""
     pairs = ", ".join(
         f"{name} {value:.3g} against {prompting[name]:.3g}" for name, value in ours.items() if name in prompting
     )

@@ -1,1 +1,1 @@
-"""`pointsman up`: everything on one machine."""
+"""`pointsman up`: runs all services on one machine."""

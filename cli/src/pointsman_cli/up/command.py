@@ -1,4 +1,4 @@
-"""`pointsman up`: everything on one machine, until it is told to stop."""
+"""`pointsman up`: the command."""
 
 import asyncio
 import os
@@ -15,12 +15,11 @@ from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up import monitoring, ports
-from pointsman_cli.up.child import Backoff
-from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
+from pointsman_cli.up.addresses import HOST, choose_addresses, hold_port
 from pointsman_cli.up.plan import Programs, make_plan
-from pointsman_cli.up.screen import Screen
-from pointsman_cli.up.starting import Setup, start_all
+from pointsman_cli.up.prometheus import find_program, make_service
+from pointsman_cli.up.startup import StartPlan, StartupOutput, start_all
+from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, refuse_if_locked
 from pointsman_cli.up.valkey import redis_url, server_binary
 
 
@@ -47,42 +46,42 @@ def up(
     at = DataDir.at(data_dir)
     loaded = load_example(folder)
     engine = find_engine(at, engine_python)
-    prometheus = monitoring.find_program() if with_monitoring else None
+    prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
-    read_run(at.run_file)  # or it could not be written, once everything runs
-    with ports.holding(f"{ports.HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
-        addresses = ports.choose(http, grpc)
+    read_run(at.run_file)  # fail now rather than after everything has started
+    with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
+        addresses = choose_addresses(http, grpc)
     programs = Programs(engine.python, server_binary())
     plan = make_plan(loaded, at, addresses, programs)
     if prometheus:
-        plan = replace(plan, prometheus=monitoring.make_service(prometheus, beside, at))
-    setup = Setup(loaded, at, engine, programs.python, addresses, plan)
-    screen = Screen(Console())
+        plan = replace(plan, prometheus=make_service(prometheus, beside, at))
+    setup = StartPlan(loaded, at, engine, programs.python, addresses, plan)
+    screen = StartupOutput(Console())
     run_interruptibly(run_up(setup, screen, Backoff()))
     screen.say("stopped")
 
 
-async def run_up(setup: Setup, screen: Screen, backoff: Backoff) -> None:
-    """Runs all until it is cancelled; that is its proper end once everything came up, and an interruption before."""
-    async with guarded(setup.data_dir.lock_file) as guard:
-        crew = Crew(guard)
+async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
+    """Runs all services until cancelled; raises if they do not come up."""
+    async with reaper_running(setup.data_dir.lock_file) as guard:
+        supervisor = Supervisor(guard)
         try:
-            adapters = await start_all(setup, crew, screen)
-            run = _write_run(setup, crew)
+            adapters = await start_all(setup, supervisor, screen)
+            run = _write_run(setup, supervisor)
             screen.summary(run, adapters)
 
             def report(line: str) -> None:
                 screen.say(line)
-                _write_run(setup, crew)  # a new process has a new pid
+                _write_run(setup, supervisor)  # a restarted process has a new pid
 
             with suppress(asyncio.CancelledError):
-                await crew.keep_running(report, backoff)
+                await supervisor.keep_running(report, backoff)
         finally:
             setup.data_dir.run_file.unlink(missing_ok=True)
-            await crew.stop(screen.say)
+            await supervisor.stop(screen.say)
 
 
-def _write_run(setup: Setup, crew: Crew) -> Run:
+def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
     addresses = setup.addresses
     run = Run(
         pid=os.getpid(),
@@ -98,7 +97,7 @@ def _write_run(setup: Setup, crew: Crew) -> Run:
         lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",
         processes={
             child.service.name: RunningProcess(child.pid, child.service.address, str(child.service.log))
-            for child in crew.children
+            for child in supervisor.children
         },
     )
     write_run(run, setup.data_dir.run_file)

@@ -1,4 +1,4 @@
-"""What is to run on one machine: each process with its command, its environment and its address, in starting order."""
+"""Describes each process: command, environment, address and order of start."""
 
 import sys
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.example import Example
 from pointsman_cli.up import valkey
-from pointsman_cli.up.ports import Addresses
+from pointsman_cli.up.addresses import Addresses
 
 ENGINE_NAME = "local"
 
@@ -17,7 +17,7 @@ ENGINE_NAME = "local"
 class Service:
     name: str
     program: tuple[str, ...]
-    environment: Mapping[str, str]  # added to our own
+    environment: Mapping[str, str]  # in addition to ours
     address: str
     log: Path
     grace: float  # seconds from SIGTERM to SIGKILL
@@ -25,7 +25,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What is installed where."""
+    """Paths of the installed programs."""
 
     engine_python: Path
     valkey_server: Path
@@ -34,7 +34,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Started in this order, stopped in the reverse one."""
+    """Started in this order, stopped in reverse."""
 
     valkey: Service
     retriever: Service
@@ -72,7 +72,7 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as the gateway's
+        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as for the gateway
         "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
@@ -92,11 +92,11 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
         "POINTSMAN_LORA_BASE_MODEL": str(data_dir.model(example.base_model)),
         "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
-        "POINTSMAN_LORA_DRAIN_NOTICE": "0",  # as the gateway's
+        "POINTSMAN_LORA_DRAIN_NOTICE": "0",  # as for the gateway
         "POINTSMAN_LORA_DRAIN_GRACE": "10",
     }
     program = (programs.python, "-m", "pointsman_lora_server")
-    # Its grace holds the engine's: it stops vLLM before it ends itself.
+    # Longer than the engine's grace, because the lora-server stops vLLM before it exits.
     return Service("lora-server", program, environment, addresses.lora_server, data_dir.log("lora-server"), grace=30)
 
 
@@ -108,10 +108,10 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
-        "POINTSMAN_GATEWAY_SPOOL": str(data_dir.spool),
-        "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # nobody else here could be told to send requests elsewhere
-        "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
+        "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
+        "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # there is no load balancer to notify
+        "POINTSMAN_LORA_SERVER": addresses.lora_server,  # models.yaml reads it as ${POINTSMAN_LORA_SERVER}
     }
     program = (programs.python, "-m", "pointsman_gateway")
-    # It lets answers in flight finish for 20 s.
+    # The gateway lets requests finish for 20 s.
     return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)

@@ -1,7 +1,6 @@
-"""Text to vector: one model, one fingerprint."""
+"""Text embedding models. Each has a fingerprint; vectors with equal fingerprints can be compared."""
 
-from pointsman_embedding.minilm import MiniLM
-from pointsman_embedding.model_folder import ModelMissing
+from pointsman_embedding.minilm import MiniLM, ModelMissing
 from pointsman_embedding.static_model import StaticModel
 
 __all__ = ["MiniLM", "ModelMissing", "StaticModel"]

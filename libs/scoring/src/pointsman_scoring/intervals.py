@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether one path is better than another on the same rows."""
+"""Confidence intervals of mean scores, and significance tests between two paths on the same rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
 RESAMPLES = 9999
-"""Of each bootstrap and each permutation test; the smallest p it can tell is 1/10000."""
+"""Resamples of each bootstrap and permutation test; the smallest possible p-value is 1/10000."""
 
 ROUNDING = 1e-9
-"""Differences that differ by less are equal: 0.4 - 0.3 is not quite 0.3 - 0.2."""
+"""Differences closer to each other than this count as equal, because of floating point: 0.4 - 0.3 is not exactly 0.3 -
+0.2."""
 
 Scores = NDArray[np.float64]
 
@@ -28,21 +29,21 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The first path less the second, on the same rows."""
+    """The difference of the first path's mean score and the second's, on the same rows."""
 
     difference: Interval
     p_value: float
-    """Two-sided: how likely a difference at least this large is, if there is none."""
+    """Two-sided: the probability of a difference at least this large if the paths are equally good."""
     test: str
     """ "mcnemar" or "permutation"."""
 
 
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Interval:
-    """Of the mean of scores from 0 to 1, two-sided.
+    """The two-sided confidence interval of the mean of scores from 0 to 1.
 
-    Scores of 0 and 1 alone: Wilson's interval (E. B. Wilson, JASA 22, 1927). Others: the bootstrap, BCa (B. Efron,
-    JASA 82, 1987). Where all are equal a bootstrap knows no spread; Wilson's is taken, which is then too wide rather
-    than too narrow. Raises ValueError where there are no scores.
+    For scores of only 0 and 1 it is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B.
+    Efron, JASA 82, 1987). If all scores are equal a bootstrap finds no spread, and Wilson's interval is used, which is
+    then too wide rather than too narrow. Raises ValueError if there are no scores.
     """
     values = _checked(scores)
     if np.all((values == 0) | (values == 1)) or np.ptp(values) == 0:
@@ -52,20 +53,22 @@ def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int =
 
 
 def compare(first: Sequence[float], second: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Comparison:
-    """Scores of two paths on the same rows, in the same order.
+    """Compares the scores of two paths on the same rows, in the same order.
 
-    Scores of 0 and 1 alone: McNemar's test (Psychometrika 12, 1947), exact: a binomial test on the rows where one
-    path alone is right. Others: a permutation test that flips the signs of the differences (R. A. Fisher, The Design
-    of Experiments, 1935). The interval is a percentile bootstrap of the differences. Where they are all equal, or
-    too few for any test to tell them from chance, a bootstrap knows too little of their spread: `_bounds` are taken.
-    Raises ValueError where the lengths differ, or there are no scores.
+    For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
+    rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
+    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences, or `_bounds`
+    if the differences are all equal or too few for a significant result. Raises ValueError if the lengths differ or
+    there are no scores.
     """
     one, other = _checked(first), _checked(second)
     if len(one) != len(other):
         raise ValueError(f"paired scores are of the same rows; there are {len(one)} and {len(other)}")
     differences = one - other
     mean = float(differences.mean())
-    smallest_p = 2.0 ** (1 - len(differences))  # of either test, where every row points one way
+    smallest_p = 2.0 ** (
+        1 - len(differences)
+    )  # the smallest p-value of either test, reached if all rows favour one path
     if np.ptp(differences) < ROUNDING or smallest_p > 1 - confidence:
         low, high = _bounds(differences, confidence)
     else:
@@ -76,7 +79,8 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for being several (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    """p-values adjusted for multiple tests (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the given
+    order."""
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -100,11 +104,12 @@ def _wilson(values: Scores, confidence: float) -> Interval:
 
 
 def _bounds(differences: Scores, confidence: float) -> tuple[float, float]:
-    """Of the mean, whatever the rows that were not seen are like; at 95 % about 3.7 / n either way for n that are 0.
+    """Limits of the mean that hold for any distribution; at 95 % about 3.7 / n on either side for n differences of
+    0.
 
-    A share of at least s = ((1 - confidence) / 2)^(1 / n) of all rows is no lower than the lowest of n (S. S. Wilks,
-    Annals of Mathematical Statistics 12, 1941; of equal ones, C. J. Clopper and E. S. Pearson, Biometrika 26, 1934),
-    and no other is below -1. The same from above.
+    At least the fraction s = ((1 - confidence) / 2)^(1 / n) of all rows is not below the lowest of n (S. S. Wilks,
+    Annals of Mathematical Statistics 12, 1941; for equal values C. J. Clopper and E. S. Pearson, Biometrika 26, 1934),
+    and no row is below -1. The upper limit follows in the same way.
     """
     share = ((1 - confidence) / 2) ** (1 / len(differences))
     return share * float(differences.min()) - (1 - share), share * float(differences.max()) + (1 - share)
@@ -136,7 +141,7 @@ def _mcnemar(differences: Scores) -> float:
 
 def _sign_flips(differences: Scores, seed: int) -> float:
     told_apart = differences[differences != 0]
-    if told_apart.size < 2:  # one alone is as likely with either sign, and SciPy wants two
+    if told_apart.size < 2:  # a single difference is as likely with either sign, and SciPy requires two
         return 1.0
     found = _stats().permutation_test(
         (told_apart,),
@@ -151,7 +156,7 @@ def _sign_flips(differences: Scores, seed: int) -> float:
 
 
 def _stats() -> Any:
-    """SciPy's, which takes a second or two to import: who asks for no interval does not wait for it."""
+    """SciPy's statistics, imported on first use, since that takes a second or two."""
     from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
     return stats

@@ -23,7 +23,7 @@ import grpc
 
 
 class PointsmanError(Exception):
-    """Something that a caller is told about, in words meant for them."""
+    """The base of all errors whose message is written for the caller."""
 
     grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     http_status: ClassVar[int] = 500
@@ -36,36 +36,37 @@ class PointsmanError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.receipt: object | None = None
-        """What had been spent by then, where a service has put it here for its doors to tell."""
+        """The receipt of a failed request, set by the gateway so that its HTTP and gRPC servers can report what it
+        cost."""
         self.fault = ""
-        """Whose fault it is, where neither the class nor the code tells."""
+        """Who caused the error, if neither the class nor the code implies it."""
         self.limits: Mapping[str, str] = {}
-        """How the caller's limits stand, as HTTP headers, where one of them is why."""
+        """The state of the caller's limits as HTTP headers, if one of them was exceeded."""
 
 
 class InvalidArgument(PointsmanError):
-    """The request can never succeed as it is."""
+    """The request is wrong and cannot succeed however often it is sent."""
 
     grpc_status = grpc.StatusCode.INVALID_ARGUMENT
     http_status = 400
 
 
 class Unauthenticated(PointsmanError):
-    """Nobody knows who asks."""
+    """The caller's credential is missing or not valid."""
 
     grpc_status = grpc.StatusCode.UNAUTHENTICATED
     http_status = 401
 
 
 class PermissionDenied(PointsmanError):
-    """It is known who asks, and they may not."""
+    """The caller is known but not allowed to do this."""
 
     grpc_status = grpc.StatusCode.PERMISSION_DENIED
     http_status = 403
 
 
 class NotFound(PointsmanError):
-    """The request names something that is not there."""
+    """The request names something that does not exist."""
 
     grpc_status = grpc.StatusCode.NOT_FOUND
     http_status = 404
@@ -79,35 +80,35 @@ class AlreadyExists(PointsmanError):
 
 
 class FailedPrecondition(PointsmanError):
-    """The state of things forbids it until something else is done."""
+    """The present state forbids the request; something else must be done first."""
 
     grpc_status = grpc.StatusCode.FAILED_PRECONDITION
     http_status = 409
 
 
 class ResourceExhausted(PointsmanError):
-    """A limit, or a budget, is used up."""
+    """A limit or a budget is used up."""
 
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
 
 
 class Unavailable(PointsmanError):
-    """Something that is needed cannot be reached now; trying again may help."""
+    """Something that the request needs cannot be reached now; a retry may succeed."""
 
     grpc_status = grpc.StatusCode.UNAVAILABLE
     http_status = 503
 
 
 class DeadlineExceeded(PointsmanError):
-    """Time ran out."""
+    """The time for the request ran out."""
 
     grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 504
 
 
 class Internal(PointsmanError):
-    """Our fault."""
+    """An error in Pointsman itself."""
 
 
 FAMILIES: tuple[type[PointsmanError], ...] = (

@@ -1,4 +1,4 @@
-"""A gRPC channel as every client of ours opens it."""
+"""How clients open gRPC channels to the services."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -12,9 +12,9 @@ Interceptors: TypeAlias = Sequence[grpc.aio.ClientInterceptor]
 
 
 def open_channel(address: str, tls: ClientTls | None = None, interceptors: Interceptors = ()) -> grpc.aio.Channel:
-    """A channel to `address` ("127.0.0.1:8082"); connects by itself, and again after a break within a second.
+    """Opens a channel to `address` ("127.0.0.1:8082") that connects on demand and reconnects within a second.
 
-    Raises TlsError where the files of `tls` cannot be used.
+    Raises TlsError if the files of `tls` cannot be used.
     """
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

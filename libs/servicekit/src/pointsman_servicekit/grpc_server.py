@@ -1,4 +1,5 @@
-"""A gRPC server as every service runs it: health, reflection, and one error handler for unary and streaming calls."""
+"""The gRPC server of every service: limits, TLS, health, reflection, and error handling for unary and streaming
+calls."""
 
 import asyncio
 import inspect
@@ -13,10 +14,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from pointsman_servicekit.correlation import NONE, decision_id, request_id
 from pointsman_servicekit.errors import Internal, PointsmanError
-from pointsman_servicekit.grpc_handlers import Context, Handler, wrapped
-from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.grpc_errors import Context, Handler, to_status, wrap_handler
+from pointsman_servicekit.grpc_requests import BufferedBytesBudget, Gate, ReceiveLimits, RequestReceiver
+from pointsman_servicekit.logs import NO_ID, decision_id, request_id
 from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ HEALTH_UPDATE_TIMEOUT = 1.0
 """Seconds that the watchers of a server's health have to read a change."""
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
+
+MAX_BUFFERED_BYTES = 512 * 1024 * 1024
 
 IDENTITY_ONLY = 1
 """gRPC's bit set of compression algorithms, with `identity` alone: a compressed message is refused with UNIMPLEMENTED.
@@ -40,6 +43,10 @@ class ServerLimits:
     """What one client may do to a server. Times are in seconds."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_message_fields: int = 100_000
+    """Of a request message and all messages in it; an Upsert has 1,000 documents with 16 metadata entries each."""
+    message_timeout: float = 60.0
+    """From a call's start until its message is complete, if the caller sets no earlier deadline."""
     max_metadata_bytes: int = 16 * 1024
     """Of all metadata of a call together."""
     max_connections: int = 2000
@@ -132,14 +139,19 @@ async def serving(
     limits: ServerLimits = LIMITS,
     tls: ServerTls | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    gate: Gate | None = None,
+    budget: BufferedBytesBudget | None = None,
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
 
     `services` are the full names that reflection lists, `register` adds the servicers, `interceptors` run outside the
-    one that converts errors. At the end, calls in flight have `grace` seconds to finish. Raises OSError if the port
-    cannot be bound, TlsError if the files of `tls` cannot be used.
+    one that converts errors. `gate` authenticates each call before its message is received; `budget` limits the bytes
+    of messages in memory (not set: `MAX_BUFFERED_BYTES`). At the end, calls in flight have `grace` seconds to finish.
+    Raises OSError if the port cannot be bound, TlsError if the files of `tls` cannot be used.
     """
-    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler()], options=limits.options())
+    received = ReceiveLimits(limits.max_message_bytes, limits.max_message_fields, limits.message_timeout)
+    receiver = RequestReceiver(received, budget or BufferedBytesBudget(MAX_BUFFERED_BYTES), gate)
+    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler(), receiver], options=limits.options())
     registrar: Any = _Registrar(server)
     register(registrar)
     health_servicer = health.aio.HealthServicer()
@@ -173,7 +185,8 @@ async def _update_health(update: Awaitable[None]) -> None:
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    """They follow the files: a certificate that is renewed is shown from the next handshake on. Raises TlsError."""
+    """Credentials that follow their files: a renewed certificate is used from the next handshake on. Raises
+    TlsError."""
     shown = tls.stamp()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
@@ -181,7 +194,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
     def anew() -> grpc.ServerCertificateConfiguration | None:
-        """What is to be shown instead; None where that is what was shown before."""
+        """The configuration from the changed files; None if nothing has changed or the new files cannot be used."""
         nonlocal shown
         now = tls.stamp()
         if now == shown:
@@ -198,11 +211,11 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
 
 
 class ErrorHandler(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id for the client."""
+    """Converts an exception of a servicer to a rich status; an unexpected one is logged and the client gets its id."""
 
     def __init__(self) -> None:
         self._guarded: dict[Handler, Handler] = {}
-        """By what they are around: a servicer has few, and each call asks for one."""
+        """The wrapped handler of each handler: a service has few, and every call looks its handler up."""
 
     async def intercept_service(
         self,
@@ -212,7 +225,7 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         guarded = self._guarded.get(handler)
         if guarded is None:
-            guarded = self._guarded[handler] = wrapped(handler, _guarded_unary, _guarded_stream)
+            guarded = self._guarded[handler] = wrap_handler(handler, _guarded_unary, _guarded_stream)
         return guarded
 
 
@@ -260,8 +273,11 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:
-    """The context keeps it, and frames in its traceback keep the context: all of a call would wait for the garbage
-    collector. What went wrong has been told."""
+    """Removes the traceback of an abort that has been sent.
+
+    The context keeps the exception, and the frames in its traceback keep the context: without this all of a call would
+    wait for the garbage collector.
+    """
     aborted.__traceback__ = aborted.__context__ = None
 
 
@@ -269,7 +285,7 @@ def _take_ids(context: Context) -> None:
     sent = dict(context.invocation_metadata() or ())
     request = sent.get("x-request-id")
     request_id.set(str(request)[:64] if request else secrets.token_hex(8))
-    decision_id.set(str(sent.get("x-pointsman-decision-id", NONE))[:64])
+    decision_id.set(str(sent.get("x-pointsman-decision-id", NO_ID))[:64])
 
 
 def _as_ours(error: Exception) -> PointsmanError:

@@ -1,19 +1,20 @@
-"""Logs: one line an event, with the ids of what it belongs to; no secret, and at INFO nothing that a request says."""
+"""Logging: one line an event with the ids of its request; secrets are masked, and at INFO no content of requests
+appears."""
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-from pointsman_servicekit.correlation import NONE, decision_id, trace
-from pointsman_servicekit.correlation import request_id as request_id
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.secrets_mask import mask_secrets
 
-Form = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 
 WITHHELD = "(what it says is withheld, it may quote a request; at DEBUG it is shown)"
 
@@ -21,24 +22,24 @@ _SAY_NOTHING_OF_VALUES = (
     OSError, AttributeError, ImportError, MemoryError, NameError, NotImplementedError, RecursionError,
     StopAsyncIteration, StopIteration, TypeError, ZeroDivisionError,
 )  # fmt: skip
-"""Errors whose messages name code, files or addresses; those of all others may quote a value."""
+"""Errors whose messages name code, files or addresses only; the message of any other error may quote a request."""
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {10: "\\n", 13: "\\r", 9: "\t"}
-"""So that nothing that is logged can begin a line of its own, or move a terminal's cursor."""
+"""Escapes for control characters, so that logged text can neither start a new line nor move a terminal's cursor."""
 
 
-def set_up(service: str, level: str = "INFO", form: Form = "text") -> None:
-    """Sends the root logger to standard error.
+def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
+    """Configures the root logger to write to standard error.
 
-    As text, `time level service [request] module: message` and under it the traceback; as JSON, an object a line, with
-    the ids of decision, trace and span where there are such.
+    As text, a line is `time level service [request] module: message`, followed by the traceback. As JSON, a line is an
+    object, with the ids of decision, trace and span if there are any.
     """
-    logging.basicConfig(level=level, handlers=[handler_to(sys.stderr, service, level, form)], force=True)
+    logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, service, level, form)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def handler_to(stream: TextIO, service: str, level: str = "INFO", form: Form = "text") -> logging.Handler:
-    """Writes to `stream` as `set_up` does to standard error."""
+def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
+    """A handler that writes to `stream` in the format of `configure_logging`."""
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_ids)
     shows_all = logging.getLevelName(level) == logging.DEBUG
@@ -53,9 +54,9 @@ def _add_ids(record: logging.LogRecord) -> bool:
 
 
 def _further_ids() -> dict[str, str]:
-    """Those that are known."""
-    ids, decision, traced = dict[str, str](), decision_id.get(), trace.get()
-    if decision != NONE:
+    """The ids of decision, trace and span that are set."""
+    ids, decision, traced = dict[str, str](), decision_id.get(), current_trace.get()
+    if decision != NO_ID:
         ids["decision_id"] = decision
     if traced is not None:
         ids |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
@@ -71,11 +72,11 @@ class _Form(logging.Formatter):
     def said(self, record: logging.LogRecord) -> str:
         message = record.getMessage() if self._shows_all else _message(record)
         if record.name == "asyncio" and not self._shows_all:
-            message = message.partition("\n")[0]  # after it the task, with its error's message
+            message = message.partition("\n")[0]  # the lines after the first show the task with its error's message
         return mask_secrets(message)
 
     def failure(self, record: logging.LogRecord) -> str:
-        """The traceback; empty where nothing failed."""
+        """The traceback, empty without an error."""
         error = record.exc_info[1] if record.exc_info else None
         return mask_secrets("".join(_traceback(error, self._shows_all)).rstrip()) if error else ""
 
@@ -107,7 +108,7 @@ class _Json(_Form):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """With errors among its arguments told as in a traceback."""
+    """The message with errors among its arguments formatted as in a traceback."""
     if not isinstance(record.args, tuple) or not any(isinstance(value, BaseException) for value in record.args):
         return record.getMessage()
     told = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
@@ -115,14 +116,14 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:
-    """As Python prints it, causes first, but for messages that may quote values."""
+    """The traceback as Python prints it, causes first, without messages that may quote a request."""
     for before, link in _causes(error):
         yield from traceback.format_tb(before.__traceback__)
         yield f"{_named(before, shows_all)}\n\n{link}\n\n" if link else f"{_named(before, shows_all)}\n"
 
 
 def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
-    """Each with what leads to the next; the last leads nowhere."""
+    """The error and its causes, the first cause first, each with the words that link it to the next."""
     found: list[tuple[BaseException, str]] = [(error, "")]
     while len(found) < 10:
         first = found[0][0]
@@ -140,6 +141,61 @@ def _named(error: BaseException, shows_all: bool) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if shows_all or isinstance(error, _SAY_NOTHING_OF_VALUES):
         says = str(error)
-    else:  # ours are told by their code: an engine's own words on a request may be in their message
+    else:  # our errors are named by their code: their message may quote what an engine said about a request
         says = error.code if isinstance(error, PointsmanError) else WITHHELD
     return f"{name}: {says.translate(_ESCAPED)}" if says else name
+
+
+NO_ID = "-"
+
+request_id: ContextVar[str] = ContextVar("request_id", default=NO_ID)
+decision_id: ContextVar[str] = ContextVar("decision_id", default=NO_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceIds:
+    """The current span and its trace, as lowercase hexadecimal digits."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+    """Whether the trace is recorded."""
+
+
+current_trace: ContextVar[TraceIds | None] = ContextVar("trace", default=None)
+"""None if tracing is off."""
+
+
+def sampled_trace_id() -> str:
+    """The id of the current trace for an exemplar; empty if the trace is not recorded."""
+    ids = current_trace.get()
+    return ids.trace_id if ids is not None and ids.sampled else ""
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def correlation_metadata() -> Metadata:
+    """The ids of request and decision as gRPC metadata, so that the called service logs them."""
+    return (("x-request-id", request_id.get()), ("x-pointsman-decision-id", decision_id.get()))
+
+
+MASK = "[secret]"
+
+_SECRETS = re.compile(
+    r"""
+      (?<![A-Za-z0-9]) (?:pm|sk|rk|pk) [_-] [A-Za-z0-9_-]{8,}          # our keys, and those of most providers
+    | (?<![A-Za-z0-9]) (?:gh[pousr]_|hf_|xox[abp]-|AKIA|AIza) [A-Za-z0-9_-]{8,}
+    | (?<![A-Za-z0-9_-]) eyJ [A-Za-z0-9_-]{8,} \. [A-Za-z0-9_-]{8,} (?: \. [A-Za-z0-9_-]* )?   # a JSON web token
+    | (?<= Bearer [ ]) [^\s"',;]{8,}
+    | (?<= Basic [ ]) [A-Za-z0-9+/=]{8,}
+    | (?<= ://) [^\s/@:"']* : [^\s/@"']+ (?= @ )                          # in an address
+    | -----BEGIN [A-Z ]* PRIVATE[ ]KEY----- [^-]* (?: -----END [A-Z ]* PRIVATE[ ]KEY----- )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def mask_secrets(text: str, mask: str = MASK) -> str:
+    """Replaces each key, token, private key, and password in an address by `mask`."""
+    return _SECRETS.sub(mask, text)

@@ -1,4 +1,4 @@
-"""YAML in which a key that stands twice is an error: YAML itself would silently drop the first. Needs PyYAML."""
+"""YAML in which a duplicate key is an error; plain YAML silently drops the first one. Needs PyYAML."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 
 def load(text: str) -> Any:
-    """Raises yaml.YAMLError, also where what looks like a date is none, and where it is nested too deep."""
+    """Raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep."""
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError:

@@ -1,4 +1,4 @@
-"""TLS for what we listen with and for whom we call: files checked before they are used, with errors that name them."""
+"""TLS settings of servers and clients: their files are checked before use, with errors that name the file."""
 
 import logging
 import ssl
@@ -9,19 +9,19 @@ log = logging.getLogger(__name__)
 
 
 class TlsError(OSError):
-    """The files for TLS cannot be used."""
+    """A file for TLS cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server shows, and by whom its clients must be vouched for."""
+    """The certificate that a server presents, and the CA that its clients' certificates must be signed by."""
 
     certificate: Path
-    """PEM; the server's own first, then those between it and its CA."""
+    """PEM: the server's own certificate first, then the intermediate ones."""
     key: Path
     """PEM, not encrypted."""
     client_ca: Path | None = None
-    """PEM; set: a client without a certificate of one of these is refused."""
+    """PEM. If set, a client must present a certificate signed by one of these."""
 
     def context(self) -> ssl.SSLContext:
         """Raises TlsError."""
@@ -34,32 +34,32 @@ class ServerTls:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """The certificate and its key as they are now, for the handshakes from now on. Raises TlsError."""
+        """Loads the certificate and key into `context` for later handshakes. Raises TlsError."""
         _show(context, self.certificate, self.key)
 
     def stamp(self) -> tuple[object, ...]:
-        """Changes with any of the files."""
+        """A value that changes if any of the files changes."""
         return _stamp(self.certificate, self.key, self.client_ca)
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """(key, certificate, client CA), known to fit. Raises TlsError."""
+        """The contents of key, certificate and client CA, after checking that they match. Raises TlsError."""
         self.context()
         return _read(self.key), _read(self.certificate), _read(self.client_ca) if self.client_ca else None
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Whom a client believes, and what it shows."""
+    """The CA that a client trusts, and the certificate that it presents."""
 
     ca: Path
-    """PEM; what the server must be vouched for by."""
+    """PEM: the CA that must have signed the server's certificate."""
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
-    """In the server's certificate, where that is another than in its address."""
+    """The name in the server's certificate, if it is not the one in its address."""
 
     def pem(self) -> tuple[bytes, bytes | None, bytes | None]:
-        """(CA, key, certificate), known to fit. Raises TlsError."""
+        """The contents of CA, key and certificate, after checking that they match. Raises TlsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _trust(context, self.ca)
         if self.certificate is None or self.key is None:
@@ -68,10 +68,10 @@ class ClientTls:
         return _read(self.ca), _read(self.key), _read(self.certificate)
 
 
-class FollowedTls:
-    """A context for handshakes that follows its files; who serves calls `follow` now and then.
+class ReloadingTls:
+    """An SSL context that reloads its certificate when `follow` finds the files changed.
 
-    What clients must be vouched for by stays what it was at the start.
+    The CA for client certificates is read once.
     """
 
     def __init__(self, tls: ServerTls) -> None:
@@ -81,13 +81,13 @@ class FollowedTls:
         self.context: ssl.SSLContext = tls.context()
 
     def follow(self) -> None:
-        """A changed certificate is shown from now on; one that cannot be used is not, and the log says why."""
+        """Reloads the certificate if it has changed; if the new one cannot be used, logs why and keeps the old one."""
         now = self._tls.stamp()
         if now == self._stamp:
             return
         self._stamp = now
         try:
-            self._tls.context()  # as a whole first: what does not fit must not get half-way into ours
+            self._tls.context()  # first: `self.context` must not get a mismatched pair
             self._tls.load_into(self.context)
         except TlsError as error:
             log.error("the changed certificate is not used, the one before goes on: %s", error)
@@ -96,7 +96,7 @@ class FollowedTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """From the settings `tls_certificate`, `tls_key` and `tls_client_ca`; None where TLS is off. Raises TlsError."""
+    """From the settings `tls_certificate`, `tls_key` and `tls_client_ca`; None if TLS is off. Raises TlsError."""
     if certificate is None and key is None:
         if client_ca is not None:
             raise TlsError("tls_client_ca is set without tls_certificate and tls_key; set all three, or none")
@@ -110,7 +110,7 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """From the settings `peer_ca`, `peer_certificate`, `peer_key`; None where TLS is off. Raises TlsError."""
+    """From the settings `peer_ca`, `peer_certificate` and `peer_key`; None if TLS is off. Raises TlsError."""
     if ca is None:
         if certificate is not None or key is not None:
             raise TlsError("peer_certificate or peer_key is set without peer_ca; set peer_ca too, or none of them")
@@ -164,6 +164,6 @@ def _stamp(*files: Path | None) -> tuple[object, ...]:
         try:
             about = file.stat() if file else None
         except OSError:
-            about = None  # it went; the handshakes go on with what was read
+            about = None  # the file was removed; handshakes continue with what was read
         stamps.append(about and (about.st_ino, about.st_size, about.st_mtime_ns))
     return tuple(stamps)

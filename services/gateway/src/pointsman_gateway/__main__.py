@@ -12,28 +12,31 @@ import uvloop
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
+from pointsman_servicekit.grpc_requests import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.lifetimes import spare_the_collector, start_workers, until_told_to_stop
+from pointsman_servicekit.process import freeze_gc, start_worker_threads, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
-from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.doors.limits import LIMITS
-from pointsman_gateway.draining import Farewell, drain
+from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
+
+MEGABYTE = 1024 * 1024
 
 GRPC_STREAMS = 128
 """Calls at once on one gRPC connection. Calls are answered in the order in which they come, so these are what another
@@ -50,10 +53,10 @@ def main() -> int:
         if folder:
             return check(folder)
         settings = Settings()
-        logs.set_up("gateway", settings.log_level, settings.log_form)
+        logs.configure_logging("gateway", settings.log_level, settings.log_form)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
         with (
-            exporting("gateway", os.environ) as spans,
+            exporting_spans("gateway", os.environ) as spans,
             threadpool_limits(limits=1),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
@@ -77,7 +80,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     wiring.check(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     guard = Guard(connections=settings.http_connections)
-    await start_workers()
+    await start_worker_threads()
     async with wiring.building(settings, config, spans) as house:
         door = HttpDoor(
             house.pipeline,
@@ -89,11 +92,9 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             house.console if settings.console == "on" else None,
         )
         app = build_app(door, spans)
-        stopping = asyncio.create_task(until_told_to_stop())
-        await asyncio.sleep(0)  # it listens from its first turn on, before the doors open: no signal is missed
-        servicer = GatewayServicer(
-            house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
-        )
+        stopping = asyncio.create_task(wait_for_stop_signal())
+        await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
+        servicer = GatewayServicer(house.pipeline, house.feedback, settings.request_timeout, house.generations)
         async with (
             serving(
                 settings.grpc_listen,
@@ -102,12 +103,15 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 grace=LAST_BYTES,
                 limits=ServerLimits(
                     max_message_bytes=LIMITS.bytes,
+                    max_message_fields=LIMITS.fields,
                     max_connections=settings.grpc_connections,
                     max_concurrent_streams=GRPC_STREAMS,
                     max_connection_age=settings.grpc_connection_age,
                 ),
                 tls=tls,
-                interceptors=around_servers(spans),
+                interceptors=tracing_server_interceptors(spans),
+                gate=Authentication(house.pipeline, house.tenancy),
+                budget=BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE),
             ) as grpc_server,
             serving_http(
                 app,
@@ -118,11 +122,11 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 lane=ExpressLane(door) if spans is None else None,  # the lane makes no spans
             ) as http_address,
         ):
-            spare_the_collector()
+            freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
-            told_by = await stopping
-            farewell = Farewell(settings.drain_notice, settings.drain_grace)
-            await drain(house.pipeline.admission, told_by, farewell, lambda: grpc_server.set_serving(False))
+            stopped_by = await stopping
+            times = DrainTimes(settings.drain_notice, settings.drain_grace)
+            await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 
 if __name__ == "__main__":

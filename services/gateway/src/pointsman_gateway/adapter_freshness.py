@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.sketches import FACT, Sketch, changed_share, parse
 
 from pointsman_gateway.domain import Path
 
@@ -110,9 +110,9 @@ class FreshnessMonitor:
             if len(self._known) >= MAX_MANIFESTS:
                 self._known.clear()
             known = self._known[version] = {
-                name.removeprefix(FACT): sketch
+                name.removeprefix(MANIFEST_KEY_PREFIX): sketch
                 for name, text in facts.items()
-                if name.startswith(FACT) and (sketch := _sketch(version, text)) is not None
+                if name.startswith(MANIFEST_KEY_PREFIX) and (sketch := _sketch(version, text)) is not None
             }
         return known
 
@@ -124,7 +124,7 @@ class FreshnessMonitor:
 
 def _sketch(version: str, text: str) -> Sketch | None:
     try:
-        return parse(text)
+        return parse_sketch(text)
     except ValueError as error:
         log.warning("the manifest of %s: %s", version, error)
         return None

@@ -1,9 +1,9 @@
-"""Admission: a bound on how many requests are answered at once; a few wait for a place, the rest come again later.
+"""Admission control: a bound on how many requests are answered at once, with a short priority queue in front.
 
-uncontended   a place at once
-full          a short wait, by the caller's priority, first come first served within one
-more waiting  Unavailable ("overloaded") at once, with the seconds after which a place is likely
-shutting down Unavailable ("shutting_down")
+free slot      the request gets it at once
+no free slot   it waits briefly, by its caller's priority, first come first served within one priority
+full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
+shutting down  Unavailable ("shutting_down")
 """
 
 import asyncio
@@ -19,25 +19,24 @@ from prometheus_client import Gauge
 from pointsman_gateway.domain import Request
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
-MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
-LONGEST_USER = 512
-MOST_CHOICES = 128
-"""As OpenAI has it."""
-LONGEST_RETRY_AFTER = 30.0
+MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+"""Keys and values in characters; OpenAI has the same limits."""
+MAX_USER_CHARACTERS = 512
+MAX_CHOICES = 128
+"""OpenAI's limit on `n`."""
+MAX_RETRY_AFTER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
-    """How long the line may be, and how long one stands in it."""
-
-    most: int = 64
-    patience: float = 1.0
-    """Seconds."""
+class QueueLimits:
+    max_waiting: int = 64
+    timeout: float = 1.0
+    """Seconds that a request waits at most."""
 
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    """One request in the line; the smallest goes first."""
+    """One request in the queue; the smallest gets the next slot."""
 
     rank: tuple[int, int]
     turn: "asyncio.Future[None]" = field(compare=False)
@@ -48,22 +47,21 @@ class _Waiter:
 
 
 class Admission:
-    """Request in, a place in the house or an error out."""
+    """Gives requests one of a fixed number of slots."""
 
     def __init__(
-        self, max_in_flight: int, in_flight: Gauge, queue: Queue | None = None, waiting: Gauge | None = None
+        self, max_in_flight: int, in_flight: Gauge, queue: QueueLimits | None = None, waiting: Gauge | None = None
     ) -> None:
-        """The gauges show the requests that are in the house, and those in the line before it."""
-        self.closing = False
-        """Nobody new is let in."""
-        self.leaving = False
-        """Nobody new should be sent here, though all are let in."""
+        """The gauges show how many requests have a slot, and how many wait for one."""
+        self.is_closed = False
+        """No request is admitted any more."""
+        self.is_draining = False
+        """Requests are still admitted, but load balancers should send no more."""
         self._free = max_in_flight
-        self.most = max_in_flight
-        """At once."""
-        self._queue = queue or Queue()
-        self._line: list[_Waiter] = []
-        self._came = 0
+        self.max_in_flight = max_in_flight
+        self._limits = queue or QueueLimits()
+        self._queue: list[_Waiter] = []
+        self._arrivals = 0
         self._pace = _Pace(time.monotonic)
         self._empty = asyncio.Event()
         in_flight.set_function(lambda: self.in_flight)
@@ -72,26 +70,26 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        return self.most - self._free
+        return self.max_in_flight - self._free
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return len(self._queue)
 
     @property
-    def welcomes(self) -> bool:
-        """Whether requests should be sent here."""
-        return not (self.closing or self.leaving)
+    def is_ready(self) -> bool:
+        """Whether load balancers should send requests."""
+        return not (self.is_closed or self.is_draining)
 
-    def admitted(self, request: Request) -> "Place":
-        """To be entered: raises InvalidArgument or Unavailable; the place is given back at the end of the block."""
-        return Place(self, request)
+    def admitted(self, request: Request) -> "Slot":
+        """A block in which the request has a slot. Entering it raises InvalidArgument or Unavailable."""
+        return Slot(self, request)
 
-    async def emptied(self, within: float) -> bool:
-        """Waits until nobody is in the house and nobody stands before it; False where that takes longer."""
+    async def wait_until_empty(self, within: float) -> bool:
+        """Waits until no request has a slot or waits for one; False if that takes longer than `within` seconds."""
         try:
             async with asyncio.timeout(within):
-                while self.in_flight or self._line:
+                while self.in_flight or self._queue:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
@@ -99,100 +97,84 @@ class Admission:
         return True
 
     def enter(self, request: Request) -> bool:
-        """False where one must wait. Raises InvalidArgument or Unavailable. Who has entered must leave."""
+        """Takes a slot, which `leave` gives back; False if the request has to `wait`. Raises PointsmanError."""
         _check(request)
-        if self.closing:
+        if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
-        if self._free == 0:  # else nobody waits: who leaves hands the place on
+        if self._free == 0:  # else the queue is empty: `leave` passes slots on
             return False
         self._free -= 1
         return True
 
     async def wait(self, request: Request) -> None:
-        """In the line, until it has entered. Raises Unavailable."""
-        waiter = self._stand_in_line(request.caller.priority)
-        until = min(asyncio.get_running_loop().time() + self._queue.patience, request.deadline)
+        """Waits in the queue for a slot, which `leave` gives back. Raises Unavailable."""
+        waiter = self._enqueue(request.caller.priority)
+        loop = asyncio.get_running_loop()
+        # No asyncio.timeout: the request may have no task.
+        timer = loop.call_at(min(loop.time() + self._limits.timeout, request.deadline), self._give_up, waiter)
         try:
-            async with asyncio.timeout_at(until):
-                await waiter.turn
-        except TimeoutError:
-            if not self._give_up(waiter):  # its turn came in the last moment
-                return
-            raise self._overloaded() from None
+            await waiter.turn
         except asyncio.CancelledError:
-            if not self._give_up(waiter):
-                self.leave()
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
+                self.leave()  # it got a slot at the same moment
             raise
+        finally:
+            timer.cancel()
 
     def leave(self) -> None:
         self._pace.step()
-        while self._line:
-            turn = self._line.pop(0).turn
+        while self._queue:
+            turn = self._queue.pop(0).turn
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
-        if self._free == self.most:
+        if self._free == self.max_in_flight:
             self._empty.set()
 
-    def _give_up(self, waiter: _Waiter) -> bool:
-        """Leaves the line; False where it was its turn already, and the place is its own."""
-        if waiter in self._line:
-            self._line.remove(waiter)
-        turn = waiter.turn
-        return not turn.done() or turn.cancelled() or turn.exception() is not None
+    def _give_up(self, waiter: _Waiter) -> None:
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+            waiter.turn.set_exception(self._overloaded())
 
-    def _stand_in_line(self, priority: int) -> _Waiter:
-        """Raises Unavailable; where the line is full, the last of a lower priority makes room."""
-        if len(self._line) >= self._queue.most:
-            if not self._line or self._line[-1].priority >= priority:
+    def _enqueue(self, priority: int) -> _Waiter:
+        """If the queue is full, evicts its last request if that has a lower priority, else raises Unavailable."""
+        if len(self._queue) >= self._limits.max_waiting:
+            if not self._queue or self._queue[-1].priority >= priority:
                 raise self._overloaded()
-            self._line.pop().turn.set_exception(self._overloaded())
-        self._came += 1
-        waiter = _Waiter((-priority, self._came), asyncio.get_running_loop().create_future())
-        insort(self._line, waiter)
+            self._queue.pop().turn.set_exception(self._overloaded())
+        self._arrivals += 1
+        waiter = _Waiter((-priority, self._arrivals), asyncio.get_running_loop().create_future())
+        insort(self._queue, waiter)
         return waiter
 
     def _overloaded(self) -> Unavailable:
-        wait = min(max(1.0, (len(self._line) + 1) * self._pace.seconds), LONGEST_RETRY_AFTER)
-        told = f"{self.most} requests are being answered already, and {len(self._line)} wait"
-        return Unavailable(told, code="overloaded", retry_after=wait)
+        wait = min(max(1.0, (len(self._queue) + 1) * self._pace.seconds), MAX_RETRY_AFTER_SECONDS)
+        message = f"{self.max_in_flight} requests are being answered already, and {len(self._queue)} wait"
+        return Unavailable(message, code="overloaded", retry_after=wait)
 
 
-class Place:
-    """A block in which a request is in the house."""
-
-    __slots__ = ("_admission", "_request", "taken")
+class Slot:
+    """A block in which a request has a slot."""
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission
         self._request = request
-        self.taken = False
-
-    def enter_now(self) -> bool:
-        """False where one must wait. Raises InvalidArgument or Unavailable."""
-        self.taken = self._admission.enter(self._request)
-        return self.taken
-
-    def leave(self) -> None:
-        """Where it has been taken, and only once."""
-        if self.taken:
-            self.taken = False
-            self._admission.leave()
 
     async def __aenter__(self) -> None:
-        if not (self.taken or self.enter_now()):
+        if not self._admission.enter(self._request):
             await self._admission.wait(self._request)
-            self.taken = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        self._admission.leave()
 
 
 class _Pace:
-    """How long it takes on average, of late, until the next one leaves."""
+    """Estimates the seconds between two requests that give their slots back: an exponential moving average."""
 
     __slots__ = ("_clock", "_last", "seconds")
 
@@ -217,8 +199,8 @@ def _check(request: Request) -> None:
             raise _bad_role(number, message.role)
     if request.metadata:
         _check_metadata(request.metadata)
-    if len(request.user) > LONGEST_USER:
-        raise InvalidArgument(f"'user' may have {LONGEST_USER} characters", code="bad_parameter", param="user")
+    if len(request.user) > MAX_USER_CHARACTERS:
+        raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
     if (choices := request.sampling.extra.get("n")) is not None:
         _check_choices(choices)
     query = request.query
@@ -227,10 +209,10 @@ def _check(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Its caller's limits are held for each of them."""
-    if type(choices) is not int or not 1 <= choices <= MOST_CHOICES:
+    """Before the caller's limits are reserved for each of them."""
+    if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
-            f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MOST_CHOICES}",
+            f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
             code="bad_parameter",
             param="n",
         )
@@ -243,11 +225,11 @@ def _bad_role(number: int, role: str) -> InvalidArgument:
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    too_long = any(len(k) > LONGEST_KEY or len(v) > LONGEST_VALUE for k, v in metadata.items())
-    if len(metadata) > MOST_METADATA or too_long:
+    too_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
+    if len(metadata) > MAX_METADATA_ENTRIES or too_long:
         raise InvalidArgument(
-            f"'metadata' may have {MOST_METADATA} entries, "
-            f"with keys of {LONGEST_KEY} and values of {LONGEST_VALUE} characters",
+            f"'metadata' may have {MAX_METADATA_ENTRIES} entries, "
+            f"with keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters",
             code="bad_parameter",
             param="metadata",
         )

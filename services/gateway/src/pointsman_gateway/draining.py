@@ -1,11 +1,11 @@
-"""The way out: first nobody is sent here any more, then nobody is let in, then what has begun may end."""
+"""Draining at shutdown: load balancers are told first, then no request is admitted, then those in flight may end."""
 
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from pointsman_servicekit.lifetimes import give_notice
+from pointsman_servicekit.process import delay_shutdown
 
 from pointsman_gateway.admission import Admission
 
@@ -13,29 +13,32 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
-    """How much time there is for it, in seconds."""
+class DrainTimes:
+    """In seconds."""
 
-    notice: float
-    """In which all is served though readiness says no: until every balancer has heard."""
-    grace: float
-    """In which what is in flight may end."""
+    delay: float
+    """All requests are served though readiness says no, until every load balancer has noticed."""
+    timeout: float
+    """After that, requests in flight may end."""
 
 
 async def drain(
-    admission: Admission, told_by: signal.Signals, farewell: Farewell, stop_calling: Callable[[], Awaitable[None]]
+    admission: Admission,
+    stopped_by: signal.Signals,
+    times: DrainTimes,
+    report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns once nobody is in the house, or the time is up: False where somebody is left, who will be cut.
+    """Returns once no request is in flight, or the time is up: False if some are, which will be cut.
 
-    `stop_calling` tells over gRPC health that requests are no longer welcome; `admission.welcomes` is the same for
-    /readyz. Who presses Ctrl-C has no balancer that must hear of it: SIGINT goes without notice.
+    `report_not_serving` says over gRPC health what /readyz says by `admission.is_ready`. SIGINT (Ctrl-C) has no delay:
+    there is no load balancer.
     """
-    admission.leaving = True
-    await stop_calling()
-    await give_notice(told_by, farewell.notice)
-    admission.closing = True
-    log.info("leaving: %d in flight", admission.in_flight)
-    emptied = await admission.emptied(farewell.grace)
-    if not emptied:
-        log.warning("leaving: %d are cut, %g s were not enough", admission.in_flight, farewell.grace)
-    return emptied
+    admission.is_draining = True
+    await report_not_serving()
+    await delay_shutdown(stopped_by, times.delay)
+    admission.is_closed = True
+    log.info("draining: %d requests in flight", admission.in_flight)
+    is_empty = await admission.wait_until_empty(times.timeout)
+    if not is_empty:
+        log.warning("draining: %d requests are cut after %g s", admission.in_flight, times.timeout)
+    return is_empty

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pointsman_servicekit.secrets_mask import mask_secrets
+from pointsman_servicekit.logs import mask_secrets
 
 log = logging.getLogger(__name__)
 

@@ -28,12 +28,14 @@ class Settings(BaseSettings):
         default=None,
         description="the artefact of `pointsman classifier fit`; not set: the classifier is fitted at start",
     )
-    redis_url: str = Field(default="", description="for the journal, feedback and evidence; empty: none is kept")
+    redis_url: str = Field(default="", description="holds the request log, feedback and evidence; empty: there is none")
     keys: Literal["on", "off"] = Field(default="off", description="on: every request must show one; needs redis_url")
     keys_trust: float = Field(
         default=900.0, ge=0, description="seconds that a verified copy of a key is good while Redis is away"
     )
-    spool: Path = Field(default=Path(".pointsman/spool"), description="where receipts and feedback wait for Redis")
+    wal_dir: Path = Field(
+        default=Path(".pointsman/wal"), description="folder of the write-ahead log of receipts and feedback"
+    )
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
     freshness_seconds: float = Field(
         default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"
@@ -62,6 +64,9 @@ class Settings(BaseSettings):
     peer_key: Path | None = None
     http_connections: int = Field(default=2000, ge=1, description="at once; keep both together below `ulimit -n`")
     grpc_connections: int = Field(default=2000, ge=1, description="at once")
+    buffer_megabytes: int = Field(
+        default=256, ge=32, description="of request messages in memory, over gRPC; half of it for each tenant"
+    )
     redaction: str = Field(
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",

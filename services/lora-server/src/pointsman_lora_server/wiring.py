@@ -11,10 +11,8 @@ from typing import Any
 
 import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
-from pointsman_servicekit.build_info import tell_build
-from pointsman_servicekit.event_loop_lag import watching_event_loop
-from pointsman_servicekit.grpc_in_flight import InFlight
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
@@ -107,14 +105,14 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
     base = read_base(settings.base_model, settings.served_model_name)
     store = Store(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
     board, metrics, secret = Board(), Metrics(settings.served_model_name), Secret()
-    tell_build(metrics.registry, "lora-server")
+    export_build_info(metrics.registry, "lora-server")
     metrics.configured(settings.engine_name, settings.max_loras, settings.max_lora_rank)
     async with (
         open_redis(settings.redis_url, metrics.redis_answers) as redis,
         vllm_api.opening(
             f"http://{settings.engine_listen}", secret, command.environment.get("VLLM_API_KEY", ""), command.traced
         ) as engine,
-        watching_event_loop(metrics.registry),
+        measuring_event_loop_lag(metrics.registry),
         asyncio.TaskGroup() as tasks,
     ):
         registry = Registry(redis, settings.served_model_name)
@@ -182,7 +180,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     board.close()
                     line.close()
 
-                around = [InFlight(metrics.registry)]
+                around = [CallsInFlight(metrics.registry)]
                 yield House(
                     [SERVICE, TRAINING],
                     add_to,

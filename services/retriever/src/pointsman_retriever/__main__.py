@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
-from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting
+from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans
 
 from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
@@ -28,18 +28,18 @@ SWITCH_INTERVAL = 0.0001
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then completes the calls in flight; acknowledged writes are on disk."""
     async with bootstrap.run_service(settings, bootstrap.load_model(settings), spans) as running:
-        received = await until_told_to_stop()
+        received = await wait_for_stop_signal()
         log.info("stopping after %s", received.name)
         await running.announce_shutdown()
-        await give_notice(received, settings.shutdown_delay)
+        await delay_shutdown(received, settings.shutdown_delay)
 
 
 def main() -> int:
     settings = Settings()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    logs.set_up("retriever", settings.log_level, settings.log_format)
+    logs.configure_logging("retriever", settings.log_level, settings.log_format)
     try:
-        with exporting("retriever", os.environ) as spans:
+        with exporting_spans("retriever", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (PointsmanError, ModelMissing, OtelSettingsError, OSError) as error:
         log.error("cannot run: %s", error)

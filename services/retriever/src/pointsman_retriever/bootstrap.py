@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
-from pointsman_servicekit.build_info import tell_build
-from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.extensions import load_extension
-from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
-from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
 from pointsman_servicekit.periodic import Schedule, running_periodically
 from pointsman_servicekit.tls import server_tls
-from pointsman_servicekit.tracing.exporting import around_servers
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
@@ -91,7 +88,7 @@ async def run_service(
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     metrics, labels = CollectorRegistry(), BoundedLabels()
-    tell_build(metrics, "retriever")
+    export_build_info(metrics, "retriever")
     async with AsyncExitStack() as stack:
         data_folder = stack.enter_context(claim_data_folder(settings.data))
         pools = make_thread_pools(settings.search_threads, settings.ingest_threads)
@@ -121,11 +118,11 @@ async def run_service(
                 grace=settings.shutdown_timeout,
                 ready=registry.is_consistent,
                 tls=tls,
-                interceptors=[*around_servers(spans), InFlight(metrics)],
+                interceptors=[*tracing_server_interceptors(spans), CallsInFlight(metrics)],
             )
         )
         opened.set()
-        await stack.enter_async_context(watching_event_loop(metrics))
+        await stack.enter_async_context(measuring_event_loop_lag(metrics))
         await stack.enter_async_context(_updating_health(server, is_ready))
 
         async def announce_shutdown() -> None:
@@ -162,9 +159,9 @@ async def _build_servicer(
 def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:
     if spans is None:
         return metrics
-    from pointsman_servicekit.tracing.spans import current  # imports OpenTelemetry
+    from pointsman_servicekit.tracing.spans import current_span  # imports OpenTelemetry
 
-    return TracedObserver(metrics, lambda attributes: current().set_attributes(attributes))
+    return TracedObserver(metrics, lambda attributes: current_span().set_attributes(attributes))
 
 
 def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 
-from pointsman_servicekit.correlation import recorded_trace
+from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -201,7 +201,7 @@ class CollectionSizes(Collector):
 
 
 def _exemplar() -> dict[str, str] | None:
-    trace_id = recorded_trace()
+    trace_id = sampled_trace_id()
     return {"trace_id": trace_id} if trace_id else None
 
 

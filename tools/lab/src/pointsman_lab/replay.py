@@ -4,16 +4,16 @@ All engines count as available, so that only the configuration makes a differenc
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.backends.request import EngineRequest, Transfer
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
-from pointsman_gateway.domain import AUTO, Chunks, Decision, Request, Vector
+from pointsman_gateway.domain import AUTO, Decision, Request, Vector
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.routing.policy import point
@@ -92,9 +92,8 @@ def _available(name: str, engine: EngineConfig, resident: frozenset[str]) -> Eng
 class _NoEngine:
     """A replay generates nothing."""
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+    def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         raise NotImplementedError
-        yield
 
 
 class _NoRetriever:

@@ -14,7 +14,7 @@ from pointsman_gateway.request_log.entry import VERSION
 from pointsman_gateway.request_log.evidence import Counts, EvidenceStore, from_fields
 from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
-from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import TenantRecord
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -118,7 +118,7 @@ class RequestLog:
 
     async def tenants(self) -> dict[str, TenantRecord]:
         """Raises FailedPrecondition if a record cannot be read."""
-        read = await self._reply(self._redis.hgetall(layout.TENANTS))
+        read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
     async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""Keys and tenants as Redis holds them: what the gateway reads, and the command writes."""
+"""API keys and tenants in Redis: the gateway reads them, the `pointsman keys` command writes them."""

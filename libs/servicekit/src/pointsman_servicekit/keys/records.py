@@ -1,7 +1,15 @@
-"""What is kept of a key and of a tenant."""
+"""The records of API keys and tenants, the credentials that callers show, and dollars as whole numbers.
 
+A credential is `pm_PREFIX_SECRET`; Redis has its digest and its prefix only. The secret is 32 characters chosen at
+random from 62, about 190 bits. Slow hashes protect passwords that people make up; a random secret of this length cannot
+be guessed, so one SHA-256 is enough and costs a request less than a microsecond.
+"""
+
+import hashlib
 import json
 import re
+import secrets
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -9,8 +17,53 @@ from typing import Any
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
 
+NANO = 10**9
+PICO = 10**12
+
+
+def nanodollars(usd: float) -> int:
+    """Converts dollars for limits, rounded up. Exact in Redis's scripts up to 9 million dollars."""
+    return -(-round(usd * PICO) // 1000)
+
+
+def picodollars(usd: float) -> int:
+    """Converts dollars for usage: a price of 0.000001 dollars for a million tokens is one picodollar a token."""
+    return round(usd * PICO)
+
+
+ALPHABET = string.digits + string.ascii_letters
+PREFIX, SECRET = 8, 32
+LENGTH = len("pm_") + PREFIX + len("_") + SECRET
+
+_FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    text: str
+    prefix: str
+    """Random and independent of the secret; the key is found by it, and it does not help to guess the secret."""
+
+
+def new_credential() -> Credential:
+    prefix = _draw(PREFIX)
+    return Credential(f"pm_{prefix}_{_draw(SECRET)}", prefix)
+
+
+def is_well_formed(text: str) -> bool:
+    return len(text) == LENGTH and _FORM.fullmatch(text) is not None
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _draw(count: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(count))
+
+
 VERSION = 1
-"""A record of a later one may forbid what is not known here, so it is not read."""
+"""The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
 MOST_COUNTED = 10**12
 MOST_DOLLARS = 10**6
 LONGEST_NAME = 100
@@ -21,7 +74,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: without a limit."""
+    """The limits of a key or a tenant; None means no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -44,7 +97,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """Names, or None for all."""
+    """What a key may be used for: lists of names; None allows all."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -67,7 +120,7 @@ EVERYTHING = KeyScope()
 
 
 ALL_TASKS = "*"
-"""In the place of a task's name, where a tenant consents to learning from all of them."""
+"""Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +128,7 @@ class TenantRecord:
     name: str
     limits: Limits = NO_LIMITS
     learning: tuple[str, ...] = ()
-    """The tasks whose answers may be kept to learn from; nothing is without the tenant's word."""
+    """The tasks whose answers may be stored for training; none without the tenant's consent."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_tenant", "bad_consent")."""
@@ -93,7 +146,7 @@ class TenantRecord:
             )
 
     def consents_to(self, task: str) -> bool:
-        """Whether the tenant's answers of the task may be learnt from."""
+        """Whether answers of the task may be used for training."""
         return task in self.learning or ALL_TASKS in self.learning
 
     def to_json(self) -> str:
@@ -117,11 +170,11 @@ class KeyRecord:
     limits: Limits = NO_LIMITS
     priority: int = 0
     created: float = field(default=0.0)
-    """Unix seconds, like the next two."""
+    """Unix seconds, as are the next two."""
     expires: float | None = None
     revoked: float | None = None
     operator: bool = False
-    """Whether it may move adapters; otherwise than in its scope, what is not said is not allowed."""
+    """Whether the key may change adapters. Unlike a scope, this is off unless it is set."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_name", "bad_priority")."""
@@ -154,7 +207,9 @@ class KeyRecord:
 def _to_json(record: KeyRecord | TenantRecord) -> str:
     fields = asdict(record)
     if not fields.get("operator"):
-        fields.pop("operator", None)  # records from before there were operators read, and compare, as they were written
+        fields.pop(
+            "operator", None
+        )  # a record written before operator keys existed keeps its serialized form, which compare-and-set relies on
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 

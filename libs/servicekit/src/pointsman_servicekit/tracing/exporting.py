@@ -1,4 +1,4 @@
-"""Whether traces are recorded, and where they go: what OpenTelemetry's own environment variables say."""
+"""Whether and where traces are exported, by OpenTelemetry's own environment variables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ SPOKEN = "http/protobuf"
 
 
 class OtelSettingsError(ValueError):
-    """The environment asks for what is not here."""
+    """An environment variable of OpenTelemetry's has a value that is not supported."""
 
 
-def are_wanted(environment: Mapping[str, str]) -> bool:
-    """Without an endpoint nothing is recorded: OpenTelemetry's default, a collector on this machine, is rarely there.
+def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
+    """Whether an OTLP endpoint is set; without one nothing is recorded.
 
-    Raises OtelSettingsError for an exporter or a protocol that is not here.
+    Raises OtelSettingsError for an exporter or a protocol that is not supported.
     """
     if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
         return False
@@ -38,51 +38,54 @@ def are_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def traces_endpoint(environment: Mapping[str, str]) -> str:
-    """The URL that spans are sent to, as OpenTelemetry makes it of its variables; empty where no traces are wanted.
+    """The URL that spans are sent to, derived from the variables as OpenTelemetry specifies; empty if tracing is
+    off.
 
-    For a process that is told by an argument. Raises OtelSettingsError.
+    For a subprocess that takes the URL as an argument. Raises OtelSettingsError.
     """
-    if not are_wanted(environment):
+    if not is_tracing_enabled(environment):
         return ""
     whole, base = (environment.get(name, "").strip() for name in ENDPOINTS)
     return whole or f"{base.rstrip('/')}/v1/traces"
 
 
 @contextmanager
-def exporting(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
-    """Records spans for the block's length, and sends what is left at its end; None where no traces are wanted.
+def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
+    """Records spans for the length of the block and sends what is left at its end; yields None if tracing is off.
 
     `service` is the name after "pointsman-" of an installed distribution. Raises OtelSettingsError.
     """
-    if not are_wanted(environment):
+    if not is_tracing_enabled(environment):
         yield None
         return
     try:
-        from pointsman_servicekit.tracing.sdk import recording  # 13 MB, which nobody pays who does not trace
+        from pointsman_servicekit.tracing.spans import (
+            recording_spans,
+        )  # 13 MB that a service without tracing does not load
     except ImportError as error:
         raise OtelSettingsError(
             f"{' or '.join(ENDPOINTS)} asks for traces, and OpenTelemetry's SDK is not installed: "
             f"pip install 'pointsman-{service}[tracing]'"
         ) from error
 
-    with recording(service, environment) as spans:
+    with recording_spans(service, environment) as spans:
         yield spans
 
 
-def around_servers(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
-    """What traces the calls that a gRPC server answers."""
+def tracing_server_interceptors(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
+    """The interceptors that trace calls to a gRPC server; none if tracing is off."""
     if spans is None:
         return ()
-    from pointsman_servicekit.tracing.grpc_doors import TracedServer
+    from pointsman_servicekit.tracing.grpc import TracedServer
 
     return (TracedServer(spans),)
 
 
-def around_calls(spans: "Spans | None") -> Interceptors:
-    """What traces the calls over a channel."""
+def tracing_client_interceptors(spans: "Spans | None") -> Interceptors:
+    """The interceptors that trace calls over a gRPC channel; none if tracing is off."""
     if spans is None:
         return ()
-    from pointsman_servicekit.tracing.grpc_calls import TracedCalls
+    from pointsman_servicekit.tracing.grpc import TracedCalls
 
     return (TracedCalls(spans),)
 

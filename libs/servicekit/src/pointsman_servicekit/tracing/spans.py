@@ -1,14 +1,21 @@
-"""Spans as the services need them: of a door, of a phase, of a call; each failure told by its code, never by its text.
+"""Spans of requests, phases and calls. A failure is recorded by its code, never by its message, which may quote a
+request.
 
-Context travels as W3C says (`traceparent`, `tracestate`): https://www.w3.org/TR/trace-context/.
+Context travels by the W3C headers `traceparent` and `tracestate`: https://www.w3.org/TR/trace-context/.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
+from threading import Thread
 from typing import TypeAlias
 
 from opentelemetry import context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
     Span,
     SpanKind,
@@ -22,8 +29,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from pointsman_servicekit.correlation import TraceIds, trace
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import TraceIds, current_trace
 
 Attribute: TypeAlias = str | int | float | bool | tuple[str, ...]
 Attributes: TypeAlias = Mapping[str, Attribute]
@@ -32,29 +39,31 @@ _w3c = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """Begins spans. Whether one is recorded says the sampler, at the trace's root or by the caller's own flag.
+    """Starts spans. The sampler, or the caller's sampled flag, decides whether a trace is recorded.
 
-    Below a span of ours that is not recorded none is made: no sampler of OpenTelemetry's would record it.
+    Below a span of ours that is not recorded no further spans are created: no sampler of OpenTelemetry's would record
+    them.
     """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def serve(self, name: str, sent: Mapping[str, str], attributes: Attributes) -> Span:
-        """Of a request with the headers `sent`, in lower case; it is the current one of this task from now on."""
+        """Starts the span of a request with the headers `sent` (lowercase names) and makes it the task's current
+        span."""
         span = self._tracer.start_span(name, _w3c.extract(sent), SpanKind.SERVER, attributes)
-        context.attach(set_span_in_context(span))  # the task is the request's own, and ends with it
-        trace.set(ids_of(span))
+        context.attach(set_span_in_context(span))  # never detached: the task serves this request only
+        current_trace.set(ids_of(span))
         return span
 
     def call(self, name: str, attributes: Attributes) -> Span:
-        """Of a call to another service, below the current span."""
+        """Starts a span of a call to another service, as a child of the current span."""
         above = get_current_span()
         return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
-        """Below the current span, and the current one for the block's length."""
+        """Starts a child of the current span and makes it the current one for the length of the block."""
         above = get_current_span()
         if _is_left_out(above):
             yield above
@@ -62,22 +71,22 @@ class Spans:
         with self._tracer.start_as_current_span(
             name, record_exception=False, set_status_on_exception=False
         ) as span:  # an exception's text may quote the request
-            token = trace.set(ids_of(span))
+            token = current_trace.set(ids_of(span))
             try:
                 yield span
             except BaseException as error:
-                tell_failure(span, error)
+                record_exception(span, error)
                 raise
             finally:
-                trace.reset(token)
+                current_trace.reset(token)
 
 
-def current() -> Span:
-    """One that records nothing, where there is none."""
+def current_span() -> Span:
+    """The current span, or one that records nothing."""
     return get_current_span()
 
 
-def in_a_trace() -> bool:
+def is_in_trace() -> bool:
     return get_current_span().get_span_context().is_valid
 
 
@@ -85,16 +94,16 @@ def _is_left_out(span: Span) -> bool:
     return span.get_span_context().is_valid and not span.is_recording()
 
 
-def headers_of(span: Span) -> dict[str, str]:
-    """What tells another service that its work belongs below `span`."""
+def trace_headers(span: Span) -> dict[str, str]:
+    """The headers that make another service's spans children of `span`."""
     headers: dict[str, str] = {}
     _w3c.inject(headers, set_span_in_context(span))
     return headers
 
 
-def http_heads(span: Span) -> str:
-    """The same as lines of an HTTP head, each with its end."""
-    return "".join(f"{name}: {value}\r\n" for name, value in headers_of(span).items())
+def trace_header_lines(span: Span) -> str:
+    """The same headers as lines of an HTTP/1 head."""
+    return "".join(f"{name}: {value}\r\n" for name, value in trace_headers(span).items())
 
 
 def ids_of(span: Span) -> TraceIds:
@@ -102,13 +111,41 @@ def ids_of(span: Span) -> TraceIds:
     return TraceIds(format_trace_id(told.trace_id), format_span_id(told.span_id), told.trace_flags.sampled)
 
 
-def tell_failure(span: Span, error: BaseException) -> None:
+def record_exception(span: Span, error: BaseException) -> None:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        span.set_attribute("error.type", "cancelled")  # nobody's failure
+        span.set_attribute("error.type", "cancelled")  # not a failure
     else:
-        tell_error(span, error.code if isinstance(error, PointsmanError) else type(error).__qualname__)
+        record_error_code(span, error.code if isinstance(error, PointsmanError) else type(error).__qualname__)
 
 
-def tell_error(span: Span, code: str) -> None:
+def record_error_code(span: Span, code: str) -> None:
     span.set_attribute("error.type", code)
     span.set_status(Status(StatusCode.ERROR, code))
+
+
+LAST_SPANS = 5.0
+"""Seconds in which the last spans are sent at shutdown; the exporter's own timeout is longer than a shutdown may
+take."""
+
+
+@contextmanager
+def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Spans]:
+    """Records spans with OpenTelemetry's SDK, which reads sampler, batching, endpoint and timeouts from OTEL_*
+    itself."""
+    provider = TracerProvider(resource=_resource(service, environment), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        yield Spans(provider.get_tracer("pointsman", version(f"pointsman-{service}")))
+    finally:
+        ending = Thread(target=provider.shutdown, daemon=True, name="last spans")
+        ending.start()
+        ending.join(LAST_SPANS)
+
+
+def _resource(service: str, environment: Mapping[str, str]) -> Resource:
+    """The resource attributes; those in the environment take precedence over ours."""
+    ours = {"service.namespace": "pointsman", "service.name": f"pointsman-{service}"}
+    said = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if environment.get("OTEL_SERVICE_NAME") or "service.name=" in said:
+        del ours["service.name"]
+    return Resource.create({**ours, "service.version": version(f"pointsman-{service}")})

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from pointsman_gateway.domain import Alias
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterListing, AdapterVersion, AliasMove

@@ -1,4 +1,4 @@
-"""Which engine next: the one that knows the prompt's beginning, unless it has more to do than its share."""
+"""Load balancing with prefix affinity: an engine with the prompt's prefix in its cache, within a bound on its load."""
 
 import zlib
 from collections.abc import Sequence
@@ -6,42 +6,42 @@ from collections.abc import Sequence
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.domain import Message
 
-BEGINNING = 1024
-"""Characters of a prompt that say which one it is; an engine's prefix cache pays from about there."""
+PREFIX_CHARACTERS = 1024
+"""Characters of a prompt that are hashed; an engine's prefix cache pays from about there."""
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _LOW = 0xFFFFFFFFFFFFFFFF
 
 
-def beginning(messages: Sequence[Message]) -> int:
-    """A number for how the prompt begins, the same in every gateway.
+def hash_prefix(messages: Sequence[Message]) -> int:
+    """The same in every gateway.
 
-    A long system prompt is a beginning by itself, which its conversations share; after a short one the first words of
-    the conversation count too.
+    A long system prompt fills the prefix, so that its conversations share it; after a short one the first words of the
+    conversation count too.
     """
     text = ""
     for message in messages:
-        text += message.content[: BEGINNING - len(text)]
-        if len(text) >= BEGINNING:
+        text += message.content[: PREFIX_CHARACTERS - len(text)]
+        if len(text) >= PREFIX_CHARACTERS:
             break
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
 class Candidates:
-    """The engines that a request may be sent to; each is given once."""
+    """The engines that a request may be sent to. Each is taken once."""
 
     __slots__ = ("_bound", "_key", "_left", "alone")
 
     def __init__(self, targets: Sequence[Target], key: int, bound: float) -> None:
-        """`key` is the prompt's beginning; `bound` times the mean load is what an engine may have for its sake."""
+        """`key` is the prompt's hashed prefix. Affinity gives an engine at most `bound` times the mean load."""
         self._left = list(targets)
         self.alone = len(targets) == 1
-        """There is no other to begin with."""
+        """Whether there was only one from the start."""
         self._key = key
         self._bound = bound
 
     def take(self) -> Target | None:
-        """The best that may be asked now, or None."""
+        """The best that may be asked now; None if there is none."""
         target = self._left[0] if len(self._left) == 1 else self._best()
         if target is None or not target.cell.may_be_asked:
             return None
@@ -49,7 +49,7 @@ class Candidates:
         return target
 
     def put_back(self, target: Target) -> None:
-        """It may be given once more."""
+        """Lets `take` return it once more."""
         self._left.append(target)
 
     @property
@@ -57,7 +57,7 @@ class Candidates:
         return any(target.cell.may_be_asked for target in self._left)
 
     def _best(self) -> Target | None:
-        """A trial that is due; else by consistent hashing with bounded loads (Mirrokni et al., 2016), by rendezvous."""
+        """An engine that is due for a probe; else rendezvous hashing with bounded loads (Mirrokni et al., 2016)."""
         able, total = [], 1
         for target in self._left:
             cell = target.cell

@@ -1,17 +1,17 @@
-"""The retry budget: so many of the recent requests may be sent again, so that retries never become the load."""
+"""The retry budget: it bounds retries to a share of recent requests, so that retries never become the load."""
 
 import math
 import time
 from collections.abc import Callable
 
-MEMORY = 10.0
-"""Seconds in which what was asked fades to a third."""
-SHORTEST = 0.001
-"""Seconds for which nothing is thought to fade."""
+DECAY_SECONDS = 10.0
+"""Counts decay exponentially with this time constant."""
+MIN_DECAY_SECONDS = 0.001
+"""Shorter times are not worth a decay."""
 
 
 class RetryBudget:
-    """Lets through `share` of the recent requests, and `floor` in about ten seconds whatever there was."""
+    """Grants retries for `share` of the recent requests, and about `floor` in ten seconds whatever the load."""
 
     def __init__(self, share: float, floor: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
@@ -21,23 +21,22 @@ class RetryBudget:
         self._spent = 0.0
         self._at = clock()
 
-    def asked(self) -> None:
-        """A request has come."""
-        self._fade()
+    def count_request(self) -> None:
+        self._decay()
         self._requests += 1.0
 
     def spend(self) -> bool:
-        """Whether one may be sent again; it is counted if so."""
-        self._fade()
+        """Whether a retry is granted; if so it is counted."""
+        self._decay()
         if self._spent + 1.0 > self._share * self._requests + self._floor:
             return False
         self._spent += 1.0
         return True
 
-    def _fade(self) -> None:
+    def _decay(self) -> None:
         now = self._clock()
-        if now > self._at + SHORTEST:
-            kept = math.exp((self._at - now) / MEMORY)
-            self._requests *= kept
-            self._spent *= kept
+        if now > self._at + MIN_DECAY_SECONDS:
+            left = math.exp((self._at - now) / DECAY_SECONDS)
+            self._requests *= left
+            self._spent *= left
             self._at = now

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.backends.aliases import Aliases
-from pointsman_gateway.backends.call import DEFAULT_TIMEOUTS
 from pointsman_gateway.backends.cells import Cell, Engine
 from pointsman_gateway.backends.failures import NOT_RESIDENT, OVERLOADED, NotResident
+from pointsman_gateway.backends.request import DEFAULT_TIMEOUTS
 from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
 

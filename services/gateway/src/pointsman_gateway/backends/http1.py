@@ -1,6 +1,6 @@
-"""HTTP/1.1 to the engines, as lean as it can be: connections that are kept, one POST at a time on each.
+"""A lean HTTP/1.1 client for engines: kept connections, one POST at a time on each.
 
-Pool.acquire -> Connection.post -> Connection.read ... -> Pool.release
+Pool.idle or Pool.connect -> Connection.post -> on_news, Connection.taken ... -> Pool.release
 """
 
 import asyncio
@@ -39,18 +39,6 @@ class NotConnected(TimedOut):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long an answer is waited for."""
-
-    connect: float
-    """Seconds until there is a connection."""
-    begin: float
-    """Seconds after that until the caller says, by a limit of its own, that the answer has begun."""
-    deadline: float
-    """On the loop's clock; the end of all."""
-
-
-@dataclass(frozen=True, slots=True)
 class Origin:
     """Where an engine listens."""
 
@@ -85,7 +73,6 @@ class Connection(asyncio.Protocol):
         self.unread = 0
         """Bytes."""
         self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
         self._failure: ConnectionFailed | None = None
         self.status = 0
         self.retry_after = ""
@@ -95,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._last = self._gap = self._deadline = self._due = 0.0
         self._at_end: Callable[[], None] | None = None
         self.on_news: Callable[[], None] | None = None
-        """Called when something has come or gone wrong, where nobody awaits it; who is called looks with `taken`."""
+        """Called when something has arrived or gone wrong; `status`, `taken`, `complete` and `failure` say what."""
 
     # -- what a request does
 
@@ -107,19 +94,14 @@ class Connection(asyncio.Protocol):
             raise _anew(self._failure) if self._failure else ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
-    async def begun(self) -> int:
-        """The answer's status, once its head is there. Raises ConnectionFailed."""
-        while not self.status:
-            await self._wait()
-        return self.status
-
-    async def read(self) -> bytes:
-        """All that has come since the last time; empty at the end of the answer. Raises ConnectionFailed."""
-        while not self._pieces:
-            if self.complete:
-                return b""
-            await self._wait()
-        return self.taken()
+    async def news(self) -> None:
+        """Waits for the next call of `on_news`, for those who do not set it themselves."""
+        arrived = self._loop.create_future()
+        self.on_news = lambda: None if arrived.done() else arrived.set_result(None)
+        try:
+            await arrived
+        finally:
+            self.on_news = None
 
     def taken(self) -> bytes:
         """All that has come since the last time, and be it nothing."""
@@ -172,18 +154,6 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         return self._failure is None and self._transport is not None and not self._transport.is_closing()
 
-    async def _wait(self) -> None:
-        if self._failure is not None:
-            raise _anew(self._failure)
-        self._last = self._loop.time()
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if self._failure is not None and not self._pieces:
-            raise _anew(self._failure)
-
     # -- time
 
     def _watch(self, due: float) -> None:
@@ -199,7 +169,7 @@ class Connection(asyncio.Protocol):
         self._timer, now = None, self._loop.time()
         if self.complete:
             return  # the next answer sets its own limits
-        if self._waiter is None and (self.on_news is None or self._pieces):
+        if self.on_news is None or self._pieces:
             self._last = now  # it is our own reader who lets it wait
         if now >= self._deadline or now >= self._last + self._gap:
             self._fail(TimedOut("nothing came in time"))
@@ -239,8 +209,6 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self.on_news is not None:
             self.on_news()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     # -- what the parser tells
 
@@ -281,18 +249,6 @@ def _anew(failure: ConnectionFailed) -> ConnectionFailed:
     return type(failure)(*failure.args)
 
 
-async def _begun(connection: Connection, head: bytes, body: bytes, patience: Patience) -> Connection:
-    try:
-        connection.post(head, body)
-        begin = asyncio.get_running_loop().time() + patience.begin
-        connection.limit(inf, min(begin, patience.deadline))
-        await connection.begun()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 class Pool:
     """Keeps connections for the next request."""
 
@@ -313,28 +269,16 @@ class Pool:
             connection.close()
         return None
 
-    async def post(self, origin: Origin, head: bytes, body: bytes, patience: Patience) -> Connection:
-        """A connection on which the answer has begun. Raises ConnectionFailed."""
-        connection = self.idle(origin)
-        if connection is not None:
-            try:
-                return await _begun(connection, head, body, patience)
-            except TimedOut:
-                raise
-            except ConnectionFailed:
-                pass  # it was closed while it rested, as our request went out: nothing has been done yet
-        return await _begun(await self.connect(origin, patience), head, body, patience)
-
-    async def connect(self, origin: Origin, patience: Patience) -> Connection:
-        """A new one. Raises ConnectionFailed, NotConnected."""
+    async def connect(self, origin: Origin, seconds: float, deadline: float) -> Connection:
+        """A new one, within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
         loop = asyncio.get_running_loop()
-        until = min(self._clock() + patience.connect, patience.deadline)
+        until = min(self._clock() + seconds, deadline)
         try:
             async with asyncio.timeout_at(until):
                 _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
         except TimeoutError as error:
-            late = TimedOut if until == patience.deadline else NotConnected
-            raise late(f"no connection within {patience.connect:g} s") from error
+            late = TimedOut if until == deadline else NotConnected
+            raise late(f"no connection within {seconds:g} s") from error
         except OSError as error:
             raise ConnectionFailed(f"no connection: {error.strerror or error}") from error
         return connection

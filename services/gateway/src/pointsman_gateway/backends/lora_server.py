@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_servicekit.correlation import call_metadata
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import Interceptors, open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.backends.adapter_desk import AdapterDesk, to_alias
@@ -97,7 +97,7 @@ class LoraServer:
     async def _ensure(self, version: str, seconds: float) -> None:
         try:
             state = await self._stub.EnsureLoaded(
-                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=call_metadata()
+                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=correlation_metadata()
             )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.engines import Cell
+from pointsman_gateway.backends.request import EngineRequest
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.fast_metrics import FastCollector, counter
 
@@ -92,10 +92,10 @@ class EngineMetrics:
             registry=registry,
         )
 
-    def ended(self, call: Call, outcome: str, seconds: float) -> None:
+    def ended(self, request: EngineRequest, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._calls.called(call.operation, call.model, outcome, seconds)
-        self._attempts.cell(call.engine, outcome).value += 1
+        self._calls.called(request.operation, request.model, outcome, seconds)
+        self._attempts.cell(request.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:
         self._opened.labels(engine).inc()

@@ -1,4 +1,4 @@
-"""Sends a request again, before its first token and only where that may help: to the next engine, in one deadline."""
+"""Retries before the first token: on another engine, within the request's deadline and the retry budget."""
 
 import asyncio
 import random
@@ -8,29 +8,29 @@ from typing import Protocol
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.backends import failures
-from pointsman_gateway.backends.attempt import Asked
 from pointsman_gateway.backends.balancing import Candidates
 from pointsman_gateway.backends.budget import RetryBudget
-from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.request import CompletionRequest
 from pointsman_gateway.config.schema import RetryConfig
+from pointsman_gateway.pipeline.ports import OpenAnswer
 
 
-class Opening(Protocol):
-    """Gets an answer to begin."""
+class TargetOpener(Protocol):
+    """Opens an answer of a given engine."""
 
-    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
-        """From `target`; `others` could be asked as well. Raises PointsmanError."""
+    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
+        """`others` are the engines that could be asked as well. Raises PointsmanError."""
         ...
 
 
 class Retrying:
-    """Asks the next engine where one fails; the same one again only where it is alone and may soon do better."""
+    """Asks the next engine if one fails; the same one again only if it is alone and its failure is transient."""
 
     def __init__(
         self,
-        inner: Opening,
+        inner: TargetOpener,
         terms: RetryConfig,
         budget: RetryBudget,
         metrics: EngineMetrics,
@@ -42,51 +42,42 @@ class Retrying:
         self._metrics = metrics
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
-        self._budget.asked()
-        try:
-            return await self._inner.open(target, others, asked)
-        except failures.NotResident:
-            raise  # nothing has failed: who knows of adapters knows where to go
-        except Unavailable as error:
-            failed = error
-        try:
-            return await self.again(target, others, asked, failed)
-        finally:
-            del failed  # or it and this frame, which is in its traceback, hold each other
+    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
+        self._budget.count_request()
+        retries = 0
+        while True:
+            try:
+                return await self._inner.open(target, others, wanted)
+            except failures.NotResident:
+                raise  # no engine is at fault: the wrapper that loads adapters knows what to do
+            except Unavailable as failure:
+                following = await self._next(target, others, wanted.deadline, failure, retries)
+                if following is None:
+                    raise
+            target, retries = following, retries + 1
 
-    async def again(self, target: Target, others: Candidates, asked: Asked, failed: Unavailable) -> Opened:
-        """After `target` has been asked, and has failed."""
-        asking: Target | None = target
-        tried = 0
-        try:
-            while asking is not None and self._worth_it(asking, others, failed, tried):
-                await self._pause(tried, asked.deadline, failed)
-                if others.alone:
-                    others.put_back(asking)
-                asking, tried = others.take(), tried + 1
-                if asking is not None:
-                    try:
-                        return await self._inner.open(asking, others, asked)
-                    except failures.NotResident:
-                        raise
-                    except Unavailable as error:
-                        failed = error
-            raise failed
-        finally:
-            del failed  # or it and this frame, which is in its traceback, hold each other
+    async def _next(
+        self, target: Target, others: Candidates, deadline: float, failure: Unavailable, retries: int
+    ) -> Target | None:
+        """The engine to ask after `target` has failed; None if the failure is final."""
+        if not self._may_retry(target, others, failure, retries):
+            return None
+        await self._back_off(retries, deadline, failure)
+        if others.alone:
+            others.put_back(target)
+        return others.take()
 
-    def _worth_it(self, target: Target, others: Candidates, failed: Unavailable, tried: int) -> bool:
-        same_again = others.alone and isinstance(failed, failures.Passing) and target.cell.may_be_asked
-        if tried >= self._terms.most or not (same_again or others.any_left):
+    def _may_retry(self, target: Target, others: Candidates, failure: Unavailable, retries: int) -> bool:
+        same_again = others.alone and isinstance(failure, failures.TransientFailure) and target.cell.may_be_asked
+        if retries >= self._terms.most or not (same_again or others.any_left):
             return False
         granted = self._budget.spend()
         self._metrics.retried(target.engine.name, "sent" if granted else "refused")
         return granted
 
-    async def _pause(self, tried: int, deadline: float, failed: Unavailable) -> None:
-        """Full jitter: anything from nothing to a bound that doubles, so that those who failed together come apart."""
-        pause = random.uniform(0.0, min(self._terms.backoff * 2**tried, self._terms.longest_backoff))
+    async def _back_off(self, retries: int, deadline: float, failure: Unavailable) -> None:
+        """Full jitter: a random time up to a bound that doubles, so that requests that failed together spread out."""
+        pause = random.uniform(0.0, min(self._terms.backoff * 2**retries, self._terms.longest_backoff))
         if self._clock() + pause >= deadline:
-            raise failures.out_of_time() from failed
+            raise failures.out_of_time() from failure
         await asyncio.sleep(pause)

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.domain import Chunk, Chunks, Usage
+from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 
 LONGEST = 256 * 1024
 """Characters of an answer as it is kept; longer ones are not."""
@@ -27,11 +27,48 @@ class Recorded:
     model: str
     steps: tuple[Chunks, ...]
 
-    async def replay(self) -> AsyncIterator[Chunks]:
-        for number, chunks in enumerate(self.steps, 1):
-            yield chunks
-            if number % STEPS_AT_ONCE == 0:
-                await asyncio.sleep(0)
+
+class Replay:
+    """Implements `AnswerSource`: gives a recorded answer again."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._steps = recorded.steps
+        self._next = 0
+        self._sink: ChunkSink | None = None
+        self._is_paused = False
+
+    def attach(self, sink: ChunkSink) -> None:
+        self._sink = sink
+        self._push()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._push()
+
+    def close(self) -> None:
+        self._sink = None
+
+    def _push(self) -> None:
+        for _ in range(STEPS_AT_ONCE):
+            sink = self._sink
+            if sink is None or self._is_paused:
+                return
+            if self._next == len(self._steps):
+                self._sink = None
+                sink.ended(None)
+                return
+            self._next += 1
+            try:
+                sink.chunks(self._steps[self._next - 1], self._next == len(self._steps))
+            except Exception as error:
+                self._sink = None
+                sink.ended(error)
+                return
+        asyncio.get_running_loop().call_soon(self._push)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +83,12 @@ class Whole:
 
 
 class Recording:
-    """Writes an answer down while it comes."""
+    """Writes an answer down while it arrives. Implements `AnswerSource` around another, and that one's `ChunkSink`."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, source: AnswerSource) -> None:
         self._model = model
+        self._source = source
+        self._sink: ChunkSink | None = None
         self._steps: list[str] = []
         self._size = 0
         self._texts: dict[Place, list[str]] = {}
@@ -57,12 +96,30 @@ class Recording:
         self._ends: dict[int, str] = {}
         self._ended = False
 
-    async def following(self, answer: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:
-        async with aclosing(answer):  # type: ignore[type-var]  # a generator's
-            async for chunks in answer:
-                self._add(chunks)
-                yield chunks
-        self._ended = True
+    def attach(self, sink: ChunkSink) -> None:
+        self._sink = sink
+        self._source.attach(self)
+
+    def pause(self) -> None:
+        self._source.pause()
+
+    def resume(self) -> None:
+        self._source.resume()
+
+    def close(self) -> None:
+        self._sink = None
+        self._source.close()
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        self._add(chunks)
+        if self._sink is not None:
+            self._sink.chunks(chunks, last)
+
+    def ended(self, error: Exception | None) -> None:
+        self._ended = error is None
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(error)
 
     @property
     def too_long(self) -> bool:

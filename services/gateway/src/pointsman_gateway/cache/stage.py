@@ -7,22 +7,16 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.cache.asked import Asked, Asking
 from pointsman_gateway.cache.keeper import Keeper
 from pointsman_gateway.cache.metrics import CacheMetrics
 from pointsman_gateway.cache.neighbours import Neighbours
-from pointsman_gateway.cache.recording import Recorded, Recording, read
+from pointsman_gateway.cache.recording import Recorded, Recording, Replay, read
 from pointsman_gateway.cache.store import CacheStore
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
+from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
 
 log = logging.getLogger(__name__)
-
-
-class Opens(Protocol):
-    """Opens an answer."""
-
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened: ...
 
 
 class Embed(Protocol):
@@ -44,11 +38,11 @@ class Cache:
 
 
 class Caching:
-    """Implements `Opens` around another. Where Redis is away or slow it is as if there were no cache."""
+    """Implements `Backend` around another. Where Redis is away or slow it is as if there were no cache."""
 
     def __init__(
         self,
-        inner: Opens,
+        inner: Backend,
         cache: Cache,
         asking: Mapping[str, Asking],
         version_of: Callable[[Path], str],
@@ -64,7 +58,7 @@ class Caching:
         self._version_of = version_of
         self._embed = embed
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
         """Raises what the inner one raises."""
         path = decision.path
         asking = self._asking.get(path.name)
@@ -80,8 +74,10 @@ class Caching:
         if asked.renews:
             self._count(path.name, "renewed")
         if found is not None:
-            return Opened(found.model, found.replay(), search.outcome, embeddings=search.embeddings)
-        opened = await self._inner.open(request, decision, prompt)
+            return OpenAnswer(found.model, Replay(found), search.outcome, embeddings=search.embeddings)
+        opened = await self._inner.open(
+            replace(request, as_a_whole=False), decision, prompt
+        )  # it may be replayed as a stream
         if search.embeddings:
             opened = replace(opened, embeddings=search.embeddings)
         return self._kept(opened, asking, search)
@@ -94,11 +90,11 @@ class Caching:
         self._count(search.asked.path, search.outcome)
         return found
 
-    def _kept(self, opened: Opened, asking: Asking, search: "_Search") -> Opened:
+    def _kept(self, opened: OpenAnswer, asking: Asking, search: "_Search") -> OpenAnswer:
         asked = search.asked
         if opened.model != asked.model:  # its alias moved while we looked
             return opened
-        recording = Recording(opened.model)
+        recording = Recording(opened.model, opened.source)
 
         def accepted() -> None:
             whole = recording.whole
@@ -107,7 +103,7 @@ class Caching:
             else:
                 self._cache.keeper.keep(asked, whole, asking.config.ttl_seconds, search.vector)
 
-        return replace(opened, chunks=recording.following(opened.chunks), accepted=accepted)
+        return replace(opened, source=recording, accepted=accepted)
 
     def _count(self, path: str, outcome: str) -> None:
         self._cache.metrics.lookups.labels(path, outcome).inc()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_gateway.cache.asked import Asked
 from pointsman_gateway.cache.neighbours import MOST, Question, read_question, write_vector
@@ -25,7 +25,7 @@ class Found:
 class CacheStore:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, redis: BoundedRedis, most_bytes: int = MOST_BYTES) -> None:
         self._redis = redis
         self._most_bytes = most_bytes
         self._keep = redis.client.register_script(KEEP)

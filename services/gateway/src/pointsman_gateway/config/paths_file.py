@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, Temperature
 from pointsman_gateway.config.strict import Strict
 
 
@@ -82,8 +83,8 @@ class PathConfig(Strict):
     adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}$")
     strategies: tuple[StrategyConfig, ...] = ()
     max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    stop: tuple[str, ...] = Field(default=(), max_length=4)
+    temperature: Temperature | None = None
+    stop: tuple[str, ...] = Field(default=(), max_length=MAX_STOP_SEQUENCES)
     cache: CacheConfig | None = Field(default=None, description="not set: nothing is cached")
 
 

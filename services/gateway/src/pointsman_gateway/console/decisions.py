@@ -88,7 +88,7 @@ def to_row(kept: LogEntry) -> DecisionRow | None:
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
     return DecisionRow(
-        place=kept.place,
+        place=kept.entry_id,
         id=entry.id,
         unix_ms=entry.unix_ms,
         tenant=entry.tenant,
@@ -169,7 +169,7 @@ class RecentCache:
             page = await self._journal.before(place, newest, PAGE_SIZE)
             came += [record for kept in page if (record := to_row(kept)) is not None]
             read, joined = read + len(page), len(page) < PAGE_SIZE
-            place = page[-1].place if page else place
+            place = page[-1].entry_id if page else place
             await asyncio.sleep(0)
         if not joined:
             self._records.clear()

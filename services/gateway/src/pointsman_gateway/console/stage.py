@@ -73,7 +73,7 @@ class Console:
             page = await journal.before(before, "", PAGE_SIZE)
             looked_through += len(page)
             for kept in page:
-                before = kept.place
+                before = kept.entry_id
                 record = to_row(kept)
                 if record is not None and self._is_theirs(record, caller):
                     found.append(record)
@@ -90,7 +90,7 @@ class Console:
         if not self._may_see(caller, entry.get("tenant", ""), entry["path"], entry["task"]):
             message = f"no decision '{decision_id[:128]}' is in the journal, or no longer"
             raise NotFound(message, code="unknown_decision", param="decision_id")
-        return DecisionView(entry, kept.said)
+        return DecisionView(entry, kept.feedback)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that is away is told as such."""
@@ -119,9 +119,9 @@ class Console:
     def _kept(self) -> RequestLogReader:
         if self._journal is None:
             raise FailedPrecondition(
-                "this gateway keeps no journal, so it has no decisions to show; "
-                "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and start it again",
-                code="no_journal",
+                "this gateway has no request log, so it has no decisions to show; "
+                "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",
+                code="no_request_log",
             )
         return self._journal
 

@@ -41,6 +41,8 @@ class Request:
     arrived_at: float = 0.0
     """By `time.perf_counter`, before the body was read; 0 stands for the start of the pipeline."""
     operation: Operation = "chat"
+    as_a_whole: bool = False
+    """The answer is delivered in one piece, so chunks that arrive together may be joined."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

@@ -2,15 +2,15 @@
 
 import asyncio
 
-from pointsman_gateway.doors.answering import Answering, send_error, told
+from pointsman_gateway.doors.asgi_answer import AsgiAnswer, send_error
 from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.edge import Call
-from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.openai_answers import ChatEncoder
 from pointsman_gateway.doors.openai_requests import ChatBody, includes_usage, read_chat
+from pointsman_gateway.pipeline.run import to_public_error
 
 
 class ChatRoute:
@@ -21,32 +21,26 @@ class ChatRoute:
 
     async def __call__(self, call: Call) -> None:
         try:
-            handed = call.scope.get(HANDED_OVER)
-            answering = self._going_on(call, handed) if handed else await self._answering(call)
+            answer = await self._answer(call)
         except (ClientGone, asyncio.CancelledError) as gone:
             self._door.pipeline.turned_away("chat", None, call.arrived)
             if isinstance(gone, ClientGone):
                 return
             raise
         except Exception as error:
-            refusal = told(error)
+            refusal = to_public_error(error)
             self._door.pipeline.turned_away("chat", refusal, call.arrived)
             await send_error(call.send, refusal, call.sent_beside)
             return
-        await answering(call.scope, call.receive, call.send)
+        await answer(call.scope, call.receive, call.send)
 
-    async def _answering(self, call: Call) -> Answering:
+    async def _answer(self, call: Call) -> AsgiAnswer:
         door = self._door
         caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
         body = read_chat(await call.body())
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
-        return Answering(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)
-
-    def _going_on(self, call: Call, handed: HandedOver) -> Answering:
-        """Where the express lane has left off."""
-        encoder, asked = ChatEncoder(handed.include_usage), handed.begun.request
-        return Answering(self._door.pipeline, asked, encoder, handed.streams, call.sent_beside, handed.begun)
+        return AsgiAnswer(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)
 
 
 def encoder_of(body: ChatBody) -> ChatEncoder:

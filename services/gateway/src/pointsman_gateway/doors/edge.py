@@ -12,12 +12,12 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pointsman_gateway.doors.answering import send_error
-from pointsman_gateway.doors.callers import CALLER, Tenancy, caller_of
-from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
+from pointsman_gateway.doors.asgi_answer import send_error
+from pointsman_gateway.doors.callers import CALLER, caller_of
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.limits import LIMITS, check_body
 from pointsman_gateway.doors.openai_answers import Headers
+from pointsman_gateway.pipeline.ports import Tenancy
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Served to anybody, in addition to the console's static files. Every other path needs a key if keys are on."""
@@ -92,8 +92,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        handed: HandedOver | None = scope.get(HANDED_OVER)
-        name = handed.name if handed else name_of(headers.get(b"x-request-id"))
+        name = name_of(headers.get(b"x-request-id"))
         token = request_id.set(name)
         try:
             route = self._hot.get((scope["method"], scope["path"]))

@@ -15,7 +15,7 @@ class Stored(Protocol):
 
     @property
     def where(self) -> str:
-        """ "journal" or "spool"."""
+        """ "request_log" or "wal"."""
         ...
 
     @property
@@ -44,4 +44,4 @@ class FeedbackBody(KnownNames):
 
 def feedback_answer(stored: Stored) -> Response:
     body = {"stored": stored.where, "known_already": stored.known_already}
-    return JSONResponse(body, status_code=202 if stored.where == "spool" else 200)
+    return JSONResponse(body, status_code=202 if stored.where == "wal" else 200)

@@ -7,6 +7,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.domain import Caller, Feedback, Message, Request, Sampling
 from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.limits import check_body
@@ -61,13 +62,14 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if sampling.HasField("max_tokens"):
         given["max_tokens"] = _within("max_tokens", sampling.max_tokens, 1, 2**32 - 1)
     if sampling.HasField("temperature"):
-        given["temperature"] = _within("temperature", _without_noise(sampling.temperature), 0, 2)
+        given["temperature"] = _within("temperature", _without_noise(sampling.temperature), 0, MAX_TEMPERATURE)
     if sampling.HasField("top_p"):
-        given["top_p"] = _within("top_p", _without_noise(sampling.top_p), 1e-9, 1)
+        given["top_p"] = _within("top_p", _without_noise(sampling.top_p), SMALLEST_TOP_P, 1)
     if sampling.HasField("seed"):
         given["seed"] = sampling.seed
-    if len(sampling.stop) > 4:
-        raise InvalidArgument(f"'stop' has {len(sampling.stop)} entries; at most 4", code="bad_parameter", param="stop")
+    if len(sampling.stop) > MAX_STOP_SEQUENCES:
+        told = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
+        raise InvalidArgument(told, code="bad_parameter", param="stop")
     return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
 
 

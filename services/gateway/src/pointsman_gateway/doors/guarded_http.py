@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pointsman_gateway.doors.hang_up import HUNG_UP, ON_HANG_UP
+from pointsman_gateway.doors.unread_body import DiscardingTransport, UnreadBody
 
 
 def _unheard(code: str) -> None:
@@ -70,26 +71,9 @@ NEVER = float("inf")
 SINGLE_HEADERS = (b"authorization", b"host")
 """A proxy in front may read the first of two, and this gateway the last: both are refused."""
 
-MAX_DISCARDED_BYTES = 9 * 1024 * 1024
-"""Bytes that are read of a body nobody needs: some clients lose their answer if they cannot send all of their body.
-Each MiB takes half a millisecond."""
-DISCARD_SECONDS = 10.0
-"""Until a connection whose body is discarded is closed."""
-UNREAD_SECONDS = 1.0
-"""In which a client that sends more than is discarded can read its answer."""
-
 
 class _Unreadable(Exception):
     """Ends the parsing of a request."""
-
-
-class _DiscardingTransport:
-    """The transport as a request sees it whose body has not come to its end: `close` reads on for a bounded time."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -115,9 +99,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether the last read had a part of the body."""
         self._without_body = 0
         """Bytes since then: chunk extensions and trailers."""
-        self._discarding: _DiscardingTransport | None = None
-        self._discarded = -1
-        """Bytes, once the rest of a body is discarded; before that -1."""
+        self._discarding: DiscardingTransport | None = None
+        self._unread: UnreadBody | None = None
+        """Not None once the rest of a body is discarded."""
         self._keeps_alive = False
         """What uvicorn said of the connection before its request's body was found to be incomplete."""
 
@@ -134,7 +118,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._discarding is not None:
-            self._discarding.close = _nothing  # or it and this connection would hold each other
+            self._discarding.release()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             scope: Any = cycle.scope
@@ -143,8 +127,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 on_hang_up()
 
     def data_received(self, data: bytes) -> None:
-        if self._discarded >= 0:
-            self._discard(data)
+        if self._unread is not None:
+            self._unread.discard(data)
             return
         self._fed += len(data)
         super().data_received(data)
@@ -219,8 +203,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if now > self._must_read:
             self._guard.refused("reads_nothing")
             self.transport.abort()
-        elif self._discarded >= 0:
-            if now > self._due:
+        elif self._unread is not None:
+            if now > self._unread.due:
                 self.transport.abort()
         elif now > self._due:
             guard = self._guard
@@ -266,7 +250,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         cycle: Any = self.cycle
         if self._discarding is None:
-            self._discarding = _DiscardingTransport(self.transport, self._close_or_discard)
+            self._discarding = DiscardingTransport(self.transport, self._close_or_discard)
         if cycle.transport is not self._discarding:
             cycle.transport = self._discarding
             self._keeps_alive, cycle.keep_alive = cycle.keep_alive, False
@@ -275,17 +259,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Ends the connection after an answer."""
         if not self.cycle.more_body:
             self.transport.close()
-        elif self._discarded < 0:
-            self._discarded = 0
-            self._due = self.loop.time() + DISCARD_SECONDS
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-
-    def _discard(self, data: bytes) -> None:
-        self._discarded += len(data)
-        if self._discarded > MAX_DISCARDED_BYTES and not self.flow.read_paused:
-            self.flow.pause_reading()
-            self._due = self.loop.time() + UNREAD_SECONDS
+        elif self._unread is None:
+            self._unread = UnreadBody(self.transport, self.loop.time)
 
     def _waits_for_us(self) -> bool:
         """We do not read on, or have not answered the request before yet."""
@@ -313,10 +288,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(refusal.response())
         self.transport.close()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _too_large(message: str) -> Refusal:

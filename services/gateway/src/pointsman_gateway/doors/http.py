@@ -61,7 +61,7 @@ async def live() -> PlainTextResponse:
 async def ready(request: Request) -> PlainTextResponse:
     """Some engine can answer."""
     door = door_of(request)
-    if not door.pipeline.admission.welcomes:
+    if not door.pipeline.admission.is_ready:
         return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
     if door.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")

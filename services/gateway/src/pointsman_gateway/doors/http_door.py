@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.doors.answering import Answering
+from pointsman_gateway.doors.asgi_answer import AsgiAnswer
 from pointsman_gateway.doors.cache_control import wish_of
-from pointsman_gateway.doors.callers import CALLER, Tenancy
+from pointsman_gateway.doors.callers import CALLER
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.generations import Generation, Status
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import Tenancy
 
 
 class Configuration(Protocol):
@@ -47,12 +48,12 @@ class HttpDoor:
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
     wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
-    asked = replace(asked, caller=caller_of_request(request), cache=wish)
-    return Answering(door_of(request).pipeline, asked, encoder, streams)
+    asked = replace(asked, caller=caller_of_request(request), cache=wish, as_a_whole=not streams)
+    return AsgiAnswer(door_of(request).pipeline, asked, encoder, streams)
 
 
 def caller_of_request(request: Request) -> domain.Caller:
-    """Who the edge has found to be asking, before it let the body be read."""
+    """Who asks: the ASGI application has checked the key before it let the body be read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
 

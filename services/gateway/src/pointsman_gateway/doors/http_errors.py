@@ -13,9 +13,9 @@ from starlette.types import Scope
 
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.doors import openai_answers as answers
-from pointsman_gateway.doors.answering import told
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, door_of
+from pointsman_gateway.pipeline.run import to_public_error
 
 METERED: dict[str, Operation] = {
     "/v1/chat/completions": "chat",
@@ -67,7 +67,7 @@ async def _on_error(request: Request, error: Any) -> Response:
 
 
 async def _on_internal(request: Request, error: Any) -> Response:
-    return _turned_away(request, told(error))
+    return _turned_away(request, to_public_error(error))
 
 
 async def _on_invalid(request: Request, error: Any) -> Response:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
-from pointsman_servicekit.tls import FollowedTls, ServerTls
+from pointsman_servicekit.tls import ReloadingTls, ServerTls
 from starlette.types import ASGIApp
 
 from pointsman_gateway.doors.express_connection import ExpressConnection, Lane
@@ -38,7 +38,7 @@ async def serving_http(
     At the end, answers in flight get `grace` seconds. Raises OSError where the port cannot be had, TlsError where the
     files of `tls` cannot be used.
     """
-    followed = FollowedTls(tls) if tls else None
+    followed = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")
     try:
         listening = socket.create_server((host, int(port)), backlog=2048)
@@ -74,7 +74,7 @@ def _config(app: ASGIApp, grace: int, guard: Guard) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: who runs it says when to stop. Its connections are guarded."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, tls: FollowedTls | None, lane: Lane | None) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Guard, tls: ReloadingTls | None, lane: Lane | None) -> None:
         super().__init__(config)
         self._guard = guard
         self._tls = tls

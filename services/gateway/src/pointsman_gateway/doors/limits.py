@@ -19,6 +19,8 @@ class BodyLimits:
     values: int = 320_000
     """JSON values of any kind in the whole body: numbers, `true`, `false` and `null` count, too. OpenAI's embeddings
     endpoint, which has the largest legitimate bodies, takes 300,000 tokens a request."""
+    fields: int = 10_000
+    """Of a gRPC message and all messages in it."""
     messages: int = 1_000
     parts: int = 1_000
     """Content parts of all messages together."""
@@ -89,16 +91,15 @@ def _complaint(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
 
 def check_counts(messages: Sequence[Any], beside: Mapping[str, Any], limits: BodyLimits = LIMITS) -> None:
     """Checks a decoded chat request: its messages, their parts, and its other fields. Raises InvalidArgument."""
-    _at_most(len(messages), limits.messages, "messages", "messages")
-    _at_most(sum([_parts(message.content) for message in messages]), limits.parts, "messages", "content parts")
-    for name in _TOOLS:
+    if len(messages) > limits.messages:
+        _at_most(len(messages), limits.messages, "messages", "messages")
+    parts = [message.content for message in messages if type(message.content) is list]
+    if parts:
+        _at_most(sum(map(len, parts)), limits.parts, "messages", "content parts")
+    for name in _TOOLS if beside else ():
         tools = beside.get(name)
         if isinstance(tools, list):
             _at_most(len(tools), limits.tools, name, name)
-
-
-def _parts(content: Any) -> int:
-    return len(content) if isinstance(content, list) else 0
 
 
 def _at_most(count: int, most: int, param: str, what: str) -> None:

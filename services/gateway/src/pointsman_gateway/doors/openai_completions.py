@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.config.sampling import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.completion_answers import CompletionEncoder
@@ -32,11 +33,11 @@ class CompletionBody(WholeCharacters):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=0, lt=2**63, description="0 for a named model alone")
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
     stop: str | Elements[str] | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=20, description="how many alternatives of each token")
+    logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
     user: str | None = None
     metadata: Entries[str] | None = None
 

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
-from pointsman_gateway.doors.answering import JSON, encoded, send_error, told
+from pointsman_gateway.doors.answer_sink import JSON, encoded
+from pointsman_gateway.doors.asgi_answer import send_error
 from pointsman_gateway.doors.bounded_fields import Elements
 from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters
@@ -17,6 +18,7 @@ from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
 from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
 from pointsman_gateway.doors.openai_answers import Headers
 from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.pipeline.run import to_public_error
 
 MOST_INPUTS = 2048
 
@@ -91,7 +93,7 @@ class Embedding(Response):
         try:
             embedded = await embeddings.embed(self._wanted, self._door.pipeline.admission.admitted)
         except Exception as error:
-            refusal = told(error)
+            refusal = to_public_error(error)
             if self._wanted.request.model not in embeddings.names():  # else the receipt has been left
                 self._door.pipeline.turned_away("embeddings", refusal, caller=self._wanted.request.caller)
             await send_error(send, refusal, [])

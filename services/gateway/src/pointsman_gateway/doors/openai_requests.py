@@ -1,11 +1,14 @@
 """OpenAI's request bodies, decoded."""
 
 import json
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
+import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.cache_control import USE
@@ -13,8 +16,9 @@ from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters, refuse_half_characters
 from pointsman_gateway.doors.http_errors import invalid_body
 from pointsman_gateway.doors.limits import check_counts
+from pointsman_gateway.doors.strict_structs import strict_struct
 
-NOTHING: dict[str, Any] = {}
+NOTHING: Mapping[str, Any] = {}
 
 
 class MessageBody(BaseModel):
@@ -49,11 +53,11 @@ class ChatBody(BaseModel):
     messages: Elements[MessageBody] = Field(default=[])
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**63)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**63)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
     stop: str | Elements[str] | None = None
     user: str | None = None
     metadata: Entries[str] | None = None
@@ -61,35 +65,53 @@ class ChatBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = USE, arrived: float = 0.0
     ) -> Request:
-        """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
-        check_counts(self.messages, self.model_extra or NOTHING)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(stop) > 4:
-            raise InvalidArgument(f"'stop' has {len(stop)} entries; at most 4", code="bad_parameter", param="stop")
-        return Request(
-            model=self.model,
-            messages=tuple([_message(number, body) for number, body in enumerate(self.messages)]),
-            sampling=Sampling(
-                max_tokens=self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                seed=self.seed,
-                stop=stop,
-                extra=self._extra(),
-            ),
-            metadata=self.metadata or {},
-            user=self.user or "",
-            deadline=deadline,
-            caller=caller,
-            cache=cache,
-            arrived_at=arrived,
-        )
+        """Raises InvalidArgument if a message holds something other than text, or there is too much of anything."""
+        return to_request(self, deadline, caller, cache, arrived)
 
-    def _extra(self) -> dict[str, Any]:
-        if not self.model_extra:
-            return {}
-        refuse_infinite(self.model_extra)
-        return dict(self.model_extra)
+
+def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
+    """Raises InvalidArgument if a message holds something other than text, or there is too much of anything."""
+    extra = body.model_extra or NOTHING
+    check_counts(body.messages, extra)
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if len(stop) > MAX_STOP_SEQUENCES:
+        raise InvalidArgument(
+            f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
+        )
+    if extra:
+        refuse_infinite(extra)
+        extra = dict(extra)
+    return Request(
+        model=body.model,
+        messages=tuple([_message(number, message) for number, message in enumerate(body.messages)]),
+        sampling=Sampling(
+            max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            stop=stop,
+            extra=extra,
+        ),
+        metadata=body.metadata or {},
+        user=body.user or "",
+        deadline=deadline,
+        caller=caller,
+        cache=cache,
+        arrived_at=arrived,
+        as_a_whole=not body.stream,
+    )
+
+
+_decode_usual = msgspec.json.Decoder(strict_struct(ChatBody)).decode
+
+
+def read_usual_chat(body: bytes) -> ChatBody | None:
+    """In a fraction of the time that `read_chat` takes, if the body says nothing but what `ChatBody` names; else None,
+    also if it is wrong. Content in parts is not read here, so that there is nothing to bound but the messages."""
+    try:
+        return cast(ChatBody, _decode_usual(body))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def read_chat(body: bytes) -> ChatBody:

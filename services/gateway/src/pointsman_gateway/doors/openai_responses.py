@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.config.sampling import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.half_characters import WholeCharacters
@@ -52,15 +53,15 @@ class ResponsesBody(WholeCharacters):
     )
     instructions: str | None = None
     stream: bool | None = False
-    max_output_tokens: int | None = Field(default=None, ge=1, lt=2**63)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_output_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     tools: Elements[dict[str, Any]] | None = Field(default=None, description='of type "function"')
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: TopLogprobs | None = None
     include: Elements[str] | None = None
     metadata: Entries[str] | None = None
     user: str | None = None

@@ -161,7 +161,7 @@ SHAPES: dict[str, Schema] = {
         generation=STRING,
         prompt_or_none=listing(record(role=STRING, content=STRING)),
     ),
-    "FeedbackStored": record(stored=one_of("journal", "spool"), known_already=BOOLEAN),
+    "FeedbackStored": record(stored=one_of("request_log", "wal"), known_already=BOOLEAN),
     "Tasks": record(
         generation=STRING,
         default_path=STRING,

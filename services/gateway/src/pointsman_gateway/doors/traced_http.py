@@ -3,8 +3,8 @@
 from collections.abc import Collection
 
 from opentelemetry.trace import Span
-from pointsman_servicekit.correlation import request_id
-from pointsman_servicekit.tracing.spans import Spans, tell_error, tell_failure
+from pointsman_servicekit.logs import request_id
+from pointsman_servicekit.tracing.spans import Spans, record_error_code, record_exception
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTOLD = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -34,7 +34,7 @@ class TracedHttp:
         try:
             await self._app(scope, receive, send_and_tell)
         except BaseException as error:
-            tell_failure(span, error)
+            record_exception(span, error)
             raise
         finally:
             span.end()
@@ -51,4 +51,4 @@ def _tell(span: Span, message: Message) -> None:
     span.set_attribute("http.response.status_code", status)
     span.set_attribute("pointsman.request_id", request_id.get())
     if status >= 500:
-        tell_error(span, str(status))
+        record_error_code(span, str(status))

@@ -4,36 +4,18 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
 from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
 
 LONGEST_ANSWER = 128 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in full."""
 TAIL = 4096
 """Bytes at an answer's end, or at its beginning, in which its usage is looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    status: int
-    pieces: tuple[bytes, ...]
-    retry_after: float | None = None
-
-
-class Unreachable(Exception):
-    """There is no answer; the message says why."""
-
-
-class Http(Protocol):
-    """Posts to engines."""
-
-    async def post(self, url: str, api_key: str, body: bytes, deadline: float, longest: int) -> Reply:
-        """`deadline` on the event loop's clock, `longest` in bytes of the answer. Raises Unreachable."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +33,7 @@ class Endpoint:
 class EngineModel:
     """Implements `Embedder`."""
 
-    def __init__(self, endpoint: Endpoint, http: Http) -> None:
+    def __init__(self, endpoint: Endpoint, http: HttpPoster) -> None:
         self._endpoint = endpoint
         self._http = http
 
@@ -63,13 +45,13 @@ class EngineModel:
             reply = await self._http.post(
                 f"{endpoint.url}/v1/embeddings", endpoint.api_key, body, wanted.request.deadline, LONGEST_ANSWER
             )
-        except Unreachable as error:
+        except HttpUnreachable as error:
             raise self._failed(str(error)) from error
         if reply.status != 200:
             raise self._refused(reply)
         return Embedded(reply.pieces, self._tokens(reply, wanted))
 
-    def _tokens(self, reply: Reply, wanted: Wanted) -> int:
+    def _tokens(self, reply: HttpReply, wanted: Wanted) -> int:
         """The engine's own count. Megabytes of numbers are not parsed for it: it stands at one of the ends."""
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
@@ -79,7 +61,7 @@ class EngineModel:
         # An engine that does not count has not worked for nothing.
         return counted if isinstance(counted, int) else wanted.estimated_tokens
 
-    def _refused(self, reply: Reply) -> PointsmanError:
+    def _refused(self, reply: HttpReply) -> PointsmanError:
         body = b"".join(reply.pieces)[:65536]
         message, param = body[:500].decode("utf-8", "replace"), None
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are

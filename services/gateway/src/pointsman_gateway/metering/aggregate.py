@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping
 
-from pointsman_servicekit.correlation import recorded_trace
+from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import Decision, Operation, Receipt
@@ -57,7 +57,7 @@ class MetricsAggregator:
     def ended(self, ended: EndedRequest) -> None:
         waiting = self._waiting
         waiting.append(ended)
-        if trace := recorded_trace():
+        if trace := sampled_trace_id():
             self._traced.append((ended, trace, time.time()))
         if len(waiting) >= MAX_WAITING_RECEIPTS:
             self._tell()

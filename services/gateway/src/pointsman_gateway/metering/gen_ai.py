@@ -8,7 +8,7 @@ none yet. Labels name what the configuration names, and "other": neither a clien
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pointsman_servicekit.correlation import recorded_trace
+from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
@@ -73,7 +73,7 @@ class GenAi:
     def refused(self, request: Request, outcome: str, seconds: float) -> None:
         """Before it was decided who answers."""
         self._durations.cell(*self._served(request.operation, request.model, ""), outcome).observe(
-            seconds, recorded_trace()
+            seconds, sampled_trace_id()
         )
 
     def cells(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
@@ -98,7 +98,7 @@ class GenAi:
         """Implements the backends' `Calls`."""
         called = self._called(operation, model)
         durations = called.durations if outcome == OK else self._operations.cell(*called.labels, outcome)
-        durations.observe(seconds, recorded_trace())
+        durations.observe(seconds, sampled_trace_id())
 
     def used(self, operation: Operation, model: str, usage: Usage) -> None:
         """The same, of one of several answers to a request."""
@@ -109,7 +109,7 @@ class GenAi:
     def embedded(self, model: str, outcome: str, seconds: float) -> None:
         """`model` is its name in the configuration."""
         error = "" if outcome == OK else outcome
-        self._durations.cell("embeddings", OURS, model, model, error).observe(seconds, recorded_trace())
+        self._durations.cell("embeddings", OURS, model, model, error).observe(seconds, sampled_trace_id())
 
     def embedded_tokens(self, model: str, tokens: int) -> None:
         self._tokens.cell("embeddings", OURS, model, "input").observe(tokens)

@@ -56,23 +56,27 @@ class GatewayMetrics:
         self._requests = counter(
             "pointsman_requests", "Requests by how they ended, and by whose fault.", [*BY_PATH, "outcome", "fault"]
         )
-        self._seconds = histogram("pointsman_request_seconds", "Arrival to end.", BY_PATH, END_TO_END)
+        self._seconds = histogram("pointsman_request_duration_seconds", "Arrival to end.", BY_PATH, END_TO_END)
         self._first_token = histogram(
             "pointsman_time_to_first_token_seconds", "Arrival to first token.", BY_PATH, FIRST_TOKEN
         )
         self._per_token = histogram(
             "pointsman_time_per_output_token_seconds", "Of each token of an answer after the first.", BY_PATH, PER_TOKEN
         )
-        self._phases = histogram("pointsman_phase_seconds", "Time in each phase.", ["path", "phase"], END_TO_END)
-        decisions = histogram("pointsman_decision_seconds", "Classification and routing.", [], DECISION)
+        self._phases = histogram(
+            "pointsman_phase_duration_seconds", "Time in each phase.", ["path", "phase"], END_TO_END
+        )
+        decisions = histogram("pointsman_decision_duration_seconds", "Classification and routing.", [], DECISION)
         self._decisions = decisions.cell()
-        self._confidence = histogram("pointsman_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
+        self._confidence = histogram(
+            "pointsman_classification_confidence", "The classifier's probability.", ["task"], CONFIDENCE
+        )
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
         self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICODOLLARS)
-        self._routed = counter("pointsman_routed", "Requests that wanted the decision alone.", BY_PATH)
+        self._routed = counter("pointsman_route_requests", "Requests that wanted the decision alone.", BY_PATH)
         self._turned_away = counter(
-            "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
+            "pointsman_rejected", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
         )
         self._sendings: dict[tuple[str, str], _Sending] = {}
         """By task and path."""
@@ -109,7 +113,7 @@ class GatewayMetrics:
             "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
-        self.waiting = Gauge("pointsman_waiting", "Requests that wait for a place.", registry=registry)
+        self.waiting = Gauge("pointsman_queue_depth", "Requests that wait for a place.", registry=registry)
 
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
         """The label values allowed from now on; any other is counted as "other"."""

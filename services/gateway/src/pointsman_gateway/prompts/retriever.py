@@ -4,10 +4,10 @@ import asyncio
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
-from pointsman_servicekit.correlation import call_metadata
+from pointsman_servicekit.document_sketches import Sketch
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.rich_status import from_rpc_error
-from pointsman_servicekit.sketches import Sketch
+from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.logs import correlation_metadata
 
 from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.prompts.strategies import Found
@@ -31,7 +31,7 @@ class RetrieverClient:
             request.vector.values.extend(vector.tolist())
         timeout = min(LONGEST, deadline - asyncio.get_running_loop().time())
         try:
-            answer = await self._stub.Search(request, timeout=timeout, metadata=call_metadata())
+            answer = await self._stub.Search(request, timeout=timeout, metadata=correlation_metadata())
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "retriever")
             # Whatever is wrong there (no such collection, another embedding model), it is not the client's request.

@@ -1,1 +1,1 @@
-"""What was decided, what came of it, and what people said of it: kept for replay, evidence and learning."""
+"""The request log: every decision and receipt in Redis, feedback on answers, and the evidence on paths."""

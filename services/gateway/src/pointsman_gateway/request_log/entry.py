@@ -1,4 +1,7 @@
-"""One receipt as the journal keeps it; docs/routing.md says what each field is."""
+"""An entry of the request log: a decision with its receipt, as JSON; docs/routing.md describes each field.
+
+A training sample, the request with its answers, is added if the task and the caller allow it.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -25,7 +28,8 @@ from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, 
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
 
 VERSION = 1
-NOTHING_REDACTED = Redaction()
+SAMPLE_VERSION = 1
+NO_REDACTION = Redaction()
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MAX_PROBABILITIES = 8
@@ -35,50 +39,49 @@ MAX_TEXT_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class PendingEntry:
-    """What the pipeline told; what comes of it in Redis is made later, away from the request."""
+    """A receipt on its way to the log. The entry is made from it later, off the request's path."""
 
     unix_seconds: float
     request: Request
     decision: Decision
     receipt: Receipt
     answers: tuple[CompletedAnswer, ...] = ()
-    """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
-    position: int = 0
-    """Among the counterfoils; 0 where it has none."""
+    """Answers for a training sample, the caller's last; empty if none is to be stored."""
+    wal_offset: int = 0
+    """Offset in the write-ahead log; 0 if it is not in it."""
     recovered: bool = False
-    """From its counterfoil: the request has no more than what stands there."""
+    """Whether it was restored from the write-ahead log, which does not hold what the caller wrote."""
     day: str = field(init=False)
-    tally: AnswerCounts | None = field(init=False)
+    counts: AnswerCounts | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.day = day_of(self.unix_seconds)
-        self.tally = answer_counts(self.receipt, self.day)
+        self.counts = answer_counts(self.receipt, self.day)
 
 
 @value
 class Entry:
     decision_id: str
-    cell: str
-    """What a rating counts for; empty where nothing was answered."""
+    evidence_key: str
+    """The evidence that a rating counts for; empty if nothing was answered."""
     day: str
     json: str
-    """Empty where it cannot be written."""
+    """Empty if it cannot be encoded."""
     tenant: str = ""
-    lesson: str = ""
-    """What is kept to learn from, JSON; empty where nothing is."""
-    tally: AnswerCounts | None = None
-    """What it counts for; None where nothing does."""
-    position: int = 0
-    """As it was noted."""
+    sample: str = ""
+    """A training sample as JSON; empty if none is stored."""
+    counts: AnswerCounts | None = None
+    """What the answer adds to the evidence; None for nothing."""
+    wal_offset: int = 0
 
     @property
     def size(self) -> int:
-        """In bytes, next to enough."""
-        return len(self.json) + len(self.lesson) + len(self.cell) + 64
+        """Approximate size in bytes."""
+        return len(self.json) + len(self.sample) + len(self.evidence_key) + 64
 
 
-class _Body(msgspec.Struct, gc=False):
-    """What is written, but for its name: a field of `entry`."""
+class _EntryFields(msgspec.Struct, gc=False):
+    """The JSON of an entry."""
 
     v: int
     id: str
@@ -119,16 +122,18 @@ class _Body(msgspec.Struct, gc=False):
     cached: str
 
 
-def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
-    request, decision, receipt = noted.request, noted.decision, noted.receipt
-    text, messages, user = _kept(request, redaction) if keep_text and not noted.recovered else ("not kept", None, None)
-    if noted.recovered:
+def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION) -> Entry:
+    request, decision, receipt = pending.request, pending.decision, pending.receipt
+    text, messages, user = ("not stored", None, None)
+    if pending.recovered:
         text = "lost"
+    elif store_messages:
+        text, messages, user = _stored_text(request, redaction)
     path = decision.path
-    body = _Body(
+    fields = _EntryFields(
         v=VERSION,
         id=decision.id,
-        unix_ms=round(noted.unix_seconds * 1000),
+        unix_ms=round(pending.unix_seconds * 1000),
         generation=decision.generation,
         task=decision.task,
         confidence=six_digits(decision.confidence),
@@ -146,7 +151,7 @@ def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHIN
         requested=request.model,
         metadata={name: redaction.or_nothing(value) for name, value in request.metadata.items()},
         response_format=response_format_of(request),
-        inputs="" if noted.recovered else _digest(request),
+        inputs="" if pending.recovered else _digest(request),
         user_digest=hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
         text=text,
         messages=messages,
@@ -156,7 +161,7 @@ def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHIN
         request_id=receipt.request_id,
         outcome=receipt.outcome,
         fault=receipt.fault,
-        usage=_counted(receipt.usage),
+        usage=_token_counts(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
         seconds=receipt.rounded_seconds,
@@ -164,29 +169,31 @@ def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHIN
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
-    counted = noted.tally.cell if noted.tally is not None else evidence_key(receipt)
-    cell = str(counted) if receipt.model else ""
-    return Entry(decision.id, cell, noted.day, _encode(body).decode(), tally=noted.tally, position=noted.position)
+    counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
+    key = str(counted) if receipt.model else ""
+    json = _encode(fields).decode()
+    return Entry(decision.id, key, pending.day, json, counts=pending.counts, wal_offset=pending.wal_offset)
 
 
-def empty_entry(noted: PendingEntry) -> Entry:
-    """Stands in its place where it cannot be written."""
-    return Entry(noted.decision.id, "", "", "", tally=noted.tally, position=noted.position)
+def empty_entry(pending: PendingEntry) -> Entry:
+    """Takes the place of an entry that cannot be encoded, so that its evidence and its offset still count."""
+    return Entry(pending.decision.id, "", "", "", counts=pending.counts, wal_offset=pending.wal_offset)
 
 
-def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
-    """How it went; messages and user as they may be kept, None where they are too long or the redaction fails."""
+def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
+    """What was done with the text, then the redacted messages and user; None if they are too long or the redaction
+    fails."""
     messages = messages_of(request)
     if messages is None:
         return "too long", None, None
     try:
-        return "kept", redaction.everywhere(messages), redaction.text(request.user)
+        return "stored", redaction.everywhere(messages), redaction.text(request.user)
     except NotRedacted:
         return "not redacted", None, None
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
-    """As they were sent; None where they are too long."""
+    """The messages as they were sent; None if they are longer than `MAX_TEXT_BYTES`."""
     if request.characters > MAX_TEXT_BYTES:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
@@ -194,26 +201,26 @@ def messages_of(request: Request) -> list[dict[str, Any]] | None:
 
 
 def response_format_of(request: Request) -> str:
-    asked = request.sampling.extra.get("response_format")
-    if not isinstance(asked, Mapping):
-        return "" if asked is None else "other"
-    return str(asked.get("type", "other"))[:64]
+    response_format = request.sampling.extra.get("response_format")
+    if not isinstance(response_format, Mapping):
+        return "" if response_format is None else "other"
+    return str(response_format.get("type", "other"))[:64]
 
 
 def six_digits(number: float) -> float:
-    """Behind the point, as a float of Python's own. `round` takes three times as long for that."""
+    """Rounds to six decimals and converts NumPy floats. `round` with digits takes three times as long."""
     return round(float(number) * 1e6) / 1e6
 
 
 def _digest(request: Request) -> str:
-    """Of what decides and what is answered. Fast, since a text may have millions of characters."""
+    """Identifies the inputs of decision and answer. The hash is fast, since a text may have millions of characters."""
     response_format = request.sampling.extra.get("response_format")
-    beside = (request.model, sorted(request.metadata.items()), request.user, response_format)
+    parameters = (request.model, sorted(request.metadata.items()), request.user, response_format)
     messages = [(message.role, message.content, message.extra) for message in request.messages]
-    return hashlib.blake2b(_encode_sorted((beside, messages)), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode_sorted((parameters, messages)), digest_size=16).hexdigest()
 
 
-def _counted(usage: Usage) -> dict[str, int]:
+def _token_counts(usage: Usage) -> dict[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -222,8 +229,8 @@ def _counted(usage: Usage) -> dict[str, int]:
 
 
 def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
-    """The receipt of a request that came to no decision."""
-    body = {
+    """The entry of a request without a decision."""
+    fields = {
         "v": VERSION,
         "unix_ms": round(unix_seconds * 1000),
         "operation": receipt.operation,
@@ -234,19 +241,17 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
         "request_id": receipt.request_id,
         "outcome": receipt.outcome,
         "fault": receipt.fault,
-        "usage": _counted(receipt.usage),
+        "usage": _token_counts(receipt.usage),
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
         "seconds": round_to_microseconds(receipt.seconds),
     }
-    return _encode(body).decode()
+    return _encode(fields).decode()
 
 
-SAMPLE_VERSION = 1
-
-
-def keeps_answers_of(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
-    """Whether the answers to this request are to be kept. Costs next to nothing where nobody consents."""
+def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
+    """Whether the answers to this request are stored for training: the configuration lists the task, the caller's
+    tenant consents, and the decision is in the configured sample."""
     if config is None or decision.task not in config.tasks:
         return False
     if not (request.caller.consents_to(decision.task) or (config.without_keys and not request.caller.tenant)):
@@ -254,35 +259,35 @@ def keeps_answers_of(config: LearningConfig | None, request: Request, decision: 
     return config.share >= 1 or hash_to_unit_interval(decision.id) < config.share
 
 
-def to_training_sample(noted: PendingEntry, redaction: Redaction) -> str:
-    """JSON, as docs/flywheel.md says; empty where there is nothing that may be kept."""
-    receipt = noted.receipt
-    if not noted.answers or receipt.outcome != "ok" or receipt.cached:
+def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
+    """JSON as docs/flywheel.md describes it; empty if the answers must not be stored."""
+    receipt = pending.receipt
+    if not pending.answers or receipt.outcome != "ok" or receipt.cached:
         return ""
-    messages = messages_of(noted.request)
-    if messages is None or sum(len(answer.text) for answer in noted.answers) > MAX_TEXT_BYTES:
+    messages = messages_of(pending.request)
+    if messages is None or sum(len(answer.text) for answer in pending.answers) > MAX_TEXT_BYTES:
         return ""
     try:
-        kept = redaction.everywhere(messages)
-        answers = [_answer_of_sample(answer, redaction) for answer in noted.answers]
+        redacted = redaction.everywhere(messages)
+        answers = [_answer_fields(answer, redaction) for answer in pending.answers]
     except NotRedacted:
         return ""
     path = receipt.decision.path
-    body = {
+    fields = {
         "v": SAMPLE_VERSION,
-        "decision": noted.decision.id,
-        "unix_ms": round(noted.unix_seconds * 1000),
-        "tenant": noted.request.caller.tenant,
+        "decision": pending.decision.id,
+        "unix_ms": round(pending.unix_seconds * 1000),
+        "tenant": pending.request.caller.tenant,
         "task": receipt.decision.task,
         "kind": path.kind.value,
         "model": receipt.model,
         "collections": path.collections,
-        "messages": kept,
+        "messages": redacted,
         "answers": answers,
     }
-    return _encode(body).decode()
+    return _encode(fields).decode()
 
 
-def _answer_of_sample(answer: CompletedAnswer, redaction: Redaction) -> dict[str, object]:
+def _answer_fields(answer: CompletedAnswer, redaction: Redaction) -> dict[str, object]:
     verdicts = [(validator, ruling, redaction.text(why)) for validator, ruling, why in answer.verdicts]
     return {"path": answer.path, "text": redaction.text(answer.text), "verdicts": verdicts}

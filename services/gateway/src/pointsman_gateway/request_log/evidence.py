@@ -1,4 +1,4 @@
-"""What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
+"""Evidence on each path per task: counted in each process, added up in Redis, and read back from there."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,38 +11,38 @@ from pointsman_gateway.domain import PICODOLLARS, Path, PathEvidence, Receipt
 from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
-"""The names of the counts; BUCKET has its number behind it."""
+"""Names of the counts; BUCKET is followed by the number of a latency bucket."""
 
-PER_RATING = 10**6
-"""Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
-off again."""
+UNITS_PER_RATING = 10**6
+"""Ratings are counted in millionths and costs in picodollars: whole numbers give the same sum in any order, and can be
+subtracted exactly."""
 
 MAX_UNCOUNTED = 256
-"""Answers."""
+"""Answers that are collected before they are added to the sums together."""
 
-NOTHING = PathEvidence()
+NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """What evidence is of."""
+    """What evidence is about. A path with another configuration or adapter version starts without evidence."""
 
     task: str
     path: str
     fingerprint: str
     version: str
-    """The adapter's; empty for a path without one."""
+    """Adapter version; empty for a path without an adapter."""
 
     def __str__(self) -> str:
-        return _written(self)
+        return _to_json(self)
 
 
 @lru_cache(maxsize=4096)
-def _written(cell: EvidenceKey) -> str:
-    return json.dumps(cell, separators=(",", ":"))
+def _to_json(key: EvidenceKey) -> str:
+    return json.dumps(key, separators=(",", ":"))
 
 
 Counts = dict[EvidenceKey, dict[str, int]]
-"""Whole numbers by cell and name; none is 0."""
+"""Whole numbers by key and name of the count; none is 0."""
 
 
 def evidence_key(receipt: Receipt) -> EvidenceKey:
@@ -51,185 +51,188 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 class AnswerCounts(NamedTuple):
-    """What one answer counts for."""
+    """What one answer adds to the evidence."""
 
-    cell: EvidenceKey
+    key: EvidenceKey
     day: str
     counts: Sequence[tuple[str, int]]
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """None where nothing counts."""
-    if not _counts(receipt):
+    """None if the receipt adds nothing."""
+    if not _is_evidence(receipt):
         return None
-    bucket, cost = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"])), sum(receipt.picodollars.values())
+    bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
+    cost = sum(receipt.picodollars.values())
     return AnswerCounts(evidence_key(receipt), day, ((ANSWERS, 1), (bucket, 1), (COST, cost)))
 
 
-def _counts(receipt: Receipt) -> bool:
-    """Whether it is of an answer that the path has made now; not one in place of a refused one: that receipt is of
-    both."""
+def _is_evidence(receipt: Receipt) -> bool:
+    """Whether the path gave a complete answer itself. A cached answer is none, nor is one after an escalation: its
+    receipt includes the cost of two paths."""
     return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
 
 
-def sum_by_day(tallies: Iterable[AnswerCounts]) -> dict[str, Counts]:
-    """By day."""
+def sum_by_day(answers: Iterable[AnswerCounts]) -> dict[str, Counts]:
     days: dict[str, Counts] = {}
-    for cell, day, counts in tallies:
-        named = days.setdefault(day, {}).setdefault(cell, {})
+    for key, day, counts in answers:
+        sums = days.setdefault(day, {}).setdefault(key, {})
         for name, number in counts:
             if number:
-                named[name] = named.get(name, 0) + number
+                sums[name] = sums.get(name, 0) + number
     return days
 
 
 def to_fields(counts: Counts) -> dict[str, int]:
-    """As a hash in Redis has it: a field is a cell, in JSON, and a name."""
-    return {str(cell) + name: number for cell, named in counts.items() for name, number in named.items()}
+    """As fields of a Redis hash: the key as JSON, followed by the name of the count."""
+    return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
 
 
 def from_fields(fields: Mapping[str, str]) -> Counts:
     counts: Counts = {}
     for field, number in fields.items():
-        cell, bracket, name = field.rpartition("]")
+        key, bracket, name = field.rpartition("]")
         if int(number):
-            counts.setdefault(_read(cell + bracket), {})[name] = int(number)
+            counts.setdefault(_from_json(key + bracket), {})[name] = int(number)
     return counts
 
 
 @lru_cache(maxsize=4096)
-def _read(written: str) -> EvidenceKey:
-    return EvidenceKey(*json.loads(written))
+def _from_json(text: str) -> EvidenceKey:
+    return EvidenceKey(*json.loads(text))
 
 
 class EvidenceStore:
-    """Reading it costs microseconds. Only answers that came to their end count, for the path that gave them."""
+    """The evidence of the last days in memory; a lookup takes microseconds.
+
+    It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
+    log entries wait are `pending`: they are sent to Redis in the same batch as their entries, so that a batch that is
+    lost or repeated cannot make log and evidence differ.
+    """
 
     def __init__(self, window: int = 14) -> None:
-        """`window` is in days. It and `versions` are what the generation that serves says."""
+        """`window` is the number of days that count. `window` and `versions` are replaced with each configuration."""
         self.window = window
         self.versions: Callable[[Path], str] = lambda path: ""
-        """Names the adapter's version that would answer along a path now."""
+        """Returns the adapter version that a path uses now."""
         self._sum: Counts = {}
-        self._made: dict[EvidenceKey, PathEvidence] = {}
-        """From `_sum`, until it changes."""
+        self._computed: dict[EvidenceKey, PathEvidence] = {}
+        """Cache of what follows from `_sum`."""
         self._days: dict[str, Counts] = {}
-        """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
-        self._untold: dict[str, Counts] = {}
-        self._tied: dict[str, Counts] = {}
-        """Untold too, until their entries are written."""
-        self._new: tuple[list[AnswerCounts], list[AnswerCounts]] = ([], [])
-        """Of answers that have not been counted yet; the second ones are tied."""
+        """The summands of `_sum`: what Redis held, and what it has not received."""
+        self._unsent: dict[str, Counts] = {}
+        self._pending: dict[str, Counts] = {}
+        """Unsent as well, until their entries are sent."""
+        self._uncounted: tuple[list[AnswerCounts], list[AnswerCounts]] = ([], [])
+        """Answers not added up yet; those in the second list are pending."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """What is known now, over the days of the window. Zeros where nothing is."""
-        self._count_new()
-        cell = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
-        made = self._made.get(cell)
-        if made is None:
-            counts = self._sum.get(cell)
-            made = self._made[cell] = _evidence(counts) if counts else NOTHING
-        return made
+        """The evidence over the days of the window."""
+        self._add_uncounted()
+        key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
+        computed = self._computed.get(key)
+        if computed is None:
+            counts = self._sum.get(key)
+            computed = self._computed[key] = _evidence(counts) if counts else NO_EVIDENCE
+        return computed
 
-    def answered(self, receipt: Receipt) -> None:
-        """Counts an answer, if it is one that counts."""
-        tally = answer_counts(receipt, today())
-        if tally is not None:
-            self._answered(tally, tied=False)
+    def count_answer(self, receipt: Receipt) -> None:
+        """Counts a receipt that has no log entry."""
+        answer = answer_counts(receipt, today())
+        if answer is not None:
+            self._collect(answer, pending=False)
 
-    def noted(self, tally: AnswerCounts) -> None:
-        """The same where its entry waits to be written: Redis is told of both as one, after `let_go`."""
-        self._answered(tally, tied=True)
+    def count_pending(self, answer: AnswerCounts) -> None:
+        """Counts an answer whose log entry waits; its counts are not sent before `release`."""
+        self._collect(answer, pending=True)
 
-    def let_go(self, tallies: Iterable[AnswerCounts]) -> None:
-        """What waited with their entries is handed over with all else from now on."""
-        self._count_new()
-        for day, counts in sum_by_day(tallies).items():
-            _add(self._tied.get(day, {}), counts, -1)
-            _add(self._untold.setdefault(day, {}), counts)
+    def release(self, answers: Iterable[AnswerCounts]) -> None:
+        """Makes pending counts part of the next batch, in which their entries are sent or dropped."""
+        self._add_uncounted()
+        for day, counts in sum_by_day(answers).items():
+            _add(self._pending.get(day, {}), counts, -1)
+            _add(self._unsent.setdefault(day, {}), counts)
 
-    def _answered(self, tally: AnswerCounts, *, tied: bool) -> None:
-        new = self._new[tied]
-        new.append(tally)
-        if len(new) >= MAX_UNCOUNTED:
-            self._count_new()
+    def _collect(self, answer: AnswerCounts, *, pending: bool) -> None:
+        collected = self._uncounted[pending]
+        collected.append(answer)
+        if len(collected) >= MAX_UNCOUNTED:
+            self._add_uncounted()
 
-    def _count_new(self) -> None:
-        """All answers since the last time; together that takes a tenth of what one by one does."""
-        untied, tied = self._new
-        if untied or tied:
-            self._new = ([], [])
-            for tallies, for_redis in ((untied, self._untold), (tied, self._tied)):
-                for day, counts in sum_by_day(tallies).items():
-                    for cell, named in counts.items():
-                        self._count(for_redis, cell, day, named.items())
+    def _add_uncounted(self) -> None:
+        """Adds all collected answers together, which takes a tenth of the time of adding each by itself."""
+        unsent, pending = self._uncounted
+        if unsent or pending:
+            self._uncounted = ([], [])
+            for answers, for_redis in ((unsent, self._unsent), (pending, self._pending)):
+                for day, counts in sum_by_day(answers).items():
+                    for key, sums in counts.items():
+                        self._count(for_redis, key, day, sums.items())
 
-    def rated(self, cell: EvidenceKey, day: str, rating: float) -> None:
-        """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
-        self._count(self._untold, cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
+    def count_rating(self, key: EvidenceKey, day: str, rating: float) -> None:
+        """Counts a rating from 0 to 1 that a scorer gave, not feedback, for an answer of that day."""
+        self._count(self._unsent, key, day, ((RATED, 1), (RATING, round(rating * UNITS_PER_RATING))))
 
-    def _count(
-        self, for_redis: dict[str, Counts], cell: EvidenceKey, day: str, more: Iterable[tuple[str, int]]
-    ) -> None:
-        """What is of a day outside the window is for Redis alone."""
+    def _count(self, for_redis: dict[str, Counts], key: EvidenceKey, day: str, more: Iterable[tuple[str, int]]) -> None:
+        """Counts of a day outside the window go to Redis only."""
         if day not in self._days:
-            self._keep_window()
+            self._drop_old_days()
         inside = day in self._days or day in last_days(self.window)
         here = (self._days.setdefault(day, {}), self._sum) if inside else ()
         for counts in (for_redis.setdefault(day, {}), *here):
-            named = counts.get(cell)
-            if named is None:
-                named = counts[cell] = {}
+            sums = counts.get(key)
+            if sums is None:
+                sums = counts[key] = {}
             for name, number in more:
                 if number:
-                    named[name] = named.get(name, 0) + number
-        self._made.pop(cell, None)
+                    sums[name] = sums.get(name, 0) + number
+        self._computed.pop(key, None)
 
-    def hand_over(self) -> dict[str, Counts]:
-        """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""
-        self._count_new()
-        handed, self._untold = self._untold, {}
-        return handed
+    def take_unsent(self) -> dict[str, Counts]:
+        """Counts by day that Redis has not received. The caller must add them to Redis exactly once."""
+        self._add_uncounted()
+        unsent, self._unsent = self._unsent, {}
+        return unsent
 
-    def read(self, day: str, told: Counts) -> None:
-        """Takes what Redis says of a day, which must hold all that was handed over."""
-        self._count_new()
+    def read(self, day: str, in_redis: Counts) -> None:
+        """Replaces a day's evidence by what Redis holds, which must include everything that was taken as unsent."""
+        self._add_uncounted()
         if day not in self._days:
-            self._keep_window()
-        counts = {cell: dict(named) for cell, named in told.items()}
-        _add(counts, self._untold.get(day, {}))
-        _add(counts, self._tied.get(day, {}))
+            self._drop_old_days()
+        counts = {key: dict(sums) for key, sums in in_redis.items()}
+        _add(counts, self._unsent.get(day, {}))
+        _add(counts, self._pending.get(day, {}))
         before = self._days.get(day, {})
         if counts != before:
             self._days[day] = counts
-            self._sum_up(before, -1)
-            self._sum_up(counts)
+            self._add_to_sum(before, -1)
+            self._add_to_sum(counts)
 
-    def _keep_window(self) -> None:
+    def _drop_old_days(self) -> None:
         days = last_days(self.window)
         for day in self._days.keys() - set(days):
-            self._sum_up(self._days.pop(day), -1)
-            self._untold.pop(day, None)
-            if not self._tied.get(day):
-                self._tied.pop(day, None)
+            self._add_to_sum(self._days.pop(day), -1)
+            self._unsent.pop(day, None)
+            if not self._pending.get(day):
+                self._pending.pop(day, None)
 
-    def _sum_up(self, more: Counts, sign: int = 1) -> None:
+    def _add_to_sum(self, more: Counts, sign: int = 1) -> None:
         _add(self._sum, more, sign)
-        for cell in more:
-            self._made.pop(cell, None)
+        for key in more:
+            self._computed.pop(key, None)
 
 
 def _add(into: Counts, more: Counts, sign: int = 1) -> None:
-    for cell, named in more.items():
-        counts = into.setdefault(cell, {})
-        for name, number in named.items():
+    for key, sums in more.items():
+        counts = into.setdefault(key, {})
+        for name, number in sums.items():
             total = counts.get(name, 0) + sign * number
             if total:
                 counts[name] = total
             else:
                 counts.pop(name, None)
         if not counts:
-            del into[cell]
+            del into[key]
 
 
 def _evidence(counts: Mapping[str, int]) -> PathEvidence:
@@ -237,7 +240,7 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
     buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
     return PathEvidence(
         ratings=rated,
-        quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
+        quality=counts.get(RATING, 0) / UNITS_PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=PATH_LATENCY_BUCKETS.quantile(buckets, 0.95),
         mean_cost_usd=counts.get(COST, 0) / PICODOLLARS / answers if answers > 0 else 0.0,

@@ -1,111 +1,200 @@
-"""What people say of answers: checked, and put into the journal, or on disk while that is away."""
+"""Feedback on answers: checked, then stored in Redis or, while Redis is unavailable, in the write-ahead log."""
 
 import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 from pointsman_gateway.domain import UNKNOWN, Feedback
 from pointsman_gateway.redaction import Redaction
-from pointsman_gateway.request_log.entry import NOTHING_REDACTED
+from pointsman_gateway.request_log.entry import NO_REDACTION
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
-from pointsman_gateway.request_log.spool import FeedbackQueue, FeedbackRecord
 from pointsman_gateway.request_log.store import RequestLogStore
+from pointsman_gateway.request_log.wal import LockedFile, OrphanedLog
+from pointsman_gateway.request_log.wal_records import FeedbackRecord, to_line
 
-LONGEST = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
-"""Bytes."""
+MAX_BYTES = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
+"""Size limit of each text field."""
 
-SECOND_LOOK = 0.3
-"""Seconds after which a decision is looked for again: another gateway may have had it still in hand."""
+MAX_QUEUE_BYTES = 16 * 1024 * 1024
+"""Bytes of feedback that wait for Redis in one process, on disk and in memory."""
 
-ANSWERS = ("chatcmpl-", "cmpl-", "resp_")
-"""Before a decision's id in an OpenAI answer's; whoever has only the latter may send that."""
+RETRY_DELAY_S = 0.3
+"""Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
+
+ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
+"""Prefixes of an answer's id in OpenAI's APIs; the rest is the decision's id. Callers may send either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     where: str
-    """ "journal" or "spool"."""
+    """ "request_log" or "wal"."""
     known_already: bool = False
 
 
+class FeedbackQueue:
+    """Feedback that waits for Redis: in the write-ahead log of this process, and in orphaned logs that it has taken
+    over. A record stays on disk until it has been sent."""
+
+    def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:
+        """`file` is the log's feedback file. `report_bytes` is called with each new size of the queue."""
+        self._file = file
+        self._report_bytes = report_bytes
+        self._max_bytes = max_bytes
+        self._orphans: list[OrphanedLog] = []
+        self._waiting: deque[FeedbackRecord] = deque()
+        """The records in the files."""
+        self._changing = asyncio.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    async def add(self, record: FeedbackRecord) -> None:
+        """Returns when the record is synchronised to disk. Raises Unavailable ("wal_full", "wal_unwritable")."""
+        await asyncio.shield(self._add(record))  # a write that has begun is finished even if the caller disconnects
+
+    async def send_all(self, send: Callable[[FeedbackRecord], Awaitable[bool]]) -> None:
+        """Passes each record to `send`, oldest first; those for which it returns False stay queued. An exception of
+        `send` ends the pass and is raised."""
+        postponed: list[FeedbackRecord] = []
+        try:
+            while self._waiting:
+                if not await send(self._waiting[0]):
+                    postponed.append(self._waiting[0])
+                self._waiting.popleft()
+        finally:
+            self._waiting.extendleft(reversed(postponed))
+        async with self._changing:
+            if not self._waiting and self._bytes:
+                await asyncio.to_thread(self._clear)
+                self._report_bytes(self._bytes)
+
+    async def adopt(self, orphans: Iterable[OrphanedLog]) -> None:
+        """Takes over the feedback in orphaned logs; the caller keeps the logs open. Raises OSError."""
+        async with self._changing:
+            for orphan in orphans:
+                records = await asyncio.to_thread(orphan.read_feedback)
+                if orphan.feedback_bytes:
+                    self._orphans.append(orphan)
+                self._waiting += records
+            self._report_bytes(self._bytes)
+
+    @property
+    def _bytes(self) -> int:
+        return self._file.size + sum(orphan.feedback_bytes for orphan in self._orphans)
+
+    async def _add(self, record: FeedbackRecord) -> None:
+        line = to_line(record)
+        async with self._changing:
+            if self._bytes + len(line) > self._max_bytes:
+                raise Unavailable(
+                    f"Redis is unavailable, and {self._bytes} of {self._max_bytes} bytes of feedback wait for it",
+                    code="wal_full",
+                    retry_after=10.0,
+                )
+            try:
+                await asyncio.to_thread(self._file.append_and_sync, line)
+            except OSError as error:
+                raise Unavailable(
+                    f"Redis is unavailable, and feedback cannot be written to disk: {error}",
+                    code="wal_unwritable",
+                    retry_after=10.0,
+                ) from error
+            self._waiting.append(record)
+            self._report_bytes(self._bytes)
+
+    def _clear(self) -> None:
+        for file in [self._file, *(orphan.feedback for orphan in self._orphans if orphan.feedback)]:
+            file.truncate(0)
+            file.sync()
+        self._orphans.clear()
+
+
 class FeedbackService:
-    """Implements the doors' `FeedbackBox`."""
+    """Accepts feedback from the APIs."""
 
     def __init__(
         self,
         store: RequestLogStore,
         recorder: Recorder,
-        spool: FeedbackQueue,
+        queue: FeedbackQueue,
         metrics: RequestLogMetrics,
-        redaction: Redaction = NOTHING_REDACTED,
+        redaction: Redaction = NO_REDACTION,
     ) -> None:
         self._redaction = redaction
         self._store = store
         self._recorder = recorder
-        self._spool = spool
+        self._queue = queue
         self._metrics = metrics
         self.tasks: Collection[str] = ()
-        """That the right one may be."""
+        """The configured tasks, one of which `right_task` may be."""
 
     async def take(self, feedback: Feedback) -> Stored:
-        """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable where the spool takes no more."""
+        """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable if it can be stored nowhere."""
         check(feedback, self.tasks)
-        spooled = FeedbackRecord(self._as_kept(_named(feedback)), round(time.time() * 1000), secrets.token_hex(6))
+        record = FeedbackRecord(
+            self._redacted(_with_ids(feedback)), round(time.time() * 1000), call_id=secrets.token_hex(6)
+        )
         try:
-            stored = await self._put(spooled)
+            stored = await self._store_or_retry(record)
         except Unavailable:
-            await self._spool.keep(spooled)
-            stored = Stored("spool")
+            await self._queue.add(record)
+            stored = Stored("wal")
         self._metrics.feedback.labels("known" if stored.known_already else stored.where).inc()
         return stored
 
-    def _as_kept(self, feedback: Feedback) -> Feedback:
-        """What the redaction fails on is left out; the rest counts."""
-        kept = self._redaction.or_nothing
-        return replace(feedback, correction=kept(feedback.correction), right_answer=kept(feedback.right_answer))
+    def _redacted(self, feedback: Feedback) -> Feedback:
+        """A text that the redaction fails on is left out; the other fields count."""
+        redact = self._redaction.or_nothing
+        return replace(feedback, correction=redact(feedback.correction), right_answer=redact(feedback.right_answer))
 
-    async def _put(self, spooled: FeedbackRecord) -> Stored:
-        outcome = await self._say(spooled)
+    async def _store_or_retry(self, record: FeedbackRecord) -> Stored:
+        outcome = await self._try_store(record)
         if outcome == "unknown":
-            await asyncio.sleep(SECOND_LOOK)
-            outcome = await self._say(spooled)
+            await asyncio.sleep(RETRY_DELAY_S)
+            outcome = await self._try_store(record)
         if outcome == "unknown":
             raise NotFound(
-                f"no decision '{spooled.feedback.decision_id}' is in the journal, or no longer; "
-                "its id is the answer's x-pointsman-decision-id",
+                f"the request log has no decision '{record.feedback.decision_id}', or no longer; "
+                "its id is in the answer's header x-pointsman-decision-id",
                 code="unknown_decision",
                 param="decision_id",
             )
-        return Stored("journal", known_already=outcome == "known")
+        return Stored("request_log", known_already=outcome == "known")
 
-    async def _say(self, spooled: FeedbackRecord) -> str:
-        await self._recorder.write()  # the decision may be among what waits here
-        return await self._store.say(spooled.feedback, spooled.unix_ms, spooled.call)
+    async def _try_store(self, record: FeedbackRecord) -> str:
+        await self._recorder.write()  # the decision may wait in this process
+        return await self._store.add_feedback(record.feedback, record.unix_ms, record.call_id)
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:
     """Raises InvalidArgument."""
-    for param, most in LONGEST.items():
-        _check_text(param, getattr(feedback, param), most)
+    for param, max_bytes in MAX_BYTES.items():
+        _check_text(param, getattr(feedback, param), max_bytes)
     if not feedback.decision_id:
         raise InvalidArgument(
-            "'decision_id' is empty; it is the answer's x-pointsman-decision-id",
+            "'decision_id' is empty; it is in the answer's header x-pointsman-decision-id",
             code="missing_decision_id",
             param="decision_id",
         )
     if feedback.rating is None and not (feedback.correction or feedback.right_task or feedback.right_answer):
         raise InvalidArgument(
-            "nothing is said; send a rating, a correction, the right task or the right answer", code="empty_feedback"
+            "the feedback is empty; send a rating, a correction, the right task or the right answer",
+            code="empty_feedback",
         )
     if feedback.rating is not None and not 0 <= feedback.rating <= 1:
         raise InvalidArgument(
-            f"'rating' is {feedback.rating:g}; 0 (bad) to 1 (good)", code="bad_parameter", param="rating"
+            f"'rating' is {feedback.rating:g}; it must be from 0 (bad) to 1 (good)",
+            code="bad_parameter",
+            param="rating",
         )
     if feedback.right_task and feedback.right_task not in (*tasks, UNKNOWN):
         known = ", ".join([*tasks, UNKNOWN])
@@ -114,38 +203,41 @@ def check(feedback: Feedback, tasks: Collection[str]) -> None:
         )
 
 
-def _check_text(param: str, text: str, most: int) -> None:
+def _check_text(param: str, text: str, max_bytes: int) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidArgument(f"'{param}' holds half a character", code="bad_text", param=param) from error
-    if size > most:
-        raise InvalidArgument(f"'{param}' has {size} bytes; at most {most}", code="bad_parameter", param=param)
+        raise InvalidArgument(f"'{param}' has an unpaired surrogate", code="bad_text", param=param) from error
+    if size > max_bytes:
+        raise InvalidArgument(
+            f"'{param}' has {size} bytes; at most {max_bytes} are allowed", code="bad_parameter", param=param
+        )
 
 
 def decision_id_of(feedback: Feedback) -> str:
-    """The decision's own id, where it was named by the answer's."""
+    """The decision's id, also if the feedback names the answer's id."""
     decision_id = feedback.decision_id
-    for prefix in ANSWERS:
+    for prefix in ANSWER_ID_PREFIXES:
         decision_id = decision_id.removeprefix(prefix)
     return decision_id
 
 
-def _named(feedback: Feedback) -> Feedback:
-    """With the decision's own id, and a short name in one word: the digest of the one given, else of what is said."""
+def _with_ids(feedback: Feedback) -> Feedback:
+    """Sets the decision's id, and replaces the feedback's id by a short digest of it or, if it is empty, of the
+    content: the same feedback sent twice counts once."""
     decision_id = decision_id_of(feedback)
-    said = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
-    digest = hashlib.blake2b(repr(feedback.id or said).encode(), digest_size=12)
+    content = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
+    digest = hashlib.blake2b(repr(feedback.id or content).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())
 
 
 class NullFeedback:
-    """Implements the doors' `FeedbackBox`."""
+    """Takes the place of `FeedbackService` in a gateway without Redis."""
 
     async def take(self, feedback: Feedback) -> Stored:
-        """Raises FailedPrecondition."""
+        """Raises FailedPrecondition ("no_request_log")."""
         raise FailedPrecondition(
-            "this gateway keeps no journal, so no decision can be found; "
-            "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and start it again",
-            code="no_journal",
+            "this gateway has no request log, so no decision can be found; "
+            "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",
+            code="no_request_log",
         )

@@ -1,44 +1,55 @@
-"""What the journal counts of itself."""
+"""Metrics of the request log and its write-ahead log."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 class RequestLogMetrics:
+    """A series that first appears with the value 1 hides its first event from `rate`, so known labels are created at
+    once."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.entries = Counter("pointsman_journal_entries", "Decisions written to the journal.", registry=registry)
-        self.dropped = Counter(
-            "pointsman_journal_dropped", "Decisions lost to the journal, by why.", ["reason"], registry=registry
+        self.entries = Counter(
+            "pointsman_request_log_entries", "Receipts written to the request log.", registry=registry
         )
-        for reason in ("full", "unwritable", "stopped"):  # a series that is born at 1 hides its first event
+        self.dropped = Counter(
+            "pointsman_request_log_dropped", "Receipts lost to the request log.", ["reason"], registry=registry
+        )
+        for reason in ("full", "unwritable", "stopped"):
             self.dropped.labels(reason)
-        self.waiting = Gauge("pointsman_journal_waiting", "Decisions not yet written.", registry=registry)
+        self.waiting = Gauge("pointsman_request_log_waiting", "Receipts not yet written.", registry=registry)
         self.recovered = Counter(
-            "pointsman_journal_recovered",
-            "Receipts of gateways that are gone, written to the journal from what they left on disk.",
+            "pointsman_wal_recovered",
+            "Receipts recovered from the write-ahead logs of processes that have ended.",
             registry=registry,
         )
-        self.not_ahead = Counter(
-            "pointsman_journal_not_ahead",
-            "Receipts that stood in memory alone until Redis had them, by why.",
+        self.wal_skipped = Counter(
+            "pointsman_wal_skipped",
+            "Receipts that could not be written to the write-ahead log and were kept in memory only.",
             ["reason"],
             registry=registry,
         )
         for reason in ("full", "disk", "unwritable"):
-            self.not_ahead.labels(reason)
-        self.ahead_bytes = Gauge(
-            "pointsman_journal_ahead_bytes", "On disk, of receipts that Redis may not have yet.", registry=registry
+            self.wal_skipped.labels(reason)
+        self.wal_bytes = Gauge(
+            "pointsman_wal_bytes",
+            "Size of the write-ahead log's receipts, which Redis may not have.",
+            registry=registry,
         )
         self.feedback = Counter(
-            "pointsman_feedback", "Feedback taken, by where it was put.", ["stored"], registry=registry
+            "pointsman_feedback", "Feedback accepted, by where it was stored.", ["stored"], registry=registry
         )
         self.feedback_lost = Counter(
             "pointsman_feedback_lost",
-            "Feedback from the spool whose decision is not in the journal.",
+            "Feedback from the write-ahead log whose decision is not in the request log.",
             registry=registry,
         )
-        self.spool_bytes = Gauge("pointsman_spool_bytes", "Feedback on disk, waiting for Redis.", registry=registry)
+        self.feedback_bytes = Gauge(
+            "pointsman_wal_feedback_bytes",
+            "Size of the write-ahead log's feedback, which waits for Redis.",
+            registry=registry,
+        )
         self.redis_up = Gauge("pointsman_redis_up", "1 while Redis answers in time.", registry=registry)
         self.redis_up.set(1)
 
-    def redis_is(self, up: bool) -> None:
+    def set_redis_up(self, up: bool) -> None:
         self.redis_up.set(up)

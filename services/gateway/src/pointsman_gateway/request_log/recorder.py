@@ -1,4 +1,4 @@
-"""The journal's queue: takes what happened in microseconds, and writes it in batches, away from the requests."""
+"""The recorder queues receipts within microseconds and writes them to Redis in batches, off the requests' path."""
 
 import asyncio
 import logging
@@ -6,16 +6,15 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import (
-    NOTHING_REDACTED,
+    NO_REDACTION,
     Entry,
     PendingEntry,
     empty_entry,
-    keeps_answers_of,
+    stores_answers,
     to_entry,
     to_training_sample,
     to_undecided_json,
@@ -23,72 +22,59 @@ from pointsman_gateway.request_log.entry import (
 from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
-from pointsman_gateway.request_log.wal import Offsets
+from pointsman_gateway.request_log.wal import NO_OFFSETS, WriteAheadLog
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 10_000
-MOST_WAITING_BYTES = 64 * 1024 * 1024
-MOST_IN_A_BATCH = 256
-MOST_BYTES_IN_A_BATCH = 512 * 1024
-"""A batch is written within Redis's deadline."""
+MAX_WAITING = 10_000
+"""Receipts of each kind that wait for Redis."""
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+MAX_BATCH_ENTRIES = 256
+MAX_BATCH_BYTES = 512 * 1024
+"""A batch must be written within Redis's deadline."""
 ENCODED_AT_ONCE = 16
-"""Decisions, some 10 to 50 µs each, or half of all that wait; then whoever else is waiting has a turn."""
-
-
-class Book(Protocol):
-    """Keeps receipts where they outlive the process, until Redis has them. Each gets a position, from 1 on; 0 where it
-    could not be kept."""
-
-    def decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int: ...
-
-    def undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int: ...
-
-    def sends(self, number: int, upto: Offsets) -> None:
-        """Before a batch is sent with which all up to there is done."""
-        ...
-
-    def written(self, upto: Offsets) -> None:
-        """Redis has that batch."""
-        ...
+"""Entries that are encoded per turn of the event loop, 10 to 50 µs each, or half of those that wait if that is more."""
 
 
 class Recorder:
-    """Implements the pipeline's `Journal`. While Redis is away decisions wait, up to a cap; then the oldest go."""
+    """Implements the pipeline's `Journal`.
+
+    While Redis is unavailable receipts wait up to a limit; then the oldest are dropped.
+    """
 
     def __init__(
         self,
         store: RequestLogStore,
-        board: EvidenceStore,
+        evidence: EvidenceStore,
         metrics: RequestLogMetrics,
-        book: Book,
-        redaction: Redaction = NOTHING_REDACTED,
+        wal: WriteAheadLog,
+        redaction: Redaction = NO_REDACTION,
     ) -> None:
         self.store = store
-        self._board = board
+        self._evidence = evidence
         self._metrics = metrics
-        self._book = book
+        self._wal = wal
         self._redaction = redaction
-        self._noted: deque[PendingEntry] = deque()
+        self._pending: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
-        """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come, since a busy
-        gateway has no better moment, and what a request was made of goes out of the processor's caches."""
+        """Set while entries are pending. They are encoded in the next turns of the event loop, because a busy gateway
+        is never idle, and their data leaves the processor's caches."""
         self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
-        """With when they were noted, Unix seconds, and their positions in the book."""
-        self._waiting: deque[Entry] = deque()
-        """Encoded, so that no request is kept in memory for as long as Redis is away."""
-        self._waiting_bytes = 0
+        """With the Unix time of each and its offset in the write-ahead log."""
+        self._encoded: deque[Entry] = deque()
+        """Entries that wait for a batch; so requests need not stay in memory while Redis is unavailable."""
+        self._encoded_bytes = 0
         self._batch: Batch | None = None
-        """Sent, and not yet known to be written."""
+        """The batch that was sent and is not known to be written."""
         self._number = 0
-        self._upto = Offsets()
-        """In the book: what no longer waits here, since it was sent, or dropped."""
-        self._over = False
-        """Whether the stream still holds more than its cap, which has been lowered."""
+        self._upto = NO_OFFSETS
+        """Records of the write-ahead log that no longer wait here, because they were sent or dropped."""
+        self._over_cap = False
+        """Whether the stream exceeds its cap, which has been lowered."""
         self._writing = asyncio.Lock()
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        return keeps_answers_of(self.store.learning, request, decision)
+        return stores_answers(self.store.learning, request, decision)
 
     def note(
         self,
@@ -97,116 +83,118 @@ class Recorder:
         receipt: Receipt,
         answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
-        if len(self._noted) >= MOST_WAITING:
+        """Queues a receipt, after it was written to the write-ahead log."""
+        if len(self._pending) >= MAX_WAITING:
             self._drop_oldest()
         now = time.time()
-        position = self._book.decided(now, request, decision, receipt)
-        noted = PendingEntry(now, request, decision, receipt, answers, position)
-        self._noted.append(noted)
-        if noted.tally is not None:
-            self._board.noted(noted.tally)
+        offset = self._wal.append_decided(now, request, decision, receipt)
+        pending = PendingEntry(now, request, decision, receipt, answers, offset)
+        self._pending.append(pending)
+        if pending.counts is not None:
+            self._evidence.count_pending(pending.counts)
         if self._encoding is None:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        if len(self._undecided) >= MOST_WAITING:
+        """Queues the receipt of a request without a decision, after it was written to the write-ahead log."""
+        if len(self._undecided) >= MAX_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
         now = time.time()
-        self._undecided.append((now, receipt, self._book.undecided(now, receipt)))
+        self._undecided.append((now, receipt, self._wal.append_undecided(now, receipt)))
 
     @property
     def waiting(self) -> int:
         """Receipts that are not known to be written."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
-        return len(self._noted) + len(self._undecided) + len(self._waiting) + sent
+        return len(self._pending) + len(self._undecided) + len(self._encoded) + sent
 
     @property
-    def not_ahead(self) -> int:
-        """Of those that wait, the ones that the book does not have."""
-        positions = [one.position for one in self._noted] + [one.position for one in self._waiting]
-        positions += [position for *_, position in self._undecided]
-        return positions.count(0) + (self._batch.not_ahead if self._batch else 0)
+    def not_in_wal(self) -> int:
+        """Waiting receipts that the write-ahead log does not hold."""
+        offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
+        offsets += [offset for *_, offset in self._undecided]
+        return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
-        """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
+        """Writes everything that waits. Raises Unavailable, and then keeps what it could not write."""
         async with self._writing:
             try:
-                for _ in range(0, len(self._noted), ENCODED_AT_ONCE):
+                for _ in range(0, len(self._pending), ENCODED_AT_ONCE):
                     self._encode(ENCODED_AT_ONCE)
                     await asyncio.sleep(0)
                 while batch := self._batch or self._next_batch():
                     await self._write(batch)
-                    if not (self._waiting or self._undecided or self._over):
-                        break  # what has been counted since then goes with the next
+                    if not (self._encoded or self._undecided or self._over_cap):
+                        break  # evidence that was counted in the meantime goes with the next batch
             finally:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Puts on the board what all gateways have counted on that day. Raises Unavailable."""
+        """Reads what all gateways have counted on that day. Raises Unavailable."""
         async with self._writing:
-            if self._batch is None:  # else it cannot be said whether Redis has counted it
-                self._board.read(day, await self.store.evidence(day))
+            if self._batch is None:  # otherwise it is unknown whether Redis has counted it
+                self._evidence.read(day, await self.store.evidence(day))
 
     async def _write(self, batch: Batch) -> None:
         self._batch = batch
         length = await self.store.write(batch)
         self._batch = None
-        self._book.written(batch.upto)
-        self._over = length > self.store.config.most
+        self._wal.settle(batch.upto)
+        self._over_cap = length > self.store.config.most
         self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
     def _encode_some(self) -> None:
         self._encoding = None
-        self._encode(max(ENCODED_AT_ONCE, len(self._noted) // 2))
-        if self._noted:
+        self._encode(max(ENCODED_AT_ONCE, len(self._pending) // 2))
+        if self._pending:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
-    def _encode(self, most: int) -> None:
-        keep_text = self.store.config.keep_text
-        for _ in range(min(most, len(self._noted))):
-            noted = self._noted.popleft()
+    def _encode(self, count: int) -> None:
+        store_messages = self.store.config.keep_text
+        for _ in range(min(count, len(self._pending))):
+            pending = self._pending.popleft()
             try:
-                entry = self._entry(noted, keep_text)
-            except Exception:  # one that cannot be written must not keep back the others
-                log.exception("decision %s cannot be written", noted.decision.id)
+                entry = self._entry(pending, store_messages)
+            except Exception:  # one bad entry must not hold up the others
+                log.exception("decision %s cannot be written", pending.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
-                entry = empty_entry(noted)
-            self._wait_for(entry)
+                entry = empty_entry(pending)
+            self._enqueue(entry)
 
-    def _entry(self, noted: PendingEntry, keep_text: bool) -> Entry:
-        entry = to_entry(noted, keep_text, self._redaction)
-        lesson = to_training_sample(noted, self._redaction)
-        return replace(entry, tenant=noted.request.caller.tenant, lesson=lesson) if lesson else entry
+    def _entry(self, pending: PendingEntry, store_messages: bool) -> Entry:
+        entry = to_entry(pending, store_messages, self._redaction)
+        sample = to_training_sample(pending, self._redaction)
+        return replace(entry, tenant=pending.request.caller.tenant, sample=sample) if sample else entry
 
-    def _wait_for(self, entry: Entry) -> None:
-        self._waiting.append(entry)
-        self._waiting_bytes += entry.size
-        while len(self._waiting) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES:
+    def _enqueue(self, entry: Entry) -> None:
+        self._encoded.append(entry)
+        self._encoded_bytes += entry.size
+        while len(self._encoded) > MAX_WAITING or self._encoded_bytes > MAX_WAITING_BYTES:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        if not self._waiting:
+        if not self._encoded:
             self._encode(1)
-        self._let_go([self._next_entry()])
+        self._release([self._next_entry()])
         self._metrics.dropped.labels("full").inc()
 
     def _next_batch(self) -> Batch | None:
         entries: list[Entry] = []
         taken: list[Entry] = []
-        bytes_taken = 0
-        while self._waiting and len(entries) < MOST_IN_A_BATCH and bytes_taken < MOST_BYTES_IN_A_BATCH:
+        taken_bytes = 0
+        while self._encoded and len(entries) < MAX_BATCH_ENTRIES and taken_bytes < MAX_BATCH_BYTES:
             entry = self._next_entry()
             taken.append(entry)
             if entry.json:
                 entries.append(entry)
-                bytes_taken += entry.size
-        self._let_go(taken)
-        undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MOST_IN_A_BATCH))]
-        for _, _, position in undecided:
-            self._upto = self._upto.and_undecided(position)
-        counts = self._board.hand_over()
-        if not (entries or undecided or counts or self._over):
+                taken_bytes += entry.size
+        self._release(taken)
+        undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES))]
+        for _, _, offset in undecided:
+            self._upto = self._upto.and_undecided(offset)
+        counts = self._evidence.take_unsent()
+        if not (entries or undecided or counts or self._over_cap):
             return None
         return self._numbered(entries, undecided, counts)
 
@@ -214,42 +202,40 @@ class Recorder:
         self, entries: list[Entry], undecided: list[tuple[float, UndecidedReceipt, int]], counts: Mapping[str, Counts]
     ) -> Batch:
         self._number += 1
-        self._book.sends(self._number, self._upto)
+        self._wal.mark_batch(self._number, self._upto)
         return Batch(
             self._number,
             entries,
             counts,
             [to_undecided_json(receipt, at) for at, receipt, _ in undecided],
             self._upto,
-            sum(not entry.position for entry in entries) + sum(not position for *_, position in undecided),
+            sum(not entry.wal_offset for entry in entries) + sum(not offset for *_, offset in undecided),
         )
 
     def _next_entry(self) -> Entry:
-        entry = self._waiting.popleft()
-        self._waiting_bytes -= entry.size
+        entry = self._encoded.popleft()
+        self._encoded_bytes -= entry.size
         return entry
 
-    def _let_go(self, oldest: Sequence[Entry]) -> None:
-        """What they count for is told with the next batch, and that they are done with."""
-        self._upto = self._upto.and_decided(max([one.position for one in oldest], default=0))
-        self._board.let_go([tally for one in oldest if (tally := one.tally) is not None])
+    def _release(self, oldest: Sequence[Entry]) -> None:
+        """Their evidence goes with the next batch, which also completes their records in the write-ahead log."""
+        self._upto = self._upto.and_decided(max([one.wal_offset for one in oldest], default=0))
+        self._evidence.release([counts for one in oldest if (counts := one.counts) is not None])
 
 
 class NullRequestLog:
-    """Implements the pipeline's `Journal`."""
+    """Takes the place of the recorder in a gateway without Redis: keeps evidence in memory, and no log."""
 
-    def __init__(self, board: EvidenceStore) -> None:
-        self._board = board
+    def __init__(self, evidence: EvidenceStore) -> None:
+        self._evidence = evidence
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """There is nowhere to keep them."""
         return False
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        """Forgets it, but for what it says of the path."""
-        self._board.answered(receipt)
+        self._evidence.count_answer(receipt)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Forgets it; it has been counted."""
+        """Does nothing; the metrics have counted it."""

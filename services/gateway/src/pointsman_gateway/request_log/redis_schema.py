@@ -1,4 +1,8 @@
-"""Where in Redis what is; the braces keep all of it in one slot of a cluster, since scripts touch several keys."""
+"""Redis keys of the request log, and the Lua scripts that change them atomically.
+
+All keys have the same hash tag (in braces), so that they are in one slot of a Redis Cluster, as scripts need that touch
+several keys. Each script is idempotent: it may run twice, or late, and counts once.
+"""
 
 import hashlib
 import time
@@ -8,28 +12,28 @@ from functools import lru_cache
 SECONDS_PER_DAY = 24 * 60 * 60
 
 DECISIONS = "{pointsman}:decisions"
-"""A stream; each entry has `decision` (its id), `entry` (JSON), `cell` and `day` (what its ratings count for)."""
+"""Stream of decisions: `decision` (its id), `entry` (JSON), `evidence_key` and `day` (what its ratings count for)."""
 
 INDEX = "{pointsman}:decisions:index"
-"""A hash: a decision's id to its place in the stream."""
+"""Hash from a decision's id to its entry id in the stream."""
 
 UNDECIDED = "{pointsman}:undecided"
-"""A stream: the receipts of requests that came to no decision, each in one field, `entry` (JSON)."""
+"""Stream of the receipts of requests without a decision: `entry` (JSON)."""
 
 FEEDBACK = "{pointsman}:feedback"
-"""A stream, with one entry for each decision of which something was said."""
+"""Stream of feedback, with one entry per decision that has any."""
 
 FEEDBACK_INDEX = "{pointsman}:feedback:index"
-"""A hash: a decision's id to its place in that stream."""
+"""Hash from a decision's id to its entry id in the stream of feedback."""
 
 EVIDENCE = "{pointsman}:evidence:"
-"""With a day (YYYYMMDD, UTC) behind it: a hash of counts, a cell and the name of the count to a whole number."""
+"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key and the name of a count to a whole number."""
 
-TRAINING_SAMPLES = "{pointsman}:lessons"
-"""A stream of answers that are kept to learn from: `decision`, `tenant` and `lesson` (JSON)."""
+TRAINING_SAMPLES = "{pointsman}:training_samples"
+"""Stream of answers that may be used for training: `decision`, `tenant` and `sample` (JSON)."""
 
 WRITER = "{pointsman}:writer:"
-"""With a writer's id behind it, one for each start of a gateway: the number of the last batch that it wrote."""
+"""Followed by a writer's id, which is new at each start of a gateway: the number of the last batch that it wrote."""
 
 
 def today() -> str:
@@ -37,6 +41,7 @@ def today() -> str:
 
 
 def day_of(unix_seconds: float) -> str:
+    """YYYYMMDD, UTC."""
     return _name(int(unix_seconds // SECONDS_PER_DAY))
 
 
@@ -47,8 +52,9 @@ def last_days(count: int) -> list[str]:
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """Where a decision lies between 0 and 1; decisions lie evenly."""
-    return int.from_bytes(hashlib.blake2b(f"lesson {decision_id}".encode(), digest_size=8).digest()) / 2**64
+    """A number from 0 to 1, uniformly distributed over decisions and always the same for one, by which they are
+    sampled."""
+    return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 
 
 @lru_cache(maxsize=512)
@@ -57,32 +63,33 @@ def _name(day: int) -> str:
 
 
 WRITER_TTL_S = 14 * SECONDS_PER_DAY
-"""Seconds that it is known which batch a gateway wrote last, and so which receipts on its disk are written."""
+"""How long Redis remembers the last batch of a writer, and so for how long an orphaned log can be recovered exactly."""
 
 WRITE_SCRIPT = (
     f"local WRITER_TTL_S = {WRITER_TTL_S}"
     + """
--- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number. Who
--- writes for a writer that is gone says which number was the last: with another one nothing is written.
--- The decisions come as one argument, in MessagePack: to write and to read each of their fields as one of its own takes
--- the gateway five times as long.
-local stream, index, writer, lessons = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4])
-local most_lessons, learnt = tonumber(ARGV[5]), 0
+-- Adds a batch of decisions, receipts without a decision, and evidence counts; trims stream and index to the cap.
+-- Batches of a writer are numbered: one that was written before is ignored. A process that recovers an orphaned log
+-- passes the number of the last batch that it knows of (ARGV[8]); if another batch has come since, nothing is written.
+-- Decisions come as one argument in MessagePack: one argument per field would take the gateway five times as long.
+local stream, index, writer, samples = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local max_decisions, evidence_ttl, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local decisions, max_samples, new_samples = cmsgpack.unpack(ARGV[4]), tonumber(ARGV[5]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local most_undecided, undecided = ARGV[6], tonumber(ARGV[7])
+local max_undecided, undecided = ARGV[6], tonumber(ARGV[7])
 if ARGV[8] ~= '' and (redis.call('GET', writer) or '0') ~= ARGV[8] then return -1 end
 for entry = 9, 8 + undecided do
-  redis.call('XADD', KEYS[5], 'MAXLEN', most_undecided, '*', 'entry', ARGV[entry])
+  redis.call('XADD', KEYS[5], 'MAXLEN', max_undecided, '*', 'entry', ARGV[entry])
 end
 for _, decision in ipairs(decisions) do
-  local id, cell, day, entry, tenant, lesson = unpack(decision)
+  local id, evidence_key, day, entry, tenant, sample = unpack(decision)
   if redis.call('HEXISTS', index, id) == 0 then
-    local place = redis.call('XADD', stream, '*', 'decision', id, 'cell', cell, 'day', day, 'entry', entry)
-    redis.call('HSET', index, id, place)
-    if lesson ~= '' then
-      redis.call('XADD', lessons, '*', 'decision', id, 'tenant', tenant, 'lesson', lesson)
-      learnt = learnt + 1
+    local entry_id = redis.call(
+      'XADD', stream, '*', 'decision', id, 'evidence_key', evidence_key, 'day', day, 'entry', entry)
+    redis.call('HSET', index, id, entry_id)
+    if sample ~= '' then
+      redis.call('XADD', samples, '*', 'decision', id, 'tenant', tenant, 'sample', sample)
+      new_samples = new_samples + 1
     end
   end
 end
@@ -94,19 +101,19 @@ for day = 6, #KEYS do
     redis.call('HINCRBY', KEYS[day], ARGV[at], ARGV[at + 1])
     at = at + 2
   end
-  redis.call('EXPIRE', KEYS[day], keep)
+  redis.call('EXPIRE', KEYS[day], evidence_ttl)
 end
--- Where the cap has been lowered, the rest goes with the next batches: a script must not keep others waiting.
-local over = math.min(redis.call('XLEN', stream) - most, #decisions + 1000)
+-- If the cap was lowered, the excess is trimmed over several batches: a script must not block Redis for long.
+local over = math.min(redis.call('XLEN', stream) - max_decisions, #decisions + 1000)
 if over > 0 then
   for _, old in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', over)) do
     redis.call('HDEL', index, old[2][2])
     redis.call('XDEL', stream, old[1])
   end
 end
-if learnt > 0 then
-  local there = redis.call('XLEN', lessons)
-  redis.call('XTRIM', lessons, 'MAXLEN', math.max(most_lessons, there - learnt - 1000))
+if new_samples > 0 then
+  local length = redis.call('XLEN', samples)
+  redis.call('XTRIM', samples, 'MAXLEN', math.max(max_samples, length - new_samples - 1000))
 end
 redis.call('SET', writer, number, 'EX', WRITER_TTL_S)
 return redis.call('XLEN', stream)
@@ -114,67 +121,71 @@ return redis.call('XLEN', stream)
 )
 
 ADD_FEEDBACK_SCRIPT = """
--- Takes what is said of a decision. One decision has one entry: each thing said takes the place of what was said of it
--- before; what was said earlier, and comes late, fills the gaps. Its rating counts once, in the day of the decision.
-local decisions, index, feedback, said_of, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local id, name, now, most, per_rating = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local keep, tenant, call = tonumber(ARGV[6]), ARGV[11], ARGV[12]
-local things = {'rating', 'correction', 'right_task', 'right_answer'}
+-- Adds feedback on a decision. A decision has one entry in the stream of feedback: each field of later feedback
+-- replaces the earlier value, and feedback that arrives late only fills fields that are empty. A rating counts once,
+-- in the evidence of the decision's day.
+-- Returns 'stored', 'known' (the same feedback exists) or 'unknown' (there is no such decision).
+local decisions, index, feedback, feedback_index, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local id, name, now = ARGV[1], ARGV[2], ARGV[3]
+local max_feedback, units_per_rating, evidence_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local tenant, call_id = ARGV[11], ARGV[12]
+local fields = {'rating', 'correction', 'right_task', 'right_answer'}
 
-local function read(stream, place)
-  local found = place and redis.call('XRANGE', stream, place, place)[1]
+local function read(stream, entry_id)
+  local found = entry_id and redis.call('XRANGE', stream, entry_id, entry_id)[1]
   if not found then return nil end
-  local fields = {}
-  for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
-  return fields
+  local values = {}
+  for i = 1, #found[2], 2 do values[found[2][i]] = found[2][i + 1] end
+  return values
 end
 
-local place = redis.call('HGET', said_of, id)
-local before = read(feedback, place)
+local entry_id = redis.call('HGET', feedback_index, id)
+local before = read(feedback, entry_id)
 local decided = before or read(decisions, redis.call('HGET', index, id))
 if not decided then return 'unknown' end
-if tenant ~= '' then -- another tenant's answers are not there for it; those made without keys are nobody's
-  local whose = cjson.decode(decided.entry).tenant
-  if whose ~= nil and whose ~= '' and whose ~= tenant then return 'unknown' end
+if tenant ~= '' then -- a tenant cannot see other tenants' decisions; decisions made without keys belong to nobody
+  local owner = cjson.decode(decided.entry).tenant
+  if owner ~= nil and owner ~= '' and owner ~= tenant then return 'unknown' end
 end
 before = before or {ids = '', unix_ms = '0', rating = '', correction = '', right_task = '', right_answer = ''}
-local ids = {name .. '@' .. call}
+local ids = {name .. '@' .. call_id}
 for known in string.gmatch(before.ids, '%S+') do
-  if known == ids[1] then return 'stored' end -- by this very call, of which nobody heard the answer
+  if known == ids[1] then return 'stored' end -- a retry of the same call, whose reply was lost
   if string.match(known, '^[^@]+') == name then return 'known' end
   if #ids < 32 then ids[#ids + 1] = known end
 end
 
 local late = tonumber(now) < tonumber(before.unix_ms)
 local after = {}
-for i, thing in ipairs(things) do
-  local said = ARGV[6 + i]
-  local stays = said == '' or (late and before[thing] ~= '')
-  after[thing] = stays and before[thing] or said
+for i, field in ipairs(fields) do
+  local value = ARGV[6 + i]
+  local unchanged = value == '' or (late and before[field] ~= '')
+  after[field] = unchanged and before[field] or value
 end
 
 local function count(rating, sign)
-  if rating == '' or decided.cell == '' then return end
+  if rating == '' or decided.evidence_key == '' then return end
   local key = evidence .. decided.day
-  redis.call('HINCRBY', key, decided.cell .. 'rated', sign)
-  redis.call('HINCRBY', key, decided.cell .. 'rating', sign * math.floor(tonumber(rating) * per_rating + 0.5))
-  redis.call('EXPIRE', key, keep)
+  redis.call('HINCRBY', key, decided.evidence_key .. 'rated', sign)
+  local units = math.floor(tonumber(rating) * units_per_rating + 0.5)
+  redis.call('HINCRBY', key, decided.evidence_key .. 'rating', sign * units)
+  redis.call('EXPIRE', key, evidence_ttl)
 end
 if before.rating ~= after.rating then
   count(before.rating, -1)
   count(after.rating, 1)
 end
 
-if place then redis.call('XDEL', feedback, place) end
-place = redis.call('XADD', feedback, '*', 'decision', id, 'ids', table.concat(ids, ' '),
+if entry_id then redis.call('XDEL', feedback, entry_id) end
+entry_id = redis.call('XADD', feedback, '*', 'decision', id, 'ids', table.concat(ids, ' '),
   'unix_ms', late and before.unix_ms or now, 'rating', after.rating, 'correction', after.correction,
   'right_task', after.right_task, 'right_answer', after.right_answer,
-  'cell', decided.cell, 'day', decided.day, 'entry', decided.entry)
-redis.call('HSET', said_of, id, place)
-local over = math.min(redis.call('XLEN', feedback) - most, 1000)
+  'evidence_key', decided.evidence_key, 'day', decided.day, 'entry', decided.entry)
+redis.call('HSET', feedback_index, id, entry_id)
+local over = math.min(redis.call('XLEN', feedback) - max_feedback, 1000)
 if over > 0 then
   for _, old in ipairs(redis.call('XRANGE', feedback, '-', '+', 'COUNT', over)) do
-    redis.call('HDEL', said_of, old[2][2])
+    redis.call('HDEL', feedback_index, old[2][2])
     redis.call('XDEL', feedback, old[1])
   end
 end
@@ -182,6 +193,6 @@ return 'stored'
 """
 
 EVIDENCE_SCRIPT = """
--- KEYS: the evidence of a day. Returns its fields and numbers in turns, as one JSON text.
+-- KEYS: the evidence of a day. Returns its fields and values in turns, as one JSON text.
 return cjson.encode(redis.call('HGETALL', KEYS[1]))
 """

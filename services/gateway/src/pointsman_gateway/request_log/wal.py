@@ -1,4 +1,13 @@
-"""A file that one process holds locked until it closes it, or ends, however it ends."""
+"""The write-ahead log (WAL) of one gateway process: receipts and feedback on disk until Redis has them.
+
+A receipt's record is written before its response ends, so it survives `kill -9`. It goes to the operating system's
+page cache and is not synchronised: it survives the process, not the machine. A feedback record is synchronised to disk
+before the call is acknowledged.
+
+A log consists of three files, all locked by its process: two segments for receipts, written in turn and emptied once
+Redis has all that they hold, and one file for feedback, which is synchronised and must not keep the segments from being
+emptied. If the process dies, its locks are released, and another process on the same folder recovers the log.
+"""
 
 import contextlib
 import fcntl
@@ -17,6 +26,7 @@ from pointsman_gateway.request_log.redis_schema import WRITER_TTL_S
 from pointsman_gateway.request_log.wal_records import (
     BatchMark,
     DecidedRecord,
+    FeedbackRecord,
     Record,
     UndecidedRecord,
     decided_record,
@@ -25,19 +35,30 @@ from pointsman_gateway.request_log.wal_records import (
     undecided_record,
 )
 
+log = logging.getLogger(__name__)
+
+MAX_RECEIPT_BYTES = 16 * 1024 * 1024
+"""Bytes of receipts in one process's log."""
+SEGMENT_BYTES = 512 * 1024
+"""Size from which the other segment is used, once it is empty. A segment of an eighth of that is worth emptying."""
+MAX_RECORDS_PER_BATCH = 256
+"""Records of each kind that are recovered in one batch."""
+
+SEGMENT_A, SEGMENT_B, FEEDBACK = ".a.jsonl", ".b.jsonl", ".feedback.jsonl"
+
 
 class LockedFile:
-    """What is appended outlives the process at once, and the machine after `sync`. Each method may raise OSError."""
+    """An append-only file that one process locks until it closes the file or ends. Each method may raise OSError."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
         self._torn = False
-        """Whether half a line may stand at its end."""
+        """Whether the file may end with an incomplete line."""
 
     def append(self, line: bytes) -> None:
-        """Where it raises, half of the line may be there, until something else is appended."""
+        """Survives the process, but not the machine. If it raises, an incomplete line is cut off by the next append."""
         if self._torn:
             self.truncate(self.size)
         self._torn = True
@@ -46,8 +67,8 @@ class LockedFile:
         self._torn = False
         self.size += len(line)
 
-    def append_for_good(self, line: bytes) -> None:
-        """The line is on disk then; where it raises, the file is as it was."""
+    def append_and_sync(self, line: bytes) -> None:
+        """Survives the machine. If it raises, the file is unchanged."""
         before = self.size
         try:
             self.append(line)
@@ -76,7 +97,7 @@ class LockedFile:
 
 
 def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """None where another process holds it, or has just removed it."""
+    """None if another process holds the lock, or has just removed the file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     except FileNotFoundError:
@@ -92,7 +113,7 @@ def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
 
 
 class Offsets(NamedTuple):
-    """The last positions that are meant, of receipts with a decision and of those without; all before them too."""
+    """Numbers of the last record of each kind; everything up to them is included."""
 
     decided: int = 0
     undecided: int = 0
@@ -100,150 +121,149 @@ class Offsets(NamedTuple):
     def covers(self, other: "Offsets") -> bool:
         return other.decided <= self.decided and other.undecided <= self.undecided
 
-    def and_decided(self, position: int) -> "Offsets":
-        return Offsets(max(self.decided, position), self.undecided)
+    def and_decided(self, offset: int) -> "Offsets":
+        return Offsets(max(self.decided, offset), self.undecided)
 
-    def and_undecided(self, position: int) -> "Offsets":
-        return Offsets(self.decided, max(self.undecided, position))
+    def and_undecided(self, offset: int) -> "Offsets":
+        return Offsets(self.decided, max(self.undecided, offset))
 
 
 NO_OFFSETS = Offsets()
 
 
-log = logging.getLogger(__name__)
-
-MAX_RECEIPT_BYTES = 16 * 1024 * 1024
-"""That one gateway keeps."""
-SEGMENT_BYTES = 512 * 1024
-"""From which on the other page is taken, if it is empty; the eighth part is worth to be emptied."""
-
-
 class Segment:
     def __init__(self, file: LockedFile) -> None:
         self.file = file
-        self.last = Offsets()
-        """That stands on it."""
+        self.last = NO_OFFSETS
+        """Offsets of the last records in it."""
 
 
-class Full(Exception):
-    """As much waits as may."""
+class LogFull(Exception):
+    """The log has reached its maximum size."""
 
 
 class WriteAheadLog:
-    """Implements the recorder's `Book`. Never fails a request: what it cannot take, it counts."""
+    """The log that this process writes. A receipt that cannot be written is counted; the request does not fail."""
 
     def __init__(
-        self, folder: Path, writer: str, metrics: RequestLogMetrics, most_bytes: int = MAX_RECEIPT_BYTES
+        self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int = MAX_RECEIPT_BYTES
     ) -> None:
-        """`writer` is the name under which the batches are written. Raises OSError where the folder cannot be
-        written."""
+        """`writer` is the name under which batches are sent to Redis. Raises OSError if the folder is not writable."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._page, self._other = _pages(folder, writer)
+        segment_a, segment_b, self.feedback = _create(folder, writer)
+        self._active, self._other = Segment(segment_a), Segment(segment_b)
         self._metrics = metrics
-        self._most = most_bytes
-        self._page_bytes = min(SEGMENT_BYTES, most_bytes // 4)
-        self._last = Offsets()
-        self._settled = Offsets()
-        self._refusing = False
-        metrics.ahead_bytes.set_function(lambda: self._page.file.size + self._other.file.size)
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 4)
+        self._last = NO_OFFSETS
+        self._settled = NO_OFFSETS
+        self._failing = False
+        metrics.wal_bytes.set_function(lambda: self._active.file.size + self._other.file.size)
 
-    def decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int:
-        """Its position; 0 where it could not be taken."""
-        position = self._last.decided + 1
-        if not self._take(decided_record(position, unix_seconds, request, decision, receipt)):
+    def append_decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int:
+        """Returns the record's offset, counted from 1; 0 if it could not be written."""
+        offset = self._last.decided + 1
+        if not self._append(decided_record(offset, unix_seconds, request, decision, receipt)):
             return 0
-        self._last = self._page.last = self._last.and_decided(position)
-        return position
+        self._last = self._active.last = self._last.and_decided(offset)
+        return offset
 
-    def undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
-        """The same; these have positions of their own."""
-        position = self._last.undecided + 1
-        if not self._take(undecided_record(position, unix_seconds, receipt)):
+    def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
+        """As `append_decided`; these records have offsets of their own."""
+        offset = self._last.undecided + 1
+        if not self._append(undecided_record(offset, unix_seconds, receipt)):
             return 0
-        self._last = self._page.last = self._last.and_undecided(position)
-        return position
+        self._last = self._active.last = self._last.and_undecided(offset)
+        return offset
 
-    def sends(self, number: int, upto: Offsets) -> None:
-        """Before a batch is sent with which all up to there is done."""
+    def mark_batch(self, number: int, upto: Offsets) -> None:
+        """Called before a batch is sent that completes all records up to `upto`."""
         try:
-            self._page.file.append(to_line(BatchMark(number, time.time(), *upto)))
+            self._active.file.append(to_line(BatchMark(number, time.time(), *upto)))
         except OSError as error:
-            # Without this line it could not be told later what Redis has: rather lose some than count some twice.
-            log.warning("%s cannot be written (%s) and is begun anew", self._page.file.path, error)
+            # Without the mark a recovery could not tell what Redis has. Losing some receipts is better than counting
+            # some twice.
+            log.warning("%s is emptied, because it cannot be written: %s", self._active.file.path, error)
             self._empty(self._other)
-            self._empty(self._page)
+            self._empty(self._active)
 
-    def written(self, upto: Offsets) -> None:
-        """Redis has all up to there."""
+    def settle(self, upto: Offsets) -> None:
+        """Called when Redis has all records up to `upto`; empties the segments that hold no others."""
         self._settled = upto
         if self._other.file.size and upto.covers(self._other.last):
             self._empty(self._other)
-        worth_it = 8 * self._page.file.size >= self._page_bytes
-        if worth_it and not self._other.file.size and upto.covers(self._page.last):
-            self._empty(self._page)
+        worth_emptying = 8 * self._active.file.size >= self._segment_bytes
+        if worth_emptying and not self._other.file.size and upto.covers(self._active.last):
+            self._empty(self._active)
 
     def close(self) -> None:
-        """Leaves what Redis may not have to the next gateway."""
-        done = self._settled.covers(self._last)
-        for page in (self._other, self._page):
-            if done:
-                page.file.remove()
-            else:
-                page.file.close()
+        """Removes the log if Redis has all of it; otherwise leaves it to another process."""
+        if self._settled.covers(self._last) and not self.feedback.size:
+            _remove((self._active.file, self._other.file, self.feedback))
+        else:
+            for file in (self._active.file, self._other.file, self.feedback):
+                file.close()
 
-    def _take(self, counterfoil: Record) -> bool:
+    def _append(self, record: Record) -> bool:
         try:
-            line = to_line(counterfoil)
-            self._room_for(len(line)).append(line)
-        except Full as full:
-            return self._refuse("full", full)
+            line = to_line(record)
+            self._segment_for(len(line)).append(line)
+        except LogFull as full:
+            return self._skip("full", full)
         except OSError as error:
-            return self._refuse("disk", error)
-        except (ValueError, TypeError, OverflowError) as error:  # a text that is no UTF-8, a number beyond 64 bits
-            return self._refuse("unwritable", error)
-        if self._refusing:
-            self._refusing = False
-            log.info("receipts are on disk again before their callers hear the end")
+            return self._skip("disk", error)
+        except (ValueError, TypeError, OverflowError) as error:  # a text that is not UTF-8, a number beyond 64 bits
+            return self._skip("unwritable", error)
+        if self._failing:
+            self._failing = False
+            log.info("receipts are written to the write-ahead log again")
         return True
 
-    def _room_for(self, length: int) -> LockedFile:
-        if self._page.file.size >= self._page_bytes and not self._other.file.size:
-            self._page, self._other = self._other, self._page
-        if self._page.file.size + self._other.file.size + length > self._most:
-            raise Full(f"{self._most} bytes wait for Redis already")
-        return self._page.file
+    def _segment_for(self, length: int) -> LockedFile:
+        if self._active.file.size >= self._segment_bytes and not self._other.file.size:
+            self._active, self._other = self._other, self._active
+        if self._active.file.size + self._other.file.size + length > self._max_bytes:
+            raise LogFull(f"{self._max_bytes} bytes wait for Redis already")
+        return self._active.file
 
-    def _refuse(self, reason: str, why: Exception) -> bool:
-        self._metrics.not_ahead.labels(reason).inc()
-        if not self._refusing:
-            self._refusing = True
-            log.warning("receipts are in memory alone until Redis has them: %s", why)
+    def _skip(self, reason: str, error: Exception) -> bool:
+        self._metrics.wal_skipped.labels(reason).inc()
+        if not self._failing:
+            self._failing = True
+            log.warning("receipts are kept in memory only until Redis has them: %s", error)
         return False
 
-    def _empty(self, page: Segment) -> None:
+    def _empty(self, segment: Segment) -> None:
         try:
-            page.file.truncate(0)
+            segment.file.truncate(0)
         except OSError as error:
-            log.warning("%s cannot be emptied: %s", page.file.path, error)
+            log.warning("%s cannot be emptied: %s", segment.file.path, error)
 
 
-def _pages(folder: Path, writer: str) -> tuple[Segment, Segment]:
-    """The first one stands for both: who holds it holds the book."""
+def _create(folder: Path, writer: str) -> tuple[LockedFile, LockedFile, LockedFile]:
+    """The lock on the first segment stands for the whole log."""
     while True:
-        name = f"receipts-{writer}-{secrets.token_hex(4)}"
-        first = lock_file(folder / f"{name}.a.jsonl", os.O_CREAT | os.O_EXCL)
-        second = first and lock_file(folder / f"{name}.b.jsonl", os.O_CREAT | os.O_EXCL)
-        if first and second:
-            return Segment(first), Segment(second)
+        name = f"wal-{writer}-{secrets.token_hex(4)}"
+        segment_a = lock_file(folder / (name + SEGMENT_A), os.O_CREAT | os.O_EXCL)
+        if segment_a is None:
+            continue  # another process took it for an orphaned log before it was locked
+        segment_b = lock_file(folder / (name + SEGMENT_B), os.O_CREAT | os.O_EXCL)
+        feedback = lock_file(folder / (name + FEEDBACK), os.O_CREAT | os.O_EXCL)
+        if segment_b and feedback:
+            directory = os.open(folder, os.O_RDONLY)
+            os.fsync(directory)  # otherwise the names could be lost although the feedback is on disk
+            os.close(directory)
+            return segment_a, segment_b, feedback
 
 
-MAX_RECORDS_PER_BATCH = 256
-"""Of each sort."""
+def _remove(files: Sequence[LockedFile]) -> None:
+    for file in sorted(files, key=lambda file: file.path, reverse=True):  # the first segment last: it locks the log
+        file.remove()
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
-    """What is written as one."""
+class RecoveryBatch:
+    """Receipts that are written to Redis together."""
 
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
@@ -255,80 +275,117 @@ class Portion:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class LogContents:
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
-    """Both in the order in which they were noted."""
-    sent: Sequence[BatchMark]
+    """Both in the order of their offsets."""
+    marks: Sequence[BatchMark]
 
     @property
-    def number(self) -> int:
-        """Of the last batch that may have been sent."""
-        return max((sending.number for sending in self.sent), default=0)
+    def last_batch(self) -> int:
+        """Number of the last batch that may have been sent."""
+        return max((mark.number for mark in self.marks), default=0)
 
-    def without(self, last: int | None) -> Iterator[Portion]:
-        """What Redis has not got, where `last` is the last batch that it has; None where it knows of none."""
+    @property
+    def last(self) -> Offsets:
+        return Offsets(
+            self.decided[-1].offset if self.decided else 0, self.undecided[-1].offset if self.undecided else 0
+        )
+
+    def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
+        """The receipts that Redis does not have. `last_written` is the number of the last batch that it has; None if it
+        knows none, or has forgotten it after `WRITER_TTL_S`."""
         since = time.time() - WRITER_TTL_S
-        done = [s for s in self.sent if (s.unix_seconds < since if last is None else s.number <= last)]
-        upto = Offsets(max((s.decided for s in done), default=0), max((s.undecided for s in done), default=0))
-        decided = [one for one in self.decided if one.position > upto.decided]
-        undecided = [one for one in self.undecided if one.position > upto.undecided]
-        for begin in range(0, max(len(decided), len(undecided)), MAX_RECORDS_PER_BATCH):
-            some, others = (
-                decided[begin : begin + MAX_RECORDS_PER_BATCH],
-                undecided[begin : begin + MAX_RECORDS_PER_BATCH],
-            )
-            upto = Offsets(
-                some[-1].position if some else upto.decided, others[-1].position if others else upto.undecided
-            )
-            yield Portion(some, others, upto)
+        done = [
+            mark
+            for mark in self.marks
+            if (mark.unix_seconds < since if last_written is None else mark.number <= last_written)
+        ]
+        upto = Offsets(
+            max((mark.decided for mark in done), default=0), max((mark.undecided for mark in done), default=0)
+        )
+        decided = [record for record in self.decided if record.offset > upto.decided]
+        undecided = [record for record in self.undecided if record.offset > upto.undecided]
+        for start in range(0, max(len(decided), len(undecided)), MAX_RECORDS_PER_BATCH):
+            some = decided[start : start + MAX_RECORDS_PER_BATCH]
+            others = undecided[start : start + MAX_RECORDS_PER_BATCH]
+            upto = Offsets(some[-1].offset if some else upto.decided, others[-1].offset if others else upto.undecided)
+            yield RecoveryBatch(some, others, upto)
 
 
 class OrphanedLog:
-    """Held until it is removed or closed; whoever holds it goes on as its writer."""
+    """The log of a process that has ended, locked by this one. Whoever holds it continues as its writer."""
 
-    def __init__(self, writer: str, pages: Sequence[LockedFile]) -> None:
+    def __init__(self, writer: str, segments: Sequence[LockedFile], feedback: LockedFile | None) -> None:
         self.writer = writer
-        self._pages = pages
+        self._segments = segments
+        self.feedback = feedback
 
-    def read(self) -> Contents:
-        """Raises OSError."""
-        lines = [line for page in self._pages for line in _lines(page)]
-        return Contents(
-            sorted((one for one in lines if isinstance(one, DecidedRecord)), key=lambda one: one.position),
-            sorted((one for one in lines if isinstance(one, UndecidedRecord)), key=lambda one: one.position),
-            [one for one in lines if isinstance(one, BatchMark)],
+    def read(self) -> LogContents:
+        """The receipts in it. Raises OSError."""
+        records = [record for segment in self._segments for record in _records(segment)]
+        return LogContents(
+            sorted((one for one in records if isinstance(one, DecidedRecord)), key=lambda one: one.offset),
+            sorted((one for one in records if isinstance(one, UndecidedRecord)), key=lambda one: one.offset),
+            [one for one in records if isinstance(one, BatchMark)],
         )
 
-    def sends(self, number: int, upto: Offsets) -> None:
-        """As the book's own writer does; on a full disk it goes without."""
-        with contextlib.suppress(OSError):
-            self._pages[0].append(to_line(BatchMark(number, time.time(), *upto)))
+    def read_feedback(self) -> list[FeedbackRecord]:
+        """Raises OSError."""
+        records = _records(self.feedback) if self.feedback else ()
+        return [record for record in records if isinstance(record, FeedbackRecord)]
 
-    def remove(self) -> None:
-        for page in reversed(self._pages):  # the first one stands for both
-            page.remove()
+    def mark_batch(self, number: int, upto: Offsets) -> None:
+        """As the log's own writer does; if the disk is full, the mark is left out."""
+        with contextlib.suppress(OSError):
+            self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
+
+    def clear_receipts(self, last_batch: int, upto: Offsets) -> None:
+        """Empties the segments once Redis has all receipts in them, which `last_batch` completed. Raises OSError.
+
+        The mark stays in the first segment until that is emptied as the last one: a process that reads the log between
+        the two steps must not take the receipts in it for missing.
+        """
+        if self.has_receipts:
+            self.mark_batch(last_batch, upto)
+            for segment in reversed(self._segments):
+                segment.truncate(0)
+
+    @property
+    def has_receipts(self) -> bool:
+        return any(segment.size for segment in self._segments)
+
+    @property
+    def feedback_bytes(self) -> int:
+        return self.feedback.size if self.feedback else 0
 
     def close(self) -> None:
-        """Leaves it to the next."""
-        for page in self._pages:
-            page.close()
+        """Removes the log if nothing is left in it; otherwise leaves it to another process."""
+        files = [*self._segments, *([self.feedback] if self.feedback else [])]
+        if self.has_receipts or self.feedback_bytes:
+            for file in files:
+                file.close()
+        else:
+            _remove(files)
 
 
 def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
-    """All that nobody holds, which are held now. Raises OSError."""
-    books = []
-    for path in sorted(folder.glob("receipts-*.a.jsonl")):
+    """Locks all logs in the folder that no process holds. Raises OSError."""
+    logs = []
+    for path in sorted(folder.glob(f"wal-*{SEGMENT_A}")):
         if first := lock_file(path):
-            second = lock_file(path.with_name(path.name.replace(".a.jsonl", ".b.jsonl")))
-            books.append(OrphanedLog(path.name.split("-")[1], [page for page in (first, second) if page]))
-    return books
+            second, feedback = (
+                lock_file(path.with_name(path.name.replace(SEGMENT_A, suffix))) for suffix in (SEGMENT_B, FEEDBACK)
+            )
+            logs.append(OrphanedLog(path.name.split("-")[1], [first, *([second] if second else [])], feedback))
+    return logs
 
 
-def _lines(page: LockedFile) -> Iterator[Record]:
-    *lines, _torn = page.read().split(b"\n")  # of half a line nobody was told
+def _records(file: LockedFile) -> Iterator[Record]:
+    """An incomplete last line is skipped: nobody was told that it is stored."""
+    *lines, _incomplete = file.read().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             yield from_line(line)
         except ValueError as error:
-            log.error("%s:%d is no counterfoil and is passed over: %s", page.path, number, error)
+            log.error("%s:%d is not a record and is skipped: %s", file.path, number, error)

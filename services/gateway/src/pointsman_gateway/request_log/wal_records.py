@@ -1,4 +1,7 @@
-"""What stands on disk of a receipt until Redis has it: all of it but what the caller wrote, one line of JSON each."""
+"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON.
+
+A receipt's record holds everything of its request log entry except what the caller wrote.
+"""
 
 from collections.abc import Mapping
 from typing import cast
@@ -9,6 +12,7 @@ from pointsman_gateway.domain import (
     Caller,
     Considered,
     Decision,
+    Feedback,
     Path,
     Receipt,
     Request,
@@ -21,9 +25,9 @@ from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry,
 
 
 class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
-    """The counterfoil of a receipt, with its decision."""
+    """The receipt of a request with a decision."""
 
-    position: int
+    offset: int
     unix_seconds: float
     requested: str
     operation: str
@@ -48,24 +52,27 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     outcome: str
     fault: str
     usage: tuple[int, int, int]
+    """Tokens of the prompt, of the completion, and those of the prompt that were cached."""
     picodollars: Mapping[str, int]
     seconds: Mapping[str, float]
     model: str
     escalated_from: str
     cached: str
 
-    def noted(self) -> PendingEntry:
-        """As it was noted, without what is not here."""
+    def to_pending_entry(self) -> PendingEntry:
+        """Restores what the record holds, so that the entry can be written by another process."""
         receipt = self._receipt()
         extra = {"response_format": {"type": self.response_format}} if self.response_format else {}
-        asked = Request(
+        request = Request(
             self.requested,
             (),
             Sampling(extra=extra),
             caller=Caller(self.key, self.tenant),
             operation=cast(Operation, self.operation),
         )
-        return PendingEntry(self.unix_seconds, asked, receipt.decision, receipt, position=self.position, recovered=True)
+        return PendingEntry(
+            self.unix_seconds, request, receipt.decision, receipt, wal_offset=self.offset, recovered=True
+        )
 
     def _receipt(self) -> Receipt:
         return Receipt(
@@ -102,9 +109,9 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
 
 
 class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
-    """The counterfoil of a receipt without a decision."""
+    """The receipt of a request without a decision."""
 
-    position: int
+    offset: int
     unix_seconds: float
     request_id: str
     operation: str
@@ -133,8 +140,8 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
         )
 
 
-class BatchMark(msgspec.Struct, array_like=True, tag="s"):
-    """That a batch is about to be sent: once it is written, all up to these positions is done with."""
+class BatchMark(msgspec.Struct, array_like=True, tag="b"):
+    """Written before a batch is sent to Redis. If Redis has the batch, it has all records up to these offsets."""
 
     number: int
     unix_seconds: float
@@ -142,15 +149,25 @@ class BatchMark(msgspec.Struct, array_like=True, tag="s"):
     undecided: int
 
 
-Record = DecidedRecord | UndecidedRecord | BatchMark
+class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
+    """Feedback that was accepted while Redis was unavailable."""
 
-_encode = msgspec.json.Encoder(enc_hook=float).encode  # what is no float of Python's own is one of NumPy's
+    feedback: Feedback
+    unix_ms: int
+    """When it was accepted."""
+    call_id: str
+    """Identifies the API call, so that sending the record again is idempotent."""
+
+
+Record = DecidedRecord | UndecidedRecord | BatchMark | FeedbackRecord
+
+_encode = msgspec.json.Encoder(enc_hook=float).encode  # a value that is not a Python float is one of NumPy's
 _decode = msgspec.json.Decoder(Record).decode
 
 
-def to_line(counterfoil: Record) -> bytes:
-    """Raises ValueError, OverflowError or TypeError where it cannot be written down."""
-    return _encode(counterfoil) + b"\n"
+def to_line(record: Record) -> bytes:
+    """Raises ValueError, OverflowError or TypeError if the record cannot be encoded."""
+    return _encode(record) + b"\n"
 
 
 def from_line(line: bytes) -> Record:
@@ -159,11 +176,12 @@ def from_line(line: bytes) -> Record:
 
 
 def decided_record(
-    position: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
+    offset: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
 ) -> DecidedRecord:
+    """Positional arguments: with keywords the call takes longer, and it runs in every request."""
     path, usage, caller = decision.path, receipt.usage, request.caller
     return DecidedRecord(
-        position,
+        offset,
         unix_seconds,
         request.model,
         request.operation,
@@ -195,10 +213,10 @@ def decided_record(
     )
 
 
-def undecided_record(position: int, unix_seconds: float, receipt: UndecidedReceipt) -> UndecidedRecord:
+def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt) -> UndecidedRecord:
     usage, caller = receipt.usage, receipt.caller
     return UndecidedRecord(
-        position,
+        offset,
         unix_seconds,
         receipt.request_id,
         receipt.operation,

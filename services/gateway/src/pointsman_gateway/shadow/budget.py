@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 import msgspec
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.redis_schema import SECONDS_PER_DAY, today
@@ -97,7 +97,7 @@ _decode = msgspec.json.Decoder(Pair).decode
 class ShadowStore:
     """Implements the purse's `Till` and the scoring's `Keeps`."""
 
-    def __init__(self, redis: PromptRedis, redaction: Redaction) -> None:
+    def __init__(self, redis: BoundedRedis, redaction: Redaction) -> None:
         self._redis = redis
         self._redaction = redaction
         self._waiting: deque[Pair] = deque(maxlen=MAX_WAITING_PAIRS)

@@ -14,7 +14,7 @@ from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt,
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.shadow.budget import DailyBudget
 from pointsman_gateway.shadow.scoring import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess
@@ -79,7 +79,7 @@ class ShadowPipeline:
             async for _ in answering:
                 pass
         finally:
-            await answering.aclose()  # type: ignore[attr-defined]  # it has one
+            await answering.aclose()
             tell(ShadowResult(notebook.receipt, notebook.answer))
 
 

@@ -77,17 +77,17 @@ class ShadowMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._shadows = Counter(
-            "pointsman_shadows",
+            "pointsman_shadow_requests",
             "Requests that were drawn to be answered by another path as well, by what came of it.",
             ["task", "path", "outcome"],
             registry=registry,
         )
         self._spent = Counter(
-            "pointsman_shadow_spent_usd", "Dollars, unfinished answers included.", ["task", "path"], registry=registry
+            "pointsman_shadow_cost_usd", "Dollars, unfinished answers included.", ["task", "path"], registry=registry
         )
         self._pairs = Counter("pointsman_shadow_pairs", "Requests answered by both.", BY_PAIR, registry=registry)
         self._cost = Counter(
-            "pointsman_shadow_pair_usd", "Dollars of those, by side.", [*BY_PAIR, "side"], registry=registry
+            "pointsman_shadow_pair_cost_usd", "Dollars of those, by side.", [*BY_PAIR, "side"], registry=registry
         )
         self._seconds = Counter(
             "pointsman_shadow_pair_seconds", "Seconds of those, by side.", [*BY_PAIR, "side"], registry=registry
@@ -157,7 +157,7 @@ class PairScorer:
         self._scores = scores
 
     def take(self, pair: Pair, receipt: Receipt, terms: ShadowConfig) -> None:
-        self._board.answered(receipt)
+        self._board.count_answer(receipt)
         self._metrics.paired(pair)
         if terms.rate_by == "validators":
             self._by_validators(pair)
@@ -171,14 +171,14 @@ class PairScorer:
             return  # the task has another metric by now
         chosen, other = score(pair.chosen.text, right_answer), score(pair.other.text, right_answer)
         if not rated:
-            self._board.rated(pair.chosen.cell, pair.day, chosen)
-        self._board.rated(pair.other.cell, pair.day, other)
+            self._board.count_rating(pair.chosen.cell, pair.day, chosen)
+        self._board.count_rating(pair.other.cell, pair.day, other)
         self._metrics.scored(pair, chosen, other, regret_of(pair, chosen, other))
 
     def _by_validators(self, pair: Pair) -> None:
         chosen, other = pair.chosen.quality, pair.other.quality
         if chosen is None or other is None:
             return
-        self._board.rated(pair.chosen.cell, pair.day, chosen)
-        self._board.rated(pair.other.cell, pair.day, other)
+        self._board.count_rating(pair.chosen.cell, pair.day, chosen)
+        self._board.count_rating(pair.other.cell, pair.day, other)
         self._metrics.scored(pair, chosen, other, regret_of(pair, chosen, other))

@@ -19,7 +19,7 @@ from pointsman_gateway.domain import (
     Request,
     UndecidedReceipt,
 )
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.routing.policy import point

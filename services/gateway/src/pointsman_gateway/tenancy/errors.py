@@ -1,8 +1,8 @@
 """What a caller is told who has met a limit, or has no key."""
 
 from pointsman_servicekit.errors import ResourceExhausted, Unauthenticated, Unavailable
-from pointsman_servicekit.keys.layout import WHOLE_TENANT
-from pointsman_servicekit.keys.money import NANO
+from pointsman_servicekit.keys.records import NANO
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
 
 from pointsman_gateway.tenancy.leases import LeasedLimit
 

@@ -8,9 +8,9 @@ from heapq import nsmallest
 from math import inf
 
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, Unauthenticated, Unavailable
-from pointsman_servicekit.keys import credential as form
+from pointsman_servicekit.keys import records as form
+from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
-from pointsman_servicekit.keys.register import Register
 
 from pointsman_gateway.domain import Scope
 from pointsman_gateway.tenancy import errors
@@ -23,7 +23,7 @@ MAX_LOOKUPS = 256
 """Keys that Redis is asked for at once; so many unknown ones come only from somebody who makes them up."""
 READ_BATCH = 500
 
-_digest = lru_cache(maxsize=1024)(form.digest)
+_digest = lru_cache(maxsize=1024)(form.digest_of)
 """In memory a caller's head stands as it came as well, since the same comes again and again."""
 
 
@@ -49,7 +49,7 @@ class KeyCacheConfig:
 
 class VerifiedKeys:
     def __init__(
-        self, register: Register, books: LimitRegistry, clock: Clock, metrics: TenancyMetrics, copies: KeyCacheConfig
+        self, register: KeyStore, books: LimitRegistry, clock: Clock, metrics: TenancyMetrics, copies: KeyCacheConfig
     ) -> None:
         self._register = register
         self._books = books
@@ -85,7 +85,7 @@ class VerifiedKeys:
         caller = self.identify_now(credential)
         if caller is not None:
             return caller
-        digest = form.digest(credential)
+        digest = form.digest_of(credential)
         looking = self._looking.get(digest)
         if looking is None:
             if len(self._looking) >= MAX_LOOKUPS:

@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from itertools import count
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.keys import redis_layout
 
 from pointsman_gateway.tenancy.leases import LEASE_S, LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock
@@ -22,7 +22,7 @@ one speaks of a tenant's at a time."""
 
 
 class LeaseStore:
-    def __init__(self, redis: PromptRedis, clock: Clock, metrics: TenancyMetrics) -> None:
+    def __init__(self, redis: BoundedRedis, clock: Clock, metrics: TenancyMetrics) -> None:
         self.gateway = secrets.token_hex(8)
         self.gateways = 1
         """As Redis last said."""
@@ -70,13 +70,13 @@ class LeaseStore:
     async def poll(self) -> int:
         """Says that this gateway is there; returns the keys' epoch. Raises Unavailable."""
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_S * 1000)]
-        names = [layout.GATEWAYS, layout.EPOCH]
+        names = [redis_layout.GATEWAYS, redis_layout.EPOCH]
         redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll(keys=names, args=arguments))
         self._heard(redis_ms)
         return int(epoch)
 
     async def leave(self) -> None:
-        await self._redis.call(lambda: self._redis.client.zrem(layout.GATEWAYS, self.gateway))
+        await self._redis.call(lambda: self._redis.client.zrem(redis_layout.GATEWAYS, self.gateway))
 
     def _heard(self, redis_ms: int) -> float:
         now = self._clock.monotonic()

@@ -10,7 +10,7 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
-from pointsman_servicekit.keys.layout import WINDOWS, Window, window_at
+from pointsman_servicekit.keys.redis_layout import WINDOWS, Window, window_at
 
 LeaseReport = tuple[int, int, int, int, int]
 """Window, used, carried, wish and need."""

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, WINDOWS
-from pointsman_servicekit.keys.money import nanodollars
-from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
+from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord, nanodollars
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS
 
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.leases import ExchangeLock, LeasedLimit
@@ -157,7 +156,7 @@ class LimitRegistry:
             account = purse.accounts.get((whose, limit))
             if account is None:
                 holder = f"{self._gateway}.{next(self._numbers)}"
-                name = layout.account(purse.tenant, whose, limit)
+                name = redis_layout.limit_key(purse.tenant, whose, limit)
                 account = purse.accounts[whose, limit] = LeasedLimit(name, limit, most, holder)
             account.most = most
             found[limit] = account

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
-from pointsman_servicekit.keys.money import nanodollars, picodollars
+from pointsman_servicekit.keys.records import nanodollars, picodollars
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy import errors

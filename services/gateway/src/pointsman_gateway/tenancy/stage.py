@@ -14,9 +14,9 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.keys.register import Register
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.keys.key_store import KeyStore
 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy import errors
@@ -39,14 +39,14 @@ class Tenancy:
     """Implements a hold's `Desk`."""
 
     def __init__(
-        self, redis: PromptRedis, metrics: TenancyMetrics, copies: KeyCacheConfig = _COPIES, clock: Clock = _NOW
+        self, redis: BoundedRedis, metrics: TenancyMetrics, copies: KeyCacheConfig = _COPIES, clock: Clock = _NOW
     ) -> None:
         self.clock = clock
         self._metrics = metrics
         self._ledger = LeaseStore(redis, clock, metrics)
         self._books = LimitRegistry(self._ledger.gateway)
         self.tallies = UsageWriter(redis, clock, self._ledger.gateway)
-        self._identities = VerifiedKeys(Register(redis, clock.wall), self._books, clock, metrics, copies)
+        self._identities = VerifiedKeys(KeyStore(redis, clock.wall), self._books, clock, metrics, copies)
         self.upkeep = BackgroundTasks(self._ledger, self._books, self.tallies, self._identities, metrics)
         self._redis = redis
         self._monotonic = clock.monotonic

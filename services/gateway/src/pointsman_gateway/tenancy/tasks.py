@@ -5,9 +5,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
+from pointsman_servicekit.keys import redis_layout
 from redis.exceptions import RedisError
 
 from pointsman_gateway.tenancy.keys import VerifiedKeys
@@ -48,7 +48,7 @@ class BackgroundTasks:
         self.wake = self._low.set
 
     @asynccontextmanager
-    async def running(self, redis: PromptRedis, clock: Clock) -> AsyncIterator[None]:
+    async def running(self, redis: BoundedRedis, clock: Clock) -> AsyncIterator[None]:
         with suppress(Unavailable):
             await self.poll()
         tasks = [
@@ -100,12 +100,12 @@ class BackgroundTasks:
             self._heard = False
             raise
 
-    async def _listen(self, redis: PromptRedis) -> None:
+    async def _listen(self, redis: BoundedRedis) -> None:
         """Until Redis goes away: a connection that is cut says nothing, so another is opened then."""
         async with redis.client.pubsub() as told:
             try:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-                    await told.subscribe(layout.CHANGED)
+                    await told.subscribe(redis_layout.CHANGED)
                 while self._heard and not pending_cancellations():
                     if await told.get_message(ignore_subscribe_messages=True, timeout=1.0) is not None:
                         self._changed.set()

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from pointsman_servicekit.keys import layout
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.keys import redis_layout
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.domain.outcome import CANCELLED, is_failure
@@ -30,11 +30,11 @@ class UsageBatch:
 
 
 class UsageWriter:
-    def __init__(self, redis: PromptRedis, clock: Clock, gateway: str) -> None:
+    def __init__(self, redis: BoundedRedis, clock: Clock, gateway: str) -> None:
         self._redis = redis
         self._clock = clock
         self._write_batch = redis.client.register_script(lease_store.COUNT_SCRIPT)
-        self._writer = layout.USAGE_WRITER + gateway
+        self._writer = redis_layout.USAGE_WRITER + gateway
         self._day, self._day_began, self._day_ends = "", 0.0, 0.0
         self._busy: list[KeyUsage] = []
         """Whose tallies are not empty."""
@@ -87,18 +87,18 @@ class UsageWriter:
             self._written = self._clock.monotonic()
 
     async def _write(self, batch: UsageBatch) -> None:
-        arguments: list[str | int] = [batch.number, RETENTION_DAYS * layout.A_DAY, len(batch.counts)]
+        arguments: list[str | int] = [batch.number, RETENTION_DAYS * redis_layout.A_DAY, len(batch.counts)]
         for name, number in batch.counts.items():
             arguments += (name, number)
-        names = [self._writer, layout.USAGE + batch.day]
+        names = [self._writer, redis_layout.USAGE + batch.day]
         await self._redis.call(lambda: self._write_batch(keys=names, args=arguments))
 
     def _begin_day(self) -> None:
         """It may lie before the one of until now: a clock that was ahead is put right."""
         self._collect()
         now = self._clock.wall()
-        self._day, self._day_began = layout.day_of(now), now // layout.A_DAY * layout.A_DAY
-        self._day_ends = self._day_began + layout.A_DAY
+        self._day, self._day_began = redis_layout.day_of(now), now // redis_layout.A_DAY * redis_layout.A_DAY
+        self._day_ends = self._day_began + redis_layout.A_DAY
 
     def _collect(self) -> None:
         """Puts the tallies to what waits for Redis."""

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from pointsman_servicekit.grpc_client import Interceptors
-from pointsman_servicekit.tracing.grpc_calls import TracedCalls
-from pointsman_servicekit.tracing.spans import Spans, current, http_heads
+from pointsman_servicekit.tracing.grpc import TracedCalls
+from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header_lines
 
-from pointsman_gateway.backends.call import Client
+from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.tracing.embeddings import TracedEmbedder
 from pointsman_gateway.tracing.engines import TracedClient
 from pointsman_gateway.tracing.journal import TracedJournal
@@ -27,14 +27,14 @@ class Traced:
     def calls(self) -> Interceptors:
         return (TracedCalls(self._spans),)
 
-    def client(self, client: Client, gen_ai: GenAi) -> Client:
+    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         return TracedEmbedder(embedder, name, provider, self._spans)
 
     def heads(self) -> str:
-        return http_heads(current())
+        return trace_header_lines(current_span())
 
     def journal(self, journal: Journal) -> Journal:
         return TracedJournal(journal)

@@ -1,42 +1,79 @@
 """A span of each question to an engine, which is told where its own work belongs."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
-from pointsman_servicekit.tracing.spans import Attribute, Spans, http_heads, tell_failure
+from pointsman_servicekit.tracing.spans import Attribute, Spans, record_exception, trace_header_lines
 
-from pointsman_gateway.backends.call import Call, Client
+from pointsman_gateway.backends.request import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.domain import Chunks, Operation, Usage
+from pointsman_gateway.pipeline.ports import ChunkSink
 
 # Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md
 _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completion"}
 
 
 class TracedClient:
-    """Implements `Client` around another."""
+    """Implements `EngineClient` around another."""
 
-    def __init__(self, client: Client, spans: Spans, provider: Callable[[str], str]) -> None:
+    def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
         """`provider` of a model as OpenTelemetry names it."""
         self._client = client
         self._spans = spans
         self._provider = provider
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
-        name = operation_name(call.operation)
-        span = self._spans.call(f"{name} {call.model}", _asked(call, name, self._provider(call.model)))
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "TracedTransfer":
+        name = operation_name(request.operation)
+        span = self._spans.call(f"{name} {request.model}", _attributes(request, name, self._provider(request.model)))
+        return TracedTransfer(self._client, replace(request, trace_headers=trace_header_lines(span)), sink, span)
+
+
+class TracedTransfer:
+    """Implements `Transfer` around another, and `ChunkSink` for that one."""
+
+    def __init__(self, client: EngineClient, request: EngineRequest, sink: ChunkSink, span: Span) -> None:
+        self._sink: ChunkSink | None = sink
+        self._span: Span | None = span
         try:
-            stream = self._client.stream(replace(call, trace_heads=http_heads(span)))
-            async with aclosing(stream) as answer:  # type: ignore[type-var]  # a generator's
-                async for chunks in answer:
-                    _tell(span, chunks)
-                    yield chunks
-        except BaseException as error:
-            tell_failure(span, error)
+            self._transfer: Transfer | None = client.send(request, self)
+        except Exception as error:
+            self._end(error)
             raise
-        finally:
+
+    def pause(self) -> None:
+        if self._transfer is not None:
+            self._transfer.pause()
+
+    def resume(self) -> None:
+        if self._transfer is not None:
+            self._transfer.resume()
+
+    def close(self) -> None:
+        transfer, self._transfer, self._sink = self._transfer, None, None
+        if transfer is not None:
+            transfer.close()
+        self._end(asyncio.CancelledError())
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        if self._span is not None:
+            _tell(self._span, chunks)
+        if self._sink is not None:
+            self._sink.chunks(chunks, last)
+
+    def ended(self, error: Exception | None) -> None:
+        self._end(error)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            if error is not None:
+                record_exception(span, error)
             span.end()
 
 
@@ -44,18 +81,18 @@ def operation_name(operation: Operation) -> str:
     return _NAMES[operation]
 
 
-def _asked(call: Call, name: str, provider: str) -> dict[str, Attribute]:
-    server = urlsplit(call.url)
+def _attributes(request: EngineRequest, name: str, provider: str) -> dict[str, Attribute]:
+    server = urlsplit(request.url)
     told: dict[str, Attribute | None] = {
         "gen_ai.operation.name": name,
         "gen_ai.provider.name": provider,
-        "gen_ai.request.model": call.model,
-        "gen_ai.request.max_tokens": call.sampling.max_tokens,
-        "gen_ai.request.temperature": call.sampling.temperature,
-        "gen_ai.request.top_p": call.sampling.top_p,
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.max_tokens": request.sampling.max_tokens,
+        "gen_ai.request.temperature": request.sampling.temperature,
+        "gen_ai.request.top_p": request.sampling.top_p,
         "server.address": server.hostname,
         "server.port": server.port,
-        "pointsman.engine": call.engine,
+        "pointsman.engine": request.engine,
     }
     return {key: value for key, value in told.items() if value is not None}
 

@@ -1,9 +1,9 @@
 """The request's own span is told what was decided, and what came of it."""
 
-from pointsman_servicekit.tracing.spans import Attribute, current
+from pointsman_servicekit.tracing.spans import Attribute, current_span
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.tracing.engines import operation_name, used
 
 
@@ -19,13 +19,13 @@ class TracedJournal:
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        span = current()
+        span = current_span()
         if span.is_recording():
             span.set_attributes(_decided(decision) | _came_of_it(request, receipt))
         self._inner.note(request, decision, receipt, answers)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        span = current()
+        span = current_span()
         if span.is_recording():
             span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
         self._inner.note_undecided(receipt)

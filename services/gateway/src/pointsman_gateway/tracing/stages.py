@@ -2,15 +2,14 @@
 
 from pointsman_servicekit.tracing.spans import Spans
 
-from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.domain import Decision, Labels, Prompt, Request
-from pointsman_gateway.line import Classifies, Opens, Prompting
+from pointsman_gateway.pipeline.ports import Backend, Classifier, OpenAnswer, PromptBuilder
 
 
 class TracedClassification:
-    """Implements `Classifies`."""
+    """Implements `Classifier`."""
 
-    def __init__(self, inner: Classifies, spans: Spans) -> None:
+    def __init__(self, inner: Classifier, spans: Spans) -> None:
         self._inner = inner
         self._spans = spans
 
@@ -22,9 +21,9 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Implements `Prompting`; what is looked up for a prompt is a call below its span."""
+    """Implements `PromptBuilder`; what is looked up for a prompt is a call below its span."""
 
-    def __init__(self, inner: Prompting, spans: Spans) -> None:
+    def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
         self._inner = inner
         self._spans = spans
 
@@ -37,13 +36,13 @@ class TracedPrompts:
 
 
 class TracedAnswers:
-    """Implements `Opens`: until an answer begins, a wait for its adapter and engines that failed among it."""
+    """Implements `Backend`: until an answer begins, a wait for its adapter and engines that failed among it."""
 
-    def __init__(self, inner: Opens, spans: Spans) -> None:
+    def __init__(self, inner: Backend, spans: Spans) -> None:
         self._inner = inner
         self._spans = spans
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
         with self._spans.phase("first token") as span:
             span.set_attribute("pointsman.path", decision.path.name)
             opened = await self._inner.open(request, decision, prompt)

@@ -3,17 +3,18 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.cache.asked import Asking
 from pointsman_gateway.cache.keeper import Keeper
 from pointsman_gateway.cache.metrics import CacheMetrics
-from pointsman_gateway.cache.stage import Cache, Caching, Embed, Opens
+from pointsman_gateway.cache.stage import Cache, Caching, Embed
 from pointsman_gateway.cache.store import CacheStore
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.domain import Path
+from pointsman_gateway.pipeline.ports import Backend
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.settings import Settings
 
@@ -39,8 +40,13 @@ async def keeping_answers(
 
 
 def cached(
-    inner: Opens, cache: Cache | None, config: Config, paths: Mapping[str, Path], engines: Engines, embed: Embed | None
-) -> Opens:
+    inner: Backend,
+    cache: Cache | None,
+    config: Config,
+    paths: Mapping[str, Path],
+    engines: Engines,
+    embed: Embed | None,
+) -> Backend:
     """`inner` itself where no path caches. Raises ConfigError where one does, and there is no Redis."""
     rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
     if not rules:

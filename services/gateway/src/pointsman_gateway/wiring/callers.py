@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import ConfigError

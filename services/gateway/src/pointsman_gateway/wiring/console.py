@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.generations import Generations

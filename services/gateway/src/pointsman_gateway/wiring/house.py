@@ -6,15 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pointsman_servicekit.build_info import tell_build
-from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
-from pointsman_gateway.admission import Admission, Queue
+from pointsman_gateway.admission import Admission, QueueLimits
 from pointsman_gateway.backends.dns import Dns
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.http1 import Pool
@@ -28,7 +27,7 @@ from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
@@ -112,12 +111,10 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         client = RetrieverClient(channel, models.encoder.fingerprint)
         retriever, board = PromptSearch(client, Breaker()), FreshnessCache()
         freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
-        await stack.enter_async_context(watching_event_loop(registry))
+        await stack.enter_async_context(measuring_event_loop_lag(registry))
         money = Money.registered(registry, metrics)
-        straight = OpenAIClient(pool)
-        engine_client = traced.client(straight, gen_ai)
         around = Surroundings(
-            engine_client,
+            traced.client(OpenAIClient(pool), gen_ai),
             retriever,
             counting,
             memory.board,
@@ -126,7 +123,6 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             trials,
             board,
             accounts=money.accounts,
-            posts=straight if engine_client is straight else None,  # the express lane makes no spans
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
@@ -143,7 +139,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
-        queue = Queue(settings.max_waiting, settings.longest_wait)
+        queue = QueueLimits(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
@@ -214,5 +210,5 @@ def _registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    tell_build(registry, "gateway")
+    export_build_info(registry, "gateway")
     return registry

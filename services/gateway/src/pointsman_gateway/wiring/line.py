@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.backends.express import Express, Posts
-from pointsman_gateway.backends.loading import Loading
+from pointsman_gateway.backends.loading import AdapterLoading
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.backends.stage import Backends, Client
+from pointsman_gateway.backends.request import EngineClient
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.cache.stage import Cache
 from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
@@ -42,7 +42,7 @@ from pointsman_gateway.wiring.validators import to_validators
 class Surroundings:
     """What stays while generations come and go."""
 
-    client: Client
+    client: EngineClient
     search: Search
     counting: MetricsAggregator
     evidence: Evidence = field(default_factory=NoEvidence)
@@ -52,7 +52,6 @@ class Surroundings:
     freshness: Freshness = ALWAYS_FRESH
     habits: PathStatistics = field(default_factory=PathStatistics)
     accounts: EngineCosts = field(default_factory=EngineCosts)
-    posts: Posts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,8 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
-    backends = Backends(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
-    loading = Loading(backends, engines, now, resilience)
+    backends = EngineBackend(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
+    loading = AdapterLoading(backends, engines, now, resilience)
     return Line(
         generation=config.digest,
         classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
@@ -89,21 +88,10 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             around.freshness,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        express=Express(backends, loading, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.counting, around.trials),
     )
-
-
-def _with_more_to_do(config: Config) -> list[str]:
-    """Paths that search for their prompts, or keep their answers."""
-
-    def searches(strategy: StrategyConfig) -> bool:
-        few = strategy.few_shot
-        return strategy.retrieval is not None or (few is not None and few.choose == "nearest")
-
-    return [name for name, path in config.paths.paths.items() if path.cache or any(map(searches, path.strategies))]
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:

@@ -4,17 +4,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.domain import Path
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.evidence import EvidenceStore
-from pointsman_gateway.request_log.feedback import FeedbackService, NullFeedback
+from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
-from pointsman_gateway.request_log.spool import FeedbackQueue
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
 from pointsman_gateway.request_log.wal import WriteAheadLog
@@ -47,7 +46,7 @@ class Memory:
 async def remembering(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Memory]:
-    """Raises ConfigError where the address of Redis is none, OSError where the spool cannot be written."""
+    """Raises ConfigError if the address of Redis is invalid, OSError if the write-ahead log cannot be written."""
     board = EvidenceStore(config.tasks.journal.evidence_days)
     if not settings.redis_url:
         yield Memory(board, NullRequestLog(board), NullFeedback())
@@ -55,16 +54,15 @@ async def remembering(
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
         try:
-            redis = await stack.enter_async_context(open_redis(settings.redis_url, metrics.redis_is))
+            redis = await stack.enter_async_context(open_redis(settings.redis_url, metrics.set_redis_up))
         except ValueError as error:
             raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
-        spool = FeedbackQueue(settings.spool, metrics.spool_bytes.set)
-        stack.callback(spool.close)
         store = RequestLogStore(redis, config.tasks.journal)
-        book = WriteAheadLog(settings.spool, store.writer, metrics)
-        stack.callback(book.close)
-        recorder = Recorder(store, board, metrics, book, redaction)
-        await stack.enter_async_context(OrphanRecovery(store, settings.spool, metrics).running())
-        await stack.enter_async_context(BackgroundTasks(store, recorder, board, spool, metrics).running())
-        box = FeedbackService(store, recorder, spool, metrics, redaction)
+        wal = WriteAheadLog(settings.wal_dir, store.writer, metrics)
+        stack.callback(wal.close)
+        queue = FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
+        recorder = Recorder(store, board, metrics, wal, redaction)
+        await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
+        await stack.enter_async_context(BackgroundTasks(store, recorder, board, queue, metrics).running())
+        box = FeedbackService(store, recorder, queue, metrics, redaction)
         yield Memory(board, recorder, box, ShadowStore(redis, redaction))

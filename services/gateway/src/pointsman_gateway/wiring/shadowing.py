@@ -15,7 +15,7 @@ from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.line import Line
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
@@ -84,7 +84,7 @@ async def shadowing(
 
 def _crowded(admission: Admission) -> bool:
     """Callers wait, or may have to soon."""
-    return bool(admission.waiting) or admission.in_flight * 2 >= admission.most or not admission.welcomes
+    return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
 
 
 async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:

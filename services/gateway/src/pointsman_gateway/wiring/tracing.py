@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from pointsman_servicekit.grpc_client import Interceptors
 
-from pointsman_gateway.backends.call import Client
+from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -22,7 +22,7 @@ class Around(Protocol):
         """Around calls to other services."""
         ...
 
-    def client(self, client: Client, gen_ai: GenAi) -> Client: ...
+    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient: ...
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         """`name` is the model's in the configuration."""
@@ -42,7 +42,7 @@ class Nothing:
 
     calls: Interceptors = ()
 
-    def client(self, client: Client, gen_ai: GenAi) -> Client:
+    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:

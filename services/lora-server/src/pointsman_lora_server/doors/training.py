@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from pointsman.v1 import training_pb2 as pb
 from pointsman.v1 import training_pb2_grpc
 from pointsman_servicekit.errors import InvalidArgument
-from pointsman_servicekit.grpc_handlers import Context
+from pointsman_servicekit.grpc_errors import Context
 
 from pointsman_lora_server.jobs.job import Job, Order, State
 from pointsman_lora_server.jobs.line import Line

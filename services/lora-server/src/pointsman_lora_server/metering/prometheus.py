@@ -4,14 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pointsman_servicekit.correlation import recorded_trace
-from pointsman_servicekit.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PointsmanError,
-    ResourceExhausted,
-)
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, ResourceExhausted
+from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -123,7 +117,7 @@ class Metrics:
 
     def completed(self, model: str, error: str, seconds: float) -> None:
         named = model if model == self._base_model else ADAPTER
-        trace_id = recorded_trace()
+        trace_id = sampled_trace_id()
         exemplar = {"trace_id": trace_id} if trace_id else None
         self._completions.labels("text_completion", "vllm", named, error).observe(seconds, exemplar)
 

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
 from redis.exceptions import RedisError
 
 from pointsman_lora_server.domain import Change
@@ -25,7 +25,7 @@ _SIGNALS = frozenset({"settled", "coming"})
 
 
 class Changes:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
         self._redis = redis
         self._key = layout.changes
 

@@ -5,7 +5,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_lora_server.domain import Alias
 from pointsman_lora_server.registry import scripts
@@ -14,7 +14,7 @@ from pointsman_lora_server.registry.outcomes import Counts, Outcomes
 
 
 class CanaryCounters:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
         self._redis = redis
         self._layout = layout
         self._count = redis.client.register_script(scripts.COUNT)

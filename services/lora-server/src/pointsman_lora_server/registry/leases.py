@@ -1,6 +1,6 @@
 """What lora-servers tell one another beside the desired state: who works on what, and which engine holds what."""
 
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
 from pointsman_lora_server.registry import lease_scripts
@@ -10,7 +10,7 @@ from pointsman_lora_server.registry.layout import Layout
 class Leases:
     """A lease is somebody's until it ends by itself: who dies holds nobody up for long."""
 
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
         self._redis = redis
         self._layout = layout
         self._take = redis.client.register_script(lease_scripts.LEASE)
@@ -27,7 +27,7 @@ class Leases:
 
 
 class Confirmations:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
         self._redis = redis
         self._keys = [layout.engines]
         self._confirm = redis.client.register_script(lease_scripts.CONFIRM)

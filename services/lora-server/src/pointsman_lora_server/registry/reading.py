@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.registry import records, scripts
@@ -16,7 +16,7 @@ _TRIES = 5
 
 
 class Reading:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
         self._redis = redis
         self._layout = layout
         self._run = redis.client.register_script(scripts.READ)

@@ -3,8 +3,8 @@
 import secrets
 from collections.abc import Sequence
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import InvalidArgument
-from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement
 from pointsman_lora_server.registry import records, scripts
@@ -24,7 +24,7 @@ class Registry:
     leaves no entry in the history. `author` and `reason` are for the history.
     """
 
-    def __init__(self, redis: PromptRedis, base_model: str) -> None:
+    def __init__(self, redis: BoundedRedis, base_model: str) -> None:
         """Engines of one base model share their adapters, so the keys hold its name."""
         self._redis = redis
         self._layout = layout = Layout(base_model)

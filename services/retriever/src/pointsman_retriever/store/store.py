@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+from pointsman_servicekit.document_sketches import Sketch, sketch_of
 from pointsman_servicekit.errors import FailedPrecondition
-from pointsman_servicekit.sketches import Sketch, sketch_of
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors

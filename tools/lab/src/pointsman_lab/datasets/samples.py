@@ -91,7 +91,7 @@ async def read_samples(log: RequestLog, learning: LearningConfig | None, task: s
     feedback = {decision: one async for decision, one in _feedback(log)}
     found, withdrawn = [], {}
     async for entry_id, fields in log.entries(redis_schema.TRAINING_SAMPLES):
-        body = json.loads(fields["lesson"])
+        body = json.loads(fields["sample"])
         if body["v"] != SAMPLE_VERSION or body["task"] != task:
             continue
         if consent.covers(fields["tenant"]):

@@ -79,7 +79,7 @@ export class AnswerCard {
       event.currentTarget.setAttribute("aria-pressed", "true");
       try {
         const { stored } = await api.feedback({ decision_id: this.id, rating });
-        said.textContent = stored === "spool" ? "kept on disk until Redis is back" : "rated";
+        said.textContent = stored === "wal" ? "stored on disk until Redis is available" : "rated";
       } catch (error) {
         said.textContent = error.message;
       }

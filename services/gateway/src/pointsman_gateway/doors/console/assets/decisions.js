@@ -41,7 +41,7 @@ function decisionRow(one) {
     one.reason === "forced" ? h("span", { class: "faint" }, "path named") : one.task, pathName(one.path, one.kind), one.reason, two(one.confidence),
     h("span", { class: one.outcome === "ok" ? "good" : answered && one.outcome !== "cancelled" ? "bad" : "faint" }, one.outcome),
     seconds(one.first_token || null), seconds(answered ? one.seconds : null), answered ? dollars(one.cost_usd) : NOTHING,
-    h("span", { class: one.text ? "" : "faint" }, one.text || "not kept"),
+    h("span", { class: one.text ? "" : "faint" }, one.text || "not stored"),
   ], { "data-decision": one.id, click: (event) => { if (!event.target.closest("button")) whole(one.id); } });
 }
 
@@ -75,7 +75,7 @@ function content(entry, said) {
     h("h3", {}, "Request"),
     entry.messages
       ? entry.messages.map((message) => h("div", { class: "message" }, h("b", {}, message.role), h("p", {}, message.content)))
-      : h("p", { class: "faint" }, `The text is ${entry.text === "not kept" ? "not kept (journal.keep_text is off)" : entry.text}.`),
+      : h("p", { class: "faint" }, `The text is ${entry.text === "not stored" ? "not stored (journal.keep_text is off)" : entry.text}.`),
     h("details", { class: "raw" }, h("summary", {}, "As the journal has it"), h("pre", { tabindex: 0 }, JSON.stringify(entry, null, 1))),
   ].flat().filter(Boolean);
 }

@@ -1,0 +1,138 @@
+"""`pointsman adapters watch`: shows adapter states and the engine's resident adapters as they change."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.errors import PointsmanError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from pointsman_cli.adapters.tables import STATE_NAMES, adapters_table
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.grpc_clients import fetch_adapters, lora_server_stub, open_channel, service_errors
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    AdapterArgument,
+    DataDirOption,
+    LoraServerOption,
+    lora_server_address,
+)
+
+POLL_SECONDS = 1.0
+"""Time between two polls, unless the engine's state changes earlier."""
+
+_STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
+
+
+def watch(
+    name: AdapterArgument = "", lora_server: LoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Show adapter states and resident adapters live, until Ctrl-C. Without a terminal: one line per change."""
+    run_interruptibly(_watch(lora_server_address(lora_server, data_dir), name))
+
+
+@dataclass
+class _Snapshot:
+    engine: pb.EngineState = field(default_factory=pb.EngineState)
+    adapters: pb.ListAdaptersResponse = field(default_factory=pb.ListAdaptersResponse)
+    problem: str = ""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def _watch(address: str, name: str) -> None:
+    seen = _Snapshot()
+    seen.adapters = await fetch_adapters(address, name)  # an error here ends the command; later errors are shown
+    following = asyncio.create_task(_follow(address, seen))
+    console = Console(highlight=False)
+    try:
+        if console.is_terminal:
+            await _live(console, address, name, seen)
+        else:
+            await _lines(console, address, name, seen)
+    except asyncio.CancelledError:
+        return  # Ctrl-C is the normal end
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+
+
+async def _follow(address: str, seen: _Snapshot) -> None:
+    """Follows the engine's state; reconnects after an error."""
+    while True:
+        try:
+            async with open_channel(address) as channel:
+                with service_errors("lora-server"):
+                    async for seen.engine in lora_server_stub(channel).Watch(pb.WatchRequest()):
+                        seen.problem = ""
+                        seen.changed.set()
+        except PointsmanError as error:
+            seen.problem = error.message
+            seen.changed.set()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _look(address: str, name: str, seen: _Snapshot) -> None:
+    """Waits for a change of the engine's state or one second, then lists the adapters.
+
+    A version's state can change without a change of the engine's state.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(POLL_SECONDS):
+            await seen.changed.wait()
+    seen.changed.clear()
+    try:
+        seen.adapters = await fetch_adapters(address, name)
+    except PointsmanError as error:
+        seen.problem = error.message
+
+
+async def _live(console: Console, address: str, name: str, seen: _Snapshot) -> None:
+    with Live(_page(seen), console=console, auto_refresh=False) as live:
+        while True:
+            await _look(address, name, seen)
+            live.update(_page(seen), refresh=True)
+
+
+async def _lines(console: Console, address: str, name: str, seen: _Snapshot) -> None:
+    told: dict[str, str] = {}
+    while True:
+        now = _facts(seen)
+        for line in _news(told, now):
+            console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, soft_wrap=True)
+        told = now
+        await _look(address, name, seen)
+
+
+def _page(seen: _Snapshot) -> RenderableType:
+    lines = [Text(f"engine {_engine(seen)}")]
+    if seen.problem:
+        lines.append(Text(seen.problem, style="red"))
+    return Group(*lines, Text(), adapters_table(seen.adapters.versions, seen.adapters.aliases))
+
+
+def _facts(seen: _Snapshot) -> dict[str, str]:
+    """Returns one line of text for each engine, version and alias; a line is printed when it changes."""
+    facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
+    for version in seen.adapters.versions:
+        why = f": {version.last_error}" if version.last_error else ""
+        facts[version.version] = f"{STATE_NAMES[version.state]}{', pinned' if version.pinned else ''}{why}"
+    for alias in seen.adapters.aliases:
+        canary = f", {alias.canary_version} at {alias.canary_weight:.4g}" if alias.canary_version else ""
+        facts[alias.alias] = f"{alias.version}{canary}"
+    return facts | ({"problem": seen.problem} if seen.problem else {})
+
+
+def _news(told: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = [f"{of} {fact}" for of, fact in now.items() if told.get(of) != fact]
+    return changed + [f"{of} is gone" for of in told if of not in now]
+
+
+def _engine(seen: _Snapshot) -> str:
+    engine = seen.engine
+    detail = f" ({engine.detail})" if engine.detail else ""
+    return f"{engine.engine} is {_STATUS[engine.status]}{detail}, holds {', '.join(engine.resident) or 'no adapter'}"

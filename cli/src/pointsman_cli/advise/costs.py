@@ -1,0 +1,180 @@
+"""Costs of answers and training, and the volume from which an adapter pays off (formulas: docs/evaluation.md)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.report import PathFigures
+
+_SECONDS_PER_HOUR = 3600.0
+
+TRAINING = "training"
+"""The name of the training cost among the cost components; the other names are those of a receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostTerms:
+    """Costs and volumes that the evaluation does not measure."""
+
+    training: Mapping[str, float] = field(default_factory=dict)
+    """Dollars for one training, by adapter."""
+    monthly: float | None = None
+    """Requests a month; None if unknown."""
+    months: float = 12.0
+    """Months over which one training is paid off."""
+    trainings_a_month: float = 0.0
+    """Retrainings a month that keep the adapter up to date."""
+    adapter_month: float = 0.0
+    """Dollars a month for serving the adapter, in addition to its tokens."""
+    wrong_answer: float = 0.0
+    """Dollars that one wrong answer costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathCost:
+    """Cost of one path; training costs are 0 for a path without an adapter."""
+
+    request: float
+    """Dollars for one request, including the expected cost of wrong answers."""
+    tokens: float
+    """Dollars for one request by its receipt."""
+    training: float
+    """Dollars for one training."""
+    month: float
+    """Dollars a month that do not depend on the volume: retraining and serving the adapter."""
+    quality: float
+
+    def monthly(self, requests: float, months: float) -> float:
+        """Returns dollars a month for a number of requests, with the training paid off over `months`."""
+        return requests * self.request + self.training / months + self.month
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """The volume from which a trained path costs less than an untrained one; None if it never does."""
+
+    trained: str
+    untrained: str
+    saving_per_1000: float
+    """Dollars saved on 1,000 requests; negative if the trained path costs more."""
+    requests: float | None
+    """Number of requests that pays for one training, without monthly costs."""
+    right_answers: float | None
+    """The same, if each path is asked until it has given as many right answers."""
+    requests_a_month: float | None
+    """Requests a month that pay for the monthly costs and the monthly share of the training."""
+
+
+def path_cost(path: PathFigures, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
+    """Computes the cost of a path that has a score; `prices` scales single cost components (for sensitivity)."""
+    assert path.score is not None
+    factors = prices or {}
+    # The training share in the receipts is left out, because the training is counted as a whole below.
+    of_requests = {part: usd for part, usd in path.usd_per_1000.items() if part != TRAINING}
+    tokens = sum(usd * factors.get(part, 1.0) for part, usd in of_requests.items()) / 1000
+    training, month = 0.0, 0.0
+    if path.adapter:
+        training = terms.training[path.adapter] * factors.get(TRAINING, 1.0)
+        month = training * terms.trainings_a_month + terms.adapter_month
+    quality = path.score.mean
+    return PathCost(tokens + terms.wrong_answer * (1 - quality), tokens, training, month, quality)
+
+
+def break_even(
+    trained: PathFigures, untrained: PathFigures, terms: CostTerms, prices: Mapping[str, float] | None = None
+) -> BreakEven:
+    one, other = path_cost(trained, terms, prices), path_cost(untrained, terms, prices)
+    saving = other.request - one.request
+    by_the_month = one.month + one.training / terms.months
+    return BreakEven(
+        trained=trained.path,
+        untrained=untrained.path,
+        saving_per_1000=1000 * saving,
+        requests=_volume(one.training, saving),
+        right_answers=_volume(one.training, _per_right_answer(other) - _per_right_answer(one)),
+        requests_a_month=_volume(by_the_month, saving),
+    )
+
+
+def _per_right_answer(path: PathCost) -> float:
+    """Dollars for one right answer; infinite if no answer is right."""
+    return path.tokens / path.quality if path.quality else float("inf")
+
+
+def _volume(spent: float, saving: float) -> float | None:
+    """Number of requests whose savings equal the money spent; None if nothing is saved."""
+    if saving == float("inf"):
+        return 0.0
+    return spent / saving if saving > 0 else None
+
+
+FACTORS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    price: str
+    """ "prompt", "cached", "completion", "retrieval" or "training"."""
+    requests: tuple[float | None, ...]
+    """Break-even requests at each of FACTORS; None if never."""
+
+
+def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms) -> tuple[Sensitivity, ...]:
+    """Scales one price at a time, for both paths."""
+    prices = [*dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000)), TRAINING]
+    return tuple(
+        Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
+        for price in prices
+    )
+
+
+def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
+    """Returns dollars by adapter, from training.json files and from `NAME=USD` arguments; raises UsageError."""
+    found = {}
+    for file in files:
+        if hourly is None:
+            raise UsageError(
+                f"{file} holds seconds; give the price of an hour of that machine with --trainer-usd-per-hour"
+            )
+        name, seconds = _record(file)
+        found[name] = seconds / _SECONDS_PER_HOUR * hourly
+    for text in given:
+        name, _, dollars = text.partition("=")
+        found[name] = _dollars(name, dollars, text)
+    return found
+
+
+def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
+    """Returns the training cost of the adapter behind an alias (`triage@prod`).
+
+    Raises UsageError if it is unknown: an unknown cost must not count as 0.
+    """
+    name = adapter.partition("@")[0]
+    if name not in known:
+        raise UsageError(
+            f"the cost of training '{name}' is unknown; give --training FILE with --trainer-usd-per-hour USD, or "
+            f"--training-cost {name}=USD"
+        )
+    return known[name]
+
+
+def _record(file: Path) -> tuple[str, float]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        return str(data["name"]), float(data["seconds"])
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not a training record (training.json): {error!r}") from error
+
+
+def _dollars(name: str, dollars: str, text: str) -> float:
+    try:
+        cost = float(dollars)
+    except ValueError:
+        cost = -1.0
+    if not name or not 0 <= cost < float("inf"):
+        raise UsageError(f"--training-cost is {text!r}; it must be NAME=USD, such as triage=0.25")
+    return cost

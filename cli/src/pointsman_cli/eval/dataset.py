@@ -1,0 +1,116 @@
+"""Reads labelled requests: one JSON object on each line."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_cli.errors import UsageError
+from pointsman_cli.json_lines import numbered, parsed, text_of
+
+_MAX_PROBLEMS = 5  # named in one error message
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    id: str
+    task: str
+    messages: tuple[Mapping[str, str], ...]
+    output: Any
+    """The expected text or JSON value; None if the row has none."""
+    facts: Any
+    """Facts that an answer must state, a text or a list; None if the row has none."""
+
+    @property
+    def text(self) -> str:
+        """The last message, which holds the question."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    file: Path
+    digest: str
+    rows: tuple[Row, ...]
+
+
+class _BadRow(ValueError):
+    pass
+
+
+def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
+    """Reads a data set; `task` applies to rows without one, and `limit` keeps the first rows only.
+
+    Raises UsageError with the line numbers of all invalid rows.
+    """
+    text = text_of(file)
+    rows = _rows(file, text, task)
+    if not rows:
+        raise UsageError(f'{file} has no rows; write one JSON object a line: {{"text": ..., "output": ...}}')
+    _must_differ(file, rows)
+    return Dataset(file, hashlib.sha256(text.encode()).hexdigest(), tuple(rows[:limit]))
+
+
+def _rows(file: Path, text: str, task: str) -> list[Row]:
+    rows, problems = [], []
+    for number, line in numbered(text):
+        try:
+            rows.append(_row(line, number, task))
+        except _BadRow as error:
+            problems.append(f"{file}:{number} {error}")
+    if problems:
+        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+        raise UsageError("; ".join(problems[:_MAX_PROBLEMS]) + more)
+    return rows
+
+
+def _row(line: str, number: int, task: str) -> Row:
+    try:
+        data = parsed(line)
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
+    if not isinstance(data, dict):
+        raise _BadRow("is no JSON object")
+    of = data.get("task", task)
+    if not isinstance(of, str) or not of:
+        raise _BadRow('names no task; add "task", or name one for all with --task')
+    output, facts = data.get("output"), data.get("facts")
+    if output is None and facts is None:
+        raise _BadRow('has neither an "output" nor "facts" to compare with')
+    identifier = data.get("id", str(number))
+    if not isinstance(identifier, str | int):
+        raise _BadRow(f'has an "id" that is neither a text nor a whole number: {identifier!r}')
+    return Row(str(identifier), of, tuple(_messages(data)), output, facts)
+
+
+def _messages(data: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    if ("text" in data) == ("messages" in data):
+        raise _BadRow('must have either "text" or "messages"')
+    if "text" in data:
+        yield {"role": "user", "content": _text(data["text"], '"text"')}
+        return
+    messages = data["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise _BadRow('"messages" must be a list that is not empty')
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise _BadRow(f"a message has a role ({', '.join(_ROLES)}) and a content; this is {str(message)[:80]}")
+        yield {"role": message["role"], "content": _text(message.get("content"), "a message's content")}
+    if messages[-1]["role"] != "user":
+        raise _BadRow("the last message must be the user's: it is what is asked")
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _BadRow(f"{what} must be a text that is not empty; it is {str(value)[:80]!r}")
+    return value
+
+
+def _must_differ(file: Path, rows: Sequence[Row]) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise UsageError(f"{file} has two rows with the id {row.id!r}")
+        seen.add(row.id)

@@ -1,0 +1,209 @@
+"""Renders a report as one self-contained HTML page; computes the positions in its plots."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pointsman_cli.eval.report import Confusion, PathFigures, Report, TaskReport
+from pointsman_cli.eval.tables import probability
+
+WIDTH, HEIGHT = 380, 260
+"""Size of the quality plot in its own units; about a phone's width, so that text stays readable there."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 14, 12, 38
+_DOT_RADIUS = 8
+_LOG_SCALE_RATIO = 8.0  # costs use a logarithmic scale from this ratio of highest to lowest
+_ROW_HEIGHT = 30
+_NAMES_WIDTH = 30  # space for the paths' numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    number: int
+    kind: str
+    x: float
+    y: float
+    low: float
+    high: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class QualityPlot:
+    """Quality on the vertical axis, cost on the horizontal axis."""
+
+    xs: tuple[Tick, ...]
+    ys: tuple[Tick, ...]
+    dots: tuple[Dot, ...]
+    front: str
+    """Points of the Pareto front's line."""
+    left: float = _LEFT
+    right: float = WIDTH - _RIGHT
+    top: float = _TOP
+    bottom: float = HEIGHT - _BOTTOM
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    number: int
+    kind: str
+    y: float
+    first_token: float
+    p50: float
+    p95: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPlot:
+    xs: tuple[Tick, ...]
+    bars: tuple[Bar, ...]
+    left: float
+    bottom: float
+    height: float
+    width: int = WIDTH
+
+
+def quality_plot(task: TaskReport) -> QualityPlot | None:
+    """Returns None if no path has both a score and a cost."""
+    shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.score and path.usd_per_1000]
+    if not shown:
+        return None
+    scale = _cost_scale([path.cost for _, path in shown])
+    dots = tuple(_dot(number, path, scale) for number, path in shown)
+    front = sorted((scale.at(path.cost), _height(path.score.mean)) for _, path in shown if path.on_front and path.score)
+    ys = tuple(Tick(_height(value / 5), f"{value / 5:.1f}") for value in range(6))
+    return QualityPlot(scale.ticks, ys, dots, _steps(front))
+
+
+def latency_plot(task: TaskReport) -> LatencyPlot | None:
+    """Returns None if no path answered."""
+    shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.total]
+    if not shown:
+        return None
+    longest = max(path.total.p95 for _, path in shown if path.total)
+    ticks = _round_steps(longest)
+    scale = _Linear(0, max(longest, ticks[-1]), _NAMES_WIDTH, WIDTH - _RIGHT)
+    bottom = _TOP + _ROW_HEIGHT * len(shown)
+    bars = tuple(
+        _bar(number, path, _TOP + _ROW_HEIGHT * (place + 0.5), scale) for place, (number, path) in enumerate(shown)
+    )
+    xs = tuple(Tick(scale.at(value), f"{value:g}") for value in ticks)
+    return LatencyPlot(xs, bars, _NAMES_WIDTH, bottom, bottom + _BOTTOM)
+
+
+def _dot(number: int, path: PathFigures, scale: "_Scale") -> Dot:
+    score = path.score
+    assert score is not None
+    title = f"{path.path}: {score.mean:.3f} ({score.low:.2f} to {score.high:.2f}), ${path.cost:.4f} per 1,000"
+    x = scale.at(path.cost)
+    return Dot(number, path.kind, x, _height(score.mean), _height(score.low), _height(score.high), title)
+
+
+def _bar(number: int, path: PathFigures, y: float, scale: "_Linear") -> Bar:
+    total = path.total
+    assert total is not None
+    first = path.first_token.p50 if path.first_token else total.p50
+    title = (
+        f"{path.path}: first token {first:.2f} s, half of all within {total.p50:.2f} s, 95 % within {total.p95:.2f} s"
+    )
+    return Bar(number, path.kind, y, scale.at(first), scale.at(total.p50), scale.at(total.p95), title)
+
+
+def _height(score: float) -> float:
+    return _Linear(0, 1, HEIGHT - _BOTTOM - _DOT_RADIUS, _TOP + _DOT_RADIUS).at(score)
+
+
+def _steps(front: Sequence[tuple[float, float]]) -> str:
+    """Returns the front as a step line: each quality level extends to the cost of the next better path."""
+    points: list[tuple[float, float]] = []
+    for x, y in front:
+        points += [(x, points[-1][1] if points else HEIGHT - _BOTTOM), (x, y)]
+    if points:
+        points.append((WIDTH - _RIGHT, points[-1][1]))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+class _Linear:
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self._low, self._span = low, (high - low) or 1.0
+        self._start, self._length = start, end - start
+
+    def at(self, value: float) -> float:
+        return round(self._start + self._length * (value - self._low) / self._span, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    line: _Linear
+    ticks: tuple[Tick, ...]
+    logarithmic: bool
+
+    def at(self, cost: float) -> float:
+        return self.line.at(math.log10(cost) if self.logarithmic else cost)
+
+
+def _cost_scale(costs: Sequence[float]) -> _Scale:
+    start, end = _LEFT, WIDTH - _RIGHT
+    low, high = min(costs), max(costs)
+    if low > 0 and high / low > _LOG_SCALE_RATIO:
+        values = _decades(low, high)
+        line = _Linear(math.log10(values[0]), math.log10(values[-1]), start, end)
+        return _Scale(line, tuple(Tick(line.at(math.log10(value)), f"{value:g}") for value in values), True)
+    values = _round_steps(high)
+    line = _Linear(0, values[-1], start, end)
+    return _Scale(line, tuple(Tick(line.at(value), f"{value:g}") for value in values), False)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Returns 1, 2 and 5 times powers of ten that enclose the range; only powers of ten if the range is wide."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    below = max((value for value in values if value <= low), default=values[0])
+    above = min((value for value in values if value >= high), default=values[-1])
+    return [value for value in values if below <= value <= above]
+
+
+def _round_steps(high: float) -> list[float]:
+    """Returns about four equal steps from 0 to `high` or slightly above."""
+    if high <= 0:
+        return [0.0, 1.0]
+    rough = high / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    return [round(step * count, 12) for count in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def render_html(report: Report) -> str:
+    """Escapes all text that comes from rows, models and configurations."""
+    environment = Environment(
+        loader=PackageLoader("pointsman_cli.eval", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["probability"] = probability
+    environment.filters["shade"] = shade
+    plots = [(task, quality_plot(task), latency_plot(task)) for task in report.tasks]
+    return environment.get_template("page.html.j2").render(report=report, plots=plots)
+
+
+def write_html(report: Report, file: Path) -> None:
+    file.write_text(render_html(report), encoding="utf-8")
+
+
+def shade(count: int, confusion: Confusion, row: int) -> int:
+    """Returns the darkness of a cell in percent: its share of the row."""
+    return round(100 * count / (sum(confusion.counts[row]) or 1))

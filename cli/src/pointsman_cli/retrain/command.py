@@ -1,0 +1,191 @@
+"""`pointsman retrain`: the command, and the construction of its steps."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.datasets import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.lab import LabJob, lab_facts
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    JsonOption,
+    KeyEnvOption,
+    RedisOption,
+    RetrieverOption,
+    RunningLoraServerOption,
+    UrlOption,
+    api_key,
+    web_url,
+)
+from pointsman_cli.retrain.answers import Gateway
+from pointsman_cli.retrain.data_step import DataStep
+from pointsman_cli.retrain.evaluate_step import EvaluateStep, make_scorer
+from pointsman_cli.retrain.lora_server import Registry, Trainer
+from pointsman_cli.retrain.plan import RetrainPlan, read_plan
+from pointsman_cli.retrain.rendering import ProgressLines, print_run
+from pointsman_cli.retrain.rollout_steps import CanaryStep, PromoteStep
+from pointsman_cli.retrain.run_state import REJECTED, RunFile, RunState, Step, latest_run, run_steps, start_run
+from pointsman_cli.retrain.train_step import CollectionDates, TrainStep
+
+RUNS_FOLDER = "retrain"
+"""In the data directory."""
+REJECTED_EXIT_CODE = 3
+"""Exit code if the new version was rejected, which is not an error."""
+
+STEPS = ("data", "train", "evaluate", "canary", "promote")
+
+StepChoice = Enum("Step", {step: step for step in STEPS}, type=str)  # type: ignore[misc]  # typer shows the values of such
+
+
+class Method(str, Enum):  # noqa: UP042  # typer shows the values of such
+    LORA = "lora"
+    RSLORA = "rslora"
+    QLORA = "qlora"
+    DPO = "dpo"
+
+
+def retrain(
+    task: TaskArgument,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='Also send these to the teacher path: lines of text or {"text": ...}.'),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="Training method; dpo learns from pairs of answers.")] = Method.LORA,
+    stop_after: Annotated[
+        StepChoice | None,
+        typer.Option(help="Stop after this step; run the command again to continue.", show_default=False),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start a new run even if the last one is unfinished.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show the state of the last run and do nothing.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    datasets: DatasetsOption = None,
+    url: UrlOption = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    redis: RedisOption = "",
+    retriever: RetrieverOption = "",
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Retrain a task's adapter: build data, train, evaluate, canary, then promote or reject it with the reason.
+
+    If it was interrupted, killed or stopped by --stop-after, the same command continues. Exit code 3: rejected.
+    """
+    at = DataDir.at(data_dir)
+    runs_folder = at.folder / RUNS_FOLDER / task
+    last = latest_run(runs_folder)
+    if status:
+        _show(last, task, as_json)
+        return
+    wish = RetrainRequest(
+        task,
+        config_folder_of(config, at),
+        datasets_folder(datasets, at),
+        prompts,
+        method.value,
+        stop_after.value if stop_after else "",
+    )
+    addresses = Addresses.of(at, url, redis, retriever, lora_server)
+    plan = run_interruptibly(read_plan(wish.config, task, at))
+    going_on = last is not None and not last.state.outcome and not restart
+    if going_on and last is not None and last.state.method != method.value:
+        raise UsageError(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
+    run_file = last if going_on and last is not None else start_run(runs_folder, task, method.value, STEPS)
+    console = Console(stderr=True)
+    console.print(f"{'continues' if going_on else 'starts'} run {run_file.state.run}", style="dim", highlight=False)
+    ended = run_interruptibly(
+        run_retraining(plan, wish, run_file, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
+    if ended.outcome == REJECTED:
+        raise typer.Exit(REJECTED_EXIT_CODE)
+
+
+def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
+    if run_file is None:
+        raise UsageError(f"task '{task}' has not been retrained here")
+    if as_json:
+        typer.echo(json.dumps(asdict(run_file.state), indent=2, ensure_ascii=False))
+    else:
+        print_run(run_file.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    url: str
+    redis: str
+    """Empty: there is no request log, so the data comes from examples and the teacher only."""
+    retriever: str
+    lora_server: str
+
+    @classmethod
+    def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
+        """Uses the given addresses, else those of the running `pointsman up`; raises UsageError if there are none."""
+        running = read_run(data_dir.run_file)
+        if running is not None:
+            url, redis = url or running.http, redis or running.redis_url
+            retriever, lora_server = retriever or running.retriever, lora_server or running.lora_server
+        if not url or not lora_server:
+            raise UsageError("nothing runs here; name the gateway with --url and the lora-server with --lora-server")
+        return cls(web_url(url), redis, retriever, lora_server)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainRequest:
+    task: str
+    config: Path
+    data: Path
+    texts: Path | None
+    method: str
+    until: str
+
+
+async def run_retraining(
+    plan: RetrainPlan,
+    wish: RetrainRequest,
+    run_file: RunFile,
+    data_dir: DataDir,
+    addresses: Addresses,
+    gateway: Gateway,
+    console: Console,
+) -> RunState:
+    """Runs or continues a run; raises CommandError or PointsmanError, after which the run can be continued."""
+    lines = ProgressLines(console)
+    registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")
+    arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]
+    if addresses.redis:
+        arguments += ["--redis", addresses.redis]
+
+    async def build(taught: Path | None) -> dict[str, Any]:
+        more = ["--teacher-answers", str(taught)] if taught else []
+        return await lab_facts(LabJob([*arguments, *more], data_dir, as_json=True))
+
+    async with gateway.open() as client:
+        scorer = make_scorer(wish.task, plan.metric, client)
+        steps: Sequence[Step] = (
+            DataStep(plan, wish.method, gateway, build, run_file.folder, wish.texts, lines.count),
+            TrainStep(
+                plan,
+                wish.method,
+                Trainer(addresses.lora_server, lines.training),
+                registry,
+                CollectionDates(addresses.retriever, "", plan.collections),
+            ),
+            EvaluateStep(plan, gateway, registry, scorer, run_file.folder, lines.count),
+            CanaryStep(plan, registry, lines.count),
+            PromoteStep(plan, registry),
+        )
+        return await run_steps(steps, run_file, registry.retire, lines.say, wish.until)

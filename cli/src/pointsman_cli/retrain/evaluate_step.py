@@ -1,0 +1,198 @@
+"""Step 3: compares the new version with the current one on held-out rows and applies the gates.
+
+The new version must be better by more than chance and may answer only few rows worse.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pointsman_scoring import MetricError, metric_from
+from pointsman_scoring.intervals import Interval, compare, mean_interval
+
+from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.eval.dataset import Row, read_dataset
+from pointsman_cli.eval.plan import JUDGE_METRIC
+from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
+from pointsman_cli.json_lines import numbered, text_of
+from pointsman_cli.retrain.answers import ModelAnswer
+from pointsman_cli.retrain.data_step import AnswerSource
+from pointsman_cli.retrain.plan import GateTerms, RetrainPlan
+from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+from pointsman_cli.retrain.train_step import AliasLookup
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    rows: int
+    incumbent: Interval
+    candidate: Interval
+    gain: Interval
+    p_value: float
+    regressions: int
+    """Rows that the candidate answers worse."""
+    objections: tuple[str, ...]
+    """Empty if the candidate passes."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "objections": list(self.objections)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.candidate.mean:.3f} against {self.incumbent.mean:.3f} on {self.rows} rows: "
+            f"gain {self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}], "
+            f"p {self.p_value:.2g}, {self.regressions} answered worse"
+        )
+
+
+def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
+    """Compares scores (0 to 1) of the same rows in the same order; raises ValueError if there are none."""
+    found = compare(candidate, incumbent, gates.confidence)
+    regressions = sum(new < old for new, old in zip(candidate, incumbent, strict=True))
+    return GateResult(
+        rows=len(candidate),
+        incumbent=mean_interval(incumbent, gates.confidence),
+        candidate=mean_interval(candidate, gates.confidence),
+        gain=found.difference,
+        p_value=found.p_value,
+        regressions=regressions,
+        objections=tuple(_failed_gates(gates, found.difference, regressions / len(candidate))),
+    )
+
+
+def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[str]:
+    if gain.low < gates.least_gain:
+        yield (
+            f"gain {gain.mean:+.3f}, at {gates.confidence:.0%} confidence no more than {gain.low:+.3f} is sure: "
+            f"under {gates.least_gain:+.3f}"
+        )
+    if worse > gates.most_regressions:
+        yield f"{worse:.0%} of the rows are answered worse than now: over {gates.most_regressions:.0%}"
+
+
+def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
+    """`client` calls the gateway, for a metric that asks a model; raises UsageError for an invalid metric."""
+    if JUDGE_METRIC in metric:
+        return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
+    try:
+        return MetricScorer(next(iter(metric), ""), metric_from(metric))
+    except MetricError as error:
+        raise UsageError(f"the metric of task '{task}': {error}") from error
+
+
+def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
+    """Raises UsageError if the metric cannot use a row's label."""
+    if isinstance(scorer, MetricScorer):
+        for row in rows:
+            scorer.check(row)
+
+
+async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[ModelAnswer]) -> list[float | None]:
+    """Returns scores from 0 to 1: 0 for a failed request, None if the judge gave no score; raises CommandError."""
+    return [
+        0.0 if answer.error else (await scorer.judge(row, answer.text)).score
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
+MAX_WORSE_ROWS = 5
+"""Number of worse rows to keep in the state file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRow:
+    """A row with both answers and their scores."""
+
+    row: Row
+    now: ModelAnswer
+    new: ModelAnswer
+    old_score: float
+    new_score: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "asked": self.row.text,
+            "expected": self.row.output if self.row.output is not None else self.row.facts,
+            "now": self.now.text,
+            "new": self.new.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateStep:
+    plan: RetrainPlan
+    gateway: AnswerSource
+    registry: AliasLookup
+    scorer: Scorer
+    folder: Path
+    """Folder of the run."""
+    progress: Callable[[str, int, int], None]
+    name: str = "evaluate"
+
+    async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
+        rows = heldout_rows(self.plan, state)
+        check_rows(self.scorer, rows)
+        incumbent = await self._incumbent()
+        marked = await self._marked(rows, incumbent, state.version)
+        found = apply_gates(self.plan.gates, [one.old_score for one in marked], [one.new_score for one in marked])
+        worse = [one.as_json() for one in marked if one.new_score < one.old_score]
+        facts = {
+            "compared_with": incumbent,
+            "decided_by": str(self.plan.heldout or "rows held out of the data set"),
+            **found.as_json(),
+            "worse": worse[:MAX_WORSE_ROWS],
+        }
+        return StepResult(f"{found} ({incumbent})", {"examination": facts}, "; ".join(found.objections))
+
+    async def _incumbent(self) -> str:
+        if self.plan.incumbent:
+            return self.plan.incumbent
+        return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
+
+    async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
+        """Leaves out rows without a score from the judge; raises CommandError if none is left."""
+        theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
+        ours = await self._ask(version, self.plan.asking, rows, f"asking {version}")
+        old, new = await score_answers(self.scorer, rows, theirs), await score_answers(self.scorer, rows, ours)
+        marked = [
+            ScoredRow(row, now, later, before, after)
+            for row, now, later, before, after in zip(rows, theirs, ours, old, new, strict=True)
+            if before is not None and after is not None
+        ]
+        if not marked:
+            raise CommandError("the judge could say nothing of any answer")
+        return marked
+
+    async def _ask(self, model: str, asking: Facts, rows: Sequence[Row], what: str) -> list[ModelAnswer]:
+        return await self.gateway.answers(
+            model,
+            asking,
+            [row.messages for row in rows],
+            self.folder / "heldout_answers.jsonl",
+            lambda done, total: self.progress(what, done, total),
+        )
+
+
+def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
+    """Raises UsageError if the configured file is invalid, and CommandError if there are no held-out rows."""
+    if plan.heldout:
+        rows = read_dataset(plan.heldout, plan.task).rows
+        return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]
+    found = _of_data_set(Path(state.facts("data")["folder"]) / "heldout.jsonl", plan.task)
+    if not found:
+        raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.heldout")
+    return found
+
+
+def _of_data_set(file: Path, task: str) -> list[Row]:
+    return [_row(str(number), task, json.loads(line)) for number, line in numbered(text_of(file))]
+
+
+def _row(number: str, task: str, read: dict[str, Any]) -> Row:
+    if "messages" in read:
+        *asked, answer = read["messages"]
+        return Row(number, task, tuple(asked), answer["content"], None)
+    return Row(number, task, ({"role": "user", "content": read["text"]},), read["output"], None)

@@ -1,0 +1,94 @@
+"""Steps 4 and 5: try the new version as a canary, then move the alias to it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_cli.retrain.plan import CanaryTerms, RetrainPlan
+from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+
+POLL_SECONDS = 2.0
+"""Two polls span at least one canary analysis of the lora-server, which runs each second."""
+
+
+@dataclass(frozen=True, slots=True)
+class AliasState:
+    """Where an alias points, and its canary."""
+
+    stable: str
+    canary: str
+    requests: int
+    """Requests that the canary has answered."""
+
+
+class CanaryRegistry(Protocol):
+    async def standing(self, alias: str) -> AliasState | None:
+        """Returns None if the alias does not exist."""
+        ...
+
+    async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None: ...
+    async def end_canary(self, alias: str) -> None: ...
+    async def why_taken_back(self, alias: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryStep:
+    plan: RetrainPlan
+    registry: CanaryRegistry
+    progress: Callable[[str, int, int], None]
+    look_seconds: float = POLL_SECONDS
+    name: str = "canary"
+
+    async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
+        alias, version, terms = self.plan.alias, state.version, self.plan.canary
+        standing = await self.registry.standing(alias)
+        if standing is None:
+            return StepResult(f"skipped: {alias} points to nothing yet", {"stable": ""}, skipped=True)
+        facts = state.facts(self.name)
+        if "since" not in facts:
+            facts = {"since": time.time(), "stable": standing.stable}
+            note(facts)
+        if standing.stable == version:
+            return StepResult(f"{alias} points to {version} already", facts)
+        if standing.canary != version and not facts.get("set"):
+            await self.registry.set_canary(alias, version, terms, str(facts["stable"]))
+            note({"set": True})
+        return await self._wait(version, float(facts["since"]), facts)
+
+    async def _wait(self, version: str, since: float, facts: Facts) -> StepResult:
+        alias, terms, enough = self.plan.alias, self.plan.canary, 0
+        while True:
+            standing = await self.registry.standing(alias)
+            if standing is None or standing.canary != version:
+                reason = f"the canary was taken back: {await self.registry.why_taken_back(alias)}"
+                return StepResult(reason, facts, reason)
+            self.progress(f"canary at {terms.weight:.0%}", standing.requests, terms.least_requests)
+            enough = enough + 1 if standing.requests >= terms.least_requests else 0
+            if enough == 2:
+                said = f"{standing.requests} requests answered at {terms.weight:.0%}, and not taken back"
+                return StepResult(said, {**facts, "requests": standing.requests})
+            if time.time() - since > terms.most_minutes * 60:
+                await self.registry.end_canary(alias)
+                reason = f"{standing.requests} of {terms.least_requests} requests in {terms.most_minutes:g} minutes"
+                return StepResult(reason, facts, reason)
+            await asyncio.sleep(self.look_seconds)
+
+
+class AliasMover(Protocol):
+    async def move(self, alias: str, version: str, expected: str) -> None:
+        """Moves an alias; idempotent. `expected` is the version that it must point to now, empty for any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteStep:
+    plan: RetrainPlan
+    registry: AliasMover
+    name: str = "promote"
+
+    async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
+        before = str(state.facts("canary").get("stable", ""))
+        await self.registry.move(self.plan.alias, state.version, before)
+        return StepResult(f"{self.plan.alias} -> {state.version}", {"before": before, "after": state.version})

@@ -1,0 +1,174 @@
+"""The state of a run, saved atomically after each step, and the runner that executes the steps."""
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pointsman_cli.errors import CommandError
+
+STATE_FILE = "state.json"
+WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skipped", "refused"
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    status: str = WAITING
+    began: float = 0.0
+    """Unix seconds, as `ended`."""
+    ended: float = 0.0
+    facts: Facts = field(default_factory=dict)
+    """Results, and what an unfinished step needs to continue."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in (DONE, SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    run: str
+    """Start time: "20261125T221500Z"."""
+    task: str
+    method: str
+    steps: Mapping[str, StepState]
+    outcome: str = ""
+    """ "promoted" or "refused"; empty while the run is unfinished."""
+    reason: str = ""
+    """Why the version was rejected."""
+
+    def facts(self, step: str) -> Facts:
+        return self.steps[step].facts
+
+    @property
+    def version(self) -> str:
+        """The trained version; empty before training."""
+        return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
+
+    def with_step(self, name: str, **changed: Any) -> "RunState":
+        return replace(self, steps={**self.steps, name: replace(self.steps[name], **changed)})
+
+
+class RunFile:
+    """The state file of one run."""
+
+    def __init__(self, folder: Path, state: RunState) -> None:
+        self.folder = folder
+        self.state = state
+
+    def begin(self, step: str) -> None:
+        self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
+
+    def note(self, step: str, facts: Facts) -> None:
+        """Saves facts that the step needs if it is interrupted."""
+        self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
+
+    def end(self, step: str, status: str, facts: Facts) -> None:
+        facts = {**self.state.facts(step), **facts}
+        self._put(self.state.with_step(step, status=status, ended=time.time(), facts=facts))
+
+    def close(self, outcome: str, reason: str = "") -> None:
+        self._put(replace(self.state, outcome=outcome, reason=reason))
+
+    def _put(self, state: RunState) -> None:
+        self.state = state
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f".{STATE_FILE}.{os.getpid()}"
+        unfinished.write_text(json.dumps(asdict(state), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        unfinished.replace(self.folder / STATE_FILE)
+
+
+def start_run(runs_folder: Path, task: str, method: str, steps: tuple[str, ...]) -> RunFile:
+    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    run_file = RunFile(runs_folder / name, RunState(name, task, method, {step: StepState() for step in steps}))
+    run_file.close("")  # makes the run visible at once
+    return run_file
+
+
+def latest_run(runs_folder: Path) -> RunFile | None:
+    """Returns the newest run of a task, None if there is none; raises CommandError if its file cannot be read."""
+    files = sorted(runs_folder.glob(f"*/{STATE_FILE}"))
+    if not files:
+        return None
+    try:
+        read = json.loads(files[-1].read_text("utf-8"))
+        steps = {name: StepState(**step) for name, step in read.pop("steps").items()}
+        return RunFile(files[-1].parent, RunState(steps=steps, **read))
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandError(f"{files[-1]} cannot be read ({error}); --restart begins a new run") from error
+
+
+PROMOTED, REJECTED = "promoted", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The result of a step."""
+
+    said: str
+    """One line for the terminal."""
+    facts: Facts
+    refusal: str = ""
+    """Why the run is rejected; empty if it continues."""
+    skipped: bool = False
+
+
+class Step(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
+        """Runs or continues the step; facts saved by `note` before an interruption are in the state.
+
+        Raises CommandError or PointsmanError; then the step runs again when the run is continued.
+        """
+        ...
+
+
+Retire = Callable[[str, str], Awaitable[None]]
+"""Retires a version with a reason; idempotent."""
+
+
+async def run_steps(
+    steps: Sequence[Step], run_file: RunFile, retire: Retire, tell: Callable[[str], None], until: str = ""
+) -> RunState:
+    """Runs the steps to the end, or up to and including the step `until`."""
+    for step in steps:
+        status = run_file.state.steps[step.name].status
+        if status == REFUSED:
+            break  # the run was interrupted before the version was retired
+        if not run_file.state.steps[step.name].is_over and await _run_step(step, run_file, tell):
+            break
+        if step.name == until:
+            return run_file.state
+    else:
+        run_file.close(PROMOTED)
+        return run_file.state
+    return await _reject_run(run_file, retire, tell)
+
+
+async def _run_step(step: Step, run_file: RunFile, tell: Callable[[str], None]) -> bool:
+    """Returns whether the step rejects the version."""
+    run_file.begin(step.name)
+    taken = await step.take(run_file.state, lambda facts: run_file.note(step.name, facts))
+    reason = {"refusal": taken.refusal} if taken.refusal else {}
+    status = REFUSED if taken.refusal else SKIPPED if taken.skipped else DONE
+    run_file.end(step.name, status, {**taken.facts, **reason})
+    tell(f"{step.name}: {taken.said}")
+    return bool(taken.refusal)
+
+
+async def _reject_run(run_file: RunFile, retire: Retire, tell: Callable[[str], None]) -> RunState:
+    state = run_file.state
+    reason = next(str(step.facts["refusal"]) for step in state.steps.values() if step.status == REFUSED)
+    if state.version:
+        await retire(state.version, reason)
+    run_file.close(REJECTED, reason)
+    tell(f"refused: {reason}" + (f"; {state.version} is retired" if state.version else ""))
+    return run_file.state

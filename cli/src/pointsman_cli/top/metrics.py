@@ -1,0 +1,128 @@
+"""Parses /metrics, keeps a time window of scrapes, and computes quantiles of histograms."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Labels = tuple[tuple[str, str], ...]
+"""Sorted by name."""
+Samples = Mapping[str, Mapping[Labels, float]]
+"""By sample name: "pointsman_requests_total", "pointsman_in_flight"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    at: float  # time.monotonic()
+    samples: Samples
+
+    def value(self, name: str) -> float | None:
+        """Returns the sum of a metric's series; None if there are none."""
+        series = self.samples.get(name)
+        return sum(series.values()) if series else None
+
+
+def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
+    """Parses only samples whose names start with one of `wanted`: a gateway may report thousands.
+
+    Raises ValueError if there is none, or the text is not in the Prometheus format.
+    """
+    lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
+    if not lines:
+        raise ValueError("it tells nothing of Pointsman's")
+    samples: dict[str, dict[Labels, float]] = {}
+    for family in text_string_to_metric_families(lines):
+        for sample in family.samples:
+            samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = float(sample.value)
+    return Scrape(at, samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """None if nothing was observed."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+    @classmethod
+    def of(cls, buckets: Mapping[float, float]) -> "Quantiles":
+        """`buckets` maps each upper edge, including infinity, to the number of observations at or below it."""
+        return cls(*(quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
+
+
+def quantile(buckets: Mapping[float, float], share: float) -> float | None:
+    """Interpolates as Prometheus's `histogram_quantile`: linearly between edges, up to the highest finite edge."""
+    edges = sorted(buckets)
+    if not edges or buckets[edges[-1]] <= 0:
+        return None
+    rank = share * buckets[edges[-1]]
+    lower, below = 0.0, 0.0
+    for edge in edges:
+        if buckets[edge] >= rank and buckets[edge] > below:
+            if edge == inf:
+                return lower
+            return lower + (edge - lower) * (rank - below) / (buckets[edge] - below)
+        lower, below = edge, buckets[edge]
+    return lower
+
+
+_COUNTERS = ("_total", "_bucket", "_count", "_sum")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The change from one scrape to the next."""
+
+    ended: float
+    seconds: float
+    growth: dict[str, dict[Labels, float]]  # only of counters that grew
+
+
+class Window:
+    def __init__(self, length: float) -> None:
+        """`length` is in seconds; the last step is kept whole even if it is longer."""
+        self._length = length
+        self._steps: deque[_Step] = deque()
+        self.latest: Scrape | None = None
+
+    def add(self, scrape: Scrape) -> None:
+        if self.latest is not None:
+            growth = _growth(self.latest.samples, scrape.samples)
+            self._steps.append(_Step(scrape.at, scrape.at - self.latest.at, growth))
+        while len(self._steps) > 1 and self._steps[0].ended <= scrape.at - self._length:
+            self._steps.popleft()
+        self.latest = scrape
+
+    @property
+    def seconds(self) -> float:
+        """The time that the figures cover; 0 until there are two scrapes."""
+        return sum(step.seconds for step in self._steps)
+
+    def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Yields labels and growth; the same labels may occur several times."""
+        for step in self._steps:
+            for labels, amount in step.growth.get(name, {}).items():
+                yield dict(labels), amount
+
+    def total(self, name: str) -> float:
+        return sum(amount for _, amount in self.growth(name))
+
+
+def _growth(before: Samples, after: Samples) -> dict[str, dict[Labels, float]]:
+    """Computes growth like Prometheus's `increase`, but exactly: a new or reset counter started at 0."""
+    growth: dict[str, dict[Labels, float]] = {}
+    for name, series in after.items():
+        if not name.endswith(_COUNTERS):
+            continue
+        old = before.get(name, {})
+        grown = {}
+        for labels, value in series.items():
+            was = old.get(labels, 0.0)
+            if amount := value - was if value >= was else value:
+                grown[labels] = amount
+        if grown:
+            growth[name] = grown
+    return growth

@@ -1,0 +1,152 @@
+"""Starts all services in order, and shows the progress and a summary."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pointsman_cli.adapters.registration import list_registered, register_adapter
+from pointsman_cli.data_dir import DataDir, Run
+from pointsman_cli.documents import Document, read_documents, upsert
+from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
+from pointsman_cli.example import Example
+from pointsman_cli.up import valkey
+from pointsman_cli.up.addresses import Addresses
+from pointsman_cli.up.plan import Plan, Service
+from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
+from pointsman_cli.up.readiness import wait_for_engine, wait_for_http, wait_for_valkey, wait_until_serving
+from pointsman_cli.up.supervisor import Supervisor
+
+
+class StartupOutput:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Shows that a step is running; yields a function for status messages. Without a terminal: plain lines."""
+        began = time.monotonic()
+        if not self._console.is_terminal:
+            self.say(f"{name} ...")
+            yield _once_each(lambda detail: self.say(f"{name}: {detail}"))
+        else:
+            with self._console.status(escape(name)) as status:
+                yield lambda detail: status.update(f"{escape(name)} [dim]{escape(detail)}[/dim]")
+        self._console.print(f"[green]ok[/green] {escape(name)} [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+    def summary(self, run: Run, adapters: Sequence[str]) -> None:
+        table = Table(box=None, pad_edge=False)
+        for column in ("process", "pid", "address", "log"):
+            table.add_column(column, overflow="fold", justify="right" if column == "pid" else "left")
+        for name, process in run.processes.items():
+            table.add_row(name, str(process.pid), process.address, process.log)
+        table.add_row("engine", "", run.engine, "", style="dim")
+        self._console.print()
+        self._console.print(table)
+        self.say(f"\nadapters: {', '.join(adapters) or 'none'}")
+        self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
+        self.say(f"console: {run.http}/console")
+        if prometheus := run.processes.get(PROMETHEUS):
+            self.say(f"Prometheus: http://{prometheus.address}")
+        self.say("")
+        self._console.print(_example_curl(run.http), markup=False, highlight=False, soft_wrap=True)
+        self.say('\nor: pointsman ask "..."   pointsman route "..."   Stop with Ctrl-C.')
+
+
+def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
+    said: set[str] = set()
+
+    def say_new(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_new
+
+
+def _example_curl(url: str) -> str:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "May I bring a bicycle?"}]})
+    return f"curl -i {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """Everything that is decided before the first process starts."""
+
+    example: Example
+    data_dir: DataDir
+    engine: EngineEnvironment
+    python: str  # of the services' environment
+    addresses: Addresses
+    plan: Plan
+
+
+async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
+    """Starts, fills and checks all services; returns the registered adapters as text.
+
+    Raises if one does not come up; the supervisor then stops what was started.
+    """
+    documents = {name: read_documents([folder]) for name, folder in setup.example.collections.items()}
+    await _prepare_models(setup, screen)
+    plan = setup.plan
+    for service in plan.in_order:
+        _rotate_log(service)
+    valkey.prepare_folders(setup.data_dir)
+    with screen.step("valkey"):
+        await supervisor.start(plan.valkey)
+        await supervisor.unless_one_dies(wait_for_valkey(plan.valkey.address))
+    for service in (
+        plan.retriever,
+        plan.lora_server,
+        plan.gateway,
+    ):  # the engine takes longest to start, so it starts first
+        await supervisor.start(service)
+    with screen.step("retriever"):
+        await supervisor.unless_one_dies(wait_until_serving(plan.retriever.address, "retriever"))
+    for collection, texts in documents.items():
+        with screen.step(f"collection {collection}") as say:
+            await supervisor.unless_one_dies(_ingest_collection(plan.retriever.address, collection, texts, say))
+    with screen.step("lora-server"):
+        await supervisor.unless_one_dies(wait_until_serving(plan.lora_server.address, "lora-server"))
+    with screen.step("engine") as say:
+        await supervisor.unless_one_dies(wait_for_engine(plan.lora_server.address, say))
+    for adapter in setup.example.adapters:
+        with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
+            await supervisor.unless_one_dies(register_adapter(plan.lora_server.address, adapter, {}))
+    with screen.step("gateway"):
+        await supervisor.unless_one_dies(wait_until_serving(plan.gateway_grpc, "gateway"))
+        await supervisor.unless_one_dies(wait_for_http(f"http://{plan.gateway.address}"))
+    if plan.prometheus is not None:
+        write_configuration(setup.data_dir, setup.addresses)
+        with screen.step(PROMETHEUS):
+            await supervisor.start(plan.prometheus)
+            await supervisor.unless_one_dies(wait_for_prometheus(plan.prometheus.address))
+    return [str(adapter) for adapter in await list_registered(plan.lora_server.address)]
+
+
+async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
+    name = setup.example.base_model
+    with screen.step(f"base model {name}") as say:
+        await prepare_base_model(name, setup.data_dir, setup.engine, say)
+    with screen.step("embedding model") as say:
+        await prepare_embedding_model(setup.python, setup.data_dir, say)
+
+
+async def _ingest_collection(
+    address: str, collection: str, texts: Sequence[Document], say: Callable[[str], None]
+) -> None:
+    await upsert(address, collection, texts, lambda documents: say(f"{documents} of {len(texts)} documents"))
+
+
+def _rotate_log(service: Service) -> None:
+    """Keeps the log of the previous run as a second file."""
+    if service.log.exists():
+        service.log.replace(service.log.with_suffix(".log.1"))

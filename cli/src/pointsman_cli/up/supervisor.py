@@ -1,0 +1,219 @@
+"""Starts processes, restarts those that die, and stops them within a bounded time."""
+
+import asyncio
+import fcntl
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from pointsman_cli.data_dir import make_private
+from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.process_tree import kill_processes, process_tree
+from pointsman_cli.processes import describe_exit, launch_command
+from pointsman_cli.up.plan import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a restart: doubled after each death, reset after `calm` seconds without one."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    calm: float = 60.0
+
+    def after(self, previous: float, lived: float) -> float:
+        if previous == 0 or lived >= self.calm:
+            return self.first
+        return min(previous * 2, self.longest)
+
+
+class Child:
+    def __init__(self, service: Service, guard: int = -1) -> None:
+        """`guard` is the pipe to the reaper into which each started process writes its pid; -1: none."""
+        self.service = service
+        self._guard = guard
+        self._process: asyncio.subprocess.Process | None = None
+        self._started_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Of the current or last process."""
+        return self._running().pid
+
+    async def start(self) -> None:
+        self.service.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.service.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *launch_command(self.service.program, self._guard),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.service.environment},
+                start_new_session=True,  # Ctrl-C at the terminal must reach `up` only
+                pass_fds=[self._guard] if self._guard >= 0 else (),
+            )
+        self._started_at = time.monotonic()
+
+    async def ended(self) -> str:
+        """Waits for the process to end; returns "exit code 1", "killed by SIGKILL" or the like."""
+        return describe_exit(await self._running().wait())
+
+    async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
+        """Restarts the process whenever it dies, until cancelled."""
+        delay = 0.0
+        while True:
+            how = await self.ended()
+            delay = backoff.after(delay, lived=time.monotonic() - self._started_at)
+            say(f"{self.service.name} died ({how}); starting it again in {delay:g} s")
+            await asyncio.sleep(delay)
+            await self.start()
+            say(f"{self.service.name} was started again (pid {self.pid})")
+
+    async def stop(self) -> None:
+        """Sends SIGTERM; after the grace period, SIGKILL to the process and its descendants."""
+        process = self._running()
+        below = process_tree(process.pid)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        try:
+            async with asyncio.timeout(self.service.grace):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            kill_processes(below)
+        await process.wait()
+
+    def _running(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, f"{self.service.name} was not started"
+        return self._process
+
+
+T = TypeVar("T")
+
+REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
+
+
+class Supervisor:
+    def __init__(self, guard: int = -1) -> None:
+        """`guard` as in Child."""
+        self._guard = guard
+        self.children: list[Child] = []
+
+    async def start(self, service: Service) -> Child:
+        child = Child(service, self._guard)
+        await child.start()
+        self.children.append(child)
+        return child
+
+    async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits `work`; raises CommandError with the last log line if a child dies first."""
+        working = asyncio.ensure_future(work)
+        endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
+        try:
+            await asyncio.wait({working, *endings}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return await working
+            ending, child = next((ending, child) for ending, child in endings.items() if ending.done())
+            service = child.service
+            said = f": {last}" if (last := last_line(service.log)) else ""
+            raise CommandError(f"{service.name} did not start ({ending.result()}{said}); its log is {service.log}")
+        finally:
+            for task in (working, *endings):
+                task.cancel()
+            await asyncio.gather(working, *endings, return_exceptions=True)
+
+    async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
+        """Restarts all children until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for child in self.children:
+                tasks.create_task(child.keep_running(say, backoff))
+
+    async def stop(self, say: Callable[[str], None]) -> None:
+        """Stops the children in reverse order, each even if stopping another one fails or is cancelled."""
+        while self.children:
+            child = self.children.pop()
+            say(f"stopping {child.service.name}")
+            try:
+                await child.stop()
+            except BaseException:
+                await self.stop(say)
+                raise
+
+
+@asynccontextmanager
+async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
+    """Starts the reaper and yields the pipe for the children's pids; raises UsageError if another `up` runs.
+
+    The reaper shares the lock: after a kill -9 it is released only when the last old process is gone.
+    """
+    with _locked(lock_file) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        read_end, write_end = os.pipe()
+        with os.fdopen(write_end, "wb", buffering=0) as to_reaper:
+            with os.fdopen(read_end) as its_end:
+                guard = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "pointsman_cli.up.reaper", str(grace)),
+                    stdin=its_end,
+                    stdout=asyncio.subprocess.PIPE,
+                    pass_fds=(lock.fileno(),),
+                    start_new_session=True,
+                )
+            assert guard.stdout is not None
+            try:
+                if await guard.stdout.readline() != b"ready\n":
+                    raise CommandError(f"the reaper process did not start (exit code {await guard.wait()})")
+                yield to_reaper.fileno()
+            finally:
+                with suppress(ConnectionError):
+                    to_reaper.write(b"done\n")
+                await guard.wait()
+
+
+def refuse_if_locked(lock_file: Path) -> None:
+    """Raises UsageError if another `up` runs, before its ports are reported as taken."""
+    with _locked(lock_file):
+        pass
+
+
+@contextmanager
+def _locked(lock_file: Path) -> Iterator[TextIO]:
+    try:
+        make_private(lock_file.parent)
+        opened = lock_file.open("a+")
+    except OSError as error:
+        raise UsageError(
+            f"{lock_file} cannot be written: {error.strerror}; name another folder with --data-dir"
+        ) from error
+    with opened as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UsageError(_already_running(lock.read().strip())) from None
+        yield lock
+
+
+def _already_running(pid: str) -> str:
+    if pid.isdigit() and Path(f"/proc/{pid}").exists():
+        return f"pointsman is already running (pid {pid}); stop it with Ctrl-C or `kill {pid}`"
+    return f"an earlier pointsman (pid {pid}) was killed and its processes are still stopping; try again in a moment"
+
+
+def last_line(log: Path) -> str:
+    """Returns the last non-blank line of a log; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,190 @@
+"""The metrics of answers: exact, json_fields, contains, regex and rouge_l."""
+
+import json
+import re
+import unicodedata
+from typing import Any, Protocol
+
+import regex
+from rapidfuzz.distance import Indel
+
+
+class MetricError(ValueError):
+    """A metric's options are not valid, or it cannot use the expected value; the message says why."""
+
+
+class Metric(Protocol):
+    def score(self, answer: str, expected: Any) -> float:
+        """Scores `answer` from 0 to 1.
+
+        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label,
+        whatever the answer is; scoring an empty answer thus checks a label before any answer is paid for.
+        """
+        ...
+
+
+def plain(text: str) -> str:
+    """Normalizes a text for comparison: Unicode NFKC, case folded, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+Leaf = tuple[str, Any]
+"""A type and a value, since True == 1 in Python but not in JSON."""
+
+NOTHING: Any = object()
+"""Stands for a text that is not JSON, since None is JSON's null."""
+
+
+def parsed(text: str) -> Any:
+    """Parses the whole text as JSON; NOTHING if it is not JSON or nested too deep."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def structure(expected: Any) -> Any:
+    """The expected object or array, given as a value or as JSON text; NOTHING if it is anything else."""
+    value = parsed(expected) if isinstance(expected, str) else expected
+    return value if isinstance(value, dict | list) else NOTHING
+
+
+def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
+    """Flattens a value: from the path of keys and positions to each leaf. An empty object or array is a leaf."""
+    found: dict[tuple[str | int, ...], Leaf] = {}
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        where, inner = waiting.pop()
+        if isinstance(inner, dict) and inner:
+            waiting += [((*where, key), item) for key, item in inner.items()]
+        elif isinstance(inner, list) and inner:
+            waiting += [((*where, index), item) for index, item in enumerate(inner)]
+        else:
+            found[where] = _leaf(inner)
+    return found
+
+
+def _leaf(value: Any) -> Leaf:
+    if isinstance(value, dict | list):
+        return type(value).__name__, ()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number", value
+    return type(value).__name__, value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+class Exact:
+    """1 if the answer equals the label, otherwise 0. JSON is compared by value, text without regard to case and
+    spaces."""
+
+    def score(self, answer: str, expected: Any) -> float:
+        wanted = structure(expected)
+        if wanted is not NOTHING:
+            got = parsed(answer)
+            return float(got is not NOTHING and leaves(got) == leaves(wanted))
+        if not isinstance(expected, str):
+            raise MetricError(f"exact compares with a text, an object or an array; the label is {expected!r}")
+        return float(plain(answer) == plain(expected))
+
+
+class Contains:
+    """The fraction of the expected facts that the answer contains, without regard to case and spaces.
+
+    A fact is a text, or a list of alternative texts. It must be a separate word: "5 days" is not contained in "15
+    days", nor "2 dollars" in "2.40 dollars".
+    """
+
+    def score(self, answer: str, expected: Any) -> float:
+        facts = [_ways_to_say(fact) for fact in (expected if isinstance(expected, list) else [expected])]
+        if not facts:
+            raise MetricError("contains looks for facts; the label names none")
+        text = plain(answer)
+        return sum(any(_stands_in(text, way) for way in ways) for ways in facts) / len(facts)
+
+
+def _ways_to_say(fact: Any) -> list[str]:
+    ways = fact if isinstance(fact, list) else [fact]
+    if not ways or not all(isinstance(way, str) and plain(way) for way in ways):
+        raise MetricError(f"a fact is a text that is not empty, or a list of such texts; the label has {fact!r}")
+    return [plain(way) for way in ways]
+
+
+def _stands_in(text: str, way: str) -> bool:
+    before = r"(?<!\w)(?<!\d[.,])" if way[0].isalnum() else ""
+    after = r"(?!\w)(?![.,]\d)" if way[-1].isalnum() else ""
+    return re.search(before + re.escape(way) + after, text) is not None
+
+
+class JsonFields:
+    """F1 over the flattened fields: a missing field costs as much as an invented one. An answer that is not JSON scores
+    0."""
+
+    def score(self, answer: str, expected: Any) -> float:
+        structured = structure(expected)
+        if structured is NOTHING:
+            raise MetricError(f"json_fields compares with an object or an array; the label is {expected!r}")
+        got, wanted = parsed(answer), leaves(structured)
+        if got is NOTHING:
+            return 0.0
+        found = leaves(got)
+        right = sum(where in found and found[where] == leaf for where, leaf in wanted.items())
+        return 2 * right / (len(found) + len(wanted))
+
+
+_SECONDS = 0.05  # answers are untrusted: a pattern that takes longer than this does not match
+
+
+class Regex:
+    """Without a label, 1 if the pattern is found. With a label, 1 if the last match equals it.
+
+    The match is the pattern's first group, or the whole match without one: r"total is (\\S+)" extracts the sum from an
+    answer that reasons before it. Compared without regard to case and spaces.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        """Raises MetricError if `pattern` is not a valid regular expression."""
+        try:
+            self._pattern = regex.compile(pattern)
+        except regex.error as error:
+            raise MetricError(f"regex: bad pattern {pattern!r}: {error}") from error
+
+    def score(self, answer: str, expected: Any) -> float:
+        if expected is not None and not isinstance(expected, str):
+            raise MetricError(f"regex compares what it finds with a text; the label is {expected!r}")
+        found = self._last(answer)
+        if found is None:
+            return 0.0
+        return float(expected is None or plain(found) == plain(expected))
+
+    def _last(self, answer: str) -> str | None:
+        last = None
+        try:
+            for match in self._pattern.finditer(answer, timeout=_SECONDS):
+                last = match
+        except TimeoutError:
+            return None
+        if last is None:
+            return None
+        return (last[1] if self._pattern.groups else last[0]) or ""
+
+
+_WORDS = re.compile(r"\w+")
+
+
+class RougeL:
+    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
+
+    It is computed as RapidFuzz's normalized Indel similarity of the two sequences of words.
+    """
+
+    def score(self, answer: str, expected: Any) -> float:
+        if not isinstance(expected, str) or not _WORDS.search(expected):
+            raise MetricError(f"rouge_l compares with a text that has words; the label is {expected!r}")
+        return float(Indel.normalized_similarity(_words(answer), _words(expected)))
+
+
+def _words(text: str) -> list[str]:
+    return _WORDS.findall(plain(text))

@@ -1,0 +1,166 @@
+"""A Redis client with a time limit for each call and a circuit breaker in front of all of them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from pointsman_servicekit.eager import in_task
+from pointsman_servicekit.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 0.05
+"""Seconds that a call may take; after that Redis counts as down."""
+
+MAX_LATE_LOOKS = 6
+"""Iterations of the event loop after the time limit in which a result that has already arrived is still accepted.
+
+redis-py needs as many to deliver one. On an idle loop they take no time.
+"""
+MAX_LATE_LOOK_SECONDS = 0.12
+"""Seconds that these iterations may take, over all attempts of a call together."""
+
+MAX_ATTEMPTS = 3
+"""Attempts of a call while Redis is up: on a busy machine one can exceed the time limit by chance."""
+
+MAX_CALL_SECONDS = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
+"""The longest that a call takes in seconds, plus at most one iteration of the event loop for each attempt."""
+
+COOLDOWN = 1.0
+"""Seconds after a failure in which calls fail at once; then one call is let through as a probe."""
+
+MAX_CONCURRENT_CALLS = 8
+"""Calls at the same time, each on its own connection."""
+
+Answer = TypeVar("Answer")
+
+
+class BoundedRedis:
+    """Calls must be idempotent: one may be repeated, and may still reach Redis after it has timed out here."""
+
+    def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
+        """`redis` must decode responses. `tell` is called at each change between up (True) and down (False)."""
+        self.client: Any = redis  # its type stubs describe neither the decoded nor the awaited results
+        self._deadline = deadline
+        self._tell = tell
+        self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+        self._up = True
+        self._probing = False
+        self._resting_until = 0.0
+
+    async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Raises Unavailable ("redis_unavailable"), during the cooldown at once, otherwise after the time limit."""
+        await in_task()  # what follows sets a timeout
+        async with self._places:
+            return await self._call(call)
+
+    async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        if self._up:
+            return await self._try(call, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS)
+        if self._probing or asyncio.get_running_loop().time() < self._resting_until:
+            raise _unavailable("it did not a moment ago")
+        self._probing = True
+        try:
+            return await self._try(call, 1, MAX_LATE_LOOK_SECONDS)
+        finally:
+            self._probing = False
+
+    async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
+        """`look` is the seconds left for results that arrive after the time limit."""
+        due = asyncio.get_running_loop().time() + self._deadline
+        try:
+            answer = await self._by(due, due + look, call)
+        except TimeoutError as error:
+            if tries > 1:
+                late = asyncio.get_running_loop().time() - due
+                return await self._try(call, tries - 1, look - late)
+            why = f"nothing within {self._deadline * 1000:.0f} ms"
+            self._failed(why)
+            raise _unavailable(why) from error
+        except (RedisError, OSError) as error:
+            self._failed(str(error))
+            raise _unavailable(str(error)) from error
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        if not self._up:
+            log.info("Redis answers again")
+            self._up = True
+            self._tell(True)
+
+    def _failed(self, why: str) -> None:
+        self._resting_until = asyncio.get_running_loop().time() + COOLDOWN
+        if self._up:
+            log.warning("Redis does not answer: %s", why)
+            self._up = False
+            self._tell(False)
+
+    async def _by(self, due: float, latest: float, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        cancellations = pending_cancellations()
+        async with _listening(due, latest):
+            answer = await call()
+        if pending_cancellations() > cancellations:
+            raise asyncio.CancelledError
+        return answer
+
+
+@asynccontextmanager
+async def _listening(due: float, latest: float) -> AsyncIterator[None]:
+    """Like `asyncio.timeout_at(due)`, but a result that arrived in time is not lost because the event loop was busy.
+
+    It gives up at `latest`.
+    """
+    async with asyncio.timeout(None) as limit:
+        ear = _Ear(limit, due, latest)
+        try:
+            yield
+        finally:
+            ear.timer.cancel()
+
+
+class _Ear:
+    def __init__(self, limit: asyncio.Timeout, due: float, latest: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._left = MAX_LATE_LOOKS
+        self._latest = latest
+        self.timer: asyncio.Handle = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._left and now < self._latest:
+            self._left -= 1
+            self.timer = self._loop.call_soon(self._look)
+        else:
+            self._limit.reschedule(now)
+
+
+def pending_cancellations() -> int:
+    """The number of cancellation requests that the current task has received.
+
+    If it grew during a call to redis-py, the call has swallowed one: Python 3.11's `asyncio.wait_for`, which redis-py
+    uses, loses a cancellation that arrives together with the result it waits for.
+    """
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _unavailable(why: str) -> Unavailable:
+    return Unavailable(f"Redis does not answer: {why}", code="redis_unavailable", retry_after=COOLDOWN)
+
+
+@asynccontextmanager
+async def open_redis(
+    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT
+) -> AsyncIterator[BoundedRedis]:
+    # The client must not retry by itself: each call has its time limit here.
+    async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
+        yield BoundedRedis(client, tell, deadline)

@@ -1,0 +1,150 @@
+"""Coroutines that run without an asyncio task until they have to wait, for work that mostly never waits.
+
+`EagerRun` runs a coroutine at once, in the frame of its caller. At the first wait there are two cases:
+
+* The coroutine awaits a `Signal`: no task is made. Whoever sets the signal resumes the coroutine, in the same frame.
+* It awaits anything else: the rest becomes an asyncio task, to the coroutine's end.
+
+Python 3.12 has eager tasks, which do the second; they still resume by a turn of the event loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from types import CoroutineType
+from typing import Any, cast
+
+
+class Signal:
+    """An event for one waiting coroutine. Setting it resumes an eager coroutine before `set` returns."""
+
+    __slots__ = ("_is_set", "_resume")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._resume: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            resume()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._is_set:
+            return
+        if EagerRun.current is not None:
+            yield self
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._resume = lambda: None if future.done() else future.set_result(None)
+        try:
+            yield from future
+        finally:
+            self._resume = None
+
+
+class EagerRun:
+    """One coroutine, in a copy of the context in which this was made.
+
+    The coroutine must not raise: nobody awaits its result. What needs `asyncio.current_task` (`asyncio.timeout` does)
+    must come after `await in_task()`.
+    """
+
+    __slots__ = ("_context", "_is_over", "_signal", "_task", "_work")
+
+    current: "EagerRun | None" = None
+    """The one whose coroutine runs now without a task."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = cast("CoroutineType[Any, Any, None]", work)
+        self._context = copy_context()
+        self._signal: Signal | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    def start(self) -> None:
+        """Returns at the coroutine's first wait, or at its end."""
+        self._step(self._work.send, None)
+
+    def cancel(self) -> None:
+        """Raises CancelledError where the coroutine waits. Does nothing after its end, or from within itself."""
+        if self._is_over or self._work.cr_running:
+            return
+        if self._task is not None:
+            self._task.cancel()
+            return
+        signal, self._signal = self._signal, None
+        if signal is not None:
+            signal._resume = None
+        self._step(self._work.throw, asyncio.CancelledError())
+
+    def _resume(self) -> None:
+        self._signal = None
+        self._step(self._work.send, None)
+
+    def _step(self, step: Callable[[Any], Any], value: Any) -> None:
+        before, EagerRun.current = EagerRun.current, self
+        try:
+            awaited = self._context.run(step, value)
+        except StopIteration:
+            self._is_over = True
+            return
+        except BaseException:
+            self._is_over = True
+            raise
+        finally:
+            EagerRun.current = before
+        if type(awaited) is Signal:
+            self._signal = awaited
+            awaited._resume = self._resume
+        else:
+            self._task = asyncio.get_running_loop().create_task(_rest(self._work, awaited), context=self._context)
+            self._task.add_done_callback(self._end)
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        self._task = None
+        if self._work.cr_frame is None:
+            self._is_over = True
+        else:  # the task was cancelled before its first turn, so the coroutine has not heard of it
+            self._step(self._work.throw, asyncio.CancelledError())
+
+
+async def in_task() -> None:
+    """Makes an eager coroutine a task, if it is none yet."""
+    if EagerRun.current is not None:
+        await asyncio.sleep(0)
+
+
+class _Rest:
+    """Awaits what the coroutine awaits, from `awaited` on."""
+
+    __slots__ = ("_awaited", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self._work = work
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        work, awaited = self._work, self._awaited
+        try:
+            while True:
+                try:
+                    result = yield awaited
+                except BaseException as error:
+                    awaited = work.throw(error)
+                else:
+                    awaited = work.send(result)
+        except StopIteration:
+            return
+
+
+async def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _Rest(work, awaited)

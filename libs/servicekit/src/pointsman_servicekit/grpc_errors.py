@@ -1,0 +1,84 @@
+"""Conversion of errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may
+help."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeAlias, cast
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from pointsman_servicekit.errors import FAMILIES, Internal, PointsmanError, Unavailable
+
+DOMAIN = "pointsman"
+_BY_STATUS = {family.grpc_status: family for family in FAMILIES}
+
+
+def to_status(error: PointsmanError) -> Any:
+    """Converts the error to the argument of `context.abort_with_status`."""
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
+    if error.param:
+        info.metadata["param"] = error.param
+    details = [_packed(info)]
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after))
+        details.append(_packed(retry))
+    return rpc_status.to_status(
+        status_pb2.Status(code=error.grpc_status.value[0], message=error.message, details=details)
+    )
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
+    """Converts the error of a call to `service` back; a transport failure becomes `Unavailable`."""
+    code, message = error.code(), error.details() or ""
+    status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
+    if status is not None:
+        reason, param, retry_after = _read_details(status)
+        if reason:
+            family = _BY_STATUS.get(code, Internal)
+            return family(message, code=reason, param=param, retry_after=retry_after)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _BY_STATUS[code](f"{service} did not answer in time", code="deadline_exceeded")
+    return Unavailable(f"{service} cannot be reached: {message}", code=f"{service}_unavailable", retry_after=1.0)
+
+
+def _read_details(status: status_pb2.Status) -> tuple[str | None, str | None, float | None]:
+    reason = param = retry_after = None
+    for detail in status.details:
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            reason, param = info.reason, info.metadata.get("param")
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    return reason, param, retry_after
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+# None if no servicer has the method. Quoted, since grpcio's classes are generic in their type stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Method: TypeAlias = Any
+"""A servicer's method: a coroutine function or an async generator function of a request and its context."""
+Wrap = Callable[[Method], Method]
+
+
+def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
+    """Wraps the method of a handler: with `unary` if it returns one response, with `stream` if it yields several."""
+    if handler is None:
+        return handler  # an unknown method
+    wires = handler.request_deserializer, handler.response_serializer
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(stream(handler.stream_stream), *wires)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(unary(handler.stream_unary), *wires)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream(handler.unary_stream), *wires)
+    return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), *wires)

@@ -1,0 +1,209 @@
+"""Creates, finds, changes and revokes API keys and tenants in Redis."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, NotFound
+from pointsman_servicekit.keys import records, redis_layout
+from pointsman_servicekit.keys.records import (
+    EVERYTHING,
+    NO_LIMITS,
+    Credential,
+    KeyRecord,
+    KeyScope,
+    Limits,
+    TenantRecord,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 8
+
+CREATE = """
+-- Puts a key in place, and its tenant where it is new. Twice the same is once.
+local keys, index, tenants = KEYS[1], KEYS[2], KEYS[3]
+local digest, id, prefix, record, tenant, tenant_record = unpack(ARGV)
+local there = redis.call('HGET', keys, digest)
+if there then return there == record and 1 or 0 end
+if redis.call('HEXISTS', index, id) == 1 or redis.call('HEXISTS', index, prefix) == 1 then return 0 end
+redis.call('HSETNX', tenants, tenant, tenant_record)
+redis.call('HSET', index, id, digest, prefix, digest)
+redis.call('HSET', keys, digest, record)
+return 1
+"""
+
+CHANGE = """
+-- Puts one record in another's place, unless somebody else has changed it, and tells all gateways. Twice is once.
+local records, epoch = KEYS[1], KEYS[2]
+local field, before, after, channel = unpack(ARGV)
+local there = redis.call('HGET', records, field) or ''
+if there ~= before and there ~= after then return 0 end
+redis.call('HSET', records, field, after)
+redis.call('PUBLISH', channel, redis.call('INCR', epoch))
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """The properties of a key that is to be created."""
+
+    tenant: str
+    name: str = ""
+    scope: KeyScope = EVERYTHING
+    limits: Limits = NO_LIMITS
+    priority: int = 0
+    expires: float | None = None
+    operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key just created, with its credential, which is shown this once and is not stored."""
+
+    credential: Credential
+    record: KeyRecord
+
+
+class KeyStore:
+    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
+        self._redis = redis
+        self._wall = wall
+        self._create = redis.client.register_script(CREATE)
+        self._change = redis.client.register_script(CHANGE)
+
+    async def create(self, order: NewKey) -> IssuedKey:
+        """Raises InvalidArgument if a property of the key is not valid."""
+        made = records.new_credential()
+        record = KeyRecord(
+            id=f"key-{secrets.token_hex(8)}",
+            prefix=made.prefix,
+            digest=records.digest_of(made.text),
+            tenant=order.tenant,
+            name=order.name,
+            scope=order.scope,
+            limits=order.limits,
+            priority=order.priority,
+            created=round(self._wall(), 3),
+            expires=order.expires,
+            operator=order.operator,
+        )
+        tenant = TenantRecord(order.tenant)
+        arguments = [record.digest, record.id, record.prefix, record.to_json(), tenant.name, tenant.to_json()]
+        names = [redis_layout.KEYS, redis_layout.INDEX, redis_layout.TENANTS]
+        if not await self._redis.call(lambda: self._create(keys=names, args=arguments)):
+            raise AlreadyExists("a key of that prefix is there already; try again", code="prefix_taken")
+        return IssuedKey(made, record)
+
+    async def keys(self) -> list[KeyRecord]:
+        """All keys, the oldest first."""
+        read = await self._redis.call(lambda: self._redis.client.hvals(redis_layout.KEYS))
+        return sorted(map(KeyRecord.from_json, read), key=lambda record: record.created)
+
+    async def tenants(self) -> dict[str, TenantRecord]:
+        read = await self._redis.call(lambda: self._redis.client.hgetall(redis_layout.TENANTS))
+        return {name: TenantRecord.from_json(text) for name, text in sorted(read.items())}
+
+    async def find(self, which: str) -> KeyRecord:
+        """Finds a key by its id, its prefix, or a credential, of which only the prefix is used. Raises NotFound."""
+        name = which.split("_")[1] if which.startswith("pm_") else which
+        digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
+        record = await self.by_digest(digest) if digest else None
+        if record is None:
+            shown = name[:40]
+            raise NotFound(f"there is no key '{shown}'; `pointsman keys list` shows all", code="unknown_key")
+        return record
+
+    async def by_digest(self, digest: str) -> KeyRecord | None:
+        text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.KEYS, digest))
+        return KeyRecord.from_json(text) if text else None
+
+    async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
+        """The records of several keys; None for one that does not exist or cannot be parsed."""
+        found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
+        return [_readable(text) if text else None for text in found]
+
+    async def tenant(self, name: str) -> TenantRecord:
+        """The tenant's record; one without limits if the tenant is unknown."""
+        text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
+        return TenantRecord.from_json(text) if text else TenantRecord(name)
+
+    async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
+        """The records of those tenants whose records can be parsed."""
+        asked = list(names)
+        if not asked:
+            return {}
+        found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.TENANTS, asked))
+        read = {name: _readable_tenant(name, text) for name, text in zip(asked, found, strict=True)}
+        return {name: record for name, record in read.items() if record is not None}
+
+    async def revoke(self, which: str) -> KeyRecord:
+        """Revokes a key; idempotent. Raises NotFound."""
+        now = round(self._wall(), 3)
+        return await self._change_key(
+            which, lambda record: record if record.revoked is not None else replace(record, revoked=now)
+        )
+
+    async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
+        """Changes a key's limits. Raises NotFound."""
+        return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
+
+    async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:
+        """Changes a tenant's limits; creates the tenant if it is new."""
+        return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
+
+    async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
+        """Replaces the list of tasks whose answers the tenant allows to be used for training; an empty list withdraws
+        consent.
+
+        Creates the tenant if it is new.
+        """
+        learning = tuple(sorted(set(tasks)))
+        return await self._change_tenant(name, lambda record: replace(record, learning=learning))
+
+    async def _change_tenant(self, name: str, change: Callable[[TenantRecord], TenantRecord]) -> TenantRecord:
+        for _ in range(MAX_ATTEMPTS):
+            before = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
+            changed = change(TenantRecord.from_json(before) if before else TenantRecord(name))
+            if await self._put(redis_layout.TENANTS, name, before or "", changed.to_json()):
+                return changed
+        raise _contended(name)
+
+    async def _change_key(self, which: str, change: Callable[[KeyRecord], KeyRecord]) -> KeyRecord:
+        for _ in range(MAX_ATTEMPTS):
+            record = await self.find(which)
+            changed = change(record)
+            if await self._put(redis_layout.KEYS, record.digest, record.to_json(), changed.to_json()):
+                return changed
+        raise _contended(which)
+
+    async def _put(self, name: str, field: str, before: str, after: str) -> bool:
+        arguments = [field, before, after, redis_layout.CHANGED]
+        names = [name, redis_layout.EPOCH]
+        return bool(await self._redis.call(lambda: self._change(keys=names, args=arguments)))
+
+
+def _readable(text: str) -> KeyRecord | None:
+    try:
+        return KeyRecord.from_json(text)
+    except FailedPrecondition as error:
+        log.error("%s", error.message)
+        return None
+
+
+def _readable_tenant(name: str, text: str | None) -> TenantRecord | None:
+    try:
+        return TenantRecord.from_json(text) if text else TenantRecord(name)
+    except FailedPrecondition as error:
+        log.error("%s", error.message)
+        return None
+
+
+def _contended(which: str) -> FailedPrecondition:
+    return FailedPrecondition(f"others change '{which}' at the same time; try again", code="contended")

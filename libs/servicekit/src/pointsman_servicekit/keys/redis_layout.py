@@ -1,0 +1,93 @@
+"""The Redis keys of API keys, limits and usage. Keys that one script uses share a hash tag, so a cluster stores them in
+one slot."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+A_MINUTE = 60
+A_DAY = 24 * 60 * 60
+
+KEYS = "{pointsman}:keys"
+"""A hash from a credential's digest to the key's record as JSON."""
+
+INDEX = "{pointsman}:keys:index"
+"""A hash from a key's id, and from its prefix, to its credential's digest."""
+
+TENANTS = "{pointsman}:tenants"
+"""A hash from a tenant's name to its record as JSON."""
+
+EPOCH = "{pointsman}:keys:epoch"
+"""A counter, incremented by each change that gateways must apply at once, such as a revocation or other limits."""
+
+CHANGED = "{pointsman}:keys:changed"
+"""The pub/sub channel on which such changes are announced."""
+
+GATEWAYS = "{pointsman}:gateways"
+"""A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""
+
+USAGE = "{pointsman}:usage:"
+"""Followed by a day (YYYYMMDD, UTC): a hash from "TENANT:KEY:COUNTER" to a whole number."""
+
+USAGE_WRITER = "{pointsman}:usage:writer:"
+"""Followed by a gateway's id: the number of the last batch of usage that it wrote, which makes writing idempotent."""
+
+COUNTERS = (
+    "requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars"
+)  # fmt: skip
+"""The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes cached ones."""
+
+
+class Window(StrEnum):
+    """The period over which a limit counts, by Redis's clock; days and months are in UTC."""
+
+    MINUTE = "minute"
+    DAY = "day"
+    MONTH = "month"
+    NOW = "now"
+    """No period: the limit is on what runs at the same time."""
+
+
+WINDOWS = {
+    "requests_per_minute": Window.MINUTE,
+    "tokens_per_minute": Window.MINUTE,
+    "concurrent_streams": Window.NOW,
+    "dollars_per_day": Window.DAY,
+    "dollars_per_month": Window.MONTH,
+}
+"""The window of each limit."""
+
+WHOLE_TENANT = "tenant"
+"""Used instead of a key's id for a limit that all keys of a tenant share."""
+
+
+def limit_key(tenant: str, whose: str, limit: str) -> str:
+    """The Redis key of a limit's hash: `window` (its number), `held` and `used` (the sums over all leases), and a field
+    for each gateway's lease, "HELD USED NUMBER EXPIRES".
+
+    Dollars are nanodollars. All limits of a tenant are in one cluster slot.
+    """
+    return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
+
+
+def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
+    """The window's number at the given time, and its end in Unix milliseconds."""
+    if window is Window.NOW:
+        return 0, 2**62
+    if window is Window.MONTH:
+        at = datetime.fromtimestamp(unix_ms / 1000, UTC)
+        number = at.year * 12 + at.month - 1
+        after = datetime((number + 1) // 12, (number + 1) % 12 + 1, 1, tzinfo=UTC)
+        return number, int(after.timestamp()) * 1000
+    length = (A_MINUTE if window is Window.MINUTE else A_DAY) * 1000
+    number = unix_ms // length
+    return number, (number + 1) * length
+
+
+def day_of(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y%m%d")
+
+
+def days_of_month(unix_seconds: float) -> list[str]:
+    """The days of the current month up to today, as YYYYMMDD."""
+    at = datetime.fromtimestamp(unix_seconds, UTC)
+    return [f"{at:%Y%m}{day:02}" for day in range(1, at.day + 1)]

@@ -1,0 +1,357 @@
+"""One request from start to end.
+
+admit -> reserve -> classify -> decide -> build the prompt -> call an engine -> meter, validate, hold back, pass on
+                                              ^ another engine, another path ^                   | escalate
+                                                                   -> receipt -> settle
+
+It is one coroutine, and runs without a task for as long as it waits for nothing but its engine (`EagerRun`).
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pointsman_servicekit.eager import EagerRun, Signal
+from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.logs import decision_id, request_id
+
+from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
+from pointsman_gateway.domain import (
+    Chunks,
+    CompletedAnswer,
+    Decision,
+    Finished,
+    Receipt,
+    Request,
+    Started,
+    UndecidedReceipt,
+)
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.metering.pricing import expected_tokens
+from pointsman_gateway.pipeline.attempt import Attempt
+from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
+from pointsman_gateway.prompts.strategies import NothingRelevant
+from pointsman_gateway.validation.stage import Judge
+
+if TYPE_CHECKING:
+    from pointsman_gateway.pipeline.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+
+class RequestRun:
+    """Answers one request, and writes its receipt however it ends. Implements `ChunkSink` and `RunControl`."""
+
+    __slots__ = (
+        "_attempts", "_end", "_end_error", "_execution", "_finish_reason", "_has_first_token", "_is_admitted",
+        "_is_paused", "_judge", "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
+        "_sink", "_source", "_stages",
+    )  # fmt: skip
+
+    def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
+        """In the context of the request: its id is read from there."""
+        self._pipeline = pipeline
+        self._stages = stages = pipeline.current()
+        self._request = request
+        self._sink = sink
+        self._meter = stages.metering.start(request)
+        self._is_admitted = self._is_paused = self._has_first_token = self._reads = False
+        self._reservation: Reservation | None = None
+        self._reserved_usd = 0.0
+        """Dollars that are reserved for the caller, and not owed yet."""
+        self._judge: Judge | None = None
+        self._attempts: list[Attempt] = []
+        """Those that the journal wants to read."""
+        self._source: AnswerSource | None = None
+        self._finish_reason = ""
+        self._end = Signal()
+        self._end_error: Exception | None = None
+        self._reason: PointsmanError | None = None
+        self._execution = EagerRun(self._run())
+
+    @property
+    def is_over(self) -> bool:
+        return self._execution.is_over
+
+    def start(self) -> None:
+        """Returns at the first wait. What cannot wait is done by then; a request may have ended, too."""
+        self._execution.start()
+
+    # -- what the caller does
+
+    def pause(self) -> None:
+        """The caller does not read for now: soon the engine has to wait."""
+        self._is_paused = True
+        if self._source is not None:
+            self._source.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        if self._source is not None:
+            self._source.resume()
+
+    def cancel(self, reason: PointsmanError | None = None) -> None:
+        """The caller has gone, or the request is to fail for `reason`. Stops the engine at once."""
+        self._reason = reason
+        self._execution.cancel()
+
+    # -- what the answer does
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        if not self._has_first_token:
+            self._has_first_token = self._meter.handed_on(chunks)
+        for chunk in chunks:
+            if chunk.finish_reason:
+                self._finish_reason = chunk.finish_reason
+        self._sink.chunks(chunks, last)
+
+    def ended(self, error: Exception | None) -> None:
+        self._end_error = error
+        self._end.set()
+
+    # -- from start to end
+
+    async def _run(self) -> None:
+        outcome, error = CANCELLED, None
+        try:
+            await self._answer()
+            outcome = OK
+        except PointsmanError as failure:
+            outcome, error = failure.code, failure
+        except asyncio.CancelledError:
+            error, self._reason = self._reason, None
+            outcome = error.code if error is not None else CANCELLED
+        except Exception as bug:
+            outcome, error = INTERNAL, to_public_error(bug)
+        try:
+            self._finish(outcome, error)
+        finally:
+            error = None  # its traceback would have this frame, which would hold it
+
+    def _finish(self, outcome: str, error: PointsmanError | None) -> None:
+        receipt, sink = None, self._sink
+        if outcome != OK:
+            self._close_source()  # the engine stops before anything else
+        try:
+            receipt = self._write_receipt(outcome, error)
+            if error is not None:
+                error.__traceback__ = None  # its frames hold what holds it: a cycle for the collector
+                sink.failed(error)
+            elif outcome == OK:
+                assert isinstance(receipt, Receipt)  # it was decided
+                sink.finished(Finished(self._finish_reason, receipt))
+        except Exception as bug:
+            sink.failed(to_public_error(bug))
+        finally:
+            self._settle(receipt)
+            self._close_source()
+            sink.closed()
+
+    async def _answer(self) -> None:
+        stages, meter, request = self._stages, self._meter, self._request
+        admission = self._pipeline.admission
+        if not admission.enter(request):
+            await admission.wait(request)
+        self._is_admitted = True
+        self._reservation = reservation = await reserve(self._pipeline.tenancy, request, expected_tokens(request))
+        meter.admitted()
+        decision = stages.router.decide(request, await stages.classification.label(request))
+        decision_id.set(decision.id)
+        meter.decided(decision)
+        decision = await self._reserve_cost(decision, reservation)
+        if stages.validation.judges(decision):
+            self._judge = stages.validation.judge(request, decision)
+        self._reads = self._pipeline.journal.wants_answers(request, decision)
+        attempt = await self._accepted_attempt(decision)
+        answer = attempt.answer
+        self._sink.started(Started(attempt.decision, answer.model, meter.overhead, answer.cached, reservation.headers))
+        attempt.pass_on(self)
+        if self._is_paused and self._source is not None:
+            self._source.pause()
+        await self._end
+        if self._end_error is not None:
+            failure, self._end_error = self._end_error, None
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback has this frame, which would hold it
+        attempt.complete()
+
+    # -- limits
+
+    async def _reserve_cost(self, decision: Decision, reservation: Reservation) -> Decision:
+        """The decision; or by its first alternative that the caller can afford, if it cannot afford its path.
+
+        Raises ResourceExhausted.
+        """
+        costs, first = self._stages.metering.expected_cost, decision.path
+        while True:
+            usd = decision.expected_cost_usd + costs.beside(decision)
+            try:
+                if not reservation.afford_now(usd):
+                    await reservation.afford(usd)
+                break
+            except ResourceExhausted as error:
+                if not decision.alternatives:
+                    raise
+                decision = decision.with_fallback(error.code)
+                decision = replace(decision, expected_cost_usd=costs.usd(decision.path, self._request))
+        self._reserved_usd = usd
+        if decision.path is not first:
+            self._meter.fell_back(first, decision)
+        return decision
+
+    async def _affordable(self, decision: Decision) -> Decision:
+        """As `_reserve_cost`, for what the decision costs beyond what is reserved already."""
+        reservation, costs = self._reservation, self._stages.metering.expected_cost
+        assert reservation is not None  # it was decided
+        while True:
+            usd = costs.usd(decision.path, self._request) + costs.beside(decision)
+            try:
+                await reservation.afford(max(0.0, usd - self._reserved_usd))
+            except ResourceExhausted as error:
+                if not decision.alternatives:
+                    raise
+                decision = decision.with_fallback(error.code)
+            else:
+                self._reserved_usd = max(usd, self._reserved_usd)
+                return decision
+
+    # -- one path after the other
+
+    async def _accepted_attempt(self, decision: Decision) -> Attempt:
+        """The answer that the caller gets: if the first one is refused by a validator, that of the next path.
+
+        If there is no other to be had, the refused one is sent after all. Raises PointsmanError.
+        """
+        attempt = await self._open(decision)
+        why = attempt.refusal
+        if why is None:
+            return attempt
+        refused, meter = attempt.decision, self._meter
+        self._reserved_usd = 0.0  # what was reserved is owed for the refused answer
+        try:
+            following = await self._affordable(refused.with_escalation(why.validator, str(why)))
+        except ResourceExhausted as error:
+            attempt.decision = refused.with_failed_escalation(
+                str(why), refused.with_escalation(why.validator, str(why)), error.code
+            )
+            meter.stayed(attempt.decision)
+            return attempt
+        meter.escalated(refused.path, following, why.validator)
+        try:
+            return await self._open(following)
+        except PointsmanError as error:
+            attempt.decision = refused.with_failed_escalation(str(why), following, error.code)
+            meter.failed(error.code, _seconds_lost(error))
+            meter.kept(following.path, attempt.decision)
+            return attempt
+
+    async def _open(self, decision: Decision) -> Attempt:
+        """By the decision's path, or by the first alternative that can. Raises PointsmanError."""
+        while True:
+            try:
+                return await self._attempt(decision)
+            except NotLoadedInTime as error:
+                self._meter.failed(NOT_RESIDENT, error.waited)
+                raise
+            except Unavailable as error:
+                self._meter.failed(error.code, _seconds_lost(error))
+                following = await self._alternative(decision, error.code)
+                if following is None:
+                    raise
+                self._meter.fell_back(decision.path, following)
+                decision = following
+
+    async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
+        """The decision by the next path, after that of `decision` failed for `reason`; None if there is none."""
+        if not decision.alternatives:
+            return None
+        try:
+            return await self._affordable(decision.with_fallback(reason))
+        except ResourceExhausted:
+            return None
+
+    async def _attempt(self, decision: Decision) -> Attempt:
+        stages, request, judge = self._stages, self._request, self._judge
+        tried = self._meter.tries(decision.path)
+        try:
+            prompt = await stages.prompts.build(request, decision)
+        except NothingRelevant as nothing:
+            tried.prompt = nothing.spent  # it goes to no engine; what was looked up is paid all the same
+            raise
+        tried.prompted(prompt)
+        wanted = request if judge is None else judge.asked(request)
+        answer = await stages.answers.open(wanted, decision, prompt)
+        self._source = answer.source
+        tried.opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        attempt = Attempt(decision, answer, self._meter, tried, judge, self._reads)
+        if self._reads:
+            self._attempts.append(attempt)
+        if decision.is_buffered:
+            try:
+                await attempt.hold()
+            except Exception:
+                self._close_source()
+                raise
+            if attempt.is_complete:
+                self._close_source()
+        return attempt
+
+    # -- the end
+
+    def _close_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def _write_receipt(self, outcome: str, error: PointsmanError | None) -> Receipt | UndecidedReceipt:
+        receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
+        if error is not None:
+            error.receipt = receipt
+        record(self._pipeline.journal, self._request, receipt, self._answers() if outcome == OK else ())
+        return receipt
+
+    def _answers(self) -> tuple[CompletedAnswer, ...]:
+        """Those that are complete; none if the journal does not want them, or if one is more than a text."""
+        found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
+        return tuple(answer for answer in found if answer is not None) if None not in found else ()
+
+    def _settle(self, receipt: Receipt | UndecidedReceipt | None) -> None:
+        if self._is_admitted:
+            self._pipeline.admission.leave()
+        if self._reservation is not None and receipt is not None:
+            self._reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+
+
+async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
+    """Raises ResourceExhausted, with the caller's limits."""
+    try:
+        return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
+    except ResourceExhausted as error:
+        error.limits = tenancy.headers(request.caller)
+        raise
+
+
+def record(
+    journal: Journal, request: Request, receipt: Receipt | UndecidedReceipt, answers: tuple[CompletedAnswer, ...] = ()
+) -> None:
+    """On disk when this returns."""
+    if isinstance(receipt, Receipt):
+        journal.note(request, receipt.decision, receipt, answers)
+    else:
+        journal.note_undecided(receipt)
+
+
+def _seconds_lost(error: PointsmanError) -> float:
+    """Seconds spent on an adapter that could not be loaded."""
+    return error.waited if isinstance(error, NotLoaded) else 0.0
+
+
+def to_public_error(error: Exception) -> PointsmanError:
+    """The error as the caller is told it. A bug is logged, and the caller gets an id to ask about."""
+    if isinstance(error, PointsmanError):
+        return error
+    log.exception("internal error (request %s)", request_id.get(), exc_info=error)
+    return Internal(f"internal error (request {request_id.get()})", code="internal")

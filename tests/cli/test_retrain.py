@@ -1,0 +1,386 @@
+"""`pointsman distill`, step by step with neighbours that follow a script: what is done, what is not done twice, what is
+refused and why."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.retrain.answers import ModelAnswer
+from pointsman_cli.retrain.command import STEPS
+from pointsman_cli.retrain.data_step import DataStep, read_prompts
+from pointsman_cli.retrain.evaluate_step import EvaluateStep, apply_gates, heldout_rows, make_scorer
+from pointsman_cli.retrain.plan import CanaryTerms, GateTerms, RetrainPlan
+from pointsman_cli.retrain.rollout_steps import AliasState, CanaryStep, PromoteStep
+from pointsman_cli.retrain.run_state import RunFile, RunState, Step, latest_run, run_steps, start_run
+from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec, TrainStep
+
+OLD, NEW = "triage@111111111111", "triage@222222222222"
+PLAN = RetrainPlan(
+    task="triage",
+    alias="triage@prod",
+    student="triage_adapter",
+    teacher="triage_few_shot",
+    incumbent="",
+    asking={"max_tokens": 20, "temperature": 0},
+    metric={"exact": True},
+    heldout=None,
+    collections=(),
+    training={"rank": 8, "epochs": None, "max_minutes": 5.0, "seed": 7},
+    gates=GateTerms(least_rows=10, least_gain=0.0, confidence=0.95, most_regressions=0.1),
+    canary=CanaryTerms(weight=0.5, least_requests=4, most_minutes=60.0),
+)
+
+
+@dataclass
+class Town:
+    """The gateway, the lora-server and the data sets, as they are told to be."""
+
+    rows: int = 50
+    right: Mapping[str, int] = field(default_factory=lambda: {"path:triage_adapter": 10, NEW: 38})
+    """Of each model: how many of the held-out rows it answers rightly, from the first."""
+    alias: AliasState | None = field(default_factory=lambda: AliasState(OLD, "", 0))
+    trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
+    taken_back: str = ""
+    calls: list[Any] = field(default_factory=list)
+    breaks: str = ""
+    """The call at which all ends, as by a kill."""
+
+    def call(self, name: str, *what: Any) -> None:
+        self.calls.append((name, *what))
+        if name == self.breaks:
+            raise KeyboardInterrupt
+
+    # the data
+    async def build(self, taught: Path | None) -> dict[str, Any]:
+        self.call("build", taught)
+        counts = {"train": self.rows, "heldout": 5, "pairs": self.rows // 2, "heldout_pairs": 1}
+        manifest = {"task": "triage", "name": "abc", "counts": counts, "sources": {"train": {}}, "digests": {}}
+        return {"folder": "/data/triage/abc", "manifest": manifest}
+
+    # the gateway
+    async def answers(
+        self,
+        model: str,
+        asking: Mapping[str, Any],
+        questions: Sequence[Any],
+        file: Path,
+        progress: Callable[[int, int], None],
+    ) -> list[ModelAnswer]:
+        self.call("ask", model)
+        right = self.right.get(model, 0)
+        return [ModelAnswer("", f"answer {n}" if n < right else "nonsense", "stop") for n in range(len(questions))]
+
+    # the lora-server
+    async def start(self, lesson: TrainingSpec) -> str:
+        self.call("start", lesson)
+        return "job-1"
+
+    async def follow(self, job: str) -> TrainingResult:
+        self.call("follow", job)
+        return self.trained
+
+    async def stable(self, alias: str) -> str:
+        return self.alias.stable if self.alias else ""
+
+    async def standing(self, alias: str) -> AliasState | None:
+        if self.alias and self.alias.canary:
+            self.alias = replace(self.alias, canary="" if self.taken_back else NEW, requests=self.alias.requests + 2)
+        return self.alias
+
+    async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None:
+        self.call("canary", version, expected)
+        self.alias = AliasState(OLD, version, 0)
+
+    async def end_canary(self, alias: str) -> None:
+        self.call("end_canary")
+
+    async def why_taken_back(self, alias: str) -> str:
+        return self.taken_back
+
+    async def move(self, alias: str, version: str, expected: str) -> None:
+        self.call("move", version, expected)
+
+    async def retire(self, version: str, reason: str) -> None:
+        self.call("retire", version, reason)
+
+    async def dates(self) -> Mapping[str, str]:
+        return {"data_unix": "17"}
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    return tmp_path / "distill" / "triage"
+
+
+def shelf_of(ledger: RunFile) -> Path:
+    folder = ledger.folder.parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_heldout(file: Path) -> Path:
+    rows = [{"text": f"question {n}", "output": f"answer {n}"} for n in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def steps(town: Town, ledger: RunFile, plan: RetrainPlan, method: str, texts: Path | None) -> Sequence[Step]:
+    def quiet(*_: object) -> None: ...
+
+    heldout = write_heldout(shelf_of(ledger) / "heldout.jsonl") if plan.heldout is None else plan.heldout
+    plan = replace(plan, heldout=heldout)
+    scorer = make_scorer("triage", plan.metric, httpx.AsyncClient())
+    return (
+        DataStep(plan, method, town, town.build, ledger.folder, texts, quiet),
+        TrainStep(plan, method, town, town, town.dates),
+        EvaluateStep(plan, town, town, scorer, ledger.folder, quiet),
+        CanaryStep(plan, town, quiet, look_seconds=0),
+        PromoteStep(plan, town),
+    )
+
+
+def distill(
+    town: Town, shelf: Path, plan: RetrainPlan = PLAN, method: str = "lora", until: str = "", texts: Path | None = None
+) -> RunState:
+    """Goes on with the run that is there."""
+    there = latest_run(shelf)
+    ledger = there if there and not there.state.outcome else start_run(shelf, "triage", method, STEPS)
+    return asyncio.run(
+        run_steps(steps(town, ledger, plan, method, texts), ledger, town.retire, lambda line: None, until)
+    )
+
+
+def test_a_better_version_is_tried_on_traffic_and_then_serves(shelf: Path) -> None:
+    town = Town()
+    state = distill(town, shelf)
+    assert (state.outcome, state.version) == ("promoted", NEW)
+    assert town.calls[-2:] == [("canary", NEW, OLD), ("move", NEW, OLD)]
+    assert state.facts("evaluate")["examination"]["compared_with"] == "triage_adapter"
+    assert latest_run(shelf).state == state  # type: ignore[union-attr]  # it is there
+
+
+def test_the_trainer_is_given_the_data_set_its_recipe_and_what_the_manifest_shall_know(shelf: Path) -> None:
+    town = Town()
+    distill(town, shelf, until="train")
+    ((_, lesson),) = [call for call in town.calls if call[0] == "start"]
+    assert (lesson.data, lesson.heldout) == (
+        Path("/data/triage/abc/train.jsonl"),
+        Path("/data/triage/abc/heldout.jsonl"),
+    )
+    assert lesson.recipe == {"rank": 8, "max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
+    assert lesson.facts == {"data_set": "triage/abc", "data_unix": "17"}
+
+
+def test_pairs_are_learnt_from_the_version_that_serves(shelf: Path) -> None:
+    town = Town()
+    distill(town, shelf, method="dpo", until="train")
+    ((_, lesson),) = [call for call in town.calls if call[0] == "start"]
+    assert (lesson.data.name, lesson.heldout.name, lesson.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
+    assert lesson.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
+
+
+def test_too_few_rows_are_not_trained_on(shelf: Path) -> None:
+    town = Town(rows=9)
+    state = distill(town, shelf)
+    assert (state.outcome, state.reason) == ("refused", "9 rows to learn from: under 10")
+    assert town.names() == ["build"]
+
+
+def test_a_version_that_is_worse_is_retired_and_the_reason_kept(shelf: Path) -> None:
+    town = Town(right={"path:triage_adapter": 38, NEW: 10})
+    state = distill(town, shelf)
+    assert state.outcome == "refused"
+    assert state.reason.startswith("gain -0.700, at 95% confidence no more than")
+    assert "70% of the rows are answered worse than now: over 10%" in state.reason
+    assert town.calls[-1] == ("retire", NEW, state.reason)
+    assert "canary" not in town.names()
+    assert state.facts("evaluate")["examination"]["worse"][0]["expected"] == "answer 10"
+
+
+def test_what_serves_already_is_refused_and_goes_on_serving(shelf: Path) -> None:
+    town = Town(trained=TrainingResult("succeeded", OLD))
+    state = distill(town, shelf)
+    assert state.reason == f"{OLD} is what serves already"
+    assert "retire" not in town.names()
+
+
+def test_a_canary_that_is_taken_back_is_refused_with_its_reason(shelf: Path) -> None:
+    town = Town(taken_back="error rate 0.30 of 40 against 0.00 of 58")
+    state = distill(town, shelf)
+    assert state.reason == "the canary was taken back: error rate 0.30 of 40 against 0.00 of 58"
+    assert town.calls[-1] == ("retire", NEW, state.reason)
+
+
+def test_a_canary_without_traffic_is_given_up(shelf: Path) -> None:
+    town = Town()
+    state = distill(town, shelf, replace(PLAN, canary=CanaryTerms(0.5, 1000, 0.0)))
+    assert state.reason == "2 of 1000 requests in 0 minutes"
+    assert town.names()[-2:] == ["end_canary", "retire"]
+
+
+def test_the_first_version_has_the_teacher_to_beat_and_needs_no_canary(shelf: Path) -> None:
+    town = Town(alias=None, right={"path:triage_few_shot": 12, NEW: 40})
+    state = distill(town, shelf)
+    assert (state.outcome, state.steps["canary"].status) == ("promoted", "skipped")
+    assert ("ask", "path:triage_few_shot") in town.calls
+    assert town.calls[-1] == ("move", NEW, "")
+
+
+def test_a_run_stops_after_the_step_that_was_named_and_goes_on_with_the_next(shelf: Path) -> None:
+    town = Town()
+    for step, done in (("data", ["build"]), ("train", ["start", "follow"]), ("evaluate", ["ask", "ask"])):
+        town.calls.clear()
+        assert distill(town, shelf, until=step).outcome == ""
+        assert town.names() == done
+    town.calls.clear()
+    assert distill(town, shelf).outcome == "promoted"
+    assert town.names() == ["canary", "move"]
+
+
+@pytest.mark.parametrize("at", ["build", "start", "follow", "ask", "canary", "move"])
+def test_a_killed_run_goes_on_where_it_was(shelf: Path, at: str) -> None:
+    town = Town(breaks=at)
+    with pytest.raises(KeyboardInterrupt):
+        distill(town, shelf)
+    before, town.breaks = town.names(), ""
+    assert distill(town, shelf).outcome == "promoted"
+    for name in ("build", "start", "canary", "move"):
+        assert town.names().count(name) == (2 if name == at else 1)
+    assert before
+
+
+def test_a_kill_before_the_retirement_retires_afterwards(shelf: Path) -> None:
+    town = Town(right={"path:triage_adapter": 38, NEW: 10}, breaks="retire")
+    with pytest.raises(KeyboardInterrupt):
+        distill(town, shelf)
+    town.breaks = ""
+    town.calls.clear()
+    assert distill(town, shelf).outcome == "refused"
+    assert town.names() == ["retire"]
+
+
+def test_a_training_that_failed_is_begun_anew(shelf: Path) -> None:
+    town = Town(trained=TrainingResult("failed", "", "no memory"))
+    with pytest.raises(CommandError, match="job-1 failed: no memory"):
+        distill(town, shelf)
+    town.trained = TrainingResult("succeeded", NEW)
+    assert distill(town, shelf).outcome == "promoted"
+    assert town.names().count("start") == 2
+
+
+def test_the_teacher_is_asked_over_texts_and_each_once(shelf: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.write_text('I lost my hat\n{"text": "Refund please"}\n\nI lost my hat\n')
+    town = Town(right={"path:triage_few_shot": 1})
+    distill(town, shelf, until="data", texts=texts)
+    (asked, built) = town.calls
+    assert asked == ("ask", "path:triage_few_shot")
+    assert [json.loads(line)["text"] for line in built[1].read_text().splitlines()] == [
+        "I lost my hat",
+        "Refund please",
+    ]
+
+
+def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no-such"):
+        read_prompts(tmp_path / "no-such")
+
+
+def test_a_text_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_text('{"text": "one\u2028two"}\nthree\x85four\n', "utf-8-sig")
+    assert read_prompts(file) == ["one\u2028two", "three\x85four"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": ["a"]}', r'is not \{"text": "..."\}'),
+        ('{"txt": "a"}', r'is not \{"text": "..."\}'),
+        ('{"text": " "}', r'is not \{"text": "..."\}'),
+        ('{"text": "cut off', "is not JSON"),
+        ("{name} asks", "is not JSON"),
+        (r'{"text": "half \ud83d of a pair"}', "holds half of a surrogate pair"),
+    ],
+)
+def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    file = tmp_path / "texts"
+    file.write_text(f"I lost my hat\n{line}\n")
+    with pytest.raises(UsageError, match=rf"texts:2 begins with {{ and {problem}"):
+        read_prompts(file)
+
+
+def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(shelf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "heldout.jsonl"
+    file.write_text('{"text": "question", "output": "no object"}\n')
+    town = Town()
+    with pytest.raises(UsageError, match=r"row heldout\.jsonl:1 .* json_fields compares with an object"):
+        distill(town, shelf, replace(PLAN, heldout=file, metric={"json_fields": True}))
+    assert "ask" not in town.names()
+
+
+def test_without_a_file_rows_held_out_of_the_data_decide(shelf: Path, tmp_path: Path) -> None:
+    rows = [
+        {"text": "one\u2028", "output": "1"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                      {"role": "user", "content": "two"}, {"role": "assistant", "content": "2"}]},
+    ]  # fmt: skip
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "heldout.jsonl").write_text(lines, "utf-8")
+    state = start_run(shelf, "triage", "lora", STEPS).state.with_step("data", facts={"folder": str(tmp_path)})
+    found = heldout_rows(PLAN, state)
+    assert [(row.text, len(row.messages), row.output) for row in found] == [("one\u2028", 1, "1"), ("two", 3, "2")]
+
+
+def test_a_state_that_cannot_be_read_is_named(shelf: Path) -> None:
+    distill(Town(), shelf, until="data")
+    (file,) = shelf.glob("*/state.json")
+    file.write_text("{")
+    with pytest.raises(CommandError, match=r"state\.json cannot be read .* --restart"):
+        latest_run(shelf)
+
+
+# -- the gates
+
+
+def test_a_gain_that_chance_could_explain_does_not_pass() -> None:
+    gates = GateTerms(1, 0.0, 0.95, 1.0)
+    few, many = [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0, 0.0] * 10
+    assert apply_gates(gates, few, [1.0, 0.0, 1.0, 1.0]).objections
+    assert not apply_gates(gates, [0.0] * 60, many).objections
+
+
+def test_a_few_held_out_rows_are_sure_of_no_gain() -> None:
+    gates = GateTerms(1, 0.2, 0.95, 0.1)
+    for better in ([1.0], [1.0] * 3, [1.0, 0.8, 1.0], [0.9, 1.0, 1.0, 1.0, 0.9]):
+        (objection,) = apply_gates(gates, [0.0] * len(better), better).objections
+        assert objection.startswith("gain ")
+    assert not apply_gates(gates, [0.0] * 50, [1.0] * 50).objections
+
+
+def test_a_single_row_that_is_better_in_part_is_examined_too() -> None:
+    found = apply_gates(GateTerms(1, 0.0, 0.95, 0.1), [0.5] + [1.0] * 99, [1.0] * 100)
+    assert (found.gain.mean, found.p_value) == (pytest.approx(0.005), 1)
+
+
+def test_a_gate_below_nought_lets_pass_what_is_nearly_as_good() -> None:
+    old, new = [1.0] * 100, [1.0] * 97 + [0.0] * 3
+    assert apply_gates(GateTerms(1, 0.0, 0.95, 0.1), old, new).objections
+    assert not apply_gates(GateTerms(1, -0.1, 0.95, 0.1), old, new).objections
+
+
+def test_a_better_mean_does_not_make_up_for_too_many_rows_that_are_worse() -> None:
+    old, new = [0.0] * 80 + [1.0] * 20, [1.0] * 80 + [0.0] * 20
+    (objection,) = apply_gates(GateTerms(1, 0.0, 0.95, 0.1), old, new).objections
+    assert objection == "20% of the rows are answered worse than now: over 10%"

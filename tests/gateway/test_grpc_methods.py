@@ -1,0 +1,140 @@
+"""A plain answer over gRPC beside a streamed one: the same answer, the same metrics."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from doubles.answers import Answer
+from doubles.doors import opening_door
+from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
+from doubles.gateway import TRIAGE, Gateway
+from doubles.leases import held_back
+from doubles.waiting import until
+from pointsman_gateway.backends.call import EngineCall
+from pointsman_gateway.backends.openai_client import OpenAITransfer
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.pipeline.run import RequestRun
+from pointsman_servicekit.errors import Internal, PointsmanError
+
+COUNTED = (
+    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",
+    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_duration_seconds",
+    "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds",
+)  # fmt: skip
+
+OURS = RequestRun | EngineCall | OpenAITransfer
+"""What exists once for each request."""
+
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a model": ("tiny", {}),
+    "a path": ("path:small_talk", {}),
+    "a version": (TRIAGE, {}),
+    "sampling": ("tiny", {"max_tokens": 7, "temperature": 0.5, "top_p": 0.5, "seed": 7, "stop": ["a", "b"]}),
+    "an unknown path": ("path:nowhere", {}),
+}
+
+TOLD: dict[str, list[Any]] = {
+    "an answer": answer("Hello", " there"),
+    "nothing but its usage": [usage(5, 0)],
+    "no text": [chunk("", finish="stop"), usage(5, 1)],
+    "cut before its first token": [BREAK],
+    "cut in its middle": [*beginning("Hello"), BREAK],
+}
+
+
+def counts(gateway: Gateway) -> dict[Any, float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in gateway.house.registry.collect()
+        if family.name in COUNTED
+        for sample in family.samples
+        if sample.name.endswith(("_total", "_count"))
+    }
+
+
+Said = Answer | tuple[str, str]
+"""An answer, or the code and message of an error."""
+
+
+async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
+    """What was answered, and what was counted."""
+    gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
+    before = counts(gateway)
+    got: Said
+    async with opening_door(method, gateway.url, gateway.grpc_address) as door:
+        try:
+            got = await door.ask("Hello", model, **parameters)
+        except PointsmanError as error:
+            got = error.code, error.message
+    return got, {key: change for key, n in counts(gateway).items() if (change := round(n - before.get(key, 0.0), 9))}
+
+
+@pytest.mark.parametrize("script", TOLD)
+async def test_both_methods_answer_and_count_the_same(gateway: Gateway, engine: ScriptedEngine, script: str) -> None:
+    engine.says(*TOLD[script])
+    for name, (model, parameters) in ASKED.items():
+        streamed = await told(gateway, "grpc", model, dict(parameters))
+        assert await told(gateway, "grpc-once", model, dict(parameters)) == streamed, name
+        if name != "an unknown path":
+            assert engine.bodies[-1] == engine.bodies[-2], name
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_who_hangs_up_stops_the_engine_and_is_metered(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
+        asking = asyncio.create_task(door.ask("Hello", "path:small_talk"))
+        await until(lambda: engine.running == 1 and engine.sent > 0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await until(lambda: engine.running == 0)
+        await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello"))
+    given = held_back(gateway.house.tenancy, monkeypatch)
+    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
+        leaving, staying = [asyncio.create_task(door.ask("Hello", "path:small_talk")) for _ in range(2)]
+        await until(lambda: gateway.metric("pointsman_in_flight") == 2)
+        leaving.cancel()
+        await until(lambda: gateway.metric("pointsman_in_flight") == 1)
+        assert engine.bodies == []
+        given.set()
+        await staying
+    assert len(engine.bodies) == 1
+    await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+    assert gateway.metric("pointsman_rejected_total", code="cancelled") == 1
+
+
+async def test_what_goes_wrong_at_the_very_end_is_told(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello"))
+
+    def broken(*args: object, **named: object) -> None:
+        raise RuntimeError("no receipt")
+
+    monkeypatch.setattr(RequestRun, "_write_receipt", broken)
+    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door, asyncio.timeout(10):
+        with pytest.raises(Internal):
+            await door.ask("Hello", "path:small_talk")
+
+
+async def test_a_call_leaves_nothing_for_the_garbage_collector(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
+        await door.ask("Hello", "path:small_talk")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await door.ask("Hello", "path:small_talk")
+            await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
+        finally:
+            gc.enable()

@@ -1,0 +1,401 @@
+"""The connection's own reader if a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import pytest
+from doubles.engine import DONE, ScriptedEngine, answer, beginning
+from doubles.garbage import nothing_is_left
+from doubles.gateway import Gateway, Neighbours
+from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
+from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.backends.failures import TransientFailure
+from pointsman_gateway.backends.http1 import Connection, Pool
+from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.backends.request import EngineRequest, Transfer
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
+from pointsman_gateway.doors.express import ConnectionSink, ExpressLane
+from pointsman_gateway.doors.express_connection import ExpressConnection
+from pointsman_gateway.doors.guarded_http import Guard
+from pointsman_gateway.doors.http import build_app
+from pointsman_gateway.doors.http_door import HttpDoor
+from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_servicekit.grpc_client import open_channel
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+MANY = [f"x-{number}: 1" for number in range(150)]
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    to = urlsplit(url)
+    reader, writer = await asyncio.open_connection(to.hostname, to.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def request(model: str, *headers: str, stream: bool = False) -> bytes:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}).encode()
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    for model in ("path:handbook", "path:small_talk"):
+        async with connected(gateway.url) as (reader, writer):
+            writer.write(request(model, *MANY))
+            assert (await reader.read()).startswith(b"HTTP/1.1 431"), model
+        assert gateway.metric("pointsman_in_flight") == 0, model
+
+
+async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    strict = Guard(headers=10)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=strict, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (reader, writer),
+    ):
+        writer.write(request("path:handbook", *MANY[:20]))
+        assert (await reader.read()).startswith(b"HTTP/1.1 431")
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_after_half_a_request_the_rest_is_uvicorns(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")
+        await reader.readuntil(b"\r\n\r\n")
+        before = await reader.read(1024)
+        writer.write(request("path:small_talk"))
+        told = await reader.readuntil(b"\r\n\r\n")
+    assert b"x-pointsman-decision-id" not in before + told
+    assert not engine.bodies
+
+
+async def test_what_an_engine_says_after_its_end_is_nobody_elses(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "mine"}}]}
+    late = {"choices": [{"index": 0, "delta": {"content": "theirs"}}]}
+    goes_on = asyncio.Event()
+    async with running_raw_engine() as raw:
+        neighbours.engine.url = raw.url
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), goes_on, in_chunks([event(late)]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"mine" in await reader.readuntil(b"0\r\n\r\n")
+            goes_on.set()
+            await until(lambda: raw.running == 0)
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"theirs" not in await reader.readuntil(b"0\r\n\r\n")
+
+
+async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        to = urlsplit(gateway.url)
+        reader, writer = await asyncio.open_connection(to.hostname, to.port)
+        writer.write(request("path:small_talk", stream=True))
+        await reader.readuntil(b"Hello")
+    writer.transport.abort()
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+class Received:
+    """Implements `ChunkSink`."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        self.said.append(chunks)
+
+    def ended(self, error: Exception | None) -> None:
+        self.said.append(error)
+
+
+class Connecting(OpenAIClient):
+    """Has no connection at hand, and does something as soon as it has one."""
+
+    def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(Pool())
+        self.connections: list[Connection] = []
+        self._then = then
+
+    async def connect(self, request: EngineRequest) -> Connection:
+        connection = await super().connect(request)
+        self.connections.append(connection)
+        await self._then(connection)
+        return connection
+
+
+def sent_by(engine: ScriptedEngine, client: OpenAIClient) -> tuple[Transfer, Received]:
+    received = Received()
+    deadline = asyncio.get_running_loop().time() + 10
+    asked = EngineRequest("a", engine.url, "tiny", (Message("user", "Hello"),), Sampling(), deadline)
+    return client.send(asked, received), received
+
+
+async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engine: ScriptedEngine) -> None:
+    async def close_next(connection: Connection) -> None:
+        asyncio.get_running_loop().call_soon(transfer.close)  # once there is a result
+
+    client = Connecting(close_next)
+    transfer, received = sent_by(engine, client)
+    await until(lambda: client.connections and not client.connections[0].open)
+    assert not engine.bodies
+    assert not received.said
+
+
+async def test_a_connection_that_is_lost_before_it_is_used_has_failed(engine: ScriptedEngine) -> None:
+    async def lose(connection: Connection) -> None:
+        connection.close()
+        await until(lambda: connection.failure)
+
+    _, received = sent_by(engine, Connecting(lose))
+    await until(lambda: received.said)
+    assert isinstance(received.said[0], TransientFailure)
+
+
+@pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["our reader", "uvicorn"])
+async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, beside: dict[str, int]) -> None:
+    asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
+        told = await client.post("/v1/chat/completions", json=asked | beside)
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "max_tokens")
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer(*["x" * 2**20] * 16))
+    house, refusals = gateway.house, list[str]()
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    brisk = Guard(idle_seconds=0.2, stalled_seconds=0.2, refused=refusals.append)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=brisk, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (_, writer),
+    ):
+        writer.write(request("path:small_talk"))
+        await until(lambda: refusals == ["reads_nothing"], within=20)
+
+
+class Wire(asyncio.Transport):
+    """Delivers what was on its way when it was closed, as TLS does."""
+
+    def __init__(self, log: list[str] | None = None) -> None:
+        super().__init__()
+        self.written = b""
+        self._closing = False
+        self._log = log
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+        if self._log is not None:
+            self._log.append("written")
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        self._closing = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+
+async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    config, full = Config(build_app(door), log_config=None), Guard(connections=0)
+    connection = ExpressConnection(config, ServerState(), {}, full, ExpressLane(door))
+    wire = Wire()
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk"))
+    assert wire.written.startswith(b"HTTP/1.1 503")
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+@dataclass
+class Logged:
+    """Implements `Journal`, `Tenancy` and `Reservation`, and tells when each was called."""
+
+    inner: Any
+    log: list[str]
+
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        return bool(self.inner.wants_answers(request, decision))
+
+    def note(self, *what: Any) -> None:
+        self.log.append("noted")
+        self.inner.note(*what)
+
+    def enter_now(self, caller: Caller, tokens: int) -> "Logged | None":
+        self.log.append("entered")
+        hold = self.inner.enter_now(caller, tokens)
+        return hold and Logged(hold, self.log)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**self.inner.headers}
+
+    def afford_now(self, usd: float) -> bool:
+        return bool(self.inner.afford_now(usd))
+
+    def settle(self, *what: Any) -> None:
+        self.log.append("settled")
+        self.inner.settle(*what)
+
+
+async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_enters(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    house, log = gateway.house, list[str]()
+    pipeline = replace(
+        house.pipeline, journal=Logged(house.pipeline.journal, log), tenancy=Logged(house.pipeline.tenancy, log)
+    )
+    door = HttpDoor(pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    connection = ExpressConnection(
+        Config(build_app(door), log_config=None), ServerState(), {}, Guard(), ExpressLane(door)
+    )
+    wire = Wire(log)
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk"))
+    connection.data_received(request("path:small_talk"))
+    await until(lambda: log.count("settled") == 2)
+    connection.connection_lost(None)
+    assert log == ["entered", "noted", "written", "settled"] * 2
+    assert len(engine.connections) == 1
+    assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is under way by then, and must not be taken for it."""
+    whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
+    goes_on = asyncio.Event()
+    engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]
+    takes = ConnectionSink.chunks
+
+    def breaks_once(sink: ConnectionSink, chunks: Chunks, last: bool) -> None:
+        if len(engine.bodies) == 1:
+            raise ValueError("nobody foresaw this")
+        takes(sink, chunks, last)
+
+    monkeypatch.setattr(ConnectionSink, "chunks", breaks_once)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        await until(lambda: len(engine.bodies) == 1)
+        writer.write(request("path:small_talk", stream=True))
+        await asyncio.sleep(0.1)
+        goes_on.set()
+        assert b" 500 " in await reader.readline()
+        await until(lambda: len(engine.bodies) == 2)
+        writer.write(request("path:small_talk", stream=True))
+        await asyncio.sleep(0.2)
+        assert len(engine.bodies) == 2, "two are under way on one connection"
+
+
+async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+
+    def broken(sink: ConnectionSink, started: Started) -> None:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(ConnectionSink, "started", broken)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 500")
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
+
+
+async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(neighbours: Neighbours) -> None:
+    neighbours.engine.url = "http://127.0.0.1:9"  # nobody listens there
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_channel(gateway.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+
+        async def ask() -> None:
+            gateway.house.engines.cell("local").breaker = Breaker()
+            async with connected(gateway.url) as (reader, writer):
+                writer.write(request("path:small_talk"))
+                assert b" 503 " in await reader.readline()
+            for model in ("path:small_talk", "nobody"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.Generate(
+                        pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content="Hello")])
+                    )
+            await asyncio.sleep(0.1)
+
+        await ask()
+        await nothing_is_left(ask)
+
+
+async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}
+    heads: list[bytes] = []
+
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD + in_chunks([event(word), b"data: [DONE]\n\n"]) + LAST)
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")  # behind the first one's body
+        writer.transport.abort()
+
+    engine = await asyncio.start_server(answers_once, "127.0.0.1", 0)
+    neighbours.engine.url = "http://{}:{}".format(*engine.sockets[0].getsockname())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+        for name in ("first", "second"):
+            writer.write(request("path:small_talk", f"x-request-id: {name}", stream=True))
+            assert b"Hello" in await reader.readuntil(b"0\r\n\r\n")
+    engine.close()
+    assert [b"x-request-id: second" in head for head in heads] == [False, True]
+
+
+async def test_what_nobody_foresaw_leaves_no_engine_busy(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> Transfer:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(OpenAIClient, "send", broken)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        assert b" 500 " in await reader.readline()
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+    assert gateway.metric("pointsman_in_flight") == 0

@@ -1,0 +1,441 @@
+"""The connection's own reader and uvicorn, in front of one engine: the same bytes and metrics, whatever is asked."""
+
+import asyncio
+import gc
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
+from doubles.engine_scripts import Script, scripts
+from doubles.garbage import nothing_is_left
+from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.leases import held_back
+from doubles.raw_engine import RawEngine, running_raw_engine
+from doubles.tenancy import issue
+from doubles.valkey import Valkey
+from doubles.waiting import until
+from hypothesis import HealthCheck, given, settings
+from pointsman_gateway.backends.call import EngineCall
+from pointsman_gateway.backends.openai_client import OpenAITransfer
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.doors.express import Client, ConnectionSink, ExpressLane
+from pointsman_gateway.doors.http import build_app
+from pointsman_gateway.doors.http_door import HttpDoor
+from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.pipeline.run import RequestRun
+from pointsman_servicekit.keys.records import Limits
+
+COUNTED = (
+    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",
+    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_duration_seconds",
+    "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds", "pointsman_decision_duration_seconds",
+    "pointsman_validations", "pointsman_key_refusals",
+)  # fmt: skip
+OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
+"""What exists once for each request."""
+OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
+LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
+TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+class WatchedLane(ExpressLane):
+    """Counts the requests that it starts."""
+
+    taken = 0
+
+    def take(self, client: Client, data: bytes, max_headers: int) -> ConnectionSink | int:
+        taken = super().take(client, data, max_headers)
+        self.taken += isinstance(taken, ConnectionSink)
+        return taken
+
+
+@dataclass
+class Told:
+    """An answer without what differs from answer to answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    names: list[str]
+    body: bytes
+    counted: Mapping[Any, float]
+
+
+@dataclass
+class Ways:
+    """One gateway with two HTTP servers."""
+
+    gateway: Gateway
+    lane: WatchedLane
+    clients: Mapping[str, httpx.AsyncClient]
+
+    async def told(self, way: str, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str]) -> Told:
+        before = self._counts()
+        body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        answered = await self.clients[way].post(
+            "/v1/chat/completions", content=body, headers={"content-type": "application/json", **headers}
+        )
+        counted = {key: change for key, n in self._counts().items() if (change := round(n - before.get(key, 0.0), 9))}
+        same = {
+            name: value
+            for name, value in answered.headers.items()
+            if name not in OF_ONE_ANSWER and not name.startswith(("x-ratelimit-remaining", "x-ratelimit-reset"))
+        }
+        return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
+
+    async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
+        """Asserts that both answer the same."""
+        self.gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
+        by_uvicorn = await self.told("uvicorn", asked, headers)
+        self.gateway.house.engines.cell("local").breaker = Breaker()
+        by_us = await self.told("ours", asked, headers)
+        assert by_us.counted == by_uvicorn.counted, name
+        assert by_us == by_uvicorn, name
+        return by_us
+
+    def _counts(self) -> dict[Any, float]:
+        """Of everything that is counted, and is not a time."""
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in self.gateway.house.registry.collect()
+            if family.name in COUNTED
+            for sample in family.samples
+            if sample.name.endswith(("_total", "_count"))
+        }
+
+
+def _alike(body: bytes) -> bytes:
+    body = re.sub(rb"dec_\w+|chatcmpl-\w+|\"created\": ?\d+|request \w{16}", b"_", body)
+    return re.sub(rb'"seconds":\{[^}]*\}', lambda told: b",".join(re.findall(rb'"\w+"', told[0])), body)
+
+
+@pytest.fixture
+async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Ways]:
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, AsyncExitStack() as stack:
+        house = gateway.house
+        door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
+        lane = WatchedLane(door)
+        clients = {}
+        key = (await issue(valkey.url, limits=LIMITS)).credential.text
+        for name, taking in {"uvicorn": None, "ours": lane}.items():
+            address = await stack.enter_async_context(
+                serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
+            )
+            client = httpx.AsyncClient(
+                base_url=f"http://{address}", timeout=20, verify=False, headers={"authorization": f"Bearer {key}"}
+            )
+            clients[name] = await stack.enter_async_context(client)
+        hello = {"model": "tiny", "messages": said("Hello")}
+        async with asyncio.timeout(30):  # a slow machine's Redis may not answer in its time at first
+            while house.tenancy.identify_now(key) is None:
+                for client in clients.values():
+                    await client.post("/v1/chat/completions", json=hello)
+        yield Ways(gateway, lane, clients)
+
+
+def said(*texts: str, role: str = "user") -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for text in texts]
+
+
+USUAL: dict[str, dict[str, Any]] = {
+    "a model": {"model": "tiny", "messages": said("Hello")},
+    "a path": {"model": "path:small_talk", "messages": said("Hello")},
+    "an alias": {"model": "triage@prod", "messages": said("Hello")},
+    "a version": {"model": TRIAGE, "messages": said("Hello")},
+    "auto, by rule": {"model": "auto", "messages": said(IN_TRIAGE), "metadata": {"source": "inbox"}},
+    "a stream": {"model": "path:small_talk", "messages": said("Hello"), "stream": True},
+    "a stream with usage": {"model": "path:small_talk", "messages": said("Hello"), **TELL_USAGE},
+    "sampling": {
+        "model": "path:small_talk", "messages": said("Hello"), "max_tokens": 5, "max_completion_tokens": 7,
+        "temperature": 0, "top_p": 0.5, "seed": 7, "stop": ["a", "b"], "user": "Zug",
+    },
+    "one stop": {"model": "tiny", "messages": said("Hello"), "stop": "x", "temperature": 0.25},
+    "system messages": {
+        "model": "path:small_talk",
+        "messages": [*said("Be kind.", role="system"), *said("Zug 🚂"), *said("Be brief.", role="developer")],
+    },
+}  # fmt: skip
+
+
+async def test_the_usual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    for name, asked in USUAL.items():
+        before = ways.lane.taken
+        told = await ways.alike(asked, {}, name)
+        assert told.status == 200, name
+        assert ways.lane.taken == before + 1, name
+        assert engine.bodies[-1] == engine.bodies[-2], name
+
+
+UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {
+    "more than is known": ({"model": "tiny", "messages": said("Hello"), "top_k": 3}, {}, 200),
+    "parts": ({"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, {}, 200),
+    "a name in a message": ({"model": "tiny", "messages": [{**said("Hello")[0], "name": "x"}]}, {}, 200),
+    "auto": ({"model": "auto", "messages": said(IN_CHAT)}, {}, 200),
+    "a path that searches": ({"model": "path:handbook", "messages": said("Hello")}, {}, 200),
+    "an unknown path": ({"model": "path:nowhere", "messages": said("Hello")}, {}, 404),
+    "an unknown model": ({"model": "nobody", "messages": said("Hello")}, {}, 404),
+    "no messages": ({"model": "tiny", "messages": []}, {}, 400),
+    "an empty message": ({"model": "tiny", "messages": said(" ")}, {}, 400),
+    "an unknown role": ({"model": "tiny", "messages": said("Hello", role="robot")}, {}, 400),
+    "too hot": ({"model": "tiny", "messages": said("Hello"), "temperature": 3}, {}, 400),
+    "too many stops": ({"model": "tiny", "messages": said("Hello"), "stop": list("abcde")}, {}, 400),
+    "a number as a text": ({"model": "tiny", "messages": said("Hello"), "max_tokens": "7"}, {}, 200),
+    "half a character": (b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}]}', {}, 400),
+    "no JSON": (b'{"model":', {}, 400),
+    "not UTF-8": (b'{"model":"tiny","messages":[{"role":"user","content":"\xff"}]}', {}, 400),
+    "nothing": (b"", {}, 400),
+    "a name of its own": ({"model": "tiny", "messages": said("Hello")}, {"x-request-id": "mine-1"}, 200),
+    "a time of its own": ({"model": "tiny", "messages": said("Hello")}, {"x-request-timeout": "5"}, 200),
+    "a time that is none": ({"model": "tiny", "messages": said("Hello")}, {"x-request-timeout": "soon"}, 400),
+    "an unknown key": ({"model": "tiny", "messages": said("Hello")}, {"authorization": "Bearer pm_x"}, 401),
+    "no key": ({"model": "tiny", "messages": said("Hello")}, {"authorization": ""}, 401),
+    "a connection that ends": ({"model": "tiny", "messages": said("Hello")}, {"connection": "close"}, 200),
+    "more tokens than are allowed": ({"model": "tiny", "messages": said("Hello"), "max_tokens": 10**9 + 1}, {}, 429),
+}
+
+
+async def test_the_unusual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    for name, (asked, headers, status) in UNUSUAL.items():
+        told = await ways.alike(asked, headers, name)
+        assert told.status == status, name
+
+
+TROUBLE: dict[str, Any] = {
+    "is cut before it begins": [BREAK],
+    "is cut after its role": [chunk("", role="assistant"), BREAK],
+    "is cut after its first word": [*beginning("Hello"), BREAK],
+    "ends without its end": [*beginning("Hello")],
+    "says in its stream that it failed": [*beginning("Hello"), {"error": {"message": "out of memory"}}],
+    "says that it failed at once": [{"error": {"message": "out of memory"}}],
+    "says what cannot be read": [*beginning("Hello"), b"data: {nonsense\n\n"],
+    "counts and says nothing": [usage(20, 0), b"data: [DONE]\n\n"],
+    "counts nothing": [*beginning("Hello"), chunk("", finish="stop"), b"data: [DONE]\n\n"],
+}
+REFUSALS = {500: "engine_error", 503: "engine_error", 429: "engine_overloaded", 400: "engine_refused"}
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
+    for name, steps in TROUBLE.items():
+        engine.says(*steps)
+        before = ways.lane.taken
+        await ways.alike({"model": "path:small_talk", "messages": said("Hello"), "stream": streams}, {}, name)
+        assert ways.lane.taken == before + 1, name
+        assert ways.gateway.metric("pointsman_in_flight") == 0, name
+        assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
+
+
+async def test_an_engine_that_refuses_is_told_alike(ways: Ways, engine: ScriptedEngine) -> None:
+    for status, code in REFUSALS.items():
+        engine.refuses(status, {"error": {"message": "no"}})
+        told = await ways.alike({"model": "path:small_talk", "messages": said("Hello")}, {}, code)
+        assert code.encode() in told.body
+
+
+async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    remaining = []
+    for way in ("uvicorn", "ours"):
+        left = []
+        for _ in range(2):
+            asked = {"model": "tiny", "messages": said("Hello"), "max_tokens": 40}
+            answered = await ways.clients[way].post("/v1/chat/completions", json=asked)
+            left.append({n: int(v) for n, v in answered.headers.items() if n.startswith("x-ratelimit-remaining")})
+        remaining.append({name: left[0][name] - left[1][name] for name in left[0]})
+    assert remaining[0] == remaining[1]
+    assert remaining[0]["x-ratelimit-remaining-requests"] == 1
+
+
+async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: ScriptedEngine) -> None:
+    for streams in (True, False):
+        goes_on = asyncio.Event()
+        engine.says(*beginning("Hello"), goes_on)
+        before = ways.gateway.metric("pointsman_requests_total", outcome="cancelled")
+        taken = ways.lane.taken
+        asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
+        asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
+        await until(lambda: engine.running == 1)
+        await until(lambda: engine.sent > 0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await until(lambda: engine.running == 0)
+        counted = before + 1
+        await until(
+            lambda counted=counted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == counted
+        )
+        assert ways.lane.taken == taken + 1
+        assert ways.gateway.metric("pointsman_in_flight") == 0
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
+    ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.lane.taken
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.lane.taken == before + 1)
+    assert ways.gateway.metric("pointsman_in_flight") == 1
+    assert ways.gateway.metric("pointsman_engine_in_flight") == 0
+    given.set()
+    assert (await asking).status_code == 200
+    assert engine.bodies[-1]["messages"][-1] == said("Hello")[0]
+    assert ways.lane.taken == before + 1
+
+
+async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
+    ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    given, asked_before = held_back(ways.gateway.house.tenancy, monkeypatch), len(engine.bodies)
+    asked = {"model": "path:small_talk", "messages": said("Hello")}
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
+    assert ways.gateway.metric("pointsman_rejected_total", code="cancelled") == 1
+    given.set()
+    assert (await ways.clients["ours"].post("/v1/chat/completions", json=asked)).status_code == 200
+    assert len(engine.bodies) == asked_before + 1
+
+
+async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
+    ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = held_back(ways.gateway.house.tenancy, monkeypatch)
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
+    given.set()
+    told = await asking
+    assert told.status_code == 429
+    assert told.json()["error"]["code"] == "tokens_per_minute"
+    assert int(told.headers["x-ratelimit-limit-tokens"]) == 10**9
+    assert ways.gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    gc.collect()
+    gc.disable()
+    try:
+        for asked in USUAL.values():
+            await ways.told("ours", asked, {})
+        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
+    finally:
+        gc.enable()
+
+
+async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": True}
+    async with ways.clients[way].stream("POST", "/v1/chat/completions", json=asked) as answered:
+        assert "Hello" in await anext(answered.aiter_text())
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
+
+
+async def failing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.refuses(500, {"error": {"message": "out of order"}})
+    for _ in range(8):  # in the end it is left alone
+        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+
+
+async def refusing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.refuses(400, {"error": {"message": "not so"}})
+    await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+
+
+async def breaking_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.says(*beginning("Hello"), BREAK)
+    for stream in (False, True):
+        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello"), "stream": stream}, {})
+
+
+async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    told = await ways.told(way, {"model": "tiny", "messages": said("Hello"), "max_tokens": 10**10}, {})
+    assert told.status == 429
+
+
+@pytest.mark.parametrize("way", ["uvicorn", "ours"])
+@pytest.mark.parametrize("ends", [cut_off, failing, refusing, breaking_off, beyond_its_limits])
+async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
+    ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
+) -> None:
+    """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
+
+    async def once_more() -> None:
+        ways.gateway.house.engines.cell("local").breaker = Breaker()
+        await ends(ways, engine, way)
+        await asyncio.sleep(0.1)
+
+    await once_more()  # what is made once, and kept
+    await nothing_is_left(once_more)
+
+
+async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    client = ways.clients["ours"]
+    body = json.dumps({"model": "tiny", "messages": said("Hello")}).encode()
+    url = client.base_url
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {url.host}\r\nauthorization: {client.headers['authorization']}"
+        f"\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    last = head.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(head + body)
+    await until(lambda: engine.running == 1 or len(engine.bodies) > 2)
+    writer.write(head + body + last + body)
+    told = await reader.read()
+    assert told.count(b"HTTP/1.1 200 OK") == 3
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.fixture
+async def raw_ways(
+    neighbours: Neighbours, valkey: Valkey, tmp_path: Path, engine: ScriptedEngine
+) -> AsyncIterator[tuple[RawEngine, dict[str, httpx.AsyncClient]]]:
+    async with running_raw_engine() as raw, AsyncExitStack() as stack:
+        engine.url = raw.url
+        await neighbours.ready()
+        gateway = await stack.enter_async_context(neighbours.gateway())
+        house = gateway.house
+        door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
+        clients = {}
+        for name, taking in {"uvicorn": None, "ours": ExpressLane(door)}.items():
+            address = await stack.enter_async_context(
+                serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
+            )
+            client = httpx.AsyncClient(base_url=f"http://{address}", timeout=20, verify=False)
+            clients[name] = await stack.enter_async_context(client)
+        yield raw, clients
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(script=scripts())
+async def test_whatever_an_engine_answers_is_told_alike(
+    raw_ways: tuple[RawEngine, dict[str, httpx.AsyncClient]], script: Script
+) -> None:
+    raw, clients = raw_ways
+    raw.says(*script.pieces)
+    for asked in ({}, TELL_USAGE):
+        told = {}
+        for name, client in clients.items():
+            body = {"model": "tiny", "messages": said("Hello"), **asked}
+            answered = await client.post("/v1/chat/completions", json=body)
+            told[name] = answered.status_code, _alike(answered.content)
+        assert told["ours"] == told["uvicorn"]

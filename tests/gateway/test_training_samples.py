@@ -1,0 +1,162 @@
+"""Answers are kept to learn from where the configuration names their task and their caller's tenant consents."""
+
+import json
+import sys
+import types
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.engine import answer
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.remembering import REQUEST, decision, decisions_in, desk_at, receipt
+from doubles.tenancy import issue, register_at
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.domain import CompletedAnswer
+from pointsman_gateway.request_log import redis_schema
+from redis.asyncio import Redis
+
+JSON = '{"intent": "lost_item"}'
+
+
+@pytest.fixture
+def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
+    """Answers of triage may be learnt from, whoever asks."""
+    neighbours.settings |= {"redis_url": valkey.url}
+    neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "without_keys": True}
+    neighbours.engine.says(*answer(JSON))
+    return neighbours
+
+
+@pytest.fixture
+def failing() -> Iterator[None]:
+    module: Any = types.ModuleType("failing_hook")
+    module.redact = lambda text: 1 / 0
+    sys.modules["failing_hook"] = module
+    yield
+    del sys.modules["failing_hook"]
+
+
+async def samples(valkey: Valkey) -> list[dict[str, Any]]:
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        return [json.loads(fields["sample"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
+
+
+@asynccontextmanager
+async def asked(
+    neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto"
+) -> AsyncIterator[Gateway]:
+    """Once all are answered, and in the journal."""
+    await neighbours.ready()
+    before = len(await decisions_in(valkey.url))
+    shown = {"authorization": f"Bearer {key}"} if key else {}
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        for text in texts:
+            body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {}}
+            assert (await client.post("/v1/chat/completions", json=body, headers=shown)).status_code == 200
+
+        async def written() -> bool:
+            return len(await decisions_in(valkey.url)) == before + len(texts)
+
+        await found(written)
+        yield gateway
+
+
+async def test_an_answer_is_kept_with_its_messages_its_path_and_its_decision(
+    learning: Neighbours, valkey: Valkey
+) -> None:
+    async with asked(learning, valkey, IN_TRIAGE):
+        (kept,) = await samples(valkey)
+        (decided,) = await decisions_in(valkey.url)
+    assert (kept["decision"], kept["task"], kept["tenant"]) == (decided["id"], "triage", "")
+    assert kept["messages"] == [{"role": "user", "content": IN_TRIAGE}]
+    assert kept["answers"] == [{"path": "triage_adapter", "text": JSON, "verdicts": []}]
+
+
+async def test_nothing_is_kept_of_other_tasks_or_of_a_named_path(learning: Neighbours, valkey: Valkey) -> None:
+    async with asked(learning, valkey, IN_CHAT):
+        pass
+    async with asked(learning, valkey, IN_TRIAGE, model="path:triage_adapter"):
+        assert await samples(valkey) == []
+
+
+async def test_nothing_is_kept_where_nobody_says_so(learning: Neighbours, valkey: Valkey) -> None:
+    learning.config.rest_of_tasks["learning"] = {"tasks": ["triage"]}
+    async with asked(learning, valkey, IN_TRIAGE):
+        assert await samples(valkey) == []
+
+
+async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbours, valkey: Valkey) -> None:
+    learning.settings |= {"keys": "on"}
+    async with register_at(valkey.url) as register:
+        key = (await issue(valkey.url, tenant="acme")).credential.text
+        async with asked(learning, valkey, IN_TRIAGE, key=key):
+            assert await samples(valkey) == []  # without_keys does not speak for those who have one
+        await register.consent("acme", ["triage"])
+        async with asked(learning, valkey, IN_TRIAGE, key=key):
+            assert [kept["tenant"] for kept in await samples(valkey)] == ["acme"]
+        await register.consent("acme", [])
+        async with asked(learning, valkey, IN_TRIAGE, key=key):
+            assert len(await samples(valkey)) == 1
+
+
+async def test_a_refused_answer_and_the_one_in_its_place_are_kept_together(
+    learning: Neighbours, valkey: Valkey
+) -> None:
+    learning.config.tasks["triage"] |= {
+        "policy": {"escalate": {"paths": ["triage_adapter", "triage_few_shot"]}},
+        "validators": [{"regex": "urgency"}],
+        "fallback": [],
+    }
+    learning.engine.script = lambda body: answer(JSON if "@" in body["model"] else '{"urgency": "low"}')
+    async with asked(learning, valkey, IN_TRIAGE):
+        (kept,) = await samples(valkey)
+    refused, sent = kept["answers"]
+    assert (refused["path"], refused["text"]) == ("triage_adapter", JSON)
+    assert refused["verdicts"][0][:2] == ["regex", "refused"]
+    assert (sent["path"], sent["verdicts"]) == ("triage_few_shot", [["regex", "accepted", ""]])
+
+
+async def test_what_is_kept_is_redacted(learning: Neighbours, valkey: Valkey) -> None:
+    learning.settings |= {"redaction": "pointsman_gateway.redaction:redact_common"}
+    learning.engine.says(*answer("Write to ann@example.org"))
+    async with asked(learning, valkey, f"{IN_TRIAGE}, I am ann@example.org"):
+        (kept,) = await samples(valkey)
+    assert kept["messages"][0]["content"] == f"{IN_TRIAGE}, I am [email]"
+    assert kept["answers"][0]["text"] == "Write to [email]"
+
+
+async def test_where_the_hook_fails_nothing_is_kept(failing: None, learning: Neighbours, valkey: Valkey) -> None:
+    learning.settings |= {"redaction": "failing_hook:redact"}
+    async with asked(learning, valkey, IN_TRIAGE):
+        assert await samples(valkey) == []
+
+
+async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
+    async with desk_at(valkey.url) as desk:
+        desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, most=100)
+        for number in range(130):
+            made = decision(f"d{number}")
+            desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
+        await desk.written()
+    kept = [one["decision"] for one in await samples(valkey)]
+    assert kept == [f"d{number}" for number in range(30, 130)]
+
+
+async def test_a_share_keeps_the_same_decisions_whoever_looks(valkey: Valkey) -> None:
+    async with desk_at(valkey.url) as desk:
+        desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, share=0.3)
+        wanted = [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
+        assert wanted == [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
+    assert 250 < sum(wanted) < 350
+
+
+def test_a_task_that_there_is_not_is_refused_by_name(neighbours: Neighbours) -> None:
+    neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triag"]}
+    with pytest.raises(ConfigError, match="learning names task 'triag'; known: chat, policy, triage"):
+        load_config(neighbours.config.write())

@@ -1,0 +1,67 @@
+"""A deadline for Redis is one for Redis, not for an event loop that is busy with other things."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_CALL_SECONDS, BoundedRedis
+from pointsman_servicekit.errors import Unavailable
+
+IN_TIME = 0.8 * CALL_TIMEOUT
+TURNS = 3
+"""Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[None]:
+    """The loop's turns take 5 ms, as with many requests at once."""
+
+    async def work() -> None:
+        while True:
+            time.sleep(0.005)  # noqa: ASYNC251  # that is what is meant
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    yield
+    working.cancel()
+
+
+def calls(changes: list[bool]) -> BoundedRedis:
+    """Where calls are ours: Redis itself is not asked."""
+    return BoundedRedis(None, changes.append)  # type: ignore[arg-type]
+
+
+async def answered_in_time() -> str:
+    await asyncio.sleep(IN_TIME)
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    return "PONG"
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy: None) -> None:
+    changes: list[bool] = []
+    redis = calls(changes)
+    for _ in range(5):
+        assert await redis.call(answered_in_time) == "PONG"
+    assert changes == []
+
+
+async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) -> None:
+    changes: list[bool] = []
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="nothing within 50 ms"):
+        await calls(changes).call(never)
+    assert time.monotonic() - begun < MAX_CALL_SECONDS + 1.0
+    assert changes == [False]
+
+
+async def test_a_loop_that_rests_waits_for_the_deadlines_alone() -> None:
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):
+        await calls([]).call(never)
+    assert 3 * CALL_TIMEOUT <= time.monotonic() - begun < 1.0

@@ -1,0 +1,41 @@
+"""A process that waits until it is told to stop, and its threads."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from pointsman_servicekit.process import start_worker_threads
+
+PROGRAM = """
+import asyncio
+from pointsman_servicekit.process import wait_for_stop_signal
+
+async def main():
+    asyncio.get_running_loop().call_soon(print, "waiting")
+    print((await wait_for_stop_signal()).name)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_and_is_named(which: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-u", "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(which)
+        assert process.stdout.read() == f"{which.name}\n"
+    assert process.returncode == 0
+
+
+async def test_all_workers_are_there_from_the_start() -> None:
+    await start_worker_threads(3)
+    before = threading.active_count()
+    here = threading.Barrier(3)
+    await asyncio.gather(*[asyncio.to_thread(here.wait, 10) for _ in range(3)])
+    names = await asyncio.gather(*[asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(20)])
+    assert threading.active_count() == before
+    assert set(names) <= {"worker_0", "worker_1", "worker_2"}
