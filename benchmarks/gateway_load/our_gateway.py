@@ -90,7 +90,7 @@ async def start_gateway(
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
         "POINTSMAN_GATEWAY_WAL_DIR": str(crew.folder / "wal"),
-        "POINTSMAN_GATEWAY_KEYS": "on",
+        "POINTSMAN_GATEWAY_AUTH": "on",
     }
     running = crew.start("pointsman", cores.measured, [sys.executable, *program], environment)
     await running.until_ready(lambda: answers_at(http, "/readyz"), within=120)

@@ -43,7 +43,7 @@ async def house(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """Keys are on."""
-    async with running_house(tmp_path_factory.mktemp("guarded"), model_folder, keys="on") as house:
+    async with running_house(tmp_path_factory.mktemp("guarded"), model_folder, auth="on") as house:
         yield house
 
 

@@ -81,7 +81,7 @@ async def _gateway(folder: Path) -> CollectorRegistry:
             config=ConfigFolder(folder / "config").write(),
             embedding_model=model,
             redis_url=valkey.url,
-            keys="on",
+            auth="on",
             wal_dir=folder / "wal",
         )
         async with gateway.building(settings, load_config(settings.config)) as house:

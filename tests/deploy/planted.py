@@ -382,7 +382,7 @@ def _(c: Cluster) -> None:
 
 @fault("unknown setting", "a slip in a setting's name")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_DRAIN_NOTIC"] = "5"
+    settings(c, "gateway")["POINTSMAN_GATEWAY_SHUTDOWN_DELA"] = "5"
 
 
 @fault("bad setting", "a value that the service refuses")
@@ -412,7 +412,7 @@ def _(c: Cluster) -> None:
 
 @fault("keys are off", "a production for everyone")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_KEYS"] = "off"
+    settings(c, "gateway")["POINTSMAN_GATEWAY_AUTH"] = "off"
 
 
 # -- coming and going

@@ -16,5 +16,5 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 @pytest.fixture
 async def narrow_town(tmp_path: Path) -> AsyncIterator[Town]:
     """With places for sixteen, and a line of eight before it."""
-    async with running_town(tmp_path, max_in_flight=16, max_waiting=8, longest_wait=0.5) as town:
+    async with running_town(tmp_path, max_in_flight=16, queue_size=8, queue_timeout=0.5) as town:
         yield town

@@ -99,7 +99,7 @@ async def ids_in(valkey: Valkey) -> Counter[str]:
 
 async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(tmp_path: Path, valkey: Valkey) -> None:
     """Of those that end in its grace, of those that are cut, and of those that it turns away meanwhile."""
-    async with a_gateway(tmp_path, valkey, gap=3.0, drain_notice=0.3, drain_grace=0.4) as gateway:
+    async with a_gateway(tmp_path, valkey, gap=3.0, shutdown_delay=0.3, shutdown_timeout=0.4) as gateway:
         async with calling(gateway) as callers:
             await until(lambda: len(callers.ended) > 30, within=60)
             gateway.signal(signal.SIGTERM)

@@ -73,7 +73,7 @@ async def customer(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Cust
 @pytest.fixture
 async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: ScriptedEngine) -> Neighbours:
     """A path `small` that costs nothing, and a dear path `large`."""
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
     config = neighbours.config
     config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}
     config.models["models"]["grand"] = {
@@ -145,7 +145,7 @@ async def test_a_path_that_is_too_dear_is_passed_over(
 async def test_a_share_of_an_adapters_training_is_held_too(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
     neighbours.config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}
     neighbours.config.models["training"] = {"usd_per_hour": 3.6, "expected_requests": 1000, "expected_days": 30}
     await neighbours.lora_server.say(

@@ -133,7 +133,7 @@ async def test_this_machines_own_names_and_those_of_the_settings_are_welcome(nei
 
 @pytest.fixture
 async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     for version in (TRIAGE, VOICE):
         neighbours.lora_server.versions[version] = pb.AdapterVersion(version=version, name=version.partition("@")[0])

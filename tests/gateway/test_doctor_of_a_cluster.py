@@ -31,7 +31,7 @@ async def test_without_an_engine_it_is_not_ready_and_the_engine_is_named(neighbo
 
 
 async def test_where_keys_are_on_one_is_asked_for(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
-    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path, "keys": "on"}
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path, "auth": "on"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         without = await judged(Cluster(gateway.url))

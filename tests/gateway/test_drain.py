@@ -55,7 +55,7 @@ async def says_no(gateway: ProcessGateway) -> bool:
 
 async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer_has_heard(starting: Starting) -> None:
     async with (
-        starting(drain_notice=1.5, drain_grace=30) as gateway,
+        starting(shutdown_delay=1.5, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         load, asked = await streams(gateway, 50, session)
@@ -71,7 +71,7 @@ async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer
 
 async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Starting) -> None:
     async with (
-        starting(drain_notice=0, drain_grace=30) as gateway,
+        starting(shutdown_delay=0, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         load, asked = await streams(gateway, 2, session)
@@ -86,7 +86,7 @@ async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Sta
 
 async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_was_all(starting: Starting) -> None:
     async with (
-        starting(gap=1.0, drain_notice=0, drain_grace=0.3) as gateway,
+        starting(gap=1.0, shutdown_delay=0, shutdown_timeout=0.3) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         _, asked = await streams(gateway, 5, session)
@@ -97,7 +97,7 @@ async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_
 
 
 async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
-    async with starting(drain_notice=600) as gateway:
+    async with starting(shutdown_delay=600) as gateway:
         gateway.signal(signal.SIGINT)
         assert await gateway.ended(within=30) == 0
 

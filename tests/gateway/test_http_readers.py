@@ -118,7 +118,7 @@ def _alike(body: bytes) -> bytes:
 
 @pytest.fixture
 async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Ways]:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, AsyncExitStack() as stack:
         house = gateway.house

@@ -28,7 +28,7 @@ FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
 
 @pytest.fixture
 async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway

@@ -38,7 +38,7 @@ async def settings(neighbours: Neighbours, model_folder: Path) -> dict[str, str]
         "retriever": neighbours.retriever.address,
         "http_listen": "127.0.0.1:0",
         "grpc_listen": "127.0.0.1:0",
-        "drain_notice": "0.2",
+        "shutdown_delay": "0.2",
     }
 
 

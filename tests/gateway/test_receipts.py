@@ -224,7 +224,7 @@ async def test_what_grpc_cannot_read_leaves_a_receipt(gateway: Gateway, valkey: 
 async def test_who_gives_up_in_the_line_before_the_house_leaves_a_receipt(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
-    neighbours.settings |= {"max_in_flight": 1, "longest_wait": 60.0}
+    neighbours.settings |= {"max_in_flight": 1, "queue_timeout": 60.0}
     await neighbours.ready()
     go_on = asyncio.Event()
     engine.says(*beginning("a"), go_on, *answer("b"))

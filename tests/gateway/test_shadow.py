@@ -188,7 +188,7 @@ async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) ->
 async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbours: Neighbours, valkey: Valkey) -> None:
     narrow = await issue(valkey.url, scope=KeyScope(paths=("triage_adapter",)))
     wide = await issue(valkey.url)
-    neighbours.settings["keys"] = "on"
+    neighbours.settings["auth"] = "on"
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         client.headers["authorization"] = f"Bearer {wide.credential.text}"

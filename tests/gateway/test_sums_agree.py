@@ -36,8 +36,8 @@ MODELS = ("auto", "auto", "auto", "auto", "tiny", "path:handbook", "path:letter"
 @pytest.fixture
 async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
     """With keys, a cache, an engine by the hour, trainings to be paid back, and prices that are no round numbers."""
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal", "max_in_flight": 24}
-    neighbours.settings |= {"max_waiting": 4, "longest_wait": 0.2}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal", "max_in_flight": 24}
+    neighbours.settings |= {"queue_size": 4, "queue_timeout": 0.2}
     config = neighbours.config
     config.models["models"]["tiny"]["usd_per_million_tokens"] = {
         "prompt": 0.0137,

@@ -157,9 +157,9 @@ def test_the_settings_are_both_or_none(tls: ServerTls, authority: Authority) -> 
     for given, message in wrong:
         with pytest.raises(TlsError, match=message):
             server_tls(*given)
-    with pytest.raises(TlsError, match="peer_certificate is set without peer_key"):
+    with pytest.raises(TlsError, match="client_tls_certificate is set without client_tls_key"):
         client_tls(authority.certificate, tls.certificate, None)
-    with pytest.raises(TlsError, match="without peer_ca"):
+    with pytest.raises(TlsError, match="without client_tls_ca"):
         client_tls(None, tls.certificate, tls.key)
 
 

@@ -55,7 +55,7 @@ async def test_both_doors_speak_tls_and_want_a_clients_certificate(
         "tls_certificate": server.certificate,
         "tls_key": server.key,
         "tls_client_ca": authority.certificate,
-        "log_form": "json",
+        "log_format": "json",
     }
     async with running(neighbours, model_folder, **settings) as process:
         assert process.stderr is not None

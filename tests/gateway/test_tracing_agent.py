@@ -36,7 +36,7 @@ async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         # So nothing is sent until a service ends: what arrives has been sent then.
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
         for service in ("GATEWAY", "RETRIEVER"):
-            monkeypatch.setenv(f"POINTSMAN_{service}_LOG_FORM", "json")
+            monkeypatch.setenv(f"POINTSMAN_{service}_LOG_FORMAT", "json")
         yield agent
 
 
@@ -45,7 +45,7 @@ async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_w
 ) -> None:
     await neighbours.ready()
     neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
-    settings = {"config": neighbours.config.write(), "embedding_model": model_folder, "drain_notice": 0}
+    settings = {"config": neighbours.config.write(), "embedding_model": model_folder, "shutdown_delay": 0}
     async with (
         process_retriever(tmp_path, model_folder) as retriever,
         process_gateway(tmp_path, retriever=retriever.address, **settings) as gateway,
@@ -85,7 +85,7 @@ async def test_an_agent_that_is_away_costs_no_request_and_holds_up_no_end(
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     await neighbours.ready()
     neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
-    settings = {"config": neighbours.config.write(), "embedding_model": model_folder, "drain_notice": 0}
+    settings = {"config": neighbours.config.write(), "embedding_model": model_folder, "shutdown_delay": 0}
     async with process_gateway(tmp_path, retriever=neighbours.retriever.address, **settings) as gateway:
         answers = await asyncio.gather(*(_ask(gateway, {}) for _ in range(20)))
         assert {answer.status_code for answer in answers} == {200}

@@ -92,7 +92,7 @@ async def test_nothing_is_kept_where_nobody_says_so(learning: Neighbours, valkey
 
 
 async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbours, valkey: Valkey) -> None:
-    learning.settings |= {"keys": "on"}
+    learning.settings |= {"auth": "on"}
     async with register_at(valkey.url) as register:
         key = (await issue(valkey.url, tenant="acme")).credential.text
         async with asked(learning, valkey, IN_TRIAGE, key=key):

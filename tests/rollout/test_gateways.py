@@ -44,9 +44,9 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
             settings = {
                 "http_listen": http,
                 "grpc_listen": grpc_address,
-                "drain_notice": 2,
-                "drain_grace": 60,
-                "grpc_connection_age": 5,
+                "shutdown_delay": 2,
+                "shutdown_timeout": 60,
+                "grpc_max_connection_age": 5,
             }
             (tmp_path / str(number)).mkdir()
             gateway = ProcessGateway(

@@ -87,7 +87,7 @@ def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_ser
         "retriever": retriever.address,
         "redis_url": valkey.url,
         "wal_dir": folder / "wal",
-        "keys": "on",
+        "auth": "on",
     }
     return ProcessGateway(folder, settings)
 

@@ -316,7 +316,7 @@ async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
     arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--data-dir", tmp_path]
     async with running_valkey(tmp_path / "valkey") as valkey:
         key = (await issue(valkey.url)).credential.text
-        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+        neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
         await neighbours.ready()
         async with neighbours.gateway() as gateway:
             refused = await command(*arguments, "--url", gateway.url)

@@ -8,7 +8,8 @@ from manifest_lint.cluster import Cluster, Fault, each_container, where
 
 POLICY = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 _HASHED = re.compile(r"-[a-z0-9]{10}$")
-_SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|_auth)$")
+_SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|(?<!^POINTSMAN_GATEWAY)_auth)$")
+"""POINTSMAN_GATEWAY_AUTH is "on" or "off", and no secret."""
 _SECRET_VALUE = re.compile(r"://[^/\s:@]*:[^/\s@$]+@|-----BEGIN [A-Z ]*PRIVATE KEY|\bpm_[A-Za-z0-9]{16}")
 
 

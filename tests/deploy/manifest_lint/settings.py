@@ -80,11 +80,11 @@ def keys_in_production(cluster: Cluster) -> Iterator[Fault]:
     for workload, container, place, _ in _services(cluster):
         settings = cluster.environment(workload, container)
         if workload.name == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":
-            yield Fault("keys are off", place, "POINTSMAN_GATEWAY_KEYS")
+            yield Fault("keys are off", place, "POINTSMAN_GATEWAY_AUTH")
 
 
 def _keys(settings: Mapping[str, str]) -> str:
-    return settings.get("POINTSMAN_GATEWAY_KEYS", "off")
+    return settings.get("POINTSMAN_GATEWAY_AUTH", "off")
 
 
 def _services(

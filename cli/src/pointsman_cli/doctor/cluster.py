@@ -99,7 +99,7 @@ async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
 async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
     bare = (await client.get("/v1/models")).status_code
     if bare == 200:
-        return warn("keys", "off: whoever reaches the gateway may use all of it (POINTSMAN_GATEWAY_KEYS=on)")
+        return warn("keys", "off: whoever reaches the gateway may use all of it (POINTSMAN_GATEWAY_AUTH=on)")
     if not cluster.key:
         return warn("keys", "on; name a key (--key-env) for the checks that need one")
     status = (await client.get("/v1/models", headers=cluster.headers)).status_code

@@ -109,7 +109,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
         "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
-        "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # there is no load balancer to notify
+        "POINTSMAN_GATEWAY_SHUTDOWN_DELAY": "0",  # there is no load balancer to notify
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # models.yaml reads it as ${POINTSMAN_LORA_SERVER}
     }
     program = (programs.python, "-m", "pointsman_gateway")

@@ -110,13 +110,15 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """From the settings `peer_ca`, `peer_certificate` and `peer_key`; None if TLS is off. Raises TlsError."""
+    """Build the client's TLS from the settings `client_tls_*`; None if TLS is off. Raises TlsError."""
     if ca is None:
         if certificate is not None or key is not None:
-            raise TlsError("peer_certificate or peer_key is set without peer_ca; set peer_ca too, or none of them")
+            raise TlsError(
+                "client_tls_certificate or client_tls_key is set without client_tls_ca; set all of them or none"
+            )
         return None
     if certificate is not None or key is not None:
-        _both("peer_", certificate, key)
+        _both("client_tls_", certificate, key)
     tls = ClientTls(ca, certificate, key, server_name)
     tls.pem()
     return tls

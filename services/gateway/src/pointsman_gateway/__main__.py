@@ -53,7 +53,7 @@ def main() -> int:
         if folder:
             return check(folder)
         settings = Settings()
-        logs.configure_logging("gateway", settings.log_level, settings.log_form)
+        logs.configure_logging("gateway", settings.log_level, settings.log_format)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
         with (
             exporting_spans("gateway", os.environ) as spans,
@@ -106,7 +106,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                     max_message_fields=LIMITS.fields,
                     max_connections=settings.grpc_connections,
                     max_concurrent_streams=GRPC_STREAMS,
-                    max_connection_age=settings.grpc_connection_age,
+                    max_connection_age=settings.grpc_max_connection_age,
                 ),
                 tls=tls,
                 interceptors=tracing_server_interceptors(spans),
@@ -125,7 +125,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
-            times = DrainTimes(settings.drain_notice, settings.drain_grace)
+            times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
             await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 

@@ -13,72 +13,78 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
-    grpc_connection_age: float = Field(
+    grpc_max_connection_age: float = Field(
         default=0.0,
         ge=0,
-        description="seconds after which a gRPC client must connect again, and finds new gateways; 0: never",
+        description="seconds after which a gRPC client must reconnect, and so finds new gateways; 0: no limit",
     )
     config: Path = Path("config")
     retriever: str = "127.0.0.1:8082"
     dns: str = Field(
-        default="", description="HOST:PORT that is asked where groups of engines are; empty: as /etc/resolv.conf says"
+        default="",
+        description="HOST:PORT of the DNS server that resolves groups of engines; empty: that of /etc/resolv.conf",
     )
     embedding_model: Path = Path(".pointsman/models/minilm")
     classifier: Path | None = Field(
         default=None,
-        description="the artefact of `pointsman classifier fit`; not set: the classifier is fitted at start",
+        description="a file written by `pointsman classifier fit`; unset: the classifier is fitted at start",
     )
     redis_url: str = Field(default="", description="holds the request log, feedback and evidence; empty: there is none")
-    keys: Literal["on", "off"] = Field(default="off", description="on: every request must show one; needs redis_url")
-    keys_trust: float = Field(
-        default=900.0, ge=0, description="seconds that a verified copy of a key is good while Redis is away"
+    auth: Literal["on", "off"] = Field(default="off", description="on: every request needs a key; needs redis_url")
+    key_cache_ttl: float = Field(
+        default=900.0, ge=0, description="seconds for which a verified key is accepted while Redis is not available"
     )
     wal_dir: Path = Field(
         default=Path(".pointsman/wal"), description="folder of the write-ahead log of receipts and feedback"
     )
-    reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
+    reload_seconds: float = Field(default=1.0, gt=0, description="interval of checks for a changed configuration")
     freshness_seconds: float = Field(
-        default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"
+        default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
     )
-    max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
-    max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
-    longest_wait: float = Field(default=1.0, ge=0, description="seconds that a request waits for a place")
-    drain_notice: float = Field(
-        default=3.0, ge=0, description="seconds on SIGTERM in which all is served though /readyz says no"
+    max_in_flight: int = Field(default=256, ge=1, description="concurrent requests; further ones are queued")
+    queue_size: int = Field(default=64, ge=0, description="queued requests, by priority; further ones are rejected")
+    queue_timeout: float = Field(default=1.0, ge=0, description="seconds that a request may stay queued")
+    shutdown_delay: float = Field(
+        default=3.0, ge=0, description="seconds after SIGTERM in which requests are accepted while /readyz fails"
     )
-    drain_grace: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
+    shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
     request_timeout: float = Field(default=120.0, gt=0, description="seconds for a whole request, fallbacks included")
     log_level: str = "INFO"
-    log_form: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = "text"
     tls_certificate: Path | None = Field(
-        default=None, description="PEM, of both doors; set with tls_key: they speak TLS only"
+        default=None, description="PEM, for HTTP and gRPC; set with tls_key: only TLS connections are accepted"
     )
     tls_key: Path | None = Field(default=None, description="PEM, not encrypted")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM; set: a client without a certificate of it is refused at both doors"
+        default=None, description="PEM; set: clients must present a certificate that this CA signed"
     )
-    peer_ca: Path | None = Field(
-        default=None, description="PEM; set: the retriever and the lora-servers are spoken to over TLS"
+    client_tls_ca: Path | None = Field(
+        default=None, description="PEM; set: the gateway connects to the retriever and the lora-servers with TLS"
     )
-    peer_certificate: Path | None = Field(default=None, description="PEM, shown to them; with peer_key")
-    peer_key: Path | None = None
-    http_connections: int = Field(default=2000, ge=1, description="at once; keep both together below `ulimit -n`")
-    grpc_connections: int = Field(default=2000, ge=1, description="at once")
+    client_tls_certificate: Path | None = Field(
+        default=None, description="PEM, which the gateway presents to them; set with client_tls_key"
+    )
+    client_tls_key: Path | None = None
+    http_connections: int = Field(
+        default=2000, ge=1, description="concurrent connections; keep both limits together below `ulimit -n`"
+    )
+    grpc_connections: int = Field(default=2000, ge=1, description="concurrent connections")
     buffer_megabytes: int = Field(
         default=256, ge=32, description="of request messages in memory, over gRPC; half of it for each tenant"
     )
     redaction: str = Field(
         default="",
-        description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",
+        description="MODULE:FUNCTION that redacts texts before they are stored; ours is "
+        "pointsman_gateway.redaction:redact_common",
     )
     console: Literal["on", "off"] = Field(default="on", description="the page at /console")
     console_hosts: str = Field(
         default="",
-        description="names, with commas between, by which the console is reached where keys are off; localhost and "
-        "addresses in numbers always are",
+        description="host names, separated by commas, that the console accepts without authentication; localhost and "
+        "IP addresses are always accepted",
     )
-    cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
-    cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")
+    cache_redis_url: str = Field(default="", description="holds cached answers; empty: redis_url")
+    cache_megabytes: int = Field(default=64, ge=1, description="limit for the cached answers of each tenant")
 
     @field_validator("dns")
     @classmethod

@@ -18,14 +18,14 @@ async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> As
     """Raises ConfigError where keys are on and there is no Redis to keep them in."""
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | Tenancy = OpenAccess()
-        if settings.keys == "on":
+        if settings.auth == "on":
             if not settings.redis_url:
-                raise ConfigError("POINTSMAN_GATEWAY_KEYS is on, and keys are kept in Redis: set its _REDIS_URL too")
+                raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
             metrics = TenancyMetrics(registry)
             try:
                 redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None))
             except ValueError as error:
                 raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
-            tenancy = Tenancy(redis, metrics, KeyCacheConfig(good_for=settings.keys_trust))
+            tenancy = Tenancy(redis, metrics, KeyCacheConfig(good_for=settings.key_cache_ttl))
         await stack.enter_async_context(tenancy.running())
         yield tenancy

@@ -23,4 +23,4 @@ async def overseeing(settings: Settings, generations: Generations, memory: Memor
         if settings.redis_url:
             redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None, PATIENCE))
             reader = RequestLogReader(redis)
-        yield Console(lambda: generations.current, memory.board, reader, settings.keys == "on", hosts)
+        yield Console(lambda: generations.current, memory.board, reader, settings.auth == "on", hosts)

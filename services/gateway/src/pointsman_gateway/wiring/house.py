@@ -96,7 +96,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
     metrics, gen_ai = counting.metrics, counting.gen_ai
     engine_metrics = EngineMetrics(registry, gen_ai)
     trials = CanaryOutcomes(lambda: engine_metrics.told(1, "full"))
-    peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
+    peers = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
@@ -139,7 +139,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
-        queue = QueueLimits(settings.max_waiting, settings.longest_wait)
+        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
