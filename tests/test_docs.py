@@ -14,7 +14,7 @@ from pointsman_retriever.settings import Settings as RetrieverSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests")
+FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests", "tools")
 SETTINGS = {
     f"{settings.model_config['env_prefix']}{field.upper()}"
     for settings in (GatewaySettings, RetrieverSettings, LoraSettings)

@@ -93,7 +93,7 @@ def test_a_bad_file_is_named_and_the_rest_goes_on(cli: Cli, retriever: str, hand
     assert outcome.code == 1
     assert "21 documents, 21 chunks in bad: 21 written, 0 unchanged, 0 removed" in outcome.out
     assert "failed: document 'empty' has no text" in outcome.out
-    assert "failed: document 'torn.pdf' is no PDF that can be read" in outcome.out
+    assert "failed: document 'torn.pdf' is not a readable PDF" in outcome.out
     assert outcome.err.startswith("error: 2 documents were not ingested")
     assert asyncio.run(documents(retriever, "bad")) == 21
 

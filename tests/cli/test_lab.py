@@ -1,4 +1,4 @@
-"""`pointsman classifier fit|lint` and `pointsman replay`, with the gateway's own workbench behind them."""
+"""`pointsman classifier fit|lint` and `pointsman replay`, which run the offline tools of `tools/lab`."""
 
 import json
 import shutil
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.up.addresses import choose_addresses
 from pointsman_cli.up.valkey import server_binary
 from pointsman_embedding.prepare import prepare
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
+
+from tests.ports import free_port
 
 Cli = Callable[..., Any]
 
@@ -48,7 +49,7 @@ def example(tmp_path: Path) -> Path:
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
     """The address of a Redis, and a client of it."""
-    port = choose_addresses("127.0.0.1:0", "127.0.0.1:0").valkey.rpartition(":")[2]
+    port = free_port()
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
         url = f"redis://127.0.0.1:{port}/0"

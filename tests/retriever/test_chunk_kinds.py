@@ -4,7 +4,8 @@ import random
 
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_retriever.chunking.chunkers import MediaTypeChunker
+from pointsman_retriever.chunking.blocks import chunk_document
+from pointsman_retriever.chunking.chunkers import kind_of, make_chunkers, recipe_for
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import CHUNK_CHARACTERS, WINDOW_TOKENS
 from pointsman_retriever.domain import Document
@@ -39,7 +40,7 @@ def long_method(lines: int) -> str:
 
 def test_source_is_split_between_definitions_and_has_them_as_context(minilm: MiniLM):
     text = PYTHON.format(body=long_method(30))
-    chunks = CodeChunker(minilm.tokenizer).chunk(Document("signal.py", "signal.py", text))
+    chunks = chunk_document(CodeChunker(minilm.tokenizer), Document("signal.py", "signal.py", text))
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())  # nothing is lost
     inner = [chunk for chunk in chunks if "brighter(step=25," in chunk.text]
     assert inner[0].context == "signal.py > class Signal: > def show(self, lamp):"
@@ -50,14 +51,14 @@ def test_source_is_split_between_definitions_and_has_them_as_context(minilm: Min
 
 def test_small_adjacent_definitions_share_a_chunk(minilm: MiniLM):
     text = "".join(f"def f{n}():\n    return {n}\n\n\n" for n in range(6))
-    assert len(CodeChunker(minilm.tokenizer).chunk(Document("f", "f", text))) == 1
+    assert len(chunk_document(CodeChunker(minilm.tokenizer), Document("f", "f", text))) == 1
 
 
 def test_other_languages_are_split_the_same_way(minilm: MiniLM):
     body = "\n".join(f'\t\tlog("the lamp at platform {n} is green, and the driver has seen it")' for n in range(20))
     show = f"func Show(lamp Lamp) {{\n\tfor {{\n{body}\n\t}}\n}}"
     text = f"package signal\n\n{show}\n\ntype Lamp struct {{\n\tColour string\n}}\n"
-    chunks = CodeChunker(minilm.tokenizer).chunk(Document("s.go", "s.go", text))
+    chunks = chunk_document(CodeChunker(minilm.tokenizer), Document("s.go", "s.go", text))
     assert [chunk.context for chunk in chunks if "platform 19" in chunk.text] == ["s.go > func Show(lamp Lamp) {"]
     assert any(chunk.text.startswith("type Lamp struct") for chunk in chunks)
 
@@ -85,7 +86,8 @@ def test_every_chunk_fits_the_models_window_with_its_title_and_is_part_of_the_do
     minilm: MiniLM, media_type, text
 ):
     title = "見出し " * 40
-    chunks = MediaTypeChunker(minilm.tokenizer).chunk(Document("d", title, text, media_type=media_type))
+    chunker = make_chunkers(minilm.tokenizer)[kind_of(recipe_for(media_type))]
+    chunks = chunk_document(chunker, Document("d", title, text))
     assert chunks
     for chunk in chunks:
         assert len(minilm.tokenizer.encode(chunk.embedded_text).ids) <= WINDOW_TOKENS
@@ -94,13 +96,7 @@ def test_every_chunk_fits_the_models_window_with_its_title_and_is_part_of_the_do
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())
 
 
-def test_the_media_type_selects_the_chunker_and_its_recipe():
-    class Unused:
-        pass
-
-    def recipe(media_type: str) -> str:
-        return MediaTypeChunker.recipe(Unused(), Document("d", "", "x", media_type=media_type))  # type: ignore[arg-type]
-
+def test_the_media_type_selects_the_chunker():
     kinds = {
         "": "markdown",
         "text/markdown": "markdown",
@@ -110,4 +106,4 @@ def test_the_media_type_selects_the_chunker_and_its_recipe():
         "text/x-python": "code",
         "text/x-klingon": "code",
     }
-    assert {media_type: recipe(media_type).partition("-")[0] for media_type in kinds} == kinds
+    assert {media_type: kind_of(recipe_for(media_type)) for media_type in kinds} == kinds

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from pointsman_embedding import MiniLM
+from pointsman_retriever.chunking.blocks import chunk_document
 from pointsman_retriever.chunking.prose import (
     CHUNK_CHARACTERS,
     CHUNK_TOKENS,
     MarkdownChunker,
+    enclosing_sections,
     find_headings,
-    titles_above,
 )
 from pointsman_retriever.domain import Document
 
@@ -38,7 +39,7 @@ def chunker(minilm: MiniLM) -> MarkdownChunker:
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_chunk_matches_its_offsets_and_is_bounded(chunker, minilm: MiniLM, name):
     text = TEXTS[name]
-    chunks = chunker.chunk(Document("id", "Title", text))
+    chunks = chunk_document(chunker, Document("id", "Title", text))
     assert chunks
     for chunk in chunks:
         assert text[chunk.start : chunk.end] == chunk.text
@@ -51,7 +52,7 @@ def test_a_chunk_matches_its_offsets_and_is_bounded(chunker, minilm: MiniLM, nam
 @pytest.mark.parametrize("name", TEXTS)
 def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker, name):
     text = TEXTS[name]
-    chunks = chunker.chunk(Document("id", "", text))
+    chunks = chunk_document(chunker, Document("id", "", text))
     ends = [0, *(chunk.end for chunk in chunks)]
     starts = [*(chunk.start for chunk in chunks), len(text)]
     for end, start in zip(ends, starts, strict=True):
@@ -61,7 +62,7 @@ def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker, name):
 
 def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
     text = f"# Handbook\n\n## Trains\n\n### Late trains\n\n{SENTENCE * 40}\n\n## Boats\n\n{SENTENCE * 8}\n"
-    first, second, *_, boats = chunker.chunk(Document("id", "Larkmoor", text))
+    first, second, *_, boats = chunk_document(chunker, Document("id", "Larkmoor", text))
     assert first.context == "Larkmoor"  # the headings are in the chunk itself, before the section's first sentences
     assert first.text.startswith("# Handbook\n\n## Trains\n\n### Late trains\n\nThe 7:40")
     assert second.context == "Larkmoor > Handbook > Trains > Late trains"
@@ -71,17 +72,17 @@ def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
 
 
 def test_a_document_that_consists_of_headings_has_a_chunk(chunker):
-    chunks = chunker.chunk(Document("id", "", "# One\n\n## Two\n"))
+    chunks = chunk_document(chunker, Document("id", "", "# One\n\n## Two\n"))
     assert [chunk.text for chunk in chunks] == ["# One\n\n## Two"]
 
 
 def test_a_title_equal_to_the_first_heading_appears_once(chunker):
-    chunks = chunker.chunk(Document("id", "Refunds", f"# Refunds\n\n{SENTENCE * 40}"))
+    chunks = chunk_document(chunker, Document("id", "Refunds", f"# Refunds\n\n{SENTENCE * 40}"))
     assert {chunk.context for chunk in chunks} == {"Refunds"}
 
 
 def test_a_chunk_without_title_or_heading_has_no_context(chunker):
-    (chunk,) = chunker.chunk(Document("id", "", "Just this."))
+    (chunk,) = chunk_document(chunker, Document("id", "", "Just this."))
     assert chunk.embedded_text == "Just this."
 
 
@@ -95,11 +96,17 @@ def test_a_heading_ends_sections_of_its_level_and_below():
     headings = find_headings(text)
     assert [text[heading.start :].split("\n")[0] for heading in headings] == ["# A", "## B", "### C", "## D"]
     starts = [headings[0].start, headings[2].start, headings[3].start, text.index("here")]
-    assert titles_above(headings, starts) == [(), ("A", "B"), ("A",), ("A", "D")]
+    a, b, d = (1, "A"), (2, "B"), (2, "D")
+    assert enclosing_sections(headings, starts) == ([(), (a, b), (a,), (a, d)], (a, d))
+
+
+def test_the_path_at_the_start_encloses_sections_of_lower_levels():
+    path = ((1, "A"), (2, "B"))
+    assert enclosing_sections(find_headings("text\n\n### C\n\n# D\n"), [0], path) == ([path], ((1, "D"),))
 
 
 def test_the_handbooks_chunks_fit_the_models_window(chunker, minilm: MiniLM):
     for page in HANDBOOK.glob("*.md"):
         text = page.read_text()
-        for chunk in chunker.chunk(Document(page.stem, text.splitlines()[0].lstrip("# "), text)):
+        for chunk in chunk_document(chunker, Document(page.stem, text.splitlines()[0].lstrip("# "), text)):
             assert len(minilm.tokenizer.encode(chunk.embedded_text).ids) <= 256

@@ -170,7 +170,7 @@ async def test_a_selective_filter_still_fills_the_answer(client, share):
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "reason"),
     [
         ("", "is empty"),
         ("and { }", "no parts"),
@@ -178,12 +178,34 @@ async def test_a_selective_filter_still_fills_the_answer(client, share):
         ('eq { value: "drink" }', "empty key"),
         ('in { key: "kind" }', "0 values"),
         ('number_range { key: "price" }', "no bound"),
+        ('number_range { key: "price" gte: nan }', "NaN"),
+        ('number_range { key: "price" gt: 1 lt: nan }', "NaN"),
         ("not { " * 9 + 'exists: "kind"' + " }" * 9, "deep"),
+        ("not { " * 98 + 'exists: "kind"' + " }" * 98, "deep"),
         ("or { " + 'parts { exists: "kind" } ' * 65 + "}", "65 conditions"),
     ],
 )
-async def test_an_invalid_filter_is_refused(client, refusal, where, told):
+async def test_an_invalid_filter_is_refused(client, refusal, where, reason):
     request = Parse(f"where {{ {where} }}", pb.SearchRequest(collection="notes", query="anything"))
     error = await refusal(client.stub.Search(request))
     assert (error.grpc_status, error.code) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_filter")
-    assert told in error.message
+    assert reason in error.message
+
+
+async def test_a_filter_too_deep_to_be_parsed_is_refused(client, refusal):
+    """Protobuf parses at most 100 nested messages; the client builds the bytes itself."""
+    encoded = pb.Filter(exists="kind").SerializeToString()
+    for _ in range(500):
+        encoded = b"\x42" + varint(len(encoded)) + encoded  # field 8, `not`
+    where = b"\xc2\x02" + varint(len(encoded)) + encoded  # field 40
+    search = client.channel.unary_unary("/pointsman.v1.Retriever/Search", request_serializer=bytes)
+    error = await refusal(search(pb.SearchRequest(collection="notes", query="tea").SerializeToString() + where))
+    assert error.grpc_status is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def varint(number: int) -> bytes:
+    encoded = b""
+    while number > 127:
+        encoded += bytes([number & 127 | 128])
+        number >>= 7
+    return encoded + bytes([number])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -215,6 +216,32 @@ async def test_an_unreadable_line_prevents_removals(client):
     assert broken.summary.removed == 0
     whole = await ingest(client, file('{"id": "x", "text": "The fox."}'), remove_missing=True)
     assert whole.summary.removed == 1
+
+
+async def test_a_json_lines_file_is_not_read_beyond_the_maximum_of_bad_lines(start):
+    good = b'{"id": "x", "text": "The fox."}\n'
+    bad = b"{\n" * 1_000_000
+    async with start(max_bad_lines=3) as client:
+        await client.create()
+        await ingest(client, pb.Document(id="f", content=good, media_type="application/jsonl"))
+        started = time.process_time()
+        done = await ingest(
+            client,
+            pb.Document(id="f", content=good + bad + good, media_type="application/jsonl"),
+            pb.Document(id="y", text="The owl."),
+            remove_missing=True,
+        )
+        assert time.process_time() - started < 3.0
+        assert [(one.id, one.code) for one in done.outcomes] == [
+            ("x", ""),
+            ("f:2", "unreadable_document"),
+            ("f:3", "unreadable_document"),
+            ("f:4", "unreadable_document"),
+            ("f", "too_many_bad_lines"),
+            ("y", ""),
+        ]
+        assert "stopped at line 5" in done.outcomes[4].message
+        assert done.summary.removed == 0
 
 
 @pytest.mark.parametrize("key", ["id", "title", "text", "metadata"])

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.loaders.formats import UnreadableFile, read_lines
-from pointsman_retriever.loaders.sandbox import SandboxedReader
-from pointsman_retriever.loaders.worker import read_html, read_pdf
+from pointsman_retriever.loaders.html_pdf import read_html, read_pdf
+from pointsman_retriever.sandbox import Sandbox, SandboxError
 
 PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { color: red }</style></head>
 <body><nav><a href="/">Home</a></nav><h1>Lost property</h1><p>Kept for <b>30</b> days, see <a href="/x">here</a>.</p>
@@ -103,30 +104,28 @@ async def test_a_large_file_and_a_document_with_both_text_and_file_are_refused(c
 
 
 async def test_a_file_that_kills_the_sandbox_or_takes_too_long_affects_no_other():
-    async with aclosing(_Closing(SandboxedReader())) as reader:
-        with pytest.raises(UnreadableFile, match="ended the process"):
-            await reader.apart.read("no/reader", b"x")  # the worker knows no such type, and dies of it
-        assert (await reader.apart.read("text/html", b"<p>Fine.")).text == "Fine."
-    async with aclosing(_Closing(SandboxedReader(seconds=0.01))) as reader:
-        with pytest.raises(UnreadableFile, match=r"within 0\.01 seconds"):
-            await reader.apart.read("text/html", b"<p>" * 100_000)
+    async with running(Sandbox()) as reader:
+        with pytest.raises(SandboxError, match="ended the process"):
+            await read(reader, b"x", "no/reader")  # the worker knows no such type, and dies of it
+        assert await read(reader, b"<p>Fine.") == "Fine."
+    async with running(Sandbox(seconds=0.01)) as reader:
+        with pytest.raises(SandboxError, match=r"more than 0\.01 seconds"):
+            await read(reader, b"<p>" * 100_000)
 
 
 async def test_a_file_with_too_much_text_is_refused_and_affects_no_other():
-    async with aclosing(_Closing(SandboxedReader(answer_bytes=2_000))) as reader:
-        assert (await reader.apart.read("text/html", page("д" * 900))).text == "д" * 900
-        with pytest.raises(UnreadableFile, match="more than 2,000 bytes of text"):
-            await reader.apart.read("text/html", page("д" * 1_000))
-        assert (await reader.apart.read("text/html", page("Fine."))).text == "Fine."
+    async with running(Sandbox(answer_bytes=2_000)) as reader:
+        assert await read(reader, page("д" * 900)) == "д" * 900
+        with pytest.raises(SandboxError, match="more than 2,000 bytes of text"):
+            await read(reader, page("д" * 1_000))
+        assert await read(reader, page("Fine.")) == "Fine."
 
 
 async def test_a_sandbox_whose_answer_is_too_large_is_killed():
-    async with aclosing(_Closing(SandboxedReader(answer_bytes=10))) as reader:
+    async with running(Sandbox(answer_bytes=10)) as reader:
         for _ in range(2):
-            with pytest.raises(
-                UnreadableFile, match="ended the process"
-            ):  # to say that it is too much is too much, too
-                await reader.apart.read("text/html", page("Fine."))
+            with pytest.raises(SandboxError, match="ended the process"):  # to say that it is too much is too much, too
+                await read(reader, page("Fine."))
 
 
 @pytest.mark.parametrize(
@@ -138,27 +137,31 @@ async def test_a_sandbox_whose_answer_is_too_large_is_killed():
     ids=["HTML", "PDF"],
 )
 async def test_a_lone_surrogate_in_a_file_becomes_the_replacement_character(media_type, content):
-    async with aclosing(_Closing(SandboxedReader())) as reader:
-        assert (await reader.apart.read(media_type, content)).text == "half \ufffd of a pair"
+    async with running(Sandbox()) as reader:
+        assert await read(reader, content, media_type) == "half \ufffd of a pair"
 
 
 def page(text: str) -> bytes:
     return f'<meta charset="utf-8"><p>{text}'.encode()
 
 
-class _Closing:
-    def __init__(self, apart: SandboxedReader) -> None:
-        self.apart = apart
+async def read(sandbox: Sandbox, content: bytes, media_type: str = "text/html") -> str:
+    return (await sandbox.call("read", content, media_type=media_type))["text"]
 
-    async def aclose(self) -> None:
-        await self.apart.close()
+
+@asynccontextmanager
+async def running(sandbox: Sandbox) -> AsyncIterator[Sandbox]:
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
 
 
 async def test_the_answer_to_a_cancelled_read_reaches_no_other_call():
-    async with aclosing(_Closing(SandboxedReader())) as reader:
-        first = asyncio.create_task(reader.apart.read("text/html", b"<p>first" + b"<b>x</b>" * 50_000))
+    async with running(Sandbox()) as reader:
+        first = asyncio.create_task(read(reader, b"<p>first" + b"<b>x</b>" * 50_000))
         await asyncio.wait([first], timeout=0.2)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert (await reader.apart.read("text/html", b"<p>second")).text == "second"
+        assert await read(reader, b"<p>second") == "second"

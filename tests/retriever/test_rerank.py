@@ -1,7 +1,8 @@
 """Rerankers: the HTTP APIs against a small server, and extensions by module:attribute."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -10,7 +11,7 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.rerank.http import tei_reranker
 from pointsman_retriever.rerank.rerankers import RerankerOptions
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 
 class Scorer(BaseHTTPRequestHandler):
@@ -98,3 +99,48 @@ async def test_the_reranker_is_not_called_without_passages(start, scorer):
         answer = await client.stub.Search(pb.SearchRequest(collection="notes", query="cat", rerank=True))
         assert not answer.passages
         assert scorer.asked == []
+
+
+class ReversingReranker:
+    """A reranker of a user: scores passages in reverse order, times the number in its model's name."""
+
+    closed = 0
+
+    def __init__(self, options: RerankerOptions) -> None:
+        self._weight = float(options.model)
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        return [self._weight * place for place in range(len(texts))]
+
+    async def close(self) -> None:
+        ReversingReranker.closed += 1
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Makes this module importable as `users_rerankers`, and publishes the class as an entry point."""
+    info = tmp_path / "users_rerankers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: users_rerankers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pointsman.rerankers]\nreverse = users_rerankers:ReversingReranker\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "users_rerankers", sys.modules[__name__])
+
+
+@pytest.mark.parametrize("name", ["reverse", "users_rerankers:ReversingReranker"])
+async def test_a_users_reranker_is_found_by_entry_point_and_by_module(start, installed, name):
+    closed = ReversingReranker.closed
+    async with start(reranker_api=name, reranker_model="2.5") as client:
+        await client.create()
+        await client.upsert(pb.Document(id="cat", text="The cat."), pb.Document(id="dog", text="The dog."))
+        request = pb.SearchRequest(collection="notes", query="cat", rerank=True, explain=True)
+        passages = (await client.stub.Search(request)).passages
+        assert [passage.document_id for passage in passages] == ["dog", "cat"]
+        assert [passage.explanation.rerank_score for passage in passages] == [2.5, 0.0]
+    assert ReversingReranker.closed == closed + 1
+
+
+async def test_an_unknown_reranker_api_prevents_the_start_and_lists_the_known_ones(start):
+    with pytest.raises(FailedPrecondition, match="RERANKER_API is 'tee', which is unknown; use one of cohere, tei"):
+        async with start(reranker_api="tee"):
+            pass

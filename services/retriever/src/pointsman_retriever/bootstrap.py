@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.chunkers import MediaTypeChunker
+from pointsman_retriever.chunking.sandboxed import SandboxedChunker
 from pointsman_retriever.collections.collection import SnapshotFactory
 from pointsman_retriever.collections.operations import Operations
 from pointsman_retriever.collections.registry import CollectionRegistry
@@ -41,10 +41,10 @@ from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.index.vector_stores import VectorStore, VectorStoreOptions
 from pointsman_retriever.limits import TenantLimits
 from pointsman_retriever.loaders.loader import Loader
-from pointsman_retriever.loaders.sandbox import SandboxedReader
 from pointsman_retriever.metrics import BoundedLabels, CollectionSizes, Metrics
 from pointsman_retriever.rerank import rerankers
 from pointsman_retriever.rerank.rerankers import Reranker, RerankerOptions
+from pointsman_retriever.sandbox import Sandbox
 from pointsman_retriever.settings import Settings
 from pointsman_retriever.store.data_folder import claim_data_folder
 
@@ -141,17 +141,19 @@ async def _build_servicer(
     pools: ThreadPools,
     observer: Observer,
 ) -> RetrieverServicer:
-    encoder = DocumentEncoder(model, MediaTypeChunker(model.tokenizer), pools)
-    compactor, reader = Compactor(pools), SandboxedReader()
-    stack.push_async_callback(compactor.close)
-    stack.push_async_callback(reader.close)
+    # Two processes, so that a file that takes long to read does not keep texts from being chunked.
+    reader, splitter = Sandbox(), Sandbox(setup=model.tokenizer.to_str().encode())
+    encoder = DocumentEncoder(model, SandboxedChunker(splitter), pools)
+    compactor = Compactor(pools)
+    for resource in (splitter, reader, compactor):
+        stack.push_async_callback(resource.close)
     quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
     tenant_limits = TenantLimits(settings.tenant_collections, quota)
     service = CollectionService(registry, encoder, observer, pools, compactor, tenant_limits)
     reranker = _load_reranker(stack, settings)
     search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranker)
     operations = Operations(registry, service, encoder, pools)
-    return RetrieverServicer(service, search_service, Loader(reader), operations, pools.ingests)
+    return RetrieverServicer(service, search_service, Loader(reader, settings.max_bad_lines), operations, pools.ingests)
 
 
 def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:

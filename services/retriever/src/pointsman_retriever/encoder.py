@@ -1,19 +1,19 @@
 """Chunks and embeds documents in the ingest threads, and keeps vectors of different models apart."""
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
-from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import Chunk, CollectionInfo, Document, EncodedDocument, NamedVector, Query, Vectors
 from pointsman_retriever.limits import check_vector
 
-DOCUMENTS_PER_CHUNKING_BATCH = 16  # in one run of an ingest thread
 EMBEDDING_BATCH_SIZE = 8  # chunks; a cancelled upsert stops between batches, and other calls get a turn
 MAX_BATCHES_IN_FLIGHT = 4  # of one call, queued ones included
 GIVEN_VECTOR_RECIPE = "given"  # the recipe of a document that came with its vector
@@ -44,33 +44,30 @@ class Chunker(Protocol):
     def recipe(self, document: Document) -> str:
         """Names the chunker and its version for this document; a different recipe means that it is chunked again."""
 
-    def chunk(self, document: Document) -> tuple[Chunk, ...]: ...
-
-    def chunk_again(self, document: Document, recipe: str) -> tuple[Chunk, ...]:
-        """Chunks a stored document by its recipe, because its media type is not stored."""
+    async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
+        """Chunks documents by their recipes; an error concerns its document only. Keeps the order."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkedDocument:
-    """A document in chunks, some of which may still need a vector."""
+    """A document in chunks, before they have vectors."""
 
     document: Document
     chunks: tuple[Chunk, ...]
     recipe: str
     source: str
-    known: Mapping[str, Vectors]  # by embedded text
 
     @property
-    def missing(self) -> list[str]:
-        """The texts without a vector."""
-        return [chunk.embedded_text for chunk in self.chunks if chunk.embedded_text not in self.known]
+    def texts(self) -> list[str]:
+        """The texts to embed."""
+        return [chunk.embedded_text for chunk in self.chunks]
 
-    def with_vectors(self, new: Mapping[str, Vectors]) -> EncodedDocument:
-        texts = [chunk.embedded_text for chunk in self.chunks]
+    def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
+        """`vectors` must have one for each of the texts."""
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
-            vectors=np.stack([self.known[text] if text in self.known else new[text] for text in texts]),
+            vectors=np.stack([vectors[text] for text in self.texts]),
             recipe=self.recipe,
             source=self.source,
         )
@@ -118,36 +115,48 @@ class DocumentEncoder:
 
     async def encode(
         self, documents: Sequence[Document], source: str, find_known: FindKnownVectors
-    ) -> list[EncodedDocument]:
-        """Returns the documents in the same order; chunks whose vector `find_known` has are not embedded again."""
-        return await self._encode(partial(self._chunk, source, find_known), documents)
+    ) -> list[EncodedDocument | PointsmanError]:
+        """Returns the documents in the same order, with an error in place of each that cannot be chunked.
+
+        Chunks whose vector `find_known` has are not embedded again.
+        """
+        chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
+        return await self._add_vectors(chunked, find_known)
 
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
-        """Encodes stored documents, given with their recipes, for this model; reuses no vector."""
-        return await self._encode(self._chunk_again, documents)
+        """Encodes stored documents, given with their recipes, for this model; reuses no vector.
 
-    def _chunk(self, source: str, find_known: FindKnownVectors, document: Document) -> ChunkedDocument:
-        if document.vector is None:
-            chunks, recipe = self._chunker.chunk(document), self._chunker.recipe(document)
-            return ChunkedDocument(document, chunks, recipe, source, find_known(document.id))
-        chunk = _single_chunk(document)
-        known = {chunk.embedded_text: document.vector.values}
-        return ChunkedDocument(document, (chunk,), GIVEN_VECTOR_RECIPE, source, known)
+        Raises InvalidArgument if one of them cannot be chunked.
+        """
+        chunked = await self._chunk(documents, source="")
+        return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]
 
-    def _chunk_again(self, stored: tuple[Document, str]) -> ChunkedDocument:
-        document, recipe = stored
-        is_single = recipe == GIVEN_VECTOR_RECIPE
-        chunks = (_single_chunk(document),) if is_single else self._chunker.chunk_again(document, recipe)
-        return ChunkedDocument(document, chunks, recipe, "", {})
+    async def _chunk(
+        self, documents: Sequence[tuple[Document, str]], source: str
+    ) -> list[ChunkedDocument | PointsmanError]:
+        to_split = [(document, recipe) for document, recipe in documents if recipe != GIVEN_VECTOR_RECIPE]
+        split = iter(await self._chunker.chunk(to_split))
+        chunked: list[ChunkedDocument | PointsmanError] = []
+        for document, recipe in documents:
+            chunks = (_single_chunk(document),) if recipe == GIVEN_VECTOR_RECIPE else next(split)
+            if isinstance(chunks, PointsmanError):
+                chunked.append(chunks)
+            else:
+                chunked.append(ChunkedDocument(document, chunks, recipe, source))
+        return chunked
 
-    async def _encode(self, chunk: Callable[[T], ChunkedDocument], documents: Sequence[T]) -> list[EncodedDocument]:
-        chunked: list[ChunkedDocument] = []
-        for start in range(0, len(documents), DOCUMENTS_PER_CHUNKING_BATCH):
-            batch = documents[start : start + DOCUMENTS_PER_CHUNKING_BATCH]
-            chunked += await self._pools.ingest.run(_map_all, chunk, batch)
-        texts = list(dict.fromkeys(text for one in chunked for text in one.missing))
-        vectors = dict(zip(texts, await self._embed(texts), strict=True))
-        return await self._pools.ingest.run(_map_all, lambda one: one.with_vectors(vectors), chunked)
+    async def _add_vectors(
+        self, chunked: Sequence[ChunkedDocument | PointsmanError], find_known: FindKnownVectors
+    ) -> list[EncodedDocument | PointsmanError]:
+        documents = [one for one in chunked if isinstance(one, ChunkedDocument)]
+        known = await self._pools.ingest.run(_map_all, partial(_known_vectors, find_known), documents)
+        missing = dict.fromkeys(
+            text for one, vectors in zip(documents, known, strict=True) for text in one.texts if text not in vectors
+        )
+        new = dict(zip(missing, await self._embed(list(missing)), strict=True))
+        pairs = [(one, ChainMap(dict(vectors), new)) for one, vectors in zip(documents, known, strict=True)]
+        encoded = iter(await self._pools.ingest.run(_map_all, lambda pair: pair[0].with_vectors(pair[1]), pairs))
+        return [one if isinstance(one, PointsmanError) else next(encoded) for one in chunked]
 
     async def _embed(self, texts: Sequence[str]) -> list[Vectors]:
         if not texts:
@@ -179,6 +188,18 @@ class DocumentEncoder:
 
 def _single_chunk(document: Document) -> Chunk:
     return Chunk(document.text, 0, len(document.text), document.title.strip())
+
+
+def _known_vectors(find_known: FindKnownVectors, chunked: ChunkedDocument) -> Mapping[str, Vectors]:
+    given = chunked.document.vector
+    return find_known(chunked.document.id) if given is None else {chunked.texts[0]: given.values}
+
+
+def require(encoded: EncodedDocument | PointsmanError) -> EncodedDocument:
+    """Raises the error, if it is one."""
+    if isinstance(encoded, PointsmanError):
+        raise encoded
+    return encoded
 
 
 def _map_all(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

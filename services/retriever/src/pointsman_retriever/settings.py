@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     ingest_threads: int = Field(
         default_factory=lambda: max(1, min(4, cores())), ge=1, description="batches of chunks that are embedded at once"
     )
+    max_bad_lines: int = Field(
+        default=1_000, ge=0, description="unreadable lines of a JSON lines file after which the rest is not read"
+    )
     tenant_collections: int = Field(default=0, ge=0, description="maximum collections per tenant; 0 is unlimited")
     quota_documents: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
     quota_chunks: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")

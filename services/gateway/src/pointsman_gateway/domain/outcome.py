@@ -29,6 +29,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
         empty_feedback unknown_decision missing_decision_id unknown_task no_request_log bad_method
+        bad_message message_too_complex
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator
@@ -39,7 +40,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.GATEWAY: f"""
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
         gateway_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier stale_classifier one_task
-        invalid_batch bad_redis_url prefix_taken unreadable_record
+        invalid_batch bad_redis_url prefix_taken unreadable_record unknown_extension extension_not_importable
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
@@ -61,7 +62,8 @@ _BY_FAULT: Mapping[Fault, str] = {
         fingerprint_mismatch invalid_collection_name invalid_document_id invalid_filter
         invalid_least_dense invalid_neighbours invalid_source invalid_tenant invalid_top_k invalid_vector
         migration_running no_reranker not_a_collection query_too_large reranker_failed
-        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_documents
+        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_bad_lines
+        too_many_documents
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended",

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.prose import CHUNK_TOKENS, EmbeddingWindow, LengthSplitter, Span
-from pointsman_retriever.domain import Chunk, Document
+from pointsman_retriever.chunking.blocks import Block, ChunkedBlock, Path, Span
+from pointsman_retriever.chunking.prose import CHUNK_CHARACTERS, CHUNK_TOKENS, EmbeddingWindow, LengthSplitter
 
 LineRange = tuple[int, int]  # first line, and the line after the last
 
@@ -37,6 +37,8 @@ class CodeLine:
 class CodeChunker:
     """Implements Chunker for source files: the enclosing classes and functions are a chunk's context."""
 
+    has_fences = False
+
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
         self._tokenizer = tokenizer
@@ -44,14 +46,20 @@ class CodeChunker:
         self._plain = LengthSplitter(tokenizer, tokens)
         self._window = EmbeddingWindow(tokenizer)
 
-    def chunk(self, document: Document) -> tuple[Chunk, ...]:
-        text = document.text
-        lines = self._lines(text)
-        return tuple(
-            self._window.chunk(text, start, end, [document.title, *_titles_above(lines, start)])
+    def is_section(self, line: str, after_blank: bool) -> bool:
+        return not line[0].isspace() and (after_blank or _DEFINITION.match(line) is not None)
+
+    def chunk(self, block: Block) -> ChunkedBlock:
+        if not block.has_structure:
+            spans = self._plain.split(block.text)
+            return ChunkedBlock(tuple(self._window.chunk(block, span, block.path) for span in spans), block.path)
+        lines = self._lines(block.text)
+        chunks = tuple(
+            self._window.chunk(block, span, _enclosing_definitions(lines, span[0], block.path))
             for first, last in self._split(lines, (0, len(lines)), 0)
-            for start, end in self._spans(text, lines[first].start, lines[last - 1].end)
+            for span in self._spans(block.text, lines[first].start, lines[last - 1].end)
         )
+        return ChunkedBlock(chunks, _open_definitions(lines, block.path))
 
     def _lines(self, text: str) -> list[CodeLine]:
         pieces = text.splitlines(keepends=True)
@@ -94,26 +102,37 @@ class CodeChunker:
         return lines[piece[1] - 1].tokens - before <= self._tokens
 
     def _spans(self, text: str, start: int, end: int) -> list[Span]:
-        """Splits a piece that is still too large as plain text, and keeps the indentation of its first line."""
+        """Splits a piece that is still too large as plain text; keeps the indentation of its first line if it fits."""
         piece = text[start:end].rstrip()
         if not piece.strip():
             return []
         spans = [(start + first, start + last) for first, last in self._plain.split(piece)]
-        return [(start, spans[0][1]), *spans[1:]] if not text[start : spans[0][0]].strip() else spans
+        is_indent = not text[start : spans[0][0]].strip()
+        return [(start, spans[0][1]), *spans[1:]] if is_indent and spans[0][1] - start <= CHUNK_CHARACTERS else spans
 
 
-def _titles_above(lines: list[CodeLine], start: int) -> list[str]:
-    """Returns the titles of the definitions that enclose the line at `start`, outermost first."""
+def _enclosing_definitions(lines: list[CodeLine], start: int, path: Path) -> Path:
+    """Returns the definitions that enclose the line at `start`; `path` are those at the beginning of the block."""
     here = bisect_right(lines, start, key=lambda line: line.start) - 1
     while lines[here].is_blank and here + 1 < len(lines):
         here += 1
-    titles: list[str] = []
-    indent = lines[here].indent
+    return _definitions_above(lines, here, lines[here].indent, path)
+
+
+def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
+    """Returns the definitions that enclose a line after the block, if that line is indented more than they are."""
+    deepest = max((line.indent for line in lines), default=0)
+    return _definitions_above(lines, len(lines), deepest + 1, path)
+
+
+def _definitions_above(lines: list[CodeLine], here: int, indent: int, path: Path) -> Path:
+    """Goes back from line `here` and takes each definition indented less than `indent` and all lines between."""
+    found: list[tuple[int, str]] = []
     for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):
         if not line.is_blank and line.indent < indent:
             indent = line.indent
             if line.title:
-                titles.append(line.title)
+                found.append((line.indent, line.title))
         if indent == 0:
             break
-    return titles[::-1]
+    return (*(definition for definition in path if definition[0] < indent), *found[::-1])

@@ -10,14 +10,13 @@ from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from pointsman_retriever.domain import Chunk, Document
+from pointsman_retriever.chunking.blocks import Block, ChunkedBlock, Path, Span, break_long_lines
+from pointsman_retriever.domain import Chunk
 
 WINDOW_TOKENS = 256  # that the model reads, its two special tokens included
 CHUNK_TOKENS = 200  # the rest of the window is for the title and the headings
 CHUNK_CHARACTERS = 2_000  # the tokenizer counts a word above 100 characters, or a run of spaces, as one token or none
 CONTEXT_CHARACTERS = 160
-
-Span = tuple[int, int]  # start and end, offsets in characters
 
 
 class EmbeddingWindow:
@@ -28,11 +27,14 @@ class EmbeddingWindow:
         self._tokenizer = tokenizer
         self._tokens = tokens
 
-    def chunk(self, text: str, start: int, end: int, titles: Sequence[str]) -> Chunk:
-        """Makes a chunk of `text[start:end]` with as many of its titles as fit; drops the outermost first."""
-        distinct = list(dict.fromkeys(part for part in (title.strip() for title in titles) if part))
+    def chunk(self, block: Block, span: Span, path: Path) -> Chunk:
+        """Makes a chunk of a span of the block, with as many of its titles as fit; drops the outermost first."""
+        titles = [title.strip() for title in (block.title, *(title for _, title in path))]
+        distinct = list(dict.fromkeys(title for title in titles if title))
+        (start, end), offset = span, block.start
         for first in range(len(distinct) + 1):
-            chunk = Chunk(text[start:end], start, end, " > ".join(distinct[first:])[:CONTEXT_CHARACTERS])
+            context = " > ".join(distinct[first:])[:CONTEXT_CHARACTERS]
+            chunk = Chunk(block.text[start:end], offset + start, offset + end, context)
             if not chunk.context or self.fits(chunk.embedded_text):
                 return chunk
         raise AssertionError("a chunk without titles fits")
@@ -42,40 +44,46 @@ class EmbeddingWindow:
 
 
 class LengthSplitter:
-    """Splits text at paragraphs, else at sentences, else at words, into parts of limited tokens and characters."""
+    """Splits text at paragraphs, else at sentences, else at words, into spans of limited tokens and characters."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:
         self._by_tokens = TextSplitter.from_huggingface_tokenizer(tokenizer, tokens)
         self._by_characters = TextSplitter(CHUNK_CHARACTERS)
 
-    def split(self, text: str) -> list[Span]:
-        return [
-            (start + offset, start + offset + len(part))
-            for start, piece in self._by_tokens.chunk_indices(text)
-            for offset, part in self.limit_characters(piece)
-        ]
+    def split(self, text: str, splitter: TextSplitter | MarkdownSplitter | None = None) -> list[Span]:
+        """`splitter` limits the tokens; the default splits plain text."""
+        broken, inserted = break_long_lines(text)
+        spans: list[Span] = []
+        for offset, piece in (splitter or self._by_tokens).chunk_indices(broken):
+            start = offset - bisect_left(inserted, offset)
+            end = offset + len(piece) - bisect_left(inserted, offset + len(piece))
+            spans += self._limit_characters(text, start, end)
+        return spans
 
-    def limit_characters(self, piece: str) -> list[tuple[int, str]]:
-        """Splits a piece of few tokens and many characters; returns offsets and parts."""
-        if len(piece) <= CHUNK_CHARACTERS:
-            return [(0, piece)]
-        parts: list[tuple[int, str]] = self._by_characters.chunk_indices(piece)
-        return parts
+    def _limit_characters(self, text: str, start: int, end: int) -> list[Span]:
+        """Splits a span that has few tokens and too many characters."""
+        if end - start <= CHUNK_CHARACTERS:
+            return [(start, end)]
+        parts = self._by_characters.chunk_indices(text[start:end])
+        return [(start + offset, start + offset + len(part)) for offset, part in parts]
 
 
 class PlainTextChunker:
     """Implements Chunker for plain text: the title is each chunk's only context."""
+
+    has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
         self._splitter = LengthSplitter(tokenizer, tokens)
         self._window = EmbeddingWindow(tokenizer)
 
-    def chunk(self, document: Document) -> tuple[Chunk, ...]:
-        text = document.text
-        return tuple(
-            self._window.chunk(text, start, end, [document.title]) for start, end in self._splitter.split(text)
-        )
+    def is_section(self, line: str, after_blank: bool) -> bool:
+        return False
+
+    def chunk(self, block: Block) -> ChunkedBlock:
+        spans = self._splitter.split(block.text)
+        return ChunkedBlock(tuple(self._window.chunk(block, span, ()) for span in spans), ())
 
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -102,22 +110,22 @@ def find_headings(text: str) -> list[Heading]:
     ]
 
 
-def titles_above(headings: list[Heading], starts: list[int]) -> list[tuple[str, ...]]:
-    """For each of the ascending offsets, the titles of the enclosing sections, outermost first.
+def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Path = ()) -> tuple[list[Path], Path]:
+    """For each of the ascending offsets, the path of the enclosing sections; and the path after the last heading.
 
-    A heading that starts exactly at an offset is not among its titles.
+    `path` is the one at the beginning. A heading that starts exactly at an offset is not in its path.
     """
-    above: list[tuple[str, ...]] = []
-    path: list[Heading] = []
+    paths: list[Path] = []
     following = 0
     for start in starts:
         while following < len(headings) and headings[following].start < start:
-            path = [*_above_level(path, headings[following].level), headings[following]]
+            path = _open_section(path, headings[following])
             following += 1
         starts_here = following < len(headings) and headings[following].start == start
-        here = _above_level(path, headings[following].level) if starts_here else path
-        above.append(tuple(heading.title for heading in here))
-    return above
+        paths.append(_above_level(path, headings[following].level) if starts_here else path)
+    for heading in headings[following:]:
+        path = _open_section(path, heading)
+    return paths, path
 
 
 def contains_only_headings(text: str, headings: list[Heading], start: int, end: int) -> bool:
@@ -131,17 +139,23 @@ def contains_only_headings(text: str, headings: list[Heading], start: int, end: 
     return reached > start and not text[reached:end].strip()
 
 
-def _above_level(path: list[Heading], level: int) -> list[Heading]:
-    return [heading for heading in path if heading.level < level]
+def _open_section(path: Path, heading: Heading) -> Path:
+    return (*_above_level(path, heading.level), (heading.level, heading.title))
 
 
-# Quotes and lists nested in each other on one line. The Markdown splitter's time grows with the square of their depth
-# (100 kB of ">" take 8 s), and no person writes so: such a text is split as plain text.
+def _above_level(path: Path, level: int) -> Path:
+    return tuple(section for section in path if section[0] < level)
+
+
+# Quotes and lists nested in each other on one line. The Markdown splitter's time grows with the square of their depth,
+# and no person writes so: such a block is split as plain text.
 _DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", re.MULTILINE)
 
 
 class MarkdownChunker:
     """Implements Chunker for Markdown: the title and the headings above a chunk are its context."""
+
+    has_fences = True
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
@@ -149,25 +163,20 @@ class MarkdownChunker:
         self._plain = LengthSplitter(tokenizer, tokens)
         self._window = EmbeddingWindow(tokenizer)
 
-    def chunk(self, document: Document) -> tuple[Chunk, ...]:
-        """Returns at least one chunk for a text that is not blank."""
-        text = document.text
-        headings = find_headings(text)
-        spans = self._join_headings(text, headings, self._split(text))
-        above = titles_above(headings, [start for start, _ in spans])
-        return tuple(
-            self._window.chunk(text, start, end, [document.title, *titles])
-            for (start, end), titles in zip(spans, above, strict=True)
-        )
+    def is_section(self, line: str, after_blank: bool) -> bool:
+        return line.startswith("#")
 
-    def _split(self, text: str) -> list[Span]:
-        if _DEEP_NESTING.search(text):
-            return self._plain.split(text)
-        return [
-            (start + offset, start + offset + len(part))
-            for start, piece in self._markdown.chunk_indices(text)
-            for offset, part in self._plain.limit_characters(piece)
-        ]
+    def chunk(self, block: Block) -> ChunkedBlock:
+        text = block.text
+        headings = find_headings(text) if block.has_structure else []
+        if block.has_structure and not _DEEP_NESTING.search(text):
+            spans = self._plain.split(text, self._markdown)
+        else:
+            spans = self._plain.split(text)
+        spans = self._join_headings(text, headings, spans)
+        paths, path = enclosing_sections(headings, [start for start, _ in spans], block.path)
+        chunks = (self._window.chunk(block, span, above) for span, above in zip(spans, paths, strict=True))
+        return ChunkedBlock(tuple(chunks), path)
 
     def _join_headings(self, text: str, headings: list[Heading], spans: list[Span]) -> list[Span]:
         """Joins headings that the splitter separated from a long section with the first chunk of that section."""

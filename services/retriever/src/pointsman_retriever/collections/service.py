@@ -1,7 +1,7 @@
 """Creates, changes and deletes collections and their documents."""
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 from pointsman_servicekit.errors import AlreadyExists, PointsmanError
@@ -20,7 +20,7 @@ from pointsman_retriever.domain import (
     Quota,
     UpsertResult,
 )
-from pointsman_retriever.encoder import DocumentEncoder
+from pointsman_retriever.encoder import DocumentEncoder, require
 from pointsman_retriever.events import CollectionDropped, DocumentsUpserted, Observer
 from pointsman_retriever.limits import TenantLimits
 from pointsman_retriever.store.transaction import Change
@@ -91,13 +91,9 @@ class CollectionService:
         checked = await self._pools.ingest.run(self._validate_each, documents)
         valid = [document for document in checked if isinstance(document, Document)]
         changed = await self._select_changed(collection, valid, source)
-        encoded = await self._encoder.encode(changed, source, collection.store.known_vectors)
-        done = await writer.write_each([partial(self._put, documents=[one]) for one in encoded]) if encoded else []
-        written = {document.id: _to_result(step) for document, step in zip(changed, done, strict=True)}
-        if encoded:
-            self._compactor.compact_if_needed(writer)
+        outcomes = await self._encode_and_write(writer, changed, source)
         unchanged = UpsertResult(1, 0, collection.info.version, 1)
-        results = [one if isinstance(one, PointsmanError) else written.get(one.id, unchanged) for one in checked]
+        results = [one if isinstance(one, PointsmanError) else outcomes.get(one.id, unchanged) for one in checked]
         self._report(collection_id, [one for one in results if isinstance(one, UpsertResult)])
         return results
 
@@ -140,11 +136,27 @@ class CollectionService:
         chunks, unchanged, version = 0, len(valid) - len(changed), collection.info.version
         if changed:
             encoded = await self._encoder.encode(changed, "", collection.store.known_vectors)
-            (chunks, same), after = await writer.write(lambda change: self._put(change, encoded))
+            valid_documents = [require(one) for one in encoded]
+            (chunks, same), after = await writer.write(lambda change: self._put(change, valid_documents))
             unchanged, version = unchanged + same, after.version
             self._compactor.compact_if_needed(writer)
         self._observer.record(DocumentsUpserted(str(collection.info.id), len(valid), unchanged, chunks))
         return UpsertResult(len(valid), chunks, version, unchanged)
+
+    async def _encode_and_write(
+        self, writer: GroupCommitWriter, documents: Sequence[Document], source: str
+    ) -> Mapping[str, UpsertResult | PointsmanError]:
+        """Returns the outcome of each document by its id."""
+        encoded = await self._encoder.encode(documents, source, writer.collection.store.known_vectors)
+        valid = [one for one in encoded if isinstance(one, EncodedDocument)]
+        done = iter(await writer.write_each([partial(self._put, documents=[one]) for one in valid]) if valid else [])
+        outcomes = {
+            document.id: one if isinstance(one, PointsmanError) else _to_result(next(done))
+            for document, one in zip(documents, encoded, strict=True)
+        }
+        if valid:
+            self._compactor.compact_if_needed(writer)
+        return outcomes
 
     async def _delete(self, writer: GroupCommitWriter, document_ids: Sequence[str]) -> DeleteResult:
         deleted, after = await writer.write(lambda change: sum(change.remove(one) for one in document_ids))

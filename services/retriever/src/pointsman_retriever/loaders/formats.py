@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+_LINE = re.compile(r"[^\n]*(?:\n|$)")  # JSON strings may contain other line breaks
+
 LINE_KEYS = ("id", "title", "text", "metadata")
 
 Entry = dict[str, Any]
@@ -46,7 +49,8 @@ def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
 
     Raises UnreadableFile if the content is not text.
     """
-    for number, line in enumerate(read_text(content).split("\n"), start=1):  # JSON strings may hold other line breaks
+    for number, match in enumerate(_LINE.finditer(read_text(content)), start=1):
+        line = match[0]
         if line.strip():
             try:
                 yield number, _parse_line(line)

@@ -1,15 +1,18 @@
 """Turns documents as clients send them into documents with text."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_retriever.domain import Document, RawDocument
 from pointsman_retriever.loaders.formats import Entry, UnreadableFile, read_lines, read_text
-from pointsman_retriever.loaders.sandbox import SandboxedReader
+from pointsman_retriever.sandbox import Sandbox, SandboxError
 
 JSONL = "application/jsonl"
+LINES_PER_BATCH = 64  # parsed in one run of a thread
 SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/pdf"})
 
 
@@ -22,8 +25,10 @@ class FailedDocument:
 
 
 class Loader:
-    def __init__(self, sandbox: SandboxedReader) -> None:
+    def __init__(self, sandbox: Sandbox, max_bad_lines: int) -> None:
+        """`max_bad_lines` is the number of unreadable lines after which the rest of a JSON lines file is not read."""
         self._sandbox = sandbox
+        self._max_bad_lines = max_bad_lines
 
     async def load_one(self, raw: RawDocument) -> Document:
         """Raises InvalidArgument if the file cannot be read."""
@@ -37,11 +42,11 @@ class Loader:
             )
         try:
             if raw.media_type in SANDBOXED_TYPES:
-                loaded = await self._sandbox.read(raw.media_type, raw.content)
-                return _to_document(raw, raw.title or loaded.title, loaded.text)
+                loaded = await self._sandbox.call("read", raw.content, media_type=raw.media_type)
+                return _to_document(raw, raw.title or loaded["title"], loaded["text"])
             if raw.media_type.startswith("text/") or not raw.media_type:
                 return _to_document(raw, raw.title, read_text(raw.content))
-        except UnreadableFile as error:
+        except (UnreadableFile, SandboxError) as error:
             raise _unreadable_document(raw.id, error) from error
         raise InvalidArgument(
             f"document {raw.id!r} has media type {raw.media_type!r}; known: text/*, "
@@ -56,12 +61,22 @@ class Loader:
             if raw.media_type != JSONL or not raw.content:
                 yield await self.load_one(raw)
                 return
-            for number, line in read_lines(raw.content):
-                yield _line_to_document(raw, number, line)
+            async for one in self._load_lines(raw):
+                yield one
         except UnreadableFile as error:
             yield FailedDocument(raw.id, _unreadable_document(raw.id, error))
         except PointsmanError as error:
             yield FailedDocument(raw.id, error)
+
+    async def _load_lines(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
+        lines, bad_lines = read_lines(raw.content), 0
+        while batch := await asyncio.to_thread(lambda: list(islice(lines, LINES_PER_BATCH))):
+            for number, line in batch:
+                bad_lines += isinstance(line, UnreadableFile)
+                if bad_lines > self._max_bad_lines:
+                    yield FailedDocument(raw.id, _too_many_bad_lines(raw.id, number, self._max_bad_lines))
+                    return
+                yield _line_to_document(raw, number, line)
 
 
 def _line_to_document(raw: RawDocument, number: int, line: Entry | UnreadableFile) -> Document | FailedDocument:
@@ -77,5 +92,13 @@ def _to_document(raw: RawDocument, title: str, text: str) -> Document:
     return Document(raw.id, title, text, raw.metadata, raw.media_type, raw.vector)
 
 
-def _unreadable_document(document_id: str, error: UnreadableFile) -> InvalidArgument:
+def _unreadable_document(document_id: str, error: UnreadableFile | SandboxError) -> InvalidArgument:
     return InvalidArgument(f"document {document_id!r} {error}", code="unreadable_document", param="content")
+
+
+def _too_many_bad_lines(document_id: str, number: int, limit: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"document {document_id!r} has more than {limit} unreadable lines; reading stopped at line {number}",
+        code="too_many_bad_lines",
+        param="content",
+    )

@@ -1,0 +1,189 @@
+"""Processes a document in parts and blocks of bounded size, so that chunking takes linear time.
+
+The time of the splitters grows with the square of a line's length (192 kB without a line break took 15 s) and of the
+number of Markdown elements, so they must never see a large text whole. A part is what one call to the sandbox
+processes: between parts other calls get a turn, and a call can be cancelled. A part consists of blocks, which end at a
+section or a blank line if possible; a splitter sees one block, in which long lines are broken.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_retriever.domain import Chunk, Document
+
+MAX_PART_CHARACTERS = 65_536
+MAX_BLOCK_CHARACTERS = 32_000
+MAX_LINE_CHARACTERS = 2_000
+
+Span = tuple[int, int]  # start and end, offsets in characters
+Path = tuple[tuple[int, str], ...]  # level and title of each enclosing section or definition, outermost first
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    start: int  # offset in the document's text
+    text: str
+    has_structure: bool  # False for the inside of a long code fence, which is split as plain text
+    title: str  # of the document
+    path: Path  # of the sections or definitions that enclose the start of the block
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedBlock:
+    chunks: tuple[Chunk, ...]  # offsets are those in the document
+    path: Path  # at the end of the block
+
+
+class Chunker(Protocol):
+    """Chunks one kind of text."""
+
+    has_fences: bool  # whether the text may contain Markdown's code fences
+
+    def is_section(self, line: str, after_blank: bool) -> bool:
+        """Whether a section or a top-level definition starts with this line; blocks end before it if possible."""
+
+    def chunk(self, block: Block) -> ChunkedBlock: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    start: int  # offset in the document's text
+    text: str
+    is_last: bool
+    title: str  # of the document
+    path: Path = ()  # at the start
+    fence: str = ""  # the characters that opened the code fence that is open at the start
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedPart:
+    chunks: tuple[Chunk, ...]
+    end: int  # where the next part starts: at the last block of this one, unless it is the last part
+    path: Path
+    fence: str
+
+
+def first_part(document: Document) -> Part:
+    return _part_at(document, 0, (), "")
+
+
+def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
+    """Returns None after the last part."""
+    if chunked.end == len(document.text):
+        return None
+    return _part_at(document, chunked.end, chunked.path, chunked.fence)
+
+
+def chunk_part(chunker: Chunker, part: Part) -> ChunkedPart:
+    blocks = list(split_blocks(part.text, chunker, part.fence))
+    last = None if part.is_last else blocks.pop()  # it may continue in the next part
+    chunks: list[Chunk] = []
+    path = part.path
+    for block in blocks:
+        text = part.text[block.start : block.end]
+        chunked = chunker.chunk(Block(part.start + block.start, text, not block.fence, part.title, path))
+        chunks.extend(chunked.chunks)
+        path = chunked.path
+    end = part.start + (len(part.text) if last is None else last.start)
+    return ChunkedPart(tuple(chunks), end, path, "" if last is None else last.fence)
+
+
+def chunk_document(chunker: Chunker, document: Document) -> tuple[Chunk, ...]:
+    """Chunks all parts one after the other; returns at least one chunk for a text that is not blank."""
+    chunks: list[Chunk] = []
+    part: Part | None = first_part(document)
+    while part is not None:
+        chunked = chunk_part(chunker, part)
+        chunks.extend(chunked.chunks)
+        part = next_part(document, chunked)
+    return tuple(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpan:
+    start: int
+    end: int
+    fence: str  # open at the start, or ''
+
+
+def split_blocks(text: str, chunker: Chunker, fence: str = "") -> Iterator[BlockSpan]:
+    """Yields the blocks in order, without gaps. `fence` is open at the start.
+
+    A block ends before the last section in its second half, else after the last blank line there, else after the last
+    line outside a code fence, else anywhere.
+    """
+    start, start_fence = 0, fence
+    section = blank = outside = 0  # the last possible ends of each kind
+    after_blank = True
+    for here, end in _lines(text):
+        line = text[here:end]
+        if not fence:
+            outside = here
+            if here > start and chunker.is_section(line, after_blank):
+                section = here
+        while end - start > MAX_BLOCK_CHARACTERS:
+            middle = start + MAX_BLOCK_CHARACTERS // 2
+            cut = next((place for place in (section, blank) if place > middle), outside if outside > start else here)
+            yield BlockSpan(start, cut, start_fence)
+            start, start_fence = cut, fence if cut == here else ""
+        if chunker.has_fences:
+            fence = _fence_after(fence, line)
+            if start_fence and not fence:  # the end of a fence that is longer than a block
+                yield BlockSpan(start, end, start_fence)
+                start, start_fence = end, ""
+        after_blank = not line.strip()
+        if after_blank and not fence:
+            blank = end
+    if start < len(text):
+        yield BlockSpan(start, len(text), start_fence)
+
+
+def break_long_lines(text: str) -> tuple[str, list[int]]:
+    """Inserts line breaks into lines longer than MAX_LINE_CHARACTERS; returns the text and their offsets in it."""
+    pieces: list[str] = []
+    inserted: list[int] = []
+    for start, end in _lines(text):
+        pieces.append(text[start:end])
+        if end < len(text) and text[end - 1] != "\n":
+            inserted.append(end + len(inserted))
+            pieces.append("\n")
+    return "".join(pieces), inserted
+
+
+def _lines(text: str) -> Iterator[Span]:
+    """Yields lines with their ends; a line longer than MAX_LINE_CHARACTERS in pieces.
+
+    It is cut at the end of a sentence, else after a space, else anywhere; never in the first half of a piece.
+    """
+    half = MAX_LINE_CHARACTERS // 2
+    for line in _LINE.finditer(text):
+        start, end = line.span()
+        while end - start > MAX_LINE_CHARACTERS:
+            window = text[start + half : start + MAX_LINE_CHARACTERS]
+            offset = max(window.rfind(". "), window.rfind("? "), window.rfind("! ")) + 2
+            if offset < 2:
+                offset = window.rfind(" ") + 1
+            cut = start + half + (offset or len(window))
+            yield start, cut
+            start = cut
+        yield start, end
+
+
+def _part_at(document: Document, start: int, path: Path, fence: str) -> Part:
+    text = document.text[start : start + MAX_PART_CHARACTERS]
+    return Part(start, text, start + len(text) == len(document.text), document.title, path, fence)
+
+
+def _fence_after(fence: str, line: str) -> str:
+    """Returns the characters that opened the code fence that is open after this line, or ''."""
+    match = _FENCE.match(line.rstrip())
+    if not match:
+        return fence
+    if not fence:
+        return match[1]
+    return "" if match[1].startswith(fence) and not match[2] else fence

@@ -1,0 +1,93 @@
+"""Chunks documents in the sandbox, part by part, and the encoding of parts on the way there and back."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+
+from pointsman_retriever.chunking.blocks import MAX_PART_CHARACTERS, ChunkedPart, Part, first_part, next_part
+from pointsman_retriever.chunking.chunkers import kind_of, recipe_for
+from pointsman_retriever.domain import Chunk, Document
+from pointsman_retriever.sandbox import Sandbox, SandboxError
+
+Chunks = tuple[Chunk, ...]
+
+
+class SandboxedChunker:
+    """Implements Chunker of encoder.py."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        """`sandbox` must have been set up with the embedding model's tokenizer."""
+        self._sandbox = sandbox
+
+    def recipe(self, document: Document) -> str:
+        return recipe_for(document.media_type)
+
+    async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
+        """Small documents share a call to the sandbox; the parts of a large one take turns with other calls."""
+        results: list[Chunks | PointsmanError] = []
+        for batch in _batches(documents):
+            results += await self._chunk_batch([document for document, _ in batch], kind_of(batch[0][1]))
+        return results
+
+    async def _chunk_batch(self, documents: Sequence[Document], kind: str) -> list[Chunks | PointsmanError]:
+        try:
+            parts = await self._chunk_parts([first_part(document) for document in documents], kind)
+            if len(documents) > 1:  # then each is a single part
+                return [part.chunks for part in parts]
+            return [await self._chunk_rest(documents[0], parts[0], kind)]
+        except SandboxError as error:
+            return [_failed(document, error) for document in documents]
+
+    async def _chunk_rest(self, document: Document, chunked: ChunkedPart, kind: str) -> Chunks:
+        chunks = list(chunked.chunks)
+        while part := next_part(document, chunked):
+            (chunked,) = await self._chunk_parts([part], kind)
+            chunks.extend(chunked.chunks)
+        return tuple(chunks)
+
+    async def _chunk_parts(self, parts: Sequence[Part], kind: str) -> list[ChunkedPart]:
+        content = json.dumps([asdict(part) for part in parts]).encode()
+        answer = await self._sandbox.call("chunk", content, kind=kind)
+        return [_decode_chunked(part, encoded) for part, encoded in zip(parts, answer["parts"], strict=True)]
+
+
+def _batches(documents: Sequence[tuple[Document, str]]) -> Iterator[Sequence[tuple[Document, str]]]:
+    """Groups consecutive documents of one recipe that together are no larger than a part."""
+    batch: list[tuple[Document, str]] = []
+    size = 0
+    for document, recipe in documents:
+        size += len(document.text)
+        if batch and (size > MAX_PART_CHARACTERS or recipe != batch[0][1]):
+            yield batch
+            batch, size = [], len(document.text)
+        batch.append((document, recipe))
+    if batch:
+        yield batch
+
+
+def _failed(document: Document, error: SandboxError) -> InvalidArgument:
+    return InvalidArgument(
+        f"document {document.id!r} cannot be split into chunks: it {error}", code="unreadable_document", param="text"
+    )
+
+
+def decode_part(encoded: Mapping[str, Any]) -> Part:
+    return Part(**{**encoded, "path": tuple((level, title) for level, title in encoded["path"])})
+
+
+def encode_chunked(chunked: ChunkedPart) -> Mapping[str, Any]:
+    """Omits the chunks' texts, which the receiver has."""
+    chunks = [(chunk.start, chunk.end, chunk.context) for chunk in chunked.chunks]
+    return {"chunks": chunks, "end": chunked.end, "path": chunked.path, "fence": chunked.fence}
+
+
+def _decode_chunked(part: Part, encoded: Mapping[str, Any]) -> ChunkedPart:
+    chunks = tuple(
+        Chunk(part.text[start - part.start : end - part.start], start, end, context)
+        for start, end, context in encoded["chunks"]
+    )
+    path = tuple((level, title) for level, title in encoded["path"])
+    return ChunkedPart(chunks, encoded["end"], path, encoded["fence"])

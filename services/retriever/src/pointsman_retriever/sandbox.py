@@ -1,0 +1,109 @@
+"""Runs work on untrusted texts and files in a subprocess with limits of time and memory.
+
+Whatever a hostile file does there, it cannot harm the service. It also keeps the GIL free: reading a PDF or splitting a
+text takes long, and searches would wait for it.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+CALL_SECONDS = 60.0
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
+
+
+class SandboxError(Exception):
+    """The message continues a sentence that starts with what was sent: "took more than 60 seconds"."""
+
+
+class Sandbox:
+    """One subprocess, which is started when needed and again after it was killed.
+
+    Calls take turns. Use from the event loop's thread only.
+    """
+
+    def __init__(
+        self, seconds: float = CALL_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES, setup: bytes | None = None
+    ) -> None:
+        """`setup` is sent to each new subprocess before any call: a tokenizer, in JSON."""
+        self._seconds = seconds
+        self._answer_bytes = answer_bytes
+        self._setup = setup
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def call(self, operation: str, content: bytes, **options: str) -> dict[str, Any]:
+        """Returns the answer; see sandbox_worker for the operations.
+
+        Raises SandboxError if the work fails or exceeds a limit. A cancelled call kills the subprocess.
+        """
+        async with self._lock:
+            try:
+                answer = await asyncio.wait_for(self._request(operation, content, options), self._seconds)
+            except TimeoutError as error:
+                await self._kill()
+                raise SandboxError(f"took more than {self._seconds:g} seconds") from error
+            except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+                await self._kill()
+                raise SandboxError("ended the process that worked on it") from error
+            except BaseException:
+                await self._kill()  # otherwise the next call would receive this one's answer
+                raise
+        if "error" in answer:
+            raise SandboxError(answer["error"])
+        return answer
+
+    async def close(self) -> None:
+        await self._kill()
+
+    async def _request(self, operation: str, content: bytes, options: Mapping[str, str]) -> dict[str, Any]:
+        process = self._process or await self._start()
+        await self._send(process, operation, content, options)
+        assert process.stdout is not None
+        size = int.from_bytes(await process.stdout.readexactly(8), "big")
+        if size > self._answer_bytes:
+            raise ValueError(f"the answer has {size} bytes")
+        answer: dict[str, Any] = json.loads(await process.stdout.readexactly(size))
+        return answer
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pointsman_retriever.sandbox_worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # may quote the file, which must not get into a log
+            limit=MAX_ANSWER_BYTES,
+            env=_environment(),
+        )
+        if self._setup is not None:
+            await self._send(self._process, "setup", self._setup, {})
+        return self._process
+
+    async def _send(
+        self, process: asyncio.subprocess.Process, operation: str, content: bytes, options: Mapping[str, str]
+    ) -> None:
+        assert process.stdin is not None
+        header = {"operation": operation, "bytes": len(content), "max_bytes": self._answer_bytes, **options}
+        process.stdin.write(json.dumps(header).encode() + b"\n")
+        process.stdin.write(content)
+        await process.stdin.drain()
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The service's environment without its settings, which may be secrets; tokenizers use one core."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    return {**inherited, "TOKENIZERS_PARALLELISM": "false"}

@@ -1,0 +1,100 @@
+"""Chunking runs in a subprocess: hostile texts delay no other call, and cancelled calls stop their work."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_embedding import MiniLM
+from pointsman_retriever.chunking.blocks import chunk_document
+from pointsman_retriever.chunking.chunkers import kind_of, make_chunkers
+from pointsman_retriever.chunking.sandboxed import SandboxedChunker
+from pointsman_retriever.domain import Document
+from pointsman_retriever.sandbox import Sandbox
+
+HOSTILE = "#" * 1_000_000  # about 15 s of CPU
+SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
+BUSY_TICKS = 50  # of CPU time, 100 a second
+
+
+def workers() -> dict[int, int]:
+    """The CPU time of each chunking or reading subprocess of this process, in ticks, by process id."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            process = Path("/proc") / child
+            if "pointsman_retriever.sandbox_worker" in (process / "cmdline").read_text():
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                found[int(child)] = int(fields[11]) + int(fields[12])  # utime and stime
+    return found
+
+
+async def wait_until_busy() -> int:
+    """Returns the id of the first subprocess that has used BUSY_TICKS."""
+    await wait_until(lambda: any(ticks > BUSY_TICKS for ticks in workers().values()))
+    return next(process for process, ticks in workers().items() if ticks > BUSY_TICKS)
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # another process does not notify us
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def chunker(minilm: MiniLM):
+    sandbox = Sandbox(setup=minilm.tokenizer.to_str().encode())
+    yield SandboxedChunker(sandbox)
+    await sandbox.close()
+
+
+async def test_the_sandbox_makes_the_same_chunks_as_the_chunkers(chunker: SandboxedChunker, minilm: MiniLM):
+    documents = [
+        (Document("small", "Trains", f"# One\n\n{SENTENCE}"), "markdown-3"),
+        (Document("large", "Boats", f"# Two\n\n## Sub\n\n{SENTENCE * 3_000}\n\n## Sub\n\nEnd."), "markdown-3"),
+        (Document("code", "code.py", "def f():\n    return 1\n" * 30), "code-2"),
+        (Document("plain", "", f"{SENTENCE * 3}\n\n猫😀\x00é"), "plain-2"),
+        (Document("plain too", "", SENTENCE * 30), "plain-2"),
+    ]
+    chunkers = make_chunkers(minilm.tokenizer)
+    expected = [chunk_document(chunkers[kind_of(recipe)], document) for document, recipe in documents]
+    assert await chunker.chunk(documents) == expected
+    assert await chunker.chunk([]) == []
+
+
+async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM):
+    sandbox = Sandbox(answer_bytes=500, setup=minilm.tokenizer.to_str().encode())
+    good, bad = Document("good", "", SENTENCE), Document("bad", "", "# Heading\n\nText.\n\n" * 3_000)
+    results = await SandboxedChunker(sandbox).chunk([(good, "plain-2"), (bad, "markdown-3"), (good, "plain-2")])
+    await sandbox.close()
+    assert [isinstance(result, tuple) for result in results] == [True, False, True]
+    assert "'bad' cannot be split into chunks: it has more than 500 bytes" in str(results[1])
+
+
+async def test_a_hostile_text_does_not_delay_another_upsert(client):
+    hostile = asyncio.create_task(client.upsert(pb.Document(id="hostile", text=HOSTILE)))
+    await wait_until_busy()
+    started = time.monotonic()
+    await client.upsert(pb.Document(id="innocent", text=SENTENCE * 100))
+    assert not hostile.done()
+    assert time.monotonic() - started < 15.0
+    hostile.cancel()
+    await asyncio.gather(hostile, return_exceptions=True)
+
+
+async def test_a_cancelled_upsert_stops_the_work_on_its_text(client):
+    call = client.stub.Upsert(pb.UpsertRequest(collection="notes", documents=[pb.Document(id="hostile", text=HOSTILE)]))
+    busy = await wait_until_busy()
+    call.cancel()
+    await wait_until(lambda: busy not in workers())
+    await client.upsert(pb.Document(id="innocent", text=SENTENCE))
+    assert await client.found("branch line") == ["innocent"]
+
+
+async def test_a_subprocess_does_not_inherit_the_services_secrets(monkeypatch, chunker: SandboxedChunker):
+    monkeypatch.setenv("POINTSMAN_RETRIEVER_RERANKER_KEY", "hunter2")
+    await chunker.chunk([(Document("d", "", "x"), "plain-2")])
+    (process,) = workers()
+    assert "hunter2" not in (Path("/proc") / str(process) / "environ").read_text()
