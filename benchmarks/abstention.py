@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import ENCODER, Tuning
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ENCODER, FitSettings
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels
 from threadpoolctl import threadpool_limits
@@ -28,9 +28,9 @@ async def main() -> None:
     encoder, static = MiniLM.load(MODEL), StaticModel.load(MODEL)
     texts = {task: [example.text for example in examples] for task, examples in config.examples.items()}
     asked = config.tasks.classifier
-    tuning = Tuning(target_coverage=asked.target_coverage, stages=asked.stages, seed=asked.seed)
+    tuning = FitSettings(target_coverage=asked.target_coverage, stages=asked.stages, seed=asked.seed)
     fitted = fit_classifier(texts, config.out_of_scope, static, encoder, tuning)
-    classifier = Classifier(fitted, static, encoder)
+    classifier = CascadeClassifier(fitted, static, encoder)
     started = time.perf_counter()
     unknown = await labels(classifier, "unknown")
     triage = await labels(classifier, "triage")
@@ -47,7 +47,7 @@ async def main() -> None:
     print(json.dumps(result))
 
 
-async def labels(classifier: Classifier, name: str) -> list[Labels]:
+async def labels(classifier: CascadeClassifier, name: str) -> list[Labels]:
     rows = (HELPDESK / "heldout" / f"{name}.jsonl").read_text("utf-8").splitlines()
     return [await classifier.classify(json.loads(row)["text"]) for row in rows]
 

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.classification.stage import Classification, Classifier
+from pointsman_gateway.classification.stage import Classification, Classifier, RuleMatcher
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Request
 from pointsman_gateway.wiring.learning import Models, learn
@@ -39,7 +38,7 @@ async def main() -> None:
 
 
 async def measure(classifier: Classifier, rows: Sequence[dict[str, Any]], show: bool) -> dict[str, Any]:
-    classification = Classification(Rules({}), classifier)
+    classification = Classification(RuleMatcher({}), classifier)
     count, right, baseline, seconds = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
         messages = tuple(Message(message["role"], message["content"]) for message in row["messages"])

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from pointsman_gateway.classification.language import Languages
+from pointsman_gateway.classification.reader import LanguageDetector
 
 ROOT = Path(__file__).parents[1]
 HELPDESK = ROOT / "examples/helpdesk"
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     data = arguments.parse_args().data / "routing/clinc150/data_full.json"
-    languages = Languages(["en"])
+    languages = LanguageDetector(["en"])
     rows = read_rows(HELPDESK / "heldout/languages.jsonl")
     others = [row for row in rows if row["language"] != "en"]
     english = {

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import routing_data
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.artefact import load, origin_of, save
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import ENCODER, STATIC, Tuning
+from pointsman_gateway.classification.artifact import fit_origin, load, save
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings
 from pointsman_gateway.domain import Labels
 from routing_data import RoutingSet
 from routing_scores import Answer, scores
@@ -33,7 +33,7 @@ MODEL = ROOT / ".pointsman/models/minilm"
 CACHE = ROOT / ".pointsman/cache/bench-routing"
 PEERS_PYTHON = ROOT / ".venv-bench/routing/bin/python"
 OWN = "own"
-TUNING = Tuning()
+TUNING = FitSettings()
 WARM_UP = 200
 COLUMNS = (
     "accuracy", "oos_recall_at_95", "auroc", "ece", "mean_ms", "p99_ms", "static_p50_ms", "escalated", "kept",
@@ -75,7 +75,7 @@ def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
     fitted = fit_classifier(examples, (), static, encoder, TUNING)
     fit_seconds = time.perf_counter() - started
     artefact = _artefact(data)
-    save(fitted, origin_of(examples, (), static, encoder, TUNING), artefact)
+    save(fitted, fit_origin(examples, (), static, encoder, TUNING), artefact)
     # In a process of its own: what a gateway takes that starts from the artefact.
     weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(asked))
     classifier = _load(data, static, encoder)
@@ -103,9 +103,9 @@ def weighed(data: RoutingSet) -> Figures:
     return {"memory_mb": _resident_mb() - before}
 
 
-def _load(data: RoutingSet, static: StaticModel, encoder: MiniLM) -> Classifier:
-    expected = origin_of(data.by_task(), (), static, encoder, TUNING)
-    return Classifier(load(_artefact(data), expected), static, encoder)
+def _load(data: RoutingSet, static: StaticModel, encoder: MiniLM) -> CascadeClassifier:
+    expected = fit_origin(data.by_task(), (), static, encoder, TUNING)
+    return CascadeClassifier(load(_artefact(data), expected), static, encoder)
 
 
 def _artefact(data: RoutingSet) -> Path:

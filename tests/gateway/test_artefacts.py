@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.artefact import CorruptClassifier, Origin, StaleClassifier, load, origin_of, save
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import Fitted, Tuning
+from pointsman_gateway.classification.artifact import (
+    CorruptClassifier,
+    FitOrigin,
+    StaleClassifier,
+    fit_origin,
+    load,
+    save,
+)
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 
 Examples = Mapping[str, Sequence[str]]
 
@@ -22,14 +29,14 @@ class Models:
     def __init__(self, static_model: StaticModel, encoder: MiniLM) -> None:
         self.static_model, self.encoder = static_model, encoder
 
-    def fit(self, examples: Examples, tuning: Tuning, negatives: Sequence[str] = ()) -> Fitted:
-        return fit_classifier(examples, negatives, self.static_model, self.encoder, tuning)
+    def fit(self, examples: Examples, tuning: FitSettings, out_of_scope: Sequence[str] = ()) -> ClassifierModel:
+        return fit_classifier(examples, out_of_scope, self.static_model, self.encoder, tuning)
 
-    def origin(self, examples: Examples, tuning: Tuning, negatives: Sequence[str] = ()) -> Origin:
-        return origin_of(examples, negatives, self.static_model, self.encoder, tuning)
+    def origin(self, examples: Examples, tuning: FitSettings, out_of_scope: Sequence[str] = ()) -> FitOrigin:
+        return fit_origin(examples, out_of_scope, self.static_model, self.encoder, tuning)
 
-    def classifier(self, fitted: Fitted) -> Classifier:
-        return Classifier(fitted, self.static_model, self.encoder)
+    def classifier(self, fitted: ClassifierModel) -> CascadeClassifier:
+        return CascadeClassifier(fitted, self.static_model, self.encoder)
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +51,17 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def origin(models: Models, examples: Examples) -> Origin:
-    return models.origin(examples, Tuning())
+def origin(models: Models, examples: Examples) -> FitOrigin:
+    return models.origin(examples, FitSettings())
 
 
 @pytest.fixture(scope="module")
-def fitted(models: Models, examples: Examples) -> Fitted:
-    return models.fit(examples, Tuning())
+def fitted(models: Models, examples: Examples) -> ClassifierModel:
+    return models.fit(examples, FitSettings())
 
 
 @pytest.fixture
-def artefact(tmp_path: Path, fitted: Fitted, origin: Origin) -> Path:
+def artefact(tmp_path: Path, fitted: ClassifierModel, origin: FitOrigin) -> Path:
     path = tmp_path / "made" / "helpdesk.classifier"
     save(fitted, origin, path)
     return path
@@ -64,12 +71,15 @@ def artefact(tmp_path: Path, fitted: Fitted, origin: Origin) -> Path:
 def test_what_was_read_classifies_as_what_was_written(
     tmp_path: Path, models: Models, examples: Examples, stages: tuple[str, ...]
 ) -> None:
-    tuning, negatives = Tuning(stages=stages, target_coverages={"chat": 0.8}), ["Bake a cake with plums", "2 + 2"]
-    written, origin = models.fit(examples, tuning, negatives), models.origin(examples, tuning, negatives)
+    tuning, out_of_scope = (
+        FitSettings(stages=stages, target_coverages={"chat": 0.8}),
+        ["Bake a cake with plums", "2 + 2"],
+    )
+    written, origin = models.fit(examples, tuning, out_of_scope), models.origin(examples, tuning, out_of_scope)
     save(written, origin, tmp_path / "a")
     read = load(tmp_path / "a", origin)
     assert read.report == written.report
-    assert read.gate == written.gate
+    assert read.threshold == written.threshold
     for task, vectors in written.vectors.items():
         np.testing.assert_array_equal(read.vectors[task], vectors)
     for text in (IN_TRIAGE, IN_NONE, "Do you like music?", ""):
@@ -80,17 +90,17 @@ def test_what_was_read_classifies_as_what_was_written(
 
 
 def test_the_same_examples_and_settings_give_the_same_bytes(
-    artefact: Path, models: Models, examples: Examples, origin: Origin
+    artefact: Path, models: Models, examples: Examples, origin: FitOrigin
 ) -> None:
     again = artefact.with_name("again")
     reordered = dict(reversed(examples.items()))
-    save(models.fit(reordered, Tuning()), models.origin(reordered, Tuning()), again)
+    save(models.fit(reordered, FitSettings()), models.origin(reordered, FitSettings()), again)
     assert again.read_bytes() == artefact.read_bytes()
     assert sorted(path.name for path in artefact.parent.iterdir()) == ["again", artefact.name]
 
 
-def test_another_seed_gives_another_classifier(models: Models, examples: Examples, fitted: Fitted) -> None:
-    assert models.fit(examples, Tuning(seed=8)).thresholds.tolist() != fitted.thresholds.tolist()
+def test_another_seed_gives_another_classifier(models: Models, examples: Examples, fitted: ClassifierModel) -> None:
+    assert models.fit(examples, FitSettings(seed=8)).thresholds.tolist() != fitted.thresholds.tolist()
 
 
 def test_nothing_in_the_file_is_pickled(artefact: Path) -> None:
@@ -100,22 +110,26 @@ def test_nothing_in_the_file_is_pickled(artefact: Path) -> None:
             assert name == "manifest.json" or (content.startswith(b"\x93NUMPY") and b"'|O'" not in content[:128])
 
 
-CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], Tuning]]] = {
-    "examples": lambda e: ({**e, "chat": [*e["chat"], "Good evening"]}, (), Tuning()),
-    "examples:moved": lambda e: ({**e, "chat": e["chat"][1:], "policy": [*e["policy"], e["chat"][0]]}, (), Tuning()),
-    "examples:negative": lambda e: (e, ["Bake a cake"], Tuning()),
-    "tuning": lambda e: (e, (), Tuning(target_coverage=0.9)),
-    "tuning:task": lambda e: (e, (), Tuning(target_coverages={"chat": 0.9})),
-    "tuning:stages": lambda e: (e, (), Tuning(stages=("encoder",))),
+CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], FitSettings]]] = {
+    "examples": lambda e: ({**e, "chat": [*e["chat"], "Good evening"]}, (), FitSettings()),
+    "examples:moved": lambda e: (
+        {**e, "chat": e["chat"][1:], "policy": [*e["policy"], e["chat"][0]]},
+        (),
+        FitSettings(),
+    ),
+    "examples:negative": lambda e: (e, ["Bake a cake"], FitSettings()),
+    "tuning": lambda e: (e, (), FitSettings(target_coverage=0.9)),
+    "tuning:task": lambda e: (e, (), FitSettings(target_coverages={"chat": 0.9})),
+    "tuning:stages": lambda e: (e, (), FitSettings(stages=("encoder",))),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
-    artefact: Path, models: Models, examples: Examples, origin: Origin, change: str
+    artefact: Path, models: Models, examples: Examples, origin: FitOrigin, change: str
 ) -> None:
-    changed, negatives, tuning = CHANGES[change](examples)
-    wanted = models.origin(changed, tuning, negatives)
+    changed, out_of_scope, tuning = CHANGES[change](examples)
+    wanted = models.origin(changed, tuning, out_of_scope)
     part = change.split(":")[0]
     with pytest.raises(StaleClassifier) as caught:
         load(artefact, wanted)
@@ -126,12 +140,12 @@ def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
 
 
 @pytest.mark.parametrize("part", ["static_model", "encoder", "numpy", "scipy", "format"])
-def test_other_models_and_other_libraries_make_it_stale(artefact: Path, origin: Origin, part: str) -> None:
+def test_other_models_and_other_libraries_make_it_stale(artefact: Path, origin: FitOrigin, part: str) -> None:
     with pytest.raises(StaleClassifier, match=f"{part}: has .*, wanted other"):
         load(artefact, dataclasses.replace(origin, **{part: "other"}))
 
 
-def test_a_missing_file_is_missing(tmp_path: Path, origin: Origin) -> None:
+def test_a_missing_file_is_missing(tmp_path: Path, origin: FitOrigin) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none", origin)
 
@@ -148,7 +162,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_refused_with_the_command_that_makes_it_anew(
-    artefact: Path, origin: Origin, damage: str
+    artefact: Path, origin: FitOrigin, damage: str
 ) -> None:
     artefact.write_bytes(DAMAGE[damage](artefact.read_bytes()))
     with pytest.raises(CorruptClassifier, match=r"is damaged: .*pointsman classifier fit") as caught:
@@ -157,7 +171,7 @@ def test_a_damaged_file_is_refused_with_the_command_that_makes_it_anew(
     assert caught.value.code == "corrupt_classifier"
 
 
-def test_a_file_whose_parts_were_exchanged_is_refused(artefact: Path, origin: Origin) -> None:
+def test_a_file_whose_parts_were_exchanged_is_refused(artefact: Path, origin: FitOrigin) -> None:
     with zipfile.ZipFile(artefact) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(content["manifest.json"])

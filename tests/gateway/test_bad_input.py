@@ -8,9 +8,8 @@ from doubles.classifier import ScriptedClassifier, labels
 from doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
 from doubles.doors import Door
 from doubles.engine import ScriptedEngine
-from pointsman_gateway.classification.ends import AT_AN_END, ends_of, is_binary, visible
-from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.classification.excerpts import CHARACTERS_PER_END, character_excerpt, is_binary, visible
+from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
@@ -109,12 +108,12 @@ async def test_marks_that_are_not_seen_do_not_hide_a_word(door: Door) -> None:
 
 def test_no_more_than_both_ends_of_a_text_are_shown() -> None:
     text = "a" * MEGABYTE + "z"
-    ends = ends_of(text)
-    assert len(ends.text) == 2 * AT_AN_END + 1
+    ends = character_excerpt(text)
+    assert len(ends.text) == 2 * CHARACTERS_PER_END + 1
     assert (ends.text[0], ends.text[-1]) == ("a", "z")
-    assert ends.notes == (f"read the first and the last {AT_AN_END} of {MEGABYTE + 1} characters",)
-    whole = "a" * 2 * AT_AN_END
-    assert (ends_of(whole).text, ends_of(whole).notes) == (whole, ())
+    assert ends.notes == (f"read the first and the last {CHARACTERS_PER_END} of {MEGABYTE + 1} characters",)
+    whole = "a" * 2 * CHARACTERS_PER_END
+    assert (character_excerpt(whole).text, character_excerpt(whole).notes) == (whole, ())
 
 
 def test_what_is_not_seen_is_left_out_and_nothing_else() -> None:
@@ -123,9 +122,9 @@ def test_what_is_not_seen_is_left_out_and_nothing_else() -> None:
     assert not any(map(is_binary, ["", "Hello\n\tthere", "\u200bnaïve 日本\u202e"]))
 
 
-def rules_of(regex: str) -> Rules:
+def rules_of(regex: str) -> RuleMatcher:
     task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=(RuleConfig(name="r", regex=regex),))
-    return Rules({"first": task})
+    return RuleMatcher({"first": task})
 
 
 def asking(text: str) -> Request:
@@ -144,7 +143,7 @@ def test_a_rules_pattern_is_shown_the_ends_of_a_long_text_and_the_match_says_so(
     match = rules_of("needle").match(asking(text))
     assert (match is not None) is found
     if match:
-        assert match.notes == ends_of(text).notes
+        assert match.notes == character_excerpt(text).notes
 
 
 def test_a_pattern_whose_time_grows_with_the_square_ends() -> None:
@@ -154,13 +153,13 @@ def test_a_pattern_whose_time_grows_with_the_square_ends() -> None:
 async def test_a_rules_note_reaches_the_labels() -> None:
     text = "x" * MEGABYTE + "needle"
     got = await Classification(rules_of("needle"), ScriptedClassifier({})).label(asking(text))
-    assert (got.stage, got.notes) == ("rule:r", ends_of(text).notes)
+    assert (got.stage, got.notes) == ("rule:r", character_excerpt(text).notes)
 
 
 async def test_a_megabyte_is_classified_three_times_at_most() -> None:
     for text in ("a b. " * (MEGABYTE // 5), "x" * MEGABYTE, "." * MEGABYTE, "\n" * MEGABYTE + "x"):
         classifier = ScriptedClassifier({})
-        await Classification(Rules({}), classifier).label(asking(text))
+        await Classification(RuleMatcher({}), classifier).label(asking(text))
         assert len(classifier.read) <= 3
 
 
@@ -168,7 +167,7 @@ async def test_the_classifiers_own_note_on_what_it_read_is_kept() -> None:
     text = "Nothing. " * MEGABYTE
     partly = labels("chat", 0.1, 0.0)
     noted = type(partly)(**{name: getattr(partly, name) for name in partly.__slots__} | {"notes": ("read a bit",)})
-    got = await Classification(Rules({}), ScriptedClassifier({text: noted})).label(asking(text))
+    got = await Classification(RuleMatcher({}), ScriptedClassifier({text: noted})).label(asking(text))
     assert got.notes == ("read a bit",)
 
 

@@ -14,11 +14,11 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
 from numpy.typing import NDArray
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.calibration import calibration_error, probabilities, temperature
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.examples import FOLDS, gather
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import Fitted, Tuning
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.examples import FOLDS, collect_examples
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ClassifierModel, FitSettings
+from pointsman_gateway.classification.scores import calibration_error, fit_temperature, probabilities
 from pointsman_servicekit.errors import InvalidArgument
 
 Examples = Mapping[str, Sequence[str]]
@@ -59,14 +59,16 @@ class School:
     def __init__(self, static_model: StaticModel, encoder: MiniLM) -> None:
         self.static_model, self.encoder = static_model, Remembering(encoder)
 
-    def fit(self, examples: Examples, negatives: Sequence[str] = (), tuning: Tuning | None = None) -> Fitted:
-        return fit_classifier(examples, negatives, self.static_model, self.encoder, tuning or Tuning())
+    def fit(
+        self, examples: Examples, out_of_scope: Sequence[str] = (), tuning: FitSettings | None = None
+    ) -> ClassifierModel:
+        return fit_classifier(examples, out_of_scope, self.static_model, self.encoder, tuning or FitSettings())
 
-    def classifier(self, examples: Examples, *stages: str) -> Classifier:
-        return self.of(self.fit(examples, tuning=Tuning(stages=stages or BOTH)))
+    def classifier(self, examples: Examples, *stages: str) -> CascadeClassifier:
+        return self.of(self.fit(examples, tuning=FitSettings(stages=stages or BOTH)))
 
-    def of(self, fitted: Fitted) -> Classifier:
-        return Classifier(fitted, self.static_model, self.encoder)
+    def of(self, fitted: ClassifierModel) -> CascadeClassifier:
+        return CascadeClassifier(fitted, self.static_model, self.encoder)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def classifier(school: School, examples: Examples) -> Classifier:
+def classifier(school: School, examples: Examples) -> CascadeClassifier:
     return school.classifier(examples)
 
 
@@ -92,7 +94,7 @@ def helpdesk() -> Examples:
 
 
 @pytest.fixture(scope="module")
-def helpdesk_fitted(school: School, helpdesk: Examples) -> Fitted:
+def helpdesk_fitted(school: School, helpdesk: Examples) -> ClassifierModel:
     return school.fit(helpdesk)
 
 
@@ -124,13 +126,13 @@ async def test_a_text_is_given_the_task_whose_examples_it_is_like(
 @pytest.mark.parametrize(
     "text", [IN_NONE, "日本語の詩を書いてください", "Prove that the square root of 2 is irrational"]
 )
-async def test_a_text_unlike_all_examples_is_abstained_from(classifier: Classifier, text: str) -> None:
+async def test_a_text_unlike_all_examples_is_abstained_from(classifier: CascadeClassifier, text: str) -> None:
     labels = await classifier.classify(text)
     assert (labels.task, labels.abstained) == ("unknown", True)
     assert labels.familiarity < 0
 
 
-async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: Classifier) -> None:
+async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: CascadeClassifier) -> None:
     labels = await classifier.classify(IN_POLICY)
     values = [probability for _, probability in labels.probabilities]
     assert {task for task, _ in labels.probabilities} == {"triage", "policy", "chat"}
@@ -140,7 +142,7 @@ async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: Cla
     assert labels.margin == pytest.approx(values[0] - values[1])
 
 
-async def test_with_and_without_an_event_loop_the_labels_are_the_same(classifier: Classifier) -> None:
+async def test_with_and_without_an_event_loop_the_labels_are_the_same(classifier: CascadeClassifier) -> None:
     for text in (IN_TRIAGE, IN_NONE, ""):
         now, later = classifier.classify_now(text), await classifier.classify(text)
         assert (now.task, now.probabilities, now.familiarity) == (later.task, later.probabilities, later.familiarity)
@@ -168,10 +170,10 @@ async def test_a_word_said_many_times_says_no_more_than_once(school: School, exa
 
 
 async def test_the_encoder_is_asked_only_where_the_static_stage_is_unsure_and_never_on_the_event_loop(
-    helpdesk_fitted: Fitted, static_model: StaticModel, minilm: MiniLM
+    helpdesk_fitted: ClassifierModel, static_model: StaticModel, minilm: MiniLM
 ) -> None:
     recorder = Recorder(minilm)
-    classifier = Classifier(helpdesk_fitted, static_model, recorder)
+    classifier = CascadeClassifier(helpdesk_fitted, static_model, recorder)
     labels = [await classifier.classify(text) for text in heldout("triage")]
     by_encoder = [label for label in labels if label.stage == "encoder"]
     assert len(recorder.threads) == len(by_encoder)
@@ -181,7 +183,7 @@ async def test_the_encoder_is_asked_only_where_the_static_stage_is_unsure_and_ne
 
 
 async def test_the_help_desk_s_held_out_messages_are_kept_and_foreign_requests_are_not(
-    school: School, helpdesk_fitted: Fitted
+    school: School, helpdesk_fitted: ClassifierModel
 ) -> None:
     classifier = school.of(helpdesk_fitted)
     triage = [classifier.classify_now(text) for text in heldout("triage")]
@@ -201,7 +203,7 @@ async def test_both_stages_together_are_right_at_least_as_often_as_either(school
     assert right[BOTH] > 0.8
 
 
-async def test_many_requests_at_once_get_what_they_would_get_alone(classifier: Classifier) -> None:
+async def test_many_requests_at_once_get_what_they_would_get_alone(classifier: CascadeClassifier) -> None:
     texts = [IN_TRIAGE, IN_NONE, IN_POLICY, IN_CHAT] * 10
     together = await asyncio.gather(*map(classifier.classify, texts))
     assert [label.probabilities for label in together] == [classifier.classify_now(t).probabilities for t in texts]
@@ -215,7 +217,7 @@ UNREADABLE = ["", "  \n\t", "🚂🎉", "\x00\x01\x02", "\ud800", "!" * 300, "x"
 
 @pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: ascii(text[:3]))
 async def test_a_text_with_nothing_to_read_is_abstained_from_and_the_notes_say_so(
-    classifier: Classifier, text: str
+    classifier: CascadeClassifier, text: str
 ) -> None:
     labels = await classifier.classify(text)
     assert (labels.task, labels.abstained, labels.vector) == ("unknown", True, None)
@@ -243,7 +245,7 @@ async def test_odd_and_endless_texts_are_classified_as_any_other(
     assert np.isfinite(labels.familiarity)
 
 
-async def test_of_a_long_text_both_ends_are_read_and_the_notes_say_how_much(classifier: Classifier) -> None:
+async def test_of_a_long_text_both_ends_are_read_and_the_notes_say_how_much(classifier: CascadeClassifier) -> None:
     labels = await classifier.classify(f"{IN_TRIAGE} {'river ' * 1000} {IN_TRIAGE}")
     [note] = labels.notes
     assert re.fullmatch(r"read 128 of about 10\d\d tokens", note)
@@ -251,7 +253,7 @@ async def test_of_a_long_text_both_ends_are_read_and_the_notes_say_how_much(clas
     assert longer.probabilities == labels.probabilities
 
 
-async def test_a_text_of_128_tokens_is_read_whole_and_one_of_129_is_not(classifier: Classifier) -> None:
+async def test_a_text_of_128_tokens_is_read_whole_and_one_of_129_is_not(classifier: CascadeClassifier) -> None:
     assert (await classifier.classify("river " * 128)).notes == ()
     assert (await classifier.classify("river " * 129)).notes == ("read 128 of 129 tokens",)
 
@@ -296,7 +298,7 @@ def test_what_cannot_be_learned_from_is_refused(school: School, texts: Examples,
 
 def test_texts_of_the_same_words_are_held_out_together(static_model: StaticModel) -> None:
     texts = [f"{greeting} {name}" for greeting in ("hello", "HELLO  ") for name in "abcdefghij"]
-    data = gather({"greeting": texts, "other": ["one", "two"]}, ["a negative"], static_model, seed=7)
+    data = collect_examples({"greeting": texts, "other": ["one", "two"]}, ["a negative"], static_model, seed=7)
     folds = dict(zip(data.texts, data.folds, strict=True))
     assert all(folds[f"hello {name}"] == folds[f"HELLO   {name}"] for name in "abcdefghij")
     assert set(data.folds) <= set(range(FOLDS))
@@ -305,7 +307,9 @@ def test_texts_of_the_same_words_are_held_out_together(static_model: StaticModel
 
 def test_progress_is_told_from_nothing_to_all(school: School, examples: Examples) -> None:
     told: list[tuple[str, int, int]] = []
-    fit_classifier(examples, (), school.static_model, school.encoder, Tuning(), lambda *report: told.append(report))
+    fit_classifier(
+        examples, (), school.static_model, school.encoder, FitSettings(), lambda *report: told.append(report)
+    )
     assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["embedding", "learning"]
     for phase in ("embedding", "learning"):
         done = [(amount, total) for name, amount, total in told if name == phase]
@@ -321,13 +325,13 @@ def test_the_examples_vectors_are_kept_by_task_in_their_order(
     np.testing.assert_array_equal(fitted.vectors["policy"], minilm.embed(examples["policy"]))
 
 
-def test_a_higher_keep_rate_abstains_less_and_a_task_may_have_its_own(school: School, helpdesk: Examples) -> None:
-    usual = school.fit(helpdesk, tuning=Tuning(target_coverage=0.9))
-    generous = school.fit(helpdesk, tuning=Tuning(target_coverage=0.99))
-    assert usual.report.kept == pytest.approx(0.9, abs=0.01)
-    assert generous.report.kept == pytest.approx(0.99, abs=0.01)
+def test_a_higher_target_coverage_abstains_less_and_a_task_may_have_its_own(school: School, helpdesk: Examples) -> None:
+    usual = school.fit(helpdesk, tuning=FitSettings(target_coverage=0.9))
+    generous = school.fit(helpdesk, tuning=FitSettings(target_coverage=0.99))
+    assert usual.report.coverage == pytest.approx(0.9, abs=0.01)
+    assert generous.report.coverage == pytest.approx(0.99, abs=0.01)
     assert (generous.thresholds < usual.thresholds).all()
-    own = school.fit(helpdesk, tuning=Tuning(target_coverage=0.9, target_coverages={"chat": 0.99}))
+    own = school.fit(helpdesk, tuning=FitSettings(target_coverage=0.9, target_coverages={"chat": 0.99}))
     lowered = (own.thresholds - usual.thresholds).tolist()
     assert min(lowered) == lowered[own.tasks.index("chat")] < -0.3
 
@@ -338,7 +342,7 @@ def test_texts_that_belong_to_no_task_are_abstained_from_once_it_knows_them(scho
     known, alike = foreign[::2], [f"please: {text.lower()}" for text in foreign[::2]]
     told = school.fit(helpdesk, known)
     without, knowing = school.of(school.fit(helpdesk)), school.of(told)
-    assert told.report.foreign_abstained > 0.8
+    assert told.report.out_of_scope_abstained > 0.8
     missed = [text for text in alike if not without.classify_now(text).abstained]
     assert missed
     assert any(knowing.classify_now(text).abstained for text in missed)
@@ -352,7 +356,7 @@ def test_the_temperature_undoes_an_exaggeration() -> None:
     rng = np.random.default_rng(7)
     honest = rng.normal(size=(4000, 3)).astype(np.float32) * 2
     y = np.array([rng.choice(3, p=row) for row in probabilities(honest.astype(np.float64), 1.0)])
-    found, _ = temperature(honest * 5, y)
+    found, _ = fit_temperature(honest * 5, y)
     assert found == pytest.approx(5, rel=0.15)
     likely = probabilities(honest * 5, found)
     assert calibration_error(likely.max(axis=1), likely.argmax(axis=1) == y) < 0.03

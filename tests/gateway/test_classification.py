@@ -3,25 +3,28 @@
 import pytest
 from doubles.config_folder import IN_TRIAGE, ConfigFolder
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import Tuning
-from pointsman_gateway.classification.rules import Match, Rules
-from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import FitSettings
+from pointsman_gateway.classification.stage import Classification, RuleMatch, RuleMatcher
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request, Sampling
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory, static_model: StaticModel, minilm: MiniLM) -> Classifier:
+def classifier(
+    tmp_path_factory: pytest.TempPathFactory, static_model: StaticModel, minilm: MiniLM
+) -> CascadeClassifier:
     rows = ConfigFolder(tmp_path_factory.mktemp("config")).examples
     examples = {task: [text for text, _ in pairs] for task, pairs in rows.items()}
-    return Classifier(fit_classifier(examples, (), static_model, minilm, Tuning()), static_model, minilm)
+    return CascadeClassifier(fit_classifier(examples, (), static_model, minilm, FitSettings()), static_model, minilm)
 
 
-def rules_of(*rules: RuleConfig) -> Rules:
+def rules_of(*rules: RuleConfig) -> RuleMatcher:
     task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=rules)
-    return Rules({"first": task, "second": task.model_copy(update={"rules": (RuleConfig(name="all", regex="."),)})})
+    return RuleMatcher(
+        {"first": task, "second": task.model_copy(update={"rules": (RuleConfig(name="all", regex="."),)})}
+    )
 
 
 def asking(text: str = "hello", model: str = "auto", **more: object) -> Request:
@@ -34,8 +37,8 @@ SCHEMA = Sampling(extra={"response_format": {"type": "json_schema"}})
 @pytest.mark.parametrize("said", [None, "json_schema", {"type": "text"}, {"type": "json_object"}, {"type": None}, {}])
 def test_only_a_json_schema_is_one(said: object) -> None:
     request = asking(sampling=Sampling(extra={"response_format": said}))
-    assert rules_of(RuleConfig(name="r", json_schema=True)).match(request) == Match("second", "all")
-    assert rules_of(RuleConfig(name="r", json_schema=False)).match(request) == Match("first", "r")
+    assert rules_of(RuleConfig(name="r", json_schema=True)).match(request) == RuleMatch("second", "all")
+    assert rules_of(RuleConfig(name="r", json_schema=False)).match(request) == RuleMatch("first", "r")
 
 
 @pytest.mark.parametrize(
@@ -56,17 +59,17 @@ def test_a_rule_holds_when_all_its_conditions_do(
     rule: RuleConfig, holds: dict[str, object], holds_not: dict[str, object]
 ) -> None:
     rules = rules_of(rule)
-    assert rules.match(asking(**holds)) == Match("first", "r")  # type: ignore[arg-type]
-    assert rules.match(asking(**holds_not)) == Match("second", "all")  # type: ignore[arg-type]
+    assert rules.match(asking(**holds)) == RuleMatch("first", "r")  # type: ignore[arg-type]
+    assert rules.match(asking(**holds_not)) == RuleMatch("second", "all")  # type: ignore[arg-type]
 
 
 def test_the_first_rule_that_holds_decides() -> None:
-    assert rules_of(RuleConfig(name="one", regex="a"), RuleConfig(name="two", regex="b")).match(asking("ba")) == Match(
-        "first", "one"
-    )
+    assert rules_of(RuleConfig(name="one", regex="a"), RuleConfig(name="two", regex="b")).match(
+        asking("ba")
+    ) == RuleMatch("first", "one")
 
 
-async def test_rules_come_before_the_classifier_and_a_forced_path_before_both(classifier: Classifier) -> None:
+async def test_rules_come_before_the_classifier_and_a_forced_path_before_both(classifier: CascadeClassifier) -> None:
     stage = Classification(rules_of(RuleConfig(name="r", regex="umbrella")), classifier)
     ruled = await stage.label(asking(IN_TRIAGE))
     assert (ruled.task, ruled.confidence, ruled.stage, ruled.vector) == ("first", 1.0, "rule:r", None)
@@ -81,4 +84,6 @@ async def test_the_last_user_message_is_what_counts() -> None:
         Message("user", "bye"),
         Message("tool", "booking"),
     ]
-    assert rules_of(RuleConfig(name="r", regex="booking")).match(Request("auto", tuple(said))) == Match("second", "all")
+    assert rules_of(RuleConfig(name="r", regex="booking")).match(Request("auto", tuple(said))) == RuleMatch(
+        "second", "all"
+    )

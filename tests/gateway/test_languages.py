@@ -8,9 +8,8 @@ from doubles.classifier import ScriptedClassifier
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
 from doubles.doors import Door, HttpDoor
 from doubles.gateway import Neighbours, open_http_client
-from pointsman_gateway.classification.language import ANOTHER_SCRIPT, NONE, Languages
-from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
+from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
@@ -19,8 +18,8 @@ HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"
 
 
 @pytest.fixture
-def english() -> Languages:
-    return Languages(["en"])
+def english() -> LanguageDetector:
+    return LanguageDetector(["en"])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def english() -> Languages:
         (GERMAN + " " + "Bitte helfen Sie mir, ich brauche ihn morgen wieder. " * 3000, "de"),
     ],
 )
-def test_another_language_is_recognised(english: Languages, text: str, language: str) -> None:
+def test_another_language_is_recognised(english: LanguageDetector, text: str, language: str) -> None:
     assert english.foreign(text) == language
 
 
@@ -58,11 +57,11 @@ def test_another_language_is_recognised(english: Languages, text: str, language:
         "asdkfj alsdkjf aslkdjf",
     ],
 )
-def test_what_may_be_english_passes(english: Languages, text: str) -> None:
+def test_what_may_be_english_passes(english: LanguageDetector, text: str) -> None:
     assert english.foreign(text) == ""
 
 
-def test_none_of_the_help_desks_own_texts_is_sent_away(english: Languages) -> None:
+def test_none_of_the_help_desks_own_texts_is_sent_away(english: LanguageDetector) -> None:
     files = [*(HELPDESK / "config/tasks").glob("*.jsonl"), HELPDESK / "heldout/triage.jsonl"]
     texts = [json.loads(row)["text"] for file in files for row in file.read_text("utf-8").splitlines()]
     assert len(texts) > 1000
@@ -71,21 +70,21 @@ def test_none_of_the_help_desks_own_texts_is_sent_away(english: Languages) -> No
 
 @pytest.mark.parametrize("text", ["👍", "?!…", "🚂🚃🚃", "\u202e\u200b", ""])
 def test_what_has_no_letter_and_no_digit_is_in_no_language(text: str) -> None:
-    assert Languages(["en"]).foreign(text) == Languages([]).foreign(text) == NONE
+    assert LanguageDetector(["en"]).foreign(text) == LanguageDetector([]).foreign(text) == NO_LANGUAGE
 
 
 @pytest.mark.parametrize(
     "text", ["\ud800 ein halbes Zeichen und noch mehr davon", "\ufffe\uffff kein Text ist das hier"]
 )
-def test_what_the_detector_does_not_take_passes(english: Languages, text: str) -> None:
+def test_what_the_detector_does_not_take_passes(english: LanguageDetector, text: str) -> None:
     assert english.foreign(text) in ("", "de")
 
 
 def test_the_languages_of_the_examples_pass() -> None:
-    assert Languages(["en", "de"]).foreign(GERMAN) == ""
-    assert Languages(["de"]).foreign("Please tell me where the station is and how I get there") == "en"
-    assert Languages(["en", "uk"]).foreign("привет") == ""
-    assert Languages([]).foreign(GERMAN) == ""
+    assert LanguageDetector(["en", "de"]).foreign(GERMAN) == ""
+    assert LanguageDetector(["de"]).foreign("Please tell me where the station is and how I get there") == "en"
+    assert LanguageDetector(["en", "uk"]).foreign("привет") == ""
+    assert LanguageDetector([]).foreign(GERMAN) == ""
 
 
 # -- in the stage
@@ -97,26 +96,26 @@ def asking(*turns: str, **more: object) -> Request:
 
 async def test_a_text_in_another_language_is_not_classified_and_the_labels_say_why() -> None:
     classifier = ScriptedClassifier({})
-    got = await Classification(Rules({}), classifier).label(asking(GERMAN))
+    got = await Classification(RuleMatcher({}), classifier).label(asking(GERMAN))
     assert (got.task, got.abstained, got.stage, got.notes) == ("unknown", True, "language", ("language: de",))
     assert classifier.read == []
 
 
 async def test_a_long_one_is_known_by_its_ends_and_the_labels_say_so() -> None:
     text = GERMAN * 500
-    got = await Classification(Rules({}), ScriptedClassifier({})).label(asking(text))
+    got = await Classification(RuleMatcher({}), ScriptedClassifier({})).label(asking(text))
     assert got.notes == ("language: de", f"read the first and the last 4096 of {len(text)} characters")
 
 
 async def test_rules_come_before_the_language() -> None:
     rule = RuleConfig(name="inbox", metadata={"source": "inbox"})
-    rules = Rules({"triage": TaskConfig(examples="x", policy=PolicyConfig(fixed="p"), rules=(rule,))})
+    rules = RuleMatcher({"triage": TaskConfig(examples="x", policy=PolicyConfig(fixed="p"), rules=(rule,))})
     got = await Classification(rules, ScriptedClassifier({})).label(asking(GERMAN, metadata={"source": "inbox"}))
     assert (got.task, got.stage) == ("triage", "rule:inbox")
 
 
 async def test_a_bare_follow_up_to_another_language_goes_where_that_went() -> None:
-    stage = Classification(Rules({}), ScriptedClassifier({}))
+    stage = Classification(RuleMatcher({}), ScriptedClassifier({}))
     assert (await stage.label(asking(GERMAN, "👍"))).notes == ("language: de",)
     assert (await stage.label(asking("Where is the station, please?", GERMAN))).notes == ("language: de",)
 

@@ -1,8 +1,8 @@
 """The rows of a text's words add up to the same, whatever was read before."""
 
 import numpy as np
-from pointsman_gateway.classification.softmax_regression import Floats
-from pointsman_gateway.classification.word_rows import WordRows
+from pointsman_gateway.classification.fitting.softmax_regression import Floats
+from pointsman_gateway.classification.words import WordRowCache
 
 TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three", "four", "five"], ["a", "ticket"]]
 
@@ -16,7 +16,7 @@ def summed(words: list[str]) -> list[float]:
 
 
 def test_a_text_has_the_sum_of_its_words_rows() -> None:
-    rows = WordRows(row_of)
+    rows = WordRowCache(row_of)
     for words in TEXTS * 2:
         assert rows.sum_of(words).tolist() == summed(words)
 
@@ -28,7 +28,7 @@ def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
         made.append(word)
         return row_of(word)
 
-    rows = WordRows(noted, most=4)
+    rows = WordRowCache(noted, max_words=4)
     for words in TEXTS:  # the third has more words than are kept
         assert rows.sum_of(words).tolist() == summed(words)
     assert made.count("a") > 1  # it was let go of meanwhile
@@ -41,7 +41,7 @@ def test_a_word_that_is_known_is_not_looked_up_again() -> None:
         made.append(word)
         return row_of(word)
 
-    rows = WordRows(noted)
+    rows = WordRowCache(noted)
     rows.sum_of(["a", "ticket"])
     before = list(made)
     rows.sum_of(["ticket", "a"])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.classification.artefact import save
-from pointsman_gateway.classification.fit import fit_classifier
-from pointsman_gateway.classification.fitted import Fitted
+from pointsman_gateway.classification.artifact import save
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ClassifierModel
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_of
 
@@ -50,7 +50,7 @@ def _describe(file: Path, seconds: float) -> ClassifierFile:
     return ClassifierFile(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
 
 
-def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
+def _report(config: Config, fitted: ClassifierModel, written: ClassifierFile) -> Report:
     tasks = [
         {
             "task": task,
@@ -74,9 +74,9 @@ def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
         "out_of_fold": {
             "accuracy": found.accuracy,
             "calibration_error": found.calibration_error,
-            "kept": found.kept,
+            "coverage": found.coverage,
             "classified_by_encoder": found.escalated,
-            "out_of_scope_abstained": found.foreign_abstained if config.out_of_scope else None,
+            "out_of_scope_abstained": found.out_of_scope_abstained if config.out_of_scope else None,
         },
     }
     return Report(facts, (Section("The classifier", tuple(_lines(facts))), _by_task(tasks)))
@@ -87,7 +87,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['out_of_scope']} out-of-scope texts"
     yield (
         f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
-        f"kept {found['kept']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
+        f"kept {found['coverage']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
     )
     if found["out_of_scope_abstained"] is not None:
         yield f"of the out-of-scope texts, the classifier abstains from {found['out_of_scope_abstained']:.3f}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pointsman_gateway.classification.examples import Examples
-from pointsman_gateway.classification.fit import embedded, out_of_fold
-from pointsman_gateway.classification.judging import Judged
+from pointsman_gateway.classification.fitting.examples import Examples
+from pointsman_gateway.classification.fitting.fit import embed_all, out_of_fold_results
+from pointsman_gateway.classification.fitting.selection import StageResults
 from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
@@ -74,15 +74,15 @@ def _lines_of(config: Config, task: str) -> list[int]:
 
 def check_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:
     """Cross-validates the classifier and compares the examples of different tasks."""
-    tried = out_of_fold(
+    tried = out_of_fold_results(
         texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
     )
     examples = examples_of(config)
     duplicates = near_duplicates(examples, tried.vectors[: len(examples)])
-    return ExampleFindings(tuple(confusions(tried.data, tried.judged, examples)), tuple(duplicates))
+    return ExampleFindings(tuple(confusions(tried.data, tried.results, examples)), tuple(duplicates))
 
 
-def confusions(data: Examples, judged: Judged, examples: Sequence[Example]) -> list[Confusion]:
+def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]) -> list[Confusion]:
     """The most frequent confusion first."""
     wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
     pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
@@ -112,7 +112,7 @@ async def check_log(config: Config, models: Models, log: RequestLog, seconds: fl
         else:
             left_out += 1
     known = [text for texts in texts_of(config).values() for text in texts]
-    groups = group_texts(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
+    groups = group_texts(counts, embed_all(list(counts), models.encoder, progress), known) if counts else []
     proposals, corrections_without_text = await _proposals(log, seconds)
     unknown = {correction.right_task for correction in proposals} - {*config.tasks.tasks, UNKNOWN}
     return LogFindings(

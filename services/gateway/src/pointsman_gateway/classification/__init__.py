@@ -1,1 +1,1 @@
-"""What is this request about? Rules first, then a classifier that may abstain."""
+"""Assigns each request to a task, by rules or by the classifier. `fitting` learns the classifier from examples."""

@@ -1,104 +1,228 @@
-"""Says which task a text belongs to, or that it belongs to none: the static stage, the encoder where that is unsure."""
+"""The classifier: a static stage that takes microseconds, and an encoder stage for texts on which it is not sure."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pointsman_gateway.classification.calibration import probabilities
-from pointsman_gateway.classification.extract import Extract, extract
-from pointsman_gateway.classification.fitted import ENCODER, STATIC, Fitted
-from pointsman_gateway.classification.softmax_regression import Floats
-from pointsman_gateway.classification.stages import Encoder, EncoderStage, Sight, StaticModel, StaticStage
+from pointsman_gateway.classification.excerpts import TokenExcerpt, token_excerpt
+from pointsman_gateway.classification.model import ENCODER, STATIC, ClassifierModel, StageModel, Vocabulary
+from pointsman_gateway.classification.scores import Floats, probabilities
+from pointsman_gateway.classification.words import WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
-NOT_FAMILIAR = -100.0
-"""Of a text in which nothing is known: lower than any that was read."""
+UNREADABLE_SCORE = -100.0
+"""In-distribution score of a text in which nothing is known; lower than that of any text that was read."""
 
-NOTHING_TO_READ = "nothing in it that can be read"
+UNREADABLE_NOTE = "nothing in it that can be read"
 
 
-class Classifier:
-    """Safe to share between threads."""
+class StaticModel(Protocol):
+    """An embedding model that looks up one row per token and sums them."""
 
-    def __init__(self, fitted: Fitted, static_model: StaticModel, encoder: Encoder) -> None:
-        """The models must be those that `fitted` was learned with: see `artefact.load`."""
-        self._fitted, self._tokens, self._model = fitted, static_model, encoder
-        self._static = (
-            StaticStage(fitted.static, fitted.lexicon, static_model) if fitted.static and fitted.lexicon else None
+    fingerprint: str
+
+    def sum_of(self, text: str) -> NDArray[np.float32]:
+        """Return the sum of the rows, (dimensions,); zeros if no token is known."""
+        ...
+
+    def spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return the start and the end of each token, in characters."""
+        ...
+
+
+class Encoder(Protocol):
+    """An embedding model that returns unit vectors."""
+
+    fingerprint: str
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed n texts as (n, dimensions)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """One stage's result for a text."""
+
+    logits: Floats
+    """(tasks,), not yet divided by the temperature."""
+    score: float
+    """In-distribution score."""
+    vector: Vector | None = None
+
+
+class StageScorer:
+    """Computes a stage's logits and similarities to its centroids in one matrix product."""
+
+    def __init__(self, stage: StageModel) -> None:
+        self._rows = np.ascontiguousarray(np.concatenate([stage.weights.T, stage.centroids, stage.out_of_scope]))
+        self._bias, self._scale = stage.bias, stage.scale
+        self._tasks = len(stage.bias)
+        self._in_scope_end = self._tasks + len(stage.centroids)
+
+    def logits_of(self, vector: Vector) -> tuple[Floats, Floats]:
+        """Return the logits, and the products that `score` needs."""
+        products = self._rows @ vector
+        return products[: self._tasks] + self._bias, products
+
+    def score(self, logits: Floats, products: Floats) -> float:
+        """Return the in-distribution score."""
+        highest = np.maximum.reduce(logits)  # `logits.max()` takes twice as long
+        energy = float(highest) + float(np.log(np.add.reduce(np.exp(logits - highest))))
+        out_of_scope = products[self._in_scope_end :]
+        return self._scale.score_one(
+            energy,
+            float(np.maximum.reduce(products[self._tasks : self._in_scope_end])),
+            float(np.maximum.reduce(out_of_scope)) if len(out_of_scope) else 0.0,
         )
-        self._encoder = EncoderStage(fitted.encoder, fitted.static_share, encoder) if fitted.encoder else None
+
+
+class StaticStage:
+    """Sums one row for each word and each word pair of a text. It takes tens of microseconds."""
+
+    def __init__(self, stage: StageModel, vocabulary: Vocabulary, model: StaticModel) -> None:
+        self.temperature = stage.temperature
+        self._model, self._scorer = model, StageScorer(stage)
+        self._dimensions, self._tasks = stage.weights.shape
+        self._pieces = {piece: number for number, piece in enumerate(vocabulary.pieces)}
+        self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(vocabulary.pairs, start=1)}
+        self._piece_rows = _feature_rows(vocabulary.piece_weights, vocabulary.piece_rarity)
+        pair_rows = _feature_rows(vocabulary.pair_weights, vocabulary.pair_rarity)
+        self._pair_rows = np.concatenate([np.zeros_like(pair_rows[:1]), pair_rows])
+        """Row 0 is unused, so that no pair has number 0 and `filter(None, ...)` drops unknown pairs only."""
+        self._words = WordRowCache(self._row)
+
+    def evaluate(self, text: str) -> StageOutput | None:
+        """Return None for a text without letters and digits, and for one without a known word, piece or token."""
+        words = words_of(text)
+        if not any(map(str.isalnum, words)):
+            return None
+        total = self._words.sum_of(unique_words(words))
+        pairs = list(filter(None, map(self._pairs.get, pairs_of(words))))
+        lexical = total[self._dimensions :]
+        if pairs:
+            lexical = lexical + np.add.reduce(self._pair_rows[pairs])
+        vector = total[: self._dimensions]
+        length, squared = float(vector @ vector) ** 0.5, float(lexical[-1])
+        if length == 0 and squared == 0:
+            return None
+        logits, products = self._scorer.logits_of(vector / np.float32(length or 1))
+        logits += lexical[:-1] / np.float32((squared or 1) ** 0.5)
+        return StageOutput(logits, self._scorer.score(logits, products))
+
+    def _row(self, word: str) -> Floats:
+        """Return the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
+        pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
+        return np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
+
+
+class EncoderStage:
+    """Classifies a text by its MiniLM embedding. It takes about a millisecond."""
+
+    def __init__(self, stage: StageModel, static_share: float, encoder: Encoder) -> None:
+        self.temperature = stage.temperature
+        self._encoder, self._scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
+
+    def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
+        """Return the result, blended with that of the static stage if there is one."""
+        vector = self._encoder.embed([text])[0]
+        logits, products = self._scorer.logits_of(vector)
+        if static:
+            logits = (1 - self._static_share) * logits + self._static_share * static.logits
+        return StageOutput(logits, self._scorer.score(logits, products), vector)
+
+
+class CascadeClassifier:
+    """Assigns texts to tasks, or abstains. It is thread-safe."""
+
+    def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: Encoder) -> None:
+        """The embedding models must be those that `model` was fitted with; `artifact.load` checks that."""
+        self._model, self._tokenizer, self._embedder = model, static_model, encoder
+        self._static = (
+            StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
+        )
+        self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
 
     async def classify(self, text: str) -> Labels:
-        """On the event loop where the static stage decides, in a thread where the encoder must read."""
-        read = extract(text, self._tokens)
-        labels, seen = self._at_once(read)
-        return labels if labels else await asyncio.to_thread(self._by_encoder, read, seen)
+        """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
+        excerpt = token_excerpt(text, self._tokenizer)
+        labels, output = self._without_encoder(excerpt)
+        return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
 
     def classify_now(self, text: str) -> Labels:
         """As `classify`, for callers without an event loop."""
-        read = extract(text, self._tokens)
-        labels, seen = self._at_once(read)
-        return labels or self._by_encoder(read, seen)
+        excerpt = token_excerpt(text, self._tokenizer)
+        labels, output = self._without_encoder(excerpt)
+        return labels or self._by_encoder(excerpt, output)
 
     async def embed(self, text: str) -> Vector:
-        """The encoder's vector alone, (dimensions,), for a request whose task is known already."""
-        read = extract(text, self._tokens)
-        vectors = await asyncio.to_thread(self._model.embed, [read.text])
+        """Return the encoder's vector, (dimensions,), for a request whose task is known already."""
+        excerpt = token_excerpt(text, self._tokenizer)
+        vectors = await asyncio.to_thread(self._embedder.embed, [excerpt.text])
         return np.asarray(vectors[0])
 
-    def _at_once(self, read: Extract) -> tuple[Labels | None, Sight | None]:
-        """The labels where they take no encoder, and what the static stage saw."""
+    def _without_encoder(self, excerpt: TokenExcerpt) -> tuple[Labels | None, StageOutput | None]:
+        """Return the labels if the encoder is not needed, and the static stage's output."""
         if self._static is None:
-            readable = any(map(str.isalnum, read.text))
-            return None if readable else self._unreadable(read, ENCODER), None
-        seen = self._static.see(read.text)
-        if seen is None:
-            return self._unreadable(read, STATIC), None
-        return self._by_static(read, seen, self._static.temperature), seen
+            readable = any(map(str.isalnum, excerpt.text))
+            return None if readable else self._unreadable(excerpt, ENCODER), None
+        output = self._static.evaluate(excerpt.text)
+        if output is None:
+            return self._unreadable(excerpt, STATIC), None
+        return self._by_static(excerpt, output, self._static.temperature), output
 
-    def _by_static(self, read: Extract, seen: Sight, temperature: float) -> Labels | None:
-        likely, gate = probabilities(seen.logits, temperature), self._fitted.gate
-        if gate is None:
-            return self._labels(read, seen, likely, seen.familiarity, STATIC)
-        if seen.familiarity < gate.least_familiarity:
+    def _by_static(self, excerpt: TokenExcerpt, output: StageOutput, temperature: float) -> Labels | None:
+        """Return the static stage's labels, or None if it is below the cascade threshold."""
+        likely, threshold = probabilities(output.logits, temperature), self._model.threshold
+        if threshold is None:
+            return self._labels(excerpt, output, likely, output.score, STATIC)
+        if output.score < threshold.min_score:
             return None
         second, first = np.partition(likely, -2)[-2:]
-        if first - second < gate.least_margin:
+        if first - second < threshold.min_margin:
             return None
-        return self._labels(read, seen, likely, gate.slope * seen.familiarity + gate.offset, STATIC)
+        return self._labels(excerpt, output, likely, threshold.slope * output.score + threshold.offset, STATIC)
 
-    def _by_encoder(self, read: Extract, static: Sight | None) -> Labels:
-        assert self._encoder is not None  # else the static stage has decided
-        seen = self._encoder.see(read.text, static)
-        return self._labels(
-            read, seen, probabilities(seen.logits, self._encoder.temperature), seen.familiarity, ENCODER
-        )
+    def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
+        assert self._encoder is not None  # without an encoder the static stage has decided
+        output = self._encoder.evaluate(excerpt.text, static)
+        likely = probabilities(output.logits, self._encoder.temperature)
+        return self._labels(excerpt, output, likely, output.score, ENCODER)
 
-    def _labels(self, read: Extract, seen: Sight, likely: Floats, familiarity: float, stage: str) -> Labels:
-        tasks, order = self._fitted.tasks, np.argsort(-likely).tolist()
+    def _labels(self, excerpt: TokenExcerpt, output: StageOutput, likely: Floats, score: float, stage: str) -> Labels:
+        tasks, order = self._model.tasks, np.argsort(-likely).tolist()
         values = likely.tolist()
         best = order[0]
-        above = familiarity - float(self._fitted.thresholds[best])
+        above = score - float(self._model.thresholds[best])
         return Labels(
             task=UNKNOWN if above < 0 else tasks[best],
             confidence=values[best],
             probabilities=tuple([(tasks[number], values[number]) for number in order]),
             abstained=above < 0,
             stage=stage,
-            vector=seen.vector,
+            vector=output.vector,
             margin=values[best] - values[order[1]],
             familiarity=above,
-            notes=read.notes,
+            notes=excerpt.notes,
         )
 
-    def _unreadable(self, read: Extract, stage: str) -> Labels:
-        tasks = self._fitted.tasks
+    def _unreadable(self, excerpt: TokenExcerpt, stage: str) -> Labels:
+        tasks = self._model.tasks
         return Labels(
             task=UNKNOWN,
             confidence=1 / len(tasks),
             probabilities=tuple((task, 1 / len(tasks)) for task in tasks),
             abstained=True,
             stage=stage,
-            familiarity=NOT_FAMILIAR,
-            notes=(*read.notes, NOTHING_TO_READ),
+            familiarity=UNREADABLE_SCORE,
+            notes=(*excerpt.notes, UNREADABLE_NOTE),
         )
+
+
+def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
+    """Return what each feature adds to the logits and to the squared length: (features, tasks + 1)."""
+    return np.concatenate([weights * rarity[:, None], (rarity * rarity)[:, None]], axis=1)

@@ -1,77 +1,136 @@
-"""Reads the last turn of a conversation: by itself where it says enough, else with what was said before.
+"""Classifies the last turn of a conversation: alone if it is self-contained, else together with earlier turns.
 
-Nothing is kept between requests: the messages hold the conversation, so every gateway and every replay reads it alike.
+Nothing is stored between requests. The messages contain the conversation, so every gateway and every replay classifies
+it alike.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import Enum
+from itertools import filterfalse
 
-from pointsman_gateway.classification.reading import Reader, is_sure
-from pointsman_gateway.classification.turns import Shape, points_back, shape_of
-from pointsman_gateway.domain import Labels
+from pointsman_gateway.classification import english
+from pointsman_gateway.classification.excerpts import LONG_CHARACTERS
+from pointsman_gateway.classification.reader import Reader, is_sure
+from pointsman_gateway.domain import Labels, Message
 
-MOST_CLASSIFICATIONS = 5
-"""Three of the last turn where it is long, one of a turn before it, one of both together."""
+MAX_TURNS = 5
+"""The user's last turns that are considered."""
 
-FAMILIARITY_OF_SHORT = 1.0
-"""Above the task's threshold, for a turn of a few words to count against the conversation: few words are easily like
-something."""
+MAX_CLASSIFICATIONS = 5
+"""Up to three for a long last turn, one for an earlier turn, one for both together."""
 
-STRANGENESS = 0.8
-"""Below the task's threshold: a whole sentence that points back and is further off than this belongs to no task,
-whatever came before; one that does not point back, as soon as it is below."""
+# The thresholds below were chosen on tests/gateway/development_conversations.jsonl.
 
-# These and `reading.MARGIN` were chosen on tests/gateway/development_conversations.jsonl.
+MAX_FOLLOW_UP_WORDS = 8
+"""A turn that opens like a follow-up but has more words is self-contained."""
+
+MAX_SHORT_WORDS = 6
+MAX_SHORT_CONTENT_WORDS = 2
+"""A turn within both limits is short: it may depend on earlier turns."""
+
+SHORT_MIN_SCORE = 1.0
+"""In-distribution score above the task's threshold that a short turn needs to be classified alone. A few words
+resemble something easily."""
+
+MAX_DISTANCE_BELOW_THRESHOLD = 0.8
+"""A whole sentence that refers back and scores lower than this below the threshold belongs to no task, whatever came
+before. A sentence that does not refer back belongs to none as soon as it is below the threshold."""
 
 NOTE = "read with the turns before it"
 
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_OPENS = re.compile(rf"\W*(?:{'|'.join(english.FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
+
+
+class Utterance(Enum):
+    """How much a turn says without the turns before it."""
+
+    BARE = "bare"
+    """ "yes please", "why?", "👍": it says nothing by itself."""
+    FOLLOW_UP = "follow_up"
+    """ "and by bicycle?": it names something, but the question about it is in an earlier turn."""
+    SHORT = "short"
+    """ "LM-38271", "shorter, please": it may be self-contained or not."""
+    CLOSING = "closing"
+    """ "ok, thanks a lot!": it ends the conversation and is not about its subject."""
+    WHOLE = "whole"
+    """It is self-contained."""
+
+
+def utterance_type(turn: str) -> Utterance:
+    if len(turn) > LONG_CHARACTERS:
+        return Utterance.WHOLE
+    words = _WORD.findall(turn.lower())
+    content = list(filterfalse(english.NO_CONTENT.__contains__, words))
+    if not content:
+        return Utterance.BARE
+    if not english.THANKS.isdisjoint(words) and english.COURTESIES.issuperset(content):
+        return Utterance.CLOSING
+    if len(words) <= MAX_FOLLOW_UP_WORDS and _OPENS.match(turn):
+        return Utterance.FOLLOW_UP
+    if len(words) <= MAX_SHORT_WORDS and len(content) <= MAX_SHORT_CONTENT_WORDS:
+        return Utterance.SHORT
+    return Utterance.WHOLE
+
+
+def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return the user's last turns, oldest first; messages of the system, the assistant and tools are left out."""
+    return tuple(message.content for message in messages if message.role == "user")[-MAX_TURNS:]
+
+
+def refers_back(turn: str) -> bool:
+    """Whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
+    return not english.REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
+
 
 class Conversation:
-    """The user's turns in, Labels out."""
+    """Classifies the user's turns."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
     async def label(self, turns: Sequence[str]) -> Labels:
-        """Of the last of `turns` (one or more, oldest first)."""
+        """Classify the last of `turns`, which are at least one, oldest first."""
         *before, last = turns
         if not before:
             return await self._reader.read(last)
-        shape = shape_of(last)
-        if shape is Shape.BARE:
-            return _kept(await self.label(before))
+        kind = utterance_type(last)
+        if kind is Utterance.BARE:
+            return _with_note(await self.label(before))
         alone = await self._reader.read(last)
-        if _stands(alone, last, shape):
+        if _is_self_contained(alone, last, kind):
             return alone
         context = _context(before)
-        thread = await self._reader.glance(context[0])
+        thread = await self._reader.classify_once(context[0])
         if thread.abstained:
-            return alone if alone.abstained or shape is Shape.WHOLE else _kept(thread)
+            return alone if alone.abstained or kind is Utterance.WHOLE else _with_note(thread)
         if alone.task == thread.task:
             return alone
-        together = await self._reader.glance("\n".join([*context, last]))
-        if together.task == alone.task and not alone.abstained and shape is not Shape.LEANING:
+        together = await self._reader.classify_once("\n".join([*context, last]))
+        if together.task == alone.task and not alone.abstained and kind is not Utterance.FOLLOW_UP:
             return alone
-        return _kept(together if together.task == thread.task else thread)
+        return _with_note(together if together.task == thread.task else thread)
 
 
-def _stands(alone: Labels, turn: str, shape: Shape) -> bool:
-    """Whether the turn needs nothing that was said before it."""
-    if alone.stage == "language" or shape is Shape.PARTING:
+def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
+    """Whether the labels of the turn alone hold, without the turns before it."""
+    if alone.stage == "language" or kind is Utterance.CLOSING:
         return True
-    if shape is Shape.WHOLE:
-        return is_sure(alone) or alone.familiarity < (-STRANGENESS if points_back(turn) else 0)
-    return shape is Shape.SHORT and is_sure(alone) and alone.familiarity >= FAMILIARITY_OF_SHORT
+    if kind is Utterance.WHOLE:
+        return is_sure(alone) or alone.familiarity < (-MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0)
+    return kind is Utterance.SHORT and is_sure(alone) and alone.familiarity >= SHORT_MIN_SCORE
 
 
 def _context(before: Sequence[str]) -> list[str]:
-    """The last whole turn, and the last one after it that says something; if there is neither, the first."""
-    telling = [turn for turn in before if shape_of(turn) is not Shape.BARE]
-    whole = [turn for turn in telling if shape_of(turn) is Shape.WHOLE]
-    return list(dict.fromkeys([*whole[-1:], *telling[-1:]])) or [before[0]]
+    """Return the last whole turn and the last turn with content; if there is neither, the first turn."""
+    with_content = [turn for turn in before if utterance_type(turn) is not Utterance.BARE]
+    whole = [turn for turn in with_content if utterance_type(turn) is Utterance.WHOLE]
+    return list(dict.fromkeys([*whole[-1:], *with_content[-1:]])) or [before[0]]
 
 
-def _kept(labels: Labels) -> Labels:
+def _with_note(labels: Labels) -> Labels:
     if NOTE in labels.notes or labels.stage == "language":
         return labels
     return replace(labels, stage="conversation", notes=(NOTE, *labels.notes))

@@ -1,39 +1,102 @@
-"""A text's words, and the pieces by which a word that was never seen is like one that was."""
+"""Words, subword pieces and word pairs of a text, and a cache of the words' feature rows."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from threading import Lock
+
+import numpy as np
+
+from pointsman_gateway.classification.scores import Floats
 
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 PIECE_LENGTHS = (3, 4)
 
-LONGEST_WORD = 40
-"""Characters; what follows in a longer one is not looked at."""
+MAX_WORD_CHARACTERS = 40
+"""The rest of a longer word is ignored."""
 
 EDGE = ""
-"""Stands before the first word and after the last."""
+"""Marks the beginning and the end of a text in word pairs."""
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words; each mark of punctuation is one of its own."""
+    """Split a text into lower-case words; each punctuation mark is a word of its own."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())
 
 
-def different(words: Iterable[str]) -> list[str]:
-    """Each once, in the order of their first coming: said ten times, a word says no more."""
+def unique_words(words: Iterable[str]) -> list[str]:
+    """Return each word once, in order: a word carries no more weight if it is repeated."""
     return list(dict.fromkeys(words))
 
 
 def pieces_of(word: str) -> list[str]:
-    """The word itself, and its runs of three and four characters, its ends marked."""
-    marked = f"<{word[:LONGEST_WORD]}>"
+    """Return the word and its character n-grams of lengths 3 and 4, with "<" and ">" as its ends.
+
+    They relate a word that was not in the examples to similar ones that were.
+    """
+    marked = f"<{word[:MAX_WORD_CHARACTERS]}>"
     runs = {marked[i : i + n] for n in PIECE_LENGTHS for i in range(len(marked) - n + 1)}
     return [word, *sorted(runs)]
 
 
 def pairs_of(words: list[str]) -> list[tuple[str, str]]:
-    """Each word with the one that follows it; each such pair once."""
+    """Return the pairs of adjacent words, each once."""
     return list(dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True)))
+
+
+MAX_CACHED_WORDS = 8192
+"""13 MB of rows with 150 tasks."""
+NOT_CACHED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    numbers: dict[str, int]
+    rows: Floats
+
+
+class WordRowCache:
+    """The rows of recently read words in one array, so that those of a text are summed in one step.
+
+    It is thread-safe: a writer holds a lock, the array is append-only, and a full array is replaced by a new one, so
+    the snapshot that a reader holds stays valid.
+    """
+
+    def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
+        """`row_of` computes a word's row; all rows have the same length."""
+        self._row_of = row_of
+        self._max_words = max_words
+        self._snapshot = _Snapshot({}, np.empty((0, 0), np.float32))
+        self._write_lock = Lock()
+
+    def sum_of(self, words: Sequence[str]) -> Floats:
+        """Return the sum of the rows of `words`, which are at least one, and unique."""
+        snapshot = self._snapshot
+        numbers = list(map(snapshot.numbers.get, words, repeat(NOT_CACHED)))
+        if NOT_CACHED in numbers:
+            snapshot = self._with(words)
+            numbers = [snapshot.numbers[word] for word in words]
+        return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
+
+    def _with(self, words: Sequence[str]) -> _Snapshot:
+        """Return a snapshot that includes `words`."""
+        with self._write_lock:
+            snapshot = self._snapshot
+            new = [word for word in words if word not in snapshot.numbers]
+            if len(snapshot.numbers) + len(new) > len(snapshot.rows):
+                new = list(words)
+                snapshot = self._snapshot = _Snapshot({}, self._room_for(new))
+            for word in new:
+                number = len(snapshot.numbers)
+                snapshot.rows[number] = self._row_of(word)
+                snapshot.numbers[word] = number
+            return snapshot
+
+    def _room_for(self, words: Sequence[str]) -> Floats:
+        row = self._row_of(words[0])
+        return np.empty((max(self._max_words, len(words)), len(row)), row.dtype)

@@ -9,10 +9,10 @@ from pathlib import Path
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.classification.artefact import Origin, load, origin_of
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.fit import Progress, fit_classifier, silent
-from pointsman_gateway.classification.fitted import Fitted, Tuning
+from pointsman_gateway.classification.artifact import FitOrigin, fit_origin, load
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import Progress, fit_classifier, no_progress
+from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.wiring.line import Learned
 
@@ -35,17 +35,17 @@ def texts_of(config: Config) -> Mapping[str, Sequence[str]]:
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
-def tuning_of(config: Config) -> Tuning:
+def tuning_of(config: Config) -> FitSettings:
     classifier = config.tasks.classifier
     own = {name: task.target_coverage for name, task in config.tasks.tasks.items() if task.target_coverage is not None}
-    return Tuning(classifier.target_coverage, own, classifier.stages, classifier.seed)
+    return FitSettings(classifier.target_coverage, own, classifier.stages, classifier.seed)
 
 
-def origin(config: Config, models: Models) -> Origin:
-    return origin_of(texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config))
+def origin(config: Config, models: Models) -> FitOrigin:
+    return fit_origin(texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config))
 
 
-def learn(config: Config, models: Models, progress: Progress = silent) -> Learned:
+def learn(config: Config, models: Models, progress: Progress = no_progress) -> Learned:
     """Raises ConfigError."""
     started = time.perf_counter()
     try:
@@ -74,7 +74,7 @@ class School:
 
     def __init__(self, models: Models, artefact: Path | None) -> None:
         self._models, self._artefact = models, artefact
-        self._known: tuple[Origin, Learned] | None = None
+        self._known: tuple[FitOrigin, Learned] | None = None
 
     def learned(self, config: Config) -> Learned:
         """Raises ConfigError."""
@@ -85,5 +85,5 @@ class School:
         return self._known[1]
 
 
-def _learned(fitted: Fitted, models: Models) -> Learned:
-    return Learned(Classifier(fitted, models.static, models.encoder), fitted.vectors)
+def _learned(fitted: ClassifierModel, models: Models) -> Learned:
+    return Learned(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)

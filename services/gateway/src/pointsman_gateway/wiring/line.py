@@ -15,9 +15,8 @@ from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.cache.stage import Cache
-from pointsman_gateway.classification.cascade import Classifier
-from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
@@ -58,7 +57,7 @@ class Surroundings:
 class Learned:
     """A classifier, and the examples' vectors by task."""
 
-    classifier: Classifier
+    classifier: CascadeClassifier
     vectors: Mapping[str, NDArray[np.float32]]
 
 
@@ -74,7 +73,9 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     loading = AdapterLoading(backends, engines, now, resilience)
     return Line(
         generation=config.digest,
-        classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
+        classification=Classification(
+            RuleMatcher(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages
+        ),
         router=Router(
             paths,
             config.tasks.tasks,

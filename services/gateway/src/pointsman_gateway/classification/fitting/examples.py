@@ -1,0 +1,186 @@
+"""The training texts with their folds for cross-validation, and their lexical features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sparse  # type: ignore[import-untyped]  # it ships no types
+from numpy.typing import NDArray
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.classification.excerpts import Tokenizer, token_excerpt
+from pointsman_gateway.classification.model import Vocabulary
+from pointsman_gateway.classification.scores import Floats
+from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_words, words_of
+
+FOLDS = 5
+
+OUT_OF_SCOPE = -1
+"""Stands for a task's number in the labels."""
+
+MIN_TEXTS = 2
+"""A piece or pair that occurs in a single text carries no information about others."""
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The training texts, their labels and their folds."""
+
+    tasks: tuple[str, ...]
+    texts: tuple[str, ...]
+    """The excerpt that the classifier reads of each; out-of-scope texts are last."""
+    y: NDArray[np.intp]
+    """(texts,): the task's number, or OUT_OF_SCOPE."""
+    folds: NDArray[np.intp]
+    """(texts,)"""
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        return np.asarray(self.y != OUT_OF_SCOPE)
+
+
+def collect_examples(
+    examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: Tokenizer, seed: int
+) -> Examples:
+    """Collect the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
+    tasks = tuple(sorted(examples))
+    empty = [task for task in tasks if not examples[task]]
+    if empty:
+        raise InvalidArgument(f"task '{empty[0]}' has no examples to learn from", code="no_examples")
+    if len(tasks) < 2:
+        raise InvalidArgument("a classifier needs two tasks or more to choose between", code="one_task")
+    by_task = [[token_excerpt(text, tokens).text for text in examples[task]] for task in tasks]
+    outside = [token_excerpt(text, tokens).text for text in out_of_scope]
+    rng = np.random.default_rng(seed)
+    folds = np.concatenate([_folds(texts, rng) for texts in [*by_task, outside]])
+    y = np.repeat([*range(len(tasks)), OUT_OF_SCOPE], [len(texts) for texts in [*by_task, outside]])
+    return Examples(tasks, tuple(text for texts in [*by_task, outside] for text in texts), y, folds)
+
+
+def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Distribute texts evenly over the folds. Texts of the same words share a fold, so that none leaks into another."""
+    keys = [" ".join(words_of(text)) for text in texts]
+    distinct = sorted(set(keys))
+    numbers = (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS
+    rng.shuffle(numbers)
+    fold_of = dict(zip(distinct, numbers.tolist(), strict=True))
+    return np.array([fold_of[key] for key in keys], np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Rarity:
+    """Inverse document frequencies; 0 for features that are not in the vocabulary."""
+
+    pieces: Floats
+    pairs: Floats
+
+
+class Corpus:
+    """The words of all examples as sparse matrices, for training on some of them and evaluating on others.
+
+    A text's lexical features are the sum of those of its unique words and of its word pairs, divided by the root of the
+    sum of their squared lengths. So each word contributes a row that can be computed once. Dividing by the length of
+    the sum instead would be exact TF-IDF, and is no more accurate.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        words = [words_of(text) for text in texts]
+        word_numbers = _numbered(word for row in words for word in row)
+        pieces = {word: pieces_of(word) for word in word_numbers}
+        self._piece_numbers = _numbered(piece for row in pieces.values() for piece in row)
+        self._pair_numbers = _numbered(pair for row in words for pair in pairs_of(row))
+        self._words = _counts([[word_numbers[word] for word in unique_words(row)] for row in words], len(word_numbers))
+        self._of_words = _counts(
+            [[self._piece_numbers[p] for p in pieces[word]] for word in word_numbers], len(self._piece_numbers)
+        )
+        self._pairs = _counts(
+            [[self._pair_numbers[pair] for pair in pairs_of(row)] for row in words], len(self._pair_numbers)
+        )
+        self._has_piece = (self._words @ self._of_words).astype(bool)
+        self._has_pair = self._pairs.astype(bool)
+
+    def rarity(self, rows: Rows) -> Rarity:
+        """Return the inverse document frequencies over these texts."""
+        return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
+
+    def vocabulary(self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats) -> Vocabulary:
+        """Return the features with a rarity above 0, with a head's weights over them (pieces or pairs, tasks)."""
+        pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
+        names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
+        return Vocabulary(
+            pieces=tuple(names[number] for number in pieces),
+            pairs=tuple(" ".join(pair_names[number]) for number in pairs),
+            piece_rarity=rarity.pieces[pieces],
+            pair_rarity=rarity.pairs[pairs],
+            piece_weights=piece_weights,
+            pair_weights=pair_weights,
+        )
+
+    def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:
+        """Return the lexical features of these texts."""
+        of_words = _known(self._of_words, rarity.pieces)
+        pairs = _known(self._pairs[rows], rarity.pairs)
+        words = self._words[rows]
+        squared = words @ _squared_lengths(of_words) + _squared_lengths(pairs)
+        scale = sparse.diags_array((1 / np.sqrt(np.maximum(squared, 1e-12))).astype(np.float32))
+        return Pieces((scale @ words).tocsr(), of_words), Pairs((scale @ pairs).tocsr())
+
+
+class Pieces:
+    """A `Block` of subword pieces: the product of texts by words and words by pieces, as two smaller matrices."""
+
+    def __init__(self, words: Any, of_words: Any) -> None:
+        self.features = of_words.shape[1]
+        self._words, self._of_words = words, of_words
+        self._words_transposed, self._of_words_transposed = words.T.tocsr(), of_words.T.tocsr()
+
+    def times(self, weights: Floats) -> Floats:
+        return np.asarray(self._words @ (self._of_words @ weights))
+
+    def transposed_times(self, residuals: Floats) -> Floats:
+        return np.asarray(self._of_words_transposed @ (self._words_transposed @ residuals))
+
+
+class Pairs:
+    """A `Block` of word pairs."""
+
+    def __init__(self, pairs: Any) -> None:
+        self.features = pairs.shape[1]
+        self._pairs, self._transposed = pairs, pairs.T.tocsr()
+
+    def times(self, weights: Floats) -> Floats:
+        return np.asarray(self._pairs @ weights)
+
+    def transposed_times(self, residuals: Floats) -> Floats:
+        return np.asarray(self._transposed @ residuals)
+
+
+def _numbered(things: Any) -> Mapping[Any, int]:
+    return {thing: number for number, thing in enumerate(sorted(set(things)))}
+
+
+def _counts(rows: Sequence[Sequence[int]], columns: int) -> Any:
+    ends = np.cumsum([0, *map(len, rows)])
+    indices = np.array([column for row in rows for column in row], np.int32)
+    counts = sparse.csr_array((np.ones(len(indices), np.float32), indices, ends), shape=(len(rows), columns))
+    counts.sum_duplicates()
+    return counts
+
+
+def _known(rows: Any, rarity: Floats) -> Any:
+    """Select the columns with a rarity above 0, and scale each by it."""
+    known = np.flatnonzero(rarity)
+    return (rows.tocsc()[:, known] @ sparse.diags_array(rarity[known])).tocsr()
+
+
+def _squared_lengths(rows: Any) -> Floats:
+    return np.asarray(rows.multiply(rows).sum(axis=1), np.float32)
+
+
+def _rarity(has: Any) -> Floats:
+    texts = np.asarray(has.sum(axis=0)).ravel()
+    rarity = 1 + np.log((1 + has.shape[0]) / (1 + texts))
+    return np.where(texts >= MIN_TEXTS, rarity, 0).astype(np.float32)

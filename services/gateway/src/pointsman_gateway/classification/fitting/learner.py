@@ -1,0 +1,168 @@
+"""Trains one stage: its softmax head and its centroids."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Examples, Rows
+from pointsman_gateway.classification.fitting.softmax_regression import Block, Dense, Head, fit_head
+from pointsman_gateway.classification.scores import Floats
+
+INVERSE_PENALTY = 30
+"""scikit-learn's C.
+
+Mean accuracy on seven small data sets: 94.1 % with 3, 94.3 with 10, 94.6 with 30, 94.4 with 100.
+"""
+
+TOLERANCE = 0.01
+"""With a third of it, the accuracy on CLINC150's validation part differs by less than 0.1 points."""
+
+MAX_OUT_OF_SCOPE_CENTROIDS = 128
+
+MIN_CENTROIDS, MAX_CENTROIDS = 5, 100
+"""For each task. On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2 % of the time."""
+
+EXAMPLES_PER_CENTROID = 20
+"""A task with many examples is more diverse: for 640 triage messages five centroids are too few."""
+
+KMEANS_ROUNDS = 12
+
+BlockReader = Callable[[Rows], Sequence[Block]]
+"""Returns the features of the given rows as blocks."""
+
+
+class Features(Protocol):
+    """A stage's features of all texts."""
+
+    def reader_for(self, rows: Rows) -> BlockReader:
+        """Return a reader that knows only the vocabulary of these rows, which are those to train on."""
+        ...
+
+
+class DenseFeatures:
+    """The texts' vectors."""
+
+    def __init__(self, vectors: Floats) -> None:
+        self._vectors = vectors
+
+    def reader_for(self, rows: Rows) -> BlockReader:
+        return lambda wanted: [Dense(self._vectors[wanted])]
+
+
+class LexicalFeatures:
+    """The texts' vectors, subword pieces and word pairs."""
+
+    def __init__(self, vectors: Floats, corpus: Corpus) -> None:
+        self._vectors, self._corpus = vectors, corpus
+
+    def reader_for(self, rows: Rows) -> BlockReader:
+        rarity = self._corpus.rarity(rows)
+        return lambda wanted: [Dense(self._vectors[wanted]), *self._corpus.blocks(wanted, rarity)]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedStage:
+    head: Head
+    centroids: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFoldScores:
+    """A stage's raw results on every text, each from a model that was not trained on the text."""
+
+    logits: Floats
+    """(texts, tasks)"""
+    nearest: Floats
+    """(texts,): cosine similarity to the nearest centroid."""
+    out_of_scope: Floats
+    """(texts,): cosine similarity to the nearest other out-of-scope text; 0 if there is none."""
+
+
+class StageLearner:
+    """Trains a stage on all examples, or with each fold held out."""
+
+    def __init__(self, data: Examples, features: Features, vectors: Floats, seed: int) -> None:
+        self._data, self._features, self._vectors, self._seed = data, features, vectors, seed
+
+    def fit(self, rows: Rows) -> FittedStage:
+        return self._fit(rows, self._features.reader_for(rows))
+
+    def cross_validate(self, fold_done: Callable[[], None]) -> OutOfFoldScores:
+        """Train with each fold held out, and score it. `fold_done` is called after each."""
+        count = len(self._data.y)
+        logits = np.zeros((count, len(self._data.tasks)), np.float32)
+        nearest = np.zeros(count, np.float32)
+        for fold in range(FOLDS):
+            held_out = self._data.folds == fold
+            scored, rows = np.flatnonzero(held_out), np.flatnonzero(~held_out & self._data.inside)
+            if len(scored):
+                reader = self._features.reader_for(rows)
+                fitted = self._fit(rows, reader)
+                logits[scored] = fitted.head.logits(reader(scored))
+                nearest[scored] = (self._vectors[scored] @ fitted.centroids.T).max(axis=1)
+            fold_done()
+        return OutOfFoldScores(logits, nearest, self._nearest_out_of_scope())
+
+    def out_of_scope_centroids(self) -> Floats:
+        """Return the centroids of the out-of-scope texts, (centroids, dimensions); empty if there are no such texts."""
+        outside = self._vectors[~self._data.inside]
+        if not len(outside):
+            return outside
+        return centroids(outside, MAX_OUT_OF_SCOPE_CENTROIDS, np.random.default_rng(self._seed))
+
+    def _fit(self, rows: Rows, reader: BlockReader) -> FittedStage:
+        y, tasks = self._data.y[rows], len(self._data.tasks)
+        head = fit_head(reader(rows), y, tasks, INVERSE_PENALTY, TOLERANCE)
+        return FittedStage(head, task_centroids(self._vectors[rows], y, tasks, self._seed))
+
+    def _nearest_out_of_scope(self) -> Floats:
+        outside = np.flatnonzero(~self._data.inside)
+        if not len(outside):
+            return np.zeros(len(self._vectors), np.float32)
+        cosines = self._vectors @ self._vectors[outside].T
+        cosines[outside, np.arange(len(outside))] = -1
+        return np.asarray(cosines.max(axis=1))
+
+
+def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) -> Floats:
+    """Return the centroids of all tasks, (centroids, dimensions), for unit vectors (examples, dimensions).
+
+    The nearest centroid is nearly as good a signal as the nearest of all examples.
+    """
+    rng = np.random.default_rng(seed)
+    groups = (vectors[y == task] for task in range(tasks))
+    return np.concatenate([centroids(group, _centroid_count(len(group)), rng) for group in groups if len(group)])
+
+
+def centroids(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Return up to `count` centroids by spherical k-means.
+
+    The initial ones are chosen as in k-means++ (Arthur and Vassilvitskii, 2007).
+    """
+    centers = _initial_centroids(vectors, min(count, len(vectors)), rng)
+    for _ in range(KMEANS_ROUNDS):
+        nearest = (vectors @ centers.T).argmax(axis=1)
+        sums = np.stack([vectors[nearest == center].sum(axis=0) for center in range(len(centers))])
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        moved = np.where(lengths > 0, sums / np.where(lengths > 0, lengths, 1), centers)
+        if np.array_equal(moved, centers):
+            break
+        centers = moved
+    return np.asarray(centers, np.float32)
+
+
+def _centroid_count(examples: int) -> int:
+    return min(max(MIN_CENTROIDS, examples // EXAMPLES_PER_CENTROID), MAX_CENTROIDS)
+
+
+def _initial_centroids(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
+    chosen = [int(rng.integers(len(vectors)))]
+    distance = 1 - vectors @ vectors[chosen[0]]
+    while len(chosen) < count:
+        weights = np.maximum(distance, 1e-9).astype(np.float64)
+        chosen.append(int(rng.choice(len(vectors), p=weights / weights.sum())))
+        distance = np.minimum(distance, 1 - vectors @ vectors[chosen[-1]])
+    return vectors[chosen]

@@ -1,0 +1,166 @@
+"""Classifies one text: detects a foreign language first, and reads a long text by its first and last sentence.
+
+One of those two sentences usually states what the sender wants done with the rest.
+"""
+
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
+
+import pycld2
+
+from pointsman_gateway.classification.english import ENGLISH_ONLY
+from pointsman_gateway.classification.excerpts import (
+    CHARACTERS_PER_END,
+    LONG_CHARACTERS,
+    character_excerpt,
+    is_binary,
+    visible,
+)
+from pointsman_gateway.domain import UNKNOWN, Labels
+
+NO_LANGUAGE = "none"
+"""Reported for a text without a letter or a digit."""
+ANOTHER_SCRIPT = "another script"
+"""Reported for a text in another script than the examples', if its language is not known."""
+
+MIN_WORDS = 4
+"""Shorter texts are often names: "time in tokyo" would be detected as Danish."""
+
+MIN_SHARE_PERCENT = 20
+"""A text with this share in a language of the examples is accepted, whatever else it quotes."""
+
+ENGLISH_SHARE = 0.12
+"""A text with this share of words that only English has is English, even if it quotes another language at length."""
+
+MIN_MARGIN = 0.5
+"""Difference between the first and the second task's probability from which a classification is sure. It was chosen
+on tests/gateway/development_conversations.jsonl."""
+
+_MAX_SENTENCE_CHARACTERS = 240
+_MIN_SENTENCE_CHARACTERS = 30
+"""A shorter sentence, such as "Hi there.", is read together with the next one."""
+
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?:])\s+|\n+")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+_OTHER_SCRIPTS = frozenset(
+    ["am", "ar", "be", "bg", "bn", "el", "fa", "gu", "he", "hi", "hy", "ja", "ka", "kk", "km", "kn", "ko", "ky", "lo",
+     "mk", "ml", "mn", "mr", "my", "ne", "pa", "ps", "ru", "si", "sr", "ta", "te", "tg", "th", "ti", "uk", "ur", "yi",
+     "zh"]
+)  # fmt: skip
+"""Languages that are not written in Latin letters."""
+
+_CODES = {"iw": "he", "jw": "jv", "nb": "no", "zh-Hant": "zh", "sco": "en"}
+"""CLD2's codes that are obsolete, or finer than those of the configuration."""
+
+
+class LanguageDetector:
+    """Detects texts in other languages than those of the examples.
+
+    It reports only what is beyond doubt, because a request in a known language must not be rejected.
+    """
+
+    def __init__(self, known: Collection[str]) -> None:
+        """`known`: ISO 639-1 codes of the examples' languages; if empty, every text is accepted."""
+        self._known = frozenset(known)
+        self._latin_only = not self._known & _OTHER_SCRIPTS
+
+    def foreign(self, text: str) -> str:
+        """Return the text's language if it is not a known one, else "" (also if the language is uncertain)."""
+        if not any(map(str.isalnum, text)):
+            return NO_LANGUAGE
+        if not self._known:
+            return ""
+        words = _WORD.findall(text)
+        other_script = self._latin_only and not text.isascii() and _is_mostly_other_letters(words)
+        if not other_script and (len(words) < MIN_WORDS or self._is_english(words)):
+            return ""
+        detected = _detect(text)
+        if other_script:
+            return next(iter(detected), ANOTHER_SCRIPT)
+        if not detected or any(detected.get(language, 0) >= MIN_SHARE_PERCENT for language in self._known):
+            return ""
+        return next(iter(detected))
+
+    def _is_english(self, words: list[str]) -> bool:
+        if "en" not in self._known:
+            return False
+        count = sum(map(ENGLISH_ONLY.__contains__, map(str.lower, words)))
+        return count >= ENGLISH_SHARE * len(words)
+
+
+class Reader:
+    """Classifies texts of any length in bounded time."""
+
+    def __init__(self, classify: Callable[[str], Awaitable[Labels]], languages: LanguageDetector) -> None:
+        self._classify = classify
+        self._languages = languages
+
+    async def read(self, text: str) -> Labels:
+        """Classify a text, in three classifications at most."""
+        if len(text) <= LONG_CHARACTERS:
+            return await self.classify_once(text)
+        foreign = self._foreign(text)
+        if foreign:
+            return foreign
+        ends = [await self._classify(end) for end in _outer_sentences(text)]
+        surest = max(ends, key=lambda labels: labels.familiarity)
+        if not is_sure(surest):
+            return await self._classify(text)
+        where = "first" if surest is ends[0] else "last"
+        note = f"read by its {where} sentence, of {len(text)} characters"
+        return replace(surest, notes=(*surest.notes, note))
+
+    async def classify_once(self, text: str) -> Labels:
+        """Classify a text as a whole, in one classification at most."""
+        return self._foreign(text) or await self._classify(visible(text) if len(text) <= LONG_CHARACTERS else text)
+
+    def _foreign(self, text: str) -> Labels | None:
+        excerpt = character_excerpt(text)
+        language = NO_LANGUAGE if is_binary(excerpt.text) else self._languages.foreign(visible(excerpt.text))
+        return abstention("language", f"language: {language}", *excerpt.notes) if language else None
+
+
+def is_sure(labels: Labels) -> bool:
+    return not labels.abstained and labels.margin >= MIN_MARGIN
+
+
+def abstention(stage: str, *notes: str) -> Labels:
+    """Return the labels of a request that `stage` assigns to no task without classifying it."""
+    return Labels(UNKNOWN, 0.0, (), abstained=True, stage=stage, notes=notes)
+
+
+def _is_mostly_other_letters(words: list[str]) -> bool:
+    letters = "".join(words)
+    other = sum(not letter.isascii() and "LATIN" not in unicodedata.name(letter, "") for letter in letters)
+    return 2 * other > len(letters)
+
+
+def _detect(text: str) -> dict[str, int]:
+    """Return the percentage of the text by language, largest first; empty if the detector is not sure."""
+    try:
+        sure, _, found = pycld2.detect(text.encode("utf-8", "ignore"))
+    except pycld2.error:  # it rejects bytes that are not valid for text interchange
+        return {}
+    return {_CODES.get(code, code): percent for _, code, percent, _ in found if percent} if sure else {}
+
+
+def _outer_sentences(text: str) -> tuple[str, str]:
+    first = _SENTENCE_ENDS.split(visible(text[:CHARACTERS_PER_END]).strip())
+    last = _SENTENCE_ENDS.split(visible(text[-CHARACTERS_PER_END:]).strip())
+    return (
+        _join_short(first)[:_MAX_SENTENCE_CHARACTERS],
+        _join_short(last[::-1], prepend=True)[-_MAX_SENTENCE_CHARACTERS:],
+    )
+
+
+def _join_short(sentences: list[str], prepend: bool = False) -> str:
+    """Join the first sentences until they have the minimum length."""
+    joined = ""
+    for sentence in sentences:
+        if len(joined) >= _MIN_SENTENCE_CHARACTERS:
+            break
+        joined = (f"{sentence} {joined}" if prepend else f"{joined} {sentence}").strip()
+    return joined

@@ -1,0 +1,170 @@
+"""Turns logits into calibrated probabilities, and signals of a text into one in-distribution score with thresholds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Scores = NDArray[np.floating]
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
+SEARCH_STEPS = 16
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+PRIOR_EXAMPLES = 5.0
+"""Weight of the prior that the temperature is 1, in examples: a handful of texts that are all classified correctly
+do not prove that the next one will be."""
+
+BINS = 15
+
+
+def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
+    """Return the divisor of the logits (rows, tasks) that minimizes the cross-entropy, and that cross-entropy.
+
+    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
+    that the head was trained on.
+    """
+
+    def loss(log_temperature: float) -> float:
+        prior = PRIOR_EXAMPLES * log_temperature**2 / len(y)
+        return cross_entropy(logits * np.float32(np.exp(-log_temperature)), y) + prior
+
+    low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
+    for _ in range(SEARCH_STEPS):
+        left, right = high - GOLDEN_RATIO * (high - low), low + GOLDEN_RATIO * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    best = float(low + high) / 2
+    return float(np.exp(best)), loss(best)
+
+
+def probabilities(logits: Floats, temperature: float) -> Floats:
+    """Return the softmax of the logits, (rows, tasks) or (tasks,)."""
+    scaled = logits * np.float32(1 / temperature)
+    scaled = np.exp(scaled - np.maximum.reduce(scaled, axis=-1, keepdims=True))
+    return np.asarray(scaled / np.add.reduce(scaled, axis=-1, keepdims=True))
+
+
+def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
+    return float(np.mean(energy(logits) - logits[np.arange(len(y)), y]))
+
+
+def energy(logits: Floats) -> Floats:
+    """Return the log-sum-exp of the logits, (rows,). It is low for out-of-distribution texts.
+
+    Liu et al., Energy-based Out-of-distribution Detection, 2020; there with the opposite sign.
+    """
+    most = logits.max(axis=-1, keepdims=True)
+    return np.asarray(most[..., 0] + np.log(np.exp(logits - most).sum(axis=-1)))
+
+
+def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy over 15 bins of equal
+    width."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = (abs(float(confidence[bins == b].sum() - right[bins == b].sum())) for b in range(BINS))
+    return sum(gaps) / len(confidence)
+
+
+MIN_SPREAD = 0.01
+
+POOLED_EXAMPLES = 2000
+"""Weight of the prior that a task's threshold is that of all tasks, in examples.
+
+A quantile of sixty examples is unreliable, and a text out of scope for one task is mostly out of scope for all: with
+100 instead, the help desk abstains on 76 instead of 87 of 100 out-of-scope requests at a coverage of 95 %.
+"""
+
+OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal's mean and standard deviation over in-scope texts."""
+
+    mean: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Scores) -> "Signal":
+        return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
+
+    def scaled(self, values: Scores | float) -> Scores | float:
+        return (values - self.mean) / self.spread
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Combines a stage's signals into its in-distribution score: about 0 for typical in-scope texts, far below for
+    others.
+
+    The signals make different errors on out-of-scope texts (CLINC150's validation part: area under the ROC curve 98.2 %
+    and 98.5 % alone, 99.0 % together).
+    """
+
+    energy: Signal
+    nearest: Signal
+    """Cosine similarity to the nearest centroid of a task."""
+    out_of_scope: Signal
+    """Cosine similarity to the nearest known out-of-scope text."""
+    out_of_scope_weight: float
+
+    def score(self, energy: Scores, nearest: Scores, out_of_scope: Scores) -> Scores:
+        """Score rows; each argument is (rows,)."""
+        score = (self.energy.scaled(energy) + self.nearest.scaled(nearest)) / 2
+        if self.out_of_scope_weight:
+            score = score - self.out_of_scope_weight * np.maximum(self.out_of_scope.scaled(out_of_scope), 0)
+        return np.asarray(score)
+
+    def score_one(self, energy: float, nearest: float, out_of_scope: float) -> float:
+        """Score one text; faster than `score` on arrays of one row."""
+        score = (
+            (energy - self.energy.mean) / self.energy.spread + (nearest - self.nearest.mean) / self.nearest.spread
+        ) / 2
+        if self.out_of_scope_weight:
+            score -= self.out_of_scope_weight * max(
+                (out_of_scope - self.out_of_scope.mean) / self.out_of_scope.spread, 0.0
+            )
+        return score
+
+
+def fit_scale(energy: Scores, nearest: Scores, out_of_scope: Scores, inside: NDArray[np.bool_]) -> Scale:
+    """Fit the scale on out-of-fold rows; `inside` marks those that belong to a task.
+
+    The weight of the nearest out-of-scope text is the one that separates both kinds of rows best.
+    """
+    signals = Signal.of(energy[inside]), Signal.of(nearest[inside]), Signal.of(out_of_scope[inside])
+    if inside.all():
+        return Scale(*signals, 0.0)
+    scales = [Scale(*signals, weight) for weight in OUT_OF_SCOPE_WEIGHTS]
+    return max(scales, key=lambda scale: area_under_roc(scale.score(energy, nearest, out_of_scope), inside))
+
+
+def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve: how often an in-scope row scores above an out-of-scope one."""
+    order = np.argsort(scores, kind="stable")
+    ranks = np.empty(len(scores))
+    ranks[order] = np.arange(1, len(scores) + 1)
+    ins, outs = int(inside.sum()), int((~inside).sum())
+    return float((ranks[inside].sum() - ins * (ins + 1) / 2) / (ins * outs))
+
+
+def task_thresholds(
+    scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], target_coverages: Sequence[float]
+) -> NDArray[np.float64]:
+    """Return the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
+
+    A threshold is a weighted mean of the quantile of the task's own scores and that of all tasks, since few examples
+    make the first unreliable. Then all thresholds are shifted together to reach the target coverage overall.
+    """
+    thresholds = np.empty(len(target_coverages))
+    for task, coverage in enumerate(target_coverages):
+        own = scores[y == task]
+        of_all = np.quantile(scores, 1 - coverage)
+        thresholds[task] = (len(own) * np.quantile(own, 1 - coverage) + POOLED_EXAMPLES * of_all) / (
+            len(own) + POOLED_EXAMPLES
+        )
+    above = scores - thresholds[predicted]
+    target = float(np.mean(np.asarray(target_coverages)[y]))
+    return np.asarray(thresholds + np.quantile(above, 1 - target), np.float64)
