@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from doubles.clocks import Clock
+from doubles.extensions import Situation
 from pointsman_gateway.backends.aliases import REMEMBERED, Aliases
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
-from pointsman_gateway.routing.aiming import aimed
-from pointsman_gateway.routing.policy import plan
+from pointsman_gateway.routing.adapter_resolution import resolve_adapter
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
 PATH = Path("triage", "tiny", adapter="triage@prod")
@@ -65,11 +65,11 @@ def test_only_engines_that_hold_the_very_version_are_asked(engines: Engines) -> 
 
 
 def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> None:
-    before = aimed(PATH, "someone", engines)
+    before = resolve_adapter(PATH, "someone", engines)
     engines.put(engine("a", alias(NEW, 2), OLD, NEW))
     assert {target.model for target in engines.targets(before)} == {OLD}
     assert engines.version_of(before) == OLD
-    assert {target.model for target in engines.targets(aimed(PATH, "someone", engines))} == {NEW}
+    assert {target.model for target in engines.targets(resolve_adapter(PATH, "someone", engines))} == {NEW}
 
 
 def test_a_registry_that_was_begun_anew_is_believed_after_a_minute(clock: Clock) -> None:
@@ -121,7 +121,7 @@ def with_canary(weight: float, *resident: str) -> Engines:
 def drawn(weight: float, users: Sequence[str] = USERS) -> set[str]:
     """The users whom the canary answers."""
     engines = with_canary(weight)
-    return {user for user in users if engines.version_of(aimed(PATH, user, engines)) == NEW}
+    return {user for user in users if engines.version_of(resolve_adapter(PATH, user, engines)) == NEW}
 
 
 def test_a_canary_answers_its_share_of_the_users() -> None:
@@ -137,32 +137,32 @@ def test_a_canary_that_grows_keeps_its_users() -> None:
 def test_a_user_has_one_version_however_often_they_come() -> None:
     engines = with_canary(0.5)
     for user in USERS[:50]:
-        assert len({engines.version_of(aimed(PATH, user, engines)) for _ in range(5)}) == 1
+        assert len({engines.version_of(resolve_adapter(PATH, user, engines)) for _ in range(5)}) == 1
 
 
 def test_users_on_the_small_side_of_a_split_are_no_more_often_the_canarys_than_others() -> None:
-    split = PolicyConfig(split={"small": 5, "large": 95})
-    few = [user for user in USERS if plan(split, user).paths == ("small",)]
+    split = PolicyConfig.model_validate({"split": {"small": 5, "large": 95}}).build()
+    few = [user for user in USERS if split.plan(Situation(user=user)).paths == ("small",)]
     assert len(few) == pytest.approx(500, abs=87)
     assert len(drawn(0.5, few)) / len(few) == pytest.approx(0.5, abs=0.09)
 
 
 def test_the_decision_says_that_a_canary_answers() -> None:
-    aim = aimed(PATH, "someone", with_canary(1.0)).resolved_adapter
+    aim = resolve_adapter(PATH, "someone", with_canary(1.0)).resolved_adapter
     assert aim == ResolvedAdapter(NEW, 3, has_canary=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
 
 
 def test_where_the_canary_is_on_no_engine_the_stable_version_answers_and_the_decision_says_so() -> None:
-    aim = aimed(PATH, "someone", with_canary(1.0, OLD)).resolved_adapter
+    aim = resolve_adapter(PATH, "someone", with_canary(1.0, OLD)).resolved_adapter
     told = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
     assert aim == ResolvedAdapter(OLD, 3, has_canary=True, notes=(told,))
 
 
 def test_the_version_itself_is_asked_for_past_its_aliases_canary() -> None:
-    aim = aimed(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).resolved_adapter
+    aim = resolve_adapter(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).resolved_adapter
     assert aim == ResolvedAdapter(OLD)
 
 
 def test_a_path_without_adapter_has_no_aim() -> None:
     plain = Path("plain", "tiny")
-    assert aimed(plain, "someone", with_canary(1.0)) is plain
+    assert resolve_adapter(plain, "someone", with_canary(1.0)) is plain

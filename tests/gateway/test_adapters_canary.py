@@ -16,8 +16,8 @@ from pointsman_gateway.backends.engines import Cell, Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
-from pointsman_gateway.routing.policy import point
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
 
@@ -26,7 +26,11 @@ WEIGHT = 0.25
 
 def user(canary: bool, number: int = 0) -> str:
     """Some user on that side of the points."""
-    drawn = (name for name in (f"user-{n}" for n in range(1000)) if (point(f"canary {PROD} {name}") < WEIGHT) == canary)
+    drawn = (
+        name
+        for name in (f"user-{n}" for n in range(1000))
+        if (hash_to_unit_interval(f"canary {PROD} {name}") < WEIGHT) == canary
+    )
     return [name for _, name in zip(range(number + 1), drawn, strict=False)][-1]
 
 

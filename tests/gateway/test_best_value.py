@@ -7,19 +7,20 @@ import pytest
 from doubles.adapters import NoAdapters
 from doubles.config_folder import IN_TRIAGE
 from doubles.doors import Door
-from pointsman_gateway.config.schema import BestValueConfig, PolicyConfig, TaskConfig
+from doubles.extensions import Situation
+from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
-from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate, lower_bound
-from pointsman_gateway.routing.policy import Plan
+from pointsman_gateway.extensions import Candidate, Plan
+from pointsman_gateway.routing.policies.best_value import BestValue, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import Router
 
-TERMS = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
+TERMS = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
 GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)
 POOR = PathEvidence(ratings=25, quality=0.71, answers=100, p95_seconds=0.5)
 SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
 UNTRIED = PathEvidence(ratings=3, quality=1.0, answers=3, p95_seconds=9.0)
 NO_TRIAL = 1.0
-"""Beyond every trial share."""
+"""Beyond every exploration rate."""
 
 
 def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
@@ -28,12 +29,12 @@ def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
 
 def planned(
     *candidates: Candidate,
-    policy: BestValuePolicy | None = None,
-    terms: BestValueConfig = TERMS,
+    policy: BestValue | None = None,
+    terms: BestValueOptions = TERMS,
     away: Mapping[str, str] = {},
     where: float = NO_TRIAL,
 ) -> Plan:
-    return (policy or BestValuePolicy()).plan("task", terms, candidates, away, where)
+    return (policy or BestValue(terms)).plan(Situation(candidates, away, where))
 
 
 # -- the bound
@@ -65,7 +66,7 @@ def test_more_ratings_raise_the_bound_and_more_confidence_lowers_it() -> None:
 def test_the_cheapest_that_is_good_and_fast_is_taken_and_the_dearer_is_in_reserve() -> None:
     wanted = planned(candidate("dear", GOOD, 12.2e-6), candidate("cheap", GOOD, 3.3e-6))
     assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:best_value")
-    assert wanted.said == {
+    assert wanted.explanations == {
         "cheap": "good enough (at least 0.90) at $0.0033 per 1,000",
         "dear": "good enough, but dearer: $0.0122 per 1,000 against $0.0033 per 1,000",
     }
@@ -76,14 +77,14 @@ def test_the_cheapest_that_is_good_and_fast_is_taken_and_the_dearer_is_in_reserv
     [
         (POOR, "quality 0.71, at least 0.54 of 25 ratings: under the floor 0.80"),
         (SLOW, "p95 4.2 s: over 2.0 s"),
-        (UNTRIED, "no evidence (3 of 20 ratings): trial share 5 %"),
-        (PathEvidence(), "no evidence (0 of 20 ratings): trial share 5 %"),
+        (UNTRIED, "no evidence (3 of 20 ratings): exploration rate 5 %"),
+        (PathEvidence(), "no evidence (0 of 20 ratings): exploration rate 5 %"),
     ],
 )
 def test_what_is_not_good_or_fast_or_known_is_passed_over_however_cheap(evidence: PathEvidence, why: str) -> None:
     wanted = planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6))
     assert wanted.paths == ("dear",)
-    assert wanted.said["cheap"] == why
+    assert wanted.explanations["cheap"] == why
 
 
 def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> None:
@@ -93,7 +94,7 @@ def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> No
 
 
 def test_without_a_limit_no_path_is_too_slow() -> None:
-    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8)
+    terms = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8)
     assert planned(candidate("cheap", SLOW, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms).paths[0] == "cheap"
 
 
@@ -103,25 +104,25 @@ def test_without_a_limit_no_path_is_too_slow() -> None:
 def test_before_there_is_evidence_the_first_is_taken() -> None:
     wanted = planned(candidate("first", PathEvidence(), 9e-6), candidate("second", UNTRIED, 1e-6))
     assert (wanted.paths, wanted.reason) == (("first",), "policy:none_good_enough")
-    assert wanted.said["first"].startswith("none is known to be good enough yet; no evidence (0 of 20 ratings)")
+    assert wanted.explanations["first"].startswith("none is known to be good enough yet; no evidence (0 of 20 ratings)")
 
 
 def test_where_none_is_good_enough_the_one_with_the_highest_bound_is_taken() -> None:
     worse = PathEvidence(ratings=200, quality=0.5)
     wanted = planned(candidate("first", worse, 1e-6), candidate("second", POOR, 9e-6), candidate("third", SLOW, 1e-6))
     assert (wanted.paths, wanted.reason) == (("second",), "policy:none_good_enough")
-    assert wanted.said["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
+    assert wanted.explanations["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
 
 
 def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
     assert planned(candidate("first", SLOW, 1e-6), candidate("second", SLOW, 1e-6)).paths == ("first",)
 
 
-# -- the trial share
+# -- exploration
 
 
-def test_the_paths_without_evidence_share_the_trial_share_evenly() -> None:
-    terms = BestValueConfig(paths=("a", "b", "c"), quality_floor=0.8, exploration_rate=0.1)
+def test_the_paths_without_evidence_share_the_exploration_rate_evenly() -> None:
+    terms = BestValueOptions(paths=("a", "b", "c"), quality_floor=0.8, exploration_rate=0.1)
     candidates = [candidate("a", UNTRIED, 1e-6), candidate("b", GOOD, 9e-6), candidate("c", PathEvidence(), 1e-6)]
     taken = Counter(planned(*candidates, terms=terms, where=step / 1000).paths[0] for step in range(1000))
     assert taken == {"a": 50, "b": 900, "c": 50}
@@ -135,7 +136,7 @@ def test_the_path_that_is_taken_anyway_needs_no_trial() -> None:
 def test_a_path_on_trial_says_so_and_the_good_one_stands_in_for_it() -> None:
     wanted = planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), where=0.01)
     assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:trial")
-    assert wanted.said["cheap"] == "on trial; no evidence (3 of 20 ratings): trial share 5 %"
+    assert wanted.explanations["cheap"] == "on trial; no evidence (3 of 20 ratings): exploration rate 5 %"
 
 
 @pytest.mark.parametrize("evidence", [POOR, PathEvidence(ratings=3, answers=100, p95_seconds=4.2)])
@@ -143,8 +144,8 @@ def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) 
     assert planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6), where=0.0).paths == ("dear",)
 
 
-def test_a_trial_share_of_nothing_tries_nothing() -> None:
-    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, exploration_rate=0)
+def test_an_exploration_rate_of_0_explores_nothing() -> None:
+    terms = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, exploration_rate=0)
     assert planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms, where=0.0).paths == (
         "dear",
     )
@@ -154,16 +155,18 @@ def test_a_trial_share_of_nothing_tries_nothing() -> None:
 
 
 def test_a_little_cheaper_is_not_enough_to_take_over_and_clearly_cheaper_is() -> None:
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 11e-6), policy=policy).paths[0] == "a"
     little = planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 9.5e-6), policy=policy)
     assert little.paths == ("a", "b")
-    assert little.said["b"] == ("good enough, but not cheaper by 10 %: $0.0095 per 1,000 against $0.0100 per 1,000")
+    assert little.explanations["b"] == (
+        "good enough, but not cheaper by 10 %: $0.0095 per 1,000 against $0.0100 per 1,000"
+    )
     assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 8.9e-6), policy=policy).paths[0] == "b"
 
 
 def test_costs_that_swing_around_each_other_do_not_make_it_flap() -> None:
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     swings = [(10e-6, 10.4e-6), (10.4e-6, 10e-6)] * 10
     taken = {planned(candidate("a", GOOD, a), candidate("b", GOOD, b), policy=policy).paths[0] for a, b in swings}
     assert taken == {"a"}
@@ -171,7 +174,7 @@ def test_costs_that_swing_around_each_other_do_not_make_it_flap() -> None:
 
 def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
     for fallen in (POOR, SLOW):
-        policy = BestValuePolicy()
+        policy = BestValue(TERMS)
         assert planned(candidate("a", GOOD, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "a"
         assert planned(candidate("a", fallen, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "b"
 
@@ -179,7 +182,7 @@ def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
 def test_a_path_at_the_floor_does_not_come_and_go() -> None:
     barely, hardly = (PathEvidence(ratings=400, quality=quality) for quality in (0.836, 0.830))
     assert lower_bound(0.836, 400, 0.95) > 0.8 > lower_bound(0.830, 400, 0.95)
-    policy, taken = BestValuePolicy(), []
+    policy, taken = BestValue(TERMS), []
     for evidence in (barely, hardly, barely, hardly, barely, GOOD):
         wanted = planned(candidate("a", evidence, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
         taken.append(wanted.paths[0])
@@ -187,16 +190,16 @@ def test_a_path_at_the_floor_does_not_come_and_go() -> None:
 
 
 def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     near = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=1.9)
     planned(candidate("b", GOOD, 9e-6), policy=policy)
     wanted = planned(candidate("a", near, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
     assert wanted.paths == ("b", "a")
-    assert wanted.said["a"].startswith("good enough and cheaper, but too near the limits to take over")
+    assert wanted.explanations["a"].startswith("good enough and cheaper, but too near the limits to take over")
 
 
 def test_an_incumbent_that_is_away_is_the_incumbent_again_when_it_is_back() -> None:
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     a, b = candidate("a", GOOD, 10e-6), candidate("b", GOOD, 10.5e-6)
     assert planned(a, b, policy=policy).paths[0] == "a"
     assert planned(a, b, policy=policy, away={"a": "not resident"}).paths == ("b",)
@@ -204,17 +207,25 @@ def test_an_incumbent_that_is_away_is_the_incumbent_again_when_it_is_back() -> N
 
 
 def test_each_task_has_an_incumbent_of_its_own() -> None:
-    policy = BestValuePolicy()
-    policy.plan("one", TERMS, [candidate("a", GOOD, 10e-6), candidate("b", GOOD, 11e-6)], {}, NO_TRIAL)
-    other = policy.plan("other", TERMS, [candidate("a", GOOD, 10e-6), candidate("b", GOOD, 9.5e-6)], {}, NO_TRIAL)
-    assert other.paths[0] == "b"
+    class ByTask:
+        def of(self, task: str, path: Path) -> PathEvidence:
+            costs = {"one": {"cheap": 10e-6, "dear": 11e-6}, "other": {"cheap": 10e-6, "dear": 9.5e-6}}
+            return with_cost(GOOD, costs[task][path.name])
+
+    policy = PolicyConfig.model_validate({"best_value": TERMS})
+    tasks = {name: TaskConfig(examples="x", policy=policy) for name in ("one", "other")}
+    by = Router(PATHS, tasks, "default", *[Around({}, {})] * 3, ByTask(), NoAdapters())
+    labels = {name: Labels(name, 0.9, (), abstained=False, stage="static") for name in tasks}
+    request = Request(AUTO, (Message("user", "x"),), user="someone")
+    assert by.decide(request, labels["one"]).path.name == "cheap"
+    assert by.decide(request, labels["other"]).path.name == "dear"
 
 
 def test_where_none_is_good_enough_a_rating_more_does_not_change_the_path() -> None:
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     at, a_little_over = PathEvidence(ratings=100, quality=0.60), PathEvidence(ratings=100, quality=0.61)
     assert planned(candidate("a", at, 1e-6), candidate("b", POOR, 1e-6), policy=policy).paths == ("b",)
-    policy = BestValuePolicy()
+    policy = BestValue(TERMS)
     assert planned(candidate("a", at, 1e-6), policy=policy).paths == ("a",)
     assert planned(candidate("a", at, 1e-6), candidate("b", a_little_over, 1e-6), policy=policy).paths == ("a",)
 
@@ -237,7 +248,7 @@ class Known:
 
 
 class Around:
-    """Implements the router's `Availability`, `ForcedModels` and `ExpectedCost`: each path costs what is said here."""
+    """Implements the router's `Availability`, `NamedPaths` and `ExpectedCost`: each path costs what is said here."""
 
     def __init__(self, away: Mapping[str, str], costs: Mapping[str, float]) -> None:
         self._away = away
@@ -258,7 +269,9 @@ PATHS = {name: Path(name, "tiny") for name in ("cheap", "dear", "spare", "defaul
 
 def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float] = {}) -> Router:
     around = Around(away, costs)
-    tasks = {"t": TaskConfig(examples="x", policy=PolicyConfig(best_value=TERMS), fallback=("spare",))}
+    tasks = {
+        "t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"best_value": TERMS}), fallback=("spare",))
+    }
     return Router(PATHS, tasks, "default", around, around, around, known, NoAdapters())
 
 
@@ -308,7 +321,7 @@ def test_where_all_of_them_are_away_the_fallback_answers() -> None:
     assert rows(decision)["dear"] == ("skipped", "away too")
 
 
-def test_the_trial_share_is_kept_and_sticks_to_users() -> None:
+def test_the_exploration_rate_is_reached_and_each_user_keeps_a_path() -> None:
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     taken = {f"user-{number}": decide(by, f"user-{number}") for number in range(10_000)}
     tried = [user for user, decision in taken.items() if decision.reason == "policy:trial"]
@@ -328,7 +341,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     narrow = Router(
         PATHS,
-        {"t": TaskConfig(examples="x", policy=PolicyConfig(split={"cheap": 5, "dear": 95}))},
+        {"t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"split": {"cheap": 5, "dear": 95}}))},
         "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]
@@ -351,7 +364,7 @@ def weighed(request: pytest.FixtureRequest) -> None:
 async def test_every_door_tells_what_was_weighed(door: Door) -> None:
     routed = await door.route(IN_TRIAGE)
     assert (routed["path"], routed["reason"]) == ("triage_adapter", "policy:none_good_enough")
-    no_evidence = "no evidence (0 of 20 ratings): trial share 0 %"
+    no_evidence = "no evidence (0 of 20 ratings): exploration rate 0 %"
     assert [(row["path"], row["outcome"], row["reason"]) for row in routed["considered"]] == [
         ("triage_adapter", "chosen", f"none is known to be good enough yet; {no_evidence}"),
         ("triage_few_shot", "fallback", no_evidence),
@@ -363,14 +376,14 @@ def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
     good = PathEvidence(ratings=100, quality=0.95)
     known = Known(cheap=POOR, dear=good)
     by = router(known, costs={"cheap": 4.9e-6, "dear": 5e-6})
-    (seen,) = by.outlooks()
+    (seen,) = by.previews()
     assert (seen.choice, seen.reason) == ("dear", "policy:best_value")
-    assert "under the floor" in {p.path.name: p.said for p in seen.prospects}["cheap"]
+    assert "under the floor" in {p.path.name: p.explanation for p in seen.candidates}["cheap"]
     known.learn(cheap=good)
     assert decide(by).path.name == "cheap"  # an incumbent would have stayed: two per cent are less than the hysteresis
 
 
 def test_what_is_away_is_not_the_choice_while_it_is() -> None:
     known = Known(cheap=GOOD, dear=GOOD)
-    (seen,) = router(known, away={"cheap": "breaker open"}).outlooks()
-    assert (seen.choice, {p.path.name: p.away for p in seen.prospects}["cheap"]) == ("dear", "breaker open")
+    (seen,) = router(known, away={"cheap": "breaker open"}).previews()
+    assert (seen.choice, {p.path.name: p.unavailable for p in seen.candidates}["cheap"]) == ("dear", "breaker open")

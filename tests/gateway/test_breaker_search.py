@@ -8,8 +8,8 @@ from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Vector
-from pointsman_gateway.prompts.prompt_search import PromptSearch
-from pointsman_gateway.prompts.strategies import Found
+from pointsman_gateway.extensions import Found
+from pointsman_gateway.prompts.retriever import ProtectedSearch
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 NOTHING = Found((), False)
@@ -35,7 +35,7 @@ class ScriptedSearch:
 class Desk:
     inner: ScriptedSearch
     clock: Clock
-    search: PromptSearch
+    search: ProtectedSearch
 
     async def ask(self, seconds: float = 60.0) -> Found:
         return await self.search.search("handbook", "?", None, 3, asyncio.get_running_loop().time() + seconds)
@@ -52,7 +52,7 @@ def desk() -> Desk:
     return Desk(
         inner,
         clock,
-        PromptSearch(inner, Breaker(clock), BreakerConfig(consecutive_failures=3, open_duration_seconds=2)),
+        ProtectedSearch(inner, Breaker(clock), BreakerConfig(consecutive_failures=3, open_duration_seconds=2)),
     )
 
 
@@ -68,7 +68,7 @@ def late() -> Unavailable:
 async def test_after_a_few_failures_nobody_waits_for_it_any_more(desk: Desk, error: Unavailable) -> None:
     desk.inner.error = error
     await desk.fails(3)
-    with pytest.raises(Unavailable, match="the retriever has failed and is left alone") as told:
+    with pytest.raises(Unavailable, match="the retriever has failed and is not asked for a while") as told:
         await desk.ask()
     assert (told.value.code, told.value.retry_after) == ("retriever_unavailable", 2)
     assert desk.inner.asked == 3

@@ -21,7 +21,7 @@ def classifier(
 
 
 def rules_of(*rules: RuleConfig) -> RuleMatcher:
-    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=rules)
+    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig.model_validate({"fixed": "p"}), rules=rules)
     return RuleMatcher(
         {"first": task, "second": task.model_copy(update={"rules": (RuleConfig(name="all", regex="."),)})}
     )

@@ -150,7 +150,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("paths", "small_talk", "strategies", to=SEVERAL),
-            "an entry names one strategy; known: zero_shot, persona",
+            "an entry names one strategy, as {NAME: OPTIONS}; known: zero_shot, persona",
         ),
         (
             _set("paths", "small_talk", "strategies", to=[NO_SUCH_COLLECTION_KEY]),
@@ -181,10 +181,13 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (_set("tasks", "chat", "policy", to={"split": {"nowhere": 1}}), "task 'chat' names path 'nowhere'"),
         (_set("tasks", "chat", "fallback", to=["nowhere"]), "task 'chat' names path 'nowhere'"),
-        (_set("tasks", "chat", "policy", to={}), "a policy is one of fixed: PATH"),
+        (
+            _set("tasks", "chat", "policy", to={}),
+            "an entry names one policy, as {NAME: OPTIONS}; known: fixed, split, best_value, escalate",
+        ),
         (
             _set("tasks", "chat", "policy", to={"fixed": "small_talk", "split": {"handbook": 1}}),
-            "a policy is one of fixed: PATH",
+            "an entry names one policy, as {NAME: OPTIONS}; known: fixed, split, best_value, escalate",
         ),
         (
             _set("tasks", "chat", "policy", to={"split": {"handbook": 0}}),

@@ -108,10 +108,10 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
 
 async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
     router = kept.house.generations.current.line.router
-    before = router.outlooks()
+    before = router.previews()
     for _ in range(3):
         await overview(console)
-    assert router.outlooks() == before
+    assert router.previews() == before
     assert kept.metric("pointsman_decisions_total") == 0
 
 

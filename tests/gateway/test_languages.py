@@ -109,7 +109,9 @@ async def test_a_long_one_is_known_by_its_ends_and_the_labels_say_so() -> None:
 
 async def test_rules_come_before_the_language() -> None:
     rule = RuleConfig(name="inbox", metadata={"source": "inbox"})
-    rules = RuleMatcher({"triage": TaskConfig(examples="x", policy=PolicyConfig(fixed="p"), rules=(rule,))})
+    rules = RuleMatcher(
+        {"triage": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"fixed": "p"}), rules=(rule,))}
+    )
     got = await Classification(rules, ScriptedClassifier({})).label(asking(GERMAN, metadata={"source": "inbox"}))
     assert (got.task, got.stage) == ("triage", "rule:inbox")
 

@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pointsman_gateway.config.load import ConfigError, Example
+from doubles.extensions import few_shot, instruction, retrieval
+from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
-from pointsman_gateway.prompts.draft import Draft
-from pointsman_gateway.prompts.stage import Prompts
-from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Shown, apply_all
-from pointsman_gateway.prompts.templates import Templates
+from pointsman_gateway.extensions import Draft, Example, Found
+from pointsman_gateway.prompts.stage import Prompts, apply_all
+from pointsman_gateway.prompts.strategies.few_shot import FewShot
+from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Unavailable
 
-TEMPLATES = Templates(
+TEMPLATES = PromptTemplates(
     {
         "persona.txt": "You are Wren.",
         "about.txt": "The question is: {{ query }}",
@@ -60,13 +61,13 @@ class Embeds:
 
 
 async def test_an_instruction_becomes_the_system_message() -> None:
-    made = await Instruction(TEMPLATES, "persona.txt").apply(draft_of())
+    made = await instruction(TEMPLATES, "persona.txt").apply(draft_of())
     assert texts(made) == [("system", "You are Wren."), ("user", "May my bike ride?")]
 
 
 async def test_the_clients_own_system_message_is_kept_after_ours() -> None:
     draft = draft_of(Message("system", "Answer in French."), Message("user", "Hi"), Message("system", "And short."))
-    made = await Instruction(TEMPLATES, "persona.txt").apply(draft)
+    made = await instruction(TEMPLATES, "persona.txt").apply(draft)
     assert texts(made) == [("system", "You are Wren.\n\nAnswer in French.\n\nAnd short."), ("user", "Hi")]
 
 
@@ -82,13 +83,13 @@ async def test_without_strategies_the_conversation_goes_as_it_is() -> None:
 
 @pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "{{ query.__class__.__mro__ }}", "}}{{", "{#"])
 async def test_a_users_text_is_never_a_template(text: str) -> None:
-    made = await Instruction(TEMPLATES, "about.txt").apply(draft_of(Message("user", text)))
+    made = await instruction(TEMPLATES, "about.txt").apply(draft_of(Message("user", text)))
     assert texts(made) == [("system", f"The question is: {text}"), ("user", text)]
 
 
 async def test_a_passages_text_is_never_a_template() -> None:
-    retrieval = Retrieval(TEMPLATES, "passages.txt", Finds(Passage("d", "{{ 1 }}", "{{ 2 }}", 1)), "c", Shown(1), True)
-    assert texts(await retrieval.apply(draft_of()))[0] == ("system", "[{{ 1 }}] {{ 2 }}")
+    searching = retrieval(TEMPLATES, Finds(Passage("d", "{{ 1 }}", "{{ 2 }}", 1)))
+    assert texts(await searching.apply(draft_of()))[0] == ("system", "[{{ 1 }}] {{ 2 }}")
 
 
 @pytest.mark.parametrize(
@@ -96,18 +97,18 @@ async def test_a_passages_text_is_never_a_template() -> None:
 )
 def test_a_prompt_file_cannot_leave_the_sandbox(source: str) -> None:
     with pytest.raises(ConfigError, match=r"prompts/x: access to attribute .* is unsafe"):
-        Instruction(Templates({"x": source + "{{ query.__class__.mro() }}"}), "x")
+        instruction(PromptTemplates({"x": source + "{{ query.__class__.mro() }}"}), "x")
 
 
-def few_shot(count: int, embed: Embeds | None, instruction: Instruction | None = None) -> FewShot:
+def shows_examples(count: int, embed: Embeds | None, prompt: str = "") -> FewShot:
     examples = [Example("far", "1"), Example("near", "2"), Example("unanswered", None), Example("nearer", "3")]
     vectors = np.array([[0, 1, 0], [0.8, 0.6, 0], [1, 0, 0], [0.9, 0.1, 0]], np.float32)
-    return FewShot(examples, vectors, count, embed, instruction)
+    return few_shot(TEMPLATES, examples, vectors, count, embed, prompt)
 
 
 async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
     embeds = Embeds()
-    made = await few_shot(2, embeds).apply(draft_of())
+    made = await shows_examples(2, embeds).apply(draft_of())
     assert texts(made) == [
         ("user", "near"), ("assistant", "2"), ("user", "nearer"), ("assistant", "3"), ("user", "May my bike ride?"),
     ]  # fmt: skip
@@ -116,21 +117,20 @@ async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
 
 async def test_a_request_that_was_not_classified_is_embedded_once_for_all_strategies() -> None:
     embeds, found = Embeds(), Finds()
-    retrieval = Retrieval(TEMPLATES, "passages.txt", found, "c", Shown(1), True)
-    made = await apply_all([few_shot(1, embeds), retrieval], draft_of(vector=None))
+    made = await apply_all([shows_examples(1, embeds), retrieval(TEMPLATES, found)], draft_of(vector=None))
     assert made.examples == (("nearer", "3"),)
     assert embeds.times == 1
     assert found.asked[0][2] is VECTOR
 
 
 async def test_the_first_examples_can_be_shown_instead() -> None:
-    made = await few_shot(2, None).apply(draft_of(vector=None))
+    made = await shows_examples(2, None).apply(draft_of(vector=None))
     assert made.examples == (("far", "1"), ("near", "2"))
 
 
 async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None:
     found = Finds(PASSAGE)
-    made = await Retrieval(TEMPLATES, "passages.txt", found, "handbook", Shown(3), True).apply(draft_of())
+    made = await retrieval(TEMPLATES, found, "handbook", top_k=3).apply(draft_of())
     assert found.asked == [("handbook", "May my bike ride?", VECTOR, 3, 99)]
     assert (made.passages, made.searches) == ((PASSAGE,), 1)
     assert texts(made)[0] == ("system", "[Bikes] They ride free.")
@@ -138,24 +138,23 @@ async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None
 
 async def test_a_retriever_that_is_away_is_an_error_where_passages_are_required() -> None:
     with pytest.raises(Unavailable, match="the retriever is away"):
-        await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1), required=True).apply(draft_of())
+        await retrieval(TEMPLATES, Lost()).apply(draft_of())
 
 
 async def test_a_retriever_that_is_away_is_told_to_the_model_where_they_are_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made = await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1), required=False).apply(draft_of())
+    made = await retrieval(TEMPLATES, Lost(), required=False).apply(draft_of())
     assert texts(made)[0] == ("system", "Nothing.")
     assert "answering without passages: the retriever is away" in caplog.text
 
 
 async def test_strategies_add_their_parts_in_their_order() -> None:
-    retrieval = Retrieval(TEMPLATES, "passages.txt", Finds(PASSAGE), "c", Shown(1), True)
-    few = few_shot(1, Embeds(), Instruction(TEMPLATES, "about.txt"))
+    few = shows_examples(1, Embeds(), "about.txt")
     path = Path("mixed", "tiny", strategies=("persona", "few_shot", "retrieval"))
     decision = Decision("d", "t", 1, path, "r", "s", (), (), vector=VECTOR)
     request = Request("auto", (Message("system", "Mine."), Message("user", "Bike?")))
-    prompts = Prompts({"mixed": [Instruction(TEMPLATES, "persona.txt"), few, retrieval]})
+    prompts = Prompts({"mixed": [instruction(TEMPLATES, "persona.txt"), few, retrieval(TEMPLATES, Finds(PASSAGE))]})
     prompt = await prompts.build(request, decision)
     assert [(m.role, m.content) for m in prompt.messages] == [
         ("system", "You are Wren.\n\nThe question is: Bike?\n\n[Bikes] They ride free.\n\nMine."),
@@ -170,47 +169,47 @@ def numbered(document: str, start: int = 0, tokens: int = 100, score: float = 0.
     return Passage(document, document, f"{document}@{start}", score, start, tokens)
 
 
-async def shown(finds: Finds, shows: Shown, draft: Draft | None = None) -> list[str]:
-    made = await Retrieval(TEMPLATES, "passages.txt", finds, "c", shows, True).apply(draft or draft_of())
+async def shown(finds: Finds, draft: Draft | None = None, **options: object) -> list[str]:
+    made = await retrieval(TEMPLATES, finds, top_k=3, **options).apply(draft or draft_of())
     return [passage.text for passage in made.passages]
 
 
 async def test_the_same_passages_make_the_same_text_whatever_their_rank() -> None:
     a, b, c = numbered("a.md", 700), numbered("b.md"), numbered("a.md", 90)
-    assert await shown(Finds(a, b, c), Shown(3)) == ["a.md@90", "a.md@700", "b.md@0"]
-    assert await shown(Finds(c, b, a), Shown(3)) == ["a.md@90", "a.md@700", "b.md@0"]
+    assert await shown(Finds(a, b, c)) == ["a.md@90", "a.md@700", "b.md@0"]
+    assert await shown(Finds(c, b, a)) == ["a.md@90", "a.md@700", "b.md@0"]
 
 
 async def test_the_best_passages_that_fit_the_budget_are_shown() -> None:
     finds = Finds(numbered("z", tokens=150), numbered("long", tokens=900), numbered("a", tokens=150))
-    assert await shown(finds, Shown(3, max_tokens=300)) == ["a@0", "z@0"]
-    assert await shown(finds, Shown(3, max_tokens=299)) == ["z@0"]
+    assert await shown(finds, max_tokens=300) == ["a@0", "z@0"]
+    assert await shown(finds, max_tokens=299) == ["z@0"]
 
 
 async def test_passages_below_the_least_score_are_not_shown() -> None:
     finds = Finds(numbered("good", score=0.8), numbered("poor", score=0.3))
-    assert await shown(finds, Shown(3, min_score=0.5)) == ["good@0"]
+    assert await shown(finds, min_score=0.5) == ["good@0"]
 
 
 async def test_where_nothing_is_relevant_no_passage_is_shown() -> None:
     finds = Finds(numbered("beside"), relevant=False)
-    assert await shown(finds, Shown(3)) == []
+    assert await shown(finds) == []
 
 
 async def test_where_nothing_is_relevant_a_path_may_give_way_to_the_next() -> None:
     finds = Finds(numbered("beside"), relevant=False)
     with pytest.raises(Unavailable) as told:
-        await shown(finds, Shown(3, or_next_path=True))
+        await shown(finds, on_empty="next_path")
     assert told.value.code == "nothing_relevant"
-    assert await shown(Finds(numbered("fits")), Shown(3, or_next_path=True)) == ["fits@0"]
+    assert await shown(Finds(numbered("fits")), on_empty="next_path") == ["fits@0"]
 
 
 async def test_the_last_path_answers_without_passages() -> None:
     finds = Finds(numbered("beside"), relevant=False)
     last = replace(draft_of(), is_last=True)
-    assert await shown(finds, Shown(3, or_next_path=True), last) == []
+    assert await shown(finds, last, on_empty="next_path") == []
 
 
 async def test_a_retriever_that_may_be_away_does_not_count_as_nothing_relevant() -> None:
-    retrieval = Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1, or_next_path=True), False)
-    assert (await retrieval.apply(draft_of())).passages == ()
+    searching = retrieval(TEMPLATES, Lost(), required=False, on_empty="next_path")
+    assert (await searching.apply(draft_of())).passages == ()

@@ -5,20 +5,24 @@ from collections.abc import Mapping
 
 import pytest
 from doubles.adapters import NoAdapters
-from pointsman_gateway.config.schema import EscalateConfig, PolicyConfig, TaskConfig
+from doubles.extensions import Situation
+from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.evidence import NoEvidence
-from pointsman_gateway.routing.outlook import Outlook
-from pointsman_gateway.routing.policy import plan
-from pointsman_gateway.routing.router import Router
+from pointsman_gateway.routing.router import PolicyPreview, Router
 from pointsman_servicekit.errors import NotFound
 
-SPLIT = PolicyConfig(split={"a": 9, "b": 1})
+
+def policy(name: str, options: object) -> PolicyConfig:
+    return PolicyConfig.model_validate({name: options})
 
 
-def side(policy: PolicyConfig, sticky_key: str) -> str:
-    (path,) = plan(policy, sticky_key).paths
-    return path
+SPLIT = policy("split", {"a": 9, "b": 1})
+
+
+def side(split: PolicyConfig, user: str) -> str:
+    (path,) = split.build().plan(Situation(user=user)).paths
+    return str(path)
 
 
 def test_a_split_sends_each_path_its_share() -> None:
@@ -33,7 +37,7 @@ def test_a_split_keeps_a_user_on_one_side() -> None:
 
 
 def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
-    narrow, wide = PolicyConfig(split={"new": 1, "old": 9}), PolicyConfig(split={"new": 3, "old": 7})
+    narrow, wide = policy("split", {"new": 1, "old": 9}), policy("split", {"new": 3, "old": 7})
     users = [f"user-{number}" for number in range(2000)]
     in_narrow, in_wide = ({user for user in users if side(p, user) == "new"} for p in (narrow, wide))
     assert in_narrow < in_wide
@@ -41,7 +45,7 @@ def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
 
 def test_weights_are_relative() -> None:
     for number in range(200):
-        assert side(PolicyConfig(split={"a": 0.9, "b": 0.1}), str(number)) == side(SPLIT, str(number))
+        assert side(policy("split", {"a": 0.9, "b": 0.1}), str(number)) == side(SPLIT, str(number))
 
 
 # -- the router
@@ -69,10 +73,10 @@ class Free:
 
 PATHS = {name: Path(name, "tiny") for name in ("a", "b", "spare", "default")}
 TASKS = {
-    "fixed": TaskConfig(examples="x", policy=PolicyConfig(fixed="a"), fallback=("b", "spare")),
-    "split": TaskConfig(examples="x", policy=PolicyConfig(split={"a": 1, "b": 1}), fallback=("a", "b")),
-    "uneven": TaskConfig(examples="x", policy=PolicyConfig(split={"a": 1, "b": 3}), fallback=("spare",)),
-    "escalate": TaskConfig(examples="x", policy=PolicyConfig(escalate=EscalateConfig(paths=("b", "a")))),
+    "fixed": TaskConfig(examples="x", policy=policy("fixed", "a"), fallback=("b", "spare")),
+    "split": TaskConfig(examples="x", policy=policy("split", {"a": 1, "b": 1}), fallback=("a", "b")),
+    "uneven": TaskConfig(examples="x", policy=policy("split", {"a": 1, "b": 3}), fallback=("spare",)),
+    "escalate": TaskConfig(examples="x", policy=policy("escalate", {"paths": ["b", "a"]})),
 }
 
 
@@ -149,21 +153,21 @@ def test_a_fallback_is_written_into_the_decision() -> None:
 # -- how tasks stand
 
 
-def outlooks(**away: str) -> dict[str, Outlook]:
+def previews(**away: str) -> dict[str, PolicyPreview]:
     router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence(), NoAdapters())
-    return {outlook.task: outlook for outlook in router.outlooks()}
+    return {preview.task: preview for preview in router.previews()}
 
 
 def test_the_choice_is_what_a_request_would_take_now() -> None:
-    told = {task: (outlook.choice, outlook.reason) for task, outlook in outlooks().items()}
+    told = {task: (preview.choice, preview.reason) for task, preview in previews().items()}
     assert told["fixed"] == ("a", "policy:fixed")
     assert told["uneven"] == ("b", "policy:split")  # the larger share
     assert told["escalate"] == ("b", "policy:escalate")
     for away in ({"a": "x"}, {"a": "x", "b": "x"}, {"b": "x"}, dict.fromkeys(PATHS, "x")):
-        seen = outlooks(**away)
+        seen = previews(**away)
         for task in ("fixed", "escalate"):
             assert (seen[task].choice, seen[task].reason) == _decided(task, **away)
-    assert outlooks(b="x")["uneven"].choice == "spare"
+    assert previews(b="x")["uneven"].choice == "spare"
 
 
 def _decided(task: str, **away: str) -> tuple[str, str]:
@@ -172,7 +176,7 @@ def _decided(task: str, **away: str) -> tuple[str, str]:
 
 
 def test_every_path_that_a_request_may_take_is_told_with_what_it_is_to_the_task() -> None:
-    seen = outlooks(spare="breaker open")["fixed"]
-    assert [(p.path.name, p.role, p.away) for p in seen.prospects] == [
+    seen = previews(spare="breaker open")["fixed"]
+    assert [(p.path.name, p.role, p.unavailable) for p in seen.candidates] == [
         ("a", "policy", ""), ("b", "fallback", ""), ("spare", "fallback", "breaker open"), ("default", "default", "")
     ]  # fmt: skip

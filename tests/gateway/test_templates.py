@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from doubles.config_folder import IN_POLICY
 from doubles.engine import ScriptedEngine
+from doubles.extensions import few_shot, instruction, retrieval
 from doubles.gateway import Neighbours, open_http_client
 from doubles.retriever import ScriptedRetriever
 from pointsman.v1 import retriever_pb2
-from pointsman_gateway.config.load import ConfigError, Example
+from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Message, Passage, Request, Vector
-from pointsman_gateway.prompts.draft import Draft
-from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Shown, apply_all
-from pointsman_gateway.prompts.templates import Templates
+from pointsman_gateway.extensions import Draft, Example, Found
+from pointsman_gateway.prompts.stage import apply_all
+from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Internal
 
 CODE = [
@@ -45,7 +46,7 @@ class Finds:
 
 @pytest.mark.parametrize("code", CODE)
 async def test_code_in_a_question_a_passage_an_example_or_an_earlier_turn_stays_text(code: str) -> None:
-    templates = Templates(
+    templates = PromptTemplates(
         {
             "ask.txt": "Asked: {{ query }}|",
             "passages.txt": "{% for p in passages %}{{ p.document_id }}|{{ p.title }}|{{ p.text }}{% endfor %}",
@@ -53,9 +54,9 @@ async def test_code_in_a_question_a_passage_an_example_or_an_earlier_turn_stays_
     )
     examples = [Example(code, code), Example("b", "c")]
     strategies = [
-        Instruction(templates, "ask.txt"),
-        FewShot(examples, np.eye(2, dtype=np.float32), 2, None, None),
-        Retrieval(templates, "passages.txt", Finds(Passage(code, code, code, 1.0)), "c", Shown(1), True),
+        instruction(templates, "ask.txt"),
+        few_shot(templates, examples, np.eye(2, dtype=np.float32), 2, None),
+        retrieval(templates, Finds(Passage(code, code, code, 1.0))),
     ]
     turns = (Message("system", code), Message("assistant", code), Message("user", code))
     made = await apply_all(strategies, Draft(Request("auto", turns, metadata={"code": code}, user=code), None))
@@ -126,14 +127,14 @@ MALICIOUS = {
 @pytest.mark.parametrize("what", MALICIOUS)
 def test_a_file_that_would_reach_further_or_go_on_for_ever_is_refused_at_load(what: str) -> None:
     with pytest.raises(ConfigError, match=r"prompts/x\.txt"):
-        Instruction(Templates({"x.txt": MALICIOUS[what]}), "x.txt")
+        instruction(PromptTemplates({"x.txt": MALICIOUS[what]}), "x.txt")
 
 
 def test_the_refusal_says_what_is_allowed() -> None:
     with pytest.raises(ConfigError, match="unknown filter 'attr'; known: abs, capitalize, "):
-        Templates({"x.txt": "{{ query|attr('x') }}"})
+        PromptTemplates({"x.txt": "{{ query|attr('x') }}"})
     with pytest.raises(ConfigError, match="a prompt may not use 'macro'"):
-        Templates({"x.txt": "{% macro f() %}{% endmacro %}"})
+        PromptTemplates({"x.txt": "{% macro f() %}{% endmacro %}"})
 
 
 USUAL = {
@@ -150,7 +151,7 @@ USUAL = {
 @pytest.mark.parametrize("source", USUAL)
 def test_what_prompts_need_they_may_use(source: str) -> None:
     passages = [Passage("bikes.md", "Bikes", "They ride free.", 0.9)]
-    assert Templates({"x": source}).render("x", query="my bike rides", passages=passages) == USUAL[source]
+    assert PromptTemplates({"x": source}).render("x", query="my bike rides", passages=passages) == USUAL[source]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_what_prompts_need_they_may_use(source: str) -> None:
     ],
 )
 def test_a_file_that_only_a_long_text_makes_endless_fails_that_request_and_tells_nothing_of_it(source: str) -> None:
-    templates = Templates({"x": source})
+    templates = PromptTemplates({"x": source})
     templates.try_out("x", query="?")
     with pytest.raises(Internal, match=r"^prompts/x cannot be rendered for this request \(\w+\)$"):
         templates.render("x", query="secret " * 10_000)
@@ -184,5 +185,5 @@ def test_a_passage_cannot_be_changed_by_a_file() -> None:
     passages = [Passage("bikes.md", "Bikes", "They ride free.", 0.9)]
     for source in "{{ passages.append(1) }}", "{{ passages.clear() }}", "{{ passages.__len__() }}":
         with pytest.raises(ConfigError):
-            Templates({"x": source})
+            PromptTemplates({"x": source})
     assert passages == [replace(passages[0])]

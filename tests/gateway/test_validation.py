@@ -9,13 +9,10 @@ from doubles.config_folder import ConfigFolder
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sampling
-from pointsman_gateway.validation.complete import Complete
+from pointsman_gateway.extensions import VALIDATORS, Choice, Validator
 from pointsman_gateway.validation.json_schema import JsonSchema
-from pointsman_gateway.validation.mean_logprob import MeanLogprob
-from pointsman_gateway.validation.patterns import LONGEST
-from pointsman_gateway.validation.regex import Regex
-from pointsman_gateway.validation.stage import Ruling, Validation, Validator, Verdict, refusal
-from pointsman_gateway.validation.transcript import Choice, Transcript
+from pointsman_gateway.validation.stage import Named, Ruling, Transcript, Validation, Verdict, refusal
+from pointsman_gateway.validation.validators import MAX_SEARCHED_CHARACTERS, Complete, MeanLogprob, Regex
 
 SCHEMA = {
     "type": "object",
@@ -31,11 +28,17 @@ def request(**extra: Any) -> Request:
     return Request("auto", (Message("user", "x"),), Sampling(extra=extra))
 
 
+def named(*validators: Validator) -> list[Named]:
+    """With the names that the configuration has for them."""
+    names = {VALIDATORS.find(name): name for name in VALIDATORS.builtins}
+    return [(names[type(validator)], validator) for validator in validators]
+
+
 def judged(validators: Sequence[Validator], *chunks: Chunk, longest: int = 1000) -> tuple[Verdict, ...]:
     transcript = Transcript(longest)
     for chunk in chunks:
         transcript.add(chunk)
-    return Validation({"t": validators}).judge(request(), DECISION).verdicts(transcript)
+    return Validation({"t": named(*validators)}).judge(request(), DECISION).verdicts(transcript)
 
 
 # -- complete
@@ -56,7 +59,7 @@ def judged(validators: Sequence[Validator], *chunks: Chunk, longest: int = 1000)
     ],
 )
 def test_a_complete_answer_is_neither_empty_nor_cut(choice: Choice, objection: str | None) -> None:
-    assert Complete().objection(choice) == objection
+    assert Complete(True).objection(choice) == objection
 
 
 # -- json_schema
@@ -145,8 +148,8 @@ def test_a_pattern_is_searched_for_anywhere() -> None:
 
 
 def test_what_stands_behind_the_bound_is_not_seen() -> None:
-    assert Regex("end").objection(Choice("x" * (LONGEST - 3) + "end")) is None
-    assert Regex("end").objection(Choice("x" * (LONGEST - 2) + "end")) == "'end' is not found"
+    assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 3) + "end")) is None
+    assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 2) + "end")) == "'end' is not found"
 
 
 def test_a_pattern_that_would_search_for_ever_is_given_up() -> None:
@@ -175,7 +178,7 @@ def test_a_call_of_a_tool_has_no_text_to_be_judged(validator: Validator) -> None
 
 
 def test_an_answer_is_judged_by_every_validator_and_refused_by_the_first_that_objects() -> None:
-    verdicts = judged([Complete(), Regex("z"), Regex("y")], Chunk(content="x", finish_reason="stop"))
+    verdicts = judged([Complete(True), Regex("z"), Regex("y")], Chunk(content="x", finish_reason="stop"))
     assert [verdict.ruling for verdict in verdicts] == [Ruling.ACCEPTED, Ruling.REFUSED, Ruling.REFUSED]
     assert str(refusal(verdicts)) == "regex: 'z' is not found"
 
@@ -209,11 +212,11 @@ def test_log_probabilities_of_another_shape_are_none(logprobs: object) -> None:
 
 
 def test_an_answer_of_which_nothing_came_is_empty() -> None:
-    assert str(refusal(judged([Complete()]))) == "complete: empty"
+    assert str(refusal(judged([Complete(True)]))) == "complete: empty"
 
 
 def test_an_answer_that_is_too_long_is_kept_no_longer_and_not_judged() -> None:
-    verdicts = judged([Regex("x"), Complete()], Chunk(content="y" * 600), Chunk(content="y" * 600))
+    verdicts = judged([Regex("x"), Complete(True)], Chunk(content="y" * 600), Chunk(content="y" * 600))
     assert [(verdict.validator, verdict.ruling) for verdict in verdicts] == [
         ("regex", Ruling.UNJUDGED),
         ("complete", Ruling.UNJUDGED),
@@ -227,21 +230,21 @@ def test_an_answer_that_is_too_long_is_kept_no_longer_and_not_judged() -> None:
         ([MeanLogprob(-1.0)], {}, {"logprobs": True}, {}),
         ([MeanLogprob(-1.0)], {"logprobs": False}, {"logprobs": True}, {}),
         ([MeanLogprob(-1.0)], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
-        ([Complete()], {}, {}, {"logprobs": "told"}),
-        ([Complete()], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
+        ([Complete(True)], {}, {}, {"logprobs": "told"}),
+        ([Complete(True)], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
     ],
 )
 def test_log_probabilities_are_asked_for_and_kept_to_ourselves(
     validators: list[Validator], asked: dict[str, Any], engine_gets: dict[str, Any], client_gets: dict[str, Any]
 ) -> None:
-    judge = Validation({"t": validators}).judge(request(**asked), DECISION)
-    assert judge.asked(request(**asked)).sampling.extra == engine_gets
-    assert judge.told(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
+    judge = Validation({"t": named(*validators)}).judge(request(**asked), DECISION)
+    assert judge.engine_request(request(**asked)).sampling.extra == engine_gets
+    assert judge.client_chunk(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
 
 
 def test_a_piece_of_which_nothing_is_left_is_not_sent() -> None:
-    judge = Validation({"t": [MeanLogprob(-1.0)]}).judge(request(), DECISION)
-    assert judge.told(Chunk(1, extra={"logprobs": {"content": []}})) is None
+    judge = Validation({"t": named(MeanLogprob(-1.0))}).judge(request(), DECISION)
+    assert judge.client_chunk(Chunk(1, extra={"logprobs": {"content": []}})) is None
 
 
 # -- the configuration
@@ -280,11 +283,14 @@ def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], N
         (_validators({"regex": "("}), "validator regex: bad regex '(': missing )"),
         (_validators({"mean_logprob": 0.5}), "less than or equal to 0"),
         (_validators({"complete": False}), "Input should be True"),
-        (_validators({"complete": None}), "an entry names one validator, with a value"),
+        (_validators({"complete": None}), "Input should be True"),
         (_validators({"regex": "x", "complete": True}), "an entry names one validator"),
         (_validators({}), "an entry names one validator"),
-        (_validators({"spelling": True}), "unknown key 'tasks.triage.validators.0.spelling'"),
-        (_escalate("letter", "handbook", validators=[]), "nothing would ever escalate; write validators"),
+        (
+            _validators({"spelling": True}),
+            "the validator is 'spelling', which is unknown; use one of complete, js",
+        ),
+        (_escalate("letter", "handbook", validators=[]), "its policy 'escalate' needs validators; write some"),
         (_escalate("letter", "letter"), "its policy names a path twice: letter, letter"),
         (_escalate("letter", "sonnet"), "names path 'sonnet'"),
         (_escalate("letter"), "at least 2 items"),

@@ -11,12 +11,12 @@ from pointsman_gateway.backends.request import EngineRequest, Transfer
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector
+from pointsman_gateway.extensions import Found
+from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.pipeline.ports import ChunkSink
-from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
-from pointsman_gateway.routing.policy import point
 from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client.registry import CollectorRegistry
@@ -55,7 +55,7 @@ class ReplayContext:
         task = self._config.tasks.tasks.get(decision.task)
         if task is None or recorded.request.model != AUTO:
             return ReplayedDecision(recorded, decision)
-        by_evidence = task.policy.best_value is not None
+        by_evidence = task.policy.name == "best_value"
         redrawn = by_evidence and bool(recorded.user_digest) and not recorded.request.user
         return ReplayedDecision(recorded, decision, redrawn=redrawn, by_evidence=by_evidence)
 
@@ -110,7 +110,7 @@ class Pseudonyms:
     """
 
     def __init__(self) -> None:
-        self._names = sorted((point(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
+        self._names = sorted((hash_to_unit_interval(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
 
     def for_digest(self, user_digest: str) -> str:
         """The name whose hash point is nearest above that of the user with this digest."""

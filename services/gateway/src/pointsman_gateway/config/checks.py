@@ -41,18 +41,20 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
         owner = f"paths.yaml: path '{name}' names"
         must_be_known(f"{owner} model", path.model, models.models)
         for strategy in path.strategies:
-            options = getattr(strategy, strategy.name)
-            if options.prompt:
-                must_be_known(f"{owner} prompt", options.prompt, prompts)
-            if strategy.few_shot:
-                must_be_known(f"{owner} the examples of task", strategy.few_shot.task, tasks.tasks)
+            resources = strategy.resources
+            for prompt in resources.prompts:
+                must_be_known(f"{owner} prompt", prompt, prompts)
+            for task, _ in resources.examples:
+                must_be_known(f"{owner} the examples of task", task, tasks.tasks)
         names = [strategy.name for strategy in path.strategies]
         if len(set(names)) != len(names):
             raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
         if path.adapter and not any(e.lora_server and e.model == path.model for e in models.engines.values()):
             raise ConfigError(f"paths.yaml: path '{name}' needs an engine with a lora_server for '{path.model}'")
         if path.cache and not models.cache:
-            raise ConfigError(f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{hit: DOLLARS}}")
+            raise ConfigError(
+                f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{usd_per_hit: DOLLARS}}"
+            )
 
 
 def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
@@ -77,15 +79,8 @@ def _check_policy(name: str, task: TaskConfig) -> None:
     owner, policy = f"tasks.yaml: task '{name}':", task.policy
     if len(set(policy.paths)) != len(policy.paths):
         raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
-    if policy.escalate:
-        for path in policy.escalate.stream_unvalidated:
-            must_be_known(f"{owner} stream_unvalidated names", path, policy.paths)
-        if not task.validators:
-            raise ConfigError(f"{owner} nothing would ever escalate; write validators")
-        if set(policy.paths[:-1]) <= set(policy.escalate.stream_unvalidated):
-            raise ConfigError(
-                f"{owner} nothing would ever escalate; a path before the last must not be in stream_unvalidated"
-            )
+    if policy.implementation.needs_validators and not task.validators:
+        raise ConfigError(f"{owner} its policy '{policy.name}' needs validators; write some")
 
 
 SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
@@ -145,7 +140,7 @@ def _check_learning(paths: PathsFile, tasks: TasksFile) -> None:
 
 def _check_stale(name: str, stale: StaleConfig, paths: PathsFile) -> None:
     must_be_known(f"tasks.yaml: task '{name}': stale names path", stale.path, paths.paths)
-    if not any(strategy.retrieval for strategy in paths.paths[stale.path].strategies):
+    if not any(strategy.resources.collections for strategy in paths.paths[stale.path].strategies):
         raise ConfigError(f"tasks.yaml: task '{name}': stale names path '{stale.path}', which looks nothing up")
 
 

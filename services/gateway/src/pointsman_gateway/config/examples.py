@@ -3,20 +3,12 @@
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path as FilePath
 
 from pointsman_gateway.config.paths_file import PathsFile
 from pointsman_gateway.config.strict import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A labelled request. `output` is the expected answer, if the file has one."""
-
-    text: str
-    output: str | None
+from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
@@ -73,12 +65,13 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
             )
     for name, path in paths.paths.items():
         for strategy in path.strategies:
-            few = strategy.few_shot
-            if few and sum(row.output is not None for row in examples[few.task]) < few.count:
-                raise ConfigError(
-                    f"paths.yaml: path '{name}' wants {few.count} examples of task '{few.task}' that have an output; "
-                    f"it has {sum(row.output is not None for row in examples[few.task])}"
-                )
+            for task, count in strategy.resources.examples:
+                usable = sum(row.output is not None for row in examples[task])
+                if usable < count:
+                    raise ConfigError(
+                        f"paths.yaml: path '{name}' wants {count} examples of task '{task}' that have an output; "
+                        f"it has {usable}"
+                    )
 
 
 def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:

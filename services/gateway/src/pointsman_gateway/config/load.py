@@ -14,15 +14,16 @@ from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.examples import (
-    Example,
     check_examples,
     check_out_of_scope,
     normalized_text,
     read_examples,
     read_text,
 )
+from pointsman_gateway.config.extension import ExtensionConfig
 from pointsman_gateway.config.schema import ModelsFile, PathsFile, TasksFile
 from pointsman_gateway.config.strict import ConfigError
+from pointsman_gateway.extensions import Example
 
 __all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
 
@@ -105,6 +106,11 @@ def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
 def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
     """Return the fields of the model that is found by following `location` down from `shape`."""
     for part in location:
+        if isinstance(part, int):
+            continue
+        if isinstance(shape, type) and issubclass(shape, ExtensionConfig):
+            shape = shape.registry.find(part).Options
+            continue
         fields = getattr(shape, "model_fields", None)
         annotation = fields[part].annotation if fields and part in fields else shape
         shape = next((m for m in _models_in(annotation)), shape)

@@ -1,65 +1,12 @@
 """The schema of paths.yaml: each path's model, adapter, prompt strategies, sampling and cache."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.extension import StrategyConfig
 from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, Temperature
 from pointsman_gateway.config.strict import Strict
-
-
-class ZeroShot(Strict):
-    prompt: str = Field(description="a file in prompts/, for the system message")
-
-
-class Persona(Strict):
-    prompt: str
-
-
-class ChainOfThought(Strict):
-    prompt: str
-
-
-class FewShot(Strict):
-    task: str = Field(description="whose examples are shown; those without an output are not")
-    count: int = Field(ge=1, le=32)
-    selection: Literal["knn", "fixed"] = Field(
-        default="knn", description="knn: the examples nearest to the request; fixed: the first ones of the file"
-    )
-    prompt: str = ""
-
-
-class Retrieval(Strict):
-    collection: str
-    top_k: int = Field(default=3, ge=1, le=20)
-    prompt: str = Field(description="a template in prompts/ that shows the passages")
-    required: bool = Field(default=True, description="false: answer without passages if the retriever is not available")
-    max_tokens: int = Field(default=1000, ge=1, description="of all passages together; the best that fit are shown")
-    min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="passages below it are not shown")
-    on_empty: Literal["answer", "next_path"] = Field(
-        default="answer",
-        description="if no passage is relevant: answer without passages, or use the path's fallback",
-    )
-
-
-class StrategyConfig(Strict):
-    """One entry of a path's `strategies`: exactly one of these."""
-
-    zero_shot: ZeroShot | None = None
-    persona: Persona | None = None
-    few_shot: FewShot | None = None
-    chain_of_thought: ChainOfThought | None = None
-    retrieval: Retrieval | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "StrategyConfig":
-        if len(self.model_fields_set) != 1:
-            raise ValueError(f"an entry names one strategy; known: {', '.join(type(self).model_fields)}")
-        return self
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.model_fields_set))
 
 
 class CacheConfig(Strict):

@@ -1,5 +1,6 @@
-"""The shape of `models.yaml`, `paths.yaml` and `tasks.yaml`, each in a file of its own."""
+"""The schemas of models.yaml, paths.yaml and tasks.yaml under one name."""
 
+from pointsman_gateway.config.extension import PolicyConfig, StrategyConfig, ValidatorConfig
 from pointsman_gateway.config.learning import (
     CanaryConfig,
     DatasetConfig,
@@ -25,43 +26,29 @@ from pointsman_gateway.config.models_file import (
 )
 from pointsman_gateway.config.paths_file import (
     CacheConfig,
-    ChainOfThought,
-    FewShot,
     PathConfig,
     PathsFile,
-    Persona,
-    Retrieval,
-    StrategyConfig,
-    ZeroShot,
 )
 from pointsman_gateway.config.tasks_file import (
-    BestValueConfig,
     ClassifierConfig,
-    EscalateConfig,
     JudgeConfig,
     MetricConfig,
-    PolicyConfig,
     RequestLogConfig,
     RuleConfig,
     ShadowConfig,
     TaskConfig,
     TasksFile,
-    ValidatorConfig,
 )
 
 __all__ = [
-    "BestValueConfig",
     "BreakerConfig",
     "CacheConfig",
     "CachePrices",
     "CanaryConfig",
-    "ChainOfThought",
     "ClassifierConfig",
     "DatasetConfig",
     "EmbeddingConfig",
     "EngineConfig",
-    "EscalateConfig",
-    "FewShot",
     "FlywheelConfig",
     "GatesConfig",
     "JudgeConfig",
@@ -71,12 +58,10 @@ __all__ = [
     "ModelsFile",
     "PathConfig",
     "PathsFile",
-    "Persona",
     "PolicyConfig",
     "Prices",
     "RequestLogConfig",
     "ResilienceConfig",
-    "Retrieval",
     "RetrievalPrices",
     "RetryConfig",
     "RuleConfig",
@@ -89,5 +74,4 @@ __all__ = [
     "TrainingConfig",
     "TrainingRecipe",
     "ValidatorConfig",
-    "ZeroShot",
 ]

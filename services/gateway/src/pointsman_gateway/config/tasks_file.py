@@ -1,9 +1,10 @@
 """The schema of tasks.yaml: tasks with rules, policy and validators, and the classifier and the request log."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.extension import PolicyConfig, ValidatorConfig
 from pointsman_gateway.config.learning import FlywheelConfig, LearningConfig, StaleConfig
 from pointsman_gateway.config.strict import Strict
 
@@ -21,81 +22,6 @@ class RuleConfig(Strict):
         if not self.metadata and not self.regex and self.json_schema is None:
             raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema")
         return self
-
-
-class BestValueConfig(Strict):
-    """Chooses the cheapest of these paths that evidence shows to be good enough and fast enough."""
-
-    paths: tuple[str, ...] = Field(min_length=2)
-    quality_floor: float = Field(
-        ge=0, le=1, description="that the lower confidence bound of the mean rating must reach"
-    )
-    p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided")
-    exploration_rate: float = Field(
-        default=0.05, ge=0, le=0.5, description="share of requests for paths without enough evidence"
-    )
-    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer are no evidence")
-    hysteresis: float = Field(
-        default=0.1, ge=0, lt=1, description="share by which another path must be cheaper to take over"
-    )
-
-
-class EscalateConfig(Strict):
-    """Takes the first path, and once the next one if a validator of the task refuses the answer."""
-
-    paths: tuple[str, ...] = Field(min_length=2)
-    stream_unvalidated: tuple[str, ...] = Field(
-        default=(),
-        description="paths whose answers are streamed before they are validated, and so cannot be escalated",
-    )
-
-
-class PolicyConfig(Strict):
-    """Exactly one of these."""
-
-    fixed: str = ""
-    split: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    best_value: BestValueConfig | None = None
-    escalate: EscalateConfig | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "PolicyConfig":
-        if sum(map(bool, (self.fixed, self.split, self.best_value, self.escalate))) != 1:
-            raise ValueError(
-                "a policy is one of fixed: PATH, split: {PATH: WEIGHT, ...}, best_value: {...} and escalate: {...}"
-            )
-        return self
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Every path that the policy names."""
-        if self.best_value:
-            return self.best_value.paths
-        if self.escalate:
-            return self.escalate.paths
-        return tuple(self.split) or (self.fixed,)
-
-
-class ValidatorConfig(Strict):
-    """A condition on answers; exactly one of these."""
-
-    complete: Literal[True] | None = Field(default=None, description="neither empty nor cut off at max_tokens")
-    json_schema: dict[str, Any] | None = Field(default=None, description="JSON that satisfies this schema")
-    regex: str | None = Field(default=None, description="a pattern that is found in the answer")
-    mean_logprob: float | None = Field(
-        default=None, le=0, description="lower limit of the mean log-probability of the tokens"
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "ValidatorConfig":
-        if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
-            raise ValueError(f"an entry names one validator, with a value; known: {', '.join(type(self).model_fields)}")
-        return self
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.model_fields_set))
 
 
 class JudgeConfig(Strict):

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pointsman_gateway.backends.engines import Cell
-from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.caller import Scope
-from pointsman_gateway.routing.best_value import A_THOUSAND, lower_bound
-from pointsman_gateway.routing.outlook import Outlook, Prospect
+from pointsman_gateway.routing.policies.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
+from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ def is_open(scope: Scope, path: Path) -> bool:
 
 def paths_of(
     paths: Iterable[Path],
-    outlooks: Sequence[Outlook],
+    previews: Sequence[PolicyPreview],
     evidence: Evidence,
     figures: Mapping[str, PathFigures],
     away: Mapping[str, str],
@@ -172,9 +171,9 @@ def paths_of(
 ) -> list[PathView]:
     """`away` and `versions` by path, where there is something to say."""
     tasks: dict[str, list[str]] = {}
-    for outlook in outlooks:
-        for prospect in outlook.prospects:
-            tasks.setdefault(prospect.path.name, []).append(outlook.task)
+    for preview in previews:
+        for candidate in preview.candidates:
+            tasks.setdefault(candidate.path.name, []).append(preview.task)
     return [
         PathView(
             path=path.name,
@@ -186,7 +185,7 @@ def paths_of(
             tasks=tasks.get(path.name, ()),
             away=away.get(path.name, ""),
             configured=True,
-            quality=_pooled([evidence.of(task, path) for task in (*(o.task for o in outlooks), UNKNOWN)]),
+            quality=_pooled([evidence.of(task, path) for task in (*(p.task for p in previews), UNKNOWN)]),
             now=figures.get(path.name),
         )
         for path in paths
@@ -212,41 +211,38 @@ def _pooled(known: Sequence[PathEvidence]) -> Quality | None:
     return Quality(rated, mean, lower_bound(mean, rated, CONFIDENCE))
 
 
-def task_of(outlook: Outlook, records: Sequence[DecisionRow], scope: Scope) -> TaskView:
-    policy, terms = outlook.policy, outlook.policy.best_value
-    confidence = terms.confidence if terms else CONFIDENCE
+def task_of(preview: PolicyPreview, records: Sequence[DecisionRow], scope: Scope) -> TaskView:
+    policy = preview.policy
+    options = policy.options if isinstance(policy.options, BestValueOptions) else None
+    confidence = options.confidence if options else CONFIDENCE
     return TaskView(
-        task=outlook.task,
-        policy=_name(policy),
-        weights=policy.split,
-        quality_floor=terms.quality_floor if terms else None,
-        p95_limit=terms.p95_seconds if terms else None,
+        task=preview.task,
+        policy=policy.name,
+        weights=policy.options if policy.name == "split" else {},
+        quality_floor=options.quality_floor if options else None,
+        p95_limit=options.p95_seconds if options else None,
         confidence=confidence,
-        choice=outlook.choice,
-        reason=outlook.reason,
-        requests=sum(r.task == outlook.task and r.asked_for_an_answer for r in records),
-        paths=[_prospect(p, confidence) for p in outlook.prospects if is_open(scope, p.path)],
+        choice=preview.choice,
+        reason=preview.reason,
+        requests=sum(r.task == preview.task and r.asked_for_an_answer for r in records),
+        paths=[_candidate(p, confidence) for p in preview.candidates if is_open(scope, p.path)],
     )
 
 
-def _name(policy: PolicyConfig) -> str:
-    return next(name for name in type(policy).model_fields if getattr(policy, name))
-
-
-def _prospect(prospect: Prospect, confidence: float) -> CandidateView:
-    known = prospect.known.evidence
+def _candidate(candidate: CandidatePreview, confidence: float) -> CandidateView:
+    known = candidate.known.evidence
     bound = lower_bound(known.quality, known.ratings, confidence)
     return CandidateView(
-        path=prospect.path.name,
-        kind=prospect.path.kind.value,
-        role=prospect.role,
+        path=candidate.path.name,
+        kind=candidate.path.kind.value,
+        role=candidate.role,
         quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
         answers=known.answers,
-        usd_per_1k=prospect.known.cost_usd * A_THOUSAND,
+        usd_per_1k=candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,
         p95_seconds=known.p95_seconds,
-        away=prospect.away,
-        said=prospect.said,
+        away=candidate.unavailable,
+        said=candidate.explanation,
     )
 
 

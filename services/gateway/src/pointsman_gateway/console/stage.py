@@ -52,17 +52,17 @@ class Console:
         records = [r for r in seen.records if r.unix_ms >= now - WINDOW_MS and self._is_theirs(r, caller)]
         window = window_of(records, seen.since_unix_ms, now)
         figures = by_path(records, window)
-        outlooks = [o for o in generation.line.router.outlooks() if _allowed(o.task, caller.scope.tasks)]
+        previews = [p for p in generation.line.router.previews() if _allowed(p.task, caller.scope.tasks)]
         paths = [path for path in generation.paths if overview.is_open(caller.scope, path)]
         away = {path.name: why for path in paths if (why := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
-        known = overview.paths_of(paths, outlooks, self._evidence, figures, away, versions)
+        known = overview.paths_of(paths, previews, self._evidence, figures, away, versions)
         return Overview(
             CallerView(self.keys, caller.tenant, caller.is_operator),
             how,
             window,
             [*known, *overview.forced_paths(records, [path.name for path in generation.paths], figures)],
-            [overview.task_of(outlook, records, caller.scope) for outlook in outlooks],
+            [overview.task_of(preview, records, caller.scope) for preview in previews],
             [overview.engine_of(cell) for cell in generation.engines.cells],
         )
 

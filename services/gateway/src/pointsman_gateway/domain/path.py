@@ -58,6 +58,8 @@ class Path:
     """A hash of the path's configuration, its prompts included. Evidence counts only for the same fingerprint."""
     resolved_adapter: ResolvedAdapter | None = None
     """The version of `adapter` for one request; None before the decision, and for a path without an adapter."""
+    shows_examples: bool = field(default=False, compare=False)
+    """Whether its prompt contains examples."""
     kind: Kind = field(init=False, compare=False)
 
     @property
@@ -69,10 +71,12 @@ class Path:
         object.__setattr__(self, "kind", self._kind())
 
     def _kind(self) -> Kind:
-        looks_up = "retrieval" in self.strategies
+        # The names of the built-in strategies suffice for a path that is restored from the write-ahead log.
+        searches = bool(self.collections) or "retrieval" in self.strategies
         if self.adapter:
-            return Kind.HYBRID if looks_up or "few_shot" in self.strategies else Kind.LORA
-        return Kind.RAG if looks_up else Kind.PROMPT
+            has_examples = self.shows_examples or "few_shot" in self.strategies
+            return Kind.HYBRID if searches or has_examples else Kind.LORA
+        return Kind.RAG if searches else Kind.PROMPT
 
 
 @dataclass(frozen=True, slots=True)

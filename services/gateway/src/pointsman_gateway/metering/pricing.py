@@ -184,7 +184,7 @@ class ExpectedCost:
             return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
         answer = answer_tokens(request, path.sampling.max_tokens)
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
-        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICODOLLARS
+        return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 
     def beside(self, decision: Decision) -> float:
         """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""

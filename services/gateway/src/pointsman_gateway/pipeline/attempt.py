@@ -9,8 +9,7 @@ from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
 from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
-from pointsman_gateway.validation.stage import Judge, Verdict, refusal
-from pointsman_gateway.validation.transcript import Transcript
+from pointsman_gateway.validation.stage import Judge, Transcript, Verdict, refusal
 
 
 class ValidatingSink:
@@ -30,7 +29,7 @@ class ValidatingSink:
                 self.transcript.add(chunk)
         judge = self._judge
         if judge is not None:
-            chunks = tuple([stripped for chunk in chunks if (stripped := judge.told(chunk)) is not None])
+            chunks = tuple([stripped for chunk in chunks if (stripped := judge.client_chunk(chunk)) is not None])
         if chunks:
             self._sink.chunks(chunks, last)
 

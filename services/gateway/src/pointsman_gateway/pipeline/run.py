@@ -28,10 +28,10 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
-from pointsman_gateway.prompts.strategies import NothingRelevant
 from pointsman_gateway.validation.stage import Judge
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class RequestRun:
             tried.prompt = nothing.spent  # it goes to no engine; what was looked up is paid all the same
             raise
         tried.prompted(prompt)
-        wanted = request if judge is None else judge.asked(request)
+        wanted = request if judge is None else judge.engine_request(request)
         answer = await stages.answers.open(wanted, decision, prompt)
         self._source = answer.source
         tried.opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)

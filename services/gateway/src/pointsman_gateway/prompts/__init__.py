@@ -1,1 +1,1 @@
-"""How is it asked? Decision in, Prompt out; strategies compose, prompt texts are files."""
+"""Builds the prompt of a request from the strategies of its path."""

@@ -1,26 +1,29 @@
-"""The retriever as the strategies see it, over gRPC."""
+"""The client of the retriever, and a circuit breaker around its searches."""
 
 import asyncio
+import logging
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.document_sketches import Sketch
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Passage, Vector
-from pointsman_gateway.prompts.strategies import Found
+from pointsman_gateway.extensions import Found, Search
 
-LONGEST = 5.0
-"""Seconds a search may take at most, also for a request without a deadline."""
+MAX_SEARCH_SECONDS = 5.0
+"""Limit for a search, also if the request has no deadline."""
 
 
 class RetrieverClient:
-    """Implements `Search`, and freshness's `Collections`."""
+    """Implements `Search`, and `Collections` of the adapter freshness check."""
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: str) -> None:
-        """`fingerprint` names the embedding model that makes the gateway's vectors."""
+        """`fingerprint` identifies the embedding model of the gateway's vectors."""
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
@@ -29,14 +32,14 @@ class RetrieverClient:
         if vector is not None:
             request.vector.fingerprint = self._fingerprint
             request.vector.values.extend(vector.tolist())
-        timeout = min(LONGEST, deadline - asyncio.get_running_loop().time())
+        timeout = min(MAX_SEARCH_SECONDS, deadline - asyncio.get_running_loop().time())
         try:
             answer = await self._stub.Search(request, timeout=timeout, metadata=correlation_metadata())
         except grpc.aio.AioRpcError as error:
-            told = from_rpc_error(error, "retriever")
-            # Whatever is wrong there (no such collection, another embedding model), it is not the client's request.
+            cause = from_rpc_error(error, "retriever")
+            # The client's request is not at fault: the collection does not exist, or has another embedding model.
             failure = Unavailable(
-                f"collection '{collection}' cannot be searched: {told.message}", code=told.code, retry_after=2.0
+                f"collection '{collection}' cannot be searched: {cause.message}", code=cause.code, retry_after=2.0
             )
             failure.fault = "retriever"
             raise failure from error
@@ -47,7 +50,60 @@ class RetrieverClient:
     async def sketch(self, collection: str) -> Sketch:
         """Raises PointsmanError."""
         try:
-            told = await self._stub.Sketch(retriever_pb2.SketchRequest(collection=collection), timeout=LONGEST)
+            answer = await self._stub.Sketch(
+                retriever_pb2.SketchRequest(collection=collection), timeout=MAX_SEARCH_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "retriever") from error
-        return Sketch(told.documents, tuple(told.smallest))
+        return Sketch(answer.documents, tuple(answer.smallest))
+
+
+log = logging.getLogger(__name__)
+
+SEARCH_TIMEOUT = 2.0
+"""Seconds that a search may take before the breaker counts it as a failure."""
+
+BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
+
+AWAY = "retriever_unavailable"
+LATE = "deadline_exceeded"
+
+
+class ProtectedSearch:
+    """Implements `Search` around another one, with a circuit breaker: only the first few requests of an outage wait."""
+
+    def __init__(
+        self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT
+    ) -> None:
+        self._inner = inner
+        self._breaker = breaker
+        self._terms = terms
+        self._timeout = timeout
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        """Raises Unavailable, at once while the breaker is open."""
+        if not self._breaker.may_enter():
+            wait = max(1.0, self._breaker.rest_left)
+            raise Unavailable("the retriever has failed and is not asked for a while", code=AWAY, retry_after=wait)
+        limit = min(deadline, asyncio.get_running_loop().time() + self._timeout)
+        entry = self._breaker.enter()
+        try:
+            found = await self._inner.search(collection, query, vector, top_k, limit)
+        except Unavailable as error:
+            self._failed(entry, error, own_time=limit < deadline)
+            if error.code == LATE and limit == deadline:
+                raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded") from error
+            raise
+        except BaseException:
+            self._breaker.undecided(entry)
+            raise
+        if self._breaker.succeeded(entry, self._terms):
+            log.info("the retriever answers again")
+        return found
+
+    def _failed(self, entry: int, error: Unavailable, *, own_time: bool) -> None:
+        if error.code == AWAY or (error.code == LATE and own_time):
+            if self._breaker.failed(entry, self._terms):
+                log.warning("the retriever is not asked for %.0f s: %s", self._breaker.rest_left, error)
+        else:
+            self._breaker.undecided(entry)  # it has answered: the collection or the request is at fault

@@ -1,21 +1,21 @@
-"""The stage: the path's strategies make the prompt."""
+"""The prompt stage: the strategies of the decision's path build the prompt."""
 
 import time
 from collections.abc import Mapping, Sequence
 
 from pointsman_gateway.domain import Decision, Prompt, Request
-from pointsman_gateway.prompts.draft import Draft, conversation
-from pointsman_gateway.prompts.strategies import Instruction, NothingRelevant, Strategy, apply_all
+from pointsman_gateway.extensions import Draft, NothingRelevant, Strategy
+from pointsman_gateway.extensions.strategy import build_messages
 
 
 class Prompts:
-    """Decision in, Prompt out."""
+    """Builds the prompt for a request and its decision."""
 
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
-        """`strategies` by path; a path that is not there (a model named by the caller) has none."""
+        """`strategies` by path; a path that is missing, such as that of a named model, has none."""
         self._strategies = strategies
-        self._constant = {path: texts for path, them in strategies.items() if (texts := _constant(them)) is not None}
-        """What is before each conversation, of paths of which that is all."""
+        self._constant = {path: texts for path, row in strategies.items() if (texts := _constant(row)) is not None}
+        """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         """Raises PointsmanError."""
@@ -23,33 +23,36 @@ class Prompts:
         path = decision.path.name
         system = self._constant.get(path) if path in self._strategies else ()
         if system is not None:
-            messages = conversation(system, request.messages)
+            messages = build_messages(system, request.messages)
             return Prompt(messages, seconds={"prompt": time.perf_counter() - started})
-        begun = Draft(request, decision.vector, is_last=not decision.alternatives)
+        draft = Draft(request, decision.vector, is_last=not decision.alternatives)
+        vector_was_known = decision.vector is not None
         try:
-            return _prompt(begun, await apply_all(self._strategies[path], begun), started)
-        except NothingRelevant as nothing:
-            nothing.spent = _prompt(begun, nothing.draft, started)
+            return _to_prompt(await apply_all(self._strategies[path], draft), vector_was_known, started)
+        except NothingRelevant as error:
+            error.spent = _to_prompt(error.draft, vector_was_known, started)
             raise
 
 
-def _prompt(begun: Draft, draft: Draft, started: float) -> Prompt:
+async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
+    """Apply strategies one after another, in the order of the configuration."""
+    for strategy in strategies:
+        draft = await strategy.apply(draft)
+    return draft
+
+
+def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
     seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
     if draft.retrieval_seconds:
         seconds["retrieval"] = draft.retrieval_seconds
-    embeddings = _embeddings(begun, draft)
-    return Prompt(draft.messages(), draft.passages, draft.searches, seconds, draft.versions, embeddings, draft.vector)
+    # Without a vector the retriever embeds the text in each search.
+    embeddings = draft.searches if draft.vector is None else int(not vector_was_known)
+    versions = draft.collection_versions
+    return Prompt(draft.messages(), draft.passages, draft.searches, seconds, versions, embeddings, draft.vector)
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """The system texts, where the strategies add nothing else, and the same ones to every request."""
-    texts = [strategy.constant for strategy in strategies if isinstance(strategy, Instruction)]
+    """Return the system texts if adding them is all that the strategies do."""
+    texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None
-
-
-def _embeddings(begun: Draft, draft: Draft) -> int:
-    """Texts that were embedded for it: once here where that was needed, else by the retriever in each search."""
-    if draft.vector is not None:
-        return int(begun.vector is None)
-    return draft.searches

@@ -1,35 +1,165 @@
-"""Prompt files as sandboxed templates: the text of users is a value in them, never a part of the template."""
+"""Prompt files as sandboxed Jinja templates: checked when they are loaded, bounded when they are rendered.
+
+A user's text is a value in a template and never a part of it.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.meta import find_undeclared_variables
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pointsman_servicekit.errors import Internal
 
 from pointsman_gateway.config.load import ConfigError
-from pointsman_gateway.prompts.template_language import NotForPrompts, PromptEnvironment, values_of
+
+MAX_STEPS = 100_000
+"""Limit for all loops of one rendering together."""
+
+MAX_CHARACTERS = 32 * 1024 * 1024
+"""Limit for one rendered prompt."""
+
+_NODES = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict,
+    nodes.Pair, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.For, nodes.If, nodes.CondExpr, nodes.Filter,
+    nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Concat, nodes.Add, nodes.Sub,
+    nodes.Neg, nodes.Call, nodes.Keyword,
+)  # fmt: skip
+"""The allowed syntax. Without macros, imports, assignments and multiplication, the output is proportional to the
+input."""
+
+FILTERS = (
+    "abs", "capitalize", "count", "d", "default", "escape", "first", "float", "int", "join", "last", "length", "list",
+    "lower", "reverse", "round", "sort", "string", "title", "tojson", "trim", "truncate", "unique", "upper",
+    "wordcount",
+)  # fmt: skip
+"""The allowed filters. Their results are not much longer than their inputs."""
+
+_BUDGET = "_steps_left"
+_COUNTED = "_counted"
+
+
+class ForbiddenSyntax(TemplateSyntaxError):
+    """The template is valid Jinja, but uses more of it than is allowed."""
+
+
+class PromptEnvironment(ImmutableSandboxedEnvironment):
+    """Compiles prompt files. Raises TemplateSyntaxError, of which ForbiddenSyntax is a kind."""
+
+    def __init__(self) -> None:
+        super().__init__(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+        self.filters = {name: self.filters[name] for name in FILTERS} | {"join": _join, _COUNTED: _counted}
+        self.globals = {"range": _range}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        for check in _check_names, _check:
+            for node in template.find_all(nodes.Node):
+                check(node)
+        for loop in template.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+        return template
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """Join the pieces of a rendering. Raises SecurityError if it is too long."""
+        return "".join(_bounded(pieces))
+
+
+def values_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a rendering, with a fresh budget of steps for its loops."""
+    return values | {_BUDGET: [MAX_STEPS]}
+
+
+def _check_names(node: nodes.Node) -> None:
+    hidden = next((name for name in _names(node) if name.startswith("_")), None)
+    if hidden:
+        raise ForbiddenSyntax(f"access to attribute '{hidden}' is unsafe", node.lineno)
+
+
+def _check(node: nodes.Node) -> None:
+    if not isinstance(node, _NODES):
+        raise ForbiddenSyntax(f"a prompt may not use '{type(node).__name__.lower()}'", node.lineno or 1)
+    if isinstance(node, nodes.Filter) and node.name not in FILTERS:
+        raise ForbiddenSyntax(f"unknown filter '{node.name}'; known: {', '.join(FILTERS)}", node.lineno)
+    if isinstance(node, nodes.Call) and not (isinstance(node.node, nodes.Name) and node.node.name == "range"):
+        raise ForbiddenSyntax("a prompt may call nothing but range()", node.lineno)
+    if isinstance(node, nodes.For) and node.recursive:
+        raise ForbiddenSyntax("a loop may not call itself", node.lineno)
+
+
+def _names(node: nodes.Node) -> Iterator[str]:
+    if isinstance(node, nodes.Name):
+        yield node.name
+    elif isinstance(node, nodes.Getattr):
+        yield node.attr
+    elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        yield str(node.arg.value)
+
+
+@pass_context
+def _counted(context: Context, items: Any) -> Any:
+    """Return the items of a loop, and take their number from the budget. Raises SecurityError if it is exhausted."""
+    budget = context[_BUDGET]
+    if not hasattr(items, "__len__"):
+        items = list(islice(items, budget[0] + 1))
+    budget[0] -= len(items)
+    if budget[0] < 0:
+        raise SecurityError(f"the loops of a prompt may take {MAX_STEPS} steps together")
+    return items
+
+
+def _range(*bounds: int) -> range:
+    steps = range(*bounds)
+    if len(steps) > MAX_STEPS:
+        raise SecurityError(f"range() may have {MAX_STEPS} steps")
+    return steps
+
+
+def _join(items: Iterable[Any], between: str = "") -> str:
+    pieces = [str(item) for item in items]
+    if sum(map(len, pieces)) + len(between) * len(pieces) > MAX_CHARACTERS:
+        raise _too_long()
+    return between.join(pieces)
+
+
+def _bounded(pieces: Iterable[str]) -> Iterator[str]:
+    left = MAX_CHARACTERS
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise _too_long()
+        yield piece
+
+
+def _too_long() -> SecurityError:
+    return SecurityError(f"a prompt may have {MAX_CHARACTERS} characters")
+
 
 log = logging.getLogger(__name__)
 
 _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What rendering may raise, whatever the values are."""
+"""What rendering may raise, depending on the values."""
 
 
-class Templates:
-    """All prompt files, compiled once. Raises ConfigError where one does not compile."""
+class PromptTemplates:
+    """All prompt files, compiled once. Implements the strategies' `Templates`."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
+        """`sources` by file name. Raises ConfigError if one is not valid."""
         environment = PromptEnvironment()
         self._templates = {}
         self._constant: dict[str, str] = {}
-        """Those that nothing of a request goes into, rendered: most instructions are."""
+        """Rendered texts of templates without variables, as most instructions are."""
         for name, source in sources.items():
             try:
                 self._templates[name] = environment.from_string(source)
-            except NotForPrompts as error:
+            except ForbiddenSyntax as error:
                 raise ConfigError(f"prompts/{name}: {error}") from error
             except (TemplateError, RecursionError) as error:
                 raise ConfigError(f"prompts/{name} is not a template: {error}") from error
@@ -38,11 +168,11 @@ class Templates:
                     self._constant[name] = self._templates[name].render({}).strip()
 
     def constant(self, name: str) -> str | None:
-        """The text, where it is the same for every request."""
+        """Return the text if the template uses no variable."""
         return self._constant.get(name)
 
     def render(self, name: str, **values: Any) -> str:
-        """Raises Internal ("prompt_failed"), which says nothing of the values."""
+        """Raises Internal ("prompt_failed"), whose message does not contain the values."""
         try:
             return self._render(name, values)
         except _FAILURES as error:
@@ -52,7 +182,7 @@ class Templates:
             ) from error
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Renders once with sample values, so that an unknown variable is found at load. Raises ConfigError."""
+        """Render once with sample values, so that an unknown variable is found at load. Raises ConfigError."""
         try:
             self._render(name, values)
         except _FAILURES as error:

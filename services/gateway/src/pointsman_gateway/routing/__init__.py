@@ -1,1 +1,1 @@
-"""Which path answers? Labels in, Decision out; the only place where this is decided."""
+"""Decides which path answers a request. No other part of the gateway decides that."""

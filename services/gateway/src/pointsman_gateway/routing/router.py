@@ -1,71 +1,65 @@
-"""The router: a forced name, else the task's policy, else the default path; what is not available is passed over."""
+"""The router: a path that the request names, else the task's policy, else the default path.
+
+Paths that are unavailable, or outside the key's scope, are passed over.
+"""
 
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PermissionDenied
 
-from pointsman_gateway.config.schema import BestValueConfig, PolicyConfig, StaleConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
+from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
+from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.caller import UNRESTRICTED, Scope
 from pointsman_gateway.domain.decision import planned_escalation
-from pointsman_gateway.routing.aiming import Adapters, aimed
-from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate
-from pointsman_gateway.routing.evidence import Evidence
-from pointsman_gateway.routing.outlook import Outlook, Prospect
-from pointsman_gateway.routing.policy import Plan, plan, point
+from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
+from pointsman_gateway.routing.adapter_resolution import Adapters, resolve_adapter
+from pointsman_gateway.routing.evidence import ALWAYS_FRESH, Availability, Evidence, ExpectedCost, Freshness
 
 PATH_PREFIX = "path:"
 
-NOTHING_ASKED = Request(AUTO, (Message("user", ""),))
-"""For what a path costs before anything is known of the request."""
+EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
+"""Stands for a request in previews and in plans that do not depend on it."""
 
 
-class Availability(Protocol):
-    """Knows whether a path could answer now."""
-
-    def why_not(self, path: Path) -> str | None:
-        """The reason why the path cannot be used now, or None."""
-        ...
-
-
-class ForcedModels(Protocol):
-    """Finds the plain path for a model or adapter that a request names."""
+class NamedPaths(Protocol):
+    """Finds the path without strategies for a model or an adapter that a request names."""
 
     def path_of(self, model: str) -> Path | None: ...
 
 
-class ExpectedCost(Protocol):
-    """Estimates dollars before they are spent."""
+@dataclass(frozen=True, slots=True)
+class CandidatePreview:
+    """A path that requests of a task may take."""
 
-    def usd(self, path: Path, request: Request) -> float: ...
-
-
-class Freshness(Protocol):
-    """Knows what has changed since adapters were trained; reading it costs nothing."""
-
-    def changed_share(self, version: str) -> float:
-        """Of the documents of its topic, 0 to 1; 0 where nothing is known."""
-        ...
-
-
-class AlwaysFresh:
-    """Where nobody looks."""
-
-    def changed_share(self, version: str) -> float:
-        """Implements `Freshness`."""
-        return 0.0
+    path: Path
+    role: str
+    """ "policy", "fallback" or "default"."""
+    known: Candidate
+    unavailable: str
+    """Why it cannot be used now; empty if it can."""
+    explanation: str
+    """The policy's explanation, if it weighs paths."""
 
 
-ALWAYS_FRESH = AlwaysFresh()
+@dataclass(frozen=True, slots=True)
+class PolicyPreview:
+    """What a task's policy would choose now."""
+
+    task: str
+    policy: PolicyConfig
+    choice: str
+    """The path that the next request would take, apart from exploration; of a split the one with the largest weight."""
+    reason: str
+    candidates: Sequence[CandidatePreview]
 
 
 class Router:
-    """Request and Labels in, Decision out."""
+    """Makes the decision for a request and its labels."""
 
     def __init__(
         self,
@@ -73,7 +67,7 @@ class Router:
         tasks: Mapping[str, TaskConfig],
         default_path: str,
         availability: Availability,
-        forced: ForcedModels,
+        named: NamedPaths,
         expected_cost: ExpectedCost,
         evidence: Evidence,
         adapters: Adapters,
@@ -84,147 +78,129 @@ class Router:
         self._tasks = tasks
         self._default = paths[default_path]
         self._availability = availability
-        self._forced = forced
+        self._named = named
         self._expected_cost = expected_cost
         self._evidence = evidence
         self._adapters = adapters
-        self._best_value = BestValuePolicy()
         self._generation = generation
         self._freshness = freshness
         self._abstained = Plan((default_path,), "abstained")
-        self._fixed = {
-            name: self._with_reserves(task, plan(task.policy, "")) for name, task in tasks.items() if task.policy.fixed
+        self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
+        self._constant_plans = {
+            name: self._with_fallbacks(name, policy.plan(_Context(self, name, EMPTY_REQUEST)))
+            for name, policy in self._policies.items()
+            if policy.is_constant
         }
-        """Plans that are the same for every request of their task."""
 
     def decide(self, request: Request, labels: Labels) -> Decision:
-        """Raises NotFound where the request names a model, adapter or path that there is not."""
+        """Raises NotFound if the request names a model, an adapter or a path that does not exist."""
         number = f"dec_{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
-        # Who names no user draws by the decision's id, so that a replay can draw the same again.
+        # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
         if request.model != AUTO:
-            path = aimed(self._named(request.model), key, self._adapters)
+            path = resolve_adapter(self._path_named(request.model), key, self._adapters)
             return self._decision(number, request, labels, [path], _forced(path.name))
-        wanted = self._by_task(request, labels, key)
-        return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
+        plan = self._plan(request, labels, key)
+        return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
-        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        """Return the expected cost of the request in dollars, by path, for the paths that were considered."""
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
         return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
 
-    def outlooks(self) -> list[Outlook]:
-        """How each task stands now, whoever asks; looking changes nothing."""
-        return [self._outlook(name) for name in self._tasks]
+    def previews(self) -> list[PolicyPreview]:
+        """Return what each task's policy would choose now. No state changes."""
+        return [self._preview(name) for name in self._tasks]
 
-    def _outlook(self, name: str) -> Outlook:
-        policy = self._tasks[name].policy
+    def _preview(self, name: str) -> PolicyPreview:
         roles = self._roles(name)
         paths = {path: self._paths[path] for path in roles}
-        away = {path: why for path in roles if (why := self._availability.why_not(paths[path]))}
-        known = {path: self._candidate(NOTHING_ASKED, name, paths[path]) for path in roles}
-        wanted = self._leaning(name, policy, known, away)
-        order = (*wanted.paths, *self._tasks[name].fallback, self._default.name)
-        choice = next((path for path in order if path not in away), wanted.paths[0])
-        prospects = [
-            Prospect(paths[path], role, known[path], away.get(path, ""), wanted.said.get(path, ""))
+        context = _Context(self, name, EMPTY_REQUEST)
+        unavailable = context.unavailable(tuple(roles))
+        known = {candidate.name: candidate for candidate in context.candidates(tuple(roles))}
+        plan = self._policies[name].preview(context)
+        order = (*plan.paths, *self._tasks[name].fallback, self._default.name)
+        choice = next((path for path in order if path not in unavailable), plan.paths[0])
+        candidates = [
+            CandidatePreview(paths[path], role, known[path], unavailable.get(path, ""), plan.explanations.get(path, ""))
             for path, role in roles.items()
         ]
-        return Outlook(name, policy, choice, wanted.reason if choice == wanted.paths[0] else "availability", prospects)
+        reason = plan.reason if choice == plan.paths[0] else "availability"
+        return PolicyPreview(name, self._tasks[name].policy, choice, reason, candidates)
 
     def _roles(self, task: str) -> dict[str, str]:
-        """What each path is to the task that a request of it may take."""
-        of = self._tasks[task]
+        """Return each path that a request of the task may take, with its role."""
+        fallback, default = self._tasks[task].fallback, (self._default.name,)
         roles: dict[str, str] = {}
-        for role, paths in (("policy", of.policy.paths), ("fallback", of.fallback), ("default", (self._default.name,))):
+        for role, paths in (("policy", self._policies[task].paths), ("fallback", fallback), ("default", default)):
             for path in paths:
                 roles.setdefault(path, role)
         return roles
 
-    def _leaning(
-        self, task: str, policy: PolicyConfig, known: Mapping[str, Candidate], away: Mapping[str, str]
-    ) -> Plan:
-        if policy.best_value:
-            rivals = [known[path] for path in policy.paths]
-            gone = {path: away[path] for path in policy.paths if path in away}
-            return self._best_value.leaning(task, policy.best_value, rivals, gone)
-        if policy.split:
-            return Plan((max(policy.split, key=lambda path: policy.split[path]),), "policy:split")
-        return plan(policy, "")
-
-    def _path(self, name: str, key: str) -> Path:
-        """With the version of its adapter that the request means. Nothing moves while a request is decided."""
+    def _resolved(self, name: str, key: str) -> Path:
+        """Return the path with its adapter resolved for this request."""
         path = self._paths[name]
-        return aimed(path, key, self._adapters) if path.adapter else path
+        return resolve_adapter(path, key, self._adapters) if path.adapter else path
 
-    def _named(self, model: str) -> Path:
-        named = model.startswith(PATH_PREFIX)
-        path = self._paths.get(model.removeprefix(PATH_PREFIX)) if named else self._forced.path_of(model)
+    def _path_named(self, model: str) -> Path:
+        is_path = model.startswith(PATH_PREFIX)
+        path = self._paths.get(model.removeprefix(PATH_PREFIX)) if is_path else self._named.path_of(model)
         if path is None:
             known = "auto, a model, an adapter's alias or version, or path:NAME; GET /v1/models lists them"
-            if named:
+            if is_path:
                 known = ", ".join(PATH_PREFIX + name for name in self._paths)
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
         return path
 
-    def _by_task(self, request: Request, labels: Labels, key: str) -> Plan:
+    def _plan(self, request: Request, labels: Labels, key: str) -> Plan:
         if labels.abstained:
             return self._abstained
-        task = self._tasks[labels.task]
-        wanted = self._fixed.get(labels.task)
-        if wanted is None and task.policy.best_value:
-            wanted = self._with_reserves(task, self._weighed(request, labels.task, task.policy.best_value, key))
-        elif wanted is None:
-            wanted = self._with_reserves(task, plan(task.policy, key))
+        task = labels.task
+        plan = self._constant_plans.get(task)
+        if plan is None:
+            plan = self._with_fallbacks(
+                task, self._policies[task].plan(_Context(self, task, request, key, labels.vector))
+            )
         if labels.stage.startswith("rule:"):
-            wanted = replace(wanted, reason=labels.stage)
-        return self._refreshed(task.stale, wanted, key) if task.stale else wanted
+            plan = replace(plan, reason=labels.stage)
+        stale = self._tasks[task].stale
+        return self._avoid_stale(stale, plan, key) if stale else plan
 
-    def _with_reserves(self, task: TaskConfig, wanted: Plan) -> Plan:
-        return replace(wanted, paths=tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name])))
+    def _with_fallbacks(self, task: str, plan: Plan) -> Plan:
+        paths = dict.fromkeys([*plan.paths, *self._tasks[task].fallback, self._default.name])
+        return replace(plan, paths=tuple(paths))
 
-    def _refreshed(self, stale: StaleConfig, wanted: Plan, key: str) -> Plan:
-        """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
-        path = self._path(wanted.paths[0], key)
+    def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
+        """Put the path with retrieval first if too many documents have changed since the adapter was trained."""
+        path = self._resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:
-            return wanted
+            return plan
         version = path.resolved_adapter.version
         share = self._freshness.changed_share(version)
         if share <= stale.after_changed_share:
-            return wanted
-        said = f"{share * 100:.0f} % of its topic's documents have changed since {version} was trained"
-        paths = tuple(dict.fromkeys((stale.path, *wanted.paths)))
-        return replace(wanted, paths=paths, reason="stale", said={**wanted.said, path.name: said})
+            return plan
+        explanation = f"{share * 100:.0f} % of its topic's documents have changed since {version} was trained"
+        paths = tuple(dict.fromkeys((stale.path, *plan.paths)))
+        return replace(plan, paths=paths, reason="stale", explanations={**plan.explanations, path.name: explanation})
 
-    def _weighed(self, request: Request, task: str, terms: BestValueConfig, key: str) -> Plan:
-        paths = [self._path(name, key) for name in terms.paths]
-        away = {path.name: why for path in paths if (why := self._availability.why_not(path))}
-        candidates = [self._candidate(request, task, path) for path in paths]
-        # Another hash than a split's: who is on its small side should not be the one to try paths as well.
-        wanted = self._best_value.plan(task, terms, candidates, away, point(f"trial {task} {key}"))
-        return replace(wanted, said={**wanted.said, **away})
-
-    def _candidate(self, request: Request, task: str, path: Path) -> Candidate:
-        evidence = self._evidence.of(task, path)
-        cost = evidence.mean_cost_usd if evidence.answers > 0 else self._expected_cost.usd(path, request)
-        return Candidate(path.name, evidence, cost)
-
-    def _decision(self, number: str, request: Request, labels: Labels, wanted: Sequence[Path], how: Plan) -> Decision:
+    def _decision(self, number: str, request: Request, labels: Labels, paths: Sequence[Path], plan: Plan) -> Decision:
         if request.caller.scope is not UNRESTRICTED:
-            wanted, how = _within(request.caller.scope, labels.task, wanted, how)
-        away = {path.name: why for path in wanted if (why := self._availability.why_not(path))}
-        # Where nothing can be used, the first is tried all the same, and its own error says what is wrong.
-        chosen, *others = ([path for path in wanted if path.name not in away] or wanted[:1]) if away else wanted
-        escalation = self._escalation(labels.task, chosen, others) if how.escalates else ()
+            paths, plan = _within(request.caller.scope, labels.task, paths, plan)
+        unavailable = {path.name: why for path in paths if (why := self._availability.why_not(path))}
+        # If no path is available, the first is tried nevertheless, because its own error says what is wrong.
+        chosen, *others = (
+            ([path for path in paths if path.name not in unavailable] or paths[:1]) if unavailable else paths
+        )
+        escalation = self._escalation(labels.task, chosen, others) if plan.escalates else ()
         return Decision(
             id=number,
             task=labels.task,
             confidence=labels.confidence,
             path=chosen,
-            reason=how.reason if chosen is wanted[0] else "availability",
+            reason=plan.reason if chosen is paths[0] else "availability",
             stage=labels.stage,
-            considered=_considered(chosen, wanted, escalation, how, away),
+            considered=_considered(chosen, paths, escalation, plan, unavailable),
             alternatives=tuple(others),
             probabilities=labels.probabilities,
             expected_cost_usd=self._expected_cost.usd(chosen, request),
@@ -234,46 +210,83 @@ class Router:
             notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,
-            stream_unvalidated=how.stream_unvalidated,
+            stream_unvalidated=plan.stream_unvalidated,
         )
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
-        """Those of the policy that come after `chosen`."""
-        ladder = self._tasks[task].policy.paths
-        if chosen.name not in ladder:
+        """Return the paths of the policy that come after `chosen`."""
+        order = self._policies[task].paths
+        if chosen.name not in order:
             return ()
-        return tuple(path for path in others if path.name in ladder[ladder.index(chosen.name) + 1 :])
+        return tuple(path for path in others if path.name in order[order.index(chosen.name) + 1 :])
 
 
-def _within(scope: Scope, task: str, wanted: Sequence[Path], how: Plan) -> tuple[Sequence[Path], Plan]:
-    """The paths that the key is for, and the plan with what is to be said of the others. Raises PermissionDenied."""
-    closed = {path.name: why for path in wanted if (why := scope.denial_reason(task, path))}
-    if not closed:
-        return wanted, how
-    left = [path for path in wanted if path.name not in closed]
-    if not left:
-        raise PermissionDenied(closed[wanted[0].name], code="not_in_scope", param="model")
-    reason = how.reason if left[0] is wanted[0] else "scope"
-    return left, replace(how, reason=reason, said={**how.said, **closed})
+class _Context:
+    """Implements `PolicyContext`. Without a key, as for previews, adapters are not resolved."""
+
+    def __init__(
+        self, router: Router, task: str, request: Request, key: str | None = None, vector: Vector | None = None
+    ) -> None:
+        self.task, self.request, self.vector = task, request, vector
+        self._router, self._key = router, key
+        self._resolved: dict[str, Path] = {}
+
+    def candidates(self, paths: Sequence[str]) -> list[Candidate]:
+        return [self._candidate(self._path(name)) for name in paths]
+
+    def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
+        why_not = self._router._availability.why_not
+        return {name: why for name in paths if (why := why_not(self._path(name)))}
+
+    def position(self, purpose: str = "") -> float:
+        key = self._key or ""
+        return hash_to_unit_interval(f"{purpose} {self.task} {key}" if purpose else key)
+
+    def _path(self, name: str) -> Path:
+        if self._key is None:
+            return self._router._paths[name]
+        path = self._resolved.get(name)
+        if path is None:
+            path = self._resolved[name] = self._router._resolved(name, self._key)
+        return path
+
+    def _candidate(self, path: Path) -> Candidate:
+        evidence = self._router._evidence.of(self.task, path)
+        has_cost = evidence.answers > 0
+        cost = evidence.mean_cost_usd if has_cost else self._router._expected_cost.usd(path, self.request)
+        return Candidate(path.name, evidence, cost)
+
+
+def _within(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
+    """Return the paths that the key may use, and the plan with the reasons for the others. Raises PermissionDenied."""
+    denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
+    if not denied:
+        return paths, plan
+    allowed = [path for path in paths if path.name not in denied]
+    if not allowed:
+        raise PermissionDenied(denied[paths[0].name], code="not_in_scope", param="model")
+    reason = plan.reason if allowed[0] is paths[0] else "scope"
+    return allowed, replace(plan, reason=reason, explanations={**plan.explanations, **denied})
 
 
 def _considered(
-    chosen: Path, wanted: Sequence[Path], escalation: Sequence[Path], how: Plan, away: Mapping[str, str]
+    chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Every path that was looked at, and why it was taken or not; those that may not stand in for another last."""
-    if not (away or how.said or escalation):
-        return _in_order(tuple([path.name for path in wanted]), how.reason)
-    rows = dict.fromkeys(path.name for path in wanted)
-    told = {name: Considered(name, "skipped", how.said[name]) for name in how.said if name not in rows}
-    for name in rows:
-        if name in away:
-            told[name] = Considered(name, "skipped", away[name])
+    """Return each path that was considered, and why it was chosen or not; those that cannot be fallbacks are last."""
+    if not (unavailable or plan.explanations or escalation):
+        return _in_order(tuple([path.name for path in paths]), plan.reason)
+    explanations = plan.explanations
+    names = dict.fromkeys(path.name for path in paths)
+    rows = {name: Considered(name, "skipped", explanations[name]) for name in explanations if name not in names}
+    for name in names:
+        if name in unavailable:
+            rows[name] = Considered(name, "skipped", unavailable[name])
         elif name == chosen.name:
-            told[name] = Considered(name, "chosen", how.said.get(name, how.reason))
+            rows[name] = Considered(name, "chosen", explanations.get(name, plan.reason))
         else:
-            told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
-    told |= {row.path: row for row in planned_escalation(chosen, escalation, how.stream_unvalidated)}
-    return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])
+            rows[name] = Considered(name, "fallback", explanations.get(name, "in reserve"))
+    rows |= {row.path: row for row in planned_escalation(chosen, escalation, plan.stream_unvalidated)}
+    return tuple(rows[name] for name in [*names, *(name for name in rows if name not in names)])
 
 
 @lru_cache(maxsize=1024)
@@ -283,6 +296,6 @@ def _forced(path: str) -> Plan:
 
 @lru_cache(maxsize=1024)
 def _in_order(paths: tuple[str, ...], reason: str) -> tuple[Considered, ...]:
-    """The first is taken, the others are in reserve."""
+    """Return the first path as chosen and the others as fallbacks; cached, since most decisions are alike."""
     chosen, *others = dict.fromkeys(paths)
     return (Considered(chosen, "chosen", reason), *[Considered(path, "fallback", "in reserve") for path in others])

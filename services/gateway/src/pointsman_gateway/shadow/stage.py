@@ -19,10 +19,10 @@ from pointsman_gateway.domain import (
     Request,
     UndecidedReceipt,
 )
+from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
-from pointsman_gateway.routing.policy import point
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
 from pointsman_gateway.shadow.scoring import Pair, side_of
 
@@ -115,7 +115,7 @@ def sampled_path(terms: ShadowConfig | None, decision: Decision) -> str:
     if terms is None:
         return ""
     others = [path for path in terms.paths if path != decision.path.name]
-    where = point(f"shadow {decision.id}")
+    where = hash_to_unit_interval(f"shadow {decision.id}")
     if not others or where >= terms.share:
         return ""
     return others[int(where / terms.share * len(others))]

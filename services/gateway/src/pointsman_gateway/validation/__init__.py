@@ -1,1 +1,1 @@
-"""Is the answer what the task wants? Chunks in, a verdict out."""
+"""Validates answers: each validator accepts or refuses every choice of an answer."""

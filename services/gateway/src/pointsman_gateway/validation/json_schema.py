@@ -1,7 +1,7 @@
-"""The validator `json_schema`: the answer is JSON, and satisfies a schema (draft 2020-12).
+"""The validator `json_schema`: the answer is JSON and satisfies a schema (draft 2020-12).
 
-Reasons are kept where texts may not be, and so say nothing of an answer but which of the schema's words it breaks, and
-where, in the schema's own names.
+Reasons are stored even if messages are not, so they do not quote the answer: they name the keyword that is not
+satisfied and its location, in names that the schema contains.
 """
 
 import json
@@ -10,37 +10,39 @@ from typing import Any, NoReturn
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ValidationError
 
-from pointsman_gateway.validation.transcript import Choice
+from pointsman_gateway.extensions import Choice, Validator
 
-LONGEST_REASON = 300
-"""Characters; an error quotes the schema."""
+MAX_REASON_CHARACTERS = 300
+"""An error may quote a large schema."""
 THE_VALUE = "the value"
-"""Stands for what an error finds fault with."""
+"""Replaces the value that an error is about."""
 NAMING = frozenset(
     {"additionalProperties", "unevaluatedProperties", "propertyNames", "additionalItems", "unevaluatedItems"}
 )
-"""Keywords whose errors name what they find, and not in words of the schema."""
-BACKTRACKING = 10_000
-"""Steps that a `pattern` may take back until its search is given up, which counts as a fault."""
+"""Keywords whose errors quote property names of the answer."""
+MAX_BACKTRACKING = 10_000
+"""Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
 
 
 class BadSchema(ValueError):
-    """It cannot be used."""
+    """The schema is not valid."""
 
 
-class JsonSchema:
-    name = "json_schema"
+class JsonSchema(Validator):
+    """Refuses a choice that is not JSON, or does not satisfy the schema."""
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    Options = dict[str, Any]
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
         """Raises BadSchema."""
         try:
-            _validator(schema, None)  # whose error quotes the schema
+            _validator(options, None)  # its error quotes the schema
         except ValidationError as error:
             raise BadSchema(
-                f"bad schema{_at(map(str, error.instance_path))}: {error.message[:LONGEST_REASON]}"
+                f"bad schema{_at(map(str, error.instance_path))}: {error.message[:MAX_REASON_CHARACTERS]}"
             ) from error
-        self._validator = _validator(schema, THE_VALUE)
-        self._names = frozenset(_names(schema))
+        self._validator = _validator(options, THE_VALUE)
+        self._names = frozenset(_names(options))
 
     def objection(self, choice: Choice) -> str | None:
         if choice.only_calls_tools:
@@ -50,31 +52,31 @@ class JsonSchema:
             error = next(self._validator.iter_errors(value), None)
         except (ValueError, RecursionError) as problem:
             return f"not JSON: {problem}"
-        return None if error is None else f"{_told(error)}{_at(self._place(error))}"
+        return None if error is None else f"{_message(error)}{_at(self._location(error))}"
 
-    def _place(self, error: ValidationError) -> Iterator[str]:
+    def _location(self, error: ValidationError) -> Iterator[str]:
         for part in error.instance_path:
             yield str(part) if isinstance(part, int) or part in self._names else "*"
 
 
 def _validator(schema: Mapping[str, Any], mask: str | None) -> Draft202012Validator:
-    """`mask` stands in its errors for what they find."""
-    patterns = FancyRegexOptions(backtrack_limit=BACKTRACKING)
+    """`mask` replaces the value in its errors."""
+    patterns = FancyRegexOptions(backtrack_limit=MAX_BACKTRACKING)
     return Draft202012Validator(dict(schema), pattern_options=patterns, retriever=_fetch_nothing, mask=mask)
 
 
-def _told(error: ValidationError) -> str:
+def _message(error: ValidationError) -> str:
     naming = NAMING.intersection(map(str, error.schema_path))
-    return f"{min(naming)} is not satisfied" if naming else error.message[:LONGEST_REASON]
+    return f"{min(naming)} is not satisfied" if naming else error.message[:MAX_REASON_CHARACTERS]
 
 
-def _at(place: Iterator[str]) -> str:
-    joined = ".".join(place)
+def _at(location: Iterator[str]) -> str:
+    joined = ".".join(location)
     return f" at '{joined}'" if joined else ""
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """All that stands in it as a name, of a property or of a keyword."""
+    """Yield every name in the schema, of properties and of keywords."""
     if isinstance(schema, Mapping):
         yield from map(str, schema)
     if isinstance(schema, Mapping | list):

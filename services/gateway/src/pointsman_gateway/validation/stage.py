@@ -1,27 +1,17 @@
-"""The stage: a judge reads each answer along, and says at its end whether the task's validators accept it."""
+"""The validation stage: collects an answer while it streams, and judges it at its end."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
 
 import msgspec
 
 from pointsman_gateway.domain import Chunk, Decision, Request
-from pointsman_gateway.validation.transcript import Choice, Transcript
+from pointsman_gateway.extensions import Choice, Validator
 
-
-class Validator(Protocol):
-    """Looks at one choice of an answer."""
-
-    @property
-    def name(self) -> str:
-        """Of its sort, as the configuration names it."""
-        ...
-
-    def objection(self, choice: Choice) -> str | None:
-        """Why the choice cannot be accepted, or None."""
-        ...
+MAX_CHARACTERS = 1_000_000
+"""Characters of an answer that are collected; a longer answer is not judged."""
+MAX_CHUNKS = 32_768
 
 
 class Ruling(StrEnum):
@@ -32,7 +22,7 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one validator says of an answer."""
+    """One validator's ruling on an answer."""
 
     validator: str
     ruling: Ruling
@@ -43,19 +33,23 @@ class Verdict:
 
 
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The first; None where the answer is accepted."""
+    """Return the first verdict that refuses the answer; None if it is accepted."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
 
 
-class Validation:
-    """Appoints judges."""
+Named = tuple[str, Validator]
+"""A validator with its name in the configuration."""
 
-    def __init__(self, validators: Mapping[str, Sequence[Validator]]) -> None:
-        """`validators` by task; one that is not there has none."""
+
+class Validation:
+    """The validators of all tasks."""
+
+    def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
+        """`validators` by task; a task that is missing has none."""
         self._validators = validators
 
     def judges(self, decision: Decision) -> bool:
-        """Whether there is anything to be judged of the decision's answer."""
+        """Whether the decision's task has validators."""
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
@@ -65,37 +59,91 @@ class Validation:
 class Judge:
     """Judges the answers to one request."""
 
-    def __init__(self, validators: Sequence[Validator], request: Request) -> None:
+    def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
         self.judges = bool(validators)
-        self._strips = any(v.name == "mean_logprob" for v in validators) and not request.sampling.extra.get("logprobs")
+        needs_logprobs = any(validator.needs_logprobs for _, validator in validators)
+        self._strips = needs_logprobs and not request.sampling.extra.get("logprobs")
+        """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
-    def asked(self, request: Request) -> Request:
-        """The request as the engine gets it: with log-probabilities, where they are judged."""
+    def engine_request(self, request: Request) -> Request:
+        """Return the request for the engine, which asks for log-probabilities if a validator needs them."""
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
 
-    def told(self, chunk: Chunk) -> Chunk | None:
-        """The chunk as the client gets it: without what it has not asked for; None where nothing is left."""
+    def client_chunk(self, chunk: Chunk) -> Chunk | None:
+        """Return the chunk without what the client did not ask for; None if nothing else is in it."""
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}
-        left = msgspec.structs.replace(chunk, extra=extra, raw=b"")
-        return None if left == Chunk(chunk.index) else left
+        stripped = msgspec.structs.replace(chunk, extra=extra, raw=b"")
+        return None if stripped == Chunk(chunk.index) else stripped
 
-    def verdicts(self, transcript: Transcript) -> tuple[Verdict, ...]:
-        """One of each validator. Every choice must be accepted; an answer that is too long is not judged."""
+    def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
+        """Return one verdict of each validator. It accepts an answer only if it accepts every choice."""
         if transcript.too_long:
-            return tuple(Verdict(v.name, Ruling.UNJUDGED, "the answer is too long") for v in self._validators)
+            return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
         choices = transcript.choices()
-        return tuple(_verdict(validator, choices) for validator in self._validators)
+        return tuple(_verdict(name, validator, choices) for name, validator in self._validators)
 
 
-def _verdict(validator: Validator, choices: Sequence[Choice]) -> Verdict:
+def _verdict(name: str, validator: Validator, choices: Sequence[Choice]) -> Verdict:
     for number, choice in enumerate(choices):
         objection = validator.objection(choice)
         if objection:
             reason = f"choice {number}: {objection}" if len(choices) > 1 else objection
-            return Verdict(validator.name, Ruling.REFUSED, reason)
-    return Verdict(validator.name, Ruling.ACCEPTED)
+            return Verdict(name, Ruling.REFUSED, reason)
+    return Verdict(name, Ruling.ACCEPTED)
+
+
+@dataclass(slots=True)
+class _PartialChoice:
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: str = ""
+    calls_tools: bool = False
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Transcript:
+    """Collects an answer, choice by choice. Once it exceeds a limit, what was collected is dropped."""
+
+    def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
+        self._max_characters = max_characters
+        self._characters = 0
+        self._chunks = 0
+        self._choices: dict[int, _PartialChoice] = {}
+
+    @property
+    def too_long(self) -> bool:
+        return self._characters > self._max_characters or self._chunks > MAX_CHUNKS
+
+    def add(self, chunk: Chunk) -> None:
+        self._characters += len(chunk.content)
+        self._chunks += 1
+        if self.too_long:
+            self._choices.clear()
+            return
+        choice = self._choices.setdefault(chunk.index, _PartialChoice())
+        choice.pieces.append(chunk.content)
+        choice.finish_reason = chunk.finish_reason or choice.finish_reason
+        delta = chunk.extra.get("delta") or {}
+        choice.calls_tools |= bool(delta.get("tool_calls") or delta.get("function_call"))
+        choice.logprobs.extend(_logprobs(chunk))
+
+    def choices(self) -> list[Choice]:
+        """Return the choices in order; an answer without any chunk is one empty choice."""
+        if not self._choices:
+            return [Choice("")]
+        return [
+            Choice("".join(c.pieces), c.finish_reason, c.calls_tools, tuple(c.logprobs))
+            for _, c in sorted(self._choices.items())
+        ]
+
+
+def _logprobs(chunk: Chunk) -> Iterator[float]:
+    reported = chunk.extra.get("logprobs")
+    for token in (reported.get("content") or ()) if isinstance(reported, dict) else ():
+        logprob = token.get("logprob") if isinstance(token, dict) else None
+        if isinstance(logprob, int | float):
+            yield logprob

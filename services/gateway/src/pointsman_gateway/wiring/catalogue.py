@@ -3,7 +3,7 @@
 from typing import Any
 
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import ModelConfig, PolicyConfig, TaskConfig
+from pointsman_gateway.config.schema import ModelConfig, TaskConfig
 from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.wiring.line import to_path
 
@@ -20,11 +20,7 @@ def to_catalogue(config: Config) -> Catalog:
 
 def _task(task: TaskConfig, config: Config) -> CatalogTask:
     in_order = (*task.policy.paths, *task.fallback, config.tasks.default_path)
-    return CatalogTask(_policy(task.policy), tuple(dict.fromkeys(in_order)), _metric(task, config))
-
-
-def _policy(policy: PolicyConfig) -> str:
-    return next(name for name in type(policy).model_fields if getattr(policy, name))
+    return CatalogTask(task.policy.name, tuple(dict.fromkeys(in_order)), _metric(task, config))
 
 
 def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:

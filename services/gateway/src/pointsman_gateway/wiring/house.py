@@ -28,8 +28,7 @@ from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.prompts.prompt_search import PromptSearch
-from pointsman_gateway.prompts.retriever import RetrieverClient
+from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
@@ -109,7 +108,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         client = RetrieverClient(channel, models.encoder.fingerprint)
-        retriever, board = PromptSearch(client, Breaker()), FreshnessCache()
+        retriever, board = ProtectedSearch(client, Breaker()), FreshnessCache()
         freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         money = Money.registered(registry, metrics)

@@ -20,6 +20,7 @@ from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
@@ -28,10 +29,9 @@ from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.prompts.stage import Prompts
-from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
-from pointsman_gateway.prompts.templates import Templates
-from pointsman_gateway.routing.evidence import Evidence, NoEvidence
-from pointsman_gateway.routing.router import ALWAYS_FRESH, PATH_PREFIX, Freshness, Router
+from pointsman_gateway.prompts.templates import PromptTemplates
+from pointsman_gateway.routing.evidence import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
+from pointsman_gateway.routing.router import PATH_PREFIX, Router
 from pointsman_gateway.validation.stage import Validation
 from pointsman_gateway.wiring.caching import cached
 from pointsman_gateway.wiring.validators import to_validators
@@ -117,7 +117,7 @@ class NamedModels:
         self._engines = engines
 
     def path_of(self, model: str) -> Path | None:
-        """Implements the router's `ForcedModels`."""
+        """Implements the router's `NamedPaths`."""
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)
@@ -132,12 +132,12 @@ def check(config: Config) -> None:
     """Tries what can be tried without any service: renders every prompt, builds every validator. Raises ConfigError."""
     for name, task in config.tasks.tasks.items():
         to_validators(name, task)
-    templates = Templates(config.prompts)
+    templates = PromptTemplates(config.prompts)
     for name, path in config.paths.paths.items():
         for strategy in path.strategies:
             try:
                 _strategy(strategy, templates, config, None, _NoSearch())
-            except ConfigError as error:
+            except ValueError as error:
                 raise ConfigError(f"paths.yaml: path '{name}': {error}") from error
 
 
@@ -151,17 +151,23 @@ class _NoSearch:
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
     sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
     strategies = tuple(s.name for s in path.strategies)
-    collections = tuple(s.retrieval.collection for s in path.strategies if s.retrieval)
-    return Path(name, path.model, path.adapter, strategies, sampling, collections, _fingerprint(path, config))
+    collections = tuple(name for s in path.strategies for name in s.resources.collections)
+    shows_examples = any(s.resources.examples for s in path.strategies)
+    fingerprint = _fingerprint(path, config)
+    return Path(
+        name, path.model, path.adapter, strategies, sampling, collections, fingerprint, shows_examples=shows_examples
+    )
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
     """Of what the path is made of; another text in one of its prompts makes it another path to judge."""
     digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
-        digest.update(config.prompts.get(getattr(strategy, strategy.name).prompt, "").encode())
-        if strategy.few_shot:
-            digest.update(repr(config.examples[strategy.few_shot.task]).encode())
+        resources = strategy.resources
+        for prompt in resources.prompts:
+            digest.update(config.prompts[prompt].encode())
+        for task, _ in resources.examples:
+            digest.update(repr(config.examples[task]).encode())
     return digest.hexdigest()
 
 
@@ -179,7 +185,7 @@ def to_engine(name: str, engine: EngineConfig) -> Engine:
 
 
 def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, list[Strategy]]:
-    templates = Templates(config.prompts)
+    templates = PromptTemplates(config.prompts)
     return {
         name: [_strategy(strategy, templates, config, learned, search) for strategy in path.strategies]
         for name, path in config.paths.paths.items()
@@ -187,19 +193,15 @@ def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, l
 
 
 def _strategy(
-    config: StrategyConfig, templates: Templates, whole: Config, learned: Learned | None, search: Search
+    config: StrategyConfig, templates: PromptTemplates, whole: Config, learned: Learned | None, search: Search
 ) -> Strategy:
-    """`learned` is None where a configuration is only checked."""
-    instruction = config.zero_shot or config.persona or config.chain_of_thought
-    if instruction:
-        return Instruction(templates, instruction.prompt)
-    if config.few_shot:
-        few, examples = config.few_shot, whole.examples[config.few_shot.task]
-        of_task = learned.vectors[few.task] if learned else np.zeros((len(examples), 1), np.float32)
-        embed = learned.classifier if learned and few.selection == "knn" else None
-        system = Instruction(templates, few.prompt) if few.prompt else None
-        return FewShot(examples, of_task, few.count, embed, system)
-    look_up = config.retrieval
-    assert look_up is not None  # the schema allows no other
-    shown = Shown(look_up.top_k, look_up.max_tokens, look_up.min_score, look_up.on_empty == "next_path")
-    return Retrieval(templates, look_up.prompt, search, look_up.collection, shown, look_up.required)
+    """Build a strategy. `learned` is None if the configuration is only checked. Raises ValueError."""
+    tasks = [task for task, _ in config.resources.examples]
+    examples = {task: whole.examples[task] for task in tasks}
+    vectors = {
+        task: learned.vectors[task] if learned else np.zeros((len(rows), 1), np.float32)
+        for task, rows in examples.items()
+    }
+    embed = learned.classifier if learned else None
+    strategy: Strategy = config.build(StrategyContext(templates, search, embed, examples, vectors))
+    return strategy

@@ -10,8 +10,8 @@ from typing import Any
 from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import FlywheelConfig
-from pointsman_gateway.validation.stage import Validator
-from pointsman_gateway.validation.transcript import Choice
+from pointsman_gateway.extensions import Choice
+from pointsman_gateway.validation.stage import Named
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.validators import to_validators
 
@@ -19,9 +19,6 @@ from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
 from pointsman_lab.datasets.rows import Row, Source, canonical, prompt_key, split, text_messages
 from pointsman_lab.datasets.samples import NO_SAMPLES, ExtractionTerms, StoredSamples, extract, read_samples
 from pointsman_lab.request_log import RequestLog
-
-NEEDS_LOGPROBS = "mean_logprob"
-"""The validator that is skipped for teacher answers: they come from a file without log probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +86,12 @@ def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
     return {"tenants": tenants, "anonymous_consent": bool(learning and learning.anonymous_consent)}
 
 
-def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+def read_teacher_answers(file: Path, validators: Sequence[Named]) -> tuple[tuple[Row, ...], int]:
     """Reads lines of {"text", "answer"}; returns the rows that no validator refuses, and the number of refused ones.
 
     Raises ConfigError.
     """
-    applicable = [validator for validator in validators if validator.name != NEEDS_LOGPROBS]
+    applicable = [validator for _, validator in validators if not validator.needs_logprobs]
     answers = list(_teacher_answers(file))
     good = [row for row, choice in answers if not any(validator.objection(choice) for validator in applicable)]
     return tuple(good), len(answers) - len(good)

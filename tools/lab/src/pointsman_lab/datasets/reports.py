@@ -63,7 +63,7 @@ def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[st
     stale = (task_config.stale.path,) if task_config.stale else ()
     names = (flywheel.teacher, *task_config.policy.paths, *task_config.fallback, *stale)
     strategies = (strategy for name in names for strategy in config.paths.paths[name].strategies)
-    return list(dict.fromkeys(strategy.retrieval.collection for strategy in strategies if strategy.retrieval))
+    return list(dict.fromkeys(name for strategy in strategies for name in strategy.resources.collections))
 
 
 def _sampling(student: PathConfig) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Interfaces of policies, prompt strategies and validators, which users can add without a fork: docs/extending.md."""
+
+from pointsman_gateway.extensions.policy import POLICIES, Candidate, Plan, Policy, PolicyContext
+from pointsman_gateway.extensions.registry import Registry
+from pointsman_gateway.extensions.strategy import (
+    STRATEGIES,
+    Draft,
+    Embed,
+    Example,
+    Found,
+    NothingRelevant,
+    Resources,
+    Search,
+    Strategy,
+    StrategyContext,
+    Templates,
+)
+from pointsman_gateway.extensions.validator import VALIDATORS, Choice, Validator
+
+__all__ = [
+    "POLICIES",
+    "STRATEGIES",
+    "VALIDATORS",
+    "Candidate",
+    "Choice",
+    "Draft",
+    "Embed",
+    "Example",
+    "Found",
+    "NothingRelevant",
+    "Plan",
+    "Policy",
+    "PolicyContext",
+    "Registry",
+    "Resources",
+    "Search",
+    "Strategy",
+    "StrategyContext",
+    "Templates",
+    "Validator",
+]

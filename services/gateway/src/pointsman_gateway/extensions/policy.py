@@ -1,0 +1,105 @@
+"""The interface of policies: how a task chooses among its paths."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pointsman_gateway.domain import PathEvidence, Request, Vector
+from pointsman_gateway.extensions.registry import Registry
+
+POLICIES = Registry(
+    "policy",
+    "pointsman.policies",
+    {
+        "fixed": "pointsman_gateway.routing.policies.fixed:Fixed",
+        "split": "pointsman_gateway.routing.policies.split:Split",
+        "best_value": "pointsman_gateway.routing.policies.best_value:BestValue",
+        "escalate": "pointsman_gateway.routing.policies.escalate:Escalate",
+    },
+    method="plan",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A path, and what is known of it on the task."""
+
+    name: str
+    evidence: PathEvidence
+    cost_usd: float
+    """Expected cost of one answer: the mean of past answers, or an estimate before there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A policy's choice for one request."""
+
+    paths: tuple[str, ...]
+    """The path to take, then those that may replace it, in order. The router appends the task's fallbacks."""
+    reason: str
+    explanations: Mapping[str, str] = field(default_factory=dict)
+    """Why a path was chosen or not, for the decision; by path, for those that were weighed."""
+    escalates: bool = False
+    """Whether the next path answers instead if a validator refuses the first one's answer."""
+    stream_unvalidated: frozenset[str] = frozenset()
+    """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
+
+
+class PolicyContext(Protocol):
+    """What a policy may use to choose a path for one request."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def vector(self) -> Vector | None:
+        """The embedding of the request's text, if the classifier computed it."""
+        ...
+
+    def candidates(self, paths: Sequence[str]) -> list[Candidate]:
+        """Return the evidence on these paths and their expected costs, in their order."""
+        ...
+
+    def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
+        """Return why paths cannot be used now, by path; empty if all can be."""
+        ...
+
+    def position(self, purpose: str = "") -> float:
+        """Return a number from 0 to 1 that is the same for all requests of one user, and uniform over users.
+
+        Another `purpose` gives an independent number. A request without a user has a number of its own.
+        """
+        ...
+
+
+class Policy(Protocol):
+    """Chooses the path of each request of one task. It is built once per revision of the configuration."""
+
+    Options: ClassVar[Any]
+    """The type of the options in the configuration: any type that pydantic can validate."""
+    is_constant: ClassVar[bool] = False
+    """Whether the plan is the same for every request, so that it needs to be made only once."""
+    needs_validators: ClassVar[bool] = False
+    """Whether a task with this policy must have validators."""
+
+    def __init__(self, options: Any) -> None: ...
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path that the policy may choose."""
+        ...
+
+    def plan(self, context: PolicyContext) -> Plan: ...
+
+    def preview(self, context: PolicyContext) -> Plan:
+        """Return what the next request would get, without randomness and without a change of state."""
+        return self.plan(context)
+
+
+def hash_to_unit_interval(key: str) -> float:
+    """Return a number from 0 to 1 by which keys are uniformly distributed."""
+    return float(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64)

@@ -1,0 +1,175 @@
+"""The interface of prompt strategies: each adds its part to the draft of a prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_servicekit.errors import Unavailable
+
+from pointsman_gateway.domain import Message, Passage, Prompt, Request, Vector
+from pointsman_gateway.extensions.registry import Registry
+
+STRATEGIES = Registry(
+    "strategy",
+    "pointsman.strategies",
+    {
+        "zero_shot": "pointsman_gateway.prompts.strategies.instruction:Instruction",
+        "persona": "pointsman_gateway.prompts.strategies.instruction:Instruction",
+        "chain_of_thought": "pointsman_gateway.prompts.strategies.instruction:Instruction",
+        "few_shot": "pointsman_gateway.prompts.strategies.few_shot:FewShot",
+        "retrieval": "pointsman_gateway.prompts.strategies.retrieval:Retrieval",
+    },
+    method="apply",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled request. `output` is the expected answer, if the file has one."""
+
+    text: str
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a strategy's options refer to. References are checked, and make up the path's kind and fingerprint."""
+
+    prompts: tuple[str, ...] = ()
+    """Files in prompts/."""
+    examples: tuple[tuple[str, int], ...] = ()
+    """(task whose examples are shown, least number of examples with an output)."""
+    collections: tuple[str, ...] = ()
+    """Collections that are searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A prompt in the making."""
+
+    request: Request
+    vector: Vector | None
+    """The embedding of the request's text, if it is known."""
+    system: tuple[str, ...] = ()
+    """Parts of the system message."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """(user message, assistant message)."""
+    passages: tuple[Passage, ...] = ()
+    searches: int = 0
+    retrieval_seconds: float = 0.0
+    collection_versions: tuple[tuple[str, int], ...] = ()
+    """(collection, version) of each search that succeeded."""
+    is_last: bool = False
+    """Whether no other path can answer the request any more."""
+
+    def with_system(self, text: str) -> "Draft":
+        return replace(self, system=(*self.system, text))
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return one system message (the path's, then the client's), the examples, and the conversation."""
+        examples = tuple(
+            message
+            for question, answer in self.examples
+            for message in (Message("user", question), Message("assistant", answer))
+        )
+        return build_messages(self.system, self.request.messages, examples)
+
+
+class Templates(Protocol):
+    """The files in prompts/, as sandboxed Jinja templates."""
+
+    def constant(self, name: str) -> str | None:
+        """Return the text if the template uses no variable."""
+        ...
+
+    def render(self, name: str, **values: Any) -> str:
+        """Raises Internal ("prompt_failed")."""
+        ...
+
+    def try_out(self, name: str, **values: Any) -> None:
+        """Render once with sample values, to find an unknown variable when the configuration is loaded."""
+        ...
+
+
+class Embed(Protocol):
+    """Embeds one text, for a request that was not classified."""
+
+    async def embed(self, text: str) -> Vector: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search."""
+
+    passages: tuple[Passage, ...]
+    """Best first."""
+    relevant: bool
+    """Whether the retriever considers any of them relevant."""
+    version: int = 0
+    """The version of the collection that was searched."""
+
+
+class Search(Protocol):
+    """Finds passages for a text and its vector."""
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        """`deadline` is on the event loop's clock. Raises PointsmanError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyContext:
+    """What a strategy is built from, apart from its options."""
+
+    templates: Templates
+    search: Search
+    embed: Embed | None
+    """None while a configuration is only checked."""
+    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """By task, for the tasks that the strategy refers to."""
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """The examples' embeddings by task, (examples, dimensions)."""
+
+
+class Strategy(Protocol):
+    """Adds its part to a draft. It is built once for each path and revision of the configuration."""
+
+    Options: ClassVar[Any]
+    """The type of the options in the configuration: any type that pydantic can validate."""
+    constant: str | None = None
+    """The system text, if adding the same text to every prompt is all that the strategy does."""
+
+    def __init__(self, options: Any, context: StrategyContext) -> None:
+        """Raises ValueError if the options cannot be used."""
+
+    @staticmethod
+    def resources(options: Any) -> Resources:
+        """Return what the options refer to."""
+        return Resources()
+
+    async def apply(self, draft: Draft) -> Draft:
+        """Raises PointsmanError."""
+        ...
+
+
+class NothingRelevant(Unavailable):
+    """A search found nothing relevant, and the strategy is configured to leave the request to another path."""
+
+    def __init__(self, collection: str, draft: Draft) -> None:
+        super().__init__(f"nothing in collection '{collection}' is relevant to the request", code="nothing_relevant")
+        self.draft = draft
+        """The draft so far."""
+        self.spent = Prompt(())
+        """What the draft has cost; set by the prompt stage."""
+
+
+def build_messages(
+    system: Sequence[str], messages: Sequence[Message], examples: tuple[Message, ...] = ()
+) -> tuple[Message, ...]:
+    """Return one system message (`system`, then the client's), `examples`, and the client's other messages."""
+    own = [message.content for message in messages if message.role == "system"]
+    rest = tuple([message for message in messages if message.role != "system"]) if own else tuple(messages)
+    text = "\n\n".join([*system, *own])
+    return (Message("system", text), *examples, *rest) if text else (*examples, *rest)

@@ -1,0 +1,80 @@
+"""What policies and strategies are given, without a gateway."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_gateway.domain import AUTO, Message, Request, Vector
+from pointsman_gateway.extensions import Candidate, Embed, Example, Found, Search, StrategyContext, Templates
+from pointsman_gateway.extensions.policy import hash_to_unit_interval
+from pointsman_gateway.prompts.strategies.few_shot import FewShot, FewShotOptions
+from pointsman_gateway.prompts.strategies.instruction import Instruction, InstructionOptions
+from pointsman_gateway.prompts.strategies.retrieval import Retrieval, RetrievalOptions
+
+
+@dataclass
+class Situation:
+    """Implements `PolicyContext` with what a test says."""
+
+    known: Sequence[Candidate] = ()
+    away: Mapping[str, str] = field(default_factory=dict)
+    at: float | None = None
+    """The position; None: that of `user`."""
+    user: str = ""
+    task: str = "task"
+    request: Request = field(default_factory=lambda: Request(AUTO, (Message("user", "x"),)))
+    vector: Vector | None = None
+
+    def candidates(self, paths: Sequence[str]) -> list[Candidate]:
+        return list(self.known)
+
+    def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
+        return self.away
+
+    def position(self, purpose: str = "") -> float:
+        if self.at is not None:
+            return self.at
+        return hash_to_unit_interval(f"{purpose} {self.task} {self.user}" if purpose else self.user)
+
+
+class FindsNothing:
+    """Implements `Search`."""
+
+    async def search(self, *asked: Any) -> Found:
+        return Found((), False)
+
+
+def strategy_context(
+    templates: Templates,
+    search: Search | None = None,
+    embed: Embed | None = None,
+    examples: Sequence[Example] = (),
+    vectors: NDArray[np.float32] | None = None,
+    task: str = "task",
+) -> StrategyContext:
+    known = np.zeros((len(examples), 1), np.float32) if vectors is None else vectors
+    return StrategyContext(templates, search or FindsNothing(), embed, {task: examples}, {task: known})
+
+
+def instruction(templates: Templates, prompt: str) -> Instruction:
+    return Instruction(InstructionOptions(prompt=prompt), strategy_context(templates))
+
+
+def retrieval(templates: Templates, search: Search, collection: str = "c", **options: Any) -> Retrieval:
+    asked = RetrievalOptions(collection=collection, prompt="passages.txt", **{"top_k": 1, **options})
+    return Retrieval(asked, strategy_context(templates, search))
+
+
+def few_shot(
+    templates: Templates,
+    examples: Sequence[Example],
+    vectors: NDArray[np.float32],
+    count: int,
+    embed: Embed | None,
+    prompt: str = "",
+) -> FewShot:
+    """Without `embed` the first examples are shown."""
+    options = FewShotOptions(task="task", count=count, selection="knn" if embed else "fixed", prompt=prompt)
+    return FewShot(options, strategy_context(templates, None, embed, examples, vectors))
