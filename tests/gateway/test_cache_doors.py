@@ -248,5 +248,7 @@ async def test_a_path_that_caches_without_a_price_or_without_redis_is_refused(ca
         async with caching.gateway():
             pass
     del caching.config.models["cache"]
-    with pytest.raises(ConfigError, match=r"path 'triage_adapter' caches; models.yaml must price that: cache: \{hit"):
+    with pytest.raises(
+        ConfigError, match=r"path 'triage_adapter' caches; models.yaml must price that: cache: \{usd_per_hit"
+    ):
         load_config(caching.config.write())

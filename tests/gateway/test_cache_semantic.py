@@ -9,9 +9,9 @@ import pytest
 from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of, unit
 from doubles.valkey import Valkey
 from pointsman_embedding import MiniLM
-from pointsman_gateway.cache.likeness import told_apart_by
-from pointsman_gateway.cache.neighbours import MOST, MOST_PARTITIONS, Neighbours, read_question, write_vector
-from pointsman_gateway.cache.neighbours import Question as Known
+from pointsman_gateway.cache.keys import distinguishing_words
+from pointsman_gateway.cache.store import MAX_PARTITIONS, MAX_QUESTIONS, SimilarQuestions, encode_vector, parse_question
+from pointsman_gateway.cache.store import Question as Known
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Message, Path, Sampling, Vector
 
@@ -185,30 +185,30 @@ def known(number: int, vector: Vector) -> Known:
 
 
 def test_the_same_news_twice_is_heard_once_and_only_the_newest_are_remembered() -> None:
-    neighbours = Neighbours()
-    news = [known(number, unit(1, number)) for number in range(1, MOST + 50)]
+    neighbours = SimilarQuestions()
+    news = [known(number, unit(1, number)) for number in range(1, MAX_QUESTIONS + 50)]
     for _ in range(2):
-        neighbours.hear("p", news)
+        neighbours.update("p", news)
     assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest are gone
-    assert neighbours.nearest("p", unit(1, MOST + 49), 0.9999) != ""
-    assert neighbours.last_place("p") == f"{MOST + 49}-0"
+    assert neighbours.nearest("p", unit(1, MAX_QUESTIONS + 49), 0.9999) != ""
+    assert neighbours.last_id("p") == f"{MAX_QUESTIONS + 49}-0"
 
 
 def test_only_so_many_partitions_are_remembered() -> None:
-    neighbours = Neighbours()
-    for number in range(MOST_PARTITIONS + 1):
-        neighbours.hear(f"p{number}", [known(1, unit(1))])
-    assert neighbours.last_place("p0") == ""
-    assert neighbours.last_place("p1") == "1-0"
+    neighbours = SimilarQuestions()
+    for number in range(MAX_PARTITIONS + 1):
+        neighbours.update(f"p{number}", [known(1, unit(1))])
+    assert neighbours.last_id("p0") == ""
+    assert neighbours.last_id("p1") == "1-0"
 
 
 def test_a_vector_comes_back_as_it_was_written() -> None:
     vector = unit(0.3, -0.2, 0.1)
-    read = read_question("1-0", {"vector": write_vector(vector), "answer": "a"})
+    read = parse_question("1-0", {"vector": encode_vector(vector), "answer": "a"})
     assert read is not None
     assert np.array_equal(read.vector, vector)
     for broken in {"vector": "!!!", "answer": "a"}, {"vector": "AAA=", "answer": "a"}, {"answer": "a"}:
-        assert read_question("1-0", broken) is None
+        assert parse_question("1-0", broken) is None
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_vector_comes_back_as_it_was_written() -> None:
     ],
 )
 def test_figures_and_negations_tell_questions_apart(text: str, words: list[str]) -> None:
-    assert told_apart_by(text) == words
+    assert distinguishing_words(text) == words
 
 
 def test_the_encoder_alone_would_have_mistaken_these_for_each_other(minilm: MiniLM) -> None:
@@ -234,4 +234,4 @@ def test_the_encoder_alone_would_have_mistaken_these_for_each_other(minilm: Mini
     for one, other in pairs:
         vectors = minilm.embed([one, other])
         assert vectors[0] @ vectors[1] > 0.8
-        assert told_apart_by(one) != told_apart_by(other)
+        assert distinguishing_words(one) != distinguishing_words(other)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from pointsman_gateway.cache.asked import Asking
-from pointsman_gateway.cache.keeper import Keeper, Storable
-from pointsman_gateway.cache.metrics import CacheMetrics
-from pointsman_gateway.cache.stage import Cache, Caching
-from pointsman_gateway.cache.store import MOST_BYTES, CacheStore
+from pointsman_gateway.cache.keys import CacheKeyBuilder
+from pointsman_gateway.cache.stage import CacheResources, CachingBackend
+from pointsman_gateway.cache.store import MAX_TENANT_BYTES, CacheStore
+from pointsman_gateway.cache.writer import AnswerWriter, CacheMetrics, IsStorable
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import (
     Caller,
@@ -143,15 +142,15 @@ class Gave:
 class CacheDesk:
     """What one gateway caches with, without the gateway."""
 
-    def __init__(self, engine: Engine, cache: Cache, registry: CollectorRegistry) -> None:
+    def __init__(self, engine: Engine, cache: CacheResources, registry: CollectorRegistry) -> None:
         self.engine = engine
         self.cache = cache
         self.versions: dict[str, str] = {}
         self._registry = registry
 
-    def caching(self, config: CacheConfig, path: Path = PATH, embed: Any = None) -> Caching:
-        asking = {path.name: Asking(path, config, self.cache.embedding)}
-        return Caching(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
+    def caching(self, config: CacheConfig, path: Path = PATH, embed: Any = None) -> CachingBackend:
+        asking = {path.name: CacheKeyBuilder(path, config, self.cache.embedding)}
+        return CachingBackend(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
 
     async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
         """To the end of the answer, and until it is kept, if it is."""
@@ -160,7 +159,7 @@ class CacheDesk:
         steps = [chunks async for chunks in chunks_of(opened.source)]
         if accept:
             opened.accepted()
-            await until(lambda: not self.cache.keeper.under_way)
+            await until(lambda: not self.cache.writer.in_progress)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)
         return Gave(text, steps, opened.cached, opened.model)
 
@@ -183,15 +182,15 @@ class CacheDesk:
 
 @asynccontextmanager
 async def cache_desk_at(
-    url: str, *, most_bytes: int = MOST_BYTES, deadline: float = 2.0, storable: Storable = lambda text: True
+    url: str, *, most_bytes: int = MAX_TENANT_BYTES, deadline: float = 2.0, storable: IsStorable = lambda text: True
 ) -> AsyncIterator[CacheDesk]:
     """`deadline` is long where a test is not about it: the machine may be busy."""
     registry = CollectorRegistry()
     metrics = CacheMetrics(registry)
-    async with open_redis(url, metrics.redis_is, deadline) as redis:
+    async with open_redis(url, metrics.set_redis_up, deadline) as redis:
         store = CacheStore(redis, most_bytes)
-        async with Keeper(store, metrics, storable) as keeper:
-            yield CacheDesk(Engine(), Cache(store, keeper, metrics, "encoder-1"), registry)
+        async with AnswerWriter(store, metrics, storable) as keeper:
+            yield CacheDesk(Engine(), CacheResources(store, keeper, metrics, "encoder-1"), registry)
 
 
 def another(question: Question, **fields: Any) -> Question:

@@ -1,1 +1,1 @@
-"""Has it been answered before? A wrapper around the stage that answers, which gives earlier answers again."""
+"""The answer cache: a backend around the engines that reuses earlier answers."""

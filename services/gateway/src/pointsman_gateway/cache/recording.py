@@ -1,4 +1,4 @@
-"""An answer as it is kept, and given again."""
+"""Records an answer while it streams, and replays a stored one."""
 
 import asyncio
 import json
@@ -9,29 +9,31 @@ from typing import Any
 from pointsman_gateway.domain import Chunk, Chunks, Usage
 from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 
-LONGEST = 256 * 1024
-"""Characters of an answer as it is kept; longer ones are not."""
+MAX_STORED_CHARACTERS = 256 * 1024
+"""Length of an answer's JSON; a longer answer is not stored."""
 
 CLEAN_ENDS = frozenset({"stop", "tool_calls", "function_call"})
 
-STEPS_AT_ONCE = 32
-"""Of a replayed answer; then whoever else is waiting has a turn."""
+STEPS_PER_TURN = 32
+"""Steps of a replay per turn of the event loop, so that other tasks are not delayed."""
 
 
-Place = tuple[Any, ...]
-"""Within an answer: the choice, then names and numbers."""
+JsonPath = tuple[Any, ...]
+"""A location in an answer: the choice's index, then names and numbers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class StoredAnswer:
+    """An answer that was read from the cache."""
+
     model: str
     steps: tuple[Chunks, ...]
 
 
 class Replay:
-    """Implements `AnswerSource`: gives a recorded answer again."""
+    """Implements `AnswerSource` by replaying a stored answer."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: StoredAnswer) -> None:
         self._steps = recorded.steps
         self._next = 0
         self._sink: ChunkSink | None = None
@@ -53,7 +55,7 @@ class Replay:
         self._sink = None
 
     def _push(self) -> None:
-        for _ in range(STEPS_AT_ONCE):
+        for _ in range(STEPS_PER_TURN):
             sink = self._sink
             if sink is None or self._is_paused:
                 return
@@ -72,18 +74,21 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """An answer that may be kept."""
+class CacheableAnswer:
+    """A complete answer that may be stored."""
 
-    written: str
-    """As `read` reads it."""
+    json: str
+    """The format that `parse_answer` reads."""
     text: str
-    """All that it says, put together: what stands in one word here may have come in many pieces. What comes by turns
-    (two choices, the arguments of two calls, thoughts and log-probabilities) stands one below the other."""
+    """All texts of the answer, each joined from its pieces, on separate lines: choices, arguments of tool calls,
+    reasoning and log-probabilities. Redaction looks at it, and a word may be split over several pieces."""
 
 
 class Recording:
-    """Writes an answer down while it arrives. Implements `AnswerSource` around another, and that one's `ChunkSink`."""
+    """Records an answer while it passes through.
+
+    Implements `AnswerSource`, and the `ChunkSink` of the wrapped source.
+    """
 
     def __init__(self, model: str, source: AnswerSource) -> None:
         self._model = model
@@ -91,8 +96,8 @@ class Recording:
         self._sink: ChunkSink | None = None
         self._steps: list[str] = []
         self._size = 0
-        self._texts: dict[Place, list[str]] = {}
-        """By choice and place: its content, arguments of each tool call, reasoning and whatever else there is."""
+        self._texts: dict[JsonPath, list[str]] = {}
+        """The pieces of each text: content, arguments of each tool call, reasoning and others."""
         self._ends: dict[int, str] = {}
         self._ended = False
 
@@ -123,64 +128,64 @@ class Recording:
 
     @property
     def too_long(self) -> bool:
-        return self._size > LONGEST
+        return self._size > MAX_STORED_CHARACTERS
 
     @property
-    def whole(self) -> Whole | None:
-        """None where the answer was cut, is too long, says nothing, or came to no clean end."""
+    def complete(self) -> CacheableAnswer | None:
+        """Return the complete answer; None if it was cut off, is too long or empty, or ended abnormally."""
         ends = self._ends.values()
         pieces = self._texts.values()
         if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
             return None
-        written = f'{{"model":{json.dumps(self._model)},"steps":[{",".join(self._steps)}]}}'
-        return Whole(written, "\n".join(map("".join, pieces)))
+        encoded = f'{{"model":{json.dumps(self._model)},"steps":[{",".join(self._steps)}]}}'
+        return CacheableAnswer(encoded, "\n".join(map("".join, pieces)))
 
     def _add(self, chunks: Chunks) -> None:
         if self.too_long:
             return
         for chunk in chunks:
             self._take(chunk)
-        self._steps.append(json.dumps([_written(chunk) for chunk in chunks], separators=(",", ":")))
+        self._steps.append(json.dumps([_encode(chunk) for chunk in chunks], separators=(",", ":")))
         self._size += len(self._steps[-1])
         if self.too_long:
             self._steps, self._texts = [], {}
 
     def _take(self, chunk: Chunk) -> None:
-        for place, text in _strings({"content": chunk.content, **chunk.extra}, (chunk.index,)):
-            self._texts.setdefault(place, []).append(text)
+        for path, text in _strings({"content": chunk.content, **chunk.extra}, (chunk.index,)):
+            self._texts.setdefault(path, []).append(text)
         if chunk.usage is None or chunk.content or chunk.extra or chunk.finish_reason:
             self._ends[chunk.index] = chunk.finish_reason or self._ends.get(chunk.index, "")
 
 
-def _strings(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
     if isinstance(value, str):
         if value:
-            yield place, value
+            yield path, value
     elif isinstance(value, dict):
         for name, part in value.items():
-            yield from _strings(part, (*place, name))
+            yield from _strings(part, (*path, name))
     elif isinstance(value, list):
         for number, part in enumerate(value):
-            own = part.get("index") if isinstance(part, dict) else None  # a call's, which comes in pieces
-            yield from _strings(part, (*place, own if isinstance(own, int) else number))
+            own = part.get("index") if isinstance(part, dict) else None  # that of a tool call, which arrives in pieces
+            yield from _strings(part, (*path, own if isinstance(own, int) else number))
 
 
-def read(whole: str) -> Recorded | None:
-    """What a recording has written; None where it is something else."""
+def parse_answer(text: str) -> StoredAnswer | None:
+    """Parse a stored answer; None if it has another format."""
     try:
-        kept = json.loads(whole)
-        return Recorded(str(kept["model"]), tuple(tuple(map(_chunk, step)) for step in kept["steps"]))
+        stored = json.loads(text)
+        return StoredAnswer(str(stored["model"]), tuple(tuple(map(_decode, step)) for step in stored["steps"]))
     except (ValueError, LookupError, TypeError):
         return None
 
 
-def _written(chunk: Chunk) -> list[Any]:
-    """Without the engine's own bytes: they say when, and to whom, it was answered first."""
+def _encode(chunk: Chunk) -> list[Any]:
+    """Encode a chunk without the engine's raw bytes, which contain the time and id of the first request."""
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
     return [chunk.index, chunk.content, chunk.finish_reason, dict(chunk.extra) or None, counted]
 
 
-def _chunk(written: Any) -> Chunk:
-    index, content, finish_reason, extra, counted = written
+def _decode(encoded: Any) -> Chunk:
+    index, content, finish_reason, extra, counted = encoded
     return Chunk(index, content, finish_reason, extra or {}, None if counted is None else Usage(*counted))

@@ -1,4 +1,4 @@
-"""The wrapper: an answer that was given before to the same is given again, else an engine makes one, and it is kept."""
+"""The caching backend: reuses a stored answer, or lets an engine answer and stores the result."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -7,12 +7,10 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.cache.asked import Asked, Asking
-from pointsman_gateway.cache.keeper import Keeper
-from pointsman_gateway.cache.metrics import CacheMetrics
-from pointsman_gateway.cache.neighbours import Neighbours
-from pointsman_gateway.cache.recording import Recorded, Recording, Replay, read
-from pointsman_gateway.cache.store import CacheStore
+from pointsman_gateway.cache.keys import CacheKeyBuilder, CacheKeys
+from pointsman_gateway.cache.recording import Recording, Replay, StoredAnswer, parse_answer
+from pointsman_gateway.cache.store import CacheStore, SimilarQuestions
+from pointsman_gateway.cache.writer import AnswerWriter, CacheMetrics
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
 from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
 
@@ -20,88 +18,88 @@ log = logging.getLogger(__name__)
 
 
 class Embed(Protocol):
-    """Embeds a question whose task was decided without its vector."""
+    """Embeds a question that the classifier has not embedded."""
 
     async def embed(self, text: str) -> Vector: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
-    """What stays while generations come and go."""
+class CacheResources:
+    """What all revisions of the configuration share."""
 
     store: CacheStore
-    keeper: Keeper
+    writer: AnswerWriter
     metrics: CacheMetrics
     embedding: str
-    """The name of the model that makes the vectors."""
-    neighbours: Neighbours = field(default_factory=Neighbours)
+    """The fingerprint of the model that computes the vectors."""
+    similar: SimilarQuestions = field(default_factory=SimilarQuestions)
 
 
-class Caching:
-    """Implements `Backend` around another. Where Redis is away or slow it is as if there were no cache."""
+class CachingBackend:
+    """Implements `Backend` around another one. If Redis is unavailable or slow, requests go on without the cache."""
 
     def __init__(
         self,
         inner: Backend,
-        cache: Cache,
-        asking: Mapping[str, Asking],
+        cache: CacheResources,
+        keys: Mapping[str, CacheKeyBuilder],
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """`asking` by path: those that cache. `version_of` names the adapter's version that would answer now.
+        """`keys`: the key builders of paths that cache. `version_of` returns the adapter version that would answer now.
 
-        Without `embed` a question is only compared where its decision has a vector.
+        Without `embed`, questions are compared by similarity only if the classifier has embedded them.
         """
         self._inner = inner
         self._cache = cache
-        self._asking = asking
+        self._keys = keys
         self._version_of = version_of
         self._embed = embed
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
         """Raises what the inner one raises."""
         path = decision.path
-        asking = self._asking.get(path.name)
-        if asking is None:
+        builder = self._keys.get(path.name)
+        if builder is None:
             return await self._inner.open(request, decision, prompt)
-        asked = asking.asked(request, prompt, self._version_of(path) if path.adapter else path.model)
-        if asked is None:
+        keys = builder.keys_for(request, prompt, self._version_of(path) if path.adapter else path.model)
+        if keys is None:
             self._count(path.name, "unfit")
             return await self._inner.open(request, decision, prompt)
         vector = decision.vector if decision.vector is not None else prompt.vector
-        search = _Search(self._cache, asked, asking.config.similarity_threshold or 1.0, vector, self._embed)
-        found = None if asked.renews else await self._found(search)
-        if asked.renews:
+        lookup = _Lookup(self._cache, keys, builder.config.similarity_threshold or 1.0, vector, self._embed)
+        found = None if keys.is_renewal else await self._find(lookup)
+        if keys.is_renewal:
             self._count(path.name, "renewed")
         if found is not None:
-            return OpenAnswer(found.model, Replay(found), search.outcome, embeddings=search.embeddings)
+            return OpenAnswer(found.model, Replay(found), lookup.outcome, embeddings=lookup.embeddings)
         opened = await self._inner.open(
             replace(request, as_a_whole=False), decision, prompt
         )  # it may be replayed as a stream
-        if search.embeddings:
-            opened = replace(opened, embeddings=search.embeddings)
-        return self._kept(opened, asking, search)
+        if lookup.embeddings:
+            opened = replace(opened, embeddings=lookup.embeddings)
+        return self._record(opened, builder, lookup)
 
-    async def _found(self, search: "_Search") -> Recorded | None:
+    async def _find(self, lookup: "_Lookup") -> StoredAnswer | None:
         try:
-            found = await search.run()
+            found = await lookup.run()
         except Unavailable:
-            search.outcome, found = "away", None
-        self._count(search.asked.path, search.outcome)
+            lookup.outcome, found = "away", None
+        self._count(lookup.keys.path, lookup.outcome)
         return found
 
-    def _kept(self, opened: OpenAnswer, asking: Asking, search: "_Search") -> OpenAnswer:
-        asked = search.asked
-        if opened.model != asked.model:  # its alias moved while we looked
+    def _record(self, opened: OpenAnswer, builder: CacheKeyBuilder, lookup: "_Lookup") -> OpenAnswer:
+        keys = lookup.keys
+        if opened.model != keys.model:  # the alias was moved during the lookup
             return opened
         recording = Recording(opened.model, opened.source)
 
         def accepted() -> None:
-            whole = recording.whole
-            if whole is None:
-                self._cache.metrics.answers.labels(asked.path, "unfit").inc()
+            answer = recording.complete
+            if answer is None:
+                self._cache.metrics.answers.labels(keys.path, "unfit").inc()
             else:
-                self._cache.keeper.keep(asked, whole, asking.config.ttl_seconds, search.vector)
+                self._cache.writer.write(keys, answer, builder.config.ttl_seconds, lookup.vector)
 
         return replace(opened, source=recording, accepted=accepted)
 
@@ -109,49 +107,49 @@ class Caching:
         self._cache.metrics.lookups.labels(path, outcome).inc()
 
 
-class _Search:
-    """Looks for one answer."""
+class _Lookup:
+    """The lookup of one answer: by its exact key, then by similarity."""
 
     def __init__(
-        self, cache: Cache, asked: Asked, threshold: float, vector: Vector | None, embed: Embed | None
+        self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None
     ) -> None:
-        self.asked = asked
+        self.keys = keys
         self.outcome = "miss"
-        self.vector = vector if asked.near else None
-        """Of the question, once it is needed and can be had."""
+        self.vector = vector if keys.partition else None
+        """The question's vector, once it is needed and known."""
         self.embeddings = 0
-        """Made for this."""
+        """Texts that the lookup has embedded."""
         self._cache = cache
         self._threshold = threshold
         self._embed = embed
 
-    async def run(self) -> Recorded | None:
-        """Raises Unavailable where Redis is away."""
-        asked, neighbours = self.asked, self._cache.neighbours
-        found = await self._cache.store.look(asked, neighbours.last_place(asked.near))
-        answer = read(found.whole) if found.whole is not None else None
+    async def run(self) -> StoredAnswer | None:
+        """Raises Unavailable if Redis does not answer in time."""
+        keys, similar = self.keys, self._cache.similar
+        found = await self._cache.store.look_up(keys, similar.last_id(keys.partition))
+        answer = parse_answer(found.answer) if found.answer is not None else None
         if answer is not None:
             self.outcome = "exact"
             return answer
-        if not asked.near:
+        if not keys.partition:
             return None
-        neighbours.hear(asked.near, found.news)
-        return await self._alike()
+        similar.update(keys.partition, found.questions)
+        return await self._find_similar()
 
-    async def _alike(self) -> Recorded | None:
+    async def _find_similar(self) -> StoredAnswer | None:
         if self.vector is None and self._embed is not None:
-            self.vector = await self._embed.embed(self.asked.question)
+            self.vector = await self._embed.embed(self.keys.question)
             self.embeddings = 1
         if self.vector is None:
             return None
-        near, neighbours = self.asked.near, self._cache.neighbours
-        digest = neighbours.nearest(near, self.vector, self._threshold)
-        if not digest:
+        partition, similar = self.keys.partition, self._cache.similar
+        key = similar.nearest(partition, self.vector, self._threshold)
+        if not key:
             return None
-        whole = await self._cache.store.read(self.asked.tenant, digest)
-        answer = read(whole) if whole is not None else None
+        text = await self._cache.store.read(self.keys.tenant, key)
+        answer = parse_answer(text) if text is not None else None
         if answer is None:
-            neighbours.forget(near, digest)
+            similar.remove(partition, key)
             return None
         self.outcome = "semantic"
         return answer

@@ -1,71 +1,223 @@
-"""The answers in Redis: those of one tenant are together, and bounded together."""
+"""Cached answers in Redis, and in-memory copies of the questions that are compared by similarity."""
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
+import base64
+import binascii
+from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
-from pointsman_gateway.cache.asked import Asked
-from pointsman_gateway.cache.neighbours import MOST, Question, read_question, write_vector
-from pointsman_gateway.cache.script import KEEP
+from pointsman_gateway.cache.keys import CacheKeys
 from pointsman_gateway.domain import Vector
 
-MOST_BYTES = 64 * 1024 * 1024
-"""Of the answers of one tenant; beyond it those go first that would soon go by themselves."""
+STORE_SCRIPT = """
+-- Stores an answer and, with a vector, adds its question to the partition's stream. It is idempotent. `index` has the
+-- answers by expiry time, `sizes` has "bytes stream_id partition" of each and their sum ("total"). Expired answers are
+-- removed from both. Above the size limit, the answers that would expire next are deleted with their questions.
+local answer, index, sizes, near = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local name, text, ttl, max_bytes, max_questions = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local partition, vector, prefix = ARGV[6], ARGV[7], ARGV[8]
+local now = tonumber(redis.call('TIME')[1])
+
+local function remove(old)
+  local about = redis.call('HGET', sizes, old)
+  redis.call('ZREM', index, old)
+  if not about then return end
+  redis.call('HDEL', sizes, old)
+  local bytes, stream_id, partition_of = string.match(about, '^(%d+) (%S*) (%S*)$')
+  redis.call('HINCRBY', sizes, 'total', -tonumber(bytes))
+  if partition_of ~= '' then redis.call('XDEL', prefix .. 'near:' .. partition_of, stream_id) end
+end
+
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. now, 'LIMIT', 0, 64)) do remove(old) end
+remove(name)
+local stream_id = ''
+if partition ~= '' then
+  stream_id = redis.call('XADD', near, 'MAXLEN', max_questions, '*', 'answer', name, 'vector', vector)
+  redis.call('EXPIRE', near, ttl)
+end
+local bytes = #text + #vector + 512
+redis.call('SET', answer, text, 'EX', ttl)
+redis.call('ZADD', index, now + ttl, name)
+redis.call('HSET', sizes, name, bytes .. ' ' .. stream_id .. ' ' .. partition)
+local total = redis.call('HINCRBY', sizes, 'total', bytes)
+for _ = 1, 1024 do
+  if total <= max_bytes then break end
+  local first = redis.call('ZRANGE', index, 0, 0)[1]
+  if not first then break end
+  remove(first)
+  redis.call('UNLINK', prefix .. 'answer:' .. first)
+  total = tonumber(redis.call('HGET', sizes, 'total'))
+end
+for _, key in ipairs({index, sizes}) do redis.call('EXPIRE', key, 31 * 86400) end
+return total
+"""
+
+
+MAX_QUESTIONS = 256
+"""The newest questions of a partition that are compared."""
+
+MAX_PARTITIONS = 64
+"""Partitions with a copy in this gateway: at most 25 MB with vectors of 384 dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    whole: str | None
-    news: tuple[Question, ...] = ()
-    """Of the questions that are alike."""
+class Question:
+    stream_id: str
+    """Its id in the partition's Redis stream."""
+    answer: str
+    """The key of its answer."""
+    vector: Vector
+
+
+@dataclass(slots=True)
+class _Partition:
+    questions: list[Question] = field(default_factory=list)
+    matrix: Vector = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    last: str = ""
+
+
+class SimilarQuestions:
+    """In-memory copies of the most recently used partitions. Each lookup adds what is new in Redis."""
+
+    def __init__(self) -> None:
+        self._partitions: OrderedDict[str, _Partition] = OrderedDict()
+
+    def last_id(self, partition: str) -> str:
+        """Return the stream id of the newest known question; empty if none is known."""
+        known = self._partitions.get(partition)
+        return known.last if known else ""
+
+    def update(self, partition: str, questions: Sequence[Question]) -> None:
+        """Add new questions.
+
+        Questions that are already known are ignored, since two requests may read the same ones.
+        """
+        known = self._partitions.setdefault(partition, _Partition())
+        self._partitions.move_to_end(partition)
+        if len(self._partitions) > MAX_PARTITIONS:
+            self._partitions.popitem(last=False)
+        after = [question for question in questions if _order(question.stream_id) > _order(known.last)]
+        if after:
+            known.last = after[-1].stream_id
+            # A vector of another length comes from another embedding model.
+            known.questions = [
+                question
+                for question in [*known.questions, *after][-MAX_QUESTIONS:]
+                if len(question.vector) == len(after[-1].vector)
+            ]
+            known.matrix = np.stack([question.vector for question in known.questions])
+
+    def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
+        """Return the key of the answer to the most similar question; empty if none reaches the threshold."""
+        known = self._partitions.get(partition)
+        if known is None or not known.questions or known.matrix.shape[1] != len(vector):
+            return ""
+        cosines = known.matrix @ vector
+        best = int(np.argmax(cosines))
+        return known.questions[best].answer if cosines[best] >= threshold else ""
+
+    def remove(self, partition: str, answer: str) -> None:
+        """Remove the questions of an answer that is no longer stored."""
+        known = self._partitions.get(partition)
+        if known:
+            known.questions = [question for question in known.questions if question.answer != answer]
+            rows = [question.vector for question in known.questions]
+            known.matrix = np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
+def encode_vector(vector: Vector) -> str:
+    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+
+
+def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
+    """Return None if the fields are not those of a question."""
+    try:
+        vector = np.frombuffer(base64.b64decode(fields["vector"], validate=True), "<f4")
+        return Question(stream_id, fields["answer"], vector)
+    except (KeyError, ValueError, binascii.Error):
+        return None
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    """Return a sort key of a stream id ("1526919030474-55")."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds or 0), int(number or 0)
+
+
+MAX_TENANT_BYTES = 64 * 1024 * 1024
+"""Limit for the answers of one tenant. The ones that would expire next are deleted first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupResult:
+    answer: str | None
+    """The answer with the exact key."""
+    questions: tuple[Question, ...] = ()
+    """New questions of the partition."""
 
 
 class CacheStore:
-    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
+    """The answers in Redis, with one index and one size limit per tenant.
 
-    def __init__(self, redis: BoundedRedis, most_bytes: int = MOST_BYTES) -> None:
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
+    """
+
+    def __init__(self, redis: BoundedRedis, max_tenant_bytes: int = MAX_TENANT_BYTES) -> None:
         self._redis = redis
-        self._most_bytes = most_bytes
-        self._keep = redis.client.register_script(KEEP)
+        self._max_tenant_bytes = max_tenant_bytes
+        self._write = redis.client.register_script(STORE_SCRIPT)
 
-    async def look(self, asked: Asked, after: str) -> Found:
-        """The very answer, and what is new after `after` among the questions that are alike: one round trip."""
-        if not asked.near:
-            return Found(await self.read(asked.tenant, asked.exact))
+    async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
+        """Return the exact answer, and the partition's questions after the stream id `after`, in one round trip."""
+        if not keys.partition:
+            return LookupResult(await self.read(keys.tenant, keys.exact))
 
         def both() -> Awaitable[Any]:
             pipeline = self._redis.client.pipeline(transaction=False)
-            pipeline.get(_answer(asked.tenant, asked.exact))
-            pipeline.xrange(_near(asked.tenant, asked.near), min=f"({after}" if after else "-", count=MOST)
+            pipeline.get(_answer(keys.tenant, keys.exact))
+            pipeline.xrange(
+                _questions(keys.tenant, keys.partition), min=f"({after}" if after else "-", count=MAX_QUESTIONS
+            )
             running: Awaitable[Any] = pipeline.execute()
             return running
 
-        whole, news = await self._redis.call(both)
-        read = (read_question(place, fields) for place, fields in news)
-        return Found(whole, tuple(question for question in read if question is not None))
+        answer, news = await self._redis.call(both)
+        read = (parse_question(stream_id, fields) for stream_id, fields in news)
+        return LookupResult(answer, tuple(question for question in read if question is not None))
 
     async def read(self, tenant: str, digest: str) -> str | None:
         found: str | None = await self._redis.call(lambda: self._redis.client.get(_answer(tenant, digest)))
         return found
 
-    async def keep(self, asked: Asked, whole: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """For so long; with a vector also as an answer to questions that are alike."""
-        near = asked.near if vector is not None else ""
+    async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
+        """Store an answer for `ttl_seconds`; with a vector, similar questions may use it too."""
+        partition = keys.partition if vector is not None else ""
         names = [
-            _answer(asked.tenant, asked.exact),
-            _prefix(asked.tenant) + "index",
-            _prefix(asked.tenant) + "sizes",
-            _near(asked.tenant, near),
+            _answer(keys.tenant, keys.exact),
+            _prefix(keys.tenant) + "index",
+            _prefix(keys.tenant) + "sizes",
+            _questions(keys.tenant, partition),
         ]
-        written = write_vector(vector) if vector is not None else ""
-        arguments = [asked.exact, whole, ttl_seconds, self._most_bytes, MOST, near, written, _prefix(asked.tenant)]
-        await self._redis.call(lambda: self._keep(keys=names, args=arguments))
+        encoded = encode_vector(vector) if vector is not None else ""
+        arguments = [
+            keys.exact,
+            answer,
+            ttl_seconds,
+            self._max_tenant_bytes,
+            MAX_QUESTIONS,
+            partition,
+            encoded,
+            _prefix(keys.tenant),
+        ]
+        await self._redis.call(lambda: self._write(keys=names, args=arguments))
 
 
 def _prefix(tenant: str) -> str:
-    """The braces keep what is a tenant's in one slot of a cluster, and tenants apart."""
+    """Return the prefix of a tenant's keys. Its braces put them into one slot of a Redis Cluster."""
     return f"{{pointsman:cache:{tenant}}}:"
 
 
@@ -73,5 +225,5 @@ def _answer(tenant: str, digest: str) -> str:
     return f"{_prefix(tenant)}answer:{digest}"
 
 
-def _near(tenant: str, partition: str) -> str:
+def _questions(tenant: str, partition: str) -> str:
     return f"{_prefix(tenant)}near:{partition}"

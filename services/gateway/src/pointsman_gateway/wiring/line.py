@@ -14,7 +14,7 @@ from pointsman_gateway.backends.loading import AdapterLoading
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.backends.stage import EngineBackend
-from pointsman_gateway.cache.stage import Cache
+from pointsman_gateway.cache.stage import CacheResources
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
@@ -46,7 +46,7 @@ class Surroundings:
     counting: MetricsAggregator
     evidence: Evidence = field(default_factory=NoEvidence)
     engine_metrics: EngineMetrics | None = None
-    cache: Cache | None = None
+    cache: CacheResources | None = None
     trials: CanaryOutcomes = field(default_factory=CanaryOutcomes)
     freshness: Freshness = ALWAYS_FRESH
     habits: PathStatistics = field(default_factory=PathStatistics)

@@ -1,0 +1,141 @@
+"""Cache keys: digests of everything that an answer depends on. Requests with equal keys may share an answer."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.domain import Path, Prompt, Request, Sampling
+
+MAX_QUESTION_CHARACTERS = 1_000
+"""A longer question is not compared by similarity, since the encoder reads only a part of it."""
+
+PUNCTUATION = "\"'`“”‘’.,:;!?()[]{}<>*_-–—"
+"""Stripped from both ends of a word."""
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve hundred thousand first second third half"
+NEGATIONS = "not no never none nobody nothing neither nor without except unless only cannot before after"
+DISTINGUISHING = frozenset(f"{NUMBERS} {NEGATIONS}".split())
+"""English words that change the answer but hardly change the question's vector."""
+
+TOOL_ROLES = frozenset({"tool", "function"})
+TOOL_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
+
+
+def may_match_similar(request: Request, sampling: Sampling) -> bool:
+    """Whether the request may get the answer to a similar question.
+
+    It may not if it can call tools, because it would get a call with the other question's arguments, nor if it asks for
+    several choices, which are meant to differ.
+    """
+    extra = sampling.extra
+    return (
+        request.messages[-1].role == "user"
+        and 0 < len(request.query) <= MAX_QUESTION_CHARACTERS
+        and not (extra.get("tools") or extra.get("functions"))
+        and not any(m.role in TOOL_ROLES or not TOOL_CALL_FIELDS.isdisjoint(m.extra) for m in request.messages)
+        and (extra.get("n") or 1) == 1
+    )
+
+
+def distinguishing_words(question: str) -> list[str]:
+    """Return the words with digits and the words that change an answer, in their order. They must be equal.
+
+    "Refund booking AB12" and "Refund booking CD34" have almost the same vector, and never the same answer.
+    """
+    words = (word.strip(PUNCTUATION).casefold() for word in question.replace("’", "'").split())
+    return [word for word in words if word in DISTINGUISHING or word.endswith("n't") or any(map(str.isnumeric, word))]
+
+
+LAYOUT_VERSION = 2
+"""Version of the keys and of the stored answers. After a change no earlier answer is found."""
+
+MAX_PROMPT_CHARACTERS = 64 * 1024
+"""A longer prompt is not cached: it is rarely repeated, and hashing it takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKeys:
+    """The keys of one request on a path that caches."""
+
+    path: str
+    model: str
+    """The base model or the adapter version that must have made the answer."""
+    tenant: str
+    """A digest of the tenant's name."""
+    exact: str
+    """A digest of everything that the answer depends on."""
+    partition: str
+    """A digest of everything that must be equal for similar questions to share an answer; empty if they must not."""
+    question: str
+    is_renewal: bool
+    """Whether an earlier answer must not be used, but the new one is stored."""
+
+
+class CacheKeyBuilder:
+    """Computes the keys of the requests on one path."""
+
+    def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
+        """`embedding` is the fingerprint of the model that computes the vectors."""
+        self.config = config
+        self._path = path
+        self._embedding = embedding
+
+    def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
+        """Return the request's keys; None if it must neither use a stored answer nor store its own."""
+        mode = request.cache
+        sampling = request.sampling.with_defaults(self._path.sampling)
+        if not model or mode == "off" or not self._is_cacheable(request, prompt, sampling):
+            return None
+        tenant, parameters = request.caller.tenant, [request.operation, *_sampling_key(sampling)]
+        common = [
+            LAYOUT_VERSION,
+            tenant,
+            self._user(request),
+            self._path.name,
+            self._path.fingerprint,
+            model,
+            prompt.collection_versions,
+        ]
+        messages = [(m.role, m.content, dict(m.extra)) for m in prompt.messages]
+        return CacheKeys(
+            path=self._path.name,
+            model=model,
+            tenant=_digest(tenant),
+            exact=_digest(["exact", *common, parameters, messages]),
+            partition=self._partition(request, prompt, sampling, [*common, parameters]),
+            question=request.query,
+            is_renewal=mode == "renew",
+        )
+
+    def _is_cacheable(self, request: Request, prompt: Prompt, sampling: Sampling) -> bool:
+        return (
+            (sampling.temperature == 0 or self.config.allow_nonzero_temperature)
+            and (bool(request.user) or not self.config.per_user)
+            # An answer without passages, made while the retriever was not available, must not be stored.
+            and {name for name, _ in prompt.collection_versions} == set(self._path.collections)
+            and sum(len(message.content) for message in prompt.messages) <= MAX_PROMPT_CHARACTERS
+        )
+
+    def _user(self, request: Request) -> str:
+        return request.user if self.config.per_user else ""
+
+    def _partition(self, request: Request, prompt: Prompt, sampling: Sampling, common: list[Any]) -> str:
+        if self.config.similarity_threshold is None or not may_match_similar(request, sampling):
+            return ""
+        *earlier, last = request.messages
+        before = [*((m.role, m.content, dict(m.extra)) for m in earlier), dict(last.extra)]
+        # A collection that was deleted and created again may repeat an earlier version number.
+        shown = [(p.document_id, p.start, p.text) for p in prompt.passages]
+        return _digest(["near", *common, before, shown, distinguishing_words(request.query), self._embedding])
+
+
+def _sampling_key(sampling: Sampling) -> list[Any]:
+    temperature = None if sampling.temperature is None else float(sampling.temperature)
+    return [sampling.max_tokens, temperature, sampling.top_p, sampling.seed, sampling.stop, dict(sampling.extra)]
+
+
+def _digest(value: Any) -> str:
+    written = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(written.encode(), digest_size=20).hexdigest()
