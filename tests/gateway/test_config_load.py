@@ -214,7 +214,10 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (_set("tasks", "chat", "metric", to={}), "a task has one metric, with a value; known: exact, json_fields, con"),
         (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
-        (_set("tasks", "chat", "metric", to={"exakt": True}), "unknown key 'tasks.chat.metric.exakt'; known here: exa"),
+        (
+            _set("tasks", "chat", "metric", to={"exakt": True}),
+            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, judge, entry_point, or module:a",
+        ),
         (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
         (
             _set("tasks", "chat", "metric", to={"entry_point": "nonsense"}),
@@ -271,6 +274,7 @@ def test_what_cannot_work_is_refused_in_words_that_help(
         {"judge": {"model": "tiny"}},
         {"judge": {"model": "path:handbook", "prompt": "persona.txt"}},
         {"entry_point": "own/metric.py:score"},
+        {"own.metrics:Brevity": {"max_words": 30}},
     ],
 )
 def test_a_task_may_say_how_its_answers_are_scored(config_folder: ConfigFolder, metric: dict[str, Any]) -> None:

@@ -86,6 +86,9 @@ def test_a_label_that_a_metric_cannot_use_is_refused_whatever_the_answer(
         ({"entry_point": "no_such_module:score"}, "ModuleNotFoundError"),
         ({"entry_point": "no_such_file.py:score"}, "there is no file no_such_file.py"),
         ({"entry_point": "json:no_such_function"}, "no function 'no_such_function' in json"),
+        ({"no_such_module:Metric": True}, "no_such_module:Metric cannot be imported: ModuleNotFoundError"),
+        ({"json:JSONDecoder": "x"}, "does not accept 'x': TypeError"),
+        ({"builtins:str": "x"}, "has no method 'score'"),
     ],
 )
 def test_a_spec_that_makes_no_metric_is_refused(spec: dict[str, Any], says: str) -> None:

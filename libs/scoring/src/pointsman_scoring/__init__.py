@@ -1,6 +1,6 @@
 """Metrics of answers from 0 to 1, their confidence intervals, and significance tests."""
 
 from pointsman_scoring.metrics import Metric, MetricError
-from pointsman_scoring.registry import METRICS, metric_from, spec_from_text
+from pointsman_scoring.registry import METRICS, is_user_metric, metric_from, spec_from_text
 
-__all__ = ["METRICS", "Metric", "MetricError", "metric_from", "spec_from_text"]
+__all__ = ["METRICS", "Metric", "MetricError", "is_user_metric", "metric_from", "spec_from_text"]

@@ -1,9 +1,15 @@
-"""The registry of metrics: from a metric's name in a configuration or on a command line to the metric."""
+"""The registry of metrics: from a metric's name in a configuration or on a command line to the metric.
+
+Users add metrics as classes that are constructed with the option of the configuration and have a method
+`score(answer, expected)`. They are named as "module:attribute", or published in the entry point group
+`pointsman.metrics`.
+"""
 
 import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,13 +29,26 @@ class EntryPoint:
         self._function = _load_function(name)
 
     def score(self, answer: str, expected: Any) -> float:
+        return _checked_score(f"entry_point {self._name}", self._function, answer, expected)
+
+
+class UserMetric:
+    """A metric of a user's class, whose scores and exceptions are checked."""
+
+    def __init__(self, name: str, option: Any) -> None:
+        """Raises MetricError if the class cannot be loaded, or does not accept `option`."""
+        self._name = f"metric {name}"
         try:
-            score = float(self._function(answer, expected))
-        except Exception as error:
-            raise MetricError(f"entry_point {self._name} failed: {type(error).__name__}: {error}") from error
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            raise MetricError(f"entry_point {self._name} returned {score}; a score is from 0 to 1")
-        return score
+            self._metric = _load_class(name)(option)
+        except MetricError:
+            raise
+        except Exception as error:  # whatever a user's class raises
+            raise MetricError(f"{self._name} does not accept {option!r}: {type(error).__name__}: {error}") from error
+        if not callable(getattr(self._metric, "score", None)):
+            raise MetricError(f"{self._name} has no method 'score'")
+
+    def score(self, answer: str, expected: Any) -> float:
+        return _checked_score(self._name, self._metric.score, answer, expected)
 
 
 _WITHOUT_OPTION: Mapping[str, Callable[[], Metric]] = {
@@ -41,7 +60,14 @@ _WITHOUT_OPTION: Mapping[str, Callable[[], Metric]] = {
 _WITH_OPTION: Mapping[str, Callable[[str], Metric]] = {"regex": Regex, "entry_point": EntryPoint}
 
 METRICS = (*_WITHOUT_OPTION, *_WITH_OPTION)
-"""The names of all metrics."""
+"""The names of the built-in metrics."""
+
+ENTRY_POINT_GROUP = "pointsman.metrics"
+
+
+def is_user_metric(name: str) -> bool:
+    """Whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
+    return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 def metric_from(spec: Mapping[str, Any]) -> Metric:
@@ -60,6 +86,8 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
         if not isinstance(option, str) or not option:
             raise MetricError(f"metric {name} needs a text; it is {option!r}")
         return _WITH_OPTION[name](option)
+    if is_user_metric(name):
+        return UserMetric(name, option)
     raise MetricError(f"unknown metric '{name}'; known: {', '.join(METRICS)}")
 
 
@@ -67,6 +95,30 @@ def spec_from_text(text: str) -> dict[str, Any]:
     """The spec that a command line writes as `NAME` or `NAME=OPTION`."""
     name, equals, option = text.partition("=")
     return {name: option if equals else True}
+
+
+def _checked_score(name: str, score: Callable[[str, Any], Any], answer: str, expected: Any) -> float:
+    try:
+        value = float(score(answer, expected))
+    except Exception as error:  # whatever a user's code raises
+        raise MetricError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise MetricError(f"{name} returned {value}; a score is from 0 to 1")
+    return value
+
+
+def _load_class(name: str) -> Callable[[Any], Any]:
+    published = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    module_name, _, attribute = (name if ":" in name else published[name]).partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # a module may raise anything when it is imported
+        raise MetricError(f"metric {name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise MetricError(f"metric {name} is no class")
+    return found  # type: ignore[no-any-return]  # what it makes is checked
 
 
 def _load_function(name: str) -> Callable[[str, Any], Any]:

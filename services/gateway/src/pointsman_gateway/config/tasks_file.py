@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pointsman_scoring import is_user_metric
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pointsman_gateway.config.extension import PolicyConfig, ValidatorConfig
 from pointsman_gateway.config.learning import FlywheelConfig, LearningConfig, StaleConfig
@@ -31,8 +32,10 @@ class JudgeConfig(Strict):
     prompt: str = Field(default="", description="a file in prompts/ with the criteria; empty: the evaluation's own")
 
 
-class MetricConfig(Strict):
-    """Scores an answer from 0 to 1 against the expected one; exactly one of these."""
+class MetricConfig(BaseModel):
+    """Scores an answer from 0 to 1 against the expected one; exactly one of these, or a metric of the user's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     exact: Literal[True] | None = Field(
         default=None, description="equal as JSON, or as text apart from case and spaces"
@@ -50,8 +53,11 @@ class MetricConfig(Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "MetricConfig":
+        known = ", ".join(type(self).model_fields)
         if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
-            raise ValueError(f"a task has one metric, with a value; known: {', '.join(type(self).model_fields)}")
+            raise ValueError(f"a task has one metric, with a value; known: {known}")
+        if self.name not in type(self).model_fields and not is_user_metric(self.name):
+            raise ValueError(f"unknown metric '{self.name}'; known: {known}, or module:attribute")
         return self
 
     @property
