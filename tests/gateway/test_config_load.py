@@ -216,7 +216,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
         (
             _set("tasks", "chat", "metric", to={"exakt": True}),
-            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, judge, entry_point, or module:a",
+            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, judge, entry_point, or ",
         ),
         (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
         (
