@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
-from pointsman_gateway.doors.openai_requests import ChatBody
+from pointsman_gateway.http.openai_requests import ChatBody
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.process import freeze_gc
 
@@ -30,7 +30,7 @@ async def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     rounds = arguments.parse_args().rounds
     settings = Settings(config=HELPDESK / "config", embedding_model=ROOT / ".pointsman/models/minilm")
-    async with wiring.building(settings, load_config(settings.config)) as house:
+    async with bootstrap.building(settings, load_config(settings.config)) as house:
         freeze_gc()
         seconds = defaultdict(list)
         for number in range(rounds + 1):

@@ -27,13 +27,13 @@ from typing import Any
 
 import uvloop
 import yaml
-from pointsman_gateway import wiring
-from pointsman_gateway.backends.engines import Engines
-from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.backends.request import EngineRequest
-from pointsman_gateway.backends.stage import EngineBackend
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
+from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.metrics import EngineMetrics
+from pointsman_gateway.engines.request import EngineRequest
+from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
@@ -162,7 +162,7 @@ class Sides:
     """The metered line's."""
 
 
-def sides_of(house: wiring.House, engines: Engines) -> Sides:
+def sides_of(house: bootstrap.House, engines: Engines) -> Sides:
     pipeline, line, client = house.pipeline, house.generations.current.line, MemoryClient()
     now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
     metered = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics, accounts=house.money.accounts))
@@ -284,7 +284,7 @@ async def main(rounds: int) -> bool:
     """Whether the aim is met."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
-        async with wiring.building(settings, load_config(settings.config)) as house:
+        async with bootstrap.building(settings, load_config(settings.config)) as house:
             freeze_gc()
             sides = sides_of(house, house.engines)
             results = {pieces: await compare(sides, pieces, rounds) for pieces in PIECES}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_scoring import metric_from
 from pointsman_scoring.intervals import Interval
@@ -49,9 +49,9 @@ REPORTS = {
 def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
     config = load_config(folder / "config", {})
-    wiring.check(config)
+    bootstrap.check(config)
     for task in TASKS:
-        kinds = {wiring.to_path(path, config.paths.paths[path], config).kind for path in paths_of(task)}
+        kinds = {bootstrap.to_path(path, config.paths.paths[path], config).kind for path in paths_of(task)}
         assert kinds == {"prompt", "rag", "lora", "hybrid"}, task
 
 

@@ -10,7 +10,7 @@ import pytest
 from doubles.config_folder import ConfigFolder
 from doubles.valkey import running_valkey
 from pointsman_embedding.prepare import prepare
-from pointsman_gateway import wiring as gateway
+from pointsman_gateway import bootstrap as gateway
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from doubles.clocks import Clock
 from doubles.extensions import Situation
-from pointsman_gateway.backends.aliases import REMEMBERED, Aliases
-from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
+from pointsman_gateway.engines.aliases import REMEMBERED, Aliases
+from pointsman_gateway.engines.engines import Engine, Engines
 from pointsman_gateway.routing.adapter_resolution import resolve_adapter
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"

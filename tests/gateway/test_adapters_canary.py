@@ -12,10 +12,10 @@ from doubles.gateway import Gateway, Neighbours, open_http_client
 from doubles.lora_server import READY, ScriptedLoraServer
 from doubles.waiting import until
 from doubles.yard import NEW, OLD, PROD, alias
-from pointsman_gateway.backends.engines import Cell, Engine, Engines
-from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.engines.engines import Cell, Engine, Engines
+from pointsman_gateway.engines.metrics import EngineMetrics
+from pointsman_gateway.engines.reporting import Reporter
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable

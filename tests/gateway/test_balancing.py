@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 from doubles.clocks import Clock
-from pointsman_gateway.backends.balancing import Candidates, hash_prefix
-from pointsman_gateway.backends.engines import Cell, Engine, Engines
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
+from pointsman_gateway.engines.balancing import Candidates, hash_prefix
+from pointsman_gateway.engines.engines import Cell, Engine, Engines
 
 PLAIN = Path("plain", "tiny")
 VERSION = "triage@3f9a1c0b77de"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.__main__ import check
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.domain import Kind
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
 
 def load_and_check(folder: Path) -> Config:
     config = load_config(folder, {})
-    wiring.check(config)
+    bootstrap.check(config)
     return config
 
 
@@ -62,7 +62,7 @@ def test_a_paths_kind_follows_from_what_it_is_made_of(config_folder: ConfigFolde
     for name, like in [("adapter_few_shot", "triage_few_shot"), ("adapter_persona", "small_talk")]:
         config_folder.paths[name] = config_folder.paths[like] | {"adapter": "triage@prod"}
     config = load_and_check(config_folder.write())
-    assert wiring.to_path(path, config.paths.paths[path], config).kind is kind
+    assert bootstrap.to_path(path, config.paths.paths[path], config).kind is kind
 
 
 def _set(part: str, *keys: str | int, to: object) -> Callable[[ConfigFolder], None]:
@@ -367,9 +367,9 @@ def test_a_key_is_named_in_the_file_and_read_from_the_environment(
     engine = load_config(config_folder.write(), {}).models.engines["cloud"]
     monkeypatch.delenv("CLOUD_KEY", raising=False)
     with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
-        wiring.to_engine("cloud", engine)
+        bootstrap.to_engine("cloud", engine)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
-    assert wiring.to_engine("cloud", engine).api_key == "sk-1"
+    assert bootstrap.to_engine("cloud", engine).api_key == "sk-1"
 
 
 @pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from doubles.classifier import ScriptedClassifier, labels
+from pointsman_gateway.bootstrap.learning import Models, learn
 from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
-from pointsman_gateway.wiring.learning import Models, learn
 
 DEVELOPMENT = Path(__file__).with_name("development_conversations.jsonl")
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
 from doubles.waiting import until
-from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
-from pointsman_gateway.backends.lora_server import follow
-from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
+from pointsman_gateway.engines.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.engines.lora_server import follow
+from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 

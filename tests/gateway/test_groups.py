@@ -5,16 +5,16 @@ from pathlib import Path as FilePath
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway.backends.aliases import Aliases
-from pointsman_gateway.backends.balancing import Candidates
-from pointsman_gateway.backends.cells import Cell, Engine
-from pointsman_gateway.backends.engines import Engines, Plan
-from pointsman_gateway.backends.groups import Group
-from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
+from pointsman_gateway.engines.aliases import Aliases
+from pointsman_gateway.engines.balancing import Candidates
+from pointsman_gateway.engines.cells import Cell, Engine
+from pointsman_gateway.engines.engines import Engines, Plan
+from pointsman_gateway.engines.groups import Group
+from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 

@@ -11,9 +11,9 @@ from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usag
 from doubles.gateway import TRIAGE, Gateway
 from doubles.leases import held_back
 from doubles.waiting import until
-from pointsman_gateway.backends.call import EngineCall
-from pointsman_gateway.backends.openai_client import OpenAITransfer
 from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.engines.call import EngineCall
+from pointsman_gateway.engines.openai_client import OpenAITransfer
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 

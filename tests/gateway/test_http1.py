@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 from doubles.waiting import until
-from pointsman_gateway.backends.http1 import (
+from pointsman_gateway.engines.http1 import (
     Connection,
     ConnectionFailed,
     NotConnected,
@@ -16,7 +16,7 @@ from pointsman_gateway.backends.http1 import (
     TimedOut,
     origin_of,
 )
-from pointsman_gateway.backends.http_post import PooledPoster
+from pointsman_gateway.engines.http_post import PooledPoster
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"

@@ -18,18 +18,18 @@ from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.backends.failures import TransientFailure
-from pointsman_gateway.backends.http1 import Connection, Pool
-from pointsman_gateway.backends.openai_client import OpenAIClient
-from pointsman_gateway.backends.request import EngineRequest, Transfer
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
-from pointsman_gateway.doors.express import ConnectionSink, ExpressLane
-from pointsman_gateway.doors.express_connection import ExpressConnection
-from pointsman_gateway.doors.guarded_http import Guard
-from pointsman_gateway.doors.http import build_app
-from pointsman_gateway.doors.http_door import HttpDoor
-from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.engines.failures import TransientFailure
+from pointsman_gateway.engines.http1 import Connection, Pool
+from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.request import EngineRequest, Transfer
+from pointsman_gateway.http.express import ConnectionSink, ExpressLane
+from pointsman_gateway.http.express_connection import ExpressConnection
+from pointsman_gateway.http.guarded_http import Guard
+from pointsman_gateway.http.http import build_app
+from pointsman_gateway.http.http_door import HttpDoor
+from pointsman_gateway.http.http_server import serving_http
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config

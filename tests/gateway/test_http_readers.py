@@ -23,13 +23,13 @@ from doubles.tenancy import issue
 from doubles.valkey import Valkey
 from doubles.waiting import until
 from hypothesis import HealthCheck, given, settings
-from pointsman_gateway.backends.call import EngineCall
-from pointsman_gateway.backends.openai_client import OpenAITransfer
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.doors.express import Client, ConnectionSink, ExpressLane
-from pointsman_gateway.doors.http import build_app
-from pointsman_gateway.doors.http_door import HttpDoor
-from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.engines.call import EngineCall
+from pointsman_gateway.engines.openai_client import OpenAITransfer
+from pointsman_gateway.http.express import Client, ConnectionSink, ExpressLane
+from pointsman_gateway.http.http import build_app
+from pointsman_gateway.http.http_door import HttpDoor
+from pointsman_gateway.http.http_server import serving_http
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
 

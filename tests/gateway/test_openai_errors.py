@@ -14,7 +14,7 @@ from doubles.engine import BREAK, ScriptedEngine, beginning
 from doubles.gateway import Gateway
 from doubles.openai_clients import opening_client
 from doubles.waiting import until
-from pointsman_gateway.doors.asgi_answer import send_error
+from pointsman_gateway.http.asgi_answer import send_error
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     FailedPrecondition,

@@ -21,7 +21,7 @@ from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Finished, Message, Request
-from pointsman_gateway.doors.limits import LIMITS
+from pointsman_gateway.http.limits import LIMITS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 

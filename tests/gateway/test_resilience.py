@@ -8,12 +8,12 @@ import pytest
 from doubles.clients import ScriptedClient, chunks_of
 from doubles.clocks import Clock
 from doubles.waiting import until
-from pointsman_gateway.backends.balancing import Candidates, hash_prefix
-from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
-from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
-from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
+from pointsman_gateway.engines.balancing import Candidates, hash_prefix
+from pointsman_gateway.engines.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
+from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.pipeline.ports import OpenAnswer
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway.backends.engines import plans
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.engines.engines import plans
 
 
 def models(config_folder: ConfigFolder) -> ModelsFile:

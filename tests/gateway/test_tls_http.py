@@ -12,8 +12,8 @@ import httpx
 import pytest
 from doubles.certificates import Authority, copied
 from doubles.waiting import found
-from pointsman_gateway.doors.guarded_http import Guard
-from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.http.guarded_http import Guard
+from pointsman_gateway.http.http_server import serving_http
 from pointsman_servicekit.tls import ServerTls, TlsError, client_tls, server_tls
 
 

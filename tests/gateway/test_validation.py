@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sampling
 from pointsman_gateway.extensions import VALIDATORS, Choice, Validator
@@ -267,7 +267,7 @@ def _best_value(**terms: Any) -> Callable[[ConfigFolder], None]:
 
 def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]) -> None:
     bend(config_folder)
-    wiring.check(load_config(config_folder.write(), {}))
+    bootstrap.check(load_config(config_folder.write(), {}))
 
 
 @pytest.mark.parametrize(

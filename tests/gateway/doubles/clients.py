@@ -4,9 +4,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from pointsman_gateway.backends import failures
-from pointsman_gateway.backends.request import EngineRequest
 from pointsman_gateway.domain import Chunk, Chunks
+from pointsman_gateway.engines import failures
+from pointsman_gateway.engines.request import EngineRequest
 from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 

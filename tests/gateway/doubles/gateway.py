@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.doors.http import build_app
-from pointsman_gateway.doors.http_door import HttpDoor
-from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.express import ExpressLane
+from pointsman_gateway.http.http import build_app
+from pointsman_gateway.http.http_door import HttpDoor
+from pointsman_gateway.http.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
@@ -33,7 +33,7 @@ TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
 
 @dataclass(frozen=True)
 class Gateway:
-    house: wiring.House
+    house: bootstrap.House
     url: str
     grpc_address: str
     folder: FilePath
@@ -51,7 +51,7 @@ class Gateway:
     def known(self, task: str, path: str) -> PathEvidence:
         """What its router knows of a path."""
         config = load_config(self.folder)
-        return self.house.memory.board.of(task, wiring.to_path(path, config.paths.paths[path], config))
+        return self.house.memory.board.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
@@ -82,7 +82,7 @@ class Neighbours:
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
-        async with wiring.building(settings, config, spans) as house:
+        async with bootstrap.building(settings, config, spans) as house:
             door = HttpDoor(
                 house.pipeline,
                 house.tenancy,

@@ -19,16 +19,16 @@ from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from threadpoolctl import threadpool_limits
 
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.doors.guarded_http import Guard
-from pointsman_gateway.doors.http import build_app
-from pointsman_gateway.doors.http_door import HttpDoor
-from pointsman_gateway.doors.http_server import serving_http
-from pointsman_gateway.doors.limits import LIMITS
 from pointsman_gateway.draining import DrainTimes, drain
+from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.express import ExpressLane
+from pointsman_gateway.http.guarded_http import Guard
+from pointsman_gateway.http.http import build_app
+from pointsman_gateway.http.http_door import HttpDoor
+from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.limits import LIMITS
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def main() -> int:
 
 def check(folder: Path) -> int:
     config = load_config(folder)
-    wiring.check(config)
+    bootstrap.check(config)
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 
@@ -77,11 +77,11 @@ def check(folder: Path) -> int:
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
-    wiring.check(config)
+    bootstrap.check(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     guard = Guard(connections=settings.http_connections)
     await start_worker_threads()
-    async with wiring.building(settings, config, spans) as house:
+    async with bootstrap.building(settings, config, spans) as house:
         door = HttpDoor(
             house.pipeline,
             house.tenancy,

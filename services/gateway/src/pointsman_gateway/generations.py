@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from pointsman_gateway import domain
-from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.embeddings.stage import Embeddings
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.line import Line
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_embedding import ModelMissing
-from pointsman_gateway import wiring
+from pointsman_gateway import bootstrap
+from pointsman_gateway.bootstrap.learning import Models, learn
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.wiring.learning import Models, learn
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lab.datasets.build import BuildOrder, build
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(folder: Path) -> Config:
     config = load_config(folder)
-    wiring.check(config)
+    bootstrap.check(config)
     return config
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsman_gateway.bootstrap.learning import Models, origin, texts_of, tuning_of
 from pointsman_gateway.classification.artifact import save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_of
 
 from pointsman_lab.report import Progress, Report, Section
 

@@ -6,10 +6,10 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PointsmanError, Unavailable
 
-from pointsman_gateway.backends.engines import Cell
 from pointsman_gateway.console.overview import EngineAdapters, ModelAdapters
 from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.caller import AllowedNames
+from pointsman_gateway.engines.engines import Cell
 
 
 class Desk(Protocol):

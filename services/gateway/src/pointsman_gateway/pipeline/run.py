@@ -16,7 +16,6 @@ from pointsman_servicekit.eager import EagerRun, Signal
 from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable
 from pointsman_servicekit.logs import decision_id, request_id
 
-from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.domain import (
     Chunks,
     CompletedAnswer,
@@ -28,6 +27,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.engines.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.pipeline.attempt import Attempt

@@ -6,8 +6,8 @@ from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tracing.grpc import TracedCalls
 from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header_lines
 
-from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.embeddings.stage import Embedder
+from pointsman_gateway.engines.request import EngineClient
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.pipeline.ports import Journal

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from opentelemetry.trace import Span
 from pointsman_servicekit.tracing.spans import Attribute, Spans, record_exception, trace_header_lines
 
-from pointsman_gateway.backends.request import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.domain import Chunks, Operation, Usage
+from pointsman_gateway.engines.request import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 # Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md

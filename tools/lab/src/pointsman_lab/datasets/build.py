@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsman_gateway.bootstrap.line import to_path
+from pointsman_gateway.bootstrap.validators import to_validators
 from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import FlywheelConfig
 from pointsman_gateway.extensions import Choice
 from pointsman_gateway.validation.stage import Named
-from pointsman_gateway.wiring.line import to_path
-from pointsman_gateway.wiring.validators import to_validators
 
 from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
 from pointsman_lab.datasets.rows import Row, Source, canonical, prompt_key, split, text_messages

@@ -1,1 +1,0 @@
-"""Who answers? Prompt in, the engine's chunks out, straight from vLLM."""

@@ -1,0 +1,101 @@
+"""Builds what answers a share of the requests once more, around the journal and the box for feedback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pointsman_scoring import metric_from
+from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
+
+from pointsman_gateway.admission import Admission
+from pointsman_gateway.bootstrap.line import to_path
+from pointsman_gateway.bootstrap.memory import Memory
+from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.domain import Path, Request
+from pointsman_gateway.line import Line
+from pointsman_gateway.pipeline.ports import Journal
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
+from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
+from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
+
+
+@dataclass(slots=True)
+class ShadowTerms:
+    """What the configuration that serves says; each generation is obeyed from then on."""
+
+    tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
+    scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def obey(self, config: Config) -> None:
+        shadowed = {name: task for name, task in config.tasks.tasks.items() if task.shadow is not None}
+        self.tasks = {name: task.shadow for name, task in shadowed.items() if task.shadow is not None}
+        self.paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+        self.scores = {
+            name: metric_from(task.metric.model_dump(exclude_unset=True)).score
+            for name, task in shadowed.items()
+            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.request_log.store_messages
+        }
+
+    def may(self, request: Request, task: str, path: str) -> bool:
+        """Whether the request's caller could have had it answered so."""
+        return request.caller.scope.denial_reason(task, self.paths[path]) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadows:
+    """What stands around the journal and the box."""
+
+    journal: Journal
+    feedback: FeedbackTaker
+
+
+@asynccontextmanager
+async def shadowing(
+    memory: Memory, line: Callable[[], Line], terms: ShadowTerms, admission: Admission, registry: CollectorRegistry
+) -> AsyncIterator[Shadows]:
+    """At the end of the block whatever is under way is stopped, and what was spent is told."""
+    metrics, store = ShadowMetrics(registry), memory.shadows
+    purse = DailyBudget(store)
+    runner = ShadowRunner(ShadowPipeline(line, MAX_CONCURRENT), purse, lambda: _crowded(admission), metrics)
+    scoring = PairScorer(memory.board, metrics, store, lambda: terms.scores)
+    stage = Shadowing(memory.journal, runner, lambda: terms.tasks, terms.may, scoring)
+    if store is None:
+        try:
+            yield Shadows(stage, memory.feedback)
+        finally:
+            await runner.stop()
+        return
+    await _settle(purse, store)
+    upkeep = asyncio.create_task(_keep_up(purse, store), name="settle the shadows")
+    try:
+        yield Shadows(stage, ScoringFeedback(memory.feedback, store, scoring))
+    finally:
+        await runner.stop()
+        upkeep.cancel()
+        await asyncio.wait([upkeep])
+        await _settle(purse, store)
+
+
+def _crowded(admission: Admission) -> bool:
+    """Callers wait, or may have to soon."""
+    return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
+
+
+async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:
+    while True:
+        await _settle(purse, store)
+        await asyncio.sleep(SETTLE_INTERVAL_S)
+
+
+async def _settle(purse: DailyBudget, store: ShadowStore) -> None:
+    try:
+        await purse.settle()
+        await store.write()
+    except Unavailable:
+        pass  # Redis tells of itself; the rest waits

@@ -1,0 +1,1 @@
+"""Calls engines: choosing one of a group, sending the prompt, reading the stream of chunks."""

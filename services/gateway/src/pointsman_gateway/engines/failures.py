@@ -1,0 +1,126 @@
+"""How engines fail: the error for the caller, whether it counts against the engine, and what is retried.
+
+code                     counts against it  before the first token
+engine_refused           no: the caller's   reported at once
+context_length_exceeded  no: the caller's   reported at once
+engine_overloaded        no (429)           another engine; this one gets the cooldown that it asks for
+adapter_not_resident     no (404)           an engine that holds the adapter, or it is loaded; at most twice
+engine_error             yes, except 404    another engine; after 502, 503 and 504 the same again if it is alone
+engine_unavailable       yes                another engine, or the same again if it is alone
+connect_timeout          yes                another engine
+first_token_timeout      yes                another engine
+stream_idle_timeout              yes                nothing: the answer has begun
+"""
+
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.logs import mask_secrets
+
+from pointsman_gateway.engines.request import EngineRequest
+
+OVERLOADED = "engine_overloaded"
+ERROR = "engine_error"
+UNAVAILABLE = "engine_unavailable"
+CONNECT_TIMEOUT = "connect_timeout"
+FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+GAP_TIMEOUT = "stream_idle_timeout"
+NOT_RESIDENT = "adapter_not_resident"
+
+MAX_COOLDOWN_SECONDS = 30.0
+"""An engine's Retry-After counts up to this."""
+
+
+class EngineFailed(Unavailable):
+    """The engine did not answer."""
+
+
+class NotEngineFault(EngineFailed):
+    """The engine did not answer, and is not at fault: it is overloaded, or does not serve what was asked for."""
+
+
+class NotServed(NotEngineFault):
+    """The engine does not serve the model or adapter."""
+
+
+class NotResident(NotEngineFault):
+    """No engine holds the adapter version; or one does not that its lora-server reported to hold it."""
+
+
+class NotLoaded(Unavailable):
+    """No engine holds the adapter version, and it could not be loaded."""
+
+    def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
+        """`waited`: seconds that the request spent on it."""
+        super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
+        self.waited = waited
+
+
+class NotLoadedInTime(DeadlineExceeded):
+    """The request's own deadline has passed while its adapter was being loaded."""
+
+    def __init__(self, waited: float) -> None:
+        super().__init__("the request's time ran out while its adapter was loaded", code="deadline_exceeded")
+        self.waited = waited
+
+
+class TransientFailure(EngineFailed):
+    """The engine did not answer, and may do so a moment later."""
+
+
+def counts_against_engine(error: PointsmanError) -> bool:
+    return isinstance(error, Unavailable) and not isinstance(error, NotEngineFault)
+
+
+def refused(
+    request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
+) -> PointsmanError:
+    """The error for a response that is no stream. `retry_after` is the header's value, `param` what the body names."""
+    if status in (400, 413, 422):
+        if param in ("input_tokens", "prompt"):
+            return InvalidArgument(message, code="context_length_exceeded", param="messages")
+        return InvalidArgument(message, code="engine_refused", param=param)
+    text = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the API key
+    if status == 429:
+        return NotEngineFault(text, code=OVERLOADED, retry_after=_seconds(retry_after))
+    if status == 404:
+        return NotServed(text, code=ERROR, retry_after=1.0)
+    failed = TransientFailure if status in (502, 503, 504) else EngineFailed
+    return failed(text, code=ERROR, retry_after=_seconds(retry_after) or 1.0)
+
+
+def not_resident(engine: str, version: str) -> NotResident:
+    return NotResident(f"engine '{engine}' does not hold adapter '{version}'", code=NOT_RESIDENT, retry_after=1.0)
+
+
+def broke_off(request: EngineRequest, why: str) -> Unavailable:
+    """The engine cannot be reached, or the connection was lost before the answer's end."""
+    return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
+
+
+def no_connection_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, CONNECT_TIMEOUT, f"no connection within {request.timeouts.connect_seconds:g} s")
+
+
+def no_first_token_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, FIRST_TOKEN_TIMEOUT, f"no first token within {request.timeouts.first_token_seconds:g} s")
+
+
+def no_more_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, GAP_TIMEOUT, f"nothing more within {request.timeouts.stream_idle_seconds:g} s")
+
+
+def out_of_time() -> DeadlineExceeded:
+    """The request's own deadline has passed."""
+    return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
+
+
+def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
+    return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """From a Retry-After header; None if it holds a date."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return min(seconds, MAX_COOLDOWN_SECONDS) if seconds > 0 else None

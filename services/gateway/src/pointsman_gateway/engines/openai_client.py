@@ -1,0 +1,262 @@
+"""Sends requests to OpenAI-compatible engines, and pushes their answers on as they arrive."""
+
+import asyncio
+import json
+from contextlib import suppress
+from contextvars import copy_context
+from math import inf
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import request_id
+
+from pointsman_gateway.domain import Operation
+from pointsman_gateway.engines import failures
+from pointsman_gateway.engines.http1 import (
+    Connection,
+    ConnectionFailed,
+    NotConnected,
+    Origin,
+    Pool,
+    TimedOut,
+    origin_of,
+)
+from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.request import EngineRequest
+from pointsman_gateway.pipeline.ports import ChunkSink
+
+MAX_REFUSAL_BYTES = 64 * 1024
+"""Of an answer that is no stream; more of it is not waited for."""
+
+_PATHS: dict[Operation, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIClient:
+    """Implements `EngineClient` with one pool of connections for all engines."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.clock = asyncio.get_running_loop().time
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "OpenAITransfer":
+        return OpenAITransfer(self, request, sink)
+
+    async def connect(self, request: EngineRequest) -> Connection:
+        """A new connection. Raises ConnectionFailed."""
+        return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
+
+
+class OpenAITransfer:
+    """One answer on its way. Implements `Transfer`: callbacks of the connection push it, no task waits for it."""
+
+    __slots__ = (
+        "_client",
+        "_connecting",
+        "_connection",
+        "_context",
+        "_has_begun",
+        "_is_new",
+        "_is_paused",
+        "_origin",
+        "_reader",
+        "_request",
+        "_sink",
+    )
+
+    def __init__(self, client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> None:
+        self._client = client
+        self._request = request
+        self._sink: ChunkSink | None = sink
+        self._origin = origin_of(request.url)
+        self._reader = EventReader(request.as_a_whole)
+        self._has_begun = self._is_new = self._is_paused = False
+        self._context = copy_context()
+        """The request's. A copy: what runs in it may resume the request, which enters its own."""
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._connection: Connection | None = None
+        connection = client.pool.idle(self._origin)
+        if connection is None:
+            self._connect()
+        else:
+            try:
+                self._post(connection)
+            except BaseException:
+                self.close()
+                raise
+
+    # -- what the call does
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._on_news()
+
+    def close(self) -> None:
+        self._sink = None
+        self._let_go(complete=self._reader.done)
+
+    # -- the connection
+
+    def _connect(self) -> None:
+        context = self._context
+        self._is_new = True
+        self._connecting = asyncio.create_task(self._client.connect(self._request), context=context)
+        self._connecting.add_done_callback(self._connected, context=context)
+
+    def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
+        if self._connecting is not connecting:
+            _throw_away(connecting)
+            return
+        self._connecting = None
+        if connecting.cancelled():
+            return
+        try:
+            self._post(connecting.result())
+        except ConnectionFailed as error:
+            self._fail(self._failure_of(error))
+        except Exception as error:
+            self._end(error)
+        finally:
+            del connecting  # it holds the error, whose traceback has this frame
+
+    def _post(self, connection: Connection) -> None:
+        self._connection, request = connection, self._request
+        connection.post(_head(self._origin, request), _encode(_body(request)))
+        connection.limit(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
+        connection.on_news = self._on_news
+
+    def _let_go(self, *, complete: bool = False) -> None:
+        """Gives the connection back if its answer is complete, else closes it, which stops the engine."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if complete:
+            self._client.pool.release(self._origin, connection)
+        else:
+            connection.close()
+
+    # -- what arrives
+
+    def _on_news(self) -> None:
+        connection = self._connection
+        if self._is_paused or connection is None:
+            return
+        if connection.status == 200:
+            self._read(connection)
+        elif connection.failure is not None:
+            self._lose(connection, connection.failure)
+        elif connection.status and (connection.complete or connection.unread > MAX_REFUSAL_BYTES):
+            self._fail(_refusal(self._request, connection))
+
+    def _read(self, connection: Connection) -> None:
+        reader = self._reader
+        if not reader.done:
+            chunks = reader.read(connection.taken())
+            if chunks and self._sink is not None:
+                if not self._has_begun:
+                    self._has_begun = True
+                    if not reader.done:
+                        connection.limit(self._request.timeouts.stream_idle_seconds, self._request.deadline)
+                self._sink.chunks(chunks, reader.done)
+            if self._is_paused or self._sink is None:
+                return  # `resume` comes back here
+        if reader.failure:
+            self._fail(failures.broke_off(self._request, reader.failure))
+        elif reader.done:
+            self._end(None)
+        elif connection.failure is not None:
+            self._lose(connection, connection.failure)
+        elif connection.complete:
+            self._fail(failures.broke_off(self._request, "the stream ended without [DONE]"))
+
+    def _lose(self, connection: Connection, failure: ConnectionFailed) -> None:
+        if self._is_new or connection.status or isinstance(failure, TimedOut):
+            self._fail(self._failure_of(failure))
+        else:  # the engine closed the idle connection as the request went out: it has done nothing yet
+            self._let_go()
+            self._connect()
+
+    def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
+        request = self._request
+        if not isinstance(error, TimedOut):
+            return failures.broke_off(request, str(error))
+        if self._client.clock() >= request.deadline:
+            return failures.out_of_time()
+        if isinstance(error, NotConnected):
+            return failures.no_connection_in_time(request)
+        if self._has_begun:
+            return failures.no_more_in_time(request)
+        return failures.no_first_token_in_time(request)
+
+    def _fail(self, error: PointsmanError) -> None:
+        self._let_go()
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(error)
+
+
+def _throw_away(connecting: "asyncio.Task[Connection]") -> None:
+    """The connection was made in the very moment in which nobody wanted it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
+
+
+def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
+    """Of an answer that is no stream."""
+    body = connection.taken()
+    message, param = body[:500].decode("utf-8", "replace"), None
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
+        error = json.loads(body)["error"]
+        message, param = str(error["message"]), error.get("param")
+    return failures.refused(request, connection.status, message, param, connection.retry_after)
+
+
+def _head(origin: Origin, request: EngineRequest) -> bytes:
+    more = request.trace_headers
+    if request.api_key:
+        more += f"authorization: Bearer {request.api_key}\r\n"
+    # identity: a compressed stream would come in lumps.
+    return (
+        f"POST {origin.path}{_PATHS[request.operation]} HTTP/1.1\r\n{origin.head}"
+        f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{more}"
+    ).encode("latin-1")
+
+
+def _body(request: EngineRequest) -> dict[str, Any]:
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        **sampling.extra,
+        "model": request.model,
+        **_prompt(request),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if sampling.max_tokens is not None:
+        body["max_tokens"] = sampling.max_tokens
+    if sampling.temperature is not None:
+        body["temperature"] = sampling.temperature
+    if sampling.top_p is not None:
+        body["top_p"] = sampling.top_p
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = sampling.stop
+    return body
+
+
+def _prompt(request: EngineRequest) -> dict[str, Any]:
+    if request.operation == "completion":
+        return {"prompt": request.messages[-1].content}
+    return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]}

@@ -1,0 +1,1 @@
+"""The internal gRPC interface of the gateway."""

@@ -1,0 +1,138 @@
+"""`/console/api`: what the page shows, and how it moves adapters. It is the page's own, and changes with it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Query, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from pointsman_gateway.console.stage import Console
+from pointsman_gateway.domain import Caller
+from pointsman_gateway.domain.adapters import AliasMove
+from pointsman_gateway.http.bounded_fields import KnownNames
+from pointsman_gateway.http.console import page
+from pointsman_gateway.http.console.guard import check_site
+from pointsman_gateway.http.http_door import caller_of_request, door_of
+
+MOST_AT_ONCE = 200
+
+PLACE = r"^\d{1,20}-\d{1,20}$|^$"
+"""Of an entry in the journal."""
+
+Handler = Callable[..., Awaitable[Response]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Move(KnownNames):
+    model: str = Field(min_length=1, description="the base model")
+    alias: str = Field(min_length=1)
+    expected_version: str = Field(default="", description="where it must point now; empty: wherever it points")
+
+
+class AliasBody(_Move):
+    version: str = Field(min_length=1)
+    force: bool = Field(default=False, description="even where the evaluation says that prompting is as good")
+
+    def to_move(self, author: str) -> AliasMove:
+        return AliasMove(self.alias, self.version, self.expected_version, author, force=self.force)
+
+
+class CanaryBody(_Move):
+    version: str = Field(default="", description="empty with a weight of 0")
+    weight: float = Field(ge=0, le=1, description="the share of users; 0 ends it")
+
+    def to_move(self, author: str) -> AliasMove:
+        return AliasMove(self.alias, self.version, self.expected_version, author, weight=self.weight)
+
+
+class RollbackBody(_Move):
+    reason: str = Field(default="", max_length=500, description="for the history")
+
+    def to_move(self, author: str) -> AliasMove:
+        return AliasMove(self.alias, "", self.expected_version, author, reason=self.reason)
+
+
+async def overview(request: Request) -> Response:
+    """Paths, tasks, engines, as they are now."""
+    console, caller = _enter(request)
+    status = door_of(request).configuration.status
+    return _json({"overview": await console.overview(caller), "configuration": status})
+
+
+async def decisions(
+    request: Request,
+    before: Annotated[str, Query(pattern=PLACE)] = "",
+    count: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 50,
+) -> Response:
+    console, caller = _enter(request)
+    return _json(await console.decisions(caller, before, count))
+
+
+async def decision(decision_id: str, request: Request) -> Response:
+    console, caller = _enter(request)
+    return _json(await console.decision(caller, decision_id))
+
+
+async def adapters(request: Request) -> Response:
+    console, caller = _enter(request)
+    return _json({"models": await console.adapters(caller)})
+
+
+async def set_alias(body: AliasBody, request: Request) -> Response:
+    return await _move(request, "alias", body)
+
+
+async def set_canary(body: CanaryBody, request: Request) -> Response:
+    return await _move(request, "canary", body)
+
+
+async def roll_back(body: RollbackBody, request: Request) -> Response:
+    return await _move(request, "rollback", body)
+
+
+async def _move(request: Request, step: str, body: AliasBody | CanaryBody | RollbackBody) -> Response:
+    console, caller = _enter(request)
+    return _json(await console.move(caller, body.model, step, body.to_move(_author(caller))))
+
+
+def _author(caller: Caller) -> str:
+    return f"console, {caller.key}" if caller.key else "console"
+
+
+def _enter(request: Request) -> tuple[Console, Caller]:
+    """Raises PointsmanError if another site's page sends the request."""
+    console = door_of(request).console
+    assert console is not None  # else its routes are not there
+    check_site(request, console.keys, console.hosts)
+    return console, caller_of_request(request)
+
+
+def _json(told: Any) -> Response:
+    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(_encode(told), headers=headers, media_type="application/json")
+
+
+def add_console(app: FastAPI) -> None:
+    """None of it stands in /openapi.json: docs/console.md describes it."""
+    app.state.console_assets = page.Assets()
+    gets: dict[str, Handler] = {
+        "/console": page.page,
+        "/console/": page.without_slash,
+        "/console/api/overview": overview,
+        "/console/api/decisions": decisions,
+        "/console/api/decisions/{decision_id}": decision,
+        "/console/api/adapters": adapters,
+        "/console/{name}": page.asset,
+    }
+    posts: dict[str, Handler] = {
+        "/console/api/adapters/alias": set_alias,
+        "/console/api/adapters/canary": set_canary,
+        "/console/api/adapters/rollback": roll_back,
+    }
+    for path, handler in gets.items():
+        app.get(path, include_in_schema=False)(handler)
+    for path, mover in posts.items():
+        app.post(path, include_in_schema=False)(mover)
