@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.bootstrap.line import to_engine
+from pointsman_gateway.bootstrap.stages import to_engine
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import EngineConfig, ModelsFile
-from pointsman_gateway.engines.aliases import Aliases
+from pointsman_gateway.engines.dns_groups import Group, Resolver
+from pointsman_gateway.engines.engine_state import Aliases
 from pointsman_gateway.engines.engines import Cell, Engine, Engines, plans
-from pointsman_gateway.engines.groups import Group, Resolver
 from pointsman_gateway.engines.lora_server import follow
 from pointsman_gateway.engines.metrics import EngineMetrics
 

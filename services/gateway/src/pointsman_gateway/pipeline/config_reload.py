@@ -13,7 +13,7 @@ from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.line import Line
+from pointsman_gateway.pipeline.pipeline import Line
 
 log = logging.getLogger(__name__)
 

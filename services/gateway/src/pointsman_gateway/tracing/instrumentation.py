@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Protocol
 from pointsman_servicekit.grpc_client import Interceptors
 
 from pointsman_gateway.embeddings.stage import Embedder
-from pointsman_gateway.engines.request import EngineClient
-from pointsman_gateway.line import Line
+from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import Journal
 
 if TYPE_CHECKING:
@@ -61,6 +61,6 @@ class Nothing:
 def traced_by(spans: "Spans | None") -> Around:
     if spans is None:
         return Nothing()
-    from pointsman_gateway.tracing.around import Traced
+    from pointsman_gateway.tracing.spans import Traced
 
     return Traced(spans)

@@ -7,13 +7,16 @@ shutting down  Unavailable ("shutting_down")
 """
 
 import asyncio
+import logging
+import signal
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
+from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
@@ -233,3 +236,38 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
             code="bad_parameter",
             param="metadata",
         )
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTimes:
+    """In seconds."""
+
+    delay: float
+    """All requests are served though readiness says no, until every load balancer has noticed."""
+    timeout: float
+    """After that, requests in flight may end."""
+
+
+async def drain(
+    admission: Admission,
+    stopped_by: signal.Signals,
+    times: DrainTimes,
+    report_not_serving: Callable[[], Awaitable[None]],
+) -> bool:
+    """Returns once no request is in flight, or the time is up: False if some are, which will be cut.
+
+    `report_not_serving` says over gRPC health what /readyz says by `admission.is_ready`. SIGINT (Ctrl-C) has no delay:
+    there is no load balancer.
+    """
+    admission.is_draining = True
+    await report_not_serving()
+    await delay_shutdown(stopped_by, times.delay)
+    admission.is_closed = True
+    log.info("draining: %d requests in flight", admission.in_flight)
+    is_empty = await admission.wait_until_empty(times.timeout)
+    if not is_empty:
+        log.warning("draining: %d requests are cut after %g s", admission.in_flight, times.timeout)
+    return is_empty

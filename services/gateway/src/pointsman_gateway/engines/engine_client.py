@@ -1,21 +1,82 @@
-"""How engines fail: the error for the caller, whether it counts against the engine, and what is retried.
+"""What an engine is asked for, and the protocol of the client that asks."""
 
-code                     counts against it  before the first token
-engine_refused           no: the caller's   reported at once
-context_length_exceeded  no: the caller's   reported at once
-engine_overloaded        no (429)           another engine; this one gets the cooldown that it asks for
-adapter_not_resident     no (404)           an engine that holds the adapter, or it is loaded; at most twice
-engine_error             yes, except 404    another engine; after 502, 503 and 504 the same again if it is alone
-engine_unavailable       yes                another engine, or the same again if it is alone
-connect_timeout          yes                another engine
-first_token_timeout      yes                another engine
-stream_idle_timeout              yes                nothing: the answer has begun
-"""
+from collections.abc import Sequence
+from typing import Protocol
 
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.engines.request import EngineRequest
+from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.domain import Message, Operation, Sampling
+from pointsman_gateway.domain.value import value
+from pointsman_gateway.pipeline.ports import ChunkSink
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+STALL_SECONDS = 5.0
+"""Seconds of silence to everybody after which an engine has failed, even if it is the caller who gave up."""
+
+
+@value
+class CompletionRequest:
+    """What is to be generated, by whichever engine."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    """On the event loop's clock."""
+    stall_seconds: float = STALL_SECONDS
+    operation: Operation = "chat"
+    path: str = ""
+    as_a_whole: bool = False
+    """Chunks that arrive together may be joined."""
+
+
+@value
+class EngineRequest:
+    """What one engine is asked for."""
+
+    engine: str
+    url: str
+    model: str
+    """As the engine knows it: the served base model or an adapter version."""
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    """On the event loop's clock; the end of all that is done for the request."""
+    api_key: str = ""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    operation: Operation = "chat"
+    trace_headers: str = ""
+    """Lines of an HTTP head that name the span to which the engine's work belongs; empty without tracing."""
+    as_a_whole: bool = False
+
+
+class Transfer(Protocol):
+    """One answer on its way from an engine to a sink."""
+
+    def pause(self) -> None:
+        """Nothing is pushed until `resume`; soon the engine has to wait."""
+        ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        """Nothing is pushed any more. Before the answer's end this stops the engine's work. May be called twice."""
+        ...
+
+
+class EngineClient(Protocol):
+    """Sends requests to engines."""
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
+        """Pushes the answer to `sink`, from a later turn of the event loop on, within the request's timeouts.
+
+        It ends with None or with what `failures` makes: Unavailable, DeadlineExceeded, or InvalidArgument if the caller
+        is at fault. The usage comes last, in a chunk of its own.
+        """
+        ...
+
 
 OVERLOADED = "engine_overloaded"
 ERROR = "engine_error"

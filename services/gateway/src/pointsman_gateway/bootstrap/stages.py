@@ -1,4 +1,4 @@
-"""From one generation of the configuration to the stages that obey it."""
+"""Builds the validators of a task."""
 
 import asyncio
 import hashlib
@@ -9,32 +9,41 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_gateway.bootstrap.caching import cached
-from pointsman_gateway.bootstrap.validators import to_validators
+from pointsman_gateway.bootstrap.persistence import cached
 from pointsman_gateway.cache.stage import CacheResources
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
+from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engine, Engines
-from pointsman_gateway.engines.loading import AdapterLoading
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.request import EngineClient
-from pointsman_gateway.engines.stage import EngineBackend
+from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
-from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
+from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.evidence import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
-from pointsman_gateway.validation.stage import Validation
+from pointsman_gateway.validation.stage import Named, Validation
+
+
+def to_validators(name: str, task: TaskConfig) -> list[Named]:
+    """Return the validators of the task called `name`, with their names. Raises ConfigError."""
+    validators: list[Named] = []
+    for validator in task.validators:
+        try:
+            validators.append((validator.name, validator.build()))
+        except ValueError as error:
+            raise ConfigError(f"tasks.yaml: task '{name}': validator {validator.name}: {error}") from error
+    return validators
 
 
 @dataclass(frozen=True, slots=True)

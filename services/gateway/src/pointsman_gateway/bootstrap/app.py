@@ -13,15 +13,25 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
-from pointsman_gateway.admission import Admission, QueueLimits
-from pointsman_gateway.bootstrap.caching import keeping_answers
-from pointsman_gateway.bootstrap.callers import knowing_callers
-from pointsman_gateway.bootstrap.catalogue import to_catalogue
-from pointsman_gateway.bootstrap.console import overseeing
-from pointsman_gateway.bootstrap.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
-from pointsman_gateway.bootstrap.followers import Followers
-from pointsman_gateway.bootstrap.learning import Models, School
-from pointsman_gateway.bootstrap.line import (
+from pointsman_gateway.bootstrap.cost_metrics import Money, to_catalogue
+from pointsman_gateway.bootstrap.engine_discovery import Followers
+from pointsman_gateway.bootstrap.models import (
+    EmbeddingSurroundings,
+    Models,
+    School,
+    build_embeddings,
+    embedding_surroundings,
+)
+from pointsman_gateway.bootstrap.persistence import (
+    Memory,
+    keeping_answers,
+    knowing_callers,
+    overseeing,
+    remembering,
+    to_redaction,
+)
+from pointsman_gateway.bootstrap.shadowing import ShadowTerms, shadowing
+from pointsman_gateway.bootstrap.stages import (
     NamedModels,
     Surroundings,
     build_line,
@@ -30,32 +40,29 @@ from pointsman_gateway.bootstrap.line import (
     label_values,
     to_path,
 )
-from pointsman_gateway.bootstrap.memory import Memory, remembering
-from pointsman_gateway.bootstrap.money import Money
-from pointsman_gateway.bootstrap.redaction import to_redaction
-from pointsman_gateway.bootstrap.shadowing import ShadowTerms, shadowing
-from pointsman_gateway.bootstrap.tracing import Around, traced_by
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.engines.dns import Dns
+from pointsman_gateway.embeddings.stage import EmbeddingMetrics
+from pointsman_gateway.engines.dns_groups import Dns
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool
-from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
+from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates, Reporter
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.engines.reporting import Reporter
-from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.pipeline.admission import Admission, QueueLimits
+from pointsman_gateway.pipeline.config_reload import Generation, Generations
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
+from pointsman_gateway.tracing.instrumentation import Around, traced_by
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
+
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
