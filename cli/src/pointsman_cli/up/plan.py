@@ -1,14 +1,73 @@
-"""Describes each process: command, environment, address and order of start."""
+"""Chooses the addresses of all processes, and describes each: command, environment, address and order of start."""
 
+import errno
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.errors import UsageError
 from pointsman_cli.example import Example
-from pointsman_cli.up import valkey
-from pointsman_cli.up.addresses import Addresses
+from pointsman_cli.up import companions
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Each as "HOST:PORT"."""
+
+    http: str
+    grpc: str
+    retriever: str
+    retriever_metrics: str
+    lora_server: str
+    lora_server_metrics: str
+    engine: str
+
+
+def choose_addresses(http: str, grpc: str) -> Addresses:
+    """Raises UsageError if a given port is in use; port 0 takes a free one."""
+    with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
+
+        def hold(address: str, option: str) -> str:
+            return held.enter_context(hold_port(address, option))
+
+        free = f"{HOST}:0"
+        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(5)))
+
+
+@contextmanager
+def hold_port(address: str, option: str) -> Iterator[str]:
+    """Reserves a port for the duration of the block; yields its address, with a free port instead of 0.
+
+    Raises UsageError if the port cannot be reserved.
+    """
+    host, port = split_address(address, option)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the servers do, so that TIME_WAIT does not block the port
+        try:
+            holder.bind((host, port))
+            holder.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"port {port} is taken by another program; choose another with {option}") from error
+            raise UsageError(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
+        yield f"{host}:{holder.getsockname()[1]}"
+
+
+def split_address(address: str, option: str) -> tuple[str, int]:
+    """Raises UsageError if the text is not "HOST:PORT"."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)
+
 
 ENGINE_NAME = "local"
 
@@ -60,7 +119,7 @@ def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, program
 
 
 def _valkey(data_dir: DataDir, programs: Programs) -> Service:
-    socket = str(valkey.socket_path(data_dir))
+    socket = str(companions.socket_path(data_dir))
     program = (str(programs.valkey_server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700")
     durable = ("--dir", str(data_dir.valkey), "--appendonly", "yes", "--save", "", "--daemonize", "no")
     return Service("valkey", (*program, *durable), {}, socket, data_dir.log("valkey"), grace=10)
@@ -83,7 +142,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
-        "POINTSMAN_LORA_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_LORA_REDIS_URL": companions.redis_url(data_dir),
         "POINTSMAN_LORA_STORE": str(data_dir.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
         "POINTSMAN_LORA_JOBS": str(data_dir.jobs),
@@ -107,7 +166,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_GATEWAY_REDIS_URL": companions.redis_url(data_dir),
         "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
         "POINTSMAN_GATEWAY_SHUTDOWN_DELAY": "0",  # there is no load balancer to notify
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # models.yaml reads it as ${POINTSMAN_LORA_SERVER}
