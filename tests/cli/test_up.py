@@ -27,7 +27,7 @@ from pointsman_cli.up.supervisor import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.startup import StartPlan, StartupOutput
-from pointsman_cli.up.companions import server_binary
+from pointsman_cli.up.plan import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])

@@ -14,7 +14,7 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.engine_environment import python_path
 from pointsman_cli.errors import CommandError
-from pointsman_cli.up.companions import server_binary
+from pointsman_cli.up.plan import server_binary
 
 
 @dataclass(frozen=True, slots=True)

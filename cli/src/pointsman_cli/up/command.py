@@ -15,8 +15,8 @@ from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up.companions import find_program, make_service, redis_url, server_binary
-from pointsman_cli.up.plan import HOST, Programs, choose_addresses, hold_port, make_plan
+from pointsman_cli.up.plan import HOST, Programs, choose_addresses, hold_port, make_plan, redis_url, server_binary
+from pointsman_cli.up.prometheus import find_program, make_service
 from pointsman_cli.up.startup import StartPlan, StartupOutput, start_all
 from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, refuse_if_locked
 

@@ -23,9 +23,8 @@ from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_mod
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
 from pointsman_cli.grpc_clients import lora_server_stub
-from pointsman_cli.up import companions
-from pointsman_cli.up.companions import PROMETHEUS, wait_for_prometheus, write_configuration
-from pointsman_cli.up.plan import Addresses, Plan, Service
+from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
+from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
 
 SERVICE_SECONDS = 300.0  # the gateway fits its classifier before it serves
@@ -194,7 +193,7 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
     plan = setup.plan
     for service in plan.in_order:
         _rotate_log(service)
-    companions.prepare_folders(setup.data_dir)
+    prepare_folders(setup.data_dir)
     with screen.step("valkey"):
         await supervisor.start(plan.valkey)
         await supervisor.unless_one_dies(wait_for_valkey(plan.valkey.address))
