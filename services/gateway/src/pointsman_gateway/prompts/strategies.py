@@ -1,0 +1,148 @@
+"""The built-in prompt strategies.
+
+* `zero_shot`, `persona` and `chain_of_thought` add a system text from a file.
+* `few_shot` adds examples with their answers.
+* `retrieval` adds passages that a search finds for the request.
+"""
+
+import logging
+import time
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from pointsman_servicekit.errors import PointsmanError
+from pydantic import Field
+
+from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.domain import Passage
+from pointsman_gateway.extensions import Draft, Found, NothingRelevant, Resources, Strategy, StrategyContext
+
+
+class InstructionOptions(Strict):
+    prompt: str = Field(description="a file in prompts/, for the system message")
+
+
+class Instruction(Strategy):
+    """Adds a text to the system message. The three strategies differ only in what their text says."""
+
+    Options = InstructionOptions
+
+    def __init__(self, options: InstructionOptions, context: StrategyContext) -> None:
+        context.templates.try_out(options.prompt, query="?")
+        self._templates = context.templates
+        self._prompt = options.prompt
+        self.constant = context.templates.constant(options.prompt)
+
+    @staticmethod
+    def resources(options: InstructionOptions) -> Resources:
+        return Resources(prompts=(options.prompt,))
+
+    async def apply(self, draft: Draft) -> Draft:
+        return draft.with_system(self._templates.render(self._prompt, query=draft.request.query))
+
+
+class FewShotOptions(Strict):
+    task: str = Field(description="whose examples are shown; those without an output are not")
+    count: int = Field(ge=1, le=32)
+    selection: Literal["knn", "fixed"] = Field(
+        default="knn", description="knn: the examples nearest to the request; fixed: the first ones of the file"
+    )
+    prompt: str = ""
+
+
+class FewShot(Strategy):
+    """Shows the first examples of a task, or those nearest to the request, of which the nearest is last."""
+
+    Options = FewShotOptions
+
+    def __init__(self, options: FewShotOptions, context: StrategyContext) -> None:
+        examples = context.examples[options.task]
+        usable = [i for i, example in enumerate(examples) if example.output is not None]
+        self._pairs = [(examples[i].text, examples[i].output or "") for i in usable]
+        self._vectors = context.vectors[options.task][usable]
+        self._count = options.count
+        self._embed = context.embed if options.selection == "knn" else None
+        instruction = InstructionOptions(prompt=options.prompt) if options.prompt else None
+        self._instruction = Instruction(instruction, context) if instruction else None
+
+    @staticmethod
+    def resources(options: FewShotOptions) -> Resources:
+        return Resources((options.prompt,) if options.prompt else (), ((options.task, options.count),))
+
+    async def apply(self, draft: Draft) -> Draft:
+        if self._instruction:
+            draft = await self._instruction.apply(draft)
+        if self._embed is None:
+            return replace(draft, examples=tuple(self._pairs[: self._count]))
+        vector = draft.vector if draft.vector is not None else await self._embed.embed(draft.request.query)
+        order = np.argsort(-(self._vectors @ vector), kind="stable")[: self._count]
+        return replace(draft, vector=vector, examples=tuple(self._pairs[i] for i in reversed(order)))
+
+
+log = logging.getLogger(__name__)
+
+
+class RetrievalOptions(Strict):
+    collection: str
+    top_k: int = Field(default=3, ge=1, le=20)
+    prompt: str = Field(description="a template in prompts/ that shows the passages")
+    required: bool = Field(default=True, description="false: answer without passages if the retriever is not available")
+    max_tokens: int = Field(default=1000, ge=1, description="of all passages together; the best that fit are shown")
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="passages below it are not shown")
+    on_empty: Literal["answer", "next_path"] = Field(
+        default="answer",
+        description="if no passage is relevant: answer without passages, or use the path's fallback",
+    )
+
+
+class Retrieval(Strategy):
+    """Searches a collection, and shows the passages through a template."""
+
+    Options = RetrievalOptions
+
+    def __init__(self, options: RetrievalOptions, context: StrategyContext) -> None:
+        for found in [], [Passage("id", "title", "text", 1.0)]:
+            context.templates.try_out(options.prompt, query="?", passages=found)
+        self._templates, self._search = context.templates, context.search
+        self._options = options
+
+    @staticmethod
+    def resources(options: RetrievalOptions) -> Resources:
+        return Resources((options.prompt,), collections=(options.collection,))
+
+    async def apply(self, draft: Draft) -> Draft:
+        request, options, started = draft.request, self._options, time.perf_counter()
+        found: Found | None = None
+        passages: tuple[Passage, ...] = ()
+        try:
+            found = await self._search.search(
+                options.collection, request.query, draft.vector, options.top_k, request.deadline
+            )
+        except PointsmanError as error:
+            if options.required:
+                raise
+            log.warning("answering without passages: %s", error)
+        draft = replace(draft, retrieval_seconds=draft.retrieval_seconds + time.perf_counter() - started)
+        if found is not None:
+            passages = choose_passages(options, found)
+            versions = (*draft.collection_versions, (options.collection, found.version))
+            draft = replace(draft, searches=draft.searches + 1, collection_versions=versions)
+            if not passages and options.on_empty == "next_path" and not draft.is_last:
+                raise NothingRelevant(options.collection, draft)
+        draft = draft.with_system(self._templates.render(options.prompt, query=request.query, passages=passages))
+        return replace(draft, passages=passages)
+
+
+def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
+    """Return the best passages that fit, ordered by document and position instead of by rank.
+
+    Two questions that find the same passages then begin with the same text, which is in the engine's prefix cache.
+    Tokens are those of the embedding model, which are close enough to the engine's.
+    """
+    chosen, tokens_left = [], options.max_tokens
+    for passage in found.passages if found.relevant else ():
+        if passage.score >= options.min_score and passage.tokens <= tokens_left:
+            chosen.append(passage)
+            tokens_left -= passage.tokens
+    return tuple(sorted(chosen, key=lambda passage: (passage.document_id, passage.start)))
