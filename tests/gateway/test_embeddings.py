@@ -24,7 +24,7 @@ from pointsman_gateway.embeddings.local import SLICE, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.stage import Embeddings, Offer
 from pointsman_gateway.embeddings.wanted import Wanted
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
 
@@ -295,7 +295,7 @@ def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
 
 
 def stage(model: LocalModel, limits: Limits) -> Embeddings:
-    metrics = EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
+    metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
     return Embeddings({"m": Offer("m", model, 2.0)}, limits, metrics, Receipts())
 
 

@@ -16,7 +16,7 @@ from pointsman_gateway.fast_metrics import FastCollector, counter
 class Calls(Protocol):
     """Times what engines are asked."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
         ...
 
@@ -24,7 +24,7 @@ class Calls(Protocol):
 class NobodyTimes:
     """Implements `Calls` where nobody looks."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         pass
 
 
@@ -94,8 +94,8 @@ class EngineMetrics:
 
     def ended(self, request: EngineRequest, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._calls.called(request.operation, request.model, outcome, seconds)
-        self._attempts.cell(request.engine, outcome).value += 1
+        self._calls.observe_call(request.operation, request.model, outcome, seconds)
+        self._attempts.series(request.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:
         self._opened.labels(engine).inc()

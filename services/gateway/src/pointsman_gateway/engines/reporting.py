@@ -16,11 +16,11 @@ EVERY = 1.0
 class Trials(Protocol):
     """Where outcomes are counted."""
 
-    def hand_over(self) -> Sequence[CanaryMetrics]:
+    def take(self) -> Sequence[CanaryMetrics]:
         """All that has not been handed over."""
         ...
 
-    def take_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
+    def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
         """They could not be told."""
         ...
 
@@ -46,7 +46,7 @@ class Reporter:
 
     async def report(self) -> None:
         """To one lora-server of each model, whichever can be reached; they all count into one registry."""
-        outcomes = sorted(self._trials.hand_over(), key=lambda one: one.model)
+        outcomes = sorted(self._trials.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
 
@@ -58,4 +58,4 @@ class Reporter:
             if became != "kept":
                 self._metrics.told(sum(one.requests for one in outcomes), became)
                 return
-        self._trials.take_back(outcomes)
+        self._trials.give_back(outcomes)

@@ -9,7 +9,7 @@ from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.engines.request import EngineClient
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.tracing.embeddings import TracedEmbedder
 from pointsman_gateway.tracing.engines import TracedClient
@@ -27,7 +27,7 @@ class Traced:
     def calls(self) -> Interceptors:
         return (TracedCalls(self._spans),)
 
-    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
+    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
