@@ -32,5 +32,5 @@ class TenancyMetrics:
             self.rejected.labels(limit)
         for outcome in ("done", "failed"):
             self.renewals.labels(outcome)
-        for outcome in ("known", "rejected", "failed"):
+        for outcome in ("known", "refused", "failed"):
             self.lookups.labels(outcome)
