@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.express import ExpressLane
 from pointsman_gateway.http.guarded_http import Guard
@@ -29,6 +28,7 @@ from pointsman_gateway.http.http import build_app
 from pointsman_gateway.http.http_door import HttpDoor
 from pointsman_gateway.http.http_server import serving_http
 from pointsman_gateway.http.limits import LIMITS
+from pointsman_gateway.pipeline.admission import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:

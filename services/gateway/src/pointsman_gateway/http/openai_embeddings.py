@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
-from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import Embedded, Wanted
 from pointsman_gateway.http.answer_sink import JSON, encoded
 from pointsman_gateway.http.asgi_answer import send_error
 from pointsman_gateway.http.bounded_fields import Elements
