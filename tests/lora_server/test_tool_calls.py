@@ -79,12 +79,12 @@ def test_the_setting_wins_and_off_sets_nothing(tmp_path: Path) -> None:
     assert choose_tool_calling(tmp_path / "missing", "auto") == NO_TOOL_CALLING
 
 
-def test_vllm_gets_the_parser_and_hides_tools_that_must_not_be_called(tmp_path: Path) -> None:
+def test_vllm_gets_the_parser_and_constrains_calls_to_their_schemas(tmp_path: Path) -> None:
     arguments = choose_tool_calling(model(tmp_path, QWEN), "auto").arguments
 
     assert arguments == (
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-        "--exclude-tools-when-tool-choice-none",
+        *("--tool-strict-level", "parameter", "--exclude-tools-when-tool-choice-none"),
     )
 
 

@@ -182,7 +182,7 @@ class ExpectedCost:
         habit = self.habits.of(path)
         if habit is not None:
             return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
-        answer = answer_tokens(request, path.sampling.max_tokens)
+        answer = answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
         return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 

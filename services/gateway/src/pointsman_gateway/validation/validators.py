@@ -26,6 +26,7 @@ class Complete(Validator):
     """Refuses an empty choice, and one that was cut off."""
 
     Options = Literal[True]
+    checks_format = False
 
     def __init__(self, options: bool) -> None:
         pass
@@ -86,6 +87,7 @@ class MeanLogprob(Validator):
     """Refuses a choice whose tokens have a low mean log-probability."""
 
     Options = Annotated[float, Field(le=0)]
+    checks_format = False
     needs_logprobs = True
 
     def __init__(self, options: float) -> None:

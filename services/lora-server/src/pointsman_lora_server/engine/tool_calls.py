@@ -73,13 +73,13 @@ class ToolCalling:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """vLLM's arguments. With `tool_choice: none` the prompt does not show the tools, since text in the format of a
-        call would reach the client as it is."""
+        """vLLM's arguments. With them, calls satisfy their functions' schemas even without `strict: true`, and with
+        `tool_choice: none` the prompt does not show the tools, since a call would reach the client as text."""
         if not self.parser:
             return ()
         template = ("--chat-template", self.chat_template) if self.chat_template else ()
         parser = ("--enable-auto-tool-choice", "--tool-call-parser", self.parser)
-        return (*parser, "--exclude-tools-when-tool-choice-none", *template)
+        return (*parser, "--tool-strict-level", "parameter", "--exclude-tools-when-tool-choice-none", *template)
 
 
 NO_TOOL_CALLING = ToolCalling()
