@@ -1,7 +1,7 @@
 """Answers are scored by what they are worth, not by their letters alone."""
 
 import pytest
-from pointsman_lora_server.training.heldout import ScoredAnswer, score
+from pointsman_lora_server.training.scoring import ScoredAnswer, score
 
 
 def scored(*pairs: tuple[str, str]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.loaders.formats import UnreadableFile, read_html, read_lines, read_pdf
+from pointsman_retriever.loaders.formats import UnreadableFile, read_lines
+from pointsman_retriever.loaders.html_pdf import read_html, read_pdf
 from pointsman_retriever.sandbox import Sandbox, SandboxError
 
 PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { color: red }</style></head>

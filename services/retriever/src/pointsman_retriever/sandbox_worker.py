@@ -50,7 +50,7 @@ class Worker:
         return encoded
 
     def _read(self, header: Mapping[str, Any], content: bytes) -> dict[str, Any]:
-        from pointsman_retriever.loaders.formats import READERS  # large imports, which chunking does not need
+        from pointsman_retriever.loaders.html_pdf import READERS  # large imports, which chunking does not need
 
         loaded = READERS[header["media_type"]](content)
         return {"title": replace_surrogates(loaded.title), "text": replace_surrogates(loaded.text)}

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pointsman_lora_server.training import data, heldout
+from pointsman_lora_server.training import data, heldout, scoring
 from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import Example
-from pointsman_lora_server.training.checkpoint import RunState
 from pointsman_lora_server.training.dataset import Dataset
 from pointsman_lora_server.training.heldout import AnsweredSample
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Emit, Evaluated, Objective, recent_loss
 from pointsman_lora_server.training.options import STOP_ON_METRIC, TrainingOptions
 from pointsman_lora_server.training.prompt_baseline import Question, plain_questions
+from pointsman_lora_server.training.schedule import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 MAX_SAMPLE_EVENTS = 8
@@ -59,11 +59,11 @@ class Evaluator:
         few = plain_questions(self._budget.questions[: self._budget.rows_during])
         ends_at = time.monotonic() + self._max_seconds(few)
         answers = list(heldout.generate_answers(self._learner, self._base, few, ends_at))
-        scores = heldout.score([sample.scored for sample in answers])
+        scores = scoring.score([sample.scored for sample in answers])
         facts: dict[str, Any] = {**_rounded(measured), **_rounded(scores), "rows": len(answers)}
         if self._options.evaluation.stop_on != STOP_ON_METRIC:
             return Evaluated(measured["loss"], facts)
-        metric = scores.get(heldout.EXACT, 0.0) + 1e-3 * _partial_score(scores)
+        metric = scores.get(scoring.EXACT, 0.0) + 1e-3 * _partial_score(scores)
         return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
@@ -96,7 +96,7 @@ class Evaluator:
             return []
         with self._learner.without_adapter(True):
             answers = self._answer(questions, ends_at)
-        scores = heldout.score([sample.scored for sample in answers])
+        scores = scoring.score([sample.scored for sample in answers])
         self._emit("prompt_path", shots=self._options.evaluation.shots, rows=len(answers), **_rounded(scores))
         return answers
 
@@ -186,11 +186,11 @@ def _data_facts(options: TrainingOptions, dataset: Dataset) -> dict[str, object]
 def _prefixed(prefix: str, samples: Iterable[AnsweredSample]) -> dict[str, float]:
     answers = [sample.scored for sample in samples]
     rows = {f"{prefix}_rows": float(len(answers))} if answers else {}
-    return {f"{prefix}_{name}": round(value, 4) for name, value in heldout.score(answers).items()} | rows
+    return {f"{prefix}_{name}": round(value, 4) for name, value in scoring.score(answers).items()} | rows
 
 
 def _partial_score(scores: dict[str, float]) -> float:
-    return scores.get(heldout.JSON_F1, scores.get(heldout.WORD_F1, 0.0))
+    return scores.get(scoring.JSON_F1, scores.get(scoring.WORD_F1, 0.0))
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

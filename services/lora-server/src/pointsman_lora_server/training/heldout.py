@@ -1,9 +1,7 @@
-"""Generates the answers to held-out rows for as long as there is time, and scores them with the task's metric."""
+"""Generates the answers to held-out rows for as long as there is time."""
 
-import json
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,93 +13,7 @@ from pointsman_lora_server.training.batches import Row, batch_by_length
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Pace
 from pointsman_lora_server.training.prompt_baseline import Question
-
-EXACT, JSON_F1, WORD_F1 = "exact", "json_f1", "word_f1"
-
-_Path = tuple[str | int, ...]
-_Leaf = tuple[str, Any]
-"""A type and a value, since Python's True equals 1."""
-
-_NOT_JSON: Any = object()
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredAnswer:
-    expected: str
-    actual: str
-
-    @property
-    def is_exact(self) -> bool:
-        """JSON is compared as a value, everything else as text without surrounding white space."""
-        expected, actual = _parse(self.expected), _parse(self.actual)
-        if expected is _NOT_JSON or actual is _NOT_JSON:
-            return self.expected.strip() == self.actual.strip()
-        return dict(_leaves(expected)) == dict(_leaves(actual))
-
-
-def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
-    """The share of exact answers and a micro-averaged F1: of JSON leaves if JSON objects are expected, otherwise of
-    words in lower case. Empty if there are no answers."""
-    if not answers:
-        return {}
-    exact = {EXACT: sum(answer.is_exact for answer in answers) / len(answers)}
-    if all(isinstance(_parse(answer.expected), dict) for answer in answers):
-        return exact | {JSON_F1: _f1([(_fields(answer.expected), _fields(answer.actual)) for answer in answers])}
-    return exact | {WORD_F1: _f1([(_words(answer.expected), _words(answer.actual)) for answer in answers])}
-
-
-def _f1(pairs: Sequence[tuple[Counter[Any], Counter[Any]]]) -> float:
-    """Twice the number of matches, divided by the number of expected and actual items."""
-    matches = sum((expected & actual).total() for expected, actual in pairs)
-    total = sum(expected.total() + actual.total() for expected, actual in pairs)
-    return 2 * matches / total if total else 1.0
-
-
-def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
-    """The leaves, regardless of their position in lists; empty if it is not a JSON object."""
-    value = _parse(text)
-    if not isinstance(value, dict):
-        return Counter()
-    return Counter(
-        (tuple("[]" if isinstance(step, int) else f"/{step}" for step in path), leaf) for path, leaf in _leaves(value)
-    )
-
-
-def _leaves(value: Any) -> Iterator[tuple[_Path, _Leaf]]:
-    """Each leaf with the keys and positions that lead to it, however deep. An empty object or list is a leaf itself."""
-    pending: list[tuple[_Path, Any]] = [((), value)]
-    while pending:
-        path, inner = pending.pop()
-        if isinstance(inner, dict | list) and inner:
-            steps = inner.items() if isinstance(inner, dict) else enumerate(inner)
-            pending += [((*path, step), item) for step, item in steps]
-        else:
-            yield path, _leaf(inner)
-
-
-def _leaf(value: Any) -> _Leaf:
-    if isinstance(value, dict | list):
-        return type(value).__name__, None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return "number", value
-    return type(value).__name__, value
-
-
-def _words(text: str) -> Counter[str]:
-    return Counter(text.casefold().split())
-
-
-def _parse(text: str) -> Any:
-    """The JSON value, or _NOT_JSON if it is not JSON or nested too deeply to read."""
-    try:
-        return json.loads(text, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        return _NOT_JSON
-
-
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
+from pointsman_lora_server.training.scoring import ScoredAnswer
 
 MAX_LOSS_ROWS = 256
 ROWS_PER_BATCH = 16
