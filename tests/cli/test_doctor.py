@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2
 from pointsman_cli.doctor.findings import Level
-from pointsman_cli.doctor.hardware import Machine, check_hardware, look_at_machine
-from pointsman_cli.doctor.installation import check_engine
+from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
 Cli = Callable[..., Any]

@@ -8,7 +8,7 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Decision, Request
 from pointsman_gateway.extensions import Choice, Validator
-from pointsman_gateway.validation.json_schema import client_schemas
+from pointsman_gateway.validation.validators import client_schemas
 
 MAX_CHARACTERS = 1_000_000
 """Characters of an answer that are collected; a longer answer is not judged."""

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable
-from pointsman_cli.gateway.answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
 from pointsman_cli.options import bearer
 
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -87,7 +87,7 @@ def to_decision(body: Mapping[str, Any]) -> Decision:
         considered=tuple(ConsideredPath(**entry) for entry in body["considered"]),
         expected_cost_usd=body["expected_cost_usd"],
         margin=body["margin"],
-        familiarity=body["familiarity"],
+        in_distribution_score=body["in_distribution_score"],
         notes=tuple(body["notes"]),
         generation=body["generation"],
     )
