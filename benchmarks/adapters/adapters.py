@@ -6,7 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON
+from benchmarks.adapters.components import BASE_FOLDER, ENGINE_PYTHON
+
 from benchmarks.adapters.known_texts import KNOWN, Known
 from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from benchmarks.adapters.components import House, Plan, running
 
 from benchmarks.adapters import adapters
 from benchmarks.adapters.asking import Streams
 from benchmarks.adapters.base_texts import QUESTIONS, base_texts
 from benchmarks.adapters.configuration import BASE
-from benchmarks.adapters.house import House, Plan, running
 from benchmarks.adapters.known_texts import MARKS, SETS
 from benchmarks.adapters.mover import Moved, Mover
 from benchmarks.adapters.verdicts import Points, Texts, Verdict, judged
@@ -67,23 +67,23 @@ class Swapped:
 async def measure(folder: Path, extent: Extent, slots: int = 4) -> Swapped:
     """Raises CannotMeasure, and AioRpcError where the first versions cannot be registered."""
     sets = adapters.trained()
-    async with running(folder, Plan(slots=slots, adapters=tuple(sets))) as house:
-        return await under_load(house, sets, extent, slots)
+    async with running(folder, Plan(slots=slots, adapters=tuple(sets))) as components:
+        return await under_load(components, sets, extent, slots)
 
 
-async def under_load(house: House, sets: dict[str, list[adapters.Trained]], extent: Extent, slots: int) -> Swapped:
+async def under_load(components: House, sets: dict[str, list[adapters.Trained]], extent: Extent, slots: int) -> Swapped:
     points, versions = Points(), dict[str, str]()
-    mover = Mover(house, points, versions)
+    mover = Mover(components, points, versions)
     await mover.begin(sets, AT_FIRST)
-    known = Texts(versions, await base_texts(house.engine, MOST_TOKENS), MARKS)
-    await _fill(house, mover, slots)
-    async with Streams(house.gateways[0], models(), QUESTIONS, MOST_TOKENS) as load:
+    known = Texts(versions, await base_texts(components.engine, MOST_TOKENS), MARKS)
+    await _fill(components, mover, slots)
+    async with Streams(components.gateways[0], models(), QUESTIONS, MOST_TOKENS) as load:
         await load.until(lambda answers: len(answers) >= 2 * len(models()), within=180)  # everything is warm
         calm = [await _stretch(extent.calm)]
         begun = time.monotonic()
         await mover.move_on(begun + extent.moves, EVERY)
         moving = (begun, time.monotonic())
-        await _fill(house, mover, slots)
+        await _fill(components, mover, slots)
         calm.append(await _stretch(extent.calm))
     return Swapped(
         judged(load.answers, known, points),
@@ -101,16 +101,16 @@ def models() -> list[str]:
     return named + ["path:base", *(f"path:{name}" for name in SETS)] * (EACH - EACH // 2)
 
 
-async def _fill(house: House, mover: Mover, slots: int) -> None:
+async def _fill(components: House, mover: Mover, slots: int) -> None:
     """Every slot is taken, as it is while versions move: the ones that serve, and others beside them."""
     others = [version for versions in mover.aliases.values() for version in versions]
-    held = await house.resident()
+    held = await components.resident()
     for version in others:
         if len(held) >= slots:
             return
         if version not in held:
-            await house.ensure(version)
-            held = await house.resident()
+            await components.ensure(version)
+            held = await components.resident()
 
 
 async def _stretch(seconds: float) -> tuple[float, float]:

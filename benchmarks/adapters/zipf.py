@@ -10,12 +10,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from benchmarks.adapters.components import House, Plan, running, watching
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.adapters import adapters
 from benchmarks.adapters.asking import Answer, ask
 from benchmarks.adapters.configuration import WORD
-from benchmarks.adapters.house import House, Plan, running, watching
 from benchmarks.adapters.verdicts import Move, Points, Texts, Verdict, judged
 from benchmarks.gateway_load.http_client import get
 
@@ -51,35 +51,35 @@ async def measure(folder: Path, requests: int) -> Zipfed:
     made = adapters.constants(ADAPTERS)
     names = [f"word{number:02}" for number in range(ADAPTERS)]
     plan = Plan(slots=SLOTS, smoke=False, adapters=names)
-    async with running(folder, plan) as house:
+    async with running(folder, plan) as components:
         points, texts = Points(), dict[str, str]()
         for name, adapter in zip(names, made, strict=True):
             called = time.monotonic()
-            version = await house.register(name, adapter.folder, WORD)
+            version = await components.register(name, adapter.folder, WORD)
             points.moved(f"{name}@{WORD}", Move(version, called, time.monotonic()))
             texts[version] = adapter.text(MOST_TOKENS)
-        return await _load(house, points, Texts(texts, {}, frozenset()), names, requests)
+        return await _load(components, points, Texts(texts, {}, frozenset()), names, requests)
 
 
-async def _load(house: House, points: Points, texts: Texts, names: list[str], requests: int) -> Zipfed:
+async def _load(components: House, points: Points, texts: Texts, names: list[str], requests: int) -> Zipfed:
     ranks = 1.0 / np.arange(1, len(names) + 1) ** EXPONENT
     chosen = random.Random(7)
     asked = iter(enumerate(chosen.choices(names, weights=list(ranks), k=requests)))
     found: list[tuple[Answer, bool]] = []
-    before, seconds = await loads(house)
-    async with _Residents(house) as residents:
+    before, seconds = await loads(components)
+    async with _Residents(components) as residents:
         await residents.told.wait()
 
         async def client() -> None:
             for number, name in asked:
                 alias = f"{name}@{WORD}"
                 held = points.now(alias) in residents.now
-                found.append((await ask(house.gateways[0], alias, REQUEST.format(number), MOST_TOKENS), held))
+                found.append((await ask(components.gateways[0], alias, REQUEST.format(number), MOST_TOKENS), held))
 
         began = time.monotonic()
         await asyncio.gather(*(client() for _ in range(CLIENTS)))
         took = time.monotonic() - began
-    loads_after, seconds_after = await loads(house)
+    loads_after, seconds_after = await loads(components)
     load, hit = ([answer.first_seconds for answer, held in found if held is of] for of in (False, True))
     return Zipfed(
         verdict=judged([answer for answer, _ in found], texts, points),
@@ -101,8 +101,8 @@ def _quantile(values: list[float], share: float) -> float:
 class _Residents:
     """What the engine holds, as gateways are told."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, components: House) -> None:
+        self._house = components
         self.now: frozenset[str] = frozenset()
         self.told = asyncio.Event()
 
@@ -122,9 +122,9 @@ class _Residents:
                 self.told.set()
 
 
-async def loads(house: House) -> tuple[float, float]:
+async def loads(components: House) -> tuple[float, float]:
     """How many the lora-server has counted, and their seconds together."""
-    page = (await get(house.metrics, "/metrics")).body.decode()
+    page = (await get(components.metrics, "/metrics")).body.decode()
     samples: Mapping[str, float] = {
         sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples
     }

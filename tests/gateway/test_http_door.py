@@ -222,7 +222,7 @@ async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
 ) -> None:
     assert (await http.get("/readyz")).status_code == 200
     await neighbours.lora_server.say(STARTING, detail="loading weights")
-    await until(lambda: not gateway.house.engines.any_ready)
+    await until(lambda: not gateway.components.engines.any_ready)
     assert (await http.get("/healthz")).text == "ok\n"
     not_ready = await http.get("/readyz")
     assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
@@ -255,8 +255,10 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
     gateway: Gateway, engine: ScriptedEngine, asked: dict[str, Any]
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    components = gateway.components
+    door = HttpDoor(
+        components.pipeline, components.tenancy, components.feedback, components.reloader, components.registry, 10
+    )
     async with (
         serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
         serving_http(Edge(build_api(door), door.tenancy, {}, lambda *_: None), "127.0.0.1:0", grace=1) as cold,

@@ -70,8 +70,10 @@ async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: S
 
 
 async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    components = gateway.components
+    door = HttpDoor(
+        components.pipeline, components.tenancy, components.feedback, components.reloader, components.registry, 10
+    )
     strict = Guard(headers=10)
     async with (
         serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=strict, lane=ExpressLane(door)) as address,
@@ -166,7 +168,7 @@ async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engin
 
     client = Connecting(close_next)
     transfer, received = sent_by(engine, client)
-    await until(lambda: client.connections and not client.connections[0].open)
+    await until(lambda: client.connections and not client.connections[0].is_open)
     assert not engine.bodies
     assert not received.said
 
@@ -195,8 +197,10 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(*["x" * 2**20] * 16))
-    house, refusals = gateway.house, list[str]()
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    components, refusals = gateway.components, list[str]()
+    door = HttpDoor(
+        components.pipeline, components.tenancy, components.feedback, components.reloader, components.registry, 10
+    )
     brisk = Guard(idle_seconds=0.2, stalled_seconds=0.2, refused=refusals.append)
     async with (
         serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=brisk, lane=ExpressLane(door)) as address,
@@ -232,8 +236,10 @@ class Wire(asyncio.Transport):
 
 
 async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    components = gateway.components
+    door = HttpDoor(
+        components.pipeline, components.tenancy, components.feedback, components.reloader, components.registry, 10
+    )
     config, full = Config(build_app(door), log_config=None), Guard(connections=0)
     connection = ExpressConnection(config, ServerState(), {}, full, ExpressLane(door))
     wire = Wire()
@@ -278,11 +284,13 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house, log = gateway.house, list[str]()
+    components, log = gateway.components, list[str]()
     pipeline = replace(
-        house.pipeline, journal=Logged(house.pipeline.journal, log), tenancy=Logged(house.pipeline.tenancy, log)
+        components.pipeline,
+        request_log=Logged(components.pipeline.request_log, log),
+        tenancy=Logged(components.pipeline.tenancy, log),
     )
-    door = HttpDoor(pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    door = HttpDoor(pipeline, components.tenancy, components.feedback, components.reloader, components.registry, 10)
     connection = ExpressConnection(
         Config(build_app(door), log_config=None), ServerState(), {}, Guard(), ExpressLane(door)
     )
@@ -349,7 +357,7 @@ async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(nei
         stub = gateway_pb2_grpc.GatewayStub(channel)
 
         async def ask() -> None:
-            gateway.house.engines.cell("local").breaker = Breaker()
+            gateway.components.engines.state("local").breaker = Breaker()
             async with connected(gateway.url) as (reader, writer):
                 writer.write(request("path:small_talk"))
                 assert b" 503 " in await reader.readline()

@@ -33,7 +33,7 @@ TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
 
 @dataclass(frozen=True)
 class Gateway:
-    house: bootstrap.House
+    components: bootstrap.GatewayComponents
     url: str
     grpc_address: str
     folder: FilePath
@@ -43,7 +43,7 @@ class Gateway:
         """The sum of all series of `name` that have these labels."""
         return sum(
             sample.value
-            for family in self.house.registry.collect()
+            for family in self.components.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -51,7 +51,7 @@ class Gateway:
     def known(self, task: str, path: str) -> PathEvidence:
         """What its router knows of a path."""
         config = load_config(self.folder)
-        return self.house.memory.board.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+        return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
@@ -82,21 +82,21 @@ class Neighbours:
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
-        async with bootstrap.building(settings, config, spans) as house:
+        async with bootstrap.build_gateway(settings, config, spans) as components:
             door = HttpDoor(
-                house.pipeline,
-                house.tenancy,
-                house.feedback,
-                house.generations,
-                house.registry,
+                components.pipeline,
+                components.tenancy,
+                components.feedback,
+                components.reloader,
+                components.registry,
                 settings.request_timeout,
-                house.console if settings.console == "on" else None,
+                components.console if settings.console == "on" else None,
             )
             servicer = GatewayServicer(
-                house.pipeline,
-                house.feedback,
+                components.pipeline,
+                components.feedback,
                 settings.request_timeout,
-                house.generations,
+                components.reloader,
             )
 
             def register(server: Any) -> None:
@@ -109,11 +109,11 @@ class Neighbours:
                     register,
                     grace=1,
                     interceptors=tracing_server_interceptors(spans),
-                    gate=Authentication(house.pipeline, house.tenancy),
+                    gate=Authentication(components.pipeline, components.tenancy),
                 ) as grpc_server,
                 serving_http(
                     build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
                 ) as address,
             ):
-                await until(lambda: "no word" not in house.engines.get("local").detail)
-                yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)
+                await until(lambda: "no word" not in components.engines.get("local").detail)
+                yield Gateway(components, f"http://{address}", grpc_server.address, settings.config)

@@ -2,70 +2,49 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PointsmanError, Unavailable
 
 from pointsman_gateway.console.overview import EngineAdapters, ModelAdapters
 from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.caller import AllowedNames
-from pointsman_gateway.engines.engines import Cell
+from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
+from pointsman_gateway.engines.engine_state import EngineState
+
+Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
 
 
-class Desk(Protocol):
-    """One lora-server's word on adapters. Each method raises PointsmanError."""
-
-    async def read(self) -> AdapterListing: ...
-
-    async def point(self, move: AliasMove) -> Alias: ...
-
-    async def try_out(self, move: AliasMove) -> Alias: ...
-
-    async def roll_back(self, move: AliasMove) -> Alias: ...
+ACTIONS: Mapping[str, Action] = {
+    "alias": AdapterAdminClient.set_alias,
+    "canary": AdapterAdminClient.set_canary,
+    "rollback": AdapterAdminClient.roll_back,
+}
 
 
-Action = Callable[[Desk, AliasMove], Awaitable[Alias]]
-
-
-async def _point(desk: Desk, move: AliasMove) -> Alias:
-    return await desk.point(move)
-
-
-async def _try_out(desk: Desk, move: AliasMove) -> Alias:
-    return await desk.try_out(move)
-
-
-async def _roll_back(desk: Desk, move: AliasMove) -> Alias:
-    return await desk.roll_back(move)
-
-
-ACTIONS: Mapping[str, Action] = {"alias": _point, "canary": _try_out, "rollback": _roll_back}
-
-
-async def read(cells: Sequence[Cell], allowed: AllowedNames) -> list[ModelAdapters]:
+async def read(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
     """By base model; engines without a lora-server have no adapters. `allowed` are adapters' names."""
-    asked = [cell for cell in cells if cell.desk is not None]
-    told = await asyncio.gather(*[_ask(cell.desk) for cell in asked if cell.desk is not None])
-    models = dict.fromkeys(cell.engine.model for cell in asked)
+    asked = [state for state in states if state.adapter_admin is not None]
+    told = await asyncio.gather(*[_ask(state.adapter_admin) for state in asked if state.adapter_admin is not None])
+    models = dict.fromkeys(state.engine.model for state in asked)
     return [
         _model(model, [(c, t) for c, t in zip(asked, told, strict=True) if c.engine.model == model], allowed)
         for model in models
     ]
 
 
-async def _ask(desk: Desk) -> AdapterListing | PointsmanError:
+async def _ask(adapter_admin: AdapterAdminClient) -> AdapterListing | PointsmanError:
     try:
-        return await desk.read()
+        return await adapter_admin.list_adapters()
     except PointsmanError as error:
         return error
 
 
 def _model(
-    model: str, told: Sequence[tuple[Cell, AdapterListing | PointsmanError]], allowed: AllowedNames
+    model: str, told: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
 ) -> ModelAdapters:
     books = [book for _, book in told if isinstance(book, AdapterListing)]
     book = books[0] if books else AdapterListing((), (), ())
-    engines = [_engine(cell.engine.name, said, allowed) for cell, said in told]
+    engines = [_engine(state.engine.name, said, allowed) for state, said in told]
     return ModelAdapters(
         model,
         engines,
@@ -85,20 +64,22 @@ def _open(name: str, allowed: AllowedNames) -> bool:
     return allowed is None or name.partition("@")[0] in allowed
 
 
-async def move(cells: Sequence[Cell], model: str, step: str, wanted: AliasMove) -> Alias:
+async def move(states: Sequence[EngineState], model: str, step: str, wanted: AliasMove) -> Alias:
     """Raises NotFound where no lora-server has adapters of `model`, Unavailable where none of them answers."""
-    desks = [cell.desk for cell in cells if cell.desk is not None and cell.engine.model == model]
-    if not desks:
-        known = sorted({cell.engine.model for cell in cells if cell.desk is not None})
+    clients = [
+        state.adapter_admin for state in states if state.adapter_admin is not None and state.engine.model == model
+    ]
+    if not clients:
+        known = sorted({state.engine.model for state in states if state.adapter_admin is not None})
         raise NotFound(
             f"no lora-server has adapters of '{model[:100]}'; known: {', '.join(known) or 'none'}",
             code="unknown_model",
             param="model",
         )
-    *first, last = desks
-    for desk in first:
+    *first, last = clients
+    for adapter_admin in first:
         try:
-            return await ACTIONS[step](desk, wanted)
+            return await ACTIONS[step](adapter_admin, wanted)
         except Unavailable as error:
             if error.code != "lora_server_unavailable":  # it has answered: another one would say the same
                 raise

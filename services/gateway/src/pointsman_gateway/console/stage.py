@@ -19,7 +19,7 @@ from pointsman_gateway.console.decisions import (
 from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import Alias, AliasMove
-from pointsman_gateway.pipeline.config_reload import Generation
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
 
 MAX_SCANNED = 2_000
@@ -31,7 +31,7 @@ class Console:
 
     def __init__(
         self,
-        current: Callable[[], Generation],
+        current: Callable[[], ConfigSnapshot],
         evidence: overview.Evidence,
         journal: RequestLogReader | None,
         keys: bool,
@@ -52,7 +52,7 @@ class Console:
         records = [r for r in seen.records if r.unix_ms >= now - WINDOW_MS and self._is_theirs(r, caller)]
         window = window_of(records, seen.since_unix_ms, now)
         figures = by_path(records, window)
-        previews = [p for p in generation.line.router.previews() if _allowed(p.task, caller.scope.tasks)]
+        previews = [p for p in generation.stages.router.previews() if _allowed(p.task, caller.scope.tasks)]
         paths = [path for path in generation.paths if overview.is_open(caller.scope, path)]
         away = {path.name: why for path in paths if (why := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
@@ -63,7 +63,7 @@ class Console:
             window,
             [*known, *overview.forced_paths(records, [path.name for path in generation.paths], figures)],
             [overview.task_of(preview, records, caller.scope) for preview in previews],
-            [overview.engine_of(cell) for cell in generation.engines.cells],
+            [overview.engine_of(state) for state in generation.engines.states],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
@@ -94,7 +94,7 @@ class Console:
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that is away is told as such."""
-        return await adapters.read(self._current().engines.cells, caller.scope.adapters)
+        return await adapters.read(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, step: str, wanted: AliasMove) -> Alias:
         """`step` is "alias", "canary" or "rollback". Returns how the alias stands then. Raises PointsmanError."""
@@ -106,7 +106,7 @@ class Console:
         name = wanted.alias.partition("@")[0]
         if not _allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await adapters.move(self._current().engines.cells, model, step, wanted)
+        return await adapters.move(self._current().engines.states, model, step, wanted)
 
     async def _look(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:

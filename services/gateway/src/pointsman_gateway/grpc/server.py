@@ -22,7 +22,7 @@ from pointsman_gateway.http.cache_control import wish_of
 from pointsman_gateway.http.callers import caller_of
 from pointsman_gateway.http.feedback import FeedbackBox
 from pointsman_gateway.http.limits import check_counts
-from pointsman_gateway.pipeline.config_reload import Names
+from pointsman_gateway.pipeline.config_reload import ModelNames
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
@@ -49,7 +49,7 @@ class Offer(Protocol):
     def paths(self) -> Sequence[Path]: ...
 
     @property
-    def models(self) -> Names: ...
+    def models(self) -> ModelNames: ...
 
     @property
     def engines(self) -> Availability: ...

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
-from pointsman_gateway.embeddings.stage import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.http.answer_sink import JSON, encoded
 from pointsman_gateway.http.asgi_answer import send_error
 from pointsman_gateway.http.bounded_fields import Elements
@@ -36,7 +36,7 @@ class EmbeddingBody(WholeCharacters):
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
     user: str | None = None
 
-    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> Wanted:
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
         """Raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
@@ -44,7 +44,7 @@ class EmbeddingBody(WholeCharacters):
         texts, tokens = self._inputs()
         # Admission and the limits know requests by their messages; no text but the first is looked at there.
         seen = domain.Message("user", texts[0] if texts else "tokens")
-        return Wanted(
+        return EmbeddingRequest(
             request=domain.Request(
                 self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
             ),
@@ -74,7 +74,7 @@ class EmbeddingBody(WholeCharacters):
 class Embedding(Response):
     """Works while its client waits; FastAPI takes it for a response."""
 
-    def __init__(self, door: HttpDoor, wanted: Wanted) -> None:
+    def __init__(self, door: HttpDoor, wanted: EmbeddingRequest) -> None:
         self.background = None
         self._door = door
         self._wanted = wanted
@@ -108,7 +108,7 @@ async def embed(body: EmbeddingBody, request: Request) -> Response:
     return Embedding(door_of(request), body.to_wanted(deadline_of(request), caller_of_request(request)))
 
 
-async def _send_pieces(send: Send, headers: Headers, embedded: Embedded) -> None:
+async def _send_pieces(send: Send, headers: Headers, embedded: EmbeddingResult) -> None:
     length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
     for piece in embedded.pieces:

@@ -4,6 +4,8 @@ free slot      the request gets it at once
 no free slot   it waits briefly, by its caller's priority, first come first served within one priority
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
 shutting down  Unavailable ("shutting_down")
+
+At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
 """
 
 import asyncio
@@ -20,6 +22,8 @@ from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
+
+log = logging.getLogger(__name__)
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
 MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
@@ -57,9 +61,9 @@ class Admission:
     ) -> None:
         """The gauges show how many requests have a slot, and how many wait for one."""
         self.is_closed = False
-        """No request is admitted any more."""
+        """Whether new requests are rejected."""
         self.is_draining = False
-        """Requests are still admitted, but load balancers should send no more."""
+        """Whether load balancers should send no more requests; those that arrive are still admitted."""
         self._free = max_in_flight
         self.max_in_flight = max_in_flight
         self._limits = queue or QueueLimits()
@@ -212,7 +216,7 @@ def _check(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Before the caller's limits are reserved for each of them."""
+    """Checks `n` before limits are reserved for each choice."""
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
             f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
@@ -238,17 +242,14 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         )
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
     """In seconds."""
 
     delay: float
-    """All requests are served though readiness says no, until every load balancer has noticed."""
+    """Requests are still admitted while readiness fails, so that load balancers can notice."""
     timeout: float
-    """After that, requests in flight may end."""
+    """Then requests in flight may finish."""
 
 
 async def drain(
@@ -257,10 +258,10 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns once no request is in flight, or the time is up: False if some are, which will be cut.
+    """Returns True once no request is in flight, or False at the timeout; the remaining requests will be aborted.
 
-    `report_not_serving` says over gRPC health what /readyz says by `admission.is_ready`. SIGINT (Ctrl-C) has no delay:
-    there is no load balancer.
+    `report_not_serving` updates gRPC health; /readyz follows `admission.is_ready`. SIGINT (Ctrl-C) skips the delay,
+    because there is no load balancer.
     """
     admission.is_draining = True
     await report_not_serving()
@@ -269,5 +270,5 @@ async def drain(
     log.info("draining: %d requests in flight", admission.in_flight)
     is_empty = await admission.wait_until_empty(times.timeout)
     if not is_empty:
-        log.warning("draining: %d requests are cut after %g s", admission.in_flight, times.timeout)
+        log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
     return is_empty

@@ -13,7 +13,7 @@ from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt,
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.pipeline import Line, Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline, Stages
 from pointsman_gateway.shadow.budget import DailyBudget
 from pointsman_gateway.shadow.scoring import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess
@@ -61,7 +61,7 @@ class ShadowResult:
 class ShadowPipeline:
     """Takes no place in the house, nothing of a caller's limits, and counts in no series of requests."""
 
-    def __init__(self, current: Callable[[], Line], most: int) -> None:
+    def __init__(self, current: Callable[[], Stages], most: int) -> None:
         """`most` may be under way at once."""
         apart = CollectorRegistry()  # nobody reads it: what shadows do is counted by `ShadowMetrics`
         self._current = current
