@@ -22,7 +22,7 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.local import BATCH_TEXTS, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
 
@@ -282,7 +282,7 @@ class Place:
 
 
 class Receipts(list[UndecidedReceipt]):
-    """Implements the stage's `Journal`."""
+    """Implements the stage's `RequestLog`."""
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self.append(receipt)
@@ -293,7 +293,7 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 
 def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
-    metrics = EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
+    metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
     return Embeddings({"m": PricedModel("m", model, 2.0)}, limits, metrics, Receipts())
 
 

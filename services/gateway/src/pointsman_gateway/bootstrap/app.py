@@ -143,7 +143,7 @@ async def build_gateway(
             (persistence, cost_metrics, shadow_settings),
         )
         first = await builder.build(config)
-        metrics.serving(first.id)
+        metrics.set_generation(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
@@ -153,7 +153,7 @@ async def build_gateway(
         await stack.enter_async_context(cost_metrics.engine_costs.running())
         registry.register(EngineStates(lambda: reloader.current.engines.states))
         queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
         pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
@@ -210,12 +210,12 @@ class _SnapshotBuilder:
         models, catalog = NamedModels(config, engines), to_catalog(config)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._discovery.activate(engines, config.models)
-        self._dependencies.counting.know(label_values(config), gen_ai_names(config))
+        self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._persistence.apply_config(config, engines.version_of)
         self._cost_metrics.apply_config(config, engines, stages.metering)
         self._shadow_settings.apply_config(config)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
-        self._freshness.watched = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
+        self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)
 
 

@@ -29,7 +29,7 @@ class CostMetrics:
 
     @classmethod
     def register(cls, registry: CollectorRegistry, metrics: GatewayMetrics) -> "CostMetrics":
-        costs = cls(EngineCosts(), CounterfactualCosts(metrics.sent))
+        costs = cls(EngineCosts(), CounterfactualCosts(metrics.path_totals))
         for collector in (costs.engine_costs, costs.counterfactual, costs.fixed):
             registry.register(collector)
         return costs
@@ -39,10 +39,10 @@ class CostMetrics:
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
-        self.counterfactual.obey(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
+        self.counterfactual.apply_config(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
         hourly = HourlyPrices(config.models, engines.all)
-        self.engine_costs.obey(hourly.by_name, label_values(config)[0])
-        self.fixed.obey(
+        self.engine_costs.apply_config(hourly.by_name, label_values(config)[0])
+        self.fixed.apply_config(
             FixedCosts(
                 config.models.prices_as_of,
                 metering.pricing,

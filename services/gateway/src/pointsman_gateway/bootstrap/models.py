@@ -22,7 +22,7 @@ from pointsman_gateway.embeddings.local import Encoder, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.engines.http1 import Pool, origin_of
 from pointsman_gateway.engines.http_post import PooledPoster
-from pointsman_gateway.metering.gen_ai import OURS
+from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
 from pointsman_gateway.tracing.instrumentation import Instrumentation
 
@@ -141,7 +141,7 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
         price = model.usd_per_million_tokens
         if model.local:
             # Also by its fingerprint, for clients that store vectors and must name the exact model.
-            local = PricedModel(name, traced(dependencies.local, name, OURS), price)
+            local = PricedModel(name, traced(dependencies.local, name, POINTSMAN), price)
             models[name] = models[dependencies.local_name] = local
         else:
             remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)

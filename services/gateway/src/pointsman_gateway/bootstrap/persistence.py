@@ -117,7 +117,7 @@ async def open_tenancy(settings: Settings, registry: CollectorRegistry) -> Async
                 raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
             metrics = TenancyMetrics(registry)
             redis = await _connect(stack, settings.redis_url, "REDIS_URL", lambda up: None)
-            tenancy = Tenancy(redis, metrics, KeyCacheConfig(good_for=settings.key_cache_ttl))
+            tenancy = Tenancy(redis, metrics, KeyCacheConfig(ttl_s=settings.key_cache_ttl))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pycld2
 
-from pointsman_gateway.classification.english import ENGLISH_ONLY
 from pointsman_gateway.classification.excerpts import (
     CHARACTERS_PER_END,
     LONG_CHARACTERS,
@@ -18,6 +17,7 @@ from pointsman_gateway.classification.excerpts import (
     is_binary,
     visible,
 )
+from pointsman_gateway.classification.words import ENGLISH_ONLY
 from pointsman_gateway.domain import UNKNOWN, Labels
 
 NO_LANGUAGE = "none"

@@ -84,9 +84,9 @@ class PricedModel:
 class GenAi(Protocol):
     """Records the metrics of OpenTelemetry's conventions for generative AI."""
 
-    def embedded(self, model: str, outcome: str, seconds: float) -> None: ...
+    def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
 
-    def embedded_tokens(self, model: str, tokens: int) -> None: ...
+    def observe_embedding_tokens(self, model: str, tokens: int) -> None: ...
 
 
 class EmbeddingMetrics:
@@ -111,9 +111,9 @@ class EmbeddingMetrics:
         self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
         self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
         self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
-        self._gen_ai.embedded(receipt.model, receipt.outcome, receipt.seconds["total"])
+        self._gen_ai.observe_embedding(receipt.model, receipt.outcome, receipt.seconds["total"])
         if receipt.usage.prompt_tokens:
-            self._gen_ai.embedded_tokens(receipt.model, receipt.usage.prompt_tokens)
+            self._gen_ai.observe_embedding_tokens(receipt.model, receipt.usage.prompt_tokens)
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
 

@@ -22,7 +22,7 @@ from pointsman_gateway.fast_metrics import FastCollector, counter
 class CallTimer(Protocol):
     """Records the duration of engine calls."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
         ...
 
@@ -30,7 +30,7 @@ class CallTimer(Protocol):
 class NullCallTimer:
     """Implements `Calls` where nobody looks."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         pass
 
 
@@ -99,8 +99,8 @@ class EngineMetrics:
 
     def ended(self, request: EngineRequest, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._calls.called(request.operation, request.model, outcome, seconds)
-        self._attempts.cell(request.engine, outcome).value += 1
+        self._calls.observe_call(request.operation, request.model, outcome, seconds)
+        self._attempts.series(request.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:
         self._opened.labels(engine).inc()
@@ -175,11 +175,11 @@ REPORT_INTERVAL_SECONDS = 1.0
 class CanaryOutcomeSource(Protocol):
     """Counts canary outcomes."""
 
-    def hand_over(self) -> Sequence[CanaryMetrics]:
+    def take(self) -> Sequence[CanaryMetrics]:
         """Returns the outcomes since the last call."""
         ...
 
-    def take_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
+    def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
         """Adds outcomes again that could not be reported."""
         ...
 
@@ -205,7 +205,7 @@ class CanaryReporter:
 
     async def report(self) -> None:
         """Reports to one reachable lora-server of each model: they share one registry."""
-        outcomes = sorted(self._source.hand_over(), key=lambda one: one.model)
+        outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
 
@@ -217,4 +217,4 @@ class CanaryReporter:
             if outcome != "kept":
                 self._metrics.canary_reported(sum(one.requests for one in outcomes), outcome)
                 return
-        self._source.take_back(outcomes)
+        self._source.give_back(outcomes)

@@ -27,7 +27,7 @@ from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
 from pointsman_gateway.pipeline.sinks import CollectedAnswer, ItemQueue
-from pointsman_gateway.routing.evidence import Availability
+from pointsman_gateway.routing.path_state import Availability
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 

@@ -77,12 +77,27 @@ class Attempt:
     """The answer of one path, from its first chunk on. Implements `ChunkSink`: meters chunks and passes them on."""
 
     __slots__ = (
-        "_buffer", "_judge", "_meter", "_reads", "_sink", "_tried", "_validating", "answer", "decision", "is_complete",
+        "_buffer",
+        "_judge",
+        "_meter",
+        "_path_attempt",
+        "_reads",
+        "_sink",
+        "_validating",
+        "answer",
+        "decision",
+        "is_complete",
         "verdicts",
     )  # fmt: skip
 
     def __init__(
-        self, decision: Decision, answer: OpenAnswer, meter: Meter, tried: PathAttempt, judge: Judge | None, reads: bool
+        self,
+        decision: Decision,
+        answer: OpenAnswer,
+        meter: Meter,
+        path_attempt: PathAttempt,
+        judge: Judge | None,
+        reads: bool,
     ) -> None:
         """`reads`: whether the request log needs the answer's text."""
         self.decision = decision
@@ -91,7 +106,7 @@ class Attempt:
         """Empty until the answer is complete."""
         self.is_complete = False
         self._meter = meter
-        self._tried = tried
+        self._path_attempt = path_attempt
         self._judge = judge
         self._reads = reads or judge is not None
         self._validating: ValidatingSink | None = None
@@ -103,10 +118,10 @@ class Attempt:
     def chunks(self, chunks: Chunks, last: bool) -> None:
         usage = chunks[-1].usage
         if usage is not None:  # it comes last, in a chunk of its own
-            self._meter.used(usage)
+            self._meter.set_usage(usage)
             chunks = chunks[:-1]
         if chunks and self._sink is not None:
-            self._tried.came(chunks)
+            self._path_attempt.count_chunks(chunks)
             self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
@@ -131,7 +146,7 @@ class Attempt:
                 del error  # breaks the reference cycle between its traceback and this frame
         if buffer.has_ended:
             self.complete()
-        self._meter.held()
+        self._meter.record_buffering()
 
     def pass_on(self, sink: ChunkSink) -> None:
         """Sends the answer to `sink`, starting with what is buffered."""
@@ -148,7 +163,7 @@ class Attempt:
         if self._judge is not None and self._validating is not None:
             self.verdicts = self._judge.verdicts(self._validating.transcript)
             for verdict in self.verdicts:
-                self._meter.judged(self.decision, verdict.validator, verdict.ruling)
+                self._meter.record_verdict(self.decision, verdict.validator, verdict.ruling)
             if refusal(self.verdicts) is not None:
                 return
         self.answer.accepted()

@@ -52,7 +52,7 @@ class ReloadStatus:
 
 
 class ReloadMetrics(Protocol):
-    def reloaded(self, outcome: str, generation: str) -> None:
+    def count_reload(self, outcome: str, generation: str) -> None:
         """`outcome` is "swapped" or "refused"; `generation` is the active snapshot's id."""
         ...
 
@@ -109,7 +109,7 @@ class ConfigReloader:
 
     def _reject(self, problem: str) -> None:
         self._problem = problem
-        self._metrics.reloaded("refused", self.current.id)
+        self._metrics.count_reload("refused", self.current.id)
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.id, problem)
 
     def _activate(self, snapshot: ConfigSnapshot) -> None:
@@ -119,7 +119,7 @@ class ConfigReloader:
         if snapshot.id == before.id:
             return
         self._loaded_unix = time.time()
-        self._metrics.reloaded("swapped", snapshot.id)
+        self._metrics.count_reload("swapped", snapshot.id)
         log.info("configuration %s is active", snapshot.id)
 
 

@@ -71,9 +71,9 @@ class Pipeline:
         try:
             async with self.admission.admitted(request):
                 reservation = await reserve(self.tenancy, request, 0)
-                meter.admitted()
+                meter.mark_admitted()
                 decision = stages.router.decide(request, await stages.classification.label(request))
-                meter.decided(decision)
+                meter.set_decision(decision)
                 decision_id.set(decision.id)
                 prompt = await _prompt(stages, meter, request, decision) if with_prompt else None
             outcome = ROUTED
@@ -111,13 +111,13 @@ class Pipeline:
 
 
 async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Decision) -> Prompt:
-    tried = meter.tries(decision.path)
+    path_attempt = meter.start_attempt(decision.path)
     prompt = await stages.prompts.build(request, decision)
-    tried.prompted(prompt)
-    tried.ended = tried.sent  # no engine is called
+    path_attempt.set_prompt(prompt)
+    path_attempt.ended = path_attempt.sent  # no engine is called
     return prompt
 
 
 def _routed(meter: Meter, outcome: str, failure: PointsmanError | None) -> Receipt:
     """The receipt of a decision without an answer. It costs nothing, even if building the prompt failed."""
-    return replace(meter.routed(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))
+    return replace(meter.finish_route(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))

@@ -6,7 +6,7 @@ from pointsman_servicekit.grpc_client import Interceptors
 
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.engines.engine_client import EngineClient
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import RequestLog
 
@@ -22,7 +22,7 @@ class Instrumentation(Protocol):
         """For calls to other services."""
         ...
 
-    def engine_client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient: ...
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         """`name` is the model's name in the configuration."""
@@ -42,7 +42,7 @@ class NoInstrumentation:
 
     grpc_interceptors: Interceptors = ()
 
-    def engine_client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:

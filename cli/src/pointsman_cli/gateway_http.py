@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable
-from pointsman_cli.gateway.answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
 from pointsman_cli.options import bearer
 
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
