@@ -10,11 +10,11 @@ from itertools import cycle
 from typing import Any
 
 import grpc
-from benchmarks.adapters.components import House
 from pointsman.v1 import lora_server_pb2 as pb
 
 from benchmarks.adapters.adapters import Trained
 from benchmarks.adapters.configuration import WORD
+from benchmarks.adapters.house import House
 from benchmarks.adapters.verdicts import Points
 
 ROUND = ("promote", "register", "promote", "rollback", "promote", "retire", "rollback", "promote")
@@ -60,9 +60,9 @@ class Line:
 
 
 class Mover:
-    def __init__(self, components: House, points: Points, texts: dict[str, str]) -> None:
+    def __init__(self, house: House, points: Points, texts: dict[str, str]) -> None:
         """Keeps `points` and `texts` true: where aliases point, and what each version says."""
-        self._house = components
+        self._house = house
         self._points = points
         self._texts = texts
         self._lines: list[Line] = []

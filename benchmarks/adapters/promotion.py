@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.adapters.components import House, Plan, running
-
 from benchmarks.adapters import adapters
 from benchmarks.adapters.asking import ask
 from benchmarks.adapters.configuration import WORD
+from benchmarks.adapters.house import House, Plan, running
 from benchmarks.adapters.verdicts import PROMISED
 from benchmarks.gateway_load.http_client import Target, post
 from benchmarks.gateway_load.machine import CannotMeasure
@@ -68,30 +67,29 @@ class Promoted:
 async def measure(folder: Path, extent: Extent) -> Promoted:
     """Raises CannotMeasure, and AioRpcError where a version cannot be registered or promoted."""
     sets = adapters.trained()
-    async with running(folder, Plan(gateways=2, smoke=False, adapters=tuple(sets))) as components:
+    async with running(folder, Plan(held=4, gateways=2, smoke=False, adapters=tuple(sets))) as house:
         versions = {
-            name: [await components.register(name, adapter.folder) for adapter in members]
-            for name, members in sets.items()
+            name: [await house.register(name, adapter.folder) for adapter in members] for name, members in sets.items()
         }
         for name, known in versions.items():
-            await components.promote(f"{name}@{WORD}", known[0])
+            await house.promote(f"{name}@{WORD}", known[0])
         texts = {
             version: adapter.known.text
             for name, members in sets.items()
             for version, adapter in zip(versions[name], members, strict=True)
         }
-        firsts, warm = await _first_tokens(components, versions, texts, extent.firsts)
+        firsts, warm = await _first_tokens(house, versions, texts, extent.firsts)
         alias, pair = f"red@{WORD}", versions["red"][:2]
         for version in pair:
-            await components.ensure(version)
-        seen = [await _promote(components, alias, pair[number % 2], texts) for number in range(1, extent.moves + 1)]
+            await house.ensure(version)
+        seen = [await _promote(house, alias, pair[number % 2], texts) for number in range(1, extent.moves + 1)]
         return Promoted(tuple(seen), tuple(firsts), tuple(warm))
 
 
 async def _first_tokens(
-    components: House, versions: dict[str, list[str]], texts: dict[str, str], count: int
+    house: House, versions: dict[str, list[str]], texts: dict[str, str], count: int
 ) -> tuple[list[float], list[float]]:
-    """Nine versions take turns on four slots: each is loaded, promoted, asked once, and then asked again.
+    """Nine versions take turns in a host memory for four: each is loaded, promoted, asked once, and then asked again.
 
     No two questions begin alike, so that neither finds the other's prefix in the engine's cache.
     """
@@ -101,40 +99,40 @@ async def _first_tokens(
     for number in range(count):
         name, place = turns[(number + len(versions)) % len(turns)]
         version = versions[name][place]
-        await components.promote(f"{name}@{WORD}", version)
+        await house.promote(f"{name}@{WORD}", version)
         for time_ in range(1 + WARM):
             await asyncio.sleep(REST)
             question = f"{number * 10 + time_} passengers ask for the platform of the train to Larkmoor."
-            answer = await ask(components.gateways[0], f"{name}@{WORD}", question, most_tokens=8)
+            answer = await ask(house.gateways[0], f"{name}@{WORD}", question, most_tokens=8)
             if answer.error or answer.model != version or not texts[version].startswith(answer.text):
                 raise CannotMeasure(f"{name}@{WORD}, which points to {version}, was answered by {answer}")
             (warm if time_ else firsts).append(1e3 * answer.first_seconds)
     return firsts, warm
 
 
-async def _promote(components: House, alias: str, version: str, texts: dict[str, str]) -> Seen:
+async def _promote(house: House, alias: str, version: str, texts: dict[str, str]) -> Seen:
     """Of a version that is resident. Raises CannotMeasure where a gateway goes on with the former one."""
     enough = asyncio.Event()
-    looking = asyncio.create_task(_look_steadily(components, alias, enough))
+    looking = asyncio.create_task(_look_steadily(house, alias, enough))
     await asyncio.sleep(BEFORE)
     called = time.monotonic()
-    await components.promote(alias, version)
+    await house.promote(alias, version)
     answered = time.monotonic()
     await asyncio.sleep(AFTER)
     enough.set()
     seen = max(_seen(looks, version) for looks in await looking)
-    for port in components.gateways:
+    for port in house.gateways:
         answer = await ask(port, alias, QUESTION, most_tokens=4)
         if answer.error or answer.model != version or not texts[version].startswith(answer.text):
             raise CannotMeasure(f"after its move to {version}, {alias} was answered by {answer}")
     return Seen(1e3 * (seen - called), 1e3 * (seen - answered))
 
 
-async def _look_steadily(components: House, alias: str, enough: asyncio.Event) -> list[list[tuple[float, str]]]:
+async def _look_steadily(house: House, alias: str, enough: asyncio.Event) -> list[list[tuple[float, str]]]:
     """By gateway: when each request was sent, and what answered it; none waits for another's answer."""
-    sent: list[list[asyncio.Task[tuple[float, str]]]] = [[] for _ in components.gateways]
+    sent: list[list[asyncio.Task[tuple[float, str]]]] = [[] for _ in house.gateways]
     while not enough.is_set():
-        for port, tasks in zip(components.gateways, sent, strict=True):
+        for port, tasks in zip(house.gateways, sent, strict=True):
             tasks.append(asyncio.create_task(_look(port, alias)))
         await asyncio.sleep(BETWEEN)
     return [list(await asyncio.gather(*tasks)) for tasks in sent]

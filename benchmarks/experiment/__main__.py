@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.experiment.components import running
 from pointsman_cli.eval.report import Report, read_report
 
 from benchmarks.experiment import adapters, picture, table
 from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
+from benchmarks.experiment.house import running
 from benchmarks.experiment.tasks import OWN_ADAPTERS, TASKS, paths_of
 from benchmarks.gateway_load.machine import CannotMeasure
 
