@@ -117,6 +117,8 @@ async def build_gateway(
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         cost_metrics = CostMetrics.register(registry, metrics)
+        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         dependencies = Dependencies(
             tracing.engine_client(OpenAIClient(pool), gen_ai),
             ProtectedSearch(retriever, Breaker()),
@@ -127,6 +129,7 @@ async def build_gateway(
             canary_outcomes,
             freshness,
             engine_costs=cost_metrics.engine_costs,
+            lend_slot=admission.lend,
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
@@ -152,8 +155,6 @@ async def build_gateway(
         _run_until_closed(stack, canary_reporter.run(), "report canary outcomes")
         await stack.enter_async_context(cost_metrics.engine_costs.running())
         registry.register(EngineStates(lambda: reloader.current.engines.states))
-        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
         pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))

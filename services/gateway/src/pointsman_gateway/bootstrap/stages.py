@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,8 @@ class Dependencies:
     freshness: Freshness = ALWAYS_FRESH
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
+    lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Lends a request's slot to another one while it waits for an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     backend = EngineBackend(
         engines, dependencies.client, now, resilience, dependencies.engine_metrics, dependencies.engine_costs
     )
-    loading = AdapterLoading(backend, engines, now, resilience)
+    loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     return Stages(
         revision=config.digest,
         classification=Classification(
@@ -181,7 +184,12 @@ class _NoSearch:
 
 
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
-    sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
+    sampling = Sampling(
+        max_tokens=path.max_tokens,
+        temperature=path.temperature,
+        stop=path.stop,
+        structured_max_tokens=path.structured_max_tokens,
+    )
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)

@@ -18,6 +18,8 @@ FIELDS = frozenset(
 )
 """What `extra_json` may not say: the contract has a field for it, or the gateway decides it."""
 
+MESSAGE_FIELDS = frozenset({"role", "content", "name"})
+
 _AS_THE_PATH_SAYS = Sampling()
 
 
@@ -53,8 +55,17 @@ def to_feedback(said: pb.FeedbackRequest, caller: Caller) -> Feedback:
 def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
     # As a list first: half the time of a generator.
     return tuple(
-        [Message(m.role, m.content, {"name": m.name}) if m.name else Message(m.role, m.content) for m in messages]
+        [
+            Message(m.role, m.content, _message_extra(m)) if m.name or m.extra_json else Message(m.role, m.content)
+            for m in messages
+        ]
     )
+
+
+def _message_extra(message: pb.Message) -> dict[str, Any]:
+    """Raises InvalidArgument."""
+    extra = _json_object(message.extra_json, MESSAGE_FIELDS)
+    return {"name": message.name, **extra} if message.name else extra
 
 
 def _sampling(sampling: pb.Sampling) -> Sampling:
@@ -70,7 +81,7 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if len(sampling.stop) > MAX_STOP_SEQUENCES:
         told = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
         raise InvalidArgument(told, code="bad_parameter", param="stop")
-    return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
+    return Sampling(**given, stop=tuple(sampling.stop) or None, extra=_json_object(sampling.extra_json, FIELDS))
 
 
 def _within(name: str, value: float, least: float, most: float) -> float:
@@ -84,7 +95,8 @@ def _without_noise(number: float) -> float:
     return float(f"{number:.7g}")
 
 
-def _extra(text: str) -> dict[str, Any]:
+def _json_object(text: str, fields: frozenset[str]) -> dict[str, Any]:
+    """Parse an `extra_json` that must not contain `fields`. Raises InvalidArgument."""
     if not text:
         return {}
     check_body(text.encode(), param="extra_json")
@@ -94,7 +106,7 @@ def _extra(text: str) -> dict[str, Any]:
         raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
     if not isinstance(extra, dict):
         raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
-    named = sorted(FIELDS & extra.keys())
+    named = sorted(fields & extra.keys())
     if named:
         raise InvalidArgument(
             f"'extra_json' holds '{named[0]}', which the request has a place for",

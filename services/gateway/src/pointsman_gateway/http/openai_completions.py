@@ -36,7 +36,7 @@ class CompletionBody(WholeCharacters):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | Elements[str] | None = None
+    stop: str | Elements[str] | None = Field(default="", description='"": the path\'s; null or []: none')
     logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
     user: str | None = None
     metadata: Entries[str] | None = None

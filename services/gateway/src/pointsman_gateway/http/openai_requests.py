@@ -58,7 +58,7 @@ class ChatBody(BaseModel):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | Elements[str] | None = None
+    stop: str | Elements[str] | None = Field(default="", description='"": the path\'s; null or []: none')
     user: str | None = None
     metadata: Entries[str] | None = None
 
@@ -73,8 +73,8 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     """Raises InvalidArgument if a message holds something other than text, or there is too much of anything."""
     extra = body.model_extra or NOTHING
     check_counts(body.messages, extra)
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if len(stop) > MAX_STOP_SEQUENCES:
+    stop = _stop(body.stop)
+    if stop is not None and len(stop) > MAX_STOP_SEQUENCES:
         raise InvalidArgument(
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
         )
@@ -100,6 +100,12 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
         arrived_at=arrived,
         as_a_whole=not body.stream,
     )
+
+
+def _stop(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    if isinstance(stop, str):
+        return (stop,) if stop else None
+    return tuple(stop or ())
 
 
 _decode_usual = msgspec.json.Decoder(strict_struct(ChatBody)).decode
