@@ -1,7 +1,7 @@
 """What a client's `cache-control` means for the cache."""
 
 import pytest
-from pointsman_gateway.http.cache_control import wish_of
+from pointsman_gateway.codec.headers import wish_of
 
 
 @pytest.mark.parametrize(

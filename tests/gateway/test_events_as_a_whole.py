@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from pointsman_gateway.codec.choices import collected
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.http.choices import collected
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
 DONE = b"data: [DONE]\n\n"

@@ -15,10 +15,10 @@ from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from doubles.lora_server import STARTING
 from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
-from pointsman_gateway.http.edge import Edge
-from pointsman_gateway.http.http import build_api, build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_api, build_app
+from pointsman_gateway.http.asgi_app import Edge
+from pointsman_gateway.http.dependencies import HttpDoor
+from pointsman_gateway.http.server import serving_http
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]

@@ -24,12 +24,12 @@ from pointsman_gateway.engines.failures import TransientFailure
 from pointsman_gateway.engines.http1 import Connection, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.engines.request import EngineRequest, Transfer
-from pointsman_gateway.http.express import ConnectionSink, ExpressLane
-from pointsman_gateway.http.express_connection import ExpressConnection
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDoor
+from pointsman_gateway.http.fast_connection import ExpressConnection
+from pointsman_gateway.http.fast_reader import ConnectionSink, ExpressLane
+from pointsman_gateway.http.guarded_connection import Guard
+from pointsman_gateway.http.server import serving_http
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config

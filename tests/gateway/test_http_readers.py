@@ -26,10 +26,10 @@ from hypothesis import HealthCheck, given, settings
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
 from pointsman_gateway.engines.openai_client import OpenAITransfer
-from pointsman_gateway.http.express import Client, ConnectionSink, ExpressLane
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDoor
+from pointsman_gateway.http.fast_reader import Client, ConnectionSink, ExpressLane
+from pointsman_gateway.http.server import serving_http
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
 

@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 import httpx
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.server import serving_http
 
 
 async def test_no_piece_of_an_answer_waits_until_the_one_before_was_acknowledged() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pointsman_gateway.http.limits import BodyLimits, check_body, check_counts
+from pointsman_gateway.codec.limits import BodyLimits, check_body, check_counts
 from pointsman_servicekit.errors import InvalidArgument
 
 SMALL = BodyLimits(bytes=100_000, depth=5, containers=2_000)

@@ -14,7 +14,7 @@ from doubles.openai_clients import opening_client
 from doubles.raw_engine import event
 from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.http.openai_answers import ChatEncoder
+from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 
 USER: Any = [{"role": "user", "content": IN_CHAT}]
 PARTS = [{"type": "text", "text": "Hel"}, {"type": "image", "url": "x"}, {"text": "lo"}]

@@ -20,8 +20,8 @@ from doubles.valkey import Valkey
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.domain import Finished, Message, Request
-from pointsman_gateway.http.limits import LIMITS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 

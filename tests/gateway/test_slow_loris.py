@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from doubles.waiting import until
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.guarded_connection import Guard
+from pointsman_gateway.http.server import serving_http
 
 LONG = 60.0
 BRISK = Guard(

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from doubles.certificates import Authority, copied
 from doubles.waiting import found
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.guarded_connection import Guard
+from pointsman_gateway.http.server import serving_http
 from pointsman_servicekit.tls import ServerTls, TlsError, client_tls, server_tls
 
 

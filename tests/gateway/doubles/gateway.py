@@ -11,11 +11,11 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.express import ExpressLane
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDoor
+from pointsman_gateway.http.fast_reader import ExpressLane
+from pointsman_gateway.http.server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors

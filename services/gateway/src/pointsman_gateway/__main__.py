@@ -20,15 +20,15 @@ from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
+from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.draining import DrainTimes, drain
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.express import ExpressLane
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
-from pointsman_gateway.http.limits import LIMITS
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDoor
+from pointsman_gateway.http.fast_reader import ExpressLane
+from pointsman_gateway.http.guarded_connection import Guard
+from pointsman_gateway.http.server import serving_http
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Decision, Receipt, Started
-from pointsman_gateway.http.openai_answers import cost_header, decision_headers
+from pointsman_gateway.http.openai.chat_encoder import cost_header, decision_headers
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -1,18 +1,74 @@
-"""One answer over ASGI, until its client disconnects."""
+"""Work that stops the moment its client hangs up."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import PointsmanError
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from pointsman_gateway.domain import Request
-from pointsman_gateway.http.answer_sink import HttpAnswer, error_response
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.http.hang_up import ClientGone, until_hung_up
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.http.openai.chat_encoder import Headers
+from pointsman_gateway.http.sinks import HttpAnswer, error_response
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
+
+Answer = TypeVar("Answer")
+
+ON_HANG_UP = "pointsman.on_hang_up"
+"""In an ASGI scope, by a server that can: what it calls when the client hangs up before its answer is complete.
+
+It is None at first, and `HUNG_UP` where that has happened already. Waiting for `receive` to say so instead takes a task
+of its own, which costs more than reading the request.
+"""
+HUNG_UP = "hung up"
+
+
+class ClientGone(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+async def until_hung_up(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The work's result; cancels it, and raises ClientGone, when the client hangs up first."""
+    working = asyncio.current_task()
+    assert working is not None
+    watch = _Watch(working)
+    watching = None
+    if ON_HANG_UP not in scope:
+        watching = asyncio.create_task(watch.listen(receive))
+    elif scope[ON_HANG_UP] is HUNG_UP:
+        work.close()
+        raise ClientGone
+    else:
+        scope[ON_HANG_UP] = watch.hung_up
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watch.gone and working.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        if watching is None:
+            scope[ON_HANG_UP] = HUNG_UP if watch.gone else None
+        else:
+            watching.cancel()
+
+
+class _Watch:
+    def __init__(self, working: asyncio.Task[Any]) -> None:
+        self.gone = False
+        self._working = working
+
+    def hung_up(self) -> None:
+        self.gone = True
+        self._working.cancel()
+
+    async def listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up()
 
 
 class AsgiSink(HttpAnswer, ItemQueue[Message]):

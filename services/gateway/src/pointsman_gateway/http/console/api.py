@@ -1,20 +1,62 @@
-"""`/console/api`: what the page shows, and how it moves adapters. It is the page's own, and changes with it."""
+"""Who may speak to the console's API from a browser: its own page, and no other site.
 
-from collections.abc import Awaitable, Callable
+Another site's page cannot send the header below without asking first, and nobody here answers such a question. Where
+keys are off, a name that somebody else has pointed at this machine (DNS rebinding) is refused too: then the page's
+address must be the machine's own (localhost, or an address in numbers), or be named in the settings. Where keys are on
+a foreign name gains nothing, since the key is not its own.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import FastAPI, Query, Request
+from pointsman_servicekit.errors import InvalidArgument, PermissionDenied
 from pydantic import Field
 from starlette.responses import Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import AliasMove
-from pointsman_gateway.http.bounded_fields import KnownNames
 from pointsman_gateway.http.console import page
-from pointsman_gateway.http.console.guard import check_site
-from pointsman_gateway.http.http_door import caller_of_request, door_of
+from pointsman_gateway.http.dependencies import caller_of_request, door_of
+from pointsman_gateway.http.openai.fields import KnownNames
+
+HEADER = "x-pointsman-console"
+
+
+def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
+    """Raises PermissionDenied ("other_site", "unknown_host"), or InvalidArgument where the body is not said to be
+    JSON. `hosts` are allowed beside the machine's own."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if HEADER not in request.headers or (origin is not None and urlsplit(origin).netloc != host):
+        raise PermissionDenied(
+            f"only the console's own page speaks to this route: same origin, and the header {HEADER}", code="other_site"
+        )
+    if not keys and not _is_ours(host, hosts):
+        raise PermissionDenied(
+            f"keys are off, so the console is served to this machine's own names only, not to '{host[:100]}'; "
+            "POINTSMAN_GATEWAY_CONSOLE_HOSTS names others",
+            code="unknown_host",
+        )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        raise InvalidArgument("the body must be application/json", code="bad_content_type", param="content-type")
+
+
+def _is_ours(host: str, hosts: Sequence[str]) -> bool:
+    name = (urlsplit(f"//{host}").hostname or "").lower()
+    if name == "localhost" or name.endswith(".localhost") or name in hosts:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
 
 MOST_AT_ONCE = 200
 

@@ -7,8 +7,8 @@ from typing import Any
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
-from pointsman_gateway.http.openai_answers import receipt_body, to_json
-from pointsman_gateway.http.response_output import REASONING, REFUSAL, TEXT, Call, Content, Event, Item, PartKind
+from pointsman_gateway.http.openai.chat_encoder import receipt_body, to_json
+from pointsman_gateway.http.openai.response_output import REASONING, REFUSAL, TEXT, Call, Content, Event, Item, PartKind
 
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """By how an engine's answer ended."""

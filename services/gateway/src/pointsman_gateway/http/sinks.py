@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http import openai_answers as answers
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.http.openai import chat_encoder as answers
+from pointsman_gateway.http.openai.chat_encoder import Headers
 
 JSON = (b"content-type", b"application/json")
 EVENTS = [

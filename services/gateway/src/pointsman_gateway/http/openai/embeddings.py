@@ -9,15 +9,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
+from pointsman_gateway.codec.json_values import WholeCharacters, refuse_infinite
 from pointsman_gateway.embeddings.wanted import Embedded, Wanted
-from pointsman_gateway.http.answer_sink import JSON, encoded
-from pointsman_gateway.http.asgi_answer import send_error
-from pointsman_gateway.http.bounded_fields import Elements
-from pointsman_gateway.http.finite_numbers import refuse_infinite
-from pointsman_gateway.http.half_characters import WholeCharacters
-from pointsman_gateway.http.hang_up import ClientGone, until_hung_up
-from pointsman_gateway.http.http_door import HttpDoor, caller_of_request, deadline_of, door_of
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.http.asgi_answer import ClientGone, send_error, until_hung_up
+from pointsman_gateway.http.dependencies import HttpDoor, caller_of_request, deadline_of, door_of
+from pointsman_gateway.http.openai.chat_encoder import Headers
+from pointsman_gateway.http.openai.fields import Elements
+from pointsman_gateway.http.sinks import JSON, encoded
 from pointsman_gateway.pipeline.run import to_public_error
 
 MOST_INPUTS = 2048

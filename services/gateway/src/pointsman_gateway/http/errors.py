@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from pointsman_gateway.domain import Operation
-from pointsman_gateway.http import openai_answers as answers
-from pointsman_gateway.http.hang_up import ClientGone
-from pointsman_gateway.http.http_door import HttpDoor, door_of
+from pointsman_gateway.http.asgi_answer import ClientGone
+from pointsman_gateway.http.dependencies import HttpDoor, door_of
+from pointsman_gateway.http.openai import chat_encoder as answers
 from pointsman_gateway.pipeline.run import to_public_error
 
 METERED: dict[str, Operation] = {

@@ -11,8 +11,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pointsman_gateway.http.hang_up import HUNG_UP, ON_HANG_UP
-from pointsman_gateway.http.unread_body import DiscardingTransport, UnreadBody
+from pointsman_gateway.http.asgi_answer import HUNG_UP, ON_HANG_UP
+from pointsman_gateway.http.connection_limits import DiscardingTransport, UnreadBody
 
 
 def _unheard(code: str) -> None:

@@ -1,5 +1,6 @@
 """OpenAI's request bodies, decoded."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -8,15 +9,18 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pointsman_gateway.codec.headers import USE, caller_of, wish_of
+from pointsman_gateway.codec.json_values import WholeCharacters, refuse_half_characters, refuse_infinite
+from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
-from pointsman_gateway.http.bounded_fields import Elements, Entries
-from pointsman_gateway.http.cache_control import USE
-from pointsman_gateway.http.finite_numbers import refuse_infinite
-from pointsman_gateway.http.half_characters import WholeCharacters, refuse_half_characters
-from pointsman_gateway.http.http_errors import invalid_body
-from pointsman_gateway.http.limits import check_counts
-from pointsman_gateway.http.strict_structs import strict_struct
+from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientGone, send_error
+from pointsman_gateway.http.asgi_app import Call
+from pointsman_gateway.http.dependencies import HttpDoor, deadline_after
+from pointsman_gateway.http.errors import invalid_body
+from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.openai.fields import Elements, Entries, strict_struct
+from pointsman_gateway.pipeline.run import to_public_error
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -165,3 +169,46 @@ def _text(number: int, index: int, part: dict[str, Any]) -> str:
             param=where,
         )
     return text
+
+
+def chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
+    """From the fields of `POST /v1/chat/completions`. Raises InvalidArgument."""
+    try:
+        body = ChatBody.model_validate(fields)
+    except ValidationError as error:  # by a field that the endpoint passes on without knowing it
+        raise invalid_body(error.errors()[0]) from error
+    return body.to_request(deadline)
+
+
+class ChatRoute:
+    """Answers one conversation."""
+
+    def __init__(self, door: HttpDoor) -> None:
+        self._door = door
+
+    async def __call__(self, call: Call) -> None:
+        try:
+            answer = await self._answer(call)
+        except (ClientGone, asyncio.CancelledError) as gone:
+            self._door.pipeline.turned_away("chat", None, call.arrived)
+            if isinstance(gone, ClientGone):
+                return
+            raise
+        except Exception as error:
+            refusal = to_public_error(error)
+            self._door.pipeline.turned_away("chat", refusal, call.arrived)
+            await send_error(call.send, refusal, call.sent_beside)
+            return
+        await answer(call.scope, call.receive, call.send)
+
+    async def _answer(self, call: Call) -> AsgiAnswer:
+        door = self._door
+        caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
+        body = read_chat(await call.body())
+        deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
+        asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
+        return AsgiAnswer(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)
+
+
+def encoder_of(body: ChatBody) -> ChatEncoder:
+    return ChatEncoder(includes_usage(body.stream_options))

@@ -10,13 +10,12 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.codec.headers import CALLER, wish_of
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.generations import Generation, Status
 from pointsman_gateway.http.asgi_answer import AsgiAnswer
-from pointsman_gateway.http.cache_control import wish_of
-from pointsman_gateway.http.callers import CALLER
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.http.feedback import FeedbackBox
+from pointsman_gateway.http.routes import FeedbackBox
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import Tenancy
 

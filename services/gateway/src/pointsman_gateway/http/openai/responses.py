@@ -8,14 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.codec.json_values import WholeCharacters
 from pointsman_gateway.config.sampling import MaxTokens, Temperature, TopLogprobs, TopP
-from pointsman_gateway.http.bounded_fields import Elements, Entries
-from pointsman_gateway.http.chat_like import chat_request
-from pointsman_gateway.http.half_characters import WholeCharacters
-from pointsman_gateway.http.http_door import deadline_of, respond
-from pointsman_gateway.http.response_events import ResponseEncoder
-from pointsman_gateway.http.response_items import to_messages
-from pointsman_gateway.http.response_tools import to_chat_choice, to_chat_tools, to_response_format
+from pointsman_gateway.http.dependencies import deadline_of, respond
+from pointsman_gateway.http.openai.chat import chat_request
+from pointsman_gateway.http.openai.fields import Elements, Entries
+from pointsman_gateway.http.openai.response_conversion import (
+    to_chat_choice,
+    to_chat_tools,
+    to_messages,
+    to_response_format,
+)
+from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
 
 LOGPROBS = "message.output_text.logprobs"
 

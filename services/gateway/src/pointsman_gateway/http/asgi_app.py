@@ -12,11 +12,10 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pointsman_gateway.http.asgi_answer import send_error
-from pointsman_gateway.http.callers import CALLER, caller_of
-from pointsman_gateway.http.hang_up import ClientGone
-from pointsman_gateway.http.limits import LIMITS, check_body
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.codec.headers import CALLER, caller_of
+from pointsman_gateway.codec.limits import LIMITS, check_body
+from pointsman_gateway.http.asgi_answer import ClientGone, send_error
+from pointsman_gateway.http.openai.chat_encoder import Headers
 from pointsman_gateway.pipeline.ports import Tenancy
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})

@@ -11,16 +11,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
-from pointsman_gateway.http import openai_answers as answers
-from pointsman_gateway.http.catalogue import list_tasks
-from pointsman_gateway.http.chat import ChatRoute, encoder_of
+from pointsman_gateway.http.asgi_app import Edge
 from pointsman_gateway.http.console.api import add_console
-from pointsman_gateway.http.edge import Edge
-from pointsman_gateway.http.feedback import FeedbackBody, feedback_answer
-from pointsman_gateway.http.http_door import HttpDoor, caller_of_request, deadline_of, door_of, respond
-from pointsman_gateway.http.http_errors import IN_THE_LINE, add_error_handlers, leave_receipt_of
-from pointsman_gateway.http.openai_requests import ChatBody, RouteBody
-from pointsman_gateway.http.openai_routes import add_openai_routes
+from pointsman_gateway.http.dependencies import HttpDoor, caller_of_request, deadline_of, door_of, respond
+from pointsman_gateway.http.errors import IN_THE_LINE, add_error_handlers, leave_receipt_of
+from pointsman_gateway.http.openai import chat_encoder as answers
+from pointsman_gateway.http.openai.chat import ChatBody, ChatRoute, RouteBody, encoder_of
+from pointsman_gateway.http.openai.completions import complete
+from pointsman_gateway.http.openai.embeddings import embed
+from pointsman_gateway.http.openai.responses import create_response
+from pointsman_gateway.http.openapi import describe_answers
+from pointsman_gateway.http.routes import FeedbackBody, feedback_answer, find_model, list_models, list_tasks
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -85,7 +86,7 @@ def build_app(door: HttpDoor, spans: "Spans | None" = None) -> ASGIApp:
     edge = Edge(api, door.tenancy, {("POST", "/v1/chat/completions"): ChatRoute(door)}, turned_away)
     if spans is None:
         return edge
-    from pointsman_gateway.http.traced_http import TracedHttp  # imports OpenTelemetry
+    from pointsman_gateway.http.tracing import TracedHttp  # imports OpenTelemetry
 
     return TracedHttp(edge, spans, [route.path for route in api.routes if isinstance(route, Route)])
 
@@ -109,3 +110,12 @@ def build_api(door: HttpDoor) -> FastAPI:
         add_console(app)
     add_error_handlers(app)
     return app
+
+
+def add_openai_routes(app: FastAPI) -> None:
+    app.post("/v1/completions")(complete)
+    app.post("/v1/responses")(create_response)
+    app.post("/v1/embeddings")(embed)
+    app.get("/v1/models")(list_models)
+    app.get("/v1/models/{name:path}")(find_model)
+    describe_answers(app)

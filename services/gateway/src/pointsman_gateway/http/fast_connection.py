@@ -5,9 +5,9 @@ from typing import Any, Protocol
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from pointsman_gateway.http.express_request import LINE
-from pointsman_gateway.http.guarded_http import NEVER, Guard, GuardedProtocol
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.http.fast_reader import LINE
+from pointsman_gateway.http.guarded_connection import NEVER, Guard, GuardedProtocol
+from pointsman_gateway.http.openai.chat_encoder import Headers
 
 
 class Exchange(Protocol):

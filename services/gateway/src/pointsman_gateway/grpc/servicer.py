@@ -14,15 +14,14 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_errors import to_status
 
+from pointsman_gateway.codec.headers import caller_of, wish_of
+from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Chunks, Event, Finished, Operation, Path, Receipt, Request, Started
 from pointsman_gateway.generations import Names
-from pointsman_gateway.grpc import answers as answers
+from pointsman_gateway.grpc import messages as answers
 from pointsman_gateway.grpc import metadata as metadata
-from pointsman_gateway.grpc.requests import to_feedback, to_request
-from pointsman_gateway.http.cache_control import wish_of
-from pointsman_gateway.http.callers import caller_of
-from pointsman_gateway.http.feedback import FeedbackBox
-from pointsman_gateway.http.limits import check_counts
+from pointsman_gateway.grpc.messages import to_feedback, to_request
+from pointsman_gateway.http.routes import FeedbackBox
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import Tenancy
 from pointsman_gateway.pipeline.run import to_public_error

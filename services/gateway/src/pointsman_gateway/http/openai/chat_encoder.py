@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
+from pointsman_gateway.codec.choices import Choice, collected
 from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Prompt, Receipt, Started, Usage
-from pointsman_gateway.http.choices import Choice, collected
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -11,8 +11,8 @@ import uvicorn
 from pointsman_servicekit.tls import ReloadingTls, ServerTls
 from starlette.types import ASGIApp
 
-from pointsman_gateway.http.express_connection import ExpressConnection, Lane
-from pointsman_gateway.http.guarded_http import Guard, GuardedProtocol
+from pointsman_gateway.http.fast_connection import ExpressConnection, Lane
+from pointsman_gateway.http.guarded_connection import Guard, GuardedProtocol
 
 GUARD = Guard()
 
