@@ -1,4 +1,4 @@
-"""Draining at shutdown: load balancers are told first, then no request is admitted, then those in flight may end."""
+"""Graceful shutdown: fail readiness, then admit no more requests, then wait for the requests in progress."""
 
 import logging
 import signal
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """In seconds."""
+    """Times in seconds."""
 
     delay: float
-    """All requests are served though readiness says no, until every load balancer has noticed."""
+    """Requests are still served while readiness fails, so that load balancers notice."""
     timeout: float
-    """After that, requests in flight may end."""
+    """Time for the requests in progress to end."""
 
 
 async def drain(
@@ -28,17 +28,17 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns once no request is in flight, or the time is up: False if some are, which will be cut.
+    """Returns when no request is in progress, or after the timeout: False if requests remain, which will be aborted.
 
-    `report_not_serving` says over gRPC health what /readyz says by `admission.is_ready`. SIGINT (Ctrl-C) has no delay:
-    there is no load balancer.
+    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
+    no delay, since nobody stops a gateway behind a load balancer with it.
     """
     admission.is_draining = True
     await report_not_serving()
     await delay_shutdown(stopped_by, times.delay)
     admission.is_closed = True
-    log.info("draining: %d requests in flight", admission.in_flight)
+    log.info("draining: %d requests in progress", admission.in_flight)
     is_empty = await admission.wait_until_empty(times.timeout)
     if not is_empty:
-        log.warning("draining: %d requests are cut after %g s", admission.in_flight, times.timeout)
+        log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
     return is_empty

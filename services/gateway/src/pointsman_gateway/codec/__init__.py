@@ -1,1 +1,1 @@
-"""TODO: describe this package."""
+"""Decoding of requests and encoding of answers as far as the HTTP and the gRPC server share it."""

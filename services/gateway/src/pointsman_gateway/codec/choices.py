@@ -1,4 +1,4 @@
-"""The choices of a whole answer, collected from its chunks, in the terms of neither door."""
+"""Collects the chunks of an answer into its choices, for answers that are sent as a whole."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Any
 
 from pointsman_gateway.domain import Chunk
 
-MOST_TOOL_CALLS = 1024
-"""In one choice; an engine that numbers them higher is not believed."""
+MAX_TOOL_CALLS = 1024
+"""Tool calls in one choice. Higher indexes from an engine are counted as the last one."""
 
 
 @dataclass(slots=True)
@@ -16,42 +16,39 @@ class Choice:
     content: str = ""
     finish_reason: str | None = None
     message: dict[str, Any] = field(default_factory=dict)
-    """What OpenAI's message holds beside role and content: tool calls, reasoning, ..."""
+    """The fields of OpenAI's message in addition to role and content, such as tool calls and reasoning."""
     logprobs: dict[str, Any] | None = None
-    ended: bytes = b""
-    """The engine's event that ended it; empty where that may not be sent on."""
+    last_event: bytes = b""
+    """The engine's event that ended the choice; empty if it must not be passed on."""
 
 
-def collected(chunks: Sequence[Chunk]) -> list[Choice]:
-    """By index."""
+def collect_choices(chunks: Sequence[Chunk]) -> list[Choice]:
+    """The choices in the order of their indexes."""
     if {chunk.index for chunk in chunks} == {0}:
-        return [_choice(0, chunks)]
+        return [_collect(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}
     for chunk in chunks:
-        if chunk.index in by_index:
-            by_index[chunk.index].append(chunk)
-        else:
-            by_index[chunk.index] = [chunk]
-    return [_choice(index, by_index[index]) for index in sorted(by_index)]
+        by_index.setdefault(chunk.index, []).append(chunk)
+    return [_collect(index, by_index[index]) for index in sorted(by_index)]
 
 
-def _choice(index: int, chunks: Sequence[Chunk]) -> Choice:
+def _collect(index: int, chunks: Sequence[Chunk]) -> Choice:
     choice = Choice(index, "".join([chunk.content for chunk in chunks]))
     for chunk in chunks:
         if chunk.finish_reason:
-            choice.finish_reason, choice.ended = chunk.finish_reason, chunk.raw
+            choice.finish_reason, choice.last_event = chunk.finish_reason, chunk.raw
         if chunk.extra:
-            _gather(choice, chunk.extra)
+            _add_extra(choice, chunk.extra)
     return choice
 
 
-def _gather(choice: Choice, extra: Mapping[str, Any]) -> None:
+def _add_extra(choice: Choice, extra: Mapping[str, Any]) -> None:
     message = choice.message
     for key, value in extra.get("delta", {}).items():
         if key == "tool_calls":
-            _gather_tool_calls(message.setdefault("tool_calls", []), value)
+            _add_tool_calls(message.setdefault("tool_calls", []), value)
         else:
-            message[key] = _put_together(message.get(key), value)
+            message[key] = _join(message.get(key), value)
     logprobs = extra.get("logprobs")
     if logprobs:
         if choice.logprobs is None:
@@ -59,23 +56,23 @@ def _gather(choice: Choice, extra: Mapping[str, Any]) -> None:
         choice.logprobs["content"].extend(logprobs.get("content") or [])
 
 
-def _put_together(known: Any, more: Any) -> Any:
-    """Texts, lists, and objects of texts (a function_call) come in pieces; of anything else the last word counts."""
-    if isinstance(known, str) and isinstance(more, str):
-        return known + more
-    if isinstance(known, list) and isinstance(more, list):
-        return [*known, *more]
-    if isinstance(known, dict) and isinstance(more, dict):
-        return {**known, **{name: _put_together(known.get(name), value) for name, value in more.items()}}
-    return more
+def _join(known: Any, delta: Any) -> Any:
+    """Appends texts, lists and objects of texts (such as a function_call); for other types the last value is kept."""
+    if isinstance(known, str) and isinstance(delta, str):
+        return known + delta
+    if isinstance(known, list) and isinstance(delta, list):
+        return [*known, *delta]
+    if isinstance(known, dict) and isinstance(delta, dict):
+        return {**known, **{name: _join(known.get(name), value) for name, value in delta.items()}}
+    return delta
 
 
-def _gather_tool_calls(gathered: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
-    for piece in pieces:
-        index = min(piece.get("index", 0), MOST_TOOL_CALLS - 1)
-        while len(gathered) <= index:
-            gathered.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = gathered[index], piece.get("function") or {}
-        call["id"] = piece.get("id") or call["id"]
+def _add_tool_calls(calls: list[dict[str, Any]], deltas: Iterable[Mapping[str, Any]]) -> None:
+    for delta in deltas:
+        index = min(delta.get("index", 0), MAX_TOOL_CALLS - 1)
+        while len(calls) <= index:
+            calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        call, function = calls[index], delta.get("function") or {}
+        call["id"] = delta.get("id") or call["id"]
         call["function"]["name"] += function.get("name") or ""
         call["function"]["arguments"] += function.get("arguments") or ""

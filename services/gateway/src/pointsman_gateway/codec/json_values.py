@@ -1,4 +1,8 @@
-"""Where in decoded JSON a wrong value stands."""
+"""Rejects JSON values that cannot be passed on to an engine: lone surrogates and non-finite numbers.
+
+JSON can write half of a surrogate pair ("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN,
+Infinity and numbers out of range such as 1e999, which JSON does not have.
+"""
 
 import json
 import math
@@ -7,29 +11,50 @@ from typing import Any
 
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument
-from pydantic import BaseModel, model_validator
 
-MAX_NAME = 100
+MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
 
+_encode_finite = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+_encode_text = msgspec.json.Encoder().encode
 
-def first_place(data: Any, is_wrong: Callable[[Any], bool], within: str = "") -> str | None:
-    """The place of the first wrong name, string or number, as in "messages[0].content", or None if all are right.
 
-    Of a wrong name it is the place of its object. `within` is the place of `data` itself. Takes time linear in the
-    size of `data`: the text is made only once the place has been found.
+def reject_non_finite(data: Any, path: str = "") -> None:
+    """Raises InvalidArgument if decoded JSON holds a number that is NaN or infinite; `path` is the path of `data`."""
+    try:
+        _encode_finite(data)
+    except ValueError as error:
+        param = find_json_path(data, _is_non_finite, path) or path
+        message = f"'{param}' is no number that JSON has: neither NaN nor infinite, and at most about 1.8e308"
+        raise InvalidArgument(message, code="bad_parameter", param=param) from error
+
+
+def reject_surrogates(data: Any) -> None:
+    """Raises InvalidArgument if decoded JSON holds a lone surrogate in a name or a string."""
+    try:
+        _encode_text(data)
+    except UnicodeEncodeError as error:
+        param = find_json_path(data, _has_surrogate) or None
+        where = f"'{param}'" if param else "the body"
+        raise InvalidArgument(f"{where} holds half a character", code="bad_text", param=param) from error
+
+
+def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
+    """The path of the first wrong name, string or number, as in "messages[0].content"; None if all are right.
+
+    For a wrong name it is the path of its object. `path` is the path of `data` itself. The time is linear in the size
+    of `data`.
     """
-    steps = _steps_to(data, is_wrong)
+    steps = _find_steps(data, is_wrong)
     if steps is None:
         return None
-    place = within
     for step in reversed(steps):
-        place += f"[{step}]" if isinstance(step, int) else f"{'.' if place else ''}{step[:MAX_NAME]}"
-    return place
+        path += f"[{step}]" if isinstance(step, int) else f"{'.' if path else ''}{step[:MAX_NAME_CHARACTERS]}"
+    return path
 
 
-def _steps_to(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
-    """The names and indexes that lead to the first wrong value, the innermost first."""
+def _find_steps(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
+    """The names and indexes that lead to the first wrong value, from the innermost to the outermost."""
     members: Iterable[tuple[int | str, Any]]
     if isinstance(data, dict):
         if any(map(is_wrong, data)):
@@ -41,7 +66,7 @@ def _steps_to(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | N
         return [] if is_wrong(data) else None
     for step, value in members:
         if isinstance(value, (list, dict)):
-            steps = _steps_to(value, is_wrong)
+            steps = _find_steps(value, is_wrong)
             if steps is not None:
                 return [*steps, step]
         elif is_wrong(value):
@@ -49,51 +74,15 @@ def _steps_to(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | N
     return None
 
 
-_encode_finite = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+def _is_non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
-def refuse_infinite(passed_on: Any, within: str = "") -> None:
-    """Of what goes to an engine as it came; `within` is where it stands. Raises InvalidArgument with the place."""
-    try:
-        _encode_finite(passed_on)
-    except ValueError as error:
-        param = first_place(passed_on, _is_infinite, within) or within
-        told = f"'{param}' is no number that JSON has: neither NaN nor infinite, and at most about 1.8e308"
-        raise InvalidArgument(told, code="bad_parameter", param=param) from error
-
-
-def _is_infinite(number: Any) -> bool:
-    return isinstance(number, float) and not math.isfinite(number)
-
-
-_encode_text = msgspec.json.Encoder().encode
-
-
-def refuse_half_characters(data: Any) -> None:
-    """Checks what Python's json has read. Raises InvalidArgument with the place of the first lone surrogate."""
-    try:
-        _encode_text(data)
-    except UnicodeEncodeError as error:
-        param = first_place(data, _is_half) or None
-        where = f"'{param}'" if param else "the body"
-        raise InvalidArgument(f"{where} holds half a character", code="bad_text", param=param) from error
-
-
-class WholeCharacters(BaseModel):
-    """A body that FastAPI reads."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole(cls, data: Any) -> Any:
-        refuse_half_characters(data)
-        return data
-
-
-def _is_half(text: Any) -> bool:
-    if not isinstance(text, str):
+def _has_surrogate(value: Any) -> bool:
+    if not isinstance(value, str):
         return False
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:
         return True
     return False

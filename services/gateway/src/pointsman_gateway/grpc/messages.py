@@ -1,4 +1,4 @@
-"""From the gRPC contract's requests to the gateway's nouns."""
+"""Converts the messages of the gRPC contract to the gateway's domain types and back."""
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -8,8 +8,8 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.choices import Choice, collected
-from pointsman_gateway.codec.json_values import refuse_infinite
+from pointsman_gateway.codec.choices import Choice, collect_choices
+from pointsman_gateway.codec.json_values import reject_non_finite
 from pointsman_gateway.codec.limits import check_body
 from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.domain import (
@@ -28,25 +28,25 @@ from pointsman_gateway.domain import (
     Started,
 )
 
-FIELDS = frozenset(
+RESERVED_NAMES = frozenset(
     {"model", "messages", "user", "metadata", "stream", "stream_options"}
     | {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
 )
-"""What `extra_json` may not say: the contract has a field for it, or the gateway decides it."""
+"""Names that `extra_json` must not contain: the contract has a field for them, or the gateway sets them."""
 
-_AS_THE_PATH_SAYS = Sampling()
+_DEFAULT_SAMPLING = Sampling()
 
 
 def to_request(
-    asked: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
+    request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> Request:
     """Raises InvalidArgument."""
     return Request(
-        model=asked.model,
-        messages=_messages(asked.messages),
-        sampling=_sampling(asked.sampling) if asked.HasField("sampling") else _AS_THE_PATH_SAYS,
-        metadata=dict(asked.metadata),
-        user=asked.user,
+        model=request.model,
+        messages=_messages(request.messages),
+        sampling=_sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING,
+        metadata=dict(request.metadata),
+        user=request.user,
         deadline=deadline,
         caller=caller,
         cache=cache,
@@ -54,20 +54,20 @@ def to_request(
     )
 
 
-def to_feedback(said: pb.FeedbackRequest, caller: Caller) -> Feedback:
+def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
     return Feedback(
-        decision_id=said.decision_id,
-        id=said.id,
-        rating=_without_noise(said.rating) if said.HasField("rating") else None,
-        correction=said.correction,
-        right_task=said.right_task,
-        right_answer=said.right_answer,
+        decision_id=feedback.decision_id,
+        id=feedback.id,
+        rating=_round_float32(feedback.rating) if feedback.HasField("rating") else None,
+        correction=feedback.correction,
+        right_task=feedback.right_task,
+        right_answer=feedback.right_answer,
         tenant=caller.tenant,
     )
 
 
 def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
-    # As a list first: half the time of a generator.
+    # A list takes half the time of a generator.
     return tuple(
         [Message(m.role, m.content, {"name": m.name}) if m.name else Message(m.role, m.content) for m in messages]
     )
@@ -78,14 +78,14 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if sampling.HasField("max_tokens"):
         given["max_tokens"] = _within("max_tokens", sampling.max_tokens, 1, 2**32 - 1)
     if sampling.HasField("temperature"):
-        given["temperature"] = _within("temperature", _without_noise(sampling.temperature), 0, MAX_TEMPERATURE)
+        given["temperature"] = _within("temperature", _round_float32(sampling.temperature), 0, MAX_TEMPERATURE)
     if sampling.HasField("top_p"):
-        given["top_p"] = _within("top_p", _without_noise(sampling.top_p), SMALLEST_TOP_P, 1)
+        given["top_p"] = _within("top_p", _round_float32(sampling.top_p), SMALLEST_TOP_P, 1)
     if sampling.HasField("seed"):
         given["seed"] = sampling.seed
     if len(sampling.stop) > MAX_STOP_SEQUENCES:
-        told = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
-        raise InvalidArgument(told, code="bad_parameter", param="stop")
+        message = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
+        raise InvalidArgument(message, code="bad_parameter", param="stop")
     return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
 
 
@@ -95,8 +95,8 @@ def _within(name: str, value: float, least: float, most: float) -> float:
     return value
 
 
-def _without_noise(number: float) -> float:
-    """A float has 32 bits on the wire, which hold seven digits: without the rest 0.7 is 0.7, as over HTTP."""
+def _round_float32(number: float) -> float:
+    """Rounds a 32-bit float to its seven significant digits, so that 0.7 equals the 0.7 of HTTP's JSON."""
     return float(f"{number:.7g}")
 
 
@@ -110,14 +110,14 @@ def _extra(text: str) -> dict[str, Any]:
         raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
     if not isinstance(extra, dict):
         raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
-    named = sorted(FIELDS & extra.keys())
+    named = sorted(RESERVED_NAMES & extra.keys())
     if named:
         raise InvalidArgument(
             f"'extra_json' holds '{named[0]}', which the request has a place for",
             code="bad_parameter",
             param="extra_json",
         )
-    refuse_infinite(extra, "extra_json")
+    reject_non_finite(extra, "extra_json")
     return extra
 
 
@@ -143,19 +143,19 @@ def finished_response(finished: Finished) -> pb.GenerateStreamResponse:
 def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateResponse:
     return pb.GenerateResponse(
         started=_started(started),
-        choices=[_choice(choice) for choice in collected(chunks)],
+        choices=[_choice(choice) for choice in collect_choices(chunks)],
         receipt=_receipt(finished.receipt),
     )
 
 
 def route_response(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> pb.RouteResponse:
-    """`costs_usd` by path: what the request is likely to cost there."""
-    shown = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
-    return pb.RouteResponse(decision=_decision(decision), prompt=shown, costs_usd=costs_usd)
+    """`costs_usd`: the expected cost of the request by path."""
+    messages = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
+    return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=costs_usd)
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
-    """`why_not` is None where the path could answer now."""
+    """`why_not` is None if the path is available."""
     return pb.PathInfo(
         name=path.name,
         kind=path.kind.value,
@@ -212,7 +212,7 @@ def _probabilities(probabilities: Sequence[tuple[str, float]]) -> list[pb.TaskPr
 
 def _receipt(receipt: Receipt) -> pb.Receipt:
     usage = receipt.usage
-    told = pb.Receipt(
+    message = pb.Receipt(
         usage=pb.Usage(
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -225,12 +225,12 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
-    _fill(told.cost_parts_usd, receipt.cost_parts_usd)
-    _fill(told.seconds, receipt.seconds)
-    return told
+    _fill(message.cost_parts_usd, receipt.cost_parts_usd)
+    _fill(message.seconds, receipt.seconds)
+    return message
 
 
 def _fill(field: MutableMapping[str, float], numbers: Mapping[str, float]) -> None:
-    """In six tenths of the time that a map takes as an argument, or `update`."""
+    """Fills a map field in 60 % of the time that `update` or a constructor argument takes."""
     for name, number in numbers.items():
         field[name] = number

@@ -1,27 +1,28 @@
-"""What the HTTP routes stand on: the house behind them, and the one way to answer."""
+"""What the HTTP routes use: the gateway's parts, the request's caller and deadline, and the way to answer."""
 
 import asyncio
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fastapi import Request
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.codec.headers import CALLER, wish_of
+from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.generations import Generation, Status
 from pointsman_gateway.http.asgi_answer import AsgiAnswer
+from pointsman_gateway.http.asgi_app import CALLER
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.http.routes import FeedbackBox
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.pipeline.ports import Tenancy
+from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 
 
 class Configuration(Protocol):
-    """What serves now."""
+    """The active configuration."""
 
     @property
     def current(self) -> Generation: ...
@@ -31,56 +32,59 @@ class Configuration(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class HttpDoor:
-    """What the routes need."""
+class HttpDependencies:
+    """The parts of the gateway that the HTTP server uses."""
 
     pipeline: Pipeline
     tenancy: Tenancy
-    feedback: FeedbackBox
+    feedback: FeedbackStore
     configuration: Configuration
     registry: CollectorRegistry
     request_timeout: float
+    budget: BufferedBytesBudget
+    """Limits the bytes of request bodies in memory; shared with the gRPC server."""
     console: Console | None = None
-    """None: its page is not served."""
+    """None: the console is not served."""
 
 
-async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
-    """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
-    wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
-    asked = replace(asked, caller=caller_of_request(request), cache=wish, as_a_whole=not streams)
-    return AsgiAnswer(door_of(request).pipeline, asked, encoder, streams)
+async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
+    """Answers a decoded request in the encoder's format."""
+    cache = cache_mode(request.headers.get("cache-control", "").encode("latin-1"))
+    decoded = replace(decoded, caller=caller_of_request(request), cache=cache, as_a_whole=not streams)
+    return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
 
 
 def caller_of_request(request: Request) -> domain.Caller:
-    """Who asks: the ASGI application has checked the key before it let the body be read."""
+    """The caller, whose key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
 
 
-def door_of(request: Request) -> HttpDoor:
-    door: HttpDoor = request.app.state.door
-    return door
+def dependencies_of(request: Request) -> HttpDependencies:
+    dependencies: HttpDependencies = request.app.state.dependencies
+    return dependencies
 
 
-def deadline_of(request: Request) -> float:
-    wanted = request.headers.get("x-request-timeout", "")
-    return deadline_after(wanted.encode("latin-1"), door_of(request).request_timeout)
+def deadline_of_request(request: Request) -> float:
+    """The deadline on the event loop's clock. Raises InvalidArgument."""
+    header = request.headers.get("x-request-timeout", "").encode("latin-1")
+    return deadline_after(header, dependencies_of(request).request_timeout)
 
 
-def deadline_after(wanted: bytes | None, longest: float) -> float:
-    """On the loop's clock. Raises InvalidArgument."""
-    return asyncio.get_running_loop().time() + seconds_of(wanted, longest)
+def deadline_after(header: bytes | None, max_seconds: float) -> float:
+    """The deadline on the event loop's clock, from an x-request-timeout header. Raises InvalidArgument."""
+    return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 
 
-def seconds_of(wanted: bytes | None, longest: float) -> float:
-    """As many as are wanted, `longest` at most. Raises InvalidArgument."""
-    if not wanted:
-        return longest
+def parse_timeout(header: bytes | None, max_seconds: float) -> float:
+    """The seconds of an x-request-timeout header, limited to `max_seconds`. Raises InvalidArgument."""
+    if not header:
+        return max_seconds
     try:
-        return min(longest, float(wanted))
+        return min(max_seconds, float(header))
     except ValueError:
         raise InvalidArgument(
-            f"x-request-timeout is {wanted[:50].decode('latin-1')!r}; write seconds",
+            f"x-request-timeout is {header[:50].decode('latin-1')!r}; write seconds",
             code="bad_parameter",
             param="x-request-timeout",
         ) from None

@@ -1,4 +1,4 @@
-"""Everything that goes wrong behind an HTTP route, in the shape of OpenAI's errors."""
+"""Converts every error of a FastAPI route to a response in the format of OpenAI's errors, and writes its receipt."""
 
 from typing import Any
 
@@ -12,98 +12,84 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from pointsman_gateway.domain import Operation
-from pointsman_gateway.http.asgi_answer import ClientGone
-from pointsman_gateway.http.dependencies import HttpDoor, door_of
-from pointsman_gateway.http.openai import chat_encoder as answers
+from pointsman_gateway.http.asgi_answer import ClientDisconnected
+from pointsman_gateway.http.dependencies import HttpDependencies, dependencies_of
+from pointsman_gateway.http.encoding import error_body, error_headers
+from pointsman_gateway.http.openai.fields import invalid_field
 from pointsman_gateway.pipeline.run import to_public_error
 
-METERED: dict[str, Operation] = {
+METERED_ROUTES: dict[str, Operation] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/responses": "chat",
     "/v1/embeddings": "embeddings",
     "/v1/route": "route",
 }
-"""Routes whose requests each leave a receipt, and what is wanted of them."""
+"""Routes whose requests leave a receipt, and their operation in it."""
 
-IN_THE_LINE = "pointsman.in_the_line"
-"""In the ASGI scope of a request that has come to the line, which leaves the receipt itself."""
+HAS_RECEIPT = "pointsman.has_receipt"
+"""Key in the ASGI scope of a request that has reached the pipeline, which writes the receipt itself."""
 
 
 def add_error_handlers(app: FastAPI) -> None:
     app.exception_handler(PointsmanError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_error)
-    app.exception_handler(ClientGone)(_on_client_gone)
+    app.exception_handler(ClientDisconnected)(_on_disconnected)
     app.exception_handler(Exception)(_on_internal)
 
 
-MAX_LOCATION = 200
-"""Characters of a wrong field's location that an error repeats: names in a body may be as long as the body."""
+def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
+    """Writes the receipt of a rejected request, if its route is metered and the pipeline has not written one.
 
-
-def invalid_body(item: Any) -> InvalidArgument:
-    """Pydantic's error `item` as the client gets it."""
-    where = ".".join(str(part)[:MAX_LOCATION] for part in item["loc"])[:MAX_LOCATION]
-    where = where.encode("utf-8", "backslashreplace").decode()
-    if item["type"] == "json_invalid":
-        return InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json")
-    message = f"'{where}': {item['msg']}" if where else item["msg"]
-    return InvalidArgument(message, code="bad_parameter", param=where or None)
-
-
-def _not_said_to_be_json(request: Request) -> InvalidArgument:
-    kind = request.headers.get("content-type", "")[:100]
-    told = f"content-type is {kind!r}" if kind else "content-type is missing"
-    return InvalidArgument(f"{told}; it must be application/json", code="bad_content_type", param="content-type")
-
-
-def _error_response(error: PointsmanError) -> Response:
-    return JSONResponse(answers.error_body(error), error.http_status, answers.error_headers(error))
+    Without an error, the client has disconnected.
+    """
+    operation = METERED_ROUTES.get(scope["path"])
+    if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:
+        dependencies.pipeline.turned_away(operation, error)
 
 
 async def _on_error(request: Request, error: Any) -> Response:
-    return _turned_away(request, error)
+    return _reject(request, error)
 
 
 async def _on_internal(request: Request, error: Any) -> Response:
-    return _turned_away(request, to_public_error(error))
+    return _reject(request, to_public_error(error))
 
 
 async def _on_invalid(request: Request, error: Any) -> Response:
     item = error.errors()[0]
-    if isinstance(item["input"], bytes):  # FastAPI has not read it as JSON
-        return _turned_away(request, _not_said_to_be_json(request))
-    return _turned_away(request, invalid_body({**item, "loc": item["loc"][1:]}))  # without "body"
+    if isinstance(item["input"], bytes):  # FastAPI has not read the body as JSON
+        return _reject(request, _bad_content_type(request))
+    return _reject(request, invalid_field({**item, "loc": item["loc"][1:]}))  # without "body"
 
 
 async def _on_http_error(request: Request, error: Any) -> Response:
     cause = error.__cause__
-    if isinstance(cause, PointsmanError):  # FastAPI wraps what reading the body raised
-        return _turned_away(request, cause)
+    if isinstance(cause, PointsmanError):  # FastAPI wraps errors that occur while it reads the body
+        return _reject(request, cause)
     if isinstance(cause, ClientDisconnect):
-        return await _on_client_gone(request, cause)
+        return await _on_disconnected(request, cause)
     if isinstance(cause, UnicodeDecodeError):
-        return _turned_away(request, InvalidArgument("the body is not UTF-8", code="bad_json"))
+        return _reject(request, InvalidArgument("the body is not UTF-8", code="bad_json"))
     family = NotFound if error.status_code == 404 else InvalidArgument
-    refusal = family(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route")
-    response = _turned_away(request, refusal)
+    rejection = family(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route")
+    response = _reject(request, rejection)
     response.status_code = error.status_code
     return response
 
 
-async def _on_client_gone(request: Request, error: Any) -> Response:
-    leave_receipt_of(door_of(request), request.scope, None)
+async def _on_disconnected(request: Request, error: Any) -> Response:
+    record_rejection(dependencies_of(request), request.scope, None)
     return Response(status_code=499)
 
 
-def _turned_away(request: Request, error: PointsmanError) -> Response:
-    leave_receipt_of(door_of(request), request.scope, error)
-    return _error_response(error)
+def _reject(request: Request, error: PointsmanError) -> Response:
+    record_rejection(dependencies_of(request), request.scope, error)
+    return JSONResponse(error_body(error), error.http_status, error_headers(error))
 
 
-def leave_receipt_of(door: HttpDoor, scope: Scope, error: PointsmanError | None) -> None:
-    """Of a request for which a receipt is due, where the line has not left one."""
-    operation = METERED.get(scope["path"])
-    if operation is not None and scope["method"] == "POST" and IN_THE_LINE not in scope:
-        door.pipeline.turned_away(operation, error)
+def _bad_content_type(request: Request) -> InvalidArgument:
+    kind = request.headers.get("content-type", "")[:100]
+    problem = f"content-type is {kind!r}" if kind else "content-type is missing"
+    return InvalidArgument(f"{problem}; it must be application/json", code="bad_content_type", param="content-type")

@@ -1,4 +1,4 @@
-"""What is checked of requests beyond what their types say, as JSON schemas for the documentation."""
+"""`/openapi.json`: FastAPI's document, with the constraints of requests that types do not express, and all answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pointsman_gateway.http.openapi_schemas import (
     ANYTHING,
     INTEGER,
-    SHAPES,
+    SCHEMAS,
     STRING,
     TOOL_CALL,
     Schema,
@@ -17,12 +17,12 @@ from pointsman_gateway.http.openapi_schemas import (
     nullable,
     one_of,
     record,
-    shape,
+    reference,
 )
 
 SOME_TEXT: Schema = {"type": "string", "pattern": r"\S"}
-REFUSED: Schema = {"type": "null"}
-"""Of a field that is known and cannot be had."""
+UNSUPPORTED: Schema = {"type": "null"}
+"""The schema of a field that is known but not supported."""
 METADATA: Schema = {
     "type": "object",
     "maxProperties": 16,
@@ -34,7 +34,7 @@ STOP: Schema = {"anyOf": [STRING, {**listing(STRING), "maxItems": 4}]}
 
 
 def _parts(*types: str) -> Schema:
-    """Of text, and refusals, which an earlier answer may hold."""
+    """A list of content parts: texts, and refusals from earlier answers."""
     text = record(type=one_of(*types), text=SOME_TEXT)
     return {**listing({"anyOf": [text, record(type=one_of("refusal"), refusal=SOME_TEXT)]}), "minItems": 1}
 
@@ -111,30 +111,30 @@ REQUESTS: dict[str, dict[str, Schema]] = {
         "user": USER,
         "truncation": one_of("disabled"),
         "background": {"type": "boolean", "enum": [False]},
-        **dict.fromkeys(("previous_response_id", "conversation", "prompt"), REFUSED),
+        **dict.fromkeys(("previous_response_id", "conversation", "prompt"), UNSUPPORTED),
     },
     "TextBody": {"format": RESPONSE_FORMAT},
 }
-"""By body and field."""
+"""Schemas by body and field."""
 
-ASKED = {
+REQUIRED_FIELD = {
     "ChatBody": "messages",
     "RouteBody": "messages",
     "CompletionBody": "prompt",
     "EmbeddingBody": "input",
     "ResponsesBody": "input",
 }
-"""What each body must hold beside the model."""
+"""The field that each body requires in addition to the model."""
 
 
-def detail(name: str, body: dict[str, Any]) -> None:
-    """Writes what is known of some fields into a body's schema; all but what must be there may be null."""
-    asked, properties = ASKED.get(name), body["properties"]
+def add_constraints(name: str, body: dict[str, Any]) -> None:
+    """Adds constraints to the fields in a body's schema. All fields except the required ones may be null."""
+    required, properties = REQUIRED_FIELD.get(name), body["properties"]
     for field, schema in REQUESTS[name].items():
-        said = {key: properties[field][key] for key in ("title", "description") if key in properties[field]}
-        properties[field] = {**(schema if field == asked else nullable(schema)), **said}
-    if asked:
-        body["required"] = ["model", asked]
+        texts = {key: properties[field][key] for key in ("title", "description") if key in properties[field]}
+        properties[field] = {**(schema if field == required else nullable(schema)), **texts}
+    if required:
+        body["required"] = ["model", required]
         properties["model"]["minLength"] = 1
 
 
@@ -142,49 +142,49 @@ JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 
 STREAMED: Schema = {
     **record(data=STRING, event_or_none=STRING),
-    "description": "One server-sent event of many, where `stream` is true. The data is JSON; that of the last is "
-    "[DONE], of a response its end. A stream that breaks off ends with an error.",
+    "description": "One server-sent event of a stream, if `stream` is true. The data is JSON; that of the last event "
+    "is [DONE], or in the Responses API the complete response. A stream that fails ends with an error.",
 }
 
 ANSWERS: Mapping[tuple[str, str], Mapping[str, Schema]] = {
-    ("post", "/v1/chat/completions"): {JSON: shape("ChatCompletion"), EVENTS: STREAMED},
-    ("post", "/v1/completions"): {JSON: shape("Completion"), EVENTS: STREAMED},
-    ("post", "/v1/responses"): {JSON: shape("Response"), EVENTS: STREAMED},
-    ("post", "/v1/embeddings"): {JSON: shape("Embeddings")},
-    ("get", "/v1/models"): {JSON: shape("Models")},
-    ("get", "/v1/models/{name}"): {JSON: shape("Model")},
-    ("post", "/v1/route"): {JSON: shape("Decision")},
-    ("post", "/v1/feedback"): {JSON: shape("FeedbackStored")},
-    ("get", "/v1/tasks"): {JSON: shape("Tasks")},
-    ("get", "/v1/configuration"): {JSON: shape("Configuration")},
+    ("post", "/v1/chat/completions"): {JSON: reference("ChatCompletion"), EVENTS: STREAMED},
+    ("post", "/v1/completions"): {JSON: reference("Completion"), EVENTS: STREAMED},
+    ("post", "/v1/responses"): {JSON: reference("Response"), EVENTS: STREAMED},
+    ("post", "/v1/embeddings"): {JSON: reference("Embeddings")},
+    ("get", "/v1/models"): {JSON: reference("Models")},
+    ("get", "/v1/models/{name}"): {JSON: reference("Model")},
+    ("post", "/v1/route"): {JSON: reference("Decision")},
+    ("post", "/v1/feedback"): {JSON: reference("FeedbackStored")},
+    ("get", "/v1/tasks"): {JSON: reference("Tasks")},
+    ("get", "/v1/configuration"): {JSON: reference("Configuration")},
     ("get", "/healthz"): {TEXT: STRING},
     ("get", "/readyz"): {TEXT: STRING},
     ("get", "/metrics"): {TEXT: STRING},
 }
-"""By method and path; a route that is not here is described as FastAPI sees it."""
+"""Answers by method and path. Other routes are described as FastAPI does."""
 
 DECISION = ("decision-id", "task", "path", "kind", "confidence", "reason", "overhead-ms")
-DECIDED: dict[str, Any] = {f"x-pointsman-{name}": {"required": True, "schema": STRING} for name in DECISION}
-COST: dict[str, Any] = {"x-pointsman-cost-usd": {"description": "of a whole answer", "schema": STRING}}
+DECISION_HEADERS: dict[str, Any] = {f"x-pointsman-{name}": {"required": True, "schema": STRING} for name in DECISION}
+COST: dict[str, Any] = {"x-pointsman-cost-usd": {"description": "of an answer that is not streamed", "schema": STRING}}
 REQUEST_ID: dict[str, Any] = {"x-request-id": {"required": True, "schema": STRING}}
 RETRY_AFTER: dict[str, Any] = {"retry-after": {"description": "seconds", "schema": STRING}}
 
 ERRORS = {
     "4XX": {
-        "description": "The request cannot be answered as it is",
-        "content": {JSON: {"schema": shape("Error")}},
+        "description": "The request is invalid or not allowed",
+        "content": {JSON: {"schema": reference("Error")}},
         "headers": {**REQUEST_ID, **RETRY_AFTER},
     },
     "5XX": {
-        "description": "It can be sent again, unless its code is `internal`",
-        "content": {JSON: {"schema": shape("Error")}},
+        "description": "The request failed and may be retried, unless the code is `internal`",
+        "content": {JSON: {"schema": reference("Error")}},
         "headers": {**REQUEST_ID, **RETRY_AFTER},
     },
 }
 
 
 def describe_answers(app: FastAPI) -> None:
-    """From now on `app` documents what its routes answer, those that are still to be added too."""
+    """Makes `app` document the answers of all its routes, including routes that are added later."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -192,16 +192,16 @@ def describe_answers(app: FastAPI) -> None:
             app.openapi_schema = _described(document)
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
 def _described(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(SHAPES)
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no route answers with
+    schemas.update(SCHEMAS)
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's errors, which are not used
         schemas.pop(name, None)
     for name in REQUESTS:
-        detail(name, schemas[name])
+        add_constraints(name, schemas[name])
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _describe(operation, method, path)
@@ -215,13 +215,16 @@ def _describe(operation: dict[str, Any], method: str, path: str) -> None:
     if answers:
         headers = dict(REQUEST_ID)
         if EVENTS in answers:
-            headers |= {**DECIDED, **COST}
+            headers |= {**DECISION_HEADERS, **COST}
         if path == "/v1/embeddings":
             headers |= COST
         content = {kind: {"schema": schema} for kind, schema in answers.items()}
-        responses["200"] = {"description": "Well", "content": content, "headers": headers}
+        responses["200"] = {"description": "Success", "content": content, "headers": headers}
     if path == "/v1/feedback":
-        responses["202"] = {**responses["200"], "description": "It waits on disk for the journal"}
+        responses["202"] = {
+            **responses["200"],
+            "description": "Stored in the write-ahead log; Redis has not received it yet",
+        }
     if path == "/readyz":
         responses["503"] = {"description": "No engine is ready", "content": {TEXT: {"schema": STRING}}}
     responses.update(ERRORS)

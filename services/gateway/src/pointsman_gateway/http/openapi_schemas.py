@@ -1,4 +1,4 @@
-"""What the HTTP routes answer, as JSON schemas for the documentation; nothing is checked by them while serving."""
+"""JSON schemas of the answers of all HTTP routes, for the documentation only: no answer is validated against them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ ANYTHING: Schema = {"type": "object", "additionalProperties": True}
 
 
 def record(**fields: Schema) -> Schema:
-    """An object; a field whose name ends in "_or_none" may be absent, under its name without that."""
+    """The schema of an object. A field `NAME_or_none` is the optional field `NAME`."""
     optional = {name.removesuffix("_or_none"): schema for name, schema in fields.items() if name.endswith("_or_none")}
     required = {name: schema for name, schema in fields.items() if not name.endswith("_or_none")}
     return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
@@ -34,7 +34,7 @@ def mapping(values: Schema) -> Schema:
     return {"type": "object", "additionalProperties": values}
 
 
-def shape(name: str) -> Schema:
+def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -55,7 +55,7 @@ _OUTPUT = record(
     arguments_or_none=STRING,
 )
 
-SHAPES: dict[str, Schema] = {
+SCHEMAS: dict[str, Schema] = {
     "Error": record(error=record(message=STRING, type=STRING, param=nullable(STRING), code=STRING)),
     "Usage": record(**_COUNTED, completion_tokens=INTEGER, prompt_tokens_details=record(cached_tokens=INTEGER)),
     "Receipt": record(
@@ -87,11 +87,11 @@ SHAPES: dict[str, Schema] = {
                     tool_calls_or_none=listing(TOOL_CALL),
                 ),
                 finish_reason=nullable(STRING),
-                logprobs=nullable(shape("Logprobs")),
+                logprobs=nullable(reference("Logprobs")),
             )
         ),
-        usage=shape("Usage"),
-        pointsman=shape("Receipt"),
+        usage=reference("Usage"),
+        pointsman=reference("Receipt"),
     ),
     "Completion": record(
         id=STRING,
@@ -106,8 +106,8 @@ SHAPES: dict[str, Schema] = {
                 logprobs=nullable(ANYTHING),
             )
         ),
-        usage=shape("Usage"),
-        pointsman=shape("Receipt"),
+        usage=reference("Usage"),
+        pointsman=reference("Receipt"),
     ),
     "Response": record(
         id=STRING,
@@ -127,7 +127,7 @@ SHAPES: dict[str, Schema] = {
         ),
         tools=listing(ANYTHING),
         store=BOOLEAN,
-        pointsman=shape("Receipt"),
+        pointsman=reference("Receipt"),
     ),
     "Embeddings": record(
         object=one_of("list"),
@@ -142,7 +142,7 @@ SHAPES: dict[str, Schema] = {
         usage=record(**_COUNTED),
     ),
     "Model": record(id=STRING, object=one_of("model"), created=INTEGER, owned_by=STRING),
-    "Models": record(object=one_of("list"), data=listing(shape("Model"))),
+    "Models": record(object=one_of("list"), data=listing(reference("Model"))),
     "Decision": record(
         id=STRING,
         task=STRING,

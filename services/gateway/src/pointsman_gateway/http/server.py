@@ -1,4 +1,4 @@
-"""Serves an ASGI application over HTTP, for the length of a block."""
+"""Serves an ASGI application over HTTP."""
 
 import asyncio
 import socket
@@ -11,43 +11,45 @@ import uvicorn
 from pointsman_servicekit.tls import ReloadingTls, ServerTls
 from starlette.types import ASGIApp
 
-from pointsman_gateway.http.fast_connection import ExpressConnection, Lane
-from pointsman_gateway.http.guarded_connection import Guard, GuardedProtocol
+from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.fast_connection import FastConnection
+from pointsman_gateway.http.fast_reader import ChatReader
+from pointsman_gateway.http.guarded_connection import GuardedConnection
 
-GUARD = Guard()
+CONNECTION_LIMITS = ConnectionLimits()
 
-TICKS_A_SWEEP = 5
-"""uvicorn ticks ten times a second."""
+TICKS_PER_CHECK = 5
+"""Timeouts are checked at every fifth tick of uvicorn's server, which ticks ten times a second."""
 
-GOODBYE = 5.0
-"""Seconds in which a client closes its side of TLS."""
+TLS_SHUTDOWN_TIMEOUT = 5.0
+"""Seconds that a client has to close its side of TLS."""
 
 
 @asynccontextmanager
-async def serving_http(
+async def serve_http(
     app: ASGIApp,
     listen: str,
     *,
     grace: int = 5,
-    guard: Guard = GUARD,
+    limits: ConnectionLimits = CONNECTION_LIMITS,
     tls: ServerTls | None = None,
-    lane: Lane | None = None,
+    chat_reader: ChatReader | None = None,
 ) -> AsyncIterator[str]:
-    """Runs `app` at `listen` ("127.0.0.1:0" takes a free port), and yields the address. `lane` takes what it can first.
+    """Serves `app` at `listen` ("127.0.0.1:0": any free port) for the length of the block; yields the address.
 
-    At the end, answers in flight get `grace` seconds. Raises OSError where the port cannot be had, TlsError where the
-    files of `tls` cannot be used.
+    `chat_reader` handles the common chat requests without ASGI. At the end of the block, requests in progress have
+    `grace` seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
     """
-    followed = ReloadingTls(tls) if tls else None
+    reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")
     try:
         listening = socket.create_server((host, int(port)), backlog=2048)
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
-    # asyncio sees to this only where a socket names its protocol, which this one's connections do not; without it the
-    # second piece of every answer waits for the client to acknowledge the first, 40 ms on Linux.
+    # asyncio sets this only for sockets that name their protocol, which the connections of this one do not. Without it
+    # the second part of each answer waits for the client to acknowledge the first one: 40 ms on Linux.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = _Server(_config(app, grace, guard), guard, followed, lane)
+    server = _Server(_config(app, grace, limits), limits, reloading_tls, chat_reader)
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     try:
         yield f"{host}:{listening.getsockname()[1]}"
@@ -56,7 +58,7 @@ async def serving_http(
         await serving
 
 
-def _config(app: ASGIApp, grace: int, guard: Guard) -> uvicorn.Config:
+def _config(app: ASGIApp, grace: int, limits: ConnectionLimits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
@@ -64,21 +66,27 @@ def _config(app: ASGIApp, grace: int, guard: Guard) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # anyone could write them
-        timeout_keep_alive=round(guard.idle_seconds) or 1,
+        proxy_headers=False,  # any client could send them
+        timeout_keep_alive=round(limits.idle_timeout) or 1,
         timeout_graceful_shutdown=grace,
         backlog=2048,
     )
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: who runs it says when to stop. Its connections are guarded."""
+    """uvicorn with limited connections, and without its signal handlers: `serve_http` stops it."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, tls: ReloadingTls | None, lane: Lane | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        limits: ConnectionLimits,
+        tls: ReloadingTls | None,
+        chat_reader: ChatReader | None,
+    ) -> None:
         super().__init__(config)
-        self._guard = guard
+        self._limits = limits
         self._tls = tls
-        self._lane = lane
+        self._chat_reader = chat_reader
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,37 +95,36 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         loop = asyncio.get_running_loop()
+        options = {"backlog": self.config.backlog, **self._tls_options()}
         for listening in sockets or ():
-            self.servers.append(
-                await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog, **self._secured())
-            )
+            self.servers.append(await loop.create_server(self._build_connection, sock=listening, **options))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets=sockets)
-        for connection in list(self.server_state.connections):  # past the grace; uvicorn cuts those in its hands alone
-            if isinstance(connection, GuardedProtocol):
-                connection.cut()
+        for connection in list(self.server_state.connections):  # uvicorn closes only those that it handles itself
+            if isinstance(connection, GuardedConnection):
+                connection.abort()
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_A_SWEEP == 0:
+        if counter % TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, GuardedProtocol):
-                    connection.sweep(now)
+                if isinstance(connection, GuardedConnection):
+                    connection.check_timeouts(now)
             if self._tls:
                 self._tls.follow()
         return await super().on_tick(counter)
 
-    def _protocol(self) -> GuardedProtocol:
-        of = self.config, self.server_state, self.lifespan.state, self._guard
-        return GuardedProtocol(*of) if self._lane is None else ExpressConnection(*of, self._lane)
+    def _build_connection(self) -> GuardedConnection:
+        parts = self.config, self.server_state, self.lifespan.state, self._limits
+        return GuardedConnection(*parts) if self._chat_reader is None else FastConnection(*parts, self._chat_reader)
 
-    def _secured(self) -> dict[str, Any]:
+    def _tls_options(self) -> dict[str, Any]:
         if self._tls is None:
             return {}
         context: ssl.SSLContext = self._tls.context
         return {
             "ssl": context,
-            "ssl_handshake_timeout": self._guard.handshake_seconds,
-            "ssl_shutdown_timeout": GOODBYE,
+            "ssl_handshake_timeout": self._limits.handshake_timeout,
+            "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT,
         }

@@ -143,7 +143,7 @@ class AnswerScorer(Protocol):
 
 
 class ScoringFeedback:
-    """Implements the doors' `FeedbackBox` around another one. A pair is marked once, by the first right answer."""
+    """Implements `FeedbackStore` around another one. A pair is marked once, by the first right answer."""
 
     def __init__(self, box: FeedbackTaker, pairs: PairSource, marks: AnswerScorer) -> None:
         self._box = box

@@ -1,1 +1,1 @@
-"""TODO: describe this package."""
+"""OpenAI's endpoints: decoding of their requests, and encoding of their answers."""

@@ -1,37 +1,44 @@
-"""OpenAI's request bodies, decoded."""
+"""`POST /v1/chat/completions`: decodes the body of a chat request and answers it."""
 
 import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+import fastapi
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
 
-from pointsman_gateway.codec.headers import USE, caller_of, wish_of
-from pointsman_gateway.codec.json_values import WholeCharacters, refuse_half_characters, refuse_infinite
+from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, identify_caller
+from pointsman_gateway.codec.json_values import reject_non_finite, reject_surrogates
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
-from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientGone, send_error
-from pointsman_gateway.http.asgi_app import Call
-from pointsman_gateway.http.dependencies import HttpDoor, deadline_after
-from pointsman_gateway.http.errors import invalid_body
+from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientDisconnected, send_error
+from pointsman_gateway.http.asgi_app import RawRequest
+from pointsman_gateway.http.dependencies import HttpDependencies, deadline_after, deadline_of_request, respond
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
-from pointsman_gateway.http.openai.fields import Elements, Entries, strict_struct
+from pointsman_gateway.http.openai.fields import (
+    FailFastDict,
+    FailFastList,
+    SurrogateFreeBody,
+    invalid_field,
+    strict_struct,
+)
 from pointsman_gateway.pipeline.run import to_public_error
 
-NOTHING: Mapping[str, Any] = {}
+_NO_FIELDS: Mapping[str, Any] = {}
 
 
 class MessageBody(BaseModel):
-    """What is not named here ("tool_calls", "tool_call_id") goes to the engine as it is."""
+    """One message. Fields that are not declared ("tool_calls", "tool_call_id") go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | Elements[dict[str, Any]] | None = None
+    content: str | FailFastList[dict[str, Any]] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -40,21 +47,16 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = False
 
 
-def includes_usage(options: StreamOptions | None) -> bool:
-    """Whether a stream is to end with its usage."""
-    return options is not None and bool(options.include_usage)
-
-
 class ChatBody(BaseModel):
-    """`POST /v1/chat/completions`; what is not named here goes to the engine as it is."""
+    """`POST /v1/chat/completions`. Fields that are not declared go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
-    # What both doors refuse alike (an empty model, no messages, too much metadata) is admission's.
+    # Admission rejects what HTTP and gRPC reject alike: an empty model, no messages, too much metadata.
     model: str = Field(
         default="", description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name'
     )
-    messages: Elements[MessageBody] = Field(default=[])
+    messages: FailFastList[MessageBody] = Field(default=[])
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens | None = None
@@ -62,20 +64,62 @@ class ChatBody(BaseModel):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | Elements[str] | None = None
+    stop: str | FailFastList[str] | None = None
     user: str | None = None
-    metadata: Entries[str] | None = None
+    metadata: FailFastDict[str] | None = None
 
     def to_request(
-        self, deadline: float, caller: Caller = ANONYMOUS, cache: str = USE, arrived: float = 0.0
+        self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Raises InvalidArgument if a message holds something other than text, or there is too much of anything."""
+        """Raises InvalidArgument."""
         return to_request(self, deadline, caller, cache, arrived)
 
 
+class RouteBody(SurrogateFreeBody, ChatBody):
+    """`POST /v1/route`: a chat request, and whether the answer should include the prompt."""
+
+    include_prompt: bool = False
+    stream: Literal[False] | None = False
+
+
+_decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
+
+
+def decode_plain_chat(body: bytes) -> ChatBody | None:
+    """Decodes a valid body that has declared fields only and no content in parts; returns None for any other body.
+
+    Takes a fraction of the time of `decode_chat`.
+    """
+    try:
+        return cast(ChatBody, _decode_plain(body))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def decode_chat(body: bytes) -> ChatBody:
+    """Raises InvalidArgument."""
+    try:
+        return ChatBody.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] != "json_invalid" and first["loc"]:
+            raise invalid_field(first) from error
+    # Python's own decoder accepts more than JSON, and has better messages for what it rejects.
+    try:
+        data = json.loads(body) if body else None
+        reject_surrogates(data)
+        return ChatBody.model_validate(data)
+    except ValidationError as error:
+        raise invalid_field(error.errors()[0]) from error
+    except RecursionError as error:
+        raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
+
+
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Raises InvalidArgument if a message holds something other than text, or there is too much of anything."""
-    extra = body.model_extra or NOTHING
+    """Raises InvalidArgument if a message has content other than text, or if a limit is exceeded."""
+    extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > MAX_STOP_SEQUENCES:
@@ -83,7 +127,7 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
         )
     if extra:
-        refuse_infinite(extra)
+        reject_non_finite(extra)
         extra = dict(extra)
     return Request(
         model=body.model,
@@ -106,59 +150,33 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     )
 
 
-_decode_usual = msgspec.json.Decoder(strict_struct(ChatBody)).decode
-
-
-def read_usual_chat(body: bytes) -> ChatBody | None:
-    """In a fraction of the time that `read_chat` takes, if the body says nothing but what `ChatBody` names; else None,
-    also if it is wrong. Content in parts is not read here, so that there is nothing to bound but the messages."""
+def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
+    """The request of another endpoint, from fields in the format of chat completions. Raises InvalidArgument."""
     try:
-        return cast(ChatBody, _decode_usual(body))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        body = ChatBody.model_validate(fields)
+    except ValidationError as error:  # in a field that the endpoint does not declare itself
+        raise invalid_field(error.errors()[0]) from error
+    return body.to_request(deadline)
 
 
-def read_chat(body: bytes) -> ChatBody:
-    """Raises InvalidArgument."""
-    try:
-        return ChatBody.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] != "json_invalid" and first["loc"]:
-            raise invalid_body(first) from error
-    # Python's own decoder reads more than JSON, and describes better what is wrong.
-    try:
-        data = json.loads(body) if body else None
-        refuse_half_characters(data)
-        return ChatBody.model_validate(data)
-    except ValidationError as error:
-        raise invalid_body(error.errors()[0]) from error
-    except RecursionError as error:
-        raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
-    except ValueError as error:
-        raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
-
-
-class RouteBody(WholeCharacters, ChatBody):
-    """`POST /v1/route`: a chat request, and whether its prompt is wanted too."""
-
-    include_prompt: bool = False
-    stream: Literal[False] | None = False
+def includes_usage(options: StreamOptions | None) -> bool:
+    """Whether a stream ends with its usage."""
+    return options is not None and bool(options.include_usage)
 
 
 def _message(number: int, body: MessageBody) -> Message:
     content = body.content
     if isinstance(content, list):
-        content = "".join(_text(number, index, part) for index, part in enumerate(content))
-    # OpenAI's newer name for it, which chat templates of open models do not know.
+        content = "".join(_part_text(number, index, part) for index, part in enumerate(content))
+    # "developer" is OpenAI's newer name of this role, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
     if body.model_extra:
-        refuse_infinite(body.model_extra, f"messages[{number}]")
-    return Message(role, content or "", body.model_extra or NOTHING)
+        reject_non_finite(body.model_extra, f"messages[{number}]")
+    return Message(role, content or "", body.model_extra or _NO_FIELDS)
 
 
-def _text(number: int, index: int, part: dict[str, Any]) -> str:
-    """Of a text; of a refusal, which a model's earlier answer may hold."""
+def _part_text(number: int, index: int, part: dict[str, Any]) -> str:
+    """The text of a content part: a text, or a refusal from an earlier answer of a model."""
     kind = part.get("type")
     text = part.get(kind) if kind in ("text", "refusal") else None
     if not isinstance(text, str):
@@ -171,44 +189,40 @@ def _text(number: int, index: int, part: dict[str, Any]) -> str:
     return text
 
 
-def chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
-    """From the fields of `POST /v1/chat/completions`. Raises InvalidArgument."""
-    try:
-        body = ChatBody.model_validate(fields)
-    except ValidationError as error:  # by a field that the endpoint passes on without knowing it
-        raise invalid_body(error.errors()[0]) from error
-    return body.to_request(deadline)
-
-
 class ChatRoute:
-    """Answers one conversation."""
+    """Handles chat completions without FastAPI."""
 
-    def __init__(self, door: HttpDoor) -> None:
-        self._door = door
+    def __init__(self, dependencies: HttpDependencies) -> None:
+        self._dependencies = dependencies
 
-    async def __call__(self, call: Call) -> None:
+    async def __call__(self, request: RawRequest) -> None:
+        pipeline = self._dependencies.pipeline
         try:
-            answer = await self._answer(call)
-        except (ClientGone, asyncio.CancelledError) as gone:
-            self._door.pipeline.turned_away("chat", None, call.arrived)
-            if isinstance(gone, ClientGone):
+            answer = await self._prepare(request)
+        except (ClientDisconnected, asyncio.CancelledError) as error:
+            pipeline.turned_away("chat", None, request.arrived)
+            if isinstance(error, ClientDisconnected):
                 return
             raise
         except Exception as error:
-            refusal = to_public_error(error)
-            self._door.pipeline.turned_away("chat", refusal, call.arrived)
-            await send_error(call.send, refusal, call.sent_beside)
+            rejection = to_public_error(error)
+            pipeline.turned_away("chat", rejection, request.arrived)
+            await send_error(request.send, rejection, request.response_headers)
             return
-        await answer(call.scope, call.receive, call.send)
+        await answer(request.scope, request.receive, request.send)
 
-    async def _answer(self, call: Call) -> AsgiAnswer:
-        door = self._door
-        caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
-        body = read_chat(await call.body())
-        deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
-        asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
-        return AsgiAnswer(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)
+    async def _prepare(self, request: RawRequest) -> AsgiAnswer:
+        parts, headers = self._dependencies, request.headers
+        caller = await identify_caller(parts.tenancy, headers.get(b"authorization", b"").decode("latin-1"))
+        body = decode_chat(await request.read_body(caller))
+        deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
+        decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
+        encoder = ChatEncoder(includes_usage(body.stream_options))
+        return AsgiAnswer(parts.pipeline, decoded, encoder, bool(body.stream), request.response_headers)
 
 
-def encoder_of(body: ChatBody) -> ChatEncoder:
-    return ChatEncoder(includes_usage(body.stream_options))
+async def chat(body: ChatBody, request: fastapi.Request) -> Response:
+    """Answers one conversation."""
+    # `ChatRoute` handles these requests; FastAPI documents this function.
+    encoder = ChatEncoder(includes_usage(body.stream_options))
+    return await respond(request, body.to_request(deadline_of_request(request)), encoder, bool(body.stream))

@@ -1,4 +1,4 @@
-"""The input items of the Responses API, as the messages of a conversation."""
+"""Converts the input items, tools and formats of the Responses API to those of chat completions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-"""The parts that are text, and where it stands."""
+"""The supported content parts, and the name of the field that holds the text."""
 
 Message = dict[str, Any]
 
 
-def to_messages(given: str | Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Raises InvalidArgument where an item or a part is none that a text model can read."""
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
+def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Raises InvalidArgument if an item or a content part is not text, a function call or reasoning."""
+    if isinstance(items, str):
+        return [{"role": "user", "content": items}]
     messages: list[Message] = []
-    for number, item in enumerate(given):
-        _add(messages, item, f"input[{number}]")
+    for number, item in enumerate(items):
+        _add_item(messages, item, f"input[{number}]")
     return messages
 
 
-def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
+def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
     match item.get("type") or "message":
         case "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str):
-                raise _bad(f"{where}.role is missing", f"{where}.role")
+                raise _bad_parameter(f"{where}.role is missing", f"{where}.role")
             messages.append({"role": role, "content": _text(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)
@@ -35,7 +35,7 @@ def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
             call_id = _string(item, "call_id", where)
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
         case "reasoning":
-            pass  # a model's thoughts of an earlier turn; engines take none back
+            pass  # engines do not accept the reasoning of an earlier turn
         case other:
             raise InvalidArgument(
                 f"{where}.type is {str(other)[:50]!r}; known: message, function_call, function_call_output, reasoning",
@@ -45,7 +45,7 @@ def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """Calls of one turn are one message, with what the assistant said before them."""
+    """Adds a call to the assistant's message before it: the calls of one turn are one message."""
     function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
     call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
     if messages and messages[-1]["role"] == "assistant":
@@ -58,7 +58,7 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _bad(f"{where} is neither a text nor a list of parts", where)
+        raise _bad_parameter(f"{where} is neither a text nor a list of parts", where)
     return "".join(_parts(content, where))
 
 
@@ -78,16 +78,16 @@ def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
 def _string(item: Mapping[str, Any], name: str, where: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
-        raise _bad(f"{where}.{name} must be a string", f"{where}.{name}")
+        raise _bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
     return value
 
 
-def _bad(message: str, param: str) -> InvalidArgument:
+def _bad_parameter(message: str, param: str) -> InvalidArgument:
     return InvalidArgument(message, code="bad_parameter", param=param)
 
 
 def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Raises InvalidArgument where one is not a function."""
+    """Raises InvalidArgument if a tool is not a function."""
     return [_tool(number, tool) for number, tool in enumerate(tools)] if tools else None
 
 
@@ -118,15 +118,15 @@ def to_chat_choice(choice: str | Mapping[str, Any] | None) -> Any:
     )
 
 
-def to_response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Raises InvalidArgument."""
-    kind = (wanted or {}).get("type", "text")
-    if wanted is None or kind == "text":
+    kind = (format or {}).get("type", "text")
+    if format is None or kind == "text":
         return None
     if kind == "json_object":
         return {"type": "json_object"}
-    if kind == "json_schema" and isinstance(wanted.get("schema"), Mapping) and isinstance(wanted.get("name"), str):
-        return {"type": "json_schema", "json_schema": {key: wanted[key] for key in wanted if key != "type"}}
+    if kind == "json_schema" and isinstance(format.get("schema"), Mapping) and isinstance(format.get("name"), str):
+        return {"type": "json_schema", "json_schema": {key: format[key] for key in format if key != "type"}}
     raise InvalidArgument(
         '"text.format" is not known; its type is "text", "json_object", or "json_schema" with a name and a schema',
         code="bad_parameter",

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's newer way to ask, read as a conversation; nothing is kept between two of them."""
+"""`POST /v1/responses`, OpenAI's newer endpoint, answered as a conversation. No state is kept between requests."""
 
 from typing import Any, Literal
 
@@ -8,11 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.codec.json_values import WholeCharacters
 from pointsman_gateway.config.sampling import MaxTokens, Temperature, TopLogprobs, TopP
-from pointsman_gateway.http.dependencies import deadline_of, respond
-from pointsman_gateway.http.openai.chat import chat_request
-from pointsman_gateway.http.openai.fields import Elements, Entries
+from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.openai.chat import as_chat_request
+from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
 from pointsman_gateway.http.openai.response_conversion import (
     to_chat_choice,
     to_chat_tools,
@@ -23,13 +22,13 @@ from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
 
 LOGPROBS = "message.output_text.logprobs"
 
-STATELESS = {
+STATEFUL_PARAMETERS = {
     "previous_response_id": "no response is kept; send the whole conversation as 'input'",
     "conversation": "no conversation is kept; send the whole of it as 'input'",
     "prompt": "no prompts are kept under an id; paths.yaml names this gateway's",
     "background": "a response is made while its client waits",
 }
-"""What would need something kept, and what to do instead."""
+"""Parameters that would need stored state, and what to do instead."""
 
 
 class ReasoningBody(BaseModel):
@@ -46,13 +45,13 @@ class TextBody(BaseModel):
     verbosity: str | None = None
 
 
-class ResponsesBody(WholeCharacters):
-    """What is not named here goes to the engine as it is."""
+class ResponsesBody(SurrogateFreeBody):
+    """Fields that are not declared go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    input: str | Elements[dict[str, Any]] = Field(
+    input: str | FailFastList[dict[str, Any]] = Field(
         default="", description="a text, or messages, calls and their outputs"
     )
     instructions: str | None = None
@@ -60,14 +59,14 @@ class ResponsesBody(WholeCharacters):
     max_output_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    tools: Elements[dict[str, Any]] | None = Field(default=None, description='of type "function"')
+    tools: FailFastList[dict[str, Any]] | None = Field(default=None, description='of type "function"')
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
     top_logprobs: TopLogprobs | None = None
-    include: Elements[str] | None = None
-    metadata: Entries[str] | None = None
+    include: FailFastList[str] | None = None
+    metadata: FailFastDict[str] | None = None
     user: str | None = None
     store: bool | None = Field(default=None, description="nothing is kept, whatever it says; the answer says false")
     truncation: Literal["auto", "disabled"] | None = None
@@ -85,22 +84,22 @@ class ResponsesBody(WholeCharacters):
 
     def to_request(self, deadline: float) -> domain.Request:
         """Raises InvalidArgument."""
-        self._refuse_state()
-        own = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        self._reject_state()
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {
             "model": self.model,
-            "messages": [*own, *to_messages(self.input)],
+            "messages": [*system, *to_messages(self.input)],
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "metadata": self.metadata,
             "user": self.user,
         }
-        further = {name: value for name, value in self._further().items() if value is not None}
-        return chat_request({**(self.model_extra or {}), **further, **fields}, deadline)
+        converted = {name: value for name, value in self._converted_fields().items() if value is not None}
+        return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline)
 
-    def _refuse_state(self) -> None:
-        for name, why in STATELESS.items():
+    def _reject_state(self) -> None:
+        for name, why in STATEFUL_PARAMETERS.items():
             if getattr(self, name):
                 raise InvalidArgument(f"'{name}': {why}", code="unsupported_parameter", param=name)
         if self.truncation == "auto":
@@ -110,8 +109,8 @@ class ResponsesBody(WholeCharacters):
                 param="truncation",
             )
 
-    def _further(self) -> dict[str, Any]:
-        """What an engine's chat completions call otherwise."""
+    def _converted_fields(self) -> dict[str, Any]:
+        """Parameters that have other names in chat completions."""
         tools = to_chat_tools(self.tools)
         return {
             "tools": tools,
@@ -125,7 +124,7 @@ class ResponsesBody(WholeCharacters):
         }
 
     def echoed(self) -> dict[str, Any]:
-        """What a response says of its request."""
+        """The fields of the request that a response repeats."""
         text = self.text or TextBody()
         return {
             "instructions": self.instructions,
@@ -152,6 +151,6 @@ class ResponsesBody(WholeCharacters):
 
 
 async def create_response(body: ResponsesBody, request: Request) -> Response:
-    """Answers one conversation, as items and events."""
-    asked = body.to_request(deadline_of(request))
-    return await respond(request, asked, ResponseEncoder(body.echoed(), body.wants_logprobs), bool(body.stream))
+    """Answers one conversation in the format of OpenAI's Responses API."""
+    encoder = ResponseEncoder(body.echoed(), body.wants_logprobs)
+    return await respond(request, body.to_request(deadline_of_request(request)), encoder, bool(body.stream))
