@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.learning import Models, learn
+from pointsman_gateway.bootstrap.models import Models, learn
 from pointsman_gateway.classification.stage import Classification, Classifier, RuleMatcher
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Request

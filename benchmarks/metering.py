@@ -30,9 +30,9 @@ import yaml
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
+from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.request import EngineRequest
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import ChunkSink

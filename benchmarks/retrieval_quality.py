@@ -152,7 +152,7 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
         nothing, ids, ids, [{"group": str(group)} for group in groups]
     )
     begun = time.perf_counter()
-    index = flat.tidied()
+    index = flat.compacted()
     seconds = time.perf_counter() - begun
     truth = [_exact(vectors, query, None) for query in queries]
     inside = [_exact(vectors, query, groups == 0) for query in queries]

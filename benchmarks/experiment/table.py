@@ -6,8 +6,7 @@ from pathlib import Path
 
 from pointsman_cli.advise.costs import CostTerms, read_training_costs
 from pointsman_cli.advise.recommendation import Requirements, advise
-from pointsman_cli.eval.report import PathFigures, Report, TaskReport
-from pointsman_cli.eval.tables import probability
+from pointsman_cli.eval.report import PathFigures, Report, TaskReport, probability
 
 from benchmarks.experiment.folder import EXAMPLE
 from benchmarks.experiment.tasks import short

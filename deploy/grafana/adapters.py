@@ -1,17 +1,22 @@
 """Define the Grafana dashboard "Adapters": residency, loads and evictions, usage and cost of adapters."""
 
-from deploy.grafana.expressions import (
+from deploy.grafana.panels import (
     ADAPTER_KINDS,
     PATH,
     PATH_TASK,
+    Dashboard,
+    Query,
+    Row,
     adapter_hits,
+    lines,
     mean,
+    number,
     or_none,
     quantile,
     rate,
     share,
+    stack,
 )
-from deploy.grafana.panels import Dashboard, Query, Row, lines, number, stack
 
 _LENT = f"{ADAPTER_KINDS},{PATH}"
 _ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")

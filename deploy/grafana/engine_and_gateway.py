@@ -1,8 +1,7 @@
 """Define the Grafana dashboard "Engine and gateway": health of the processes, from vLLM's queue to the gateway's
 memory."""
 
-from deploy.grafana.expressions import PATH_TASK, or_none, quantile, rate, share
-from deploy.grafana.panels import Dashboard, Query, Row, lines, number, stack
+from deploy.grafana.panels import PATH_TASK, Dashboard, Query, Row, lines, number, or_none, quantile, rate, share, stack
 
 _REQUESTS = rate("pointsman_requests_total")
 

@@ -15,8 +15,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from deploy.supply.images import BUILD, ENGINE, IMAGES
-from deploy.supply.locked import Locked, locked
+from deploy.supply.images import BUILD, ENGINE, IMAGES, Locked, locked
 
 
 @dataclass(frozen=True, slots=True)

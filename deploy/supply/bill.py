@@ -12,9 +12,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 
-from deploy.supply.images import IMAGES, PROJECT, Image
+from deploy.supply.images import IMAGES, PROJECT, Image, locked
 from deploy.supply.licences import listed
-from deploy.supply.locked import locked
 from deploy.supply.versions import version
 
 FOLDER = PROJECT / "build" / "sbom"

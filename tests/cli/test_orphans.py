@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.errors import UsageError
-from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
+from pointsman_cli.processes import Process, alive_processes, kill_processes, process_tree
 from pointsman_cli.up.plan import Service
 from pointsman_cli.up.supervisor import Supervisor, reaper_running
 

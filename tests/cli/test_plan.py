@@ -6,8 +6,7 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
-from pointsman_cli.up.addresses import Addresses, choose_addresses
-from pointsman_cli.up.plan import Plan, Programs, make_plan
+from pointsman_cli.up.plan import Addresses, Plan, Programs, choose_addresses, make_plan
 
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 

@@ -11,13 +11,21 @@ from typing import Any
 import httpx
 import pytest
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.retrain.answers import ModelAnswer
 from pointsman_cli.retrain.command import STEPS
-from pointsman_cli.retrain.data_step import DataStep, read_prompts
+from pointsman_cli.retrain.data_step import DataStep, ModelAnswer, read_prompts
 from pointsman_cli.retrain.evaluate_step import EvaluateStep, apply_gates, heldout_rows, make_scorer
-from pointsman_cli.retrain.plan import CanaryTerms, GateTerms, RetrainPlan
 from pointsman_cli.retrain.rollout_steps import AliasState, CanaryStep, PromoteStep
-from pointsman_cli.retrain.run_state import RunFile, RunState, Step, latest_run, run_steps, start_run
+from pointsman_cli.retrain.run_state import (
+    CanaryTerms,
+    GateTerms,
+    RetrainPlan,
+    RunFile,
+    RunState,
+    Step,
+    latest_run,
+    run_steps,
+    start_run,
+)
 from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec, TrainStep
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
@@ -27,7 +35,7 @@ PLAN = RetrainPlan(
     student="triage_adapter",
     teacher="triage_few_shot",
     incumbent="",
-    asking={"max_tokens": 20, "temperature": 0},
+    sampling={"max_tokens": 20, "temperature": 0},
     metric={"exact": True},
     heldout=None,
     collections=(),
@@ -57,8 +65,8 @@ class Town:
             raise KeyboardInterrupt
 
     # the data
-    async def build(self, taught: Path | None) -> dict[str, Any]:
-        self.call("build", taught)
+    async def build(self, teacher_answers: Path | None) -> dict[str, Any]:
+        self.call("build", teacher_answers)
         counts = {"train": self.rows, "heldout": 5, "pairs": self.rows // 2, "heldout_pairs": 1}
         manifest = {"task": "triage", "name": "abc", "counts": counts, "sources": {"train": {}}, "digests": {}}
         return {"folder": "/data/triage/abc", "manifest": manifest}
@@ -67,7 +75,7 @@ class Town:
     async def answers(
         self,
         model: str,
-        asking: Mapping[str, Any],
+        sampling: Mapping[str, Any],
         questions: Sequence[Any],
         file: Path,
         progress: Callable[[int, int], None],
@@ -77,8 +85,8 @@ class Town:
         return [ModelAnswer("", f"answer {n}" if n < right else "nonsense", "stop") for n in range(len(questions))]
 
     # the lora-server
-    async def start(self, lesson: TrainingSpec) -> str:
-        self.call("start", lesson)
+    async def start(self, spec: TrainingSpec) -> str:
+        self.call("start", spec)
         return "job-1"
 
     async def follow(self, job: str) -> TrainingResult:
@@ -88,7 +96,7 @@ class Town:
     async def stable(self, alias: str) -> str:
         return self.alias.stable if self.alias else ""
 
-    async def standing(self, alias: str) -> AliasState | None:
+    async def alias_state(self, alias: str) -> AliasState | None:
         if self.alias and self.alias.canary:
             self.alias = replace(self.alias, canary="" if self.taken_back else NEW, requests=self.alias.requests + 2)
         return self.alias
@@ -171,21 +179,21 @@ def test_a_better_version_is_tried_on_traffic_and_then_serves(shelf: Path) -> No
 def test_the_trainer_is_given_the_data_set_its_recipe_and_what_the_manifest_shall_know(shelf: Path) -> None:
     town = Town()
     distill(town, shelf, until="train")
-    ((_, lesson),) = [call for call in town.calls if call[0] == "start"]
-    assert (lesson.data, lesson.heldout) == (
+    ((_, spec),) = [call for call in town.calls if call[0] == "start"]
+    assert (spec.data, spec.heldout) == (
         Path("/data/triage/abc/train.jsonl"),
         Path("/data/triage/abc/heldout.jsonl"),
     )
-    assert lesson.recipe == {"rank": 8, "max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
-    assert lesson.facts == {"data_set": "triage/abc", "data_unix": "17"}
+    assert spec.recipe == {"rank": 8, "max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
+    assert spec.facts == {"data_set": "triage/abc", "data_unix": "17"}
 
 
 def test_pairs_are_learnt_from_the_version_that_serves(shelf: Path) -> None:
     town = Town()
     distill(town, shelf, method="dpo", until="train")
-    ((_, lesson),) = [call for call in town.calls if call[0] == "start"]
-    assert (lesson.data.name, lesson.heldout.name, lesson.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
-    assert lesson.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
+    ((_, spec),) = [call for call in town.calls if call[0] == "start"]
+    assert (spec.data.name, spec.heldout.name, spec.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
+    assert spec.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
 
 
 def test_too_few_rows_are_not_trained_on(shelf: Path) -> None:

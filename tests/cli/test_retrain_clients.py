@@ -9,11 +9,10 @@ import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2, training_pb2_grpc
 from pointsman_cli.errors import CommandError
-from pointsman_cli.retrain.answers import Gateway, ModelAnswer
-from pointsman_cli.retrain.lora_server import Registry, Trainer
-from pointsman_cli.retrain.plan import CanaryTerms
+from pointsman_cli.retrain.data_step import Gateway, ModelAnswer
 from pointsman_cli.retrain.rollout_steps import AliasState
-from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec
+from pointsman_cli.retrain.run_state import CanaryTerms
+from pointsman_cli.retrain.train_step import Registry, Trainer, TrainingResult, TrainingSpec
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 
@@ -114,8 +113,8 @@ def lora_server(grpc_server: Callable[..., str]) -> tuple[LoraServer, str]:
 
 async def test_an_alias_is_seen_with_its_canary_and_why_one_was_taken_back(lora_server: tuple[LoraServer, str]) -> None:
     registry = Registry(lora_server[1], "retrain 1")
-    assert await registry.standing("triage@prod") == AliasState(OLD, NEW, 7)
-    assert await registry.standing("triage@other") is None
+    assert await registry.alias_state("triage@prod") == AliasState(OLD, NEW, 7)
+    assert await registry.alias_state("triage@other") is None
     assert await registry.why_taken_back("triage@prod") == "p95 900 ms against 200 ms"
 
 
@@ -133,12 +132,12 @@ async def test_a_training_is_found_again_by_its_run_and_begun_once(lora_server: 
     servicer, address = lora_server
     told: list[str] = []
     trainer = Trainer(address, lambda kind, facts: told.append(kind))
-    lesson = TrainingSpec("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "retrain 1")
-    assert await trainer.start(lesson) == "job-1"
+    spec = TrainingSpec("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "retrain 1")
+    assert await trainer.start(spec) == "job-1"
     assert (servicer.asked[0].recipe.rank, dict(servicer.asked[0].facts)) == (4, {"data_set": "t/1"})
     failed = training_pb2.TrainingJob(id="job-0", author="retrain 1", state=training_pb2.TRAINING_STATE_FAILED)
     mine = training_pb2.TrainingJob(id="job-9", author="retrain 1", state=training_pb2.TRAINING_STATE_RUNNING)
     servicer.jobs = [failed, mine]
-    assert await trainer.start(lesson) == "job-9"
+    assert await trainer.start(spec) == "job-9"
     assert await trainer.follow("job-9") == TrainingResult("succeeded", NEW)
     assert (told, len(servicer.asked)) == (["warning"], 1)

@@ -23,8 +23,8 @@ from pointsman_cli.retriever.tune import (
     search_candidates,
     thresholds,
 )
-from pointsman_cli.up.addresses import choose_addresses as choose_ports
-from pointsman_cli.up.readiness import wait_until_serving
+from pointsman_cli.up.plan import choose_addresses as choose_ports
+from pointsman_cli.up.startup import wait_until_serving
 from pointsman_servicekit.grpc_client import open_channel
 
 Cli = Callable[..., Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.data_dir import read_run
-from pointsman_cli.process_tree import alive_processes, process_tree
+from pointsman_cli.processes import alive_processes, process_tree
 
 Until = Callable[..., Any]
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
@@ -22,12 +22,12 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
-from pointsman_cli.up.addresses import choose_addresses
+from pointsman_cli.up.plan import choose_addresses
 from pointsman_cli.up.supervisor import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.startup import StartPlan, StartupOutput
-from pointsman_cli.up.valkey import server_binary
+from pointsman_cli.up.plan import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])

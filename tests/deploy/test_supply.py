@@ -13,10 +13,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.supply import audit, versions
-from deploy.supply.images import BUILD, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image
+from deploy.supply.images import BUILD, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image, locked
 from deploy.supply.licences import is_accepted, licence_of, listed, packages
 from deploy.supply.lock import without_torch
-from deploy.supply.locked import locked
 
 LOCKS = (*IMAGES, BUILD, ENGINE)
 

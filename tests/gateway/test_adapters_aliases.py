@@ -8,7 +8,7 @@ from doubles.clocks import Clock
 from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
-from pointsman_gateway.engines.aliases import REMEMBERED, Aliases
+from pointsman_gateway.engines.engine_state import REMEMBERED, Aliases
 from pointsman_gateway.engines.engines import Engine, Engines
 from pointsman_gateway.routing.adapter_resolution import resolve_adapter
 

@@ -14,8 +14,7 @@ from doubles.waiting import until
 from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
 from pointsman_gateway.engines.engines import Cell, Engine, Engines
-from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.reporting import Reporter
+from pointsman_gateway.engines.metrics import EngineMetrics, Reporter
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable

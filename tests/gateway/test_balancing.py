@@ -7,8 +7,8 @@ import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
-from pointsman_gateway.engines.balancing import Candidates, hash_prefix
 from pointsman_gateway.engines.engines import Cell, Engine, Engines
+from pointsman_gateway.engines.failover import Candidates, hash_prefix
 
 PLAIN = Path("plain", "tiny")
 VERSION = "triage@3f9a1c0b77de"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from doubles.classifier import ScriptedClassifier, labels
-from pointsman_gateway.bootstrap.learning import Models, learn
+from pointsman_gateway.bootstrap.models import Models, learn
 from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import load_config

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from doubles.dns_server import DnsServer, running_dns
-from pointsman_gateway.engines.dns import Dns
+from pointsman_gateway.engines.dns_groups import Dns
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import Unavailable
 

@@ -14,9 +14,8 @@ from doubles.load import Load, Outcome
 from doubles.process_engine import process_engine
 from doubles.process_gateway import ProcessGateway, process_gateway
 from doubles.waiting import found, until
-from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import Message, Request
-from pointsman_gateway.draining import DrainTimes, drain
+from pointsman_gateway.pipeline.admission import Admission, DrainTimes, drain
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry, Gauge
 

@@ -21,9 +21,7 @@ from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.local import SLICE, LocalModel
-from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.embeddings.stage import Embeddings, Offer
-from pointsman_gateway.embeddings.wanted import Wanted
+from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, Offer, Wanted
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry

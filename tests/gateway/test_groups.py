@@ -9,11 +9,10 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
-from pointsman_gateway.engines.aliases import Aliases
-from pointsman_gateway.engines.balancing import Candidates
-from pointsman_gateway.engines.cells import Cell, Engine
+from pointsman_gateway.engines.dns_groups import Group
+from pointsman_gateway.engines.engine_state import Aliases, Cell, Engine
 from pointsman_gateway.engines.engines import Engines, Plan
-from pointsman_gateway.engines.groups import Group
+from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry

@@ -20,10 +20,9 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
-from pointsman_gateway.engines.failures import TransientFailure
+from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, TransientFailure
 from pointsman_gateway.engines.http1 import Connection, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.engines.request import EngineRequest, Transfer
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.fast_connection import FastConnection

@@ -251,7 +251,7 @@ def test_a_teachers_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -
 
 def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     facts = plan_report(config, "triage").facts
-    assert (facts["alias"], facts["asking"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
+    assert (facts["alias"], facts["sampling"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
     assert Path(facts["heldout"]).read_text() == '{"text": "I lost 2 hats", "output": "x"}\n'
     assert facts["gates"]["max_regressions"] == 0.1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway.bootstrap.learning import Models, origin
+from pointsman_gateway.bootstrap.models import Models, origin
 from pointsman_gateway.classification.artifact import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.__main__ import main

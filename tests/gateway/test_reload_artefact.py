@@ -7,7 +7,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE
 from doubles.gateway import Gateway, Neighbours
 from doubles.waiting import until
-from pointsman_gateway.bootstrap.learning import Models
+from pointsman_gateway.bootstrap.models import Models
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_lab.fit import fit

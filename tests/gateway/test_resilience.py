@@ -10,8 +10,8 @@ from doubles.clocks import Clock
 from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
-from pointsman_gateway.engines.balancing import Candidates, hash_prefix
 from pointsman_gateway.engines.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.engines.failover import Candidates, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.pipeline.ports import OpenAnswer

@@ -2,7 +2,7 @@
 
 import pytest
 from doubles.clocks import Clock
-from pointsman_gateway.engines.budget import RetryBudget
+from pointsman_gateway.engines.failover import RetryBudget
 
 
 @pytest.fixture

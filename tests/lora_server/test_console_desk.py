@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.domain.adapters import AliasMove
-from pointsman_gateway.engines.adapter_desk import AdapterDesk
+from pointsman_gateway.engines.adapter_admin import AdapterDesk
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 

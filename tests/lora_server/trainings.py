@@ -33,8 +33,12 @@ class Run:
         return found
 
 
+EXAMPLES = ROOT / "examples" / "extensions"
+"""The package of docs/extending.md."""
+
+
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SOURCES)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), str(EXAMPLES)])}
 
 
 def command(base: Path, data: Path, out: Path, *options: object) -> list[str]:

@@ -1,6 +1,7 @@
-"""The contract of VectorIndex, checked for FAISS in each of its shapes and for Milvus."""
+"""The contract of VectorIndex, for FAISS in each of its shapes, Milvus, and the example of the documentation."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import faiss
@@ -10,7 +11,9 @@ from pointsman_retriever import digests
 from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 from pointsman_retriever.index import faiss_index
 from pointsman_retriever.index.faiss_index import IndexThresholds
-from pointsman_retriever.index.vector_stores import VectorIndex, VectorStoreOptions
+from pointsman_retriever.index.vector_stores import VectorIndex, VectorStore, VectorStoreOptions
+
+from tests.extension_examples import install
 
 DIMENSIONS = 16
 NOTHING = np.empty(0, np.int64)
@@ -29,15 +32,22 @@ def milvus(tmp_path_factory: pytest.TempPathFactory):
     stored.close()
 
 
-@pytest.fixture(params=["flat", "ivf", "gpu", "milvus"])
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VectorStore:
+    """The store of docs/extending.md."""
+    install(tmp_path, monkeypatch)
+    return import_module("pointsman_examples.vector_store").NumpyStore(VectorStoreOptions())
+
+
+@pytest.fixture(params=["flat", "ivf", "gpu", "milvus", "example"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     small = IndexThresholds(max_flat=20, max_exact_filtered=3, max_unindexed_share=0.5)
     made: list[VectorIndex] = []
 
     def make() -> VectorIndex:
-        if request.param == "milvus":
+        if request.param in ("milvus", "example"):
             collection = CollectionInfo("notes", "model", DIMENSIONS)
-            made.append(request.getfixturevalue("milvus").empty_index(collection))
+            made.append(request.getfixturevalue(request.param).empty_index(collection))
             return made[-1]
         copy_to_gpu = faiss.clone_index if request.param == "gpu" else None  # stands in for a copy on a GPU
         return faiss_index.empty_faiss_index(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_cli.process_tree import alive_processes, process_tree
+from pointsman_cli.processes import alive_processes, process_tree
 
 from tests.security.target import Addresses
 

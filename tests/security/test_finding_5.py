@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.up import valkey
+from pointsman_cli.up import plan
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
@@ -93,11 +93,11 @@ def test_finding_5_a_home_with_a_long_path_has_its_socket_in_a_private_folder(
     try:
         monkeypatch.setattr("tempfile.tempdir", str(temporary))
         home = DataDir.at(tmp_path / ("long" * 30))
-        valkey.prepare_folders(home)
-        folder = valkey.socket_path(home).parent
+        plan.prepare_folders(home)
+        folder = plan.socket_path(home).parent
         assert folder.parent == temporary
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert urlsplit(valkey.redis_url(home)).path == str(valkey.socket_path(home))
+        assert urlsplit(plan.redis_url(home)).path == str(plan.socket_path(home))
         folder.rmdir()
     finally:
         temporary.rmdir()

@@ -114,6 +114,14 @@ def test_rslora_scales_by_the_root_of_the_rank_and_says_so(base: Path, data: Pat
     assert run.metrics["heldout_loss"] < run.metrics["heldout_loss_before"]
 
 
+def test_the_method_of_the_documentation_trains(base: Path, data: Path, tmp_path: Path) -> None:
+    method = "pointsman_examples.training_method:GaussianLora"
+    run = train(base, data, tmp_path / "out", *TINY, "--method", method, "--epochs", 5)
+    assert (run.code, run.warnings) == (0, "")
+    assert config(tmp_path / "out")["init_lora_weights"] == "gaussian"
+    assert run.metrics["heldout_loss"] < run.metrics["heldout_loss_before"]
+
+
 def test_dora_becomes_a_whole_model_that_computes_the_same(base: Path, data: Path, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--method", "dora", "--epochs", 10, "--learning-rate", 1e-2)
     assert (run.code, run.warnings) == (0, "")

@@ -8,15 +8,13 @@ import typer
 from pointsman_cli import jobs as jobs
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
-from pointsman_cli.ask.command import ask, feedback, route
-from pointsman_cli.classifier import classifier_app
-from pointsman_cli.datasets import datasets_app
+from pointsman_cli.ask import ask, feedback, route
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.keys import command as keys
+from pointsman_cli.lab_commands import classifier_app, datasets_app, replay
 from pointsman_cli.regret import regret
-from pointsman_cli.replay import replay
 from pointsman_cli.retrain.command import retrain
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.top.command import top

@@ -6,19 +6,21 @@ the name in the service's certificate, if it differs from the address (for examp
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
-from pointsman.v1 import gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
+from pointsman.v1 import gateway_pb2, gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit import grpc_client
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.tls import ClientTls, TlsError, client_tls
 
 from pointsman_cli.errors import CommandError
+from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.options import bearer
 
 CALL_SECONDS = 10.0
 """Timeout of a call that the lora-server answers from Redis."""
@@ -83,3 +85,55 @@ async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
         address, lambda server: server.List(request, timeout=CALL_SECONDS)
     )
     return response
+
+
+_TIMEOUT_SECONDS = 130.0
+
+
+async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
+    """Yields the events of an answer; raises the PointsmanError that the gateway answers or that ends the stream."""
+    request = gateway_pb2.GenerateRequest(
+        model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
+    )
+    async with open_channel(address) as channel:
+        with service_errors("gateway"):
+            async for event in gateway_stub(channel).GenerateStream(
+                request, timeout=_TIMEOUT_SECONDS, metadata=tuple(bearer(key).items())
+            ):
+                match event.WhichOneof("event"):
+                    case "started":
+                        yield _decision(event.started.decision)
+                    case "delta":
+                        yield TextChunk(event.delta.content)
+                    case "finished":
+                        yield _answer_end(event.finished.receipt)
+
+
+def _decision(decision: gateway_pb2.Decision) -> Decision:
+    return Decision(
+        id=decision.id,
+        task=decision.task,
+        confidence=decision.confidence,
+        path=decision.path,
+        kind=decision.kind,
+        reason=decision.reason,
+        stage=decision.stage,
+        probabilities={entry.task: entry.probability for entry in decision.probabilities},
+        considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
+        expected_cost_usd=decision.expected_cost_usd,
+        margin=decision.margin,
+        familiarity=decision.familiarity,
+        notes=tuple(decision.notes),
+        generation=decision.generation,
+    )
+
+
+def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
+    return AnswerEnd(
+        prompt_tokens=receipt.usage.prompt_tokens,
+        completion_tokens=receipt.usage.completion_tokens,
+        cost_usd=receipt.cost_usd,
+        path=receipt.path,
+        sources=tuple(source.title or source.document_id for source in receipt.sources),
+        escalated_from=receipt.escalated_from,
+    )

@@ -24,7 +24,7 @@ from pointsman_cli.eval.html_report import render_html
 from pointsman_cli.eval.plan import Selection
 from pointsman_cli.eval.report import PathFigures, Report, read_report, write_report
 from pointsman_cli.eval.statistics import EvalSettings
-from pointsman_cli.gateway.http_client import open_client
+from pointsman_cli.gateway_http import open_client
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
 

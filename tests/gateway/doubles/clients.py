@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from pointsman_gateway.domain import Chunk, Chunks
-from pointsman_gateway.engines import failures
-from pointsman_gateway.engines.request import EngineRequest
+from pointsman_gateway.engines import engine_client
+from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 
@@ -30,9 +30,9 @@ class ScriptedClient:
     def fails(self, engine: str, status: int, retry_after: str | None = None) -> None:
         """As an engine that answers with `status`; 0 is one that cannot be reached."""
         self._scripts[engine] = lambda call: (
-            failures.refused(call, status, "not now", retry_after=retry_after)
+            engine_client.refused(call, status, "not now", retry_after=retry_after)
             if status
-            else failures.broke_off(call, "connection refused"),
+            else engine_client.broke_off(call, "connection refused"),
         )
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> "ScriptedTransfer":
@@ -104,8 +104,8 @@ async def _patiently(event: asyncio.Event, call: EngineRequest, begun: bool) -> 
             await event.wait()
     except TimeoutError:
         if limit == call.deadline:
-            return failures.out_of_time()
-        return failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call)
+            return engine_client.out_of_time()
+        return engine_client.no_more_in_time(call) if begun else engine_client.no_first_token_in_time(call)
     return None
 
 

@@ -12,8 +12,7 @@ from pointsman_cli.advise.costs import (
     sensitivities,
     training_cost_of,
 )
-from pointsman_cli.eval.report import Pair, PathFigures, Report, TaskReport
-from pointsman_cli.eval.tables import probability
+from pointsman_cli.eval.report import Pair, PathFigures, Report, TaskReport, probability
 
 _LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
 _LOW_SCORE = 0.5  # scores below this are called low
@@ -161,8 +160,10 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]
     if not eligible:
-        told = tuple(f"{path.path} {missed}" for path in scored for missed in _unmet(path, needs))
-        return Recommendation(task.task, NONE_GOOD_ENOUGH, "", told or ("no path gave an answer that could be scored",))
+        unmet = tuple(f"{path.path} {missed}" for path in scored for missed in _unmet(path, needs))
+        return Recommendation(
+            task.task, NONE_GOOD_ENOUGH, "", unmet or ("no path gave an answer that could be scored",)
+        )
     equals = eligible if needs.floor is not None else _as_good_as_the_best(eligible, task.pairs)
     chosen = _cheapest(equals, terms)
     return Recommendation(

@@ -13,8 +13,7 @@ from rich.console import Console
 from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.findings import Finding, Level, fail, ok
-from pointsman_cli.doctor.hardware import check_hardware, look_at_machine
-from pointsman_cli.doctor.installation import check_installation
+from pointsman_cli.doctor.machine import check_hardware, check_installation, look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example

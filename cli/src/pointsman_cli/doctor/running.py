@@ -11,9 +11,9 @@ from pointsman.v1 import lora_server_pb2
 from pointsman_cli.data_dir import Run, is_alive
 from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_channel
-from pointsman_cli.up.addresses import split_address
+from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
-from pointsman_cli.up.readiness import is_serving
+from pointsman_cli.up.startup import is_serving
 
 _ANSWER_SECONDS = 5.0
 

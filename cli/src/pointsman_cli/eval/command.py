@@ -19,11 +19,10 @@ from pointsman_cli.eval.answers import Answer, AnswerFile
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
-from pointsman_cli.eval.report import Report, write_report
+from pointsman_cli.eval.report import Report, print_report, write_report
 from pointsman_cli.eval.runner import run_plan
 from pointsman_cli.eval.statistics import EvalSettings, build_report
-from pointsman_cli.eval.tables import print_report
-from pointsman_cli.gateway.http_client import open_client
+from pointsman_cli.gateway_http import open_client
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pointsman_cli.eval.report import Confusion, PathFigures, Report, TaskReport
-from pointsman_cli.eval.tables import probability
+from pointsman_cli.eval.report import Confusion, PathFigures, Report, TaskReport, probability
 
 WIDTH, HEIGHT = 380, 260
 """Size of the quality plot in its own units; about a phone's width, so that text stays readable there."""

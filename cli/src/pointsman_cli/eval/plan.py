@@ -10,7 +10,7 @@ from pointsman_scoring import METRICS, MetricError, metric_from, spec_from_text
 from pointsman_cli.errors import CommandError, Refused, UsageError
 from pointsman_cli.eval.dataset import Dataset, Row
 from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
-from pointsman_cli.gateway.http_client import get_json
+from pointsman_cli.gateway_http import get_json
 
 
 @dataclass(frozen=True, slots=True)

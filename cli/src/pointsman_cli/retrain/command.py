@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir, read_run
-from pointsman_cli.datasets import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.lab import LabJob, lab_facts
+from pointsman_cli.lab_commands import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -27,15 +27,22 @@ from pointsman_cli.options import (
     api_key,
     web_url,
 )
-from pointsman_cli.retrain.answers import Gateway
-from pointsman_cli.retrain.data_step import DataStep
+from pointsman_cli.retrain.data_step import DataStep, Gateway
 from pointsman_cli.retrain.evaluate_step import EvaluateStep, make_scorer
-from pointsman_cli.retrain.lora_server import Registry, Trainer
-from pointsman_cli.retrain.plan import RetrainPlan, read_plan
 from pointsman_cli.retrain.rendering import ProgressLines, print_run
 from pointsman_cli.retrain.rollout_steps import CanaryStep, PromoteStep
-from pointsman_cli.retrain.run_state import REJECTED, RunFile, RunState, Step, latest_run, run_steps, start_run
-from pointsman_cli.retrain.train_step import CollectionDates, TrainStep
+from pointsman_cli.retrain.run_state import (
+    REJECTED,
+    RetrainPlan,
+    RunFile,
+    RunState,
+    Step,
+    latest_run,
+    read_plan,
+    run_steps,
+    start_run,
+)
+from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
 
 RUNS_FOLDER = "retrain"
 """In the data directory."""
@@ -169,8 +176,8 @@ async def run_retraining(
     if addresses.redis:
         arguments += ["--redis", addresses.redis]
 
-    async def build(taught: Path | None) -> dict[str, Any]:
-        more = ["--teacher-answers", str(taught)] if taught else []
+    async def build(teacher_answers: Path | None) -> dict[str, Any]:
+        more = ["--teacher-answers", str(teacher_answers)] if teacher_answers else []
         return await lab_facts(LabJob([*arguments, *more], data_dir, as_json=True))
 
     async with gateway.open() as client:

@@ -1,29 +1,63 @@
-"""Step 1: asks the teacher path for answers to new prompts, and builds the next data set."""
+"""Step 1: requests answers to new prompts from the teacher path, and builds the next data set.
 
+Each answer is stored as soon as it arrives, so none is requested twice.
+"""
+
+import asyncio
+import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pointsman_cli.errors import UsageError
-from pointsman_cli.json_lines import numbered, parsed, text_of
-from pointsman_cli.retrain.answers import Messages, ModelAnswer
-from pointsman_cli.retrain.plan import RetrainPlan
-from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+import httpx
+
+from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
+from pointsman_cli.gateway_answers import AnswerEnd, TextChunk
+from pointsman_cli.gateway_http import open_client, stream_answer
+from pointsman_cli.json_lines import numbered, parsed, text_of, whole_lines
+from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepResult
 
 PAIRS_METHOD = "dpo"
 """The training method that uses preference pairs."""
 
 
+CONCURRENCY = 4
+MAX_ATTEMPTS = 6
+RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
+"""Wait before a retry if the gateway names none, and its maximum."""
+PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
+"""Errors caused by the prompt itself: they count as a bad answer. All other errors are retried."""
+FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
+"""Errors that every request would get."""
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    place: str
+    """A digest of the request."""
+    text: str
+    finish_reason: str
+    error: str = ""
+    """The gateway's error code; the text is empty then."""
+
+
 class AnswerSource(Protocol):
     async def answers(
-        self, model: str, asking: Facts, questions: Sequence[Messages], file: Path, progress: Callable[[int, int], None]
+        self,
+        model: str,
+        sampling: Facts,
+        questions: Sequence[Messages],
+        file: Path,
+        progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]: ...
 
 
 class DatasetBuilder(Protocol):
-    async def __call__(self, taught: Path | None) -> dict[str, Any]:
+    async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
         """Builds a data set and returns the facts of its report."""
         ...
 
@@ -41,7 +75,7 @@ class DataStep:
     name: str = "data"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
-        found = await self.build(await self._taught() if self.texts else None)
+        found = await self.build(await self._request_teacher_answers() if self.texts else None)
         manifest = found["manifest"]
         counts = manifest["counts"]
         facts = {
@@ -57,7 +91,7 @@ class DataStep:
         least = self.plan.gates.min_rows
         return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
-    async def _taught(self) -> Path:
+    async def _request_teacher_answers(self) -> Path:
         """Returns a file with the teacher's answers."""
         assert self.texts is not None
         texts = read_prompts(self.texts)
@@ -95,3 +129,99 @@ def _text(file: Path, number: int, line: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{file}:{number} begins with {{ and {problem}; a text that begins so is written as {form}")
     return text
+
+
+class Gateway:
+    def __init__(self, url: str, key: str = "") -> None:
+        """`key` is the API key, if the gateway needs one."""
+        self._url = url
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def open(self) -> httpx.AsyncClient:
+        return open_client(self._url, self._headers)
+
+    async def answers(
+        self,
+        model: str,
+        sampling: Mapping[str, Any],
+        questions: Sequence[Messages],
+        file: Path,
+        progress: Callable[[int, int], None],
+    ) -> list[ModelAnswer]:
+        """Returns answers in the order of the prompts; answers already in `file` are reused, new ones are appended.
+
+        Raises CommandError if a request fails after all retries.
+        """
+        bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
+        places = [_prompt_digest(body) for body in bodies]
+        known = {answer.place: answer for answer in _read_answers(file)}
+        waiting = iter(
+            [(place, body) for place, body in dict(zip(places, bodies, strict=True)).items() if place not in known]
+        )
+
+        async def ask_on(client: httpx.AsyncClient) -> None:
+            for place, body in waiting:  # all workers share one iterator
+                known[place] = await _answer(client, place, body)
+                _append_answer(file, known[place])
+                progress(sum(one in known for one in places), len(places))
+
+        async with self.open() as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(CONCURRENCY):
+                        group.create_task(ask_on(client))
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+        return [known[place] for place in places]
+
+
+async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
+    """Raises CommandError if all attempts fail."""
+    for tries_left in reversed(range(MAX_ATTEMPTS)):
+        wait = RETRY_SECONDS
+        try:
+            return await _request(client, place, body)
+        except Unreachable:
+            raise
+        except Refused as error:
+            if error.code in PROMPT_ERRORS:
+                return ModelAnswer(place, "", "", error.code)
+            if error.code in FATAL_ERRORS or not tries_left:
+                raise
+            wait = error.retry_after or RETRY_SECONDS
+        except CommandError:
+            if not tries_left:
+                raise
+        await asyncio.sleep(min(wait, MAX_RETRY_SECONDS))
+    raise AssertionError("the last try returns or raises")
+
+
+async def _request(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
+    text, ending = "", AnswerEnd()
+    async for event in stream_answer(client, body):
+        if isinstance(event, TextChunk):
+            text += event.content
+        elif isinstance(event, AnswerEnd):
+            ending = event
+    return ModelAnswer(place, text, ending.finish_reason or "")
+
+
+def _prompt_digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read_answers(file: Path) -> Iterable[ModelAnswer]:
+    """Skips a line that a killed process left incomplete."""
+    if not file.is_file():
+        return
+    for _, line in whole_lines(file):
+        try:
+            yield ModelAnswer(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+
+
+def _append_answer(file: Path, answer: ModelAnswer) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")

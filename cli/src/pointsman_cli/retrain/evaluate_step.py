@@ -18,10 +18,8 @@ from pointsman_cli.eval.dataset import Row, read_dataset
 from pointsman_cli.eval.plan import JUDGE_METRIC
 from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
 from pointsman_cli.json_lines import numbered, text_of
-from pointsman_cli.retrain.answers import ModelAnswer
-from pointsman_cli.retrain.data_step import AnswerSource
-from pointsman_cli.retrain.plan import GateTerms, RetrainPlan
-from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+from pointsman_cli.retrain.data_step import AnswerSource, ModelAnswer
+from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunState, StepResult
 from pointsman_cli.retrain.train_step import AliasLookup
 
 
@@ -155,7 +153,7 @@ class EvaluateStep:
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
         """Leaves out rows without a score from the judge; raises CommandError if none is left."""
         theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
-        ours = await self._ask(version, self.plan.asking, rows, f"asking {version}")
+        ours = await self._ask(version, self.plan.sampling, rows, f"asking {version}")
         old, new = await score_answers(self.scorer, rows, theirs), await score_answers(self.scorer, rows, ours)
         marked = [
             ScoredRow(row, now, later, before, after)
@@ -166,10 +164,10 @@ class EvaluateStep:
             raise CommandError("the judge could say nothing of any answer")
         return marked
 
-    async def _ask(self, model: str, asking: Facts, rows: Sequence[Row], what: str) -> list[ModelAnswer]:
+    async def _ask(self, model: str, sampling: Facts, rows: Sequence[Row], what: str) -> list[ModelAnswer]:
         return await self.gateway.answers(
             model,
-            asking,
+            sampling,
             [row.messages for row in rows],
             self.folder / "heldout_answers.jsonl",
             lambda done, total: self.progress(what, done, total),

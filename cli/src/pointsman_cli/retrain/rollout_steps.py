@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pointsman_cli.retrain.plan import CanaryTerms, RetrainPlan
-from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
 
 POLL_SECONDS = 2.0
 """Two polls span at least one canary analysis of the lora-server, which runs each second."""
@@ -24,7 +23,7 @@ class AliasState:
 
 
 class CanaryRegistry(Protocol):
-    async def standing(self, alias: str) -> AliasState | None:
+    async def alias_state(self, alias: str) -> AliasState | None:
         """Returns None if the alias does not exist."""
         ...
 
@@ -43,16 +42,16 @@ class CanaryStep:
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
         alias, version, terms = self.plan.alias, state.version, self.plan.canary
-        standing = await self.registry.standing(alias)
-        if standing is None:
+        alias_state = await self.registry.alias_state(alias)
+        if alias_state is None:
             return StepResult(f"skipped: {alias} points to nothing yet", {"stable": ""}, skipped=True)
         facts = state.facts(self.name)
         if "since" not in facts:
-            facts = {"since": time.time(), "stable": standing.stable}
+            facts = {"since": time.time(), "stable": alias_state.stable}
             note(facts)
-        if standing.stable == version:
+        if alias_state.stable == version:
             return StepResult(f"{alias} points to {version} already", facts)
-        if standing.canary != version and not facts.get("set"):
+        if alias_state.canary != version and not facts.get("set"):
             await self.registry.set_canary(alias, version, terms, str(facts["stable"]))
             note({"set": True})
         return await self._wait(version, float(facts["since"]), facts)
@@ -60,18 +59,18 @@ class CanaryStep:
     async def _wait(self, version: str, since: float, facts: Facts) -> StepResult:
         alias, terms, enough = self.plan.alias, self.plan.canary, 0
         while True:
-            standing = await self.registry.standing(alias)
-            if standing is None or standing.canary != version:
+            alias_state = await self.registry.alias_state(alias)
+            if alias_state is None or alias_state.canary != version:
                 reason = f"the canary was taken back: {await self.registry.why_taken_back(alias)}"
                 return StepResult(reason, facts, reason)
-            self.progress(f"canary at {terms.weight:.0%}", standing.requests, terms.min_requests)
-            enough = enough + 1 if standing.requests >= terms.min_requests else 0
+            self.progress(f"canary at {terms.weight:.0%}", alias_state.requests, terms.min_requests)
+            enough = enough + 1 if alias_state.requests >= terms.min_requests else 0
             if enough == 2:
-                said = f"{standing.requests} requests answered at {terms.weight:.0%}, and not taken back"
-                return StepResult(said, {**facts, "requests": standing.requests})
+                said = f"{alias_state.requests} requests answered at {terms.weight:.0%}, and not taken back"
+                return StepResult(said, {**facts, "requests": alias_state.requests})
             if time.time() - since > terms.max_minutes * 60:
                 await self.registry.end_canary(alias)
-                reason = f"{standing.requests} of {terms.min_requests} requests in {terms.max_minutes:g} minutes"
+                reason = f"{alias_state.requests} of {terms.min_requests} requests in {terms.max_minutes:g} minutes"
                 return StepResult(reason, facts, reason)
             await asyncio.sleep(self.look_seconds)
 

@@ -1,4 +1,4 @@
-"""The state of a run, saved atomically after each step, and the runner that executes the steps."""
+"""The plan and the state of a task's retraining. The state is saved atomically after each step."""
 
 import json
 import os
@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError
+from pointsman_cli.lab import LabJob, lab_facts
 
 STATE_FILE = "state.json"
 WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skipped", "refused"
@@ -136,39 +138,93 @@ Retire = Callable[[str, str], Awaitable[None]]
 
 
 async def run_steps(
-    steps: Sequence[Step], run_file: RunFile, retire: Retire, tell: Callable[[str], None], until: str = ""
+    steps: Sequence[Step], run_file: RunFile, retire: Retire, report_progress: Callable[[str], None], until: str = ""
 ) -> RunState:
     """Runs the steps to the end, or up to and including the step `until`."""
     for step in steps:
         status = run_file.state.steps[step.name].status
         if status == REFUSED:
             break  # the run was interrupted before the version was retired
-        if not run_file.state.steps[step.name].is_over and await _run_step(step, run_file, tell):
+        if not run_file.state.steps[step.name].is_over and await _run_step(step, run_file, report_progress):
             break
         if step.name == until:
             return run_file.state
     else:
         run_file.close(PROMOTED)
         return run_file.state
-    return await _reject_run(run_file, retire, tell)
+    return await _reject_run(run_file, retire, report_progress)
 
 
-async def _run_step(step: Step, run_file: RunFile, tell: Callable[[str], None]) -> bool:
+async def _run_step(step: Step, run_file: RunFile, report_progress: Callable[[str], None]) -> bool:
     """Returns whether the step rejects the version."""
     run_file.begin(step.name)
     taken = await step.take(run_file.state, lambda facts: run_file.note(step.name, facts))
     reason = {"refusal": taken.refusal} if taken.refusal else {}
     status = REFUSED if taken.refusal else SKIPPED if taken.skipped else DONE
     run_file.end(step.name, status, {**taken.facts, **reason})
-    tell(f"{step.name}: {taken.said}")
+    report_progress(f"{step.name}: {taken.said}")
     return bool(taken.refusal)
 
 
-async def _reject_run(run_file: RunFile, retire: Retire, tell: Callable[[str], None]) -> RunState:
+async def _reject_run(run_file: RunFile, retire: Retire, report_progress: Callable[[str], None]) -> RunState:
     state = run_file.state
     reason = next(str(step.facts["refusal"]) for step in state.steps.values() if step.status == REFUSED)
     if state.version:
         await retire(state.version, reason)
     run_file.close(REJECTED, reason)
-    tell(f"refused: {reason}" + (f"; {state.version} is retired" if state.version else ""))
+    report_progress(f"refused: {reason}" + (f"; {state.version} is retired" if state.version else ""))
     return run_file.state
+
+
+@dataclass(frozen=True, slots=True)
+class GateTerms:
+    min_rows: int
+    min_gain: float
+    confidence: float
+    max_regressions: float
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryTerms:
+    weight: float
+    min_requests: int
+    max_minutes: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainPlan:
+    task: str
+    alias: str  # "triage@prod"
+    student: str
+    teacher: str
+    incumbent: str
+    """Empty: the student, or the teacher if the alias points to no version yet."""
+    sampling: Mapping[str, Any]
+    """Sampling parameters of the student, as in a request."""
+    metric: Mapping[str, Any]
+    heldout: Path | None
+    """Held-out rows of the configuration; None if it names no file."""
+    collections: Sequence[str]
+    """Collections that the teacher searches."""
+    training: Mapping[str, Any]
+    gates: GateTerms
+    canary: CanaryTerms
+
+    @property
+    def adapter(self) -> str:
+        return self.alias.partition("@")[0]
+
+
+async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
+    """Raises CommandError if the configuration is invalid."""
+    return parse_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
+
+
+def parse_plan(facts: Mapping[str, Any]) -> RetrainPlan:
+    same = ("task", "alias", "student", "teacher", "incumbent", "sampling", "metric", "collections", "training")
+    return RetrainPlan(
+        **{name: facts[name] for name in same},
+        heldout=Path(facts["heldout"]) if facts["heldout"] else None,
+        gates=GateTerms(**facts["gates"]),
+        canary=CanaryTerms(**facts["canary"]),
+    )

@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman.v1 import training_pb2
 from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX
 
 from pointsman_cli.errors import CommandError
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
+from pointsman_cli.jobs import STATE_NAMES, TRAINING_CALL_SECONDS, call_training, training_events
 from pointsman_cli.retrain.data_step import PAIRS_METHOD
-from pointsman_cli.retrain.plan import RetrainPlan
-from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
+from pointsman_cli.retrain.rollout_steps import AliasState
+from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
 from pointsman_cli.retriever.client import fetch_sketch
+
+MIN_CANARY_REQUESTS = 20
+"""The lora-server's default number of requests per version before it compares a canary."""
+
 
 EXCLUDED_FOR_DPO = ("rank", "learning_rate")
 """Settings that do not apply to DPO: the rank is that of the starting version, and the learning rate must be a tenth.
@@ -42,8 +50,102 @@ class TrainingResult:
     error: str = ""
 
 
+class Registry:
+    """Aliases and versions; every method raises PointsmanError on failure."""
+
+    def __init__(self, address: str, author: str) -> None:
+        self._address = address
+        self._author = author
+
+    async def alias_state(self, alias: str) -> AliasState | None:
+        found = await fetch_adapters(self._address, alias.partition("@")[0])
+        for one in found.aliases:
+            if one.alias == alias:
+                return AliasState(one.version, one.canary_version, one.canary_requests)
+        return None
+
+    async def stable(self, alias: str) -> str:
+        alias_state = await self.alias_state(alias)
+        return alias_state.stable if alias_state else ""
+
+    async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None:
+        request = pb.SetCanaryRequest(
+            alias=alias,
+            version=version,
+            weight=terms.weight,
+            terms=pb.CanaryTerms(min_requests=min(MIN_CANARY_REQUESTS, terms.min_requests)),
+            author=self._author,
+            expected_version=expected,
+        )
+        await call_lora_server(self._address, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS))
+
+    async def end_canary(self, alias: str) -> None:
+        request = pb.SetCanaryRequest(alias=alias, weight=0, author=self._author)
+        await call_lora_server(self._address, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS))
+
+    async def why_taken_back(self, alias: str) -> str:
+        request = pb.HistoryRequest(name=alias.partition("@")[0], limit=20)
+        found = await call_lora_server(self._address, lambda server: server.History(request, timeout=CALL_SECONDS))
+        for change in found.changes:
+            if change.subject == alias:
+                return change.reason or f"{change.kind} by {change.author or 'nobody named'}"
+        return "nobody says why"
+
+    async def move(self, alias: str, version: str, expected: str) -> None:
+        request = pb.SetAliasRequest(alias=alias, version=version, expected_version=expected, author=self._author)
+        await call_lora_server(self._address, lambda server: server.SetAlias(request, timeout=LOAD_SECONDS))
+
+    async def retire(self, version: str, reason: str) -> None:
+        request = pb.RetireRequest(version=version, author=self._author, reason=reason)
+        await call_lora_server(self._address, lambda server: server.Retire(request, timeout=CALL_SECONDS))
+
+
+class Trainer:
+    """Training jobs; every method raises PointsmanError on failure."""
+
+    def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
+        """`tell` gets every event of a job with its facts."""
+        self._address = address
+        self._tell = report_progress
+
+    async def start(self, spec: TrainingSpec) -> str:
+        started = await self._find_started_job(spec)
+        if started:
+            return started
+        request = training_pb2.CreateTrainingJobRequest(
+            name=spec.name,
+            data=str(spec.data.absolute()),
+            heldout=str(spec.heldout.absolute()) if spec.heldout else "",
+            method=spec.method,
+            parent=spec.parent,
+            author=spec.author,
+            recipe=training_pb2.TrainingRecipe(**spec.recipe),
+            facts=spec.facts,
+        )
+        job = await call_training(
+            self._address, lambda server: server.CreateJob(request, timeout=TRAINING_CALL_SECONDS)
+        )
+        return str(job.id)
+
+    async def _find_started_job(self, spec: TrainingSpec) -> str:
+        """Finds a job that this run started before it was killed; the job's author names the run."""
+        request = training_pb2.ListTrainingJobsRequest(name=spec.name)
+        found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
+        failed = (training_pb2.TRAINING_STATE_FAILED, training_pb2.TRAINING_STATE_CANCELLED)
+        mine = (job for job in found.jobs if job.author == spec.author and job.state not in failed)
+        return next((str(job.id) for job in mine), "")
+
+    async def follow(self, job: str) -> TrainingResult:
+        """Waits for the end of a job."""
+        async for kind, facts in training_events(self._address, job):
+            self._tell(kind, facts)
+        request = training_pb2.GetTrainingJobRequest(id=job)
+        found = await call_training(self._address, lambda server: server.Get(request, timeout=TRAINING_CALL_SECONDS))
+        return TrainingResult(STATE_NAMES.get(found.state, "?"), found.version, found.error)
+
+
 class TrainingService(Protocol):
-    async def start(self, lesson: TrainingSpec) -> str:
+    async def start(self, spec: TrainingSpec) -> str:
         """Returns the job's id; idempotent: a job that the same author already started is returned."""
         ...
 
@@ -74,7 +176,7 @@ class TrainStep:
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
         job = str(state.facts(self.name).get("job", ""))
         if not job:
-            job = await self.trainer.start(await self._lesson(state))
+            job = await self.trainer.start(await self._training_spec(state))
             note({"job": job})
         ended = await self.trainer.follow(job)
         if ended.state != "succeeded" or not ended.version:
@@ -84,7 +186,7 @@ class TrainStep:
             return StepResult(f"{ended.version}, which serves already", {}, f"{ended.version} is what serves already")
         return StepResult(f"{ended.version} by {job}", {"version": ended.version})
 
-    async def _lesson(self, state: RunState) -> TrainingSpec:
+    async def _training_spec(self, state: RunState) -> TrainingSpec:
         data = state.facts("data")
         folder, pairs = Path(data["folder"]), self.method == PAIRS_METHOD
         heldout = "heldout_pairs" if pairs else "heldout"

@@ -99,8 +99,8 @@ def _lora_server(view: View) -> Iterator[RenderableType]:
 
 
 def _engine(figures: LoraFigures) -> Iterator[Text]:
-    standing = f"engine {'up' if figures.engine_up else 'down'}, restarted {_count(figures.engine_restarts)} times"
-    yield Text(standing, style="" if figures.engine_up else "red")
+    alias_state = f"engine {'up' if figures.engine_up else 'down'}, restarted {_count(figures.engine_restarts)} times"
+    yield Text(alias_state, style="" if figures.engine_up else "red")
     loads = ", ".join(f"{_count(amount)} {result}" for result, amount in sorted(figures.loads.items()))
     yield Text(
         f"adapter slots {_count(figures.resident)} of {_count(figures.slots)}; "

@@ -15,12 +15,10 @@ from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up.addresses import HOST, choose_addresses, hold_port
-from pointsman_cli.up.plan import Programs, make_plan
+from pointsman_cli.up.plan import HOST, Programs, choose_addresses, hold_port, make_plan, redis_url, server_binary
 from pointsman_cli.up.prometheus import find_program, make_service
 from pointsman_cli.up.startup import StartPlan, StartupOutput, start_all
 from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, refuse_if_locked
-from pointsman_cli.up.valkey import redis_url, server_binary
 
 
 def up(

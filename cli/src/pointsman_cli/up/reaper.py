@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
+from pointsman_cli.processes import Process, alive_processes, kill_processes, process_tree
 
 POLL_SECONDS = 0.1  # seconds between polls
 

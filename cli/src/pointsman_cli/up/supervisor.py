@@ -13,8 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 from pointsman_cli.data_dir import make_private
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.process_tree import kill_processes, process_tree
-from pointsman_cli.processes import describe_exit, launch_command
+from pointsman_cli.processes import describe_exit, kill_processes, launch_command, process_tree
 from pointsman_cli.up.plan import Service
 
 

@@ -22,13 +22,13 @@ from threadpoolctl import threadpool_limits
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
+from pointsman_gateway.pipeline.admission import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:

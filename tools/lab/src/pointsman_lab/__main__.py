@@ -9,7 +9,7 @@ from typing import Any
 
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
-from pointsman_gateway.bootstrap.learning import Models, learn
+from pointsman_gateway.bootstrap.models import Models, learn
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError

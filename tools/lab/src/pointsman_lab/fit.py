@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.learning import Models, origin, texts_of, tuning_of
+from pointsman_gateway.bootstrap.models import Models, origin, texts_of, tuning_of
 from pointsman_gateway.classification.artifact import save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel

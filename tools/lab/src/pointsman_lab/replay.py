@@ -6,16 +6,16 @@ All engines count as available, so that only the configuration makes a differenc
 from bisect import bisect_left
 from dataclasses import replace
 
-from pointsman_gateway.bootstrap.line import Learned, Surroundings, build_line
+from pointsman_gateway.bootstrap.stages import Learned, Surroundings, build_line
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector
+from pointsman_gateway.engines.engine_client import EngineRequest, Transfer
 from pointsman_gateway.engines.engines import Engine, Engines
-from pointsman_gateway.engines.request import EngineRequest, Transfer
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_servicekit.errors import PointsmanError

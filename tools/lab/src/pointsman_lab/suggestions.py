@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pointsman_gateway.bootstrap.learning import Models, texts_of, tuning_of
+from pointsman_gateway.bootstrap.models import Models, texts_of, tuning_of
 from pointsman_gateway.classification.fitting.examples import Examples
 from pointsman_gateway.classification.fitting.fit import embed_all, out_of_fold_results
 from pointsman_gateway.classification.fitting.selection import StageResults

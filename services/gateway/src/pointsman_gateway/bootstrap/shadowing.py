@@ -9,14 +9,14 @@ from pointsman_scoring import metric_from
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.admission import Admission
-from pointsman_gateway.bootstrap.line import to_path
-from pointsman_gateway.bootstrap.memory import Memory
+from pointsman_gateway.bootstrap.persistence import Memory
+from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
-from pointsman_gateway.line import Line
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner

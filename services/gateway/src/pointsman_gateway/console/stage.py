@@ -19,7 +19,7 @@ from pointsman_gateway.console.decisions import (
 from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import Alias, AliasMove
-from pointsman_gateway.generations import Generation
+from pointsman_gateway.pipeline.config_reload import Generation
 from pointsman_gateway.request_log.store import RequestLogReader
 
 MAX_SCANNED = 2_000

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
-from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import Embedded, Wanted
 from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
 
 LONGEST_ANSWER = 128 * 1024 * 1024

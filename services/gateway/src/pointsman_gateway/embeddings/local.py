@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import Embedded, Wanted
 
 SLICE = 16
 """Texts that are embedded between two looks at whether anyone still waits; about 30 ms."""

@@ -9,11 +9,11 @@ from pointsman_servicekit.eager import Signal
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 from pointsman_gateway.domain import Chunks
-from pointsman_gateway.engines import failures
-from pointsman_gateway.engines.balancing import Candidates
+from pointsman_gateway.engines import engine_client
+from pointsman_gateway.engines.engine_client import CompletionRequest, EngineClient, EngineRequest, Transfer
 from pointsman_gateway.engines.engines import Target
+from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.request import CompletionRequest, EngineClient, EngineRequest, Transfer
 from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class EngineCaller:
     async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
         """Raises Unavailable, DeadlineExceeded, and what the engine refuses."""
         if self._clock() >= wanted.deadline:
-            raise failures.out_of_time()
+            raise engine_client.out_of_time()
         call = EngineCall(self, target, wanted)
         try:
             await call.first()
@@ -187,8 +187,8 @@ class EngineCall:
             return
         self._has_ended = True
         if error is None and not self._has_begun:
-            error = failures.broke_off(self._request, "it answered nothing")
-        if isinstance(error, failures.NotServed):
+            error = engine_client.broke_off(self._request, "it answered nothing")
+        if isinstance(error, engine_client.NotServed):
             error = self._not_there(error)
         if error is not None:
             self._leave(error)  # before anybody asks the next engine
@@ -219,14 +219,14 @@ class EngineCall:
             self._leave(asyncio.CancelledError())  # it is not the engine's failure
             self.ended(error)
 
-    def _not_there(self, error: failures.NotServed) -> PointsmanError:
+    def _not_there(self, error: engine_client.NotServed) -> PointsmanError:
         """An adapter that the engine was said to hold has been evicted; its state is corrected."""
         target = self._target
         if not target.of_adapter:
             return error
         self._caller.metrics.evicted(target.engine.name)
         target.cell.lacks(target.model, target.engine)
-        return failures.not_resident(target.engine.name, target.model)
+        return engine_client.not_resident(target.engine.name, target.model)
 
     def _leave(self, error: BaseException | None) -> None:
         """The engine is no longer busy with this; only the first end counts."""
@@ -246,12 +246,12 @@ class EngineCall:
             name = self._target.engine.name
             log.warning("engine %s is left alone for %.0f s: %s", name, cell.breaker.rest_left, error)
             metrics.opened(name)
-        if isinstance(error, Unavailable) and error.code == failures.OVERLOADED and error.retry_after:
-            cell.rest(min(error.retry_after, failures.MAX_COOLDOWN_SECONDS))
+        if isinstance(error, Unavailable) and error.code == engine_client.OVERLOADED and error.retry_after:
+            cell.rest(min(error.retry_after, engine_client.MAX_COOLDOWN_SECONDS))
 
     def _is_held_against_it(self, error: BaseException) -> bool:
         if isinstance(error, PointsmanError) and not isinstance(error, DeadlineExceeded):
-            return failures.counts_against_engine(error)
+            return engine_client.counts_against_engine(error)
         # Somebody gave up, the caller or the deadline: the engine is at fault only if it was silent to everybody.
         cell = self._target.cell
         return cell.breaker.heard < self._began_at <= cell.clock() - self._stall_seconds

@@ -7,10 +7,8 @@ from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
-from pointsman_gateway.engines.aliases import Aliases
-from pointsman_gateway.engines.cells import Cell, Engine
-from pointsman_gateway.engines.failures import NOT_RESIDENT, OVERLOADED, NotResident
-from pointsman_gateway.engines.request import DEFAULT_TIMEOUTS
+from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
+from pointsman_gateway.engines.engine_state import Aliases, Cell, Engine
 
 __all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
 

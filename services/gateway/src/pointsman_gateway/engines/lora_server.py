@@ -19,7 +19,7 @@ from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.domain import CanaryMetrics
-from pointsman_gateway.engines.adapter_desk import AdapterDesk, to_alias
+from pointsman_gateway.engines.adapter_admin import AdapterDesk, to_alias
 from pointsman_gateway.engines.engines import Engine, Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 

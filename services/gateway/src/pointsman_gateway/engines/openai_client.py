@@ -12,7 +12,8 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Operation
-from pointsman_gateway.engines import failures
+from pointsman_gateway.engines import engine_client
+from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.http1 import (
     Connection,
     ConnectionFailed,
@@ -23,7 +24,6 @@ from pointsman_gateway.engines.http1 import (
     origin_of,
 )
 from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.engines.request import EngineRequest
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -170,13 +170,13 @@ class OpenAITransfer:
             if self._is_paused or self._sink is None:
                 return  # `resume` comes back here
         if reader.failure:
-            self._fail(failures.broke_off(self._request, reader.failure))
+            self._fail(engine_client.broke_off(self._request, reader.failure))
         elif reader.done:
             self._end(None)
         elif connection.failure is not None:
             self._lose(connection, connection.failure)
         elif connection.complete:
-            self._fail(failures.broke_off(self._request, "the stream ended without [DONE]"))
+            self._fail(engine_client.broke_off(self._request, "the stream ended without [DONE]"))
 
     def _lose(self, connection: Connection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):
@@ -188,14 +188,14 @@ class OpenAITransfer:
     def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
         request = self._request
         if not isinstance(error, TimedOut):
-            return failures.broke_off(request, str(error))
+            return engine_client.broke_off(request, str(error))
         if self._client.clock() >= request.deadline:
-            return failures.out_of_time()
+            return engine_client.out_of_time()
         if isinstance(error, NotConnected):
-            return failures.no_connection_in_time(request)
+            return engine_client.no_connection_in_time(request)
         if self._has_begun:
-            return failures.no_more_in_time(request)
-        return failures.no_first_token_in_time(request)
+            return engine_client.no_more_in_time(request)
+        return engine_client.no_first_token_in_time(request)
 
     def _fail(self, error: PointsmanError) -> None:
         self._let_go()
@@ -220,7 +220,7 @@ def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
     with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
         error = json.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
-    return failures.refused(request, connection.status, message, param, connection.retry_after)
+    return engine_client.refused(request, connection.status, message, param, connection.retry_after)
 
 
 def _head(origin: Origin, request: EngineRequest) -> bytes:

@@ -1,21 +1,29 @@
 """Chooses the engine for a prompt, and another one if that fails before its first token."""
 
+import asyncio
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
+from pointsman_servicekit.eager import in_task
+from pointsman_servicekit.errors import PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.schema import ResilienceConfig
-from pointsman_gateway.domain import Decision, Prompt, Request
-from pointsman_gateway.engines.balancing import Candidates, hash_prefix
-from pointsman_gateway.engines.budget import RetryBudget
+from pointsman_gateway.domain import Decision, Path, Prompt, Request
 from pointsman_gateway.engines.call import Accounts, EngineCaller, NoAccounts
-from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.failures import out_of_time
-from pointsman_gateway.engines.hedging import Hedging
+from pointsman_gateway.engines.engine_client import (
+    CompletionRequest,
+    EngineClient,
+    NotLoaded,
+    NotLoadedInTime,
+    NotResident,
+    out_of_time,
+)
+from pointsman_gateway.engines.engines import Engines, Target
+from pointsman_gateway.engines.failover import Candidates, Hedging, RetryBudget, Retrying, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.request import CompletionRequest, EngineClient
-from pointsman_gateway.engines.retrying import Retrying
-from pointsman_gateway.pipeline.ports import OpenAnswer
+from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
 
 DEFAULTS = ResilienceConfig()
 
@@ -62,3 +70,99 @@ class EngineBackend:
             as_a_whole=request.as_a_whole,
         )
         return await self._retrying.open(first, candidates, wanted)
+
+
+MAX_EVICTIONS = 2
+"""How often a request is sent again after an engine had evicted its adapter."""
+
+
+class AdapterLoading:
+    """Implements `Backend` around another. A path without an adapter passes through."""
+
+    def __init__(
+        self, inner: Backend, engines: Engines, clock: Callable[[], float], resilience: ResilienceConfig
+    ) -> None:
+        """`clock` is the event loop's, by which deadlines are measured."""
+        self.inner = inner
+        self.engines = engines
+        self.clock = clock
+        self.timeout = resilience.adapter_load_timeout_seconds
+        self.load_bound = resilience.load_bound
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
+        """Raises NotLoaded, NotLoadedInTime, and what the inner backend raises."""
+        if not decision.path.adapter:
+            return await self.inner.open(request, decision, prompt)
+        return await _Load(self, request).open(decision, prompt)
+
+
+class _Load:
+    """The adapter of one request on one path."""
+
+    def __init__(self, loading: AdapterLoading, request: Request) -> None:
+        self._loading = loading
+        self._engines = loading.engines
+        self._clock = loading.clock
+        self._request = request
+        self._waited = 0.0
+
+    async def open(self, decision: Decision, prompt: Prompt) -> OpenAnswer:
+        path, evictions = decision.path, 0
+        version = self._engines.version_of(path)
+        while True:
+            if not self._engines.holds(path.model, version):
+                await self._load(path, version)
+            try:
+                answer = await self._loading.inner.open(self._request, decision, prompt)
+            except NotResident as error:
+                evictions += 1
+                if evictions > MAX_EVICTIONS or not self._can_be_had(path, version):
+                    raise NotLoaded(error.message, self._waited, error.retry_after or 1.0) from error
+            else:
+                return replace(answer, waited=self._waited) if self._waited else answer
+
+    def _can_be_had(self, path: Path, version: str) -> bool:
+        return self._engines.holds(path.model, version) or self._engines.may_load(path.model, version)
+
+    async def _load(self, path: Path, version: str) -> None:
+        offers = self._engines.offers(path)
+        if not offers:
+            return  # no engine can load it: the inner backend raises the reason
+        await in_task()  # what follows sets a timeout
+        began = self._clock()
+        try:
+            await self._load_on_one(offers, version, began)
+        finally:
+            self._waited += self._clock() - began
+
+    async def _load_on_one(self, offers: list[Target], version: str, began: float) -> None:
+        """Tries engine after engine. All gateways begin with the same one: rendezvous hashing with bounded loads.
+
+        Raises NotLoaded, NotLoadedInTime.
+        """
+        timeout = self._loading.timeout
+        candidates = Candidates(offers, zlib.crc32(version.encode()), self._loading.load_bound)
+        failure: PointsmanError | None = None
+        try:
+            async with asyncio.timeout_at(min(began + timeout - self._waited, self._request.deadline)):
+                while (target := candidates.take()) is not None:
+                    try:
+                        return await self._load_on(target, version)
+                    except Unavailable as error:
+                        failure = error
+            reason = f": {failure.message}" if failure else ""
+            waited = self._waited + self._clock() - began
+            raise NotLoaded(f"adapter '{version}' is not loaded{reason}", waited) from failure
+        except TimeoutError as error:
+            waited = self._waited + self._clock() - began
+            if self._clock() >= self._request.deadline:
+                raise NotLoadedInTime(waited) from error
+            raise NotLoaded(f"adapter '{version}' is not loaded within {timeout:g} s", waited) from error
+        finally:
+            del failure  # its traceback has this frame, which would hold it
+
+    async def _load_on(self, target: Target, version: str) -> None:
+        server = target.cell.lora_server
+        if server is None:
+            raise Unavailable(f"engine '{target.engine.name}' is followed no more", code="lora_server_unavailable")
+        await server.ensure(version, self._loading.timeout)

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.generations import Generation, Status
 from pointsman_gateway.http.asgi_answer import AsgiAnswer
 from pointsman_gateway.http.asgi_app import CALLER
 from pointsman_gateway.http.encoding import Encoder
+from pointsman_gateway.pipeline.config_reload import Generation, Status
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 

@@ -1,4 +1,4 @@
-"""The entry to the request path, for every server."""
+"""The stages of one generation of the configuration, as a request walks them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,15 +7,29 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import decision_id
 
-from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
-from pointsman_gateway.line import Line
-from pointsman_gateway.metering.meter import Meter
-from pointsman_gateway.pipeline.ports import AnswerSink, Journal, Tenancy
+from pointsman_gateway.metering.meter import Meter, Metering
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, Journal, PromptBuilder, Tenancy
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve
 from pointsman_gateway.pipeline.sinks import EventQueue
+from pointsman_gateway.routing.router import Router
+from pointsman_gateway.validation.stage import Validation
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The stages of one generation of the configuration; a request walks one of them to its end."""
+
+    generation: str
+    classification: Classifier
+    router: Router
+    prompts: PromptBuilder
+    answers: Backend
+    validation: Validation
+    metering: Metering
 
 
 @dataclass(frozen=True, slots=True)

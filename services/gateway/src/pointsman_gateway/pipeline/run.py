@@ -27,7 +27,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
-from pointsman_gateway.engines.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
+from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.pipeline.attempt import Attempt

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.admission import Admission
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.pipeline import Line, Pipeline
 from pointsman_gateway.shadow.budget import DailyBudget
 from pointsman_gateway.shadow.scoring import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.line import to_path
-from pointsman_gateway.bootstrap.validators import to_validators
+from pointsman_gateway.bootstrap.stages import to_path, to_validators
 from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import FlywheelConfig

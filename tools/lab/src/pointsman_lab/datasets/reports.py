@@ -47,7 +47,7 @@ def plan_report(config: Config, task: str) -> Report:
         "task": task,
         "generation": config.digest,
         "alias": student.adapter,
-        "asking": _sampling(student),
+        "sampling": _sampling(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
         "heldout": str((config.folder / flywheel.eval_data).resolve()) if flywheel.eval_data else "",
         "collections": _collections(config, task, flywheel),

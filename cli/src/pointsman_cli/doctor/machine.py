@@ -1,0 +1,184 @@
+"""Checks the hardware, and that services, engine environment, Valkey and models are installed."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_cli.data_dir import DataDir
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
+from pointsman_cli.engine_environment import python_path
+from pointsman_cli.errors import CommandError
+from pointsman_cli.up.plan import server_binary
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    python: tuple[int, int]
+    architecture: str  # "x86_64", "aarch64"
+    cores: int  # usable by this process
+    cpu_flags: frozenset[str]
+    memory_available: int  # bytes; 0 if unknown
+    disk_free: int  # bytes, on the file system of the data directory
+
+
+def look_at_machine(data_dir: Path) -> Machine:
+    return Machine(
+        python=sys.version_info[:2],
+        architecture=platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_flags=_cpu_flags(),
+        memory_available=_memory_available(),
+        disk_free=shutil.disk_usage(_existing(data_dir)).free,
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _memory_available() -> int:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _existing(folder: Path) -> Path:
+    return next(at for at in (folder, *folder.parents) if at.exists())
+
+
+GIB = 2**30
+# An engine with a 135M model takes about 2 GB; the services and Valkey together take less than 1 GB.
+MEMORY_NEEDED = 3 * GIB
+MEMORY_WANTED = 5 * GIB
+# The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
+DISK_NEEDED = 1 * GIB
+DISK_WANTED = 3 * GIB
+
+
+def check_hardware(machine: Machine) -> Iterator[Finding]:
+    yield _python(machine)
+    yield _cores(machine)
+    yield _instructions(machine)
+    yield _memory(machine)
+    yield _disk(machine)
+
+
+def _python(machine: Machine) -> Finding:
+    version = ".".join(map(str, machine.python))
+    if machine.python < (3, 11):
+        return fail("python", f"{version}; it takes 3.11 or newer")
+    return ok("python", version)
+
+
+def _cores(machine: Machine) -> Finding:
+    if machine.cores < 2:
+        return warn("cores", "1; the engine and the services will wait for each other, two or more are better")
+    return ok("cores", str(machine.cores))
+
+
+def _instructions(machine: Machine) -> Finding:
+    flags, what = machine.cpu_flags, "cpu"
+    if machine.architecture != "x86_64":
+        return warn(what, f"{machine.architecture}; the CPU engine was tried on x86_64 only")
+    if "avx512f" in flags:
+        return ok(what, "AVX512" + (" with bf16" if "avx512_bf16" in flags else ""))
+    if "avx2" in flags:
+        return warn(what, "AVX2 without AVX512; the engine runs, but slower")
+    return fail(what, "neither AVX512 nor AVX2; vLLM's CPU engine needs one of them")
+
+
+def _memory(machine: Machine) -> Finding:
+    if not machine.memory_available:
+        return warn("memory", "unknown on this system")
+    have = f"{machine.memory_available / GIB:.1f} GiB free"
+    if machine.memory_available < MEMORY_NEEDED:
+        return fail("memory", f"{have}; the engine and the services need {MEMORY_NEEDED // GIB} GiB, close something")
+    if machine.memory_available < MEMORY_WANTED:
+        return warn("memory", f"{have}; {MEMORY_WANTED // GIB} GiB leave room for training")
+    return ok("memory", have)
+
+
+def _disk(machine: Machine) -> Finding:
+    have = f"{machine.disk_free / GIB:.1f} GiB free"
+    if machine.disk_free < DISK_NEEDED:
+        return fail("disk", f"{have}; the models need {DISK_NEEDED // GIB} GiB, make room or choose another --data-dir")
+    if machine.disk_free < DISK_WANTED:
+        return warn("disk", f"{have}; {DISK_WANTED // GIB} GiB are better")
+    return ok("disk", have)
+
+
+SERVICES = ("pointsman_gateway", "pointsman_retriever", "pointsman_lora_server", "pointsman_embedding")
+_VLLM_SECONDS = 180.0  # importing vllm from a cold disk is slow
+_PROGRAM_SECONDS = 10.0
+
+
+def check_installation(data_dir: DataDir, engine_python: Path | None, base_model: str) -> Iterator[Finding]:
+    yield _services()
+    yield check_engine(python_path(data_dir, engine_python))
+    yield _valkey()
+    yield _model("base model", data_dir.model(base_model), "model.safetensors")
+    yield _model("embedding model", data_dir.embedding_model, "*.onnx")
+
+
+def check_engine(python: Path) -> Finding:
+    """Checks that the engine's Python can import vLLM."""
+    remedy = "make it with `make env`, or name another with --engine-python"
+    if not python.exists():
+        return fail("engine", f"{python} is not there; {remedy}")
+    try:
+        done = _output([str(python), "-c", "import vllm; print(vllm.__version__)"], _VLLM_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        return fail("engine", f"{python} does not run: {error}; {remedy}")
+    if done.returncode != 0:
+        return fail("engine", f"{python} cannot import vllm: {_last_line(done.stderr)}; {remedy}")
+    return ok("engine", f"vLLM {_last_line(done.stdout)} in {python}")
+
+
+def _services() -> Finding:
+    missing = [package for package in SERVICES if importlib.util.find_spec(package) is None]
+    if missing:
+        return fail("services", f"not installed: {', '.join(missing)}; install them with `make env`")
+    return ok("services", "installed")
+
+
+def _valkey() -> Finding:
+    try:
+        done = _output([str(server_binary()), "--version"], _PROGRAM_SECONDS)
+    except (CommandError, OSError, subprocess.SubprocessError) as error:
+        return fail("valkey", f"its binary does not run: {error}")
+    if done.returncode != 0:
+        return fail("valkey", f"its binary does not run: {_last_line(done.stderr)}")
+    return ok("valkey", " ".join(done.stdout.split()[:3]))
+
+
+def _model(what: str, folder: Path, weights: str) -> Finding:
+    if not folder.is_dir():
+        return warn(what, f"{folder} is not there yet; `pointsman up` makes it (about a minute, needs pip's index)")
+    if not any(folder.glob(weights)):
+        return fail(what, f"{folder} has no {weights}; delete the folder, and `pointsman up` makes it again")
+    return ok(what, str(folder))
+
+
+def _output(program: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(program, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1].strip()

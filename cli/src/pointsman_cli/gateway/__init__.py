@@ -1,1 +1,0 @@
-"""A client of the gateway's API, over HTTP and gRPC."""

@@ -1,0 +1,214 @@
+"""Calls the gateway over HTTP."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from pointsman_cli.errors import CommandError, Refused, Unreachable
+from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.options import bearer
+
+_LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit for a request is 120
+
+
+async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
+    """Yields the events of an answer; raises as `stream_answer` does."""
+    body = _body(question) | {"stream": question.stream}
+    if question.stream:
+        body["stream_options"] = {"include_usage": True}
+    async with open_client(url, bearer(key)) as client:
+        async for event in stream_answer(client, body):
+            yield event
+
+
+async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> AsyncIterator[Event]:
+    """Yields the events of the answer to a request body; the answer is streamed if the body asks for it.
+
+    Raises Refused with the gateway's message if it answers or ends the stream with an error, Unreachable if no gateway
+    answers, and CommandError if the response is not an answer.
+    """
+    with _connection_errors(str(client.base_url)):
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if not response.is_success:
+                raise _error_of(response, await response.aread())
+            yield _decision_from_headers(response.headers)
+            if body["stream"]:
+                async for event in _stream_events(response):
+                    yield event
+            else:
+                answer = _json(await response.aread())
+                yield TextChunk(_replace_surrogates(answer["choices"][0]["message"]["content"] or ""))
+                yield _answer_end(answer, response.headers, answer["choices"][0].get("finish_reason"))
+
+
+async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    """Returns a route's JSON object; raises as `stream_answer` does."""
+    with _connection_errors(str(client.base_url)):
+        response = await client.get(path)
+    if not response.is_success:
+        raise _error_of(response, response.content)
+    return _json(response.content)
+
+
+async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
+    """Returns the JSON of `/v1/route`."""
+    return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
+
+
+async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns the JSON of `/v1/feedback`: where the feedback was stored, and whether it was already known."""
+    return await _post(url, "/v1/feedback", feedback, key)
+
+
+async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    async with open_client(url, bearer(key)) as client:
+        with _connection_errors(url):
+            response = await client.post(path, json=body)
+    if not response.is_success:
+        raise _error_of(response, response.content)
+    return _json(response.content)
+
+
+def to_decision(body: Mapping[str, Any]) -> Decision:
+    return Decision(
+        id=body["id"],
+        task=body["task"],
+        confidence=body["confidence"],
+        path=body["path"],
+        kind=body["kind"],
+        reason=body["reason"],
+        stage=body["stage"],
+        probabilities=body["probabilities"],
+        considered=tuple(ConsideredPath(**entry) for entry in body["considered"]),
+        expected_cost_usd=body["expected_cost_usd"],
+        margin=body["margin"],
+        familiarity=body["familiarity"],
+        notes=tuple(body["notes"]),
+        generation=body["generation"],
+    )
+
+
+def _body(question: Question) -> dict[str, Any]:
+    return {"model": question.model, "messages": [{"role": "user", "content": question.text}]}
+
+
+def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+    # trust_env: proxies are not used for local services. limits: httpx must not queue requests, since callers measure
+    # their time.
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None)
+    )
+
+
+@contextmanager
+def _connection_errors(url: str) -> Iterator[None]:
+    url = url.rstrip("/")
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise CommandError(f"the gateway at {url} did not answer in time") from error
+    except httpx.ConnectError as error:
+        raise Unreachable(
+            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with --url"
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CommandError(f"the connection to the gateway at {url} failed: {error}") from error
+
+
+def _error_of(response: httpx.Response, content: bytes) -> CommandError:
+    status = response.status_code
+    try:
+        error = json.loads(content)["error"]
+        message, code = f"{error['message']} ({error['code']}, HTTP {status})", str(error["code"])
+    except (ValueError, KeyError, TypeError):
+        message, code = f"HTTP {status}: {content[:200].decode(errors='replace')}", f"http_{status}"
+    retry_after = response.headers.get("retry-after", "")
+    limited = status == httpx.codes.TOO_MANY_REQUESTS and retry_after.isdecimal()
+    return Refused(message, code, float(retry_after) if limited else None)
+
+
+def _decision_from_headers(headers: httpx.Headers) -> Decision:
+    def header(name: str) -> str:
+        value: str = headers.get(f"x-pointsman-{name}", "")
+        return value
+
+    if not header("decision-id"):
+        raise CommandError("the server is not a Pointsman gateway: it sent no x-pointsman-decision-id header")
+    return Decision(
+        id=header("decision-id"),
+        task=header("task"),
+        confidence=float(header("confidence") or "nan"),
+        path=header("path"),
+        kind=header("kind"),
+        reason=header("reason"),
+    )
+
+
+async def _stream_events(response: httpx.Response) -> AsyncIterator[Event]:
+    end, finish_reason = AnswerEnd(), ""
+    async for line in _lines(response):
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            yield end
+            return
+        chunk = _json(data)
+        if "error" in chunk:
+            message, code = chunk["error"]["message"], chunk["error"].get("code")
+            raise Refused(f"the answer was cut off: {message} ({code})", str(code))
+        for choice in chunk.get("choices", ()):
+            finish_reason = choice.get("finish_reason") or finish_reason
+            if content := choice.get("delta", {}).get("content"):
+                yield TextChunk(_replace_surrogates(content))
+        if chunk.get("usage"):
+            end = _answer_end(chunk, response.headers, finish_reason)
+    raise CommandError("the answer was cut off: the stream ended without [DONE]")
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Splits lines at
+    only; httpx also splits at U+2028 and the like, which JSON strings may contain."""
+    rest = ""
+    async for piece in response.aiter_text():
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            yield line
+    yield rest
+
+
+def _replace_surrogates(text: str) -> str:
+    """Replaces lone surrogates, which JSON can express but no file or terminal can hold, by U+FFFD."""
+    return _LONE_SURROGATES.sub("\ufffd", text)
+
+
+def _answer_end(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason: str | None) -> AnswerEnd:
+    usage, receipt = answer.get("usage") or {}, answer.get("pointsman") or {}
+    cost_header = headers.get("x-pointsman-cost-usd")
+    return AnswerEnd(
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        cost_usd=receipt.get("cost_usd", float(cost_header) if cost_header else None),
+        path=receipt.get("path", ""),
+        sources=tuple(source["title"] or source["document_id"] for source in receipt.get("sources", ())),
+        escalated_from=receipt.get("escalated_from", ""),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        cost_parts_usd=receipt.get("cost_parts_usd", {}),
+        finish_reason=finish_reason or "",
+        model=answer.get("model", ""),
+    )
+
+
+def _json(content: str | bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CommandError(f"the gateway's response is not JSON: {content[:200]!r}") from error
+    if not isinstance(found, dict):
+        raise CommandError(f"the gateway's response is not a JSON object: {content[:200]!r}")
+    return found

@@ -1,0 +1,163 @@
+"""Commands that run an analysis of the lab: `classifier fit` and `lint`, `datasets build`, and `replay`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.lab import FolderArgument, LabJob, SinceOption, config_folder, run_lab
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+
+
+def classifier_app() -> typer.Typer:
+    app = typer.Typer(help="Fit the task classifier and check its training examples.", no_args_is_help=True)
+    app.command()(fit)
+    app.command()(lint)
+    return app
+
+
+def fit(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file to write; default: classifier.artefact in the configuration folder.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Fit the classifier to the tasks' examples and write it to a file, so that the gateway need not fit it at start.
+
+    Takes seconds on a CPU and is deterministic. Set POINTSMAN_GATEWAY_CLASSIFIER to the file; the gateway refuses it if
+    the examples have changed since.
+    """
+    arguments = ["fit", str(config_folder(folder))]
+    if out is not None:
+        arguments += ["--out", str(out.absolute())]
+    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(data_dir), as_json)))
+
+
+def lint(
+    folder: FolderArgument,
+    since: SinceOption = "24h",
+    redis: RedisOption = "",
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the proposed examples to this JSON Lines file for review."),
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """List problems of the training examples, and propose new ones; changes nothing.
+
+    Checks the examples for tasks that are confused with each other and for near-duplicates across tasks. With a request
+    log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
+    """
+    at = DataDir.at(data_dir)
+    arguments = ["suggest", str(config_folder(folder)), "--since", since]
+    if url := redis_url(redis, at):
+        arguments += ["--redis", url]
+    if write is not None:
+        arguments += ["--write", str(write.absolute())]
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
+
+
+DATASETS_FOLDER = "datasets"  # in the data directory
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task with a flywheel section in tasks.yaml.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CONFIG",
+        help="A configuration or example folder; default: the one of the running `pointsman up`.",
+        show_default=False,
+    ),
+]
+DatasetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help=f"Folder of the data sets; default: {DATASETS_FOLDER} in the data directory.",
+        show_default=False,
+    ),
+]
+
+
+def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
+    """Returns the named configuration, or that of the running `pointsman up`; raises UsageError if there is neither."""
+    running = read_run(data_dir.run_file)
+    if named is None and running is None:
+        raise UsageError("nothing runs here; name the configuration folder with --config")
+    return config_folder(named or Path(running.example))  # type: ignore[union-attr]  # one of the two is set
+
+
+def datasets_folder(named: Path | None, data_dir: DataDir) -> Path:
+    return (named or data_dir.folder / DATASETS_FOLDER).absolute()
+
+
+def datasets_app() -> typer.Typer:
+    app = typer.Typer(
+        help="Build training data from stored answers and feedback.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.command()(build)
+    return app
+
+
+def build(
+    task: TaskArgument,
+    config: ConfigOption = None,
+    out: DatasetsOption = None,
+    redis: RedisOption = "",
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Write the next version of a task's data set: training rows, held-out rows, preference pairs and a manifest.
+
+    For each prompt, a correction by an expert wins over a high rating, and that over an accepted answer of the teacher
+    path. Only answers of tenants that consent now are used; stored answers of others are removed.
+    """
+    at = DataDir.at(data_dir)
+    arguments = ["data", str(config_folder_of(config, at)), task, "--out", str(datasets_folder(out, at))]
+    if url := redis_url(redis, at):
+        arguments += ["--redis", url]
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
+
+
+def replay(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NEW_CONFIG", help="A configuration folder, or an example folder with a pointsman.yaml."
+        ),
+    ],
+    since: SinceOption = "24h",
+    redis: RedisOption = "",
+    examples: Annotated[int, typer.Option(min=0, max=100, help="Number of changed requests to show.")] = 10,
+    fail_if_changed: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Exit with code 1 if a larger share of the requests changes."),
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Show which logged requests a new configuration would route differently, and how their cost would change.
+
+    Uses the gateway's own classifier and router. A request whose text was not stored keeps its recorded task. Sends
+    nothing to an engine and writes nothing.
+    """
+    at = DataDir.at(data_dir)
+    url = redis_url(redis, at)
+    if not url:
+        raise UsageError("there is no request log to replay: nothing runs here, and no --redis was given")
+    arguments = ["replay", str(config_folder(folder)), "--since", since, "--redis", url]
+    arguments += ["--examples", str(examples)]
+    if fail_if_changed is not None:
+        arguments += ["--fail-if-changed", str(fail_if_changed)]
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))

@@ -1,0 +1,187 @@
+"""What an engine is asked for, and the protocol of the client that asks."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.logs import mask_secrets
+
+from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.domain import Message, Operation, Sampling
+from pointsman_gateway.domain.value import value
+from pointsman_gateway.pipeline.ports import ChunkSink
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+STALL_SECONDS = 5.0
+"""Seconds of silence to everybody after which an engine has failed, even if it is the caller who gave up."""
+
+
+@value
+class CompletionRequest:
+    """What is to be generated, by whichever engine."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    """On the event loop's clock."""
+    stall_seconds: float = STALL_SECONDS
+    operation: Operation = "chat"
+    path: str = ""
+    as_a_whole: bool = False
+    """Chunks that arrive together may be joined."""
+
+
+@value
+class EngineRequest:
+    """What one engine is asked for."""
+
+    engine: str
+    url: str
+    model: str
+    """As the engine knows it: the served base model or an adapter version."""
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    """On the event loop's clock; the end of all that is done for the request."""
+    api_key: str = ""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    operation: Operation = "chat"
+    trace_headers: str = ""
+    """Lines of an HTTP head that name the span to which the engine's work belongs; empty without tracing."""
+    as_a_whole: bool = False
+
+
+class Transfer(Protocol):
+    """One answer on its way from an engine to a sink."""
+
+    def pause(self) -> None:
+        """Nothing is pushed until `resume`; soon the engine has to wait."""
+        ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        """Nothing is pushed any more. Before the answer's end this stops the engine's work. May be called twice."""
+        ...
+
+
+class EngineClient(Protocol):
+    """Sends requests to engines."""
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
+        """Pushes the answer to `sink`, from a later turn of the event loop on, within the request's timeouts.
+
+        It ends with None or with what `failures` makes: Unavailable, DeadlineExceeded, or InvalidArgument if the caller
+        is at fault. The usage comes last, in a chunk of its own.
+        """
+        ...
+
+
+OVERLOADED = "engine_overloaded"
+ERROR = "engine_error"
+UNAVAILABLE = "engine_unavailable"
+CONNECT_TIMEOUT = "connect_timeout"
+FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+GAP_TIMEOUT = "stream_idle_timeout"
+NOT_RESIDENT = "adapter_not_resident"
+
+MAX_COOLDOWN_SECONDS = 30.0
+"""An engine's Retry-After counts up to this."""
+
+
+class EngineFailed(Unavailable):
+    """The engine did not answer."""
+
+
+class NotEngineFault(EngineFailed):
+    """The engine did not answer, and is not at fault: it is overloaded, or does not serve what was asked for."""
+
+
+class NotServed(NotEngineFault):
+    """The engine does not serve the model or adapter."""
+
+
+class NotResident(NotEngineFault):
+    """No engine holds the adapter version; or one does not that its lora-server reported to hold it."""
+
+
+class NotLoaded(Unavailable):
+    """No engine holds the adapter version, and it could not be loaded."""
+
+    def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
+        """`waited`: seconds that the request spent on it."""
+        super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
+        self.waited = waited
+
+
+class NotLoadedInTime(DeadlineExceeded):
+    """The request's own deadline has passed while its adapter was being loaded."""
+
+    def __init__(self, waited: float) -> None:
+        super().__init__("the request's time ran out while its adapter was loaded", code="deadline_exceeded")
+        self.waited = waited
+
+
+class TransientFailure(EngineFailed):
+    """The engine did not answer, and may do so a moment later."""
+
+
+def counts_against_engine(error: PointsmanError) -> bool:
+    return isinstance(error, Unavailable) and not isinstance(error, NotEngineFault)
+
+
+def refused(
+    request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
+) -> PointsmanError:
+    """The error for a response that is no stream. `retry_after` is the header's value, `param` what the body names."""
+    if status in (400, 413, 422):
+        if param in ("input_tokens", "prompt"):
+            return InvalidArgument(message, code="context_length_exceeded", param="messages")
+        return InvalidArgument(message, code="engine_refused", param=param)
+    text = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the API key
+    if status == 429:
+        return NotEngineFault(text, code=OVERLOADED, retry_after=_seconds(retry_after))
+    if status == 404:
+        return NotServed(text, code=ERROR, retry_after=1.0)
+    failed = TransientFailure if status in (502, 503, 504) else EngineFailed
+    return failed(text, code=ERROR, retry_after=_seconds(retry_after) or 1.0)
+
+
+def not_resident(engine: str, version: str) -> NotResident:
+    return NotResident(f"engine '{engine}' does not hold adapter '{version}'", code=NOT_RESIDENT, retry_after=1.0)
+
+
+def broke_off(request: EngineRequest, why: str) -> Unavailable:
+    """The engine cannot be reached, or the connection was lost before the answer's end."""
+    return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
+
+
+def no_connection_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, CONNECT_TIMEOUT, f"no connection within {request.timeouts.connect_seconds:g} s")
+
+
+def no_first_token_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, FIRST_TOKEN_TIMEOUT, f"no first token within {request.timeouts.first_token_seconds:g} s")
+
+
+def no_more_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, GAP_TIMEOUT, f"nothing more within {request.timeouts.stream_idle_seconds:g} s")
+
+
+def out_of_time() -> DeadlineExceeded:
+    """The request's own deadline has passed."""
+    return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
+
+
+def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
+    return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """From a Retry-After header; None if it holds a date."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return min(seconds, MAX_COOLDOWN_SECONDS) if seconds > 0 else None

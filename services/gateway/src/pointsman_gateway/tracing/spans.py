@@ -1,0 +1,276 @@
+"""A span of each question to an engine, which is told where its own work belongs."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import Span
+from pointsman_servicekit.grpc_client import Interceptors
+from pointsman_servicekit.tracing.grpc import TracedCalls
+from pointsman_servicekit.tracing.spans import Attribute, Spans, current_span, record_exception, trace_header_lines
+
+from pointsman_gateway.domain import (
+    Chunks,
+    CompletedAnswer,
+    Decision,
+    Labels,
+    Operation,
+    Prompt,
+    Receipt,
+    Request,
+    UndecidedReceipt,
+    Usage,
+)
+from pointsman_gateway.embeddings.stage import Embedded, Embedder, Wanted
+from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest, Transfer
+from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.pipeline.pipeline import Line
+from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, Journal, OpenAnswer, PromptBuilder
+
+# Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md
+_NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completion"}
+
+
+class TracedClient:
+    """Implements `EngineClient` around another."""
+
+    def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
+        """`provider` of a model as OpenTelemetry names it."""
+        self._client = client
+        self._spans = spans
+        self._provider = provider
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "TracedTransfer":
+        name = operation_name(request.operation)
+        span = self._spans.call(f"{name} {request.model}", _attributes(request, name, self._provider(request.model)))
+        return TracedTransfer(self._client, replace(request, trace_headers=trace_header_lines(span)), sink, span)
+
+
+class TracedTransfer:
+    """Implements `Transfer` around another, and `ChunkSink` for that one."""
+
+    def __init__(self, client: EngineClient, request: EngineRequest, sink: ChunkSink, span: Span) -> None:
+        self._sink: ChunkSink | None = sink
+        self._span: Span | None = span
+        try:
+            self._transfer: Transfer | None = client.send(request, self)
+        except Exception as error:
+            self._end(error)
+            raise
+
+    def pause(self) -> None:
+        if self._transfer is not None:
+            self._transfer.pause()
+
+    def resume(self) -> None:
+        if self._transfer is not None:
+            self._transfer.resume()
+
+    def close(self) -> None:
+        transfer, self._transfer, self._sink = self._transfer, None, None
+        if transfer is not None:
+            transfer.close()
+        self._end(asyncio.CancelledError())
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        if self._span is not None:
+            _tell(self._span, chunks)
+        if self._sink is not None:
+            self._sink.chunks(chunks, last)
+
+    def ended(self, error: Exception | None) -> None:
+        self._end(error)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            if error is not None:
+                record_exception(span, error)
+            span.end()
+
+
+def operation_name(operation: Operation) -> str:
+    return _NAMES[operation]
+
+
+def _attributes(request: EngineRequest, name: str, provider: str) -> dict[str, Attribute]:
+    server = urlsplit(request.url)
+    told: dict[str, Attribute | None] = {
+        "gen_ai.operation.name": name,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.max_tokens": request.sampling.max_tokens,
+        "gen_ai.request.temperature": request.sampling.temperature,
+        "gen_ai.request.top_p": request.sampling.top_p,
+        "server.address": server.hostname,
+        "server.port": server.port,
+        "pointsman.engine": request.engine,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _tell(span: Span, chunks: Chunks) -> None:
+    last = chunks[-1]
+    if last.usage is not None:
+        span.set_attributes(used(last.usage))
+    reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
+    if reasons:
+        span.set_attribute("gen_ai.response.finish_reasons", reasons)
+
+
+def used(usage: Usage) -> dict[str, Attribute]:
+    return {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+    }
+
+
+class TracedClassification:
+    """Implements `Classifier`."""
+
+    def __init__(self, inner: Classifier, spans: Spans) -> None:
+        self._inner = inner
+        self._spans = spans
+
+    async def label(self, request: Request) -> Labels:
+        with self._spans.phase("classification") as span:
+            labels = await self._inner.label(request)
+            span.set_attribute("pointsman.stage", labels.stage)
+            return labels
+
+
+class TracedPrompts:
+    """Implements `PromptBuilder`; what is looked up for a prompt is a call below its span."""
+
+    def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
+        self._inner = inner
+        self._spans = spans
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        with self._spans.phase("prompt") as span:
+            span.set_attribute("pointsman.path", decision.path.name)
+            prompt = await self._inner.build(request, decision)
+            span.set_attribute("pointsman.passages", len(prompt.passages))
+            return prompt
+
+
+class TracedAnswers:
+    """Implements `Backend`: until an answer begins, a wait for its adapter and engines that failed among it."""
+
+    def __init__(self, inner: Backend, spans: Spans) -> None:
+        self._inner = inner
+        self._spans = spans
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
+        with self._spans.phase("first token") as span:
+            span.set_attribute("pointsman.path", decision.path.name)
+            opened = await self._inner.open(request, decision, prompt)
+            span.set_attribute("pointsman.cached", opened.cached)
+            return opened
+
+
+class TracedEmbedder:
+    """Implements `Embedder`."""
+
+    def __init__(self, inner: Embedder, name: str, provider: str, spans: Spans) -> None:
+        """`name` is the model's in the configuration; `provider` as OpenTelemetry names it."""
+        self._inner = inner
+        self._name = name
+        self._provider = provider
+        self._spans = spans
+
+    async def embed(self, wanted: Wanted) -> Embedded:
+        with self._spans.phase(f"embeddings {self._name}") as span:
+            span.set_attribute("gen_ai.operation.name", "embeddings")
+            span.set_attribute("gen_ai.provider.name", self._provider)
+            span.set_attribute("gen_ai.request.model", self._name)
+            embedded = await self._inner.embed(wanted)
+            span.set_attribute("gen_ai.usage.input_tokens", embedded.tokens)
+            return embedded
+
+
+class TracedJournal:
+    """Implements `Journal` around another."""
+
+    def __init__(self, inner: Journal) -> None:
+        self._inner = inner
+
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        return self._inner.wants_answers(request, decision)
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
+        span = current_span()
+        if span.is_recording():
+            span.set_attributes(_decided(decision) | _came_of_it(request, receipt))
+        self._inner.note(request, decision, receipt, answers)
+
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
+        span = current_span()
+        if span.is_recording():
+            span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
+        self._inner.note_undecided(receipt)
+
+
+def _decided(decision: Decision) -> dict[str, Attribute]:
+    return {
+        "pointsman.decision_id": decision.id,
+        "pointsman.task": decision.task,
+        "pointsman.path": decision.path.name,
+        "pointsman.kind": decision.path.kind.value,
+        "pointsman.reason": decision.reason,
+        "pointsman.confidence": decision.confidence,
+        "pointsman.generation": decision.generation,
+    }
+
+
+def _came_of_it(request: Request, receipt: Receipt) -> dict[str, Attribute]:
+    return {
+        "gen_ai.operation.name": operation_name(request.operation),
+        "gen_ai.provider.name": "pointsman",
+        "gen_ai.request.model": request.model,
+        "gen_ai.response.model": receipt.model,
+        **used(receipt.usage),
+        "pointsman.outcome": receipt.outcome,
+        "pointsman.cost_usd": receipt.cost_usd,
+        "pointsman.cached": receipt.cached,
+        "pointsman.escalated_from": receipt.escalated_from,
+        **{f"pointsman.seconds.{phase}": seconds for phase, seconds in receipt.seconds.items()},
+    }
+
+
+class Traced:
+    """Implements the wiring's `Around`."""
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+
+    @property
+    def calls(self) -> Interceptors:
+        return (TracedCalls(self._spans),)
+
+    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
+        return TracedClient(client, self._spans, gen_ai.provider)
+
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        return TracedEmbedder(embedder, name, provider, self._spans)
+
+    def heads(self) -> str:
+        return trace_header_lines(current_span())
+
+    def journal(self, journal: Journal) -> Journal:
+        return TracedJournal(journal)
+
+    def line(self, line: Line) -> Line:
+        return replace(
+            line,
+            classification=TracedClassification(line.classification, self._spans),
+            prompts=TracedPrompts(line.prompts, self._spans),
+            answers=TracedAnswers(line.answers, self._spans),
+        )

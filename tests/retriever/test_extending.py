@@ -1,0 +1,33 @@
+"""The reranker and the vector store of docs/extending.md, by entry point and as `module:attribute`."""
+
+from pathlib import Path
+
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+
+from tests.extension_examples import install, names
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", names("pointsman.rerankers"))
+async def test_a_reranker(start, name: str) -> None:
+    async with start(reranker_api=name) as client:
+        await client.create()
+        await client.upsert(pb.Document(id="far", text="a cat"), pb.Document(id="near", text="the black cat sleeps"))
+        request = pb.SearchRequest(collection="notes", query="the black cat", rerank=True, explain=True)
+        passages = (await client.stub.Search(request)).passages
+        assert [passage.document_id for passage in passages] == ["near", "far"]
+        assert [passage.explanation.rerank_score for passage in passages] == [3, 1]
+
+
+@pytest.mark.parametrize("name", names("pointsman.vector_stores"))
+async def test_a_vector_store(start, name: str) -> None:
+    async with start(vector_store=name) as client:
+        await client.create()
+        await client.upsert(pb.Document(id="cat", text="The cat."), pb.Document(id="train", text="The train."))
+        await client.delete("train")
+        assert await client.found("kitten", dense_weight=1.0) == ["cat"]
