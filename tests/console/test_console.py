@@ -53,7 +53,7 @@ async def test_an_answer_is_rated_and_the_rating_is_kept(visitor: Visitor, house
     await expect(answer.get_by_role("status")).to_have_text("rated")
     async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
         newest = (await client.get("/console/api/decisions?count=1")).json()["decisions"][0]
-        said = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["said"]
+        said = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["feedback"]
     assert (newest["path"], said) == ("small_talk", {"rating": "0.5"})
 
 
@@ -188,7 +188,7 @@ async def test_without_a_key_it_shows_nothing_and_asks_for_one(stranger: Visitor
     assert await page.locator("[data-path]").count() == 0
     await dialog.get_by_label("Key").fill("pm_wrong")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("alert").filter(has_text="this is no key of ours")).to_be_visible()
+    await expect(page.get_by_role("alert").filter(has_text="this key is unknown")).to_be_visible()
     await page.get_by_role("dialog", name="Key").get_by_label("Key").fill(plain_key)
     await page.keyboard.press("Enter")
     await expect(stranger.row("small_talk")).to_be_visible()

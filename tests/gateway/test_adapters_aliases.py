@@ -10,7 +10,7 @@ from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import REMEMBERED, Aliases
 from pointsman_gateway.engines.engines import Engine, Engines
-from pointsman_gateway.routing.adapter_resolution import resolve_adapter
+from pointsman_gateway.routing.path_state import resolve_adapter
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
 PATH = Path("triage", "tiny", adapter="triage@prod")

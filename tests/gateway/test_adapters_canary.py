@@ -16,8 +16,9 @@ from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
 from pointsman_gateway.engines.engines import Cell, Engine, Engines
 from pointsman_gateway.engines.metrics import EngineMetrics, Reporter
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
+from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
 
 WEIGHT = 0.25
@@ -193,14 +194,14 @@ async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_ver
         late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
         assert (late.status_code, loading.is_set()) == (504, True)
         assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.15
-        assert gateway.house.trials.hand_over() == []
+        assert gateway.house.trials.take() == []
 
 
 async def test_nothing_is_told_of_an_alias_without_a_canary(neighbours: Neighbours) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
         await door.ask("hello", PROD)
-        assert gateway.house.trials.hand_over() == []
+        assert gateway.house.trials.take() == []
 
 
 async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -224,7 +225,7 @@ AIM = ResolvedAdapter(NEW, 3, has_canary=True)
 
 @pytest.mark.parametrize(("milliseconds", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 4), (2.01, 5), (1000, 40)])
 def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(milliseconds: float, bucket: int) -> None:
-    assert bucket_of(milliseconds / 1000) == bucket
+    assert CANARY_LATENCY_BUCKETS.index(milliseconds / 1000) == bucket
     assert milliseconds <= 2 ** (bucket / 4)
     assert bucket == 0 or milliseconds > 2 ** ((bucket - 1) / 4)
 
@@ -240,18 +241,18 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
 )  # fmt: skip
 def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple[int, int] | None) -> None:
     trials = CanaryOutcomes()
-    trials.ended(PATH, AIM, outcome, False, 0.5)
-    told = [(one.requests, one.errors) for one in trials.hand_over()]
+    trials.add(PATH, AIM, outcome, False, 0.5)
+    told = [(one.requests, one.errors) for one in trials.take()]
     assert told == ([] if counted is None else [counted])
-    assert trials.hand_over() == []
+    assert trials.take() == []
 
 
 def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
     lost: list[int] = []
     trials = CanaryOutcomes(lambda: lost.append(1))
     for revision in range(MAX_VERSIONS + 5):
-        trials.ended(PATH, ResolvedAdapter(NEW, revision, has_canary=True), "ok", False, 0.5)
-    assert len(trials.hand_over()) == MAX_VERSIONS
+        trials.add(PATH, ResolvedAdapter(NEW, revision, has_canary=True), "ok", False, 0.5)
+    assert len(trials.take()) == MAX_VERSIONS
     assert len(lost) == 5
 
 
@@ -287,19 +288,19 @@ def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[Reporter, Collec
 async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> None:
     trials, away, there = CanaryOutcomes(), Server("kept", "kept"), Server("sent")
     reporting, registry = reporter(away, there, trials=trials)
-    trials.ended(PATH, AIM, "ok", False, 0.5)
+    trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
     assert [(one.alias, one.version, one.requests) for one in there.reported] == [(PROD, NEW, 1)]
     assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "sent"}) == 1
-    assert trials.hand_over() == []
+    assert trials.take() == []
 
 
 async def test_what_may_have_arrived_is_never_told_twice() -> None:
     trials, server = CanaryOutcomes(), Server("lost", "sent")
     reporting, registry = reporter(server, trials=trials)
-    trials.ended(PATH, AIM, "ok", False, 0.5)
+    trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
-    trials.ended(PATH, AIM, "engine_error", False, 0.5)
+    trials.add(PATH, AIM, "engine_error", False, 0.5)
     await reporting.report()
     assert [(one.requests, one.errors) for one in server.reported] == [(1, 1)]
     assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "lost"}) == 1
@@ -308,9 +309,9 @@ async def test_what_may_have_arrived_is_never_told_twice() -> None:
 async def test_what_has_not_arrived_waits_with_what_comes_after_it() -> None:
     trials, server = CanaryOutcomes(), Server("kept", "sent")
     reporting, _ = reporter(server, trials=trials)
-    trials.ended(PATH, AIM, "ok", True, 0.5)
+    trials.add(PATH, AIM, "ok", True, 0.5)
     await reporting.report()
-    trials.ended(PATH, AIM, "ok", False, 0.5)
+    trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
     (told,) = server.reported
-    assert (told.requests, told.invalid, dict(told.latency_buckets)) == (2, 1, {bucket_of(0.5): 2})
+    assert (told.requests, told.invalid, dict(told.latency_buckets)) == (2, 1, {CANARY_LATENCY_BUCKETS.index(0.5): 2})

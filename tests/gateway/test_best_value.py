@@ -11,7 +11,7 @@ from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
-from pointsman_gateway.routing.policies.best_value import BestValue, BestValueOptions, lower_bound
+from pointsman_gateway.routing.best_value import BestValue, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import Router
 
 TERMS = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)

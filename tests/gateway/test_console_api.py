@@ -90,20 +90,20 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     async def is_rated() -> dict[str, Any] | None:
         task = by("task", (await overview(console))["tasks"])["triage"]
         quality = by("path", task["paths"])["triage_adapter"]["quality"]
-        return task if quality and quality["rated"] > 1 else None  # each counts once Redis has told of it
+        return task if quality and quality["ratings"] > 1 else None  # each counts once Redis has told of it
 
     task = await found(is_rated)
     assert (task["policy"], task["quality_floor"], task["requests"]) == ("best_value", 0.7, 2)
     known = by("path", task["paths"])
     adapter = known["triage_adapter"]
-    assert (adapter["quality"]["rated"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
+    assert (adapter["quality"]["ratings"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
     assert 0 < adapter["quality"]["bound"] < 0.7  # of two ratings not much can be said
-    assert "under the floor 0.70" in adapter["said"]
+    assert "under the floor 0.70" in adapter["explanation"]
     assert (known["triage_few_shot"]["quality"], known["triage_few_shot"]["estimated"]) == (None, True)
     assert known["safe_start"]["role"] == "default"
     assert (task["choice"], task["reason"]) == ("triage_adapter", "policy:none_good_enough")
     shown = by("path", (await overview(console))["paths"])["triage_adapter"]
-    assert shown["quality"]["rated"] == 2
+    assert shown["quality"]["ratings"] == 2
 
 
 async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
@@ -126,21 +126,21 @@ async def test_what_cannot_be_used_says_why_and_another_is_the_choice(
 
 async def _away(console: httpx.AsyncClient) -> bool:
     path = by("path", (await overview(console))["paths"])["triage_adapter"]
-    return "is not resident" in path["away"]
+    return "is not resident" in path["unavailable"]
 
 
 async def test_decisions_come_newest_first_page_by_page_and_one_whole(console: httpx.AsyncClient) -> None:
     names = [await ask(console, f"{IN_CHAT} {number}") for number in range(5)]
     await overview(console, 5)
     first = (await console.get("/console/api/decisions", params={"count": 3})).json()
-    rest = (await console.get("/console/api/decisions", params={"count": 3, "before": first["further"]})).json()
+    rest = (await console.get("/console/api/decisions", params={"count": 3, "before": first["next"]})).json()
     assert [row["id"] for row in first["decisions"] + rest["decisions"]] == names[::-1]
-    assert rest["further"] == ""
+    assert rest["next"] == ""
     row = first["decisions"][0]
     assert (row["text"], row["outcome"], row["path"]) == (f"{IN_CHAT} 4", "ok", "small_talk")
     await console.post("/v1/feedback", json={"decision_id": names[0], "rating": 0.25, "correction": "too long"})
     whole = (await console.get(f"/console/api/decisions/{names[0]}")).json()
-    assert whole["said"] == {"rating": "0.25", "correction": "too long"}
+    assert whole["feedback"] == {"rating": "0.25", "correction": "too long"}
     assert whole["entry"]["considered"][0]["path"] == "small_talk"
     gone = await console.get("/console/api/decisions/dec_1")
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "unknown_decision")
@@ -160,14 +160,14 @@ async def test_a_text_that_is_not_kept_is_not_shown(neighbours: Neighbours, valk
 async def test_without_a_journal_it_says_so_and_tells_the_rest(http: httpx.AsyncClient) -> None:
     http.headers.update(OURS)
     told = await overview(http)
-    assert (told["journal"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
+    assert (told["request_log"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
     refused = await http.get("/console/api/decisions")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_request_log")
 
 
 async def test_while_redis_is_away_it_says_so_and_tells_the_rest(console: httpx.AsyncClient, valkey: Valkey) -> None:
     valkey.kill()
-    assert (await overview(console))["journal"] == "away"
+    assert (await overview(console))["request_log"] == "unavailable"
     assert (await console.get("/console/api/decisions")).status_code == 503
 
 

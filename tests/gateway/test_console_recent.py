@@ -24,24 +24,24 @@ def entry(number: int, **fields: object) -> str:
         "id": f"dec_{number}", "unix_ms": NOW + number, "task": "chat", "path": "small_talk", "kind": "prompt",
         "reason": "policy:fixed", "confidence": 0.9, "outcome": "ok", "model": "tiny", "requested": "auto",
         "cost_usd": 1e-6, "seconds": {"total": 0.5, "first_token": 0.1}, "escalated_from": "",
-        "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
+        "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0}, "fault": "none", "tenant": "",
     }  # fmt: skip
     return json.dumps(given | fields)
 
 
 class Stream:
-    """Implements `Journal` over a list."""
+    """Implements `EntrySource` over a list."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
         self.calls = 0
 
-    async def before(self, place: str, after: str, count: int) -> Sequence[LogEntry]:
+    async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
         self.calls += 1
-        highest = int(place.partition("-")[0]) if place else len(self.entries) + 1
+        highest = int(entry_id.partition("-")[0]) if entry_id else len(self.entries) + 1
         lowest = int(after.partition("-")[0]) if after else 0
-        places = range(highest - 1, lowest, -1)[:count]
-        return [LogEntry(f"{at}-0", self.entries[at - 1]) for at in places]
+        numbers = range(highest - 1, lowest, -1)[:count]
+        return [LogEntry(f"{at}-0", self.entries[at - 1]) for at in numbers]
 
     def grow(self, count: int) -> None:
         self.entries += [entry(len(self.entries) + number + 1) for number in range(count)]
@@ -68,8 +68,8 @@ async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
     recent = RecentCache(stream, Clock())
     for count in (250, 0, 1, 300):
         stream.grow(count)
-        seen = await recent.look()
-        names = [r.id for r in seen.records]
+        seen = await recent.read()
+        names = [r.id for r in seen.rows]
         assert names == [f"dec_{number + 1}" for number in range(len(stream.entries))]
         assert seen.since_unix_ms == 0
 
@@ -78,12 +78,12 @@ async def test_where_more_came_than_is_read_at_once_the_old_ones_no_longer_join_
     stream = Stream()
     recent = RecentCache(stream, Clock())
     stream.grow(10)
-    await recent.look()
+    await recent.read()
     stream.grow(MAX_READ + 50)
-    seen = await recent.look()
-    assert len(seen.records) == MAX_READ
-    assert seen.records[-1].id == f"dec_{len(stream.entries)}"
-    assert seen.since_unix_ms == seen.records[0].unix_ms
+    seen = await recent.read()
+    assert len(seen.rows) == MAX_READ
+    assert seen.rows[-1].id == f"dec_{len(stream.entries)}"
+    assert seen.since_unix_ms == seen.rows[0].unix_ms
 
 
 async def test_what_is_kept_is_bounded() -> None:
@@ -91,20 +91,20 @@ async def test_what_is_kept_is_bounded() -> None:
     recent = RecentCache(stream, Clock())
     for _ in range(MAX_ROWS // MAX_READ + 1):
         stream.grow(MAX_READ - 100)
-        seen = await recent.look()
-    assert len(seen.records) <= MAX_ROWS
+        seen = await recent.read()
+    assert len(seen.rows) <= MAX_ROWS
     stream.grow(MAX_READ - 100)
-    seen = await recent.look()
-    assert (len(seen.records), seen.since_unix_ms) == (MAX_ROWS, seen.records[0].unix_ms)
+    seen = await recent.read()
+    assert (len(seen.rows), seen.since_unix_ms) == (MAX_ROWS, seen.rows[0].unix_ms)
 
 
 async def test_many_who_look_at_once_ask_once() -> None:
     stream = Stream()
     stream.grow(5)
     recent = RecentCache(stream, lambda: 1.0)
-    await recent.look()
+    await recent.read()
     calls = stream.calls
-    await recent.look()
+    await recent.read()
     assert stream.calls == calls
 
 
@@ -115,7 +115,11 @@ def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
 
 def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:
     records = [record(float(number)) for number in range(1, 101)]
-    records += [record(900.0, outcome="cancelled"), record(900.0, outcome="engine_error"), record(outcome="routed")]
+    records += [
+        record(900.0, outcome="cancelled"),
+        record(900.0, outcome="engine_error", fault="engine"),
+        record(outcome="routed"),
+    ]
     records += [record(1.0, path="other", escalated_from="small_talk")]
     window = window_of(records, 0, NOW)
     figures = by_path(records, window)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from doubles.remembering import PLAIN, decision, ended
 from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
-from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_WAITING_RECEIPTS, MAX_WAITING_ROWS, MetricsAggregator
+from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_PENDING_RECEIPTS, MAX_PENDING_ROWS, MetricsAggregator
 from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -26,7 +26,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def counting(registry: CollectorRegistry) -> MetricsAggregator:
     counting = MetricsAggregator(registry)
-    counting.know(LABELS, NAMES)
+    counting.set_label_values(LABELS, NAMES)
     return counting
 
 
@@ -55,7 +55,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
     spent, tokens, ends = 0, 0, Counter[str]()
     for number in range(1, 1001):
         one = receipt(drawn.choice(["ok", "cancelled", "stream_idle_timeout"]), drawn.randint(1, 900))
-        counting.ended(ended(one))
+        counting.add(ended(one))
         spent += sum(one.picodollars.values())
         tokens += one.usage.prompt_tokens + one.usage.completion_tokens
         ends[one.outcome] += 1
@@ -69,17 +69,17 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
 
 
 def test_what_nobody_looks_at_does_not_wait_for_ever(counting: MetricsAggregator) -> None:
-    for _ in range(MAX_WAITING_ROWS - 1):
-        counting.ended(ended(receipt()))
-    assert counting.waiting == (MAX_WAITING_RECEIPTS - 1, MAX_WAITING_ROWS - MAX_WAITING_RECEIPTS)
-    counting.ended(ended(receipt()))
-    assert counting.waiting == (0, 0)
+    for _ in range(MAX_PENDING_ROWS - 1):
+        counting.add(ended(receipt()))
+    assert counting.pending == (MAX_PENDING_RECEIPTS - 1, MAX_PENDING_ROWS - MAX_PENDING_RECEIPTS)
+    counting.add(ended(receipt()))
+    assert counting.pending == (0, 0)
 
 
 def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
-    counting.ended(ended(receipt(tokens=10, cached="exact")))
+    counting.add(ended(receipt(tokens=10, cached="exact")))
     assert summed(registry, "pointsman_tokens_total", type="replayed") == 40
     assert summed(registry, "pointsman_tokens_total") == 40
     assert summed(registry, "pointsman_time_per_output_token_seconds_count") == 0
@@ -89,9 +89,9 @@ def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
 def test_only_an_engines_own_count_is_told_as_its_tokens(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
-    counting.ended(ended(receipt(tokens=10)))
+    counting.add(ended(receipt(tokens=10)))
     assert summed(registry, "gen_ai_client_token_usage_count") == 0
-    counting.ended((*ended(receipt(tokens=10))[:-1], True))
+    counting.add((*ended(receipt(tokens=10))[:-1], True))
     assert summed(registry, "gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 30
     assert summed(registry, "gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 10
 
@@ -100,7 +100,7 @@ def test_a_decision_counts_by_what_was_decided_first_though_another_path_answere
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     first, now = decision(path=PLAIN), decision(path=replace(PLAIN, name="unknown"), reason="fallback")
-    counting.ended((replace(receipt(), decision=now), first, "chat", "auto", 10, False))
+    counting.add((replace(receipt(), decision=now), first, "chat", "auto", 10, False))
     assert summed(registry, "pointsman_decisions_total", path=PLAIN.name, reason="policy") == 1
     assert summed(registry, "pointsman_decisions_total") == 1
     assert summed(registry, "pointsman_requests_total", path="other") == 1
@@ -109,9 +109,9 @@ def test_a_decision_counts_by_what_was_decided_first_though_another_path_answere
 def test_what_waits_when_labels_change_keeps_those_of_its_time(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
-    counting.ended(ended(receipt()))
-    counting.know(([], ["chat"]), NAMES)
-    counting.ended(ended(receipt()))
+    counting.add(ended(receipt()))
+    counting.set_label_values(([], ["chat"]), NAMES)
+    counting.add(ended(receipt()))
     assert summed(registry, "pointsman_requests_total", path=PLAIN.name) == 1
     assert summed(registry, "pointsman_requests_total", path="other") == 1
 
@@ -121,7 +121,7 @@ def test_names_beyond_what_is_remembered_are_counted_as_well(
 ) -> None:
     many = MAX_BATCHES + 100
     for number in range(many):
-        counting.ended(ended(receipt(task=f"junk-{number}"), f"junk-{number}"))
+        counting.add(ended(receipt(task=f"junk-{number}"), f"junk-{number}"))
     assert summed(registry, "pointsman_requests_total", task="other") == many
 
 
@@ -129,9 +129,9 @@ def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     token = current_trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
-    counting.ended(ended(receipt(tokens=8)))
+    counting.add(ended(receipt(tokens=8)))
     current_trace.reset(token)
-    counting.ended(ended(receipt(tokens=8)))
+    counting.add(ended(receipt(tokens=8)))
     named = {
         sample.name: sample.exemplar.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())

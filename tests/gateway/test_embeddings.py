@@ -22,7 +22,7 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.local import SLICE, LocalModel
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, Offer, Wanted
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
 
@@ -293,7 +293,7 @@ def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
 
 
 def stage(model: LocalModel, limits: Limits) -> Embeddings:
-    metrics = EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
+    metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
     return Embeddings({"m": Offer("m", model, 2.0)}, limits, metrics, Receipts())
 
 

@@ -19,14 +19,14 @@ def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
 
 def test_nobody_there_is_idle() -> None:
     engine = account(price=2.0)
-    engine.share_out(HOUR)
+    engine.allocate(HOUR)
     assert engine.dollars == pytest.approx({IDLE: 2.0})
 
 
 def test_who_is_alone_pays_for_all_of_its_time() -> None:
     engine = account()
     engine.end(engine.begin("plain", 10.0), 13.0)
-    engine.share_out(20.0)
+    engine.allocate(20.0)
     assert engine.dollars == pytest.approx({"plain": 3.0, IDLE: 17.0})
 
 
@@ -36,7 +36,7 @@ def test_those_who_are_there_at_once_share_evenly() -> None:
     second = engine.begin("tuned", 2.0)
     engine.end(first, 6.0)
     engine.end(second, 8.0)
-    engine.share_out(8.0)
+    engine.allocate(8.0)
     assert engine.dollars == pytest.approx({"plain": 2 + 2, "tuned": 2 + 2, IDLE: 0})
 
 
@@ -45,33 +45,33 @@ def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
     first, second = engine.begin("plain", 0.0), engine.begin("tuned", 0.0)
     engine.end(first, 4.0, inference=4.0)
     engine.end(second, 6.0, inference=2.0)  # it had waited for four seconds
-    engine.share_out(6.0)
+    engine.allocate(6.0)
     assert engine.dollars == pytest.approx({"plain": 4.0, "tuned": 2.0, IDLE: 0.0})
 
 
 def test_an_engine_that_says_more_than_can_be_is_not_believed() -> None:
     engine = account()
     engine.end(engine.begin("plain", 5.0), 6.0, inference=100.0)
-    engine.share_out(10.0)
+    engine.allocate(10.0)
     assert engine.dollars == pytest.approx({"plain": 1.0, IDLE: 9.0})
 
 
 def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
     engine = account(lag=30.0)
     engine.begin("endless", 10.0)
-    engine.share_out(20.0)
-    assert engine.shared_until == 10.0
-    engine.share_out(100.0)
-    assert engine.shared_until == 70.0
+    engine.allocate(20.0)
+    assert engine.allocated_until == 10.0
+    engine.allocate(100.0)
+    assert engine.allocated_until == 70.0
     assert engine.dollars == pytest.approx({IDLE: 10.0, "endless": 60.0})
 
 
 def test_another_price_holds_from_now_on() -> None:
     engine = account(price=HOUR)
     visit = engine.begin("plain", 0.0)
-    engine.at_price(2 * HOUR, 10.0)
+    engine.set_price(2 * HOUR, 10.0)
     engine.end(visit, 20.0)
-    engine.share_out(20.0)
+    engine.allocate(20.0)
     assert engine.dollars == pytest.approx({"plain": 10.0 + 20.0, IDLE: 0.0})
 
 
@@ -103,8 +103,8 @@ def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
 ) -> None:
     engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar a second
     run(engine, stays, looks)
-    engine.share_out(400.0)
-    assert engine.shared_until == 400.0
+    engine.allocate(400.0)
+    assert engine.allocated_until == 400.0
     assert sum(engine.dollars.values()) == pytest.approx(0.4, rel=1e-9)
     assert min(engine.dollars.values()) >= 0
 
@@ -116,9 +116,9 @@ def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
     """As long as nobody is awaited for longer than the lag."""
-    engine = EngineCostAllocator(HOUR, 0.0, lag=1000.0)
+    engine = EngineCostAllocator(HOUR, 0.0, max_lag=1000.0)
     run(engine, stays, looks)
-    engine.share_out(400.0)
+    engine.allocate(400.0)
     owed = by_definition(stays)
     nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # a stay may be too short for one of the two to see
     assert nobody | engine.dollars == pytest.approx(nobody | owed, abs=1e-9)
@@ -132,7 +132,7 @@ def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[floa
     visits: dict[int, BusyInterval] = {}
     for at, sort, stay in sorted(events, key=lambda event: event[:2]):
         if stay is None:
-            engine.share_out(at)
+            engine.allocate(at)
         elif sort == 0:
             visits[id(stay)] = engine.begin(stay.path, at)
         else:
@@ -155,14 +155,14 @@ def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
 def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
     now = [0.0]
     accounts = EngineCosts(lambda: now[0])
-    accounts.obey(lambda: {"local": HOUR}, ["plain"])
+    accounts.apply_config(lambda: {"local": HOUR}, ["plain"])
     assert accounts.begin("elsewhere", "plain") is None
     for path in ("plain", "adapter:junk"):
         stay = accounts.begin("local", path)
         now[0] += 2
         assert stay is not None
         accounts.end(stay, None)
-    accounts.obey(dict, [])  # it has left the configuration
+    accounts.apply_config(dict, [])  # it has left the configuration
     now[0] += 100
     (family,) = accounts.collect()
     told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}

@@ -92,14 +92,14 @@ class _Shelf:
 async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
     shelf, board = _Shelf(), FreshnessCache()
     watch = FreshnessMonitor(board, shelf)
-    watch.watched = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
-    await watch.look()
+    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    await watch.measure()
     assert board.changed_share(TRIAGE) == pytest.approx(0.5)
     shelf.now = None
-    await watch.look()
+    await watch.measure()
     assert board.changed_share(TRIAGE) == pytest.approx(0.5)
     shelf.now = documents()
-    await watch.look()
+    await watch.measure()
     assert board.changed_share(TRIAGE) == 0.0
 
 
@@ -110,8 +110,8 @@ async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> No
 
     shelf, board = Silent(), FreshnessCache()
     watch = FreshnessMonitor(board, shelf)
-    watch.watched = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
-    await watch.look()
+    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    await watch.measure()
     assert board.changed_share(TRIAGE) == 0.0
 
 

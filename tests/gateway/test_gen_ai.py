@@ -65,19 +65,19 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
 ) -> None:
     for model in ("auto", TRIAGE):
         await HttpDoor(http).ask(IN_POLICY, model)
-    counting = gateway.house.generations.line().metering.counting
-    gen_ai = counting.gen_ai
+    aggregator = gateway.house.generations.line().metering.aggregator
+    gen_ai = aggregator.gen_ai
     receipt = await _receipt(gateway)
 
     async def junk(number: int) -> None:
         with pytest.raises(NotFound):
             await _events(gateway, Request(f"junk-{number}", (Message("user", "x"),)))
         version = f"junk-{number}@0123456789ab"
-        gen_ai.called("chat", version, "ok", 0.1)
-        gen_ai.used("chat", version, Usage(1, 1))
+        gen_ai.observe_call("chat", version, "ok", 0.1)
+        gen_ai.observe_tokens("chat", version, Usage(1, 1))
         named = replace(receipt.decision.path, name=f"adapter:{version}", adapter=version, fingerprint="")
         odd = replace(receipt, model=version, decision=replace(receipt.decision, path=named, task=f"task-{number}"))
-        counting.ended(ended(odd, version))
+        aggregator.add(ended(odd, version))
 
     await junk(0)
     before, size = set(_series(gateway)), len(generate_latest(gateway.house.registry))

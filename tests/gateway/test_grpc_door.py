@@ -323,7 +323,7 @@ class ScriptedTenancy:
         await asyncio.sleep(0)
         if credential == "pm_new":
             return Caller("new", "acme")
-        raise Unauthenticated("this is no key of ours", code="unknown_key")
+        raise Unauthenticated("this key is unknown", code="unknown_key")
 
 
 @dataclass(frozen=True)

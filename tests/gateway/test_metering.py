@@ -57,15 +57,15 @@ def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
     request = Request("auto", (Message("user", "x" * 400),))
     assert expected.usd(path, request) == pytest.approx(100e-6 + 40e-6)
     for _ in range(200):
-        expected.habits.learn(path, 100, Usage(150, 5), 1_000_000)
+        expected.statistics.add(path, 100, Usage(150, 5), 1_000_000)
     assert expected.usd(path, request) == pytest.approx(150e-6 + 20e-6 + 1e-6)
-    expected.habits.learn(path, 100, Usage(150, 25), 1_000_000)
+    expected.statistics.add(path, 100, Usage(150, 25), 1_000_000)
     assert expected.usd(path, request) == pytest.approx(150e-6 + 24e-6 + 1e-6)  # a twentieth of the step
 
 
 def test_what_a_path_adds_to_a_prompt_stays_whatever_the_request_is_long() -> None:
     expected, path = ExpectedCost(PRICING), Path("p", "tiny")
-    expected.habits.learn(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
+    expected.statistics.add(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
     longer = Request("auto", (Message("user", "x" * 4000),))
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
     assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * expected.usd(path, longer) * 10**12)

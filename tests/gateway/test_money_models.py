@@ -71,7 +71,7 @@ def counting(*pieces: str, inference_ms: float) -> list[Step]:
 async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_idle(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
-    account = gateway.house.money.accounts.account("local")
+    account = gateway.house.money.accounts.allocator("local")
     engine.script = lambda body: counting("a", inference_ms=10.0 if body["messages"][0]["role"] == "system" else 5.0)
     door = HttpDoor(http)
     await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
@@ -80,8 +80,8 @@ async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_i
     assert 0 < told["small_talk"] <= 0.040 + 1e-6
     assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
     total = sum(sample.value for sample in next(iter(gateway.house.money.accounts.collect())).samples)
-    assert total == pytest.approx(account.shared_until - account.opened, rel=1e-9)  # a dollar a second
-    assert account.shared_until <= time.monotonic()
+    assert total == pytest.approx(account.allocated_until - account.start, rel=1e-9)  # a dollar a second
+    assert account.allocated_until <= time.monotonic()
 
 
 async def test_what_is_cut_off_counts_as_work_until_then(
@@ -175,7 +175,7 @@ def told(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
 def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000, 50)), ("chat", "tuned", sent(2, 100, 700))]
     counterfactual = CounterfactualCosts(lambda: rows)
-    counterfactual.obey(Linear(plain=(10, 5), tuned=(100, 1)), {"chat": [PLAIN, TUNED]})
+    counterfactual.apply_config(Linear(plain=(10, 5), tuned=(100, 1)), {"chat": [PLAIN, TUNED]})
     expected = {
         ("chat", "plain"): 3000 + 50 + 2 * 10 + 100 * 5,
         ("chat", "tuned"): 700 + 3 * 100 + 300 * 1 + 50,
@@ -191,27 +191,27 @@ def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be()
 def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
     rows = [("chat", "plain", sent(5, 100, 900, 40))]
     counterfactual = CounterfactualCosts(lambda: rows)
-    counterfactual.obey(Linear(), {"chat": [PLAIN]})
+    counterfactual.apply_config(Linear(), {"chat": [PLAIN]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
 
 
 def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() -> None:
     counting = MetricsAggregator(CollectorRegistry())
-    counting.know((["plain"], ["chat"]), ({}, set(), []))
-    counterfactual = CounterfactualCosts(counting.metrics.sent)
-    counterfactual.obey(Linear(), {"chat": [PLAIN]})
-    counting.ended(ended(receipt(decision(path=PLAIN), cost_usd=3e-6)))
+    counting.set_label_values((["plain"], ["chat"]), ({}, set(), []))
+    counterfactual = CounterfactualCosts(counting.metrics.path_totals)
+    counterfactual.apply_config(Linear(), {"chat": [PLAIN]})
+    counting.add(ended(receipt(decision(path=PLAIN), cost_usd=3e-6)))
     assert told(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
     looks_up = replace(PLAIN, strategies=("retrieval",), fingerprint="f2")
     for _ in range(2):
-        counting.ended(ended(receipt(decision(path=looks_up), cost_usd=1e-6)))
+        counting.add(ended(receipt(decision(path=looks_up), cost_usd=1e-6)))
     assert told(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
 
 
 def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000))]
     counterfactual, costs = CounterfactualCosts(lambda: rows), Linear(plain=(1, 1))
-    counterfactual.obey(costs, {"chat": [PLAIN, TUNED]})
+    counterfactual.apply_config(costs, {"chat": [PLAIN, TUNED]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 3000})
     costs.costs["tuned"] = (1, 0)
     assert told(counterfactual)["chat", "tuned"] == pytest.approx(3)
@@ -219,11 +219,11 @@ def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
 
 def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
     counting = MetricsAggregator(CollectorRegistry())
-    counting.know(([ADAPTED.name], ["chat"]), ({}, set(), []))
+    counting.set_label_values(([ADAPTED.name], ["chat"]), ({}, set(), []))
     cost = {"prompt": 5, "training": 100}
-    counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 1), cost, {"total": 1.0}, "ok")))
-    counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 0), cost, {"total": 1.0}, "cancelled")))
-    assert list(counting.metrics.sent()) == [("chat", ADAPTED.name, PathTotals(1, 10, 5, 5))]
+    counting.add(ended(Receipt(decision(path=ADAPTED), Usage(1, 1), cost, {"total": 1.0}, "ok")))
+    counting.add(ended(Receipt(decision(path=ADAPTED), Usage(1, 0), cost, {"total": 1.0}, "cancelled")))
+    assert list(counting.metrics.path_totals()) == [("chat", ADAPTED.name, PathTotals(1, 10, 5, 5))]
 
 
 async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:

@@ -202,8 +202,8 @@ async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
     async def look() -> Receipts | None:
         receipts = await receipts_in(valkey.url)
         told = sum(gateway.metric(f"pointsman_{name}_total") for name in COUNTED)
-        tallies = gateway.house.tenancy.tallies  # type: ignore[union-attr]  # keys are on
-        return receipts if told == len(receipts.all) and not tallies.waiting else None
+        usage = gateway.house.tenancy.usage  # type: ignore[union-attr]  # keys are on
+        return receipts if told == len(receipts.all) and not usage.waiting else None
 
     receipts = await found(look, within=30)
     assert receipts is not None

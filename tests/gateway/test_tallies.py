@@ -21,8 +21,8 @@ def test_they_say_what_prometheus_clients_own_would_say() -> None:
     values = [*EDGES, 0.0, 3.0, *(random.Random(7).uniform(0, 3) for _ in range(200))]
     for number, value in enumerate(values):
         path = f"p{number % 3}"
-        asked.cell(path).value += 1
-        took.cell(path).observe(value)
+        asked.series(path).value += 1
+        took.series(path).observe(value)
         their_asked.labels(path).inc()
         their_took.labels(path).observe(value)
     assert _said(ours) == _said(theirs)
@@ -45,7 +45,7 @@ def test_a_series_is_made_when_it_is_first_asked_for() -> None:
     asked = counter("asked", "Requests.", ["path"])
     registry.register(FastCollector([asked], []))
     assert b"asked_total{" not in generate_latest(registry)
-    assert asked.cell("p") is asked.cell("p")
+    assert asked.series("p") is asked.series("p")
     assert b'asked_total{path="p"} 0.0' in generate_latest(registry)
 
 

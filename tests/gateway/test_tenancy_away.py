@@ -1,6 +1,5 @@
 """What gateways let in while Redis is away, and what comes of it when it is back."""
 
-import asyncio
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -8,7 +7,6 @@ from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Caller, Usage
-from pointsman_gateway.tenancy.tasks import repeat
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.key_store import IssuedKey
@@ -27,7 +25,7 @@ async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issue
     """Two gateways that have both heard that there are two."""
     counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT)) for _ in range(2)]
     for counter in counters:
-        await until(lambda: counter.tenancy.upkeep.ledger.gateways == 2)  # noqa: B023  # awaited
+        await until(lambda: counter.tenancy.tasks.leases.gateways == 2)  # noqa: B023  # awaited
     return {counter: await counter.caller(issued) for counter in counters}
 
 
@@ -57,7 +55,7 @@ async def test_in_a_new_minute_without_redis_all_together_let_in_no_more_than_th
         for _ in range(2):
             times.enter_the_next(Window.MINUTE)
             assert [await let_in(counter, caller, 8) for counter, caller in callers.items()] == [5, 5]
-        with pytest.raises(ResourceExhausted, match="Redis, which shares them out, is away") as refused:
+        with pytest.raises(ResourceExhausted, match="Redis, which distributes them, is unavailable") as refused:
             await counter_of(callers).tenancy.enter(next(iter(callers.values())), 1)
         assert (refused.value.retry_after or 0) <= 1.0
         await bring_back(valkey, how)
@@ -143,7 +141,7 @@ async def test_dollars_that_are_held_at_midnight_are_good_for_the_next_day(valke
         async def is_counted() -> bool:
             times.pass_by(0.6)
             with suppress(Unavailable):
-                await counter.tenancy.upkeep.speak(times.clock.monotonic())
+                await counter.tenancy.tasks.renew(times.clock.monotonic())
             return (await accounts_in(valkey.url, "acme", issued.record.id, "dollars_per_day"))["used"] == "50000000"
 
         await found(is_counted)
@@ -178,21 +176,3 @@ async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Time
 
 def counter_of(callers: dict[Counter, Caller]) -> Counter:
     return next(iter(callers))
-
-
-async def test_work_that_loses_its_cancellation_is_not_begun_again() -> None:
-    """As redis-py's may, on Python 3.11: whoever stops the gateway would wait for it for ever."""
-    begun = 0
-
-    async def work() -> None:
-        nonlocal begun
-        begun += 1
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-
-    working = asyncio.create_task(repeat(work))
-    await until(lambda: begun)
-    working.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(working, 10)
-    assert begun == 1

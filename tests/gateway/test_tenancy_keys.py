@@ -147,7 +147,7 @@ async def test_while_redis_is_away_verified_copies_are_good_for_a_while(valkey: 
             valkey.go_on()
         else:
             await valkey.start()
-        await until(lambda: counter.tenancy.upkeep.ledger and counter.tenancy.identify_now(known.credential.text))
+        await until(lambda: counter.tenancy.tasks.leases and counter.tenancy.identify_now(known.credential.text))
 
 
 async def test_what_was_revoked_while_a_gateway_was_cut_off_is_dropped_when_it_is_back(valkey: Valkey) -> None:
@@ -158,7 +158,7 @@ async def test_what_was_revoked_while_a_gateway_was_cut_off_is_dropped_when_it_i
         await counter.tenancy.identify(text)
         valkey.kill()
         with pytest.raises(Unavailable):
-            await counter.tenancy.upkeep.poll()
+            await counter.tenancy.tasks.poll()
         await valkey.start()
         async with register_at(valkey.url) as register:
             await register.revoke(issued.record.id)
@@ -176,7 +176,7 @@ async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> No
 
 
 async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey) -> None:
-    copies = KeyCacheConfig(most=20, dropped_at_once=5)
+    copies = KeyCacheConfig(max_keys=20, evicted_at_once=5)
     issued = [await issue(valkey.url, Limits(requests_per_minute=100), tenant=f"t{number}") for number in range(30)]
     async with counter_at(valkey.url, copies=copies) as counter:
         for one in issued:

@@ -72,7 +72,7 @@ class Member:
 
     @property
     def ledger(self) -> LeaseStore:
-        return self.counter.tenancy.upkeep.ledger
+        return self.counter.tenancy.tasks.leases
 
     @property
     def alone(self) -> float:
@@ -161,7 +161,7 @@ class Tenants(RuleBasedStateMachine):
             counter = await life.enter_async_context(
                 counter_at(self.valkey.url, self.times, running=False, deadline=PROMPT)
             )
-            await counter.tenancy.upkeep.poll()
+            await counter.tenancy.tasks.poll()
             callers = {one.record.id: await counter.caller(one) for one in self.issued}
             return Member(counter, life, callers, spoken=self.times.wall())
 
@@ -380,14 +380,14 @@ class Tenants(RuleBasedStateMachine):
 
     async def speak(self, member: Member) -> None:
         with suppress(Unavailable):
-            await member.counter.tenancy.upkeep.speak(self.times.clock.monotonic())
+            await member.counter.tenancy.tasks.renew(self.times.clock.monotonic())
             member.spoken = self.times.wall()
             if self.up:
                 member.cut = False
 
     async def reaches(self, member: Member) -> bool:
         try:
-            await member.counter.tenancy.upkeep.poll()
+            await member.counter.tenancy.tasks.poll()
         except Unavailable:
             return False
         return True

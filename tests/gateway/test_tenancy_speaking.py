@@ -9,15 +9,15 @@ TURNS = 3
 
 
 async def test_all_who_wait_for_a_slice_go_on_at_once() -> None:
-    speaking, went_on = ExchangeLock(), 0
+    exchange, went_on = ExchangeLock(), 0
 
     async def wait() -> None:
         nonlocal went_on
-        await speaking.over()
+        await exchange.wait()
         went_on += 1
 
     async with asyncio.TaskGroup() as waiting:
-        async with speaking:
+        async with exchange:
             for _ in range(100):
                 waiting.create_task(wait())
             await asyncio.sleep(0)
@@ -28,31 +28,31 @@ async def test_all_who_wait_for_a_slice_go_on_at_once() -> None:
 
 
 async def test_one_speaks_at_a_time() -> None:
-    speaking, at_once, most = ExchangeLock(), 0, 0
+    exchange, at_once, most = ExchangeLock(), 0, 0
 
-    async def speak() -> None:
+    async def exchange_leases() -> None:
         nonlocal at_once, most
-        async with speaking:
+        async with exchange:
             at_once += 1
             most = max(most, at_once)
             await asyncio.sleep(0)
             at_once -= 1
 
-    await asyncio.gather(*(speak() for _ in range(20)))
+    await asyncio.gather(*(exchange_leases() for _ in range(20)))
     assert most == 1
-    assert not speaking.under_way
+    assert not exchange.is_locked
 
 
 async def test_who_fails_or_gives_up_while_speaking_lets_the_next_one_speak() -> None:
-    speaking = ExchangeLock()
+    exchange = ExchangeLock()
 
     async def fail() -> None:
-        async with speaking:
+        async with exchange:
             await asyncio.sleep(0)
             raise ConnectionError
 
     async def give_up() -> None:
-        async with speaking:
+        async with exchange:
             await asyncio.get_running_loop().create_future()
 
     giving_up = asyncio.create_task(give_up())
@@ -61,4 +61,4 @@ async def test_who_fails_or_gives_up_while_speaking_lets_the_next_one_speak() ->
     giving_up.cancel()
     results = await asyncio.gather(giving_up, failing, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError, ConnectionError]
-    assert not speaking.under_way
+    assert not exchange.is_locked

@@ -24,8 +24,8 @@ async def written(counter: Counter) -> None:
 
     async def nothing_waits() -> bool:
         with suppress(Unavailable):
-            await counter.tenancy.tallies.write()
-        return not counter.tenancy.tallies.waiting
+            await counter.tenancy.usage.write()
+        return not counter.tenancy.usage.waiting
 
     await found(nothing_waits)
 
@@ -122,7 +122,7 @@ async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> No
         await until(lambda: counter.metric(name) > 2.0)
         valkey.go_on()
         await until(lambda: counter.metric(name) < 2.0, within=20)
-    assert counter.tenancy.tallies.waiting == 0
+    assert counter.tenancy.usage.waiting == 0
 
 
 async def test_what_cannot_be_written_at_the_end_is_said(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:

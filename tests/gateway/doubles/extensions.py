@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 from pointsman_gateway.domain import AUTO, Message, Request, Vector
 from pointsman_gateway.extensions import Candidate, Embed, Example, Found, Search, StrategyContext, Templates
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.prompts.strategies.few_shot import FewShot, FewShotOptions
-from pointsman_gateway.prompts.strategies.instruction import Instruction, InstructionOptions
-from pointsman_gateway.prompts.strategies.retrieval import Retrieval, RetrievalOptions
+from pointsman_gateway.prompts.strategies import (
+    FewShot,
+    FewShotOptions,
+    Instruction,
+    InstructionOptions,
+    Retrieval,
+    RetrievalOptions,
+)
 
 
 @dataclass

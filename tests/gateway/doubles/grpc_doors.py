@@ -70,7 +70,7 @@ class GrpcDoor:
             name: getattr(decision, name)
             for name in ("id", "task", "confidence", "path", "kind", "reason", "stage", "expected_cost_usd")
         }
-        told |= {name: getattr(decision, name) for name in ("margin", "familiarity", "generation")}
+        told |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "generation")}
         told["notes"] = list(decision.notes)
         told["costs_usd"] = dict(response.costs_usd)
         told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]

@@ -1,6 +1,8 @@
-"""What is known now of how much has changed under each adapter version; reading it costs nothing."""
+"""Measures how many documents an adapter version was trained on have changed since.
 
-import asyncio
+An adapter's manifest has a sketch of each collection at the time of the training; it is compared with the present one.
+"""
+
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,40 +10,40 @@ from typing import Protocol
 
 from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.periodic import Schedule, run_periodically
 
 from pointsman_gateway.domain import Path
 
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 15.0
+MAX_MANIFESTS = 256
+"""Manifests that are cached; they never change."""
+
+SketchByCollection = Mapping[str, Sketch]
+
 
 class FreshnessCache:
-    """Implements the router's `Freshness`."""
+    """The fraction of changed documents by adapter version; implements the router's `Freshness`."""
 
     def __init__(self) -> None:
         self._shares: Mapping[str, float] = {}
 
     def changed_share(self, version: str) -> float:
-        """Of its topic's documents, since it was trained; 0 where nothing is known."""
+        """From 0 to 1; 0 if nothing is known."""
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Of all versions that are watched."""
+        """Replaces all values."""
         self._shares = dict(shares)
 
 
-log = logging.getLogger(__name__)
-
-INTERVAL_S = 15.0
-"""Seconds between two looks."""
-MAX_MANIFESTS = 256
-"""Manifests that are kept in mind; they never change."""
-
-SketchByCollection = Mapping[str, Sketch]
-"""By collection."""
-
-
 class Manifests(Protocol):
-    """Knows the versions that a path's adapter means now, and what was noted at their making."""
+    """Reads adapter manifests from a lora-server."""
 
-    def versions_of(self, path: Path) -> Sequence[str]: ...
+    def versions_of(self, path: Path) -> Sequence[str]:
+        """The versions that the path's adapter alias points to now."""
+        ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
         """Raises PointsmanError."""
@@ -50,81 +52,78 @@ class Manifests(Protocol):
 
 class Collections(Protocol):
     async def sketch(self, collection: str) -> Sketch:
-        """As it is now. Raises PointsmanError."""
+        """The present sketch of a collection. Raises PointsmanError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
-    """What one generation of the configuration wants looked at."""
+    """The paths to be monitored in one configuration."""
 
     paths: Sequence[Path] = ()
-    """With adapters, of tasks that say what is to be done where they are stale."""
+    """Paths with adapters, of tasks with a `stale` section."""
     manifests: Manifests | None = None
 
 
 class FreshnessMonitor:
-    def __init__(self, board: FreshnessCache, collections: Collections, period: float = INTERVAL_S) -> None:
-        self.watched = MonitoredPaths()
-        """Each generation of the configuration puts its own here."""
-        self._board = board
+    def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_S) -> None:
+        """`interval` in seconds."""
+        self.monitored = MonitoredPaths()
+        """Replaced with each configuration."""
+        self._cache = cache
         self._collections = collections
-        self._period = period
-        self._known: dict[str, SketchByCollection] = {}
+        self._interval = interval
+        self._sketches: dict[str, SketchByCollection] = {}
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Until cancelled. Nobody's failure ends it: what was known before goes on being known."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # whatever it is, the next look must come
-                log.exception("the adapters' freshness cannot be looked at")
-            await asyncio.sleep(self._period)
+        """Measures at an interval until cancelled. If a measurement fails, the previous value stays."""
+        schedule = Schedule(self._interval, run_at_start=True)
+        await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
-    async def look(self) -> None:
-        """Once, at everything."""
-        watched, found = self.watched, dict[str, float]()
-        if watched.manifests is None:
+    async def measure(self) -> None:
+        """Measures all monitored versions once."""
+        monitored, found = self.monitored, dict[str, float]()
+        if monitored.manifests is None:
             return
-        for path in watched.paths:
-            for version in watched.manifests.versions_of(path):
-                found[version] = await self._share(watched.manifests, path.model, version)
-        self._tell(found)
+        for path in monitored.paths:
+            for version in monitored.manifests.versions_of(path):
+                found[version] = await self._share(monitored.manifests, path.model, version)
+        self._log_changes(found)
         self._shares = found
-        self._board.put(found)
+        self._cache.put(found)
 
     async def _share(self, manifests: Manifests, model: str, version: str) -> float:
         try:
-            then = await self._then(manifests, model, version)
-            shares = [changed_share(was, await self._collections.sketch(name)) for name, was in then.items()]
+            before = await self._sketches_of(manifests, model, version)
+            shares = [changed_share(was, await self._collections.sketch(name)) for name, was in before.items()]
         except PointsmanError as error:
-            log.info("how fresh %s is cannot be said now: %s", version, error.message)
+            log.info("the freshness of %s cannot be measured now: %s", version, error.message)
             return self._shares.get(version, 0.0)
         return max(shares, default=0.0)
 
-    async def _then(self, manifests: Manifests, model: str, version: str) -> SketchByCollection:
-        known = self._known.get(version)
-        if known is None:
+    async def _sketches_of(self, manifests: Manifests, model: str, version: str) -> SketchByCollection:
+        sketches = self._sketches.get(version)
+        if sketches is None:
             facts = await manifests.facts(model, version)
-            if len(self._known) >= MAX_MANIFESTS:
-                self._known.clear()
-            known = self._known[version] = {
+            if len(self._sketches) >= MAX_MANIFESTS:
+                self._sketches.clear()
+            sketches = self._sketches[version] = {
                 name.removeprefix(MANIFEST_KEY_PREFIX): sketch
                 for name, text in facts.items()
-                if name.startswith(MANIFEST_KEY_PREFIX) and (sketch := _sketch(version, text)) is not None
+                if name.startswith(MANIFEST_KEY_PREFIX) and (sketch := _parse(version, text)) is not None
             }
-        return known
+        return sketches
 
-    def _tell(self, found: Mapping[str, float]) -> None:
+    def _log_changes(self, found: Mapping[str, float]) -> None:
         for version, share in found.items():
             if round(share, 2) != round(self._shares.get(version, 0.0), 2):
-                log.info("%.0f %% of the documents have changed since %s was trained", share * 100, version)
+                log.info("%.0f %% of the documents have changed since the training of %s", share * 100, version)
 
 
-def _sketch(version: str, text: str) -> Sketch | None:
+def _parse(version: str, text: str) -> Sketch | None:
     try:
         return parse_sketch(text)
     except ValueError as error:
-        log.warning("the manifest of %s: %s", version, error)
+        log.warning("the manifest of %s has an invalid sketch: %s", version, error)
         return None

@@ -135,7 +135,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         terms = ShadowTerms()
         builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced, freshness)
         first = await builder.build(config)
-        metrics.serving(first.id)
+        metrics.set_generation(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
@@ -146,7 +146,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
@@ -197,12 +197,12 @@ class _Builder:
         models, catalogue = NamedModels(config, engines), to_catalogue(config)
         # What can fail is done: from here on all is as this generation has it.
         self._followers.keep(engines, config.models)
-        self._around.counting.know(label_values(config), gen_ai_names(config))
+        self._around.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
         self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
-        self._freshness.watched = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
+        self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return Generation(line, engines, models, embeddings, paths, catalogue)
 
 

@@ -28,7 +28,7 @@ class Money:
 
     @classmethod
     def registered(cls, registry: CollectorRegistry, metrics: GatewayMetrics) -> "Money":
-        money = cls(EngineCosts(), CounterfactualCosts(metrics.sent))
+        money = cls(EngineCosts(), CounterfactualCosts(metrics.path_totals))
         for collector in (money.accounts, money.counterfactual, money.standing):
             registry.register(collector)
         return money
@@ -38,10 +38,10 @@ class Money:
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[path] for path in _choices(task, default)] for name, task in config.tasks.tasks.items()}
-        self.counterfactual.obey(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
+        self.counterfactual.apply_config(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
         hourly = Hourly(config.models, engines.all)
-        self.accounts.obey(hourly.by_name, label_values(config)[0])
-        self.standing.obey(
+        self.accounts.apply_config(hourly.by_name, label_values(config)[0])
+        self.standing.apply_config(
             FixedCosts(
                 config.models.prices_as_of,
                 metering.pricing,

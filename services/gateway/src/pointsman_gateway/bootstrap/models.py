@@ -22,7 +22,7 @@ from pointsman_gateway.embeddings.local import Encoder, LocalModel
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, Journal, Offer, Tenancy
 from pointsman_gateway.engines.http1 import Pool, origin_of
 from pointsman_gateway.engines.http_post import PooledPoster
-from pointsman_gateway.metering.gen_ai import OPENAI, OURS
+from pointsman_gateway.metering.gen_ai import OPENAI, POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster
 from pointsman_gateway.tracing.instrumentation import Around
 
@@ -126,7 +126,7 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
     for name, model in config.models.embeddings.items():
         if model.local:
             # By its fingerprint too: who keeps vectors wants to say exactly which model made them.
-            own = around.traced.embedder(around.own, name, OURS)
+            own = around.traced.embedder(around.own, name, POINTSMAN)
             offers[name] = offers[around.name] = Offer(name, own, model.usd_per_million_tokens)
         else:
             there = EngineModel(_endpoint(name, model), around.http)

@@ -142,7 +142,7 @@ async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> As
                 redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None))
             except ValueError as error:
                 raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
-            tenancy = Tenancy(redis, metrics, KeyCacheConfig(good_for=settings.key_cache_ttl))
+            tenancy = Tenancy(redis, metrics, KeyCacheConfig(ttl_s=settings.key_cache_ttl))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
 

@@ -30,7 +30,7 @@ from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pri
 from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
-from pointsman_gateway.routing.evidence import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
+from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
 from pointsman_gateway.validation.stage import Named, Validation
 

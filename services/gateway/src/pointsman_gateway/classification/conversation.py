@@ -10,9 +10,9 @@ from dataclasses import replace
 from enum import Enum
 from itertools import filterfalse
 
-from pointsman_gateway.classification import english
 from pointsman_gateway.classification.excerpts import LONG_CHARACTERS
 from pointsman_gateway.classification.reader import Reader, is_sure
+from pointsman_gateway.classification.words import COURTESIES, FOLLOW_UP_OPENINGS, NO_CONTENT, REFERENCES, THANKS
 from pointsman_gateway.domain import Labels, Message
 
 MAX_TURNS = 5
@@ -41,7 +41,7 @@ before. A sentence that does not refer back belongs to none as soon as it is bel
 NOTE = "read with the turns before it"
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_OPENS = re.compile(rf"\W*(?:{'|'.join(english.FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
+_OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
 
 
 class Utterance(Enum):
@@ -63,10 +63,10 @@ def utterance_type(turn: str) -> Utterance:
     if len(turn) > LONG_CHARACTERS:
         return Utterance.WHOLE
     words = _WORD.findall(turn.lower())
-    content = list(filterfalse(english.NO_CONTENT.__contains__, words))
+    content = list(filterfalse(NO_CONTENT.__contains__, words))
     if not content:
         return Utterance.BARE
-    if not english.THANKS.isdisjoint(words) and english.COURTESIES.issuperset(content):
+    if not THANKS.isdisjoint(words) and COURTESIES.issuperset(content):
         return Utterance.CLOSING
     if len(words) <= MAX_FOLLOW_UP_WORDS and _OPENS.match(turn):
         return Utterance.FOLLOW_UP
@@ -82,7 +82,7 @@ def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
 
 def refers_back(turn: str) -> bool:
     """Whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
-    return not english.REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
+    return not REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
 
 
 class Conversation:
@@ -119,8 +119,10 @@ def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
     if alone.stage == "language" or kind is Utterance.CLOSING:
         return True
     if kind is Utterance.WHOLE:
-        return is_sure(alone) or alone.familiarity < (-MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0)
-    return kind is Utterance.SHORT and is_sure(alone) and alone.familiarity >= SHORT_MIN_SCORE
+        return is_sure(alone) or alone.in_distribution_score < (
+            -MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0
+        )
+    return kind is Utterance.SHORT and is_sure(alone) and alone.in_distribution_score >= SHORT_MIN_SCORE
 
 
 def _context(before: Sequence[str]) -> list[str]:

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pycld2
 
-from pointsman_gateway.classification.english import ENGLISH_ONLY
 from pointsman_gateway.classification.excerpts import (
     CHARACTERS_PER_END,
     LONG_CHARACTERS,
@@ -18,6 +17,7 @@ from pointsman_gateway.classification.excerpts import (
     is_binary,
     visible,
 )
+from pointsman_gateway.classification.words import ENGLISH_ONLY
 from pointsman_gateway.domain import UNKNOWN, Labels
 
 NO_LANGUAGE = "none"
@@ -106,7 +106,7 @@ class Reader:
         if foreign:
             return foreign
         ends = [await self._classify(end) for end in _outer_sentences(text)]
-        surest = max(ends, key=lambda labels: labels.familiarity)
+        surest = max(ends, key=lambda labels: labels.in_distribution_score)
         if not is_sure(surest):
             return await self._classify(text)
         where = "first" if surest is ends[0] else "last"

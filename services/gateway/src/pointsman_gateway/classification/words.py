@@ -1,9 +1,11 @@
-"""Words, subword pieces and word pairs of a text, and a cache of the words' feature rows."""
+"""Words, subword pieces and word pairs of a text, lists of English words, and a cache of the words' feature rows."""
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import repeat
 from threading import Lock
 
@@ -47,6 +49,21 @@ def pieces_of(word: str) -> list[str]:
 def pairs_of(words: list[str]) -> list[tuple[str, str]]:
     """Return the pairs of adjacent words, each once."""
     return list(dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True)))
+
+
+_ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
+
+
+def _english(name: str) -> frozenset[str]:
+    return frozenset(_ENGLISH[name].split())
+
+
+ENGLISH_ONLY = _english("english_only")
+NO_CONTENT = _english("no_content")
+THANKS = _english("thanks")
+COURTESIES = THANKS | _english("courtesies")
+REFERENCES = _english("references")
+FOLLOW_UP_OPENINGS: tuple[str, ...] = tuple(_ENGLISH["follow_up_openings"])
 
 
 MAX_CACHED_WORDS = 8192

@@ -1,1 +1,1 @@
-"""What an operator sees: the journal, the evidence and the registry of adapters, read back for the console."""
+"""The console's data: decisions from the request log, paths with their evidence, engines, and adapters."""

@@ -1,4 +1,4 @@
-"""A decision of the journal, as far as lists and figures need it."""
+"""Recent decisions of all gateways, read from the request log on demand, and figures per path computed from them."""
 
 import asyncio
 import time
@@ -10,18 +10,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pointsman_gateway.domain.outcome import OUTCOMES, ROUTED, Fault
+from pointsman_gateway.domain.outcome import ROUTED, Fault
 from pointsman_gateway.request_log.store import LogEntry
 
-LONGEST_TEXT = 200
-"""Characters of a request that a list shows."""
-
+MAX_TEXT_CHARACTERS = 200
 NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
 
 class DecisionRow(msgspec.Struct, frozen=True, gc=False):
-    place: str
-    """In the journal."""
+    """The fields of a decision that lists and figures need."""
+
+    entry_id: str
+    """In the stream of decisions."""
     id: str
     unix_ms: int
     tenant: str
@@ -36,27 +36,28 @@ class DecisionRow(msgspec.Struct, frozen=True, gc=False):
     requested: str
     cost_usd: float
     seconds: float
-    """Arrival to end; 0 where nothing was answered."""
+    """From arrival to end; 0 without an answer."""
     first_token: float
-    """0 where none came."""
+    """0 if there was none."""
     prompt_tokens: int
     completion_tokens: int
     escalated_from: str
     text: str
-    """How the last message of a user begins, where the journal keeps it."""
+    """The beginning of the user's last message, if the request log stores messages."""
 
     @property
-    def asked_for_an_answer(self) -> bool:
+    def is_request(self) -> bool:
+        """False for a request for the decision only."""
         return self.outcome != ROUTED
 
     @property
     def failed(self) -> bool:
-        """By our fault: not where the caller was wrong, hung up, or had used up what is theirs."""
+        """Whether the system is at fault, and not the caller or a limit."""
         return self.fault not in NOT_OURS
 
 
 class _EntryFields(msgspec.Struct):
-    """What is read of it; what else it holds is passed over."""
+    """The fields that are read of an entry; its other fields are ignored."""
 
     id: str
     unix_ms: int
@@ -66,193 +67,192 @@ class _EntryFields(msgspec.Struct):
     reason: str
     confidence: float
     outcome: str
+    fault: str
     model: str
     requested: str
     cost_usd: float
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
     escalated_from: str
-    fault: str = ""
-    tenant: str = ""
-    """Of entries from before it was kept: none, so that nobody with a key sees them."""
+    tenant: str
     messages: Sequence[Mapping[str, Any]] | None = None
 
 
 _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
-def to_row(kept: LogEntry) -> DecisionRow | None:
-    """None where it cannot be read, being of a later version."""
+def to_row(entry: LogEntry) -> DecisionRow | None:
+    """None if the entry cannot be read, because it has another format version."""
     try:
-        entry = _decode(kept.json)
+        fields = _decode(entry.json)
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
     return DecisionRow(
-        place=kept.entry_id,
-        id=entry.id,
-        unix_ms=entry.unix_ms,
-        tenant=entry.tenant,
-        task=entry.task,
-        path=entry.path,
-        kind=entry.kind,
-        reason=entry.reason,
-        confidence=entry.confidence,
-        outcome=entry.outcome,
-        fault=entry.fault or OUTCOMES.get(entry.outcome, Fault.GATEWAY.value),
-        model=entry.model,
-        requested=entry.requested,
-        cost_usd=entry.cost_usd,
-        seconds=entry.seconds.get("total", 0.0),
-        first_token=entry.seconds.get("first_token", 0.0),
-        prompt_tokens=entry.usage.get("prompt_tokens", 0),
-        completion_tokens=entry.usage.get("completion_tokens", 0),
-        escalated_from=entry.escalated_from,
-        text=_text(entry.messages or ()),
+        entry_id=entry.entry_id,
+        id=fields.id,
+        unix_ms=fields.unix_ms,
+        tenant=fields.tenant,
+        task=fields.task,
+        path=fields.path,
+        kind=fields.kind,
+        reason=fields.reason,
+        confidence=fields.confidence,
+        outcome=fields.outcome,
+        fault=fields.fault,
+        model=fields.model,
+        requested=fields.requested,
+        cost_usd=fields.cost_usd,
+        seconds=fields.seconds.get("total", 0.0),
+        first_token=fields.seconds.get("first_token", 0.0),
+        prompt_tokens=fields.usage.get("prompt_tokens", 0),
+        completion_tokens=fields.usage.get("completion_tokens", 0),
+        escalated_from=fields.escalated_from,
+        text=_text(fields.messages or ()),
     )
 
 
 def _text(messages: Sequence[Mapping[str, Any]]) -> str:
-    said = [str(message.get("content") or "") for message in messages if message.get("role") == "user"]
-    return " ".join(said[-1][: 2 * LONGEST_TEXT].split())[:LONGEST_TEXT] if said else ""
+    texts = [str(message.get("content") or "") for message in messages if message.get("role") == "user"]
+    return " ".join(texts[-1][: 2 * MAX_TEXT_CHARACTERS].split())[:MAX_TEXT_CHARACTERS] if texts else ""
 
 
 MAX_ROWS = 5_000
 MAX_READ = 2_000
-"""At one look. Where more have come since the last one, what was known before is let go of: it no longer joins up."""
+"""Entries read at once. If more are new, the cache is emptied, because it would have a gap."""
 PAGE_SIZE = 100
-"""So that no call keeps Redis, or this process, for long."""
+"""Entries per call, so that neither Redis nor the event loop is blocked for long."""
 MAX_AGE_S = 0.5
-"""Seconds in which a second look sees what the first one saw."""
+"""Seconds for which the cache is returned without reading again."""
 
 
-class Journal(Protocol):
-    """Reads backwards."""
-
-    async def before(self, place: str, after: str, count: int) -> Sequence[LogEntry]:
-        """At most `count` entries between two places, both excluded, newest first. Raises Unavailable."""
+class EntrySource(Protocol):
+    async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
+        """At most `count` entries between two entry ids, both excluded, newest first. Raises Unavailable."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RecentDecisions:
-    records: Sequence[DecisionRow]
+    rows: Sequence[DecisionRow]
     """Oldest first."""
     since_unix_ms: int
-    """No decision is missing that was noted later; 0 where the journal holds nothing older."""
+    """All decisions after this time are included; 0 if the request log has no older ones."""
 
 
 class RecentCache:
-    def __init__(self, journal: Journal, clock: Callable[[], float] = time.monotonic) -> None:
-        self._journal = journal
+    """Caches the newest decisions; each read adds those that are new."""
+
+    def __init__(self, log: EntrySource, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
         self._clock = clock
-        self._records: deque[DecisionRow] = deque(maxlen=MAX_ROWS)
+        self._rows: deque[DecisionRow] = deque(maxlen=MAX_ROWS)
         """Oldest first, without gaps."""
-        self._from_the_first = True
-        """Whether nothing in the journal is older."""
-        self._looking = asyncio.Lock()
-        self._looked = float("-inf")
+        self._has_oldest = True
+        """Whether the request log has no older decisions."""
+        self._reading = asyncio.Lock()
+        self._read_at = float("-inf")
 
-    async def look(self) -> RecentDecisions:
+    async def read(self) -> RecentDecisions:
         """Raises Unavailable."""
-        async with self._looking:
-            if self._clock() - self._looked >= MAX_AGE_S:
-                await self._read()
-                self._looked = self._clock()
-            return RecentDecisions(tuple(self._records), 0 if self._from_the_first else self._records[0].unix_ms)
+        async with self._reading:
+            if self._clock() - self._read_at >= MAX_AGE_S:
+                await self._read_new()
+                self._read_at = self._clock()
+            return RecentDecisions(tuple(self._rows), 0 if self._has_oldest else self._rows[0].unix_ms)
 
-    async def _read(self) -> None:
-        newest, place = self._records[-1].place if self._records else "", ""
-        came: list[DecisionRow] = []
-        joined = False
+    async def _read_new(self) -> None:
+        newest, before = self._rows[-1].entry_id if self._rows else "", ""
+        new: list[DecisionRow] = []
+        complete = False
         read = 0
-        while read < MAX_READ and not joined:
-            page = await self._journal.before(place, newest, PAGE_SIZE)
-            came += [record for kept in page if (record := to_row(kept)) is not None]
-            read, joined = read + len(page), len(page) < PAGE_SIZE
-            place = page[-1].entry_id if page else place
+        while read < MAX_READ and not complete:
+            page = await self._log.before(before, newest, PAGE_SIZE)
+            new += [row for entry in page if (row := to_row(entry)) is not None]
+            read, complete = read + len(page), len(page) < PAGE_SIZE
+            before = page[-1].entry_id if page else before
             await asyncio.sleep(0)
-        if not joined:
-            self._records.clear()
-        if not joined or len(self._records) + len(came) > MAX_ROWS:
-            self._from_the_first = False
-        self._records.extend(reversed(came))
+        if not complete:
+            self._rows.clear()
+        if not complete or len(self._rows) + len(new) > MAX_ROWS:
+            self._has_oldest = False
+        self._rows.extend(reversed(new))
 
 
 WINDOW_MS = 15 * 60 * 1000
 BARS = 30
-"""Parts of the window in which requests are counted."""
+"""Intervals of the window in which requests are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Of the requests that a path ended with."""
+    """Figures of the requests that a path answered last."""
 
     requests: int
     share: float
-    """Of all requests in the window."""
+    """Fraction of all requests in the window."""
     failures: int
     cancelled: int
     escalated: int
-    """Those that came here because another path's answer was refused."""
+    """Requests escalated to this path."""
     p50_seconds: float | None
-    """Of answers that came to their end; None where there is none."""
+    """Of complete answers; None if there are none."""
     p95_seconds: float | None
     first_token_p50_seconds: float | None
     usd_per_1k: float | None
     bars: tuple[int, ...]
-    """Requests in each part of the window, the newest last."""
+    """Requests per interval, the newest last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     since_unix_ms: int
-    """No decision between then and now is missing."""
+    """All decisions from then until `until_unix_ms` are included."""
     until_unix_ms: int
     requests: int
     decisions: int
-    """Requests, and those that asked for the decision alone."""
+    """Requests, including those for the decision only."""
 
 
-def window_of(records: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> Window:
-    """Of records that lie in it; none that was noted after `since_unix_ms` is missing."""
-    requests = sum(record.asked_for_an_answer for record in records)
-    return Window(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(records))
+def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> Window:
+    """`rows` are those in the window; all decisions after `since_unix_ms` are among them."""
+    requests = sum(row.is_request for row in rows)
+    return Window(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
 
 
-def by_path(records: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFigures]:
-    sorted_out: dict[str, list[DecisionRow]] = {}
-    for record in records:
-        if record.asked_for_an_answer:
-            sorted_out.setdefault(record.path, []).append(record)
-    return {path: _figures(of, window) for path, of in sorted_out.items()}
+def by_path(rows: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFigures]:
+    grouped: dict[str, list[DecisionRow]] = {}
+    for row in rows:
+        if row.is_request:
+            grouped.setdefault(row.path, []).append(row)
+    return {path: _figures(group, window) for path, group in grouped.items()}
 
 
-def _figures(records: Sequence[DecisionRow], window: Window) -> PathFigures:
-    whole = [record for record in records if record.outcome == "ok"]
-    seconds = sorted(record.seconds for record in whole)
-    first = sorted(record.first_token for record in whole if record.first_token)
+def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
+    complete = [row for row in rows if row.outcome == "ok"]
+    seconds = sorted(row.seconds for row in complete)
+    first_tokens = sorted(row.first_token for row in complete if row.first_token)
     return PathFigures(
-        requests=len(records),
-        share=len(records) / window.requests,
-        failures=sum(record.failed for record in records),
-        cancelled=sum(record.outcome == "cancelled" for record in records),
-        escalated=sum(bool(record.escalated_from) for record in records),
+        requests=len(rows),
+        share=len(rows) / window.requests,
+        failures=sum(row.failed for row in rows),
+        cancelled=sum(row.outcome == "cancelled" for row in rows),
+        escalated=sum(bool(row.escalated_from) for row in rows),
         p50_seconds=_quantile(seconds, 0.5),
         p95_seconds=_quantile(seconds, 0.95),
-        first_token_p50_seconds=_quantile(first, 0.5),
-        usd_per_1k=1000 * sum(record.cost_usd for record in records) / len(records),
-        bars=_bars(records, window),
+        first_token_p50_seconds=_quantile(first_tokens, 0.5),
+        usd_per_1k=1000 * sum(row.cost_usd for row in rows) / len(rows),
+        bars=_bars(rows, window),
     )
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    """By nearest rank."""
-    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else None
+def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
+    """By nearest rank; None if there are no values."""
+    return ordered[max(0, ceil(fraction * len(ordered)) - 1)] if ordered else None
 
 
-def _bars(records: Sequence[DecisionRow], window: Window) -> tuple[int, ...]:
+def _bars(rows: Sequence[DecisionRow], window: Window) -> tuple[int, ...]:
     bars, width = [0] * BARS, WINDOW_MS / BARS
-    for record in records:
-        age = max(0, window.until_unix_ms - record.unix_ms)
+    for row in rows:
+        age = max(0, window.until_unix_ms - row.unix_ms)
         bars[BARS - 1 - min(BARS - 1, int(age / width))] += 1
     return tuple(bars)

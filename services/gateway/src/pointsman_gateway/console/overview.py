@@ -1,4 +1,4 @@
-"""What the console shows, as plain nouns; a door makes JSON of them, field by field."""
+"""What the console shows, as value objects, and how paths, tasks and engines are converted to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.caller import Scope
 from pointsman_gateway.engines.engines import Cell
-from pointsman_gateway.routing.policies.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
+from pointsman_gateway.routing.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
+
+DEFAULT_CONFIDENCE = 0.95
+"""Confidence of lower bounds, if the policy does not set one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What ratings say."""
-
-    rated: float
+    ratings: float
     mean: float
     bound: float
-    """The true mean is at least that, with the confidence of the task's policy, or of 0.95."""
+    """Lower confidence bound of the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +31,22 @@ class PathView:
     model: str
     adapter: str
     version: str
-    """Of the adapter, where requests would be sent now."""
+    """The adapter version that requests use now."""
     strategies: Sequence[str]
     tasks: Sequence[str]
-    """Whose policy names it, or that fall back to it."""
-    away: str
-    """Why it cannot be used now; empty where it can."""
+    """Tasks whose policy or fallbacks include the path."""
+    unavailable: str
+    """Why the path cannot be used now; empty if it can."""
     configured: bool
-    """False: requests have named its model or adapter."""
+    """False for a model or adapter that requests have named."""
     quality: Quality | None
-    """Over all tasks; None where nobody has rated it."""
+    """Over all tasks; None without ratings."""
     now: PathFigures | None
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """A path in the picture of a task."""
+    """A path as a candidate of a task's policy."""
 
     path: str
     kind: str
@@ -54,10 +55,10 @@ class CandidateView:
     answers: float
     usd_per_1k: float
     estimated: bool
-    """The cost is an estimate: there were no answers yet."""
+    """The cost is estimated, because the path has not answered yet."""
     p95_seconds: float
-    away: str
-    said: str
+    unavailable: str
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,14 @@ class TaskView:
     policy: str
     """ "fixed", "split", "best_value" or "escalate"."""
     weights: Mapping[str, float]
-    """Of a split, by path."""
+    """By path; of a split policy."""
     quality_floor: float | None
     p95_limit: float | None
     confidence: float
     choice: str
     reason: str
     requests: int
-    """In the window."""
+    """Requests in the window."""
     paths: Sequence[CandidateView]
 
 
@@ -82,8 +83,8 @@ class EngineView:
     engine: str
     model: str
     ready: bool
-    resting: bool
-    """It failed, or was overloaded, and is left alone for a while."""
+    cooling_down: bool
+    """It has failed or was overloaded, and gets no requests for a while."""
     in_flight: int
     resident: Sequence[str]
     detail: str
@@ -92,7 +93,7 @@ class EngineView:
 @dataclass(frozen=True, slots=True)
 class CallerView:
     keys: bool
-    """Whether this gateway asks for keys."""
+    """Whether this gateway requires keys."""
     tenant: str
     operator: bool
 
@@ -100,8 +101,8 @@ class CallerView:
 @dataclass(frozen=True, slots=True)
 class Overview:
     caller: CallerView
-    journal: str
-    """ "read", "none" (the gateway runs without Redis) or "away"."""
+    request_log: str
+    """ "available", "unavailable", or "none" in a gateway without Redis."""
     window: Window
     paths: Sequence[PathView]
     tasks: Sequence[TaskView]
@@ -110,33 +111,32 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class DecisionPage:
-    """Decisions, the newest first."""
-
     decisions: Sequence[DecisionRow]
-    further: str
-    """Where the next page begins; empty where there is none."""
+    """Newest first."""
+    next: str
+    """The entry id before which the next page begins; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
     entry: Mapping[str, Any]
-    """As the journal has it."""
-    said: Mapping[str, str]
+    """The entry of the request log."""
+    feedback: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """How versions stand with one engine."""
+    """The adapter versions of one engine."""
 
     engine: str
     problem: str
-    """Why its lora-server says nothing; empty where it does."""
+    """Why its lora-server cannot be read; empty if it can."""
     states: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """One registry: all adapters of a base model."""
+    """All adapters of a base model."""
 
     model: str
     engines: Sequence[EngineAdapters]
@@ -145,31 +145,25 @@ class ModelAdapters:
     changes: Sequence[AdapterChange]
 
 
-CONFIDENCE = 0.95
-"""Of bounds where no policy says another."""
-
-
 class Evidence(Protocol):
-    """What is known of a path on a task."""
-
     def of(self, task: str, path: Path) -> PathEvidence: ...
 
 
-def is_open(scope: Scope, path: Path) -> bool:
-    """Whether a key may ever use the path."""
+def is_in_scope(scope: Scope, path: Path) -> bool:
+    """Whether a key may use the path for any task."""
     some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
     return scope.denial_reason(some_task, path) is None
 
 
-def paths_of(
+def to_path_views(
     paths: Iterable[Path],
     previews: Sequence[PolicyPreview],
     evidence: Evidence,
     figures: Mapping[str, PathFigures],
-    away: Mapping[str, str],
+    unavailable: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[PathView]:
-    """`away` and `versions` by path, where there is something to say."""
+    """`unavailable` (the reason) and `versions` are by path, for those that have one."""
     tasks: dict[str, list[str]] = {}
     for preview in previews:
         for candidate in preview.candidates:
@@ -183,7 +177,7 @@ def paths_of(
             version=versions.get(path.name, ""),
             strategies=path.strategies,
             tasks=tasks.get(path.name, ()),
-            away=away.get(path.name, ""),
+            unavailable=unavailable.get(path.name, ""),
             configured=True,
             quality=_pooled([evidence.of(task, path) for task in (*(p.task for p in previews), UNKNOWN)]),
             now=figures.get(path.name),
@@ -192,29 +186,29 @@ def paths_of(
     ]
 
 
-def forced_paths(
-    records: Sequence[DecisionRow], known: Iterable[str], figures: Mapping[str, PathFigures]
+def to_named_views(
+    rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """Of models and adapters that requests have named, and that no path of the configuration stands for."""
-    of = {record.path: record for record in records if record.path in figures}
+    """The models and adapters that requests have named and that are not configured as paths."""
+    by_path = {row.path: row for row in rows if row.path in figures}
     return [
-        PathView(path, of[path].kind, "", "", of[path].model, (), (), "", False, None, figures[path])
-        for path in of.keys() - set(known)
+        PathView(path, by_path[path].kind, "", "", by_path[path].model, (), (), "", False, None, figures[path])
+        for path in by_path.keys() - set(configured)
     ]
 
 
-def _pooled(known: Sequence[PathEvidence]) -> Quality | None:
-    rated = sum(one.ratings for one in known)
-    if rated <= 0:
+def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
+    ratings = sum(one.ratings for one in evidence)
+    if ratings <= 0:
         return None
-    mean = sum(one.ratings * one.quality for one in known) / rated
-    return Quality(rated, mean, lower_bound(mean, rated, CONFIDENCE))
+    mean = sum(one.ratings * one.quality for one in evidence) / ratings
+    return Quality(ratings, mean, lower_bound(mean, ratings, DEFAULT_CONFIDENCE))
 
 
-def task_of(preview: PolicyPreview, records: Sequence[DecisionRow], scope: Scope) -> TaskView:
+def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope) -> TaskView:
     policy = preview.policy
     options = policy.options if isinstance(policy.options, BestValueOptions) else None
-    confidence = options.confidence if options else CONFIDENCE
+    confidence = options.confidence if options else DEFAULT_CONFIDENCE
     return TaskView(
         task=preview.task,
         policy=policy.name,
@@ -224,12 +218,12 @@ def task_of(preview: PolicyPreview, records: Sequence[DecisionRow], scope: Scope
         confidence=confidence,
         choice=preview.choice,
         reason=preview.reason,
-        requests=sum(r.task == preview.task and r.asked_for_an_answer for r in records),
-        paths=[_candidate(p, confidence) for p in preview.candidates if is_open(scope, p.path)],
+        requests=sum(row.task == preview.task and row.is_request for row in rows),
+        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if is_in_scope(scope, p.path)],
     )
 
 
-def _candidate(candidate: CandidatePreview, confidence: float) -> CandidateView:
+def _to_candidate_view(candidate: CandidatePreview, confidence: float) -> CandidateView:
     known = candidate.known.evidence
     bound = lower_bound(known.quality, known.ratings, confidence)
     return CandidateView(
@@ -241,18 +235,18 @@ def _candidate(candidate: CandidatePreview, confidence: float) -> CandidateView:
         usd_per_1k=candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,
         p95_seconds=known.p95_seconds,
-        away=candidate.unavailable,
-        said=candidate.explanation,
+        unavailable=candidate.unavailable,
+        explanation=candidate.explanation,
     )
 
 
-def engine_of(cell: Cell) -> EngineView:
+def to_engine_view(cell: Cell) -> EngineView:
     engine = cell.engine
     return EngineView(
         engine=engine.name,
         model=engine.model,
         ready=engine.ready,
-        resting=not cell.breaker.closed or cell.rest_left > 0,
+        cooling_down=not cell.breaker.closed or cell.rest_left > 0,
         in_flight=cell.in_flight,
         resident=sorted(engine.resident),
         detail=engine.detail,

@@ -1,4 +1,4 @@
-"""The console's read side, and the one thing that it changes: where adapters' aliases point."""
+"""The console's service: reads decisions, paths, tasks, engines and adapters, and moves adapter aliases."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,60 +23,62 @@ from pointsman_gateway.pipeline.config_reload import Generation
 from pointsman_gateway.request_log.store import RequestLogReader
 
 MAX_SCANNED = 2_000
-"""Entries, for one page of a tenant that has few among them."""
+"""Entries that are read for one page, if few of them are the caller's."""
 
 
 class Console:
-    """What each caller may see: of decisions their tenant's, of paths, tasks and adapters their key's."""
+    """Callers see the decisions of their tenant, and the paths, tasks and adapters in their key's scope."""
 
     def __init__(
         self,
         current: Callable[[], Generation],
         evidence: overview.Evidence,
-        journal: RequestLogReader | None,
+        log: RequestLogReader | None,
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
-        """`journal` is None where the gateway keeps none. `hosts` are further names by which its page is reached."""
+        """`log` is None in a gateway without Redis. `keys` tells whether keys are required; `hosts` are additional
+        names under which the console may be opened."""
         self.keys = keys
         self.hosts = hosts
         self._current = current
         self._evidence = evidence
-        self._journal = journal
-        self._recent = None if journal is None else RecentCache(journal)
+        self._log = log
+        self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """How all stands now; without the journal it is what the policy knows, and what engines say."""
-        how, seen = await self._look()
+        """The current state. Without the request log it has no figures of requests."""
+        state, recent = await self._read_recent()
         generation, now = self._current(), round(time.time() * 1000)
-        records = [r for r in seen.records if r.unix_ms >= now - WINDOW_MS and self._is_theirs(r, caller)]
-        window = window_of(records, seen.since_unix_ms, now)
-        figures = by_path(records, window)
-        previews = [p for p in generation.line.router.previews() if _allowed(p.task, caller.scope.tasks)]
-        paths = [path for path in generation.paths if overview.is_open(caller.scope, path)]
-        away = {path.name: why for path in paths if (why := generation.engines.why_not(path))}
+        rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
+        window = window_of(rows, recent.since_unix_ms, now)
+        figures = by_path(rows, window)
+        previews = [p for p in generation.line.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
+        paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
+        unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
-        known = overview.paths_of(paths, previews, self._evidence, figures, away, versions)
+        configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)
+        named = overview.to_named_views(rows, [path.name for path in generation.paths], figures)
         return Overview(
             CallerView(self.keys, caller.tenant, caller.is_operator),
-            how,
+            state,
             window,
-            [*known, *overview.forced_paths(records, [path.name for path in generation.paths], figures)],
-            [overview.task_of(preview, records, caller.scope) for preview in previews],
-            [overview.engine_of(cell) for cell in generation.engines.cells],
+            [*configured, *named],
+            [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
+            [overview.to_engine_view(cell) for cell in generation.engines.cells],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Those before a place in the journal; the newest where it is empty. Raises Unavailable, FailedPrecondition."""
-        journal, found, looked_through = self._kept(), list[DecisionRow](), 0
-        while looked_through < MAX_SCANNED:
-            page = await journal.before(before, "", PAGE_SIZE)
-            looked_through += len(page)
-            for kept in page:
-                before = kept.entry_id
-                record = to_row(kept)
-                if record is not None and self._is_theirs(record, caller):
-                    found.append(record)
+        """Decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
+        log, found, scanned = self._required_log(), list[DecisionRow](), 0
+        while scanned < MAX_SCANNED:
+            page = await log.before(before, "", PAGE_SIZE)
+            scanned += len(page)
+            for entry in page:
+                before = entry.entry_id
+                row = to_row(entry)
+                if row is not None and self._is_visible(row, caller):
+                    found.append(row)
                     if len(found) == count:
                         return DecisionPage(found, before)
             if len(page) < PAGE_SIZE:
@@ -84,55 +86,56 @@ class Console:
         return DecisionPage(found, before)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
-        """Raises NotFound, also where it is somebody else's; Unavailable, FailedPrecondition."""
-        kept = await self._kept().find(decision_id)
-        entry = kept.entry
-        if not self._may_see(caller, entry.get("tenant", ""), entry["path"], entry["task"]):
-            message = f"no decision '{decision_id[:128]}' is in the journal, or no longer"
+        """Raises NotFound, also for another tenant's decision; Unavailable, FailedPrecondition."""
+        recorded = await self._required_log().find(decision_id)
+        entry = recorded.entry
+        if not self._may_see(caller, entry["tenant"], entry["path"], entry["task"]):
+            message = f"the request log has no decision '{decision_id[:128]}', or no longer"
             raise NotFound(message, code="unknown_decision", param="decision_id")
-        return DecisionView(entry, kept.feedback)
+        return DecisionView(entry, recorded.feedback)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
-        """A lora-server that is away is told as such."""
+        """A lora-server that cannot be read is listed with its problem."""
         return await adapters.read(self._current().engines.cells, caller.scope.adapters)
 
-    async def move(self, caller: Caller, model: str, step: str, wanted: AliasMove) -> Alias:
-        """`step` is "alias", "canary" or "rollback". Returns how the alias stands then. Raises PointsmanError."""
+    async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
+        """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
         if not caller.is_operator:
             raise PermissionDenied(
                 "this key may not move adapters; `pointsman keys create --operator` makes one that may",
                 code="not_operator",
             )
-        name = wanted.alias.partition("@")[0]
-        if not _allowed(name, caller.scope.adapters):
+        name = move.alias.partition("@")[0]
+        if not _is_allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await adapters.move(self._current().engines.cells, model, step, wanted)
+        return await adapters.move(self._current().engines.cells, model, action, move)
 
-    async def _look(self) -> tuple[str, RecentDecisions]:
+    async def _read_recent(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:
             return "none", RecentDecisions((), 0)
         try:
-            return "read", await self._recent.look()
+            return "available", await self._recent.read()
         except Unavailable:
-            return "away", RecentDecisions((), 0)
+            return "unavailable", RecentDecisions((), 0)
 
-    def _kept(self) -> RequestLogReader:
-        if self._journal is None:
+    def _required_log(self) -> RequestLogReader:
+        if self._log is None:
             raise FailedPrecondition(
                 "this gateway has no request log, so it has no decisions to show; "
                 "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",
                 code="no_request_log",
             )
-        return self._journal
+        return self._log
 
-    def _is_theirs(self, record: DecisionRow, caller: Caller) -> bool:
-        return self._may_see(caller, record.tenant, record.path, record.task)
+    def _is_visible(self, row: DecisionRow, caller: Caller) -> bool:
+        return self._may_see(caller, row.tenant, row.path, row.task)
 
     def _may_see(self, caller: Caller, tenant: str, path: str, task: str) -> bool:
         if not self.keys:
             return True
-        return tenant == caller.tenant and _allowed(path, caller.scope.paths) and _allowed(task, caller.scope.tasks)
+        in_scope = _is_allowed(path, caller.scope.paths) and _is_allowed(task, caller.scope.tasks)
+        return tenant == caller.tenant and in_scope
 
 
-def _allowed(name: str, names: frozenset[str] | None) -> bool:
+def _is_allowed(name: str, names: frozenset[str] | None) -> bool:
     return names is None or name in names

@@ -61,9 +61,9 @@ SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)
 class GenAi(Protocol):
     """The same, as OpenTelemetry names it."""
 
-    def embedded(self, model: str, outcome: str, seconds: float) -> None: ...
+    def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
 
-    def embedded_tokens(self, model: str, tokens: int) -> None: ...
+    def observe_embedding_tokens(self, model: str, tokens: int) -> None: ...
 
 
 class EmbeddingMetrics:
@@ -88,9 +88,9 @@ class EmbeddingMetrics:
         self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
         self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
         self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
-        self._gen_ai.embedded(receipt.model, receipt.outcome, receipt.seconds["total"])
+        self._gen_ai.observe_embedding(receipt.model, receipt.outcome, receipt.seconds["total"])
         if receipt.usage.prompt_tokens:
-            self._gen_ai.embedded_tokens(receipt.model, receipt.usage.prompt_tokens)
+            self._gen_ai.observe_embedding_tokens(receipt.model, receipt.usage.prompt_tokens)
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
 

@@ -18,7 +18,7 @@ from pointsman_gateway.fast_metrics import FastCollector, counter
 class Calls(Protocol):
     """Times what engines are asked."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
         ...
 
@@ -26,7 +26,7 @@ class Calls(Protocol):
 class NobodyTimes:
     """Implements `Calls` where nobody looks."""
 
-    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+    def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         pass
 
 
@@ -96,8 +96,8 @@ class EngineMetrics:
 
     def ended(self, request: EngineRequest, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._calls.called(request.operation, request.model, outcome, seconds)
-        self._attempts.cell(request.engine, outcome).value += 1
+        self._calls.observe_call(request.operation, request.model, outcome, seconds)
+        self._attempts.series(request.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:
         self._opened.labels(engine).inc()
@@ -171,11 +171,11 @@ EVERY = 1.0
 class Trials(Protocol):
     """Where outcomes are counted."""
 
-    def hand_over(self) -> Sequence[CanaryMetrics]:
+    def take(self) -> Sequence[CanaryMetrics]:
         """All that has not been handed over."""
         ...
 
-    def take_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
+    def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
         """They could not be told."""
         ...
 
@@ -201,7 +201,7 @@ class Reporter:
 
     async def report(self) -> None:
         """To one lora-server of each model, whichever can be reached; they all count into one registry."""
-        outcomes = sorted(self._trials.hand_over(), key=lambda one: one.model)
+        outcomes = sorted(self._trials.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
 
@@ -213,4 +213,4 @@ class Reporter:
             if became != "kept":
                 self._metrics.told(sum(one.requests for one in outcomes), became)
                 return
-        self._trials.take_back(outcomes)
+        self._trials.give_back(outcomes)

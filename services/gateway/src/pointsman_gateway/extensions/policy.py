@@ -12,10 +12,10 @@ POLICIES = Registry(
     "policy",
     "pointsman.policies",
     {
-        "fixed": "pointsman_gateway.routing.policies.fixed:Fixed",
-        "split": "pointsman_gateway.routing.policies.split:Split",
-        "best_value": "pointsman_gateway.routing.policies.best_value:BestValue",
-        "escalate": "pointsman_gateway.routing.policies.escalate:Escalate",
+        "fixed": "pointsman_gateway.routing.policies:Fixed",
+        "split": "pointsman_gateway.routing.policies:Split",
+        "best_value": "pointsman_gateway.routing.best_value:BestValue",
+        "escalate": "pointsman_gateway.routing.policies:Escalate",
     },
     method="plan",
 )

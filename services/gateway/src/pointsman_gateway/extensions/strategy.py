@@ -15,11 +15,11 @@ STRATEGIES = Registry(
     "strategy",
     "pointsman.strategies",
     {
-        "zero_shot": "pointsman_gateway.prompts.strategies.instruction:Instruction",
-        "persona": "pointsman_gateway.prompts.strategies.instruction:Instruction",
-        "chain_of_thought": "pointsman_gateway.prompts.strategies.instruction:Instruction",
-        "few_shot": "pointsman_gateway.prompts.strategies.few_shot:FewShot",
-        "retrieval": "pointsman_gateway.prompts.strategies.retrieval:Retrieval",
+        "zero_shot": "pointsman_gateway.prompts.strategies:Instruction",
+        "persona": "pointsman_gateway.prompts.strategies:Instruction",
+        "chain_of_thought": "pointsman_gateway.prompts.strategies:Instruction",
+        "few_shot": "pointsman_gateway.prompts.strategies:FewShot",
+        "retrieval": "pointsman_gateway.prompts.strategies:Retrieval",
     },
     method="apply",
 )

@@ -200,7 +200,7 @@ def _decision(decision: Decision) -> pb.Decision:
         probabilities=_probabilities(decision.probabilities),
         stage=decision.stage,
         margin=decision.margin,
-        familiarity=decision.familiarity,
+        in_distribution_score=decision.in_distribution_score,
         notes=decision.notes,
         generation=decision.generation,
     )

@@ -152,7 +152,7 @@ SCHEMAS: dict[str, Schema] = {
         reason=STRING,
         stage=STRING,
         margin=NUMBER,
-        familiarity=NUMBER,
+        in_distribution_score=NUMBER,
         notes=listing(STRING),
         considered=listing(record(path=STRING, outcome=STRING, reason=STRING)),
         probabilities=mapping(NUMBER),

@@ -38,7 +38,7 @@ def _decision_body(decision: Decision, costs_usd: Mapping[str, float], prompt: P
         "reason": decision.reason,
         "stage": decision.stage,
         "margin": decision.margin,
-        "familiarity": decision.familiarity,
+        "in_distribution_score": decision.in_distribution_score,
         "notes": list(decision.notes),
         "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
         "probabilities": dict(decision.probabilities),

@@ -1,4 +1,4 @@
-"""Adds up all receipts: in the gateway's own metrics, and in those of OpenTelemetry's conventions."""
+"""Adds receipts to the gateway's own metrics and to those of OpenTelemetry's conventions, many at a time."""
 
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -8,96 +8,103 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import Decision, Operation, Receipt
 from pointsman_gateway.fast_metrics import Row, Series, SeriesBatch
-from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.metering.prometheus import GatewayMetrics, usd
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
 
-MAX_WAITING_RECEIPTS = 128
-"""Receipts, which keep their passages in memory for so long."""
-MAX_WAITING_ROWS = 512
-"""Of numbers alone. To count so many takes about a third of a millisecond."""
+MAX_PENDING_RECEIPTS = 128
+"""Pending receipts keep their passages in memory."""
+MAX_PENDING_ROWS = 512
+"""Rows are numbers only. Adding this many takes about 0.3 ms."""
 MAX_BATCHES = 4096
-"""That are remembered: what callers name themselves is among their keys."""
+"""Bounds the memory: names that callers make up are among the keys of batches."""
 
-NUMBERS = ("requests", "asked", "read", "fresh", "cached", "completion", "per_token", "deciding", "confidence")
-"""What every row has before its phases and the components of its cost: 1; the tokens that the request had of its own;
-those of its prompt, of which some were read anew and some were cached; those of its answer, and seconds for each after
-the first; the seconds that the decision took; the classifier's probability."""
+COLUMNS = (
+    "requests",  # 1
+    "own_tokens",  # tokens of the request's own messages
+    "prompt_tokens",  # of which some were
+    "uncached_tokens",  # computed and some were
+    "cached_tokens",  # in the engine's prefix cache
+    "completion_tokens",
+    "per_token",  # seconds for each token after the first
+    "decision_seconds",
+    "confidence",  # the classifier's probability
+)
+"""The numbers of each row; the receipt's phases and cost components follow them."""
 
 EndedRequest = tuple[Receipt, Decision, Operation, str, int, bool]
-"""One request's receipt; what was decided before anything failed; what was wanted, and of which model; the tokens that
-the request had of its own; whether the receipt's tokens are one engine's own count of one answer."""
+"""A receipt; the first decision, before any failure; the operation and the model of the request; the tokens of its own
+messages; whether the receipt's tokens are one engine's own count of one answer."""
 
 
 class MetricsAggregator:
-    """Counts many receipts at a time, which takes a third of what it takes to count each by itself with the rest of a
-    request's work between them. Whoever reads the metrics finds all of them counted.
+    """Collects receipts and adds them in batches, which takes a third of the time of adding each by itself during its
+    request. Exported metrics include all receipts, because pending ones are added before each export.
 
-    It is of one thread: the event loop's, which answers scrapes too.
+    Not thread-safe: receipts and scrapes are handled in the event loop's thread.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.metrics = GatewayMetrics(registry, self.settle)
-        self.gen_ai = GenAi(registry, self.settle)
-        self._sorts: dict[Hashable, SeriesBatch] = {}
-        self._rows = 0
-        """That wait in their sorts."""
-        self._waiting: list[EndedRequest] = []
+        self.metrics = GatewayMetrics(registry, self.flush)
+        self.gen_ai = GenAiMetrics(registry, self.flush)
+        self._batches: dict[Hashable, SeriesBatch] = {}
+        self._pending_rows = 0
+        self._pending: list[EndedRequest] = []
         self._traced: list[tuple[EndedRequest, str, float]] = []
-        """Those of them that have a recorded trace, with its name and when they ended, Unix seconds."""
+        """Those of the pending receipts that have a recorded trace, with its id and the Unix time of their end."""
 
-    def know(
+    def set_label_values(
         self, labels: tuple[Collection[str], Collection[str]], names: tuple[Mapping[str, str], set[str], list[str]]
     ) -> None:
-        """The values of labels that are allowed from now on: `Metrics.know`, `GenAi.know`."""
-        self.settle()
-        self._sorts.clear()
-        self.metrics.know(*labels)
-        self.gen_ai.know(*names)
+        """Sets the label values of a new configuration, as described at `GatewayMetrics` and `GenAiMetrics`."""
+        self.flush()
+        self._batches.clear()
+        self.metrics.set_label_values(*labels)
+        self.gen_ai.set_label_values(*names)
 
-    def ended(self, ended: EndedRequest) -> None:
-        waiting = self._waiting
-        waiting.append(ended)
+    def add(self, ended: EndedRequest) -> None:
+        pending = self._pending
+        pending.append(ended)
         if trace := sampled_trace_id():
             self._traced.append((ended, trace, time.time()))
-        if len(waiting) >= MAX_WAITING_RECEIPTS:
-            self._tell()
+        if len(pending) >= MAX_PENDING_RECEIPTS:
+            self._convert()
 
     @property
-    def waiting(self) -> tuple[int, int]:
-        """Receipts, and rows."""
-        return len(self._waiting), self._rows
+    def pending(self) -> tuple[int, int]:
+        """The number of pending receipts and of pending rows."""
+        return len(self._pending), self._pending_rows
 
-    def settle(self) -> None:
-        """Counts all that waits."""
-        self._tell()
-        self._count()
+    def flush(self) -> None:
+        """Adds everything that is pending."""
+        self._convert()
+        self._flush_batches()
 
-    def _count(self) -> None:
-        self._rows = 0
-        for sort in self._sorts.values():
-            sort.settle()
+    def _flush_batches(self) -> None:
+        self._pending_rows = 0
+        for batch in self._batches.values():
+            batch.flush()
 
-    def _tell(self) -> None:
-        """Of receipts only their numbers wait on."""
-        waiting, self._waiting = self._waiting, []
+    def _convert(self) -> None:
+        """Converts pending receipts to rows of numbers, so that their other data can be freed."""
+        pending, self._pending = self._pending, []
         traced, self._traced = self._traced, []
-        for ended in waiting:
-            sort, row = self._told(ended)
-            sort.rows.append(row)
-        for ended, trace, unix in traced:
-            sort, row = self._told(ended)
-            sort.exemplify(row, trace, unix)
-        self._rows += len(waiting)
-        if self._rows >= MAX_WAITING_ROWS:
-            self._count()
+        for ended in pending:
+            batch, row = self._row(ended)
+            batch.rows.append(row)
+        for ended, trace, unix_seconds in traced:
+            batch, row = self._row(ended)
+            batch.set_exemplar(row, trace, unix_seconds)
+        self._pending_rows += len(pending)
+        if self._pending_rows >= MAX_PENDING_ROWS:
+            self._flush_batches()
 
-    def _told(self, ended: EndedRequest) -> tuple[SeriesBatch, Row]:
-        receipt, first, operation, model, asked, by_engine = ended
+    def _row(self, ended: EndedRequest) -> tuple[SeriesBatch, Row]:
+        receipt, first, operation, model, own_tokens, by_engine = ended
         decision, usage, seconds, picodollars = receipt.decision, receipt.usage, receipt.seconds, receipt.picodollars
-        path, read, cached = decision.path, usage.prompt_tokens, usage.cached_tokens
+        path, prompt, cached = decision.path, usage.prompt_tokens, usage.cached_tokens
         completion = usage.completion_tokens
         per_token = seconds.get("generation", 0.0) / (completion - 1) if completion > 1 else 0.0
-        # Whatever the names of a row's numbers, and the cells that they are counted in, follow from.
+        # Everything that determines the row's columns and the series that they are added to.
         key = (
             path.name,
             path.fingerprint,
@@ -118,9 +125,9 @@ class MetricsAggregator:
         )
         row = (
             1,
-            asked,
-            read,
-            read - cached,
+            own_tokens,
+            prompt,
+            prompt - cached,
             cached,
             completion,
             per_token,
@@ -129,21 +136,21 @@ class MetricsAggregator:
             *seconds.values(),
             *picodollars.values(),
         )
-        return self._sorts.get(key) or self._begin(key, ended), row
+        return self._batches.get(key) or self._new_batch(key, ended), row
 
-    def _begin(self, key: Hashable, ended: EndedRequest) -> SeriesBatch:
-        if len(self._sorts) >= MAX_BATCHES:
-            self._count()
-            self._sorts.clear()
+    def _new_batch(self, key: Hashable, ended: EndedRequest) -> SeriesBatch:
+        if len(self._batches) >= MAX_BATCHES:
+            self._flush_batches()
+            self._batches.clear()
         receipt = ended[0]
-        columns = (*NUMBERS, *receipt.seconds, *map(usd, receipt.picodollars))
-        sort = self._sorts[key] = SeriesBatch(columns, self._cells(ended))
-        return sort
+        columns = (*COLUMNS, *receipt.seconds, *map(cost_column, receipt.picodollars))
+        batch = self._batches[key] = SeriesBatch(columns, self._series(ended))
+        return batch
 
-    def _cells(self, ended: EndedRequest) -> Iterator[tuple[str, Series]]:
+    def _series(self, ended: EndedRequest) -> Iterator[tuple[str, Series]]:
         receipt, first, operation, model, _, by_engine = ended
-        yield from self.metrics.cells(receipt)
-        yield from self.metrics.cells_of_decision(first)
-        yield from self.gen_ai.cells(operation, model, receipt)
+        yield from self.metrics.receipt_series(receipt)
+        yield from self.metrics.decision_series(first)
+        yield from self.gen_ai.receipt_series(operation, model, receipt)
         if by_engine:
-            yield from self.gen_ai.cells_of_tokens(operation, receipt.model)
+            yield from self.gen_ai.token_series(operation, receipt.model)

@@ -1,97 +1,102 @@
-"""What each path was given to do for one request, and what that took."""
+"""What one path did for a request, and what that cost in tokens, picodollars and seconds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
 
 from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
-from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_of
+from pointsman_gateway.metering.pricing import CostParts, Pricing, estimate_tokens
 
 NO_PROMPT = Prompt(())
 
 Amount = TypeVar("Amount", int, float)
 
-Work = tuple[Usage, Parts, dict[str, float]]
+Work = tuple[Usage, CostParts, dict[str, float]]
 """Tokens, picodollars by component, and seconds by phase."""
 
 
 class PathAttempt:
-    """One path's work."""
+    """One path's attempt to answer."""
 
-    # Reading a slot takes a tenth of what reading a default takes that stands on the class.
+    # Reading a slot takes a tenth of the time of reading a default value from the class.
     __slots__ = (
-        "begun",
+        "buffered_seconds",
         "cached",
         "embeddings",
         "ended",
         "failure",
         "first_piece",
         "hedged",
-        "held",
+        "loading_seconds",
         "model",
         "path",
         "pieces",
         "prompt",
         "refused",
         "sent",
+        "started",
         "usage",
-        "waited",
     )
 
-    def __init__(self, path: Path, begun: float) -> None:
+    def __init__(self, path: Path, started: float) -> None:
+        """All points in time are those of `perf_counter`."""
         self.path = path
-        self.begun = begun
+        self.started = started
         self.prompt = NO_PROMPT
         self.sent: float | None = None
         self.first_piece: float | None = None
         self.pieces = 0
-        self.held = 0.0
+        self.buffered_seconds = 0.0
         self.usage: Usage | None = None
         self.model = ""
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
-        self.waited = 0.0
-        """Seconds until its adapter was loaded, or was not."""
+        self.loading_seconds = 0.0
+        """How long the attempt waited for its adapter, whether it was loaded or not."""
         self.failure = ""
-        """The code of what kept it from answering."""
+        """The code of the error that prevented an answer."""
         self.refused = False
-        """By a validator."""
+        """Whether a validator refused the answer."""
         self.ended: float | None = None
-        """When its work had come to its end, where another path's came after it."""
+        """When its work ended, if another attempt followed it."""
 
     def work(self, pricing: Pricing) -> Work:
-        """What it came to."""
         usage = self.usage
         if usage is None:
             usage = self._estimate()
-        return usage, self._parts(pricing, usage), self._seconds(usage)
+        return usage, self._cost(pricing, usage), self._seconds(usage)
 
     def _estimate(self) -> Usage:
-        """Where an answer was cut before the engine's own count came.
+        """The usage of an answer that was cut off before the engine reported it: at least one token per piece that
+        arrived, and the prompt by its length, since it had been processed by then."""
+        return Usage(estimate_tokens(self.prompt.messages), self.pieces) if self.pieces else Usage()
 
-        That is the pieces that arrived (a token or more each), and the prompt by its length: it has been read by then.
-        """
-        return Usage(tokens_of(self.prompt.messages), self.pieces) if self.pieces else Usage()
-
-    def prompted(self, prompt: Prompt) -> None:
-        """Its prompt is made, and goes to an engine."""
+    def set_prompt(self, prompt: Prompt) -> None:
+        """The prompt is complete and is sent to an engine now."""
         self.prompt, self.sent = prompt, perf_counter()
 
-    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0, embeddings: int = 0) -> None:
-        """`model` has begun to answer, or what it once answered was found in the cache.
+    def set_opened(
+        self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
+    ) -> None:
+        """The answer has begun, or was found in the cache.
 
-        `hedged` other engines were given the same prompt, and let go of before they began. `waited` seconds passed
-        until its adapter was loaded. `embeddings` were made to look for it in the cache.
+        `hedged` is the number of other engines that got the same prompt and were cancelled before they answered.
+        `embeddings` were computed to look the request up in the cache.
         """
         self.model = model
-        if cached or hedged or waited or embeddings:
-            self.cached, self.hedged, self.waited, self.embeddings = cached, hedged, waited, embeddings
+        if cached or hedged or loading_seconds or embeddings:
+            self.cached, self.hedged, self.loading_seconds, self.embeddings = (
+                cached,
+                hedged,
+                loading_seconds,
+                embeddings,
+            )
 
-    def came(self, chunks: Chunks) -> None:
-        """A part of the answer has come. This stands in the way of every piece.
+    def count_chunks(self, chunks: Chunks) -> None:
+        """Counts the pieces of the answer; called for every read of the engine's stream.
 
-        Each is looked at by itself: how many come at once is a matter of the network, and must not be one of money.
+        Each piece is counted separately: how many arrive at once depends on the network and must not affect the cost.
         """
         for chunk in chunks:
             if chunk.content or chunk.extra:
@@ -100,35 +105,35 @@ class PathAttempt:
             self.first_piece = perf_counter()
 
     def overhead(self) -> float:
-        """Seconds from beginning to sending, without retrieval."""
-        return 0.0 if self.sent is None else self.sent - self.begun - self.prompt.seconds.get("retrieval", 0.0)
+        """Seconds from the start to the sending of the prompt, without retrieval."""
+        return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
 
     def _seconds(self, usage: Usage) -> dict[str, float]:
-        """By phase, up to the first piece; and those for which the answer was held back after it. Until its first piece
-        it was in the engine's queue, where the engine tells that, and beyond it."""
+        """Phases up to the first piece, and the time for which the answer was buffered after it. The time until the
+        first piece is divided into queue and prefill if the engine reports its queue time."""
         seconds = {**self.prompt.seconds}
-        if self.waited:
-            seconds["adapter"] = self.waited
+        if self.loading_seconds:
+            seconds["adapter"] = self.loading_seconds
         if self.sent is not None and not self.cached:
-            waiting = (self.first_piece or self.ended or perf_counter()) - self.sent - self.waited
+            waiting = (self.first_piece or self.ended or perf_counter()) - self.sent - self.loading_seconds
             waiting = waiting if waiting > 0 else 0.0
-            of_engine = usage.seconds
-            if of_engine is not None and of_engine.queue is not None:
-                queue = seconds["queue"] = of_engine.queue if of_engine.queue < waiting else waiting
+            reported = usage.seconds
+            if reported is not None and reported.queue is not None:
+                queue = seconds["queue"] = reported.queue if reported.queue < waiting else waiting
                 waiting -= queue
             seconds["prefill"] = waiting
-        if self.held:
-            seconds["held"] = self.held
+        if self.buffered_seconds:
+            seconds["held"] = self.buffered_seconds
         return seconds
 
-    def _parts(self, pricing: Pricing, usage: Usage) -> Parts:
-        """What it cost; of an adapter that has answered, a share of its training too."""
+    def _cost(self, pricing: Pricing, usage: Usage) -> CostParts:
+        """Includes a share of the training if an adapter answered."""
         if self.cached:
-            parts = pricing.hit()
+            parts = pricing.cache_hit()
         else:
             parts = pricing.parts(self.path.model, usage)
             if self.hedged:
-                # They have read the prompt, and tell nothing of it; so it is priced as for the one that answered.
+                # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
                 parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged
             if self.path.adapter and self.pieces:
                 training = pricing.training(self.path.model, self.model)
@@ -137,22 +142,20 @@ class PathAttempt:
         prompt = self.prompt
         if prompt.searches:
             parts["retrieval"] = pricing.searches(prompt.searches)
-        embedded = prompt.embeddings + self.embeddings
-        if embedded and (embedding := pricing.embeddings(embedded)):
-            parts["embedding"] = embedding
+        embeddings = prompt.embeddings + self.embeddings
+        if embeddings and (cost := pricing.embeddings(embeddings)):
+            parts["embedding"] = cost
         return parts
 
 
 def sum_attempts(work: Sequence[Work]) -> Work:
-    """Of all tries; nothing, of none."""
     usages, parts, seconds = zip(*work, strict=True) if work else ((), (), ())
-    return sum(usages, Usage()), _added(parts), _added(seconds)
+    return sum(usages, Usage()), _sum_by_name(parts), _sum_by_name(seconds)
 
 
-def _added(of_each: Iterable[Mapping[str, Amount]]) -> dict[str, Amount]:
-    """Name by name."""
-    added: dict[str, Amount] = {}
-    for amounts in of_each:
+def _sum_by_name(mappings: Iterable[Mapping[str, Amount]]) -> dict[str, Amount]:
+    sums: dict[str, Amount] = {}
+    for amounts in mappings:
         for name, amount in amounts.items():
-            added[name] = added[name] + amount if name in added else amount
-    return added
+            sums[name] = sums[name] + amount if name in sums else amount
+    return sums

@@ -1,8 +1,4 @@
-"""What each task's requests would have cost, had all of them been sent along one path.
-
-Nothing of it is reckoned while requests wait. What a request would cost along a path is linear in its length: what many
-would cost follows from the sum of their lengths, whenever somebody looks.
-"""
+"""Metrics of cost that no receipt contains: what requests would have cost on another path, and fixed cost per hour."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +16,15 @@ COUNTERFACTUAL_METRIC = "pointsman_counterfactual_cost_usd"
 
 @dataclass(frozen=True, slots=True)
 class PathTotals:
-    """The requests of one task that were sent along one path, added up."""
+    """Sums over the requests of one task that were sent to one path."""
 
     answered: int = 0
     tokens: int = 0
-    """Of their own, of those that were answered."""
+    """Tokens of the answered requests' own messages."""
     paid: int = 0
-    """Picodollars that they cost, without the training of adapters."""
+    """Picodollars of the answered requests, without the training of adapters."""
     lost: int = 0
-    """Picodollars that those cost which were not answered."""
+    """Picodollars of requests without an answer."""
 
     def __sub__(self, before: "PathTotals") -> "PathTotals":
         return PathTotals(
@@ -39,115 +35,118 @@ class PathTotals:
         )
 
 
-class Costs(Protocol):
-    """Knows what answers along a path are like."""
+class PathCosts(Protocol):
+    """Estimates the cost of requests on a path."""
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """None where nothing is known of the path yet."""
+        """None if nothing is known about the path."""
         ...
 
 
 class CounterfactualCosts(Collector):
-    """Requests that were answered along a path count there at what they cost; others at what they would have. What was
-    spent on a request without an answer would have been spent on any path."""
+    """What all requests of a task would have cost on each single path.
 
-    def __init__(self, sent: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
-        """`sent` by task and path."""
-        self._sent = sent
-        self._costs: Costs | None = None
-        self._choices: Mapping[str, Sequence[Path]] = {}
-        self._told: dict[tuple[str, str], float] = {}
-        """Picodollars, by task and the one path."""
-        self._seen: dict[tuple[str, str, str], PathTotals] = {}
-        """What has been priced, by task, the path it took, and the one path."""
+    Requests that a path answered count at their actual cost, others at the path's estimate. The cost of a request
+    without an answer would have been lost on any path. Nothing is computed in a request: its cost on a path is linear
+    in its length, so the cost of many follows from the sum of their lengths, at a scrape.
+    """
 
-    def obey(self, costs: Costs, choices: Mapping[str, Sequence[Path]]) -> None:
-        """`choices` are the paths that each task may take, by the configuration that serves."""
-        self.look()
-        self._costs, self._choices = costs, choices
+    def __init__(self, totals: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
+        """`totals` returns task, path and the sums since the start."""
+        self._totals = totals
+        self._costs: PathCosts | None = None
+        self._paths_by_task: Mapping[str, Sequence[Path]] = {}
+        self._picodollars: dict[tuple[str, str], float] = {}
+        """By task and path."""
+        self._priced: dict[tuple[str, str, str], PathTotals] = {}
+        """The totals already included, by task, the path that was used, and the path of the series."""
+
+    def apply_config(self, costs: PathCosts, paths_by_task: Mapping[str, Sequence[Path]]) -> None:
+        """Sets the paths that each task may use."""
+        self.update()
+        self._costs, self._paths_by_task = costs, paths_by_task
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        self.look()
-        told = "Dollars that all requests of a task would have cost along one path."
-        family = CounterMetricFamily(COUNTERFACTUAL_METRIC, told, labels=["task", "path"])
-        for (task, path), picodollars in self._told.items():
+        self.update()
+        documentation = "What all requests of a task would have cost on one path."
+        family = CounterMetricFamily(COUNTERFACTUAL_METRIC, documentation, labels=["task", "path"])
+        for (task, path), picodollars in self._picodollars.items():
             family.add_metric([task, path], picodollars / PICODOLLARS)
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Nothing, so that registering it reckons nothing."""
+        """Returns nothing, so that the registration computes nothing."""
         return iter(())
 
-    def look(self) -> None:
-        """Prices what has been sent since the last look. A path that nothing is known of waits until something is."""
-        for task, taken, sent in self._sent():
-            for path in self._choices.get(task, ()):
-                self._price(task, taken, sent, path)
+    def update(self) -> None:
+        """Prices the requests since the last update. Those on a path without an estimate wait until it has one."""
+        for task, used_path, totals in self._totals():
+            for path in self._paths_by_task.get(task, ()):
+                self._price(task, used_path, totals, path)
 
-    def _price(self, task: str, taken: str, sent: PathTotals, path: Path) -> None:
-        place = (task, taken, path.name)
-        seen = self._seen.get(place)
-        more = sent - seen if seen else sent
-        if path.name == taken:
-            cost: float | None = more.paid
+    def _price(self, task: str, used_path: str, totals: PathTotals, path: Path) -> None:
+        key = (task, used_path, path.name)
+        priced = self._priced.get(key)
+        new = totals - priced if priced else totals
+        if path.name == used_path:
+            cost: float | None = new.paid
         else:
-            cost = self._costs.picodollars(path, more.answered, more.tokens) if self._costs else None
+            cost = self._costs.picodollars(path, new.answered, new.tokens) if self._costs else None
         if cost is None:
             return
-        self._told[task, path.name] = self._told.get((task, path.name), 0.0) + cost + more.lost
-        self._seen[place] = sent
+        self._picodollars[task, path.name] = self._picodollars.get((task, path.name), 0.0) + cost + new.lost
+        self._priced[key] = totals
 
 
 @dataclass(frozen=True, slots=True)
 class FixedCosts:
-    """What of one generation of the configuration costs something whether it is used or not."""
+    """What costs something per hour in one configuration, whether it is used or not."""
 
     prices_as_of: date
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]
-    """Names the adapter's version that would answer along a path now."""
-    adapters: Callable[[], Iterable[tuple[str, str]]]
-    """Base model and version of all adapters whose training report is known."""
+    """Returns the adapter version that a path uses now."""
+    trained_adapters: Callable[[], Iterable[tuple[str, str]]]
+    """Returns base model and version of all adapters with a training report."""
     engines_usd_per_hour: Callable[[], Mapping[str, float]]
-    """Of the own engines that there are now, by their base model."""
+    """Returns dollars per hour of the current engines, by base model."""
 
-    def fixed_usd_per_hour(self, path: Path) -> float:
-        """Of engines whose model no other path uses, and of its adapter's training. An engine that several paths share
-        would be paid for without any one of them."""
-        alone = sum(other.model == path.model for other in self.paths) == 1
-        of_engines = self.engines_usd_per_hour().get(path.model, 0.0) if alone else 0.0
-        return of_engines + self.pricing.training_usd_per_hour(path.model, self.version_of(path))
+    def usd_per_hour(self, path: Path) -> float:
+        """Cost of the engines whose model no other path uses, and of the training of the path's adapter. An engine that
+        several paths share would be needed without any one of them."""
+        exclusive = sum(other.model == path.model for other in self.paths) == 1
+        engines = self.engines_usd_per_hour().get(path.model, 0.0) if exclusive else 0.0
+        return engines + self.pricing.training_usd_per_hour(path.model, self.version_of(path))
 
 
 class FixedCostMetrics(Collector):
     def __init__(self) -> None:
-        self._standing: FixedCosts | None = None
+        self._costs: FixedCosts | None = None
 
-    def obey(self, standing: FixedCosts) -> None:
-        """What holds from now on."""
-        self._standing = standing
+    def apply_config(self, costs: FixedCosts) -> None:
+        self._costs = costs
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        standing = self._standing
-        if standing is None:
+        costs = self._costs
+        if costs is None:
             return
         fixed = GaugeMetricFamily(
-            "pointsman_fixed_usd_per_hour", "Dollars an hour that a path costs while nobody asks it.", labels=["path"]
+            "pointsman_fixed_usd_per_hour", "What a path costs per hour while it is idle.", labels=["path"]
         )
-        for path in standing.paths:
-            fixed.add_metric([path.name], standing.fixed_usd_per_hour(path))
+        for path in costs.paths:
+            fixed.add_metric([path.name], costs.usd_per_hour(path))
         yield fixed
         training = GaugeMetricFamily(
-            "pointsman_training_usd", "Dollars that the training of an adapter's version has cost.", labels=["adapter"]
+            "pointsman_training_usd", "Cost of the training of an adapter version.", labels=["adapter"]
         )
-        for version, dollars in {v: standing.pricing.training_usd(m, v) for m, v in standing.adapters()}.items():
+        for version, dollars in {v: costs.pricing.training_usd(m, v) for m, v in costs.trained_adapters()}.items():
             training.add_metric([version], dollars)
         yield training
-        day = datetime.combine(standing.prices_as_of, time(), UTC)
-        told = "Unix time of the day on which the prices were last looked at."
-        yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", told, value=day.timestamp())
+        day = datetime.combine(costs.prices_as_of, time(), UTC)
+        documentation = "Unix time of the day on which somebody last checked the prices."
+        yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", documentation, value=day.timestamp())
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Nothing: all of it is made when somebody looks."""
+        """Returns nothing: the series are computed at a scrape."""
         return iter(())

@@ -1,203 +1,195 @@
-"""An own engine's dollars, shared out among the paths that used it; what nobody used is idle.
+"""Allocates the hourly price of engines to the paths that use them; the rest is idle.
 
-At each moment the engine's price is shared evenly by the answers that it works on, as processor sharing does it: over
-a time in which n(t) answers are at work, each owes the integral of dt / n(t). That integral, from a fixed beginning, is
-one number for all of them (the virtual time of A. K. Parekh and R. G. Gallager, A generalized processor sharing
-approach to flow control, IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the difference between
-its value at the answer's end and at its begin, and all shares and the idle time add up to the time that has passed.
+At each moment the price is divided evenly among the answers that the engine works on, as in processor sharing: while
+n(t) answers are in progress, each bears the integral of dt / n(t). That integral, from a fixed start, is one number for
+all answers (the virtual time of A. K. Parekh and R. G. Gallager, "A generalized processor sharing approach to flow
+control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the difference of its values at the
+answer's end and start, and all shares and the idle time add up to the time that has passed.
 
-When an answer was at work is known once it has ended: the engine tells how long it worked (its queue is not in that),
-up to the moment at which the last of it came. So time is shared out behind the oldest answer that is still awaited, and
-at most `LAG` behind the present; who is awaited for longer counts as at work meanwhile.
+When an answer was in progress is known after its end: the engine reports how long it worked (without the queue), up to
+the moment at which the last token arrived. So time is allocated up to the start of the oldest answer that has not
+ended, and at most `MAX_LAG_S` behind the present; an answer that takes longer counts as in progress until then.
 """
 
-import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from pointsman_gateway.metering.pricing import SECONDS_PER_HOUR
 from pointsman_gateway.metering.prometheus import OTHER
 
 IDLE = "idle"
 MAX_LAG_S = 30.0
-"""Seconds."""
+ENGINE_COST_METRIC = "pointsman_engine_cost_usd"
+ALLOCATION_INTERVAL_S = 1.0
+"""Seconds between two allocations; a scrape allocates too."""
+
+HourlyPrices = Callable[[], Mapping[str, float]]
+"""Returns dollars per hour of the current engines that have a price, by name; members of groups come and go."""
 
 
 class BusyInterval:
-    """One answer's stay at the engine."""
+    """The time that one answer has been at the engine."""
 
-    __slots__ = ("account", "path", "since")
+    __slots__ = ("allocator", "path", "start")
 
-    def __init__(self, account: "EngineCostAllocator", path: str, since: float) -> None:
-        self.account = account
+    def __init__(self, allocator: "EngineCostAllocator", path: str, start: float) -> None:
+        self.allocator = allocator
         self.path = path
-        self.since = since
+        self.start = start
 
 
 class EngineCostAllocator:
-    """All times are in seconds on one clock, which does not go back."""
+    """Allocates one engine's price. All times are seconds on one monotonic clock."""
 
-    def __init__(self, usd_per_hour: float, opened: float, lag: float = MAX_LAG_S) -> None:
+    def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_S) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
-        """By path, of all the time that is shared out."""
-        self.opened = self.shared_until = opened
+        """By path, for all allocated time."""
+        self.start = self.allocated_until = start
         self.usd_per_hour = usd_per_hour
-        self._lag = lag
-        self._visits: dict[BusyInterval, None] = {}
-        """Those whose end is not known; the oldest first."""
-        self._known: list[tuple[float, float, str]] = []
-        """From when to when somebody was at work, and along which path; not shared out yet."""
-        self._at_work: list[tuple[float, str, float]] = []
-        """A heap: until when, and along which path, somebody is at work, and up to which virtual time it has paid."""
-        self._virtual = 0.0
+        self._max_lag = max_lag
+        self._open: dict[BusyInterval, None] = {}
+        """Intervals whose end is not known, the oldest first."""
+        self._closed: list[tuple[float, float, str]] = []
+        """Start, end and path of intervals that are not allocated yet."""
+        self._in_progress: list[tuple[float, str, float]] = []
+        """Heap of the end and path of answers in progress, and the virtual time up to which each is allocated."""
+        self._virtual_time = 0.0
 
     def begin(self, path: str, now: float) -> BusyInterval:
-        visit = BusyInterval(self, path, now)
-        self._visits[visit] = None
-        return visit
+        interval = BusyInterval(self, path, now)
+        self._open[interval] = None
+        return interval
 
-    def end(self, visit: BusyInterval, now: float, inference: float | None = None) -> None:
-        """`inference`: the seconds that the engine says it worked on it; None: all of its stay, for all we know."""
-        del self._visits[visit]
-        begun = visit.since
-        if inference is not None and now - inference > begun:
-            begun = now - inference
-        if now > begun:
-            self._known.append((begun, now, visit.path))
+    def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
+        """`inference` is the duration that the engine reports; without one the whole interval counts."""
+        del self._open[interval]
+        start = interval.start
+        if inference is not None and now - inference > start:
+            start = now - inference
+        if now > start:
+            self._closed.append((start, now, interval.path))
 
-    def share_out(self, now: float) -> None:
-        """As far as it is known who was at work."""
-        latest = now - self._lag
-        for visit in self._visits:
-            if visit.since >= latest:
+    def allocate(self, now: float) -> None:
+        """Allocates the time of which it is known which answers were in progress."""
+        latest = now - self._max_lag
+        for interval in self._open:
+            if interval.start >= latest:
                 break
-            self._known.append((visit.since, latest, visit.path))
-            visit.since = latest
-        oldest = next(iter(self._visits), None)
-        self._sweep(now if oldest is None else oldest.since)
+            self._closed.append((interval.start, latest, interval.path))
+            interval.start = latest
+        oldest = next(iter(self._open), None)
+        self._allocate_until(now if oldest is None else oldest.start)
 
-    def at_price(self, usd_per_hour: float, now: float) -> None:
-        """Another price from now on."""
-        self._lag, lag = 0.0, self._lag
-        self.share_out(now)
-        self._lag, self.usd_per_hour = lag, usd_per_hour
+    def set_price(self, usd_per_hour: float, now: float) -> None:
+        """Changes the price from `now` on."""
+        self._max_lag, max_lag = 0.0, self._max_lag
+        self.allocate(now)
+        self._max_lag, self.usd_per_hour = max_lag, usd_per_hour
 
-    def _sweep(self, until: float) -> None:
-        known = self._known
-        known.sort()
-        due = bisect_left(known, (until,))
-        for begun, ended, path in known[:due]:
-            self._pass(begun)
-            heappush(self._at_work, (ended, path, self._virtual))
-        del known[:due]
-        self._pass(until)
-        for _, path, paid in self._at_work:
-            self._owe(path, self._virtual - paid)
-        self._at_work = [(ended, path, self._virtual) for ended, path, _ in self._at_work]
+    def _allocate_until(self, until: float) -> None:
+        closed = self._closed
+        closed.sort()
+        due = bisect_left(closed, (until,))
+        for start, end, path in closed[:due]:
+            self._advance(start)
+            heappush(self._in_progress, (end, path, self._virtual_time))
+        del closed[:due]
+        self._advance(until)
+        for _, path, allocated in self._in_progress:
+            self._charge(path, self._virtual_time - allocated)
+        self._in_progress = [(end, path, self._virtual_time) for end, path, _ in self._in_progress]
 
-    def _pass(self, until: float) -> None:
-        """Time goes on to `until`: whose work ends before then goes."""
-        at_work = self._at_work
-        while at_work and at_work[0][0] <= until:
-            self._elapse(at_work[0][0])
-            _, path, paid = heappop(at_work)
-            self._owe(path, self._virtual - paid)
+    def _advance(self, until: float) -> None:
+        """Moves the time forward to `until`; answers that end before then leave."""
+        in_progress = self._in_progress
+        while in_progress and in_progress[0][0] <= until:
+            self._elapse(in_progress[0][0])
+            _, path, allocated = heappop(in_progress)
+            self._charge(path, self._virtual_time - allocated)
         self._elapse(until)
 
     def _elapse(self, until: float) -> None:
-        seconds = until - self.shared_until
+        seconds = until - self.allocated_until
         if seconds <= 0:
             return
-        if self._at_work:
-            self._virtual += seconds / len(self._at_work)
+        if self._in_progress:
+            self._virtual_time += seconds / len(self._in_progress)
         else:
-            self._owe(IDLE, seconds)
-        self.shared_until = until
+            self._charge(IDLE, seconds)
+        self.allocated_until = until
 
-    def _owe(self, path: str, seconds: float) -> None:
-        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self.usd_per_hour / 3600
-
-
-ENGINE_COST_METRIC = "pointsman_engine_cost_usd"
-ALLOCATION_INTERVAL_S = 1.0
-"""Seconds between two looks at which engines there are, and at what can be shared out; a scrape looks too."""
-
-Prices = Callable[[], Mapping[str, float]]
-"""Dollars an hour of the engines that there are now and that have a price, by name: members of groups come and go."""
+    def _charge(self, path: str, seconds: float) -> None:
+        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self.usd_per_hour / SECONDS_PER_HOUR
 
 
 class EngineCosts(Collector):
-    """Implements the backends' `Accounts`. Engines that have no price have no account."""
+    """The allocators of all engines that have a price, and the metric of what they allocate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._accounts: dict[str, EngineCostAllocator] = {}
+        self._allocators: dict[str, EngineCostAllocator] = {}
         self._paths: frozenset[str] = frozenset()
-        self._prices: Prices = dict
+        self._prices: HourlyPrices = dict
 
-    def obey(self, prices: Prices, paths: Collection[str]) -> None:
-        """The engines' prices from now on, and the paths that are told by their names."""
+    def apply_config(self, prices: HourlyPrices, paths: Collection[str]) -> None:
+        """Sets the engines' prices, and the paths that may be label values."""
         self._prices, self._paths = prices, frozenset(paths)
-        self._look(self._clock())
+        self._apply_prices(self._clock())
 
-    def account(self, engine: str) -> EngineCostAllocator:
-        """Raises KeyError where it has none."""
-        return self._accounts[engine]
+    def allocator(self, engine: str) -> EngineCostAllocator:
+        """Raises KeyError if the engine has no price."""
+        return self._allocators[engine]
 
     def begin(self, engine: str, path: str) -> BusyInterval | None:
-        account = self._accounts.get(engine)
-        if account is None:
+        allocator = self._allocators.get(engine)
+        if allocator is None:
             return None
-        return account.begin(path if path in self._paths else OTHER, self._clock())
+        return allocator.begin(path if path in self._paths else OTHER, self._clock())
 
-    def end(self, stay: BusyInterval, inference: float | None) -> None:
-        stay.account.end(stay, self._clock(), inference)
+    def end(self, interval: BusyInterval, inference: float | None) -> None:
+        interval.allocator.end(interval, self._clock(), inference)
 
-    def share_out(self) -> None:
+    def allocate(self) -> None:
         now = self._clock()
-        self._look(now)
-        for account in self._accounts.values():
-            account.share_out(now)
+        self._apply_prices(now)
+        for allocator in self._allocators.values():
+            allocator.allocate(now)
 
-    def _look(self, now: float) -> None:
-        """Who has come is paid from now on. Who has gone costs nothing any more, and what it has cost stays told."""
+    def _apply_prices(self, now: float) -> None:
+        """A new engine costs its price from now on. An engine that is gone costs nothing more, and keeps its series."""
         prices = self._prices()
-        for name in self._accounts.keys() | prices.keys():
-            price, account = prices.get(name, 0.0), self._accounts.get(name)
-            if account is None:
-                self._accounts[name] = EngineCostAllocator(price, now)
-            elif account.usd_per_hour != price:
-                account.at_price(price, now)
+        for name in self._allocators.keys() | prices.keys():
+            price, allocator = prices.get(name, 0.0), self._allocators.get(name)
+            if allocator is None:
+                self._allocators[name] = EngineCostAllocator(price, now)
+            elif allocator.usd_per_hour != price:
+                allocator.set_price(price, now)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """For the length of the block time is shared out, whether somebody looks or not."""
-        sharing = asyncio.create_task(self._keep_sharing_out(), name="share engines' dollars out")
-        try:
+        """Allocates at an interval for the length of the block."""
+        async with running_periodically(self._allocate, Schedule(ALLOCATION_INTERVAL_S), "allocate engine costs"):
             yield
-        finally:
-            sharing.cancel()
-            await asyncio.wait([sharing])
 
-    async def _keep_sharing_out(self) -> None:
-        while True:
-            await asyncio.sleep(ALLOCATION_INTERVAL_S)
-            self.share_out()
+    async def _allocate(self) -> None:
+        self.allocate()
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        self.share_out()
-        told = "Dollars of own engines, by the path that used them."
-        family = CounterMetricFamily(ENGINE_COST_METRIC, told, labels=["engine", "path"])
-        for engine, account in self._accounts.items():
-            for path, dollars in account.dollars.items():
+        self.allocate()
+        documentation = "Cost of engines with an hourly price, by the path that used them."
+        family = CounterMetricFamily(ENGINE_COST_METRIC, documentation, labels=["engine", "path"])
+        for engine, allocator in self._allocators.items():
+            for path, dollars in allocator.dollars.items():
                 family.add_metric([engine, path], dollars)
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Nothing, so that registering it shares nothing out."""
+        """Returns nothing, so that the registration does not allocate."""
         return iter(())

@@ -1,4 +1,4 @@
-"""The stage: a meter runs along with each request and writes its receipt, however the request ends."""
+"""Meters one request: times its phases, prices its attempts, and writes its receipt, however it ends."""
 
 from time import perf_counter
 
@@ -11,128 +11,127 @@ from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary import CanaryOutcomes
-from pointsman_gateway.metering.pricing import ExpectedCost, Parts, Pricing, tokens_asked
+from pointsman_gateway.metering.pricing import CostParts, ExpectedCost, Pricing, estimate_own_tokens
 
-NOBODYS = Fault.NONE.value
-NOTHING_TRIED = PathAttempt(Path("", ""), 0.0)
+NO_FAULT = Fault.NONE.value
+NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
-_OF_TOKENS = ("prompt", "cached", "completion")
-_NO_HABIT = frozenset((*_OF_TOKENS, "training"))
-"""Components of what an answer costs that its path's habits leave out: tokens are in them by their number."""
+_TOKEN_PARTS = ("prompt", "cached", "completion")
+_NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "training"))
+"""Cost components that a path's means do not hold as an amount: tokens are in them by their number."""
 
 
 class Metering:
     """Starts meters."""
 
     def __init__(
-        self, pricing: Pricing, expected_cost: ExpectedCost, counting: MetricsAggregator, trials: CanaryOutcomes
+        self, pricing: Pricing, expected_cost: ExpectedCost, aggregator: MetricsAggregator, canary: CanaryOutcomes
     ) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost
-        self.counting = counting
-        self.metrics = counting.metrics
-        self.gen_ai = counting.gen_ai
-        self.trials = trials
+        self.aggregator = aggregator
+        self.metrics = aggregator.metrics
+        self.gen_ai = aggregator.gen_ai
+        self.canary = canary
 
-    def apart(self, counting: MetricsAggregator, trials: CanaryOutcomes) -> "Metering":
-        """The same prices, counted elsewhere."""
-        return Metering(self.pricing, self.expected_cost, counting, trials)
+    def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> "Metering":
+        """The same prices with other metrics."""
+        return Metering(self.pricing, self.expected_cost, aggregator, canary)
 
     def start(self, request: Request) -> "Meter":
-        """The time runs from the request's arrival; where that is not told, from now on."""
         return Meter(self, request)
 
 
 class Meter:
-    """Times and counts one request: all that was tried for it."""
+    """Times and counts one request with all its attempts."""
 
     __slots__ = (
         "_admitted",
-        "_answers",
+        "_answering",
         "_arrived",
+        "_attempts",
         "_decided",
         "_decision",
-        "_first",
+        "_first_decision",
         "_first_token",
         "_metering",
         "_refused",
         "_request",
-        "_tries",
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
+        """The time counts from the request's arrival or, if that is not set, from now."""
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()
         self._admitted: float | None = None
-        self._first: Decision | None = None
-        """What was decided before anything failed."""
+        self._first_decision: Decision | None = None
+        """The decision before any failure."""
         self._decision: Decision | None = None
         self._decided = 0.0
         self._first_token: float | None = None
-        self._tries: list[PathAttempt] = []
-        self._answers: PathAttempt | None = None
-        """The one whose answer the caller gets."""
+        self._attempts: list[PathAttempt] = []
+        self._answering: PathAttempt | None = None
+        """The attempt whose answer the caller gets."""
         self._refused: PathAttempt | None = None
-        """The one from which another was escalated to."""
+        """The attempt whose answer was refused, so that the request was escalated."""
 
-    def admitted(self) -> None:
-        """It has a place in the house, and a hold on its caller's limits."""
+    def mark_admitted(self) -> None:
+        """The request has a slot, and a reservation of its caller's limits."""
         self._admitted = perf_counter() - self._arrived
 
-    def decided(self, decision: Decision) -> None:
-        self._decision = self._first = decision
+    def set_decision(self, decision: Decision) -> None:
+        self._decision = self._first_decision = decision
         self._decided = perf_counter() - self._arrived
 
-    def tries(self, path: Path) -> PathAttempt:
-        """What follows is the work of `path`; it is told itself how its prompt and its answer come along."""
+    def start_attempt(self, path: Path) -> PathAttempt:
+        """Everything that follows is the work of `path`. The caller reports the progress to the returned attempt."""
         now = perf_counter()
-        if self._answers is not None and self._answers.ended is None:
-            self._answers.ended = now
-        self._answers = tried = PathAttempt(path, now)
-        self._tries.append(tried)
-        return tried
+        if self._answering is not None and self._answering.ended is None:
+            self._answering.ended = now
+        self._answering = attempt = PathAttempt(path, now)
+        self._attempts.append(attempt)
+        return attempt
 
-    def fell_back(self, source: Path, decision: Decision) -> None:
+    def record_fallback(self, source: Path, decision: Decision) -> None:
         self._decision = decision
-        self._metering.metrics.fell_back(source, decision.path)
+        self._metering.metrics.count_fallback(source, decision.path)
 
-    def failed(self, code: str, waited: float) -> None:
-        """What is being tried has failed; `waited` seconds were lost with an adapter that was not loaded."""
-        self._now.failure = code
-        self._now.waited += waited
+    def record_failure(self, code: str, loading_seconds: float) -> None:
+        """The current attempt has failed, after waiting `loading_seconds` for an adapter that was not loaded."""
+        self._current.failure = code
+        self._current.loading_seconds += loading_seconds
 
-    def judged(self, decision: Decision, validator: str, ruling: str) -> None:
-        self._now.refused |= ruling == "refused"
-        self._metering.metrics.judged(decision, validator, ruling)
+    def record_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
+        self._current.refused |= ruling == "refused"
+        self._metering.metrics.count_verdict(decision, validator, ruling)
 
-    def escalated(self, source: Path, decision: Decision, validator: str) -> None:
-        """The answer of `source` is refused by `validator`; the decision says where to go instead."""
-        self._now.ended = perf_counter()
-        self._decision, self._refused = decision, self._answers
-        self._metering.metrics.escalated(source, decision, validator)
+    def record_escalation(self, source: Path, decision: Decision, validator: str) -> None:
+        """`validator` refused the answer of `source`; `decision` names the next path."""
+        self._current.ended = perf_counter()
+        self._decision, self._refused = decision, self._answering
+        self._metering.metrics.count_escalation(source, decision, validator)
 
-    def kept(self, source: Path, decision: Decision) -> None:
-        """`source` could not answer; the answer that was refused is sent after all."""
-        self._now.ended = perf_counter()
-        self._answers, self._refused = self._refused, None
-        self.fell_back(source, decision)
+    def restore_refused(self, source: Path, decision: Decision) -> None:
+        """`source`, to which the request was escalated, could not answer; the refused answer is sent after all."""
+        self._current.ended = perf_counter()
+        self._answering, self._refused = self._refused, None
+        self.record_fallback(source, decision)
 
-    def stayed(self, decision: Decision) -> None:
-        """The answer that was refused is sent; nothing else was tried, as the decision says."""
+    def send_refused(self, decision: Decision) -> None:
+        """The refused answer is sent, and no other path was tried, for the reason in the decision."""
         self._decision = decision
 
-    def held(self) -> None:
-        """The answer was kept back from its first piece until now."""
-        self._now.held = perf_counter() - (self._now.first_piece or perf_counter())
+    def record_buffering(self) -> None:
+        """The answer was buffered from its first piece until now."""
+        self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
-    def used(self, usage: Usage) -> None:
-        assert self._answers is not None
-        self._answers.usage = usage
+    def set_usage(self, usage: Usage) -> None:
+        assert self._answering is not None
+        self._answering.usage = usage
 
-    def handed_on(self, chunks: Chunks) -> bool:
-        """The caller gets the first parts of the answer. Whether there was a token among them; then the rest may go on
-        without word."""
+    def mark_first_token(self, chunks: Chunks) -> bool:
+        """Called with the chunks that are sent to the caller, until it returns True because one of them has a token."""
         for chunk in chunks:
             if chunk.content or chunk.extra:
                 self._first_token = perf_counter() - self._arrived
@@ -145,72 +144,72 @@ class Meter:
 
     @property
     def overhead(self) -> float:
-        """Seconds of the gateway's own: deciding, and making prompts without looking anything up."""
+        """Seconds of the gateway itself: the decision, and building prompts without retrieval."""
         overhead = self._decided
-        for tried in self._tries:
-            overhead += tried.overhead()
+        for attempt in self._attempts:
+            overhead += attempt.overhead()
         return overhead
 
     @property
-    def _now(self) -> PathAttempt:
-        assert self._answers is not None  # tries() comes first
-        return self._answers
+    def _current(self) -> PathAttempt:
+        assert self._answering is not None  # start_attempt() comes first
+        return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """The receipt, counted. `error` is what the caller is told, if any."""
-        fault = NOBODYS
+        """Writes and counts the receipt. `error` is what the caller gets, if anything."""
+        fault = NO_FAULT
         if outcome != OK:
             fault, outcome = fault_of(outcome, error), outcome_of(outcome)
-        decision, first = self._decision, self._first
+        decision, first = self._decision, self._first_decision
         if decision is None or first is None:
-            return self._turned_away(outcome, fault)
+            return self._reject(outcome, fault)
         metering, request, by_engine = self._metering, self._request, False
-        answers, asked = self._answers or NOTHING_TRIED, tokens_asked(request)
+        answering, own_tokens = self._answering or NO_ATTEMPT, estimate_own_tokens(request)
         work: list[Work] = []
-        for tried in self._tries:
-            done = usage, parts, seconds = tried.work(metering.pricing)
+        for attempt in self._attempts:
+            done = usage, parts, seconds = attempt.work(metering.pricing)
             work.append(done)
-            if tried.path.resolved_adapter is not None:
-                self._tell(tried, outcome)
-            if tried.usage is not None and not tried.cached:
+            if attempt.path.resolved_adapter is not None:
+                self._count_canary(attempt, outcome)
+            if attempt.usage is not None and not attempt.cached:
                 by_engine = True
                 if outcome == OK:
-                    metering.expected_cost.habits.learn(tried.path, asked, usage, _beside(parts))
+                    metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, _other_picodollars(parts))
         if len(work) != 1:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)
-            self._tell_tokens()
+            self._count_tokens()
         receipt = Receipt(
             decision,
             usage,
             parts if decision.vector is None else self._with_embedding(parts),
-            self._completed(seconds),
+            self._with_request_phases(seconds),
             outcome,
-            answers.prompt.passages,
-            answers.model,
+            answering.prompt.passages,
+            answering.model,
             self._refused.path.name if self._refused is not None else "",
-            answers.cached,
+            answering.cached,
             fault,
             request_id.get(),
         )
-        metering.counting.ended((receipt, first, request.operation, request.model, asked, by_engine))
+        metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 
-    def routed(self) -> Receipt:
-        """The receipt of a request that wanted the decision alone, counted; it costs nothing."""
+    def finish_route(self) -> Receipt:
+        """Writes and counts the receipt of a request for the decision only; it costs nothing."""
         assert self._decision is not None
-        _, _, seconds = sum_attempts([tried.work(self._metering.pricing) for tried in self._tries])
-        receipt = Receipt(self._decision, Usage(), {}, self._completed(seconds), ROUTED, request_id=request_id.get())
-        self._metering.metrics.routed(receipt)
+        _, _, seconds = sum_attempts([attempt.work(self._metering.pricing) for attempt in self._attempts])
+        seconds = self._with_request_phases(seconds)
+        receipt = Receipt(self._decision, Usage(), {}, seconds, ROUTED, request_id=request_id.get())
+        self._metering.metrics.count_route(receipt)
         return receipt
 
-    def _turned_away(self, outcome: str, fault: str) -> UndecidedReceipt:
+    def _reject(self, outcome: str, fault: str) -> UndecidedReceipt:
         seconds = {"total": self.elapsed}
         seconds["admission"] = seconds["total"] if self._admitted is None else self._admitted
-        self._metering.metrics.turned_away(outcome, fault)
+        self._metering.metrics.count_rejected(outcome, fault)
         if self._request.operation in ("chat", "completion"):
-            self._metering.gen_ai.refused(self._request, outcome, seconds["total"])
-        counted = self._admitted is not None
+            self._metering.gen_ai.observe_rejected(self._request, outcome, seconds["total"])
         request = self._request
         return UndecidedReceipt(
             request_id.get(),
@@ -219,24 +218,24 @@ class Meter:
             fault,
             seconds,
             caller=request.caller,
-            counts_as_request=counted,
+            counts_as_request=self._admitted is not None,
         )
 
-    def _tell(self, tried: PathAttempt, outcome: str) -> None:
-        """What came of a try with an adapter whose alias has a canary; the cache's answers say nothing of a version."""
-        aim = tried.path.resolved_adapter
-        if aim is None or not aim.has_canary or tried.cached or tried.sent is None:
+    def _count_canary(self, attempt: PathAttempt, outcome: str) -> None:
+        """Cached answers are not counted, because they say nothing about the version."""
+        adapter = attempt.path.resolved_adapter
+        if adapter is None or not adapter.has_canary or attempt.cached or attempt.sent is None:
             return
-        came_of_it = tried.failure or ("ok" if tried.ended is not None else outcome)
-        seconds = (tried.ended or perf_counter()) - tried.sent - tried.waited
-        self._metering.trials.ended(tried.path, aim, came_of_it, tried.refused, seconds)
+        outcome = attempt.failure or ("ok" if attempt.ended is not None else outcome)
+        seconds = (attempt.ended or perf_counter()) - attempt.sent - attempt.loading_seconds
+        self._metering.canary.add(attempt.path, adapter, outcome, attempt.refused, seconds)
 
-    def _completed(self, seconds: dict[str, float]) -> dict[str, float]:
-        """The same, of the tries, and those before, over and beside them."""
-        admitted, tries = self._admitted or 0.0, self._tries
-        # What it was to cost is held after the decision, which may wait for Redis as all of admission may.
-        held = tries[0].begun - self._arrived - self._decided if tries else 0.0
-        seconds["admission"] = admitted + held
+    def _with_request_phases(self, seconds: dict[str, float]) -> dict[str, float]:
+        """Adds the phases of the whole request to those of its attempts."""
+        admitted, attempts = self._admitted or 0.0, self._attempts
+        # The cost is reserved after the decision, and that may wait for Redis like the rest of the admission.
+        reserving = attempts[0].started - self._arrived - self._decided if attempts else 0.0
+        seconds["admission"] = admitted + reserving
         seconds["classification"] = self._decided - admitted
         total = seconds["total"] = perf_counter() - self._arrived
         if self._first_token is not None:
@@ -244,20 +243,20 @@ class Meter:
             seconds["generation"] = total - self._first_token
         return seconds
 
-    def _tell_tokens(self) -> None:
-        """Of each answer, where the receipt has those of several."""
-        for tried in self._tries:
-            if tried.usage is not None and not tried.cached:
-                self._metering.gen_ai.used(self._request.operation, tried.model, tried.usage)
+    def _count_tokens(self) -> None:
+        """Counts the tokens of each answer; the receipt has only their sum."""
+        for attempt in self._attempts:
+            if attempt.usage is not None and not attempt.cached:
+                self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)
 
-    def _with_embedding(self, parts: Parts) -> Parts:
-        """The question was embedded to tell its task."""
+    def _with_embedding(self, parts: CostParts) -> CostParts:
+        """Adds the cost of embedding the query for its classification."""
         embedding = self._metering.pricing.embeddings(1)
         return {**parts, "embedding": parts.get("embedding", 0) + embedding} if embedding else parts
 
 
-def _beside(parts: Parts) -> int:
-    """Picodollars of an answer that its path's habits do not have as tokens."""
-    if len(parts) == len(_OF_TOKENS):
+def _other_picodollars(parts: CostParts) -> int:
+    """Cost of an answer besides tokens and training."""
+    if len(parts) == len(_TOKEN_PARTS):
         return 0
-    return sum([amount for component, amount in parts.items() if component not in _NO_HABIT])
+    return sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])

@@ -1,4 +1,4 @@
-"""Dollars by component from tokens and the price list, in whole picodollars."""
+"""Prices requests in whole picodollars: after an answer by its tokens, before it by the path's past answers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,76 +6,81 @@ from dataclasses import dataclass
 from pointsman_gateway.config.schema import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Request, Usage
 
-PER = 1_000_000
-HOUR = 3600
+TOKENS_PER_PRICE = 1_000_000
+SECONDS_PER_HOUR = 3600
 CHARACTERS_PER_TOKEN = 4
-"""A usual figure for English; only for estimates before anything is spent."""
-TYPICAL_ANSWER = 128
+"""A common figure for English; used only for estimates before an answer."""
+TYPICAL_ANSWER_TOKENS = 128
 
-Parts = dict[str, int]
+CostParts = dict[str, int]
 """Picodollars by component."""
 
-Prices = tuple[float, float, float]
-"""Picodollars a token: of the prompt, of its cached part, of the answer."""
+TokenPrices = tuple[float, float, float]
+"""Picodollars per token of the prompt, of its cached part, and of the answer."""
 
 TrainingSeconds = Callable[[str, str], float]
-"""Of a base model's adapter version; 0 where nobody knows."""
+"""Returns how long the training of an adapter took, by base model and version; 0 if unknown."""
 
 
-def tokens_of(messages: Iterable[Message]) -> int:
-    """About as many as an engine will count."""
+def estimate_tokens(messages: Iterable[Message]) -> int:
     return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
 
 
-def tokens_asked(request: Request) -> int:
-    """Of the request's own messages."""
+def estimate_own_tokens(request: Request) -> int:
+    """Tokens of the request's own messages."""
     return request.characters // CHARACTERS_PER_TOKEN
 
 
-def expected_tokens(request: Request) -> int:
-    """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
-    return tokens_asked(request) + answer_tokens(request)
+def estimate_total_tokens(request: Request) -> int:
+    """Tokens of prompt and answer, before a path is chosen: what the path's prompt adds is not known yet."""
+    return estimate_own_tokens(request) + estimate_answer_tokens(request)
 
 
-def answer_tokens(request: Request, default: int | None = None) -> int:
-    """Of all its choices; where it sets no bound, by the `default` one, or by what is typical."""
-    most = request.sampling.max_tokens
-    return (most if most is not None else default or TYPICAL_ANSWER) * choices_of(request)
+def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
+    """Tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` for each."""
+    limit = request.sampling.max_tokens
+    return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
 
 
-def choices_of(request: Request) -> int:
-    """Admission has seen that it is a number."""
-    asked: int = request.sampling.extra.get("n") or 1
-    return asked
+def choice_count(request: Request) -> int:
+    """Admission has checked that `n` is a number."""
+    count: int = request.sampling.extra.get("n") or 1
+    return count
 
 
-def _nobody_knows(model: str, version: str) -> float:
+def _unknown_duration(model: str, version: str) -> float:
     return 0.0
 
 
 class Pricing:
-    """The price list."""
+    """The price list of a configuration."""
 
-    def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
+    def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
         prices = {name: model.usd_per_million_tokens for name, model in models.models.items()}
-        self._of_tokens = {
-            name: (of.prompt * PICODOLLARS / PER, of.cached * PICODOLLARS / PER, of.completion * PICODOLLARS / PER)
+        self._token_prices = {
+            name: (
+                of.prompt * PICODOLLARS / TOKENS_PER_PRICE,
+                of.cached * PICODOLLARS / TOKENS_PER_PRICE,
+                of.completion * PICODOLLARS / TOKENS_PER_PRICE,
+            )
             for name, of in prices.items()
         }
-        # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
-        self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
+        # Products of whole prices, which nearly all are, need no rounding, which takes longer than the rest.
+        self._whole_prices = {
+            name: whole for name, prices in self._token_prices.items() if (whole := _to_whole(prices))
+        }
         self._search = round(models.retrieval.usd_per_search * PICODOLLARS)
         self._embedding = round(models.retrieval.usd_per_embedding * PICODOLLARS)
-        self._hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
+        self._cache_hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
-    def of_tokens(self, model: str) -> Prices:
-        return self._of_tokens[model]
+    def token_prices(self, model: str) -> TokenPrices:
+        return self._token_prices[model]
 
-    def parts(self, model: str, usage: Usage) -> Parts:
-        """Of what an engine did; cached tokens are priced apart from the rest of the prompt."""
-        whole = self._whole.get(model)
+    def parts(self, model: str, usage: Usage) -> CostParts:
+        """Cost of an engine's work. Cached prompt tokens have a price of their own."""
+        whole = self._whole_prices.get(model)
         if whole is not None:
             prompt, cached, completion = whole
             return {
@@ -83,122 +88,126 @@ class Pricing:
                 "cached": usage.cached_tokens * cached,
                 "completion": usage.completion_tokens * completion,
             }
-        fresh_price, cached_price, completion_price = self._of_tokens[model]
+        prompt_price, cached_price, completion_price = self._token_prices[model]
         return {
-            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * fresh_price),
+            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * prompt_price),
             "cached": round(usage.cached_tokens * cached_price),
             "completion": round(usage.completion_tokens * completion_price),
         }
 
-    def hit(self) -> Parts:
-        """Of an answer that came out of the cache."""
-        assert self._hit is not None  # a path that caches without a price is refused at load
-        return {"cache": self._hit}
+    def cache_hit(self) -> CostParts:
+        """Cost of an answer from the cache."""
+        assert self._cache_hit is not None  # a configuration with a cache and without this price is rejected
+        return {"cache": self._cache_hit}
 
-    def searches(self, number: int) -> int:
-        return number * self._search
+    def searches(self, count: int) -> int:
+        return count * self._search
 
-    def embeddings(self, number: int) -> int:
-        """Of questions that were embedded."""
-        return number * self._embedding
+    def embeddings(self, count: int) -> int:
+        """Cost of embedding that many queries."""
+        return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
-        """All that the training of an adapter's version has cost; 0 where that is not known, or not to be paid back."""
+        """Total cost of training an adapter version; 0 if it is unknown or the configuration has no training price."""
         terms = self._training
-        return self._training_seconds(model, version) * terms.usd_per_hour / HOUR if terms else 0.0
+        if terms is None:
+            return 0.0
+        return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """One request's share of it."""
+        """One request's share of the training cost."""
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Its dollars, spread over the time that the version is to serve."""
+        """The training cost spread over the configured service life of the version."""
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
 
-def _whole(prices: Prices) -> tuple[int, int, int] | None:
-    """None where one of them is no whole number; what a float is short of one is no part of a price."""
+def _to_whole(prices: TokenPrices) -> tuple[int, int, int] | None:
+    """None if a price is not a whole number of picodollars. Floating-point error below 1e-6 is ignored."""
     prompt, cached, completion = map(round, prices)
-    near = all(abs(price - round(price)) < 1e-6 for price in prices)
-    return (prompt, cached, completion) if near else None
+    is_whole = all(abs(price - round(price)) < 1e-6 for price in prices)
+    return (prompt, cached, completion) if is_whole else None
 
 
 SMOOTHING = 0.05
-"""How far each answer moves its path's means: they are over about the last 20."""
+"""Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
 
 MAX_PATHS = 4096
-"""Paths that are kept in mind: those that callers name themselves are among them."""
+"""Bounds the memory: paths that callers name are among them."""
 
 
 @dataclass(slots=True)
 class PathMeans:
-    """What a path's answers are like, on average."""
+    """Moving averages over a path's answers."""
 
-    overhead: float
-    """Tokens that its prompt adds to the request's own."""
-    cached: float
-    """Share of the prompt that the engine had in its prefix cache."""
-    completion: float
-    """Tokens of its answers."""
-    beside: float
-    """Picodollars of searches, embeddings and hedges."""
+    added_tokens: float
+    """Tokens that the path's prompt adds to the request's own."""
+    cached_fraction: float
+    """Fraction of the prompt that was in the engine's prefix cache."""
+    completion_tokens: float
+    other_picodollars: float
+    """Cost of searches, embeddings and hedges."""
 
 
 class PathStatistics:
-    """Of all paths, each as it is configured; generations of the configuration share them."""
+    """The means of all paths, by name and configuration; they survive a change of the configuration."""
 
     def __init__(self) -> None:
-        self._habits: dict[tuple[str, str], PathMeans] = {}
+        self._means: dict[tuple[str, str], PathMeans] = {}
 
     def of(self, path: Path) -> PathMeans | None:
-        """None before its first answer."""
-        return self._habits.get((path.name, path.fingerprint))
+        """None before the path's first answer."""
+        return self._means.get((path.name, path.fingerprint))
 
-    def learn(self, path: Path, asked: int, usage: Usage, beside: int) -> None:
-        """One answer that came to its end: `asked` are the request's own tokens, `beside` is in picodollars."""
+    def add(self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int) -> None:
+        """Adds a complete answer; `own_tokens` are those of the request's own messages."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
-        habit = self._habits.get((path.name, path.fingerprint))
-        if habit is not None:
-            habit.overhead += SMOOTHING * (prompt - asked - habit.overhead)
-            habit.cached += SMOOTHING * (cached - habit.cached)
-            habit.completion += SMOOTHING * (completion - habit.completion)
-            habit.beside += SMOOTHING * (beside - habit.beside)
-        elif len(self._habits) < MAX_PATHS:
-            self._habits[path.name, path.fingerprint] = PathMeans(prompt - asked, cached, completion, beside)
+        means = self._means.get((path.name, path.fingerprint))
+        if means is not None:
+            means.added_tokens += SMOOTHING * (prompt - own_tokens - means.added_tokens)
+            means.cached_fraction += SMOOTHING * (cached - means.cached_fraction)
+            means.completion_tokens += SMOOTHING * (completion - means.completion_tokens)
+            means.other_picodollars += SMOOTHING * (other_picodollars - means.other_picodollars)
+        elif len(self._means) < MAX_PATHS:
+            self._means[path.name, path.fingerprint] = PathMeans(
+                prompt - own_tokens, cached, completion, other_picodollars
+            )
 
 
 class ExpectedCost:
-    """Implements the router's protocol of that name."""
+    """Estimates what a request costs on a path; implements the router's protocol of that name."""
 
-    def __init__(self, pricing: Pricing, habits: PathStatistics | None = None) -> None:
+    def __init__(self, pricing: Pricing, statistics: PathStatistics | None = None) -> None:
         self._pricing = pricing
-        self.habits = habits or PathStatistics()
+        self.statistics = statistics or PathStatistics()
 
     def usd(self, path: Path, request: Request) -> float:
-        """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
-        habit = self.habits.of(path)
-        if habit is not None:
-            return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
-        answer = answer_tokens(request, path.sampling.max_tokens)
-        parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
+        """By the path's means or, before its first answer, by lengths only. Adapter training is not included."""
+        means = self.statistics.of(path)
+        if means is not None:
+            return self._picodollars(path.model, means, estimate_own_tokens(request)) / PICODOLLARS
+        answer = estimate_answer_tokens(request, path.sampling.max_tokens)
+        parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
         return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 
-    def beside(self, decision: Decision) -> float:
-        """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""
-        aim = decision.path.resolved_adapter
-        training = self._pricing.training(decision.path.model, aim.version) if aim is not None else 0
+    def extra_usd(self, decision: Decision) -> float:
+        """What the receipt will contain in addition: a share of the adapter's training, and the embedded query."""
+        adapter = decision.path.resolved_adapter
+        training = self._pricing.training(decision.path.model, adapter.version) if adapter is not None else 0
         return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Of so many requests that have so many tokens of their own, all together; None before its first answer."""
-        habit = self.habits.of(path)
-        return None if habit is None else self._picodollars(path.model, habit, tokens, requests)
+        """Cost of `requests` requests that have `tokens` tokens of their own together; None before the first answer."""
+        means = self.statistics.of(path)
+        return None if means is None else self._picodollars(path.model, means, tokens, requests)
 
-    def _picodollars(self, model: str, habit: PathMeans, tokens: int, requests: int = 1) -> float:
-        prompt = max(0.0, tokens + requests * habit.overhead)
-        fresh, cached, completion = self._pricing.of_tokens(model)
-        of_prompt = prompt * ((1 - habit.cached) * fresh + habit.cached * cached)
-        return of_prompt + requests * (habit.completion * completion + habit.beside)
+    def _picodollars(self, model: str, means: PathMeans, tokens: int, requests: int = 1) -> float:
+        prompt = max(0.0, tokens + requests * means.added_tokens)
+        prompt_price, cached_price, completion_price = self._pricing.token_prices(model)
+        cached = means.cached_fraction
+        of_prompt = prompt * ((1 - cached) * prompt_price + cached * cached_price)
+        return of_prompt + requests * (means.completion_tokens * completion_price + means.other_picodollars)

@@ -1,4 +1,4 @@
-"""All metrics of the gateway; their labels come from the configuration only."""
+"""The gateway's own metrics of requests. Label values come from the configuration only; others count as "other"."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -6,12 +6,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
-from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_waits
+from pointsman_gateway.fast_metrics import (
+    Count,
+    FastCollector,
+    Histogram,
+    Series,
+    counter,
+    histogram,
+    nothing_pending,
+)
 from pointsman_gateway.metering.cost_metrics import PathTotals
 
 OTHER = "other"
 
-# Buckets in seconds; every threshold that an objective is likely to use lies on an edge.
+# Buckets in seconds. Every threshold that an objective is likely to use is a bucket's bound.
 END_TO_END = (.005, .01, .025, .05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300)  # fmt: skip
 FIRST_TOKEN = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)  # fmt: skip
 PER_TOKEN = (.002, .005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .5, 1, 2.5)  # fmt: skip
@@ -20,84 +28,83 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
 BY_PATH = ["path", "kind", "task"]
 
-TOKENS = {"fresh": "prompt", "cached": "cached", "completion": "completion"}
-"""What tokens are called as labels, by the names of their numbers."""
+TOKEN_TYPES = {"uncached_tokens": "prompt", "cached_tokens": "cached", "completion_tokens": "completion"}
+"""Label values of tokens by the row's column."""
 
 
-class _Sending:
-    """Counts what makes a `Sent`; kinds share it that the path has been of: a change of the configuration may make it
-    another."""
+class _PathCounts:
+    """Counts `PathTotals`. All kinds of a path share it, since a change of the configuration may change its kind."""
 
     def __init__(self) -> None:
         self.answered, self.tokens, self.paid, self.lost = Count(), Count(), Count(), Count()
 
-    def told(self) -> PathTotals:
+    def totals(self) -> PathTotals:
         return PathTotals(*(int(count.value) for count in (self.answered, self.tokens, self.paid, self.lost)))
 
 
-def has_pace(receipt: Receipt) -> bool:
-    """Whether it can be said how long each token took after the first."""
+def has_token_times(receipt: Receipt) -> bool:
+    """Whether the receipt has a time per token after the first."""
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
 
-def usd(component: str) -> str:
-    """The name of the number that says what it cost."""
+def cost_column(component: str) -> str:
+    """The name of a cost component's column in a row."""
     return component + "_usd"
 
 
 class GatewayMetrics:
-    """The gateway's own. Receipts are counted in the `cells` that it names."""
+    """Receipts are added to the series that `receipt_series` and `decision_series` name; the rest is counted here."""
 
-    def __init__(self, registry: CollectorRegistry, settle: Callable[[], None] = nothing_waits) -> None:
-        """`settle` counts what waits; it is called before anybody reads."""
-        self._settle = settle
+    def __init__(self, registry: CollectorRegistry, flush: Callable[[], None] = nothing_pending) -> None:
+        """`flush` adds pending receipts; it is called before each export."""
+        self._flush = flush
         self._paths: frozenset[str] = frozenset()
         self._tasks: frozenset[str] = frozenset()
         self._requests = counter(
-            "pointsman_requests", "Requests by how they ended, and by whose fault.", [*BY_PATH, "outcome", "fault"]
+            "pointsman_requests", "Requests by outcome and by the party at fault.", [*BY_PATH, "outcome", "fault"]
         )
         self._seconds = histogram("pointsman_request_duration_seconds", "Arrival to end.", BY_PATH, END_TO_END)
         self._first_token = histogram(
             "pointsman_time_to_first_token_seconds", "Arrival to first token.", BY_PATH, FIRST_TOKEN
         )
         self._per_token = histogram(
-            "pointsman_time_per_output_token_seconds", "Of each token of an answer after the first.", BY_PATH, PER_TOKEN
+            "pointsman_time_per_output_token_seconds", "Time per token after the first.", BY_PATH, PER_TOKEN
         )
         self._phases = histogram(
             "pointsman_phase_duration_seconds", "Time in each phase.", ["path", "phase"], END_TO_END
         )
         decisions = histogram("pointsman_decision_duration_seconds", "Classification and routing.", [], DECISION)
-        self._decisions = decisions.cell()
+        self._decisions = decisions.series()
         self._confidence = histogram(
             "pointsman_classification_confidence", "The classifier's probability.", ["task"], CONFIDENCE
         )
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
-        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICODOLLARS)
-        self._routed = counter("pointsman_route_requests", "Requests that wanted the decision alone.", BY_PATH)
-        self._turned_away = counter(
-            "pointsman_rejected", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
+        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], divisor=PICODOLLARS)
+        self._routes = counter("pointsman_route_requests", "Requests for the decision only.", BY_PATH)
+        self._rejected = counter(
+            "pointsman_rejected", "Requests that were rejected or cancelled before a decision.", ["code", "fault"]
         )
-        self._sendings: dict[tuple[str, str], _Sending] = {}
+        self._path_counts: dict[tuple[str, str], _PathCounts] = {}
         """By task and path."""
-        tallies = FastCollector(
-            [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
+        collector = FastCollector(
+            [self._requests, self._reasons, self._tokens, self._cost, self._routes, self._rejected],
             [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
-            settle,
+            flush,
         )
-        registry.register(tallies)
+        registry.register(collector)
         self._fallbacks = Counter(
-            "pointsman_fallbacks", "Answers by another path.", ["source", "target"], registry=registry
+            "pointsman_fallbacks", "Failovers to another path.", ["source", "target"], registry=registry
         )
         self._validations = Counter(
             "pointsman_validations",
-            "What validators said of answers.",
+            "Rulings of validators on answers.",
             ["path", "task", "validator", "ruling"],
             registry=registry,
         )
         self._escalations = Counter(
             "pointsman_escalations",
-            "Answers that were not accepted, by where the request went instead.",
+            "Refused answers, by the path that the request was escalated to.",
             ["task", "source", "target", "validator"],
             registry=registry,
         )
@@ -107,104 +114,108 @@ class GatewayMetrics:
             ["outcome"],
             registry=registry,
         )
-        for outcome in ("swapped", "refused"):  # a series that is born at 1 hides its first event
+        for outcome in ("swapped", "refused"):  # a series that first appears with the value 1 hides its first event
             self._reloads.labels(outcome)
         self._generation = Gauge(
-            "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
+            "pointsman_config_generation", "1 for the current configuration.", ["generation"], registry=registry
         )
-        self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
-        self.waiting = Gauge("pointsman_queue_depth", "Requests that wait for a place.", registry=registry)
+        self.in_flight = Gauge("pointsman_in_flight", "Requests in progress.", registry=registry)
+        self.queue_depth = Gauge("pointsman_queue_depth", "Requests that wait for a slot.", registry=registry)
 
-    def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
-        """The label values allowed from now on; any other is counted as "other"."""
+    def set_label_values(self, paths: Collection[str], tasks: Collection[str]) -> None:
+        """Sets the allowed label values; any other name counts as "other"."""
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
-    def reloaded(self, outcome: str, generation: str) -> None:
-        """`outcome` is "swapped" or "refused"; `generation` is the one that serves now."""
+    def count_reload(self, outcome: str, generation: str) -> None:
+        """`outcome` is "swapped" or "refused"; `generation` identifies the configuration in use afterwards."""
         self._reloads.labels(outcome).inc()
-        self.serving(generation)
+        self.set_generation(generation)
 
-    def serving(self, generation: str) -> None:
+    def set_generation(self, generation: str) -> None:
         self._generation.clear()
         self._generation.labels(generation).set(1)
 
-    def cells_of_decision(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """What a decision is counted in, by the name of the number."""
+    def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
+        """The series that a decision is added to, with the column of each."""
         task = self._task(decision.task)
-        yield "requests", self._reasons.cell(self._path(decision.path), task, decision.reason.partition(":")[0])
-        yield "deciding", self._decisions
+        yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
+        yield "decision_seconds", self._decisions
         if decision.probabilities:
-            yield "confidence", self._confidence.cell(task)
+            yield "confidence", self._confidence.series(task)
 
-    def fell_back(self, source: Path, target: Path) -> None:
+    def count_fallback(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
 
-    def judged(self, decision: Decision, validator: str, ruling: str) -> None:
-        """`validator` is the name of its sort; `ruling` is "accepted", "refused" or "unjudged"."""
+    def count_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
+        """`validator` is the name of its kind; `ruling` is "accepted", "refused" or "unjudged"."""
         self._validations.labels(self._path(decision.path), self._task(decision.task), validator, ruling).inc()
 
-    def escalated(self, source: Path, decision: Decision, validator: str) -> None:
+    def count_escalation(self, source: Path, decision: Decision, validator: str) -> None:
         target = self._path(decision.path)
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
-    def routed(self, receipt: Receipt) -> None:
-        """Of a request that wanted the decision alone."""
+    def count_route(self, receipt: Receipt) -> None:
+        """Counts a request for the decision only."""
         decision, path = receipt.decision, receipt.decision.path
-        self._routed.cell(self._path(path), path.kind.value, self._task(decision.task)).value += 1
-        numbers = {"requests": 1, "deciding": receipt.seconds["classification"], "confidence": decision.confidence}
-        for name, cell in self.cells_of_decision(decision):
-            cell.add([numbers[name]])
+        self._routes.series(self._path(path), path.kind.value, self._task(decision.task)).value += 1
+        numbers = {
+            "requests": 1,
+            "decision_seconds": receipt.seconds["classification"],
+            "confidence": decision.confidence,
+        }
+        for column, series in self.decision_series(decision):
+            series.add([numbers[column]])
 
-    def turned_away(self, outcome: str, fault: str) -> None:
-        """A request has come to no decision."""
-        self._turned_away.cell(outcome, fault).value += 1
+    def count_rejected(self, outcome: str, fault: str) -> None:
+        """Counts a request without a decision."""
+        self._rejected.series(outcome, fault).value += 1
 
-    def sent(self) -> Iterator[tuple[str, str, PathTotals]]:
-        """By task and path."""
-        self._settle()
-        for (task, path), sending in self._sendings.items():
-            yield task, path, sending.told()
+    def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
+        """Task, path, and the totals since the start."""
+        self._flush()
+        for (task, path), counts in self._path_counts.items():
+            yield task, path, counts.totals()
 
-    def cells(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """What a receipt is counted in, by the name of the number."""
+    def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
+        """The series that a receipt is added to, with the column of each."""
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
-        self._bear(labels)
-        yield "requests", self._requests.cell(*labels, receipt.outcome, receipt.fault)
+        self._create_series(labels)
+        yield "requests", self._requests.series(*labels, receipt.outcome, receipt.fault)
         for phase in receipt.seconds:
-            yield phase, self._spread(labels, phase)
+            yield phase, self._histogram_of(labels, phase)
         for component in receipt.picodollars:
-            yield usd(component), self._cost.cell(*labels, component)
-        if receipt.cached:  # no engine has read or made them
-            replayed = self._tokens.cell(*labels, "replayed")
-            yield from (("read", replayed), ("completion", replayed))
+            yield cost_column(component), self._cost.series(*labels, component)
+        if receipt.cached:  # no engine has processed or generated these tokens
+            replayed = self._tokens.series(*labels, "replayed")
+            yield from (("prompt_tokens", replayed), ("completion_tokens", replayed))
         else:
-            for number, sort in TOKENS.items():
-                yield number, self._tokens.cell(*labels, sort)
-            if receipt.outcome == OK and has_pace(receipt):
-                yield "per_token", self._per_token.cell(*labels)
-        yield from self._cells_of_sending(receipt)
+            for column, token_type in TOKEN_TYPES.items():
+                yield column, self._tokens.series(*labels, token_type)
+            if receipt.outcome == OK and has_token_times(receipt):
+                yield "per_token", self._per_token.series(*labels)
+        yield from self._path_series(receipt)
 
-    def _bear(self, labels: tuple[str, str, str]) -> None:
-        """What is shown of every path from its first request on."""
+    def _create_series(self, labels: tuple[str, str, str]) -> None:
+        """Creates the series that every path exports from its first request on."""
         for timed in (self._seconds, self._first_token, self._per_token):
-            timed.cell(*labels)
-        for sort in TOKENS.values():
-            self._tokens.cell(*labels, sort)
+            timed.series(*labels)
+        for token_type in TOKEN_TYPES.values():
+            self._tokens.series(*labels, token_type)
 
-    def _spread(self, labels: tuple[str, str, str], phase: str) -> Histogram:
+    def _histogram_of(self, labels: tuple[str, str, str], phase: str) -> Histogram:
         if phase == "total":
-            return self._seconds.cell(*labels)
-        return self._first_token.cell(*labels) if phase == "first_token" else self._phases.cell(labels[0], phase)
+            return self._seconds.series(*labels)
+        return self._first_token.series(*labels) if phase == "first_token" else self._phases.series(labels[0], phase)
 
-    def _cells_of_sending(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        of = (self._task(receipt.decision.task), self._path(receipt.decision.path))
-        sending = self._sendings.setdefault(of, _Sending())
+    def _path_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
+        key = (self._task(receipt.decision.task), self._path(receipt.decision.path))
+        counts = self._path_counts.setdefault(key, _PathCounts())
         if receipt.outcome == OK:
-            yield from (("requests", sending.answered), ("asked", sending.tokens))
+            yield from (("requests", counts.answered), ("own_tokens", counts.tokens))
         for component in receipt.picodollars:
             if component != "training":
-                yield usd(component), sending.paid if receipt.outcome == OK else sending.lost
+                yield cost_column(component), counts.paid if receipt.outcome == OK else counts.lost
 
     def _path(self, path: Path) -> str:
         return path.name if path.name in self._paths else OTHER

@@ -103,10 +103,10 @@ class Attempt:
     def chunks(self, chunks: Chunks, last: bool) -> None:
         usage = chunks[-1].usage
         if usage is not None:  # it comes last, in a chunk of its own
-            self._meter.used(usage)
+            self._meter.set_usage(usage)
             chunks = chunks[:-1]
         if chunks and self._sink is not None:
-            self._tried.came(chunks)
+            self._tried.count_chunks(chunks)
             self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
@@ -134,7 +134,7 @@ class Attempt:
                 del error  # its traceback has this frame, which would hold it
         if buffer.has_ended:
             self.complete()
-        self._meter.held()
+        self._meter.record_buffering()
 
     def pass_on(self, sink: ChunkSink) -> None:
         """From now on the answer goes to `sink`, with what was held back first."""
@@ -151,7 +151,7 @@ class Attempt:
         if self._judge is not None and self._validating is not None:
             self.verdicts = self._judge.verdicts(self._validating.transcript)
             for verdict in self.verdicts:
-                self._meter.judged(self.decision, verdict.validator, verdict.ruling)
+                self._meter.record_verdict(self.decision, verdict.validator, verdict.ruling)
             if refusal(self.verdicts) is not None:
                 return
         self.answer.accepted()

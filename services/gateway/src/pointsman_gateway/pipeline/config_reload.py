@@ -54,7 +54,7 @@ class Status:
 class Meter(Protocol):
     """Counts changes of the configuration."""
 
-    def reloaded(self, outcome: str, generation: str) -> None: ...
+    def count_reload(self, outcome: str, generation: str) -> None: ...
 
 
 class Generations:
@@ -105,7 +105,7 @@ class Generations:
 
     def _refuse(self, problem: str) -> None:
         self._problem = problem
-        self._meter.reloaded("refused", self.current.id)
+        self._meter.count_reload("refused", self.current.id)
         log.error("the changed configuration is refused, generation %s goes on: %s", self.current.id, problem)
 
     def _swap(self, following: Generation) -> None:
@@ -115,7 +115,7 @@ class Generations:
         if following.id == before.id:
             return
         self._loaded_unix = time.time()
-        self._meter.reloaded("swapped", following.id)
+        self._meter.count_reload("swapped", following.id)
         log.info("generation %s serves", following.id)
 
 

@@ -70,9 +70,9 @@ class Pipeline:
         try:
             async with self.admission.admitted(request):
                 reservation = await reserve(self.tenancy, request, 0)
-                meter.admitted()
+                meter.mark_admitted()
                 decision = line.router.decide(request, await line.classification.label(request))
-                meter.decided(decision)
+                meter.set_decision(decision)
                 decision_id.set(decision.id)
                 prompt = await _prompt(line, meter, request, decision) if with_prompt else None
             outcome = ROUTED
@@ -110,13 +110,13 @@ class Pipeline:
 
 
 async def _prompt(line: Line, meter: Meter, request: Request, decision: Decision) -> Prompt:
-    tried = meter.tries(decision.path)
+    tried = meter.start_attempt(decision.path)
     prompt = await line.prompts.build(request, decision)
-    tried.prompted(prompt)
+    tried.set_prompt(prompt)
     tried.ended = tried.sent  # it goes to no engine
     return prompt
 
 
 def _routed(meter: Meter, outcome: str, failure: PointsmanError | None) -> Receipt:
     """Costs nothing, even if the prompt that was asked for could not be made."""
-    return replace(meter.routed(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))
+    return replace(meter.finish_route(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))

@@ -29,7 +29,7 @@ from pointsman_gateway.domain import (
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.extensions import NothingRelevant
-from pointsman_gateway.metering.pricing import expected_tokens
+from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
 from pointsman_gateway.validation.stage import Judge
@@ -100,7 +100,7 @@ class RequestRun:
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         if not self._has_first_token:
-            self._has_first_token = self._meter.handed_on(chunks)
+            self._has_first_token = self._meter.mark_first_token(chunks)
         for chunk in chunks:
             if chunk.finish_reason:
                 self._finish_reason = chunk.finish_reason
@@ -154,11 +154,11 @@ class RequestRun:
         if not admission.enter(request):
             await admission.wait(request)
         self._is_admitted = True
-        self._reservation = reservation = await reserve(self._pipeline.tenancy, request, expected_tokens(request))
-        meter.admitted()
+        self._reservation = reservation = await reserve(self._pipeline.tenancy, request, estimate_total_tokens(request))
+        meter.mark_admitted()
         decision = stages.router.decide(request, await stages.classification.label(request))
         decision_id.set(decision.id)
-        meter.decided(decision)
+        meter.set_decision(decision)
         decision = await self._reserve_cost(decision, reservation)
         if stages.validation.judges(decision):
             self._judge = stages.validation.judge(request, decision)
@@ -187,7 +187,7 @@ class RequestRun:
         """
         costs, first = self._stages.metering.expected_cost, decision.path
         while True:
-            usd = decision.expected_cost_usd + costs.beside(decision)
+            usd = decision.expected_cost_usd + costs.extra_usd(decision)
             try:
                 if not reservation.afford_now(usd):
                     await reservation.afford(usd)
@@ -199,7 +199,7 @@ class RequestRun:
                 decision = replace(decision, expected_cost_usd=costs.usd(decision.path, self._request))
         self._reserved_usd = usd
         if decision.path is not first:
-            self._meter.fell_back(first, decision)
+            self._meter.record_fallback(first, decision)
         return decision
 
     async def _affordable(self, decision: Decision) -> Decision:
@@ -207,7 +207,7 @@ class RequestRun:
         reservation, costs = self._reservation, self._stages.metering.expected_cost
         assert reservation is not None  # it was decided
         while True:
-            usd = costs.usd(decision.path, self._request) + costs.beside(decision)
+            usd = costs.usd(decision.path, self._request) + costs.extra_usd(decision)
             try:
                 await reservation.afford(max(0.0, usd - self._reserved_usd))
             except ResourceExhausted as error:
@@ -237,15 +237,15 @@ class RequestRun:
             attempt.decision = refused.with_failed_escalation(
                 str(why), refused.with_escalation(why.validator, str(why)), error.code
             )
-            meter.stayed(attempt.decision)
+            meter.send_refused(attempt.decision)
             return attempt
-        meter.escalated(refused.path, following, why.validator)
+        meter.record_escalation(refused.path, following, why.validator)
         try:
             return await self._open(following)
         except PointsmanError as error:
             attempt.decision = refused.with_failed_escalation(str(why), following, error.code)
-            meter.failed(error.code, _seconds_lost(error))
-            meter.kept(following.path, attempt.decision)
+            meter.record_failure(error.code, _seconds_lost(error))
+            meter.restore_refused(following.path, attempt.decision)
             return attempt
 
     async def _open(self, decision: Decision) -> Attempt:
@@ -254,14 +254,14 @@ class RequestRun:
             try:
                 return await self._attempt(decision)
             except NotLoadedInTime as error:
-                self._meter.failed(NOT_RESIDENT, error.waited)
+                self._meter.record_failure(NOT_RESIDENT, error.waited)
                 raise
             except Unavailable as error:
-                self._meter.failed(error.code, _seconds_lost(error))
+                self._meter.record_failure(error.code, _seconds_lost(error))
                 following = await self._alternative(decision, error.code)
                 if following is None:
                     raise
-                self._meter.fell_back(decision.path, following)
+                self._meter.record_fallback(decision.path, following)
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
@@ -275,17 +275,17 @@ class RequestRun:
 
     async def _attempt(self, decision: Decision) -> Attempt:
         stages, request, judge = self._stages, self._request, self._judge
-        tried = self._meter.tries(decision.path)
+        tried = self._meter.start_attempt(decision.path)
         try:
             prompt = await stages.prompts.build(request, decision)
         except NothingRelevant as nothing:
             tried.prompt = nothing.spent  # it goes to no engine; what was looked up is paid all the same
             raise
-        tried.prompted(prompt)
+        tried.set_prompt(prompt)
         wanted = request if judge is None else judge.engine_request(request)
         answer = await stages.answers.open(wanted, decision, prompt)
         self._source = answer.source
-        tried.opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        tried.set_opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
         attempt = Attempt(decision, answer, self._meter, tried, judge, self._reads)
         if self._reads:
             self._attempts.append(attempt)

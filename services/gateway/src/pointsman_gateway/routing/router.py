@@ -10,15 +10,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
-from pointsman_servicekit.errors import NotFound, PermissionDenied
+from pointsman_servicekit.errors import NotFound
 
 from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request, Vector
-from pointsman_gateway.domain.caller import UNRESTRICTED, Scope
-from pointsman_gateway.domain.decision import planned_escalation
+from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, Request, Vector
+from pointsman_gateway.domain.caller import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
-from pointsman_gateway.routing.adapter_resolution import Adapters, resolve_adapter
-from pointsman_gateway.routing.evidence import ALWAYS_FRESH, Availability, Evidence, ExpectedCost, Freshness
+from pointsman_gateway.routing.considered import considered_paths, within_scope
+from pointsman_gateway.routing.path_state import (
+    ALWAYS_FRESH,
+    Adapters,
+    Availability,
+    Evidence,
+    ExpectedCost,
+    Freshness,
+    resolve_adapter,
+)
 
 PATH_PREFIX = "path:"
 
@@ -186,7 +193,7 @@ class Router:
 
     def _decision(self, number: str, request: Request, labels: Labels, paths: Sequence[Path], plan: Plan) -> Decision:
         if request.caller.scope is not UNRESTRICTED:
-            paths, plan = _within(request.caller.scope, labels.task, paths, plan)
+            paths, plan = within_scope(request.caller.scope, labels.task, paths, plan)
         unavailable = {path.name: why for path in paths if (why := self._availability.why_not(path))}
         # If no path is available, the first is tried nevertheless, because its own error says what is wrong.
         chosen, *others = (
@@ -200,13 +207,13 @@ class Router:
             path=chosen,
             reason=plan.reason if chosen is paths[0] else "availability",
             stage=labels.stage,
-            considered=_considered(chosen, paths, escalation, plan, unavailable),
+            considered=considered_paths(chosen, paths, escalation, plan, unavailable),
             alternatives=tuple(others),
             probabilities=labels.probabilities,
             expected_cost_usd=self._expected_cost.usd(chosen, request),
             vector=labels.vector,
             margin=labels.margin,
-            familiarity=labels.familiarity,
+            in_distribution_score=labels.in_distribution_score,
             notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,
@@ -257,45 +264,6 @@ class _Context:
         return Candidate(path.name, evidence, cost)
 
 
-def _within(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Return the paths that the key may use, and the plan with the reasons for the others. Raises PermissionDenied."""
-    denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
-    if not denied:
-        return paths, plan
-    allowed = [path for path in paths if path.name not in denied]
-    if not allowed:
-        raise PermissionDenied(denied[paths[0].name], code="not_in_scope", param="model")
-    reason = plan.reason if allowed[0] is paths[0] else "scope"
-    return allowed, replace(plan, reason=reason, explanations={**plan.explanations, **denied})
-
-
-def _considered(
-    chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
-) -> tuple[Considered, ...]:
-    """Return each path that was considered, and why it was chosen or not; those that cannot be fallbacks are last."""
-    if not (unavailable or plan.explanations or escalation):
-        return _in_order(tuple([path.name for path in paths]), plan.reason)
-    explanations = plan.explanations
-    names = dict.fromkeys(path.name for path in paths)
-    rows = {name: Considered(name, "skipped", explanations[name]) for name in explanations if name not in names}
-    for name in names:
-        if name in unavailable:
-            rows[name] = Considered(name, "skipped", unavailable[name])
-        elif name == chosen.name:
-            rows[name] = Considered(name, "chosen", explanations.get(name, plan.reason))
-        else:
-            rows[name] = Considered(name, "fallback", explanations.get(name, "in reserve"))
-    rows |= {row.path: row for row in planned_escalation(chosen, escalation, plan.stream_unvalidated)}
-    return tuple(rows[name] for name in [*names, *(name for name in rows if name not in names)])
-
-
 @lru_cache(maxsize=1024)
 def _forced(path: str) -> Plan:
     return Plan((path,), "forced")
-
-
-@lru_cache(maxsize=1024)
-def _in_order(paths: tuple[str, ...], reason: str) -> tuple[Considered, ...]:
-    """Return the first path as chosen and the others as fallbacks; cached, since most decisions are alike."""
-    chosen, *others = dict.fromkeys(paths)
-    return (Considered(chosen, "chosen", reason), *[Considered(path, "fallback", "in reserve") for path in others])

@@ -1,1 +1,1 @@
-"""What would another path have made of it? A share of requests is answered twice; nobody waits for the second."""
+"""Shadow requests: answers a sample of requests a second time by another path, to measure that path."""

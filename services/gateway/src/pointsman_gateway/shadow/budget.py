@@ -1,4 +1,4 @@
-"""What shadows may still cost today: dollars a task and UTC day, over all gateways."""
+"""The daily budget of shadow requests over all gateways, and the storage of budget and pairs in Redis."""
 
 import time
 from collections import deque
@@ -14,88 +14,91 @@ from pointsman_gateway.request_log.redis_schema import SECONDS_PER_DAY, today
 from pointsman_gateway.shadow.scoring import Pair, Side
 
 PICO_PER_DOLLAR = 10**12
-"""Dollars are counted in whole numbers, which add up to the same in any order."""
+"""Dollars are counted in whole picodollars, which give the same sum in any order."""
 
 SETTLE_INTERVAL_S = 1.0
-"""Seconds between two looks at what all gateways have spent."""
+"""Seconds between two exchanges with the budget store."""
 
 MAX_AGE_S = 10.0
-"""Seconds after which what was last heard of the others is too old to spend by."""
+"""Seconds after which the other gateways' spending is too old to spend by."""
 
 SpentByTask = dict[str, int]
-"""Trillionths of a dollar by task."""
+"""Picodollars by task."""
 
 
 class BudgetStore(Protocol):
-    """Adds up what all gateways spend."""
+    """Adds up the spending of all gateways."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """What has been spent on that day, `more` included. Raises Unavailable; `more` may then count twice."""
+        """Returns the total of that day, including `more`. Raises Unavailable; `more` may then count twice."""
         ...
 
 
 class DailyBudget:
-    """Overspends a day's limit by at most what each gateway spends in `PERIOD`, and what is under way then.
+    """Limits the spending per task and UTC day.
 
-    While the till is away nothing is spent. Without one the gateway stands alone, and counts for itself.
+    A limit is exceeded by at most what each gateway spends in `SETTLE_INTERVAL_S`, and by requests in progress. While
+    the store is unavailable nothing may be spent. Without a store the gateway counts its own spending only.
     """
 
-    def __init__(self, till: BudgetStore | None) -> None:
-        self._till = till
+    def __init__(self, store: BudgetStore | None) -> None:
+        self._store = store
         self._day = today()
-        self._told: SpentByTask = {}
-        self._untold: SpentByTask = {}
-        self._heard = float("-inf")
+        self._reported: SpentByTask = {}
+        """The total of all gateways at the last exchange."""
+        self._unreported: SpentByTask = {}
+        self._settled_at = float("-inf")
 
-    def why_not(self, task: str, limit_usd: float) -> str:
-        """Why nothing may be spent: "unsettled" (it is not known what the others did), "spent"; empty where it may."""
-        self._turn_the_page()
-        if self._till is not None and time.monotonic() - self._heard > MAX_AGE_S:
+    def denial_reason(self, task: str, limit_usd: float) -> str:
+        """Why nothing may be spent: "spent", or "unsettled" (the other gateways' spending is unknown). Empty if it
+        may."""
+        self._start_new_day()
+        if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_S:
             return "unsettled"
-        spent = self._told.get(task, 0) + self._untold.get(task, 0)
+        spent = self._reported.get(task, 0) + self._unreported.get(task, 0)
         return "spent" if spent >= limit_usd * PICO_PER_DOLLAR else ""
 
     def spend(self, task: str, usd: float) -> None:
-        self._turn_the_page()
-        self._untold[task] = self._untold.get(task, 0) + round(usd * PICO_PER_DOLLAR)
+        self._start_new_day()
+        self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Tells what was spent here, and hears what was spent elsewhere. Raises Unavailable."""
-        self._turn_the_page()
-        if self._till is None:
+        """Reports this gateway's spending, and reads that of all. Raises Unavailable."""
+        self._start_new_day()
+        if self._store is None:
             return
-        day, telling, self._untold = self._day, self._untold, {}
+        day, reporting, self._unreported = self._day, self._unreported, {}
         try:
-            told = await self._till.add(day, telling)
+            total = await self._store.add(day, reporting)
         except BaseException:
             if day == self._day:
-                for task, amount in telling.items():
-                    self._untold[task] = self._untold.get(task, 0) + amount
+                for task, amount in reporting.items():
+                    self._unreported[task] = self._unreported.get(task, 0) + amount
             raise
         if day == self._day:
-            self._told, self._heard = told, time.monotonic()
+            self._reported, self._settled_at = total, time.monotonic()
 
-    def _turn_the_page(self) -> None:
+    def _start_new_day(self) -> None:
         if self._day != today():
-            self._day, self._told, self._untold = today(), {}, {}
+            self._day, self._reported, self._unreported = today(), {}, {}
 
 
 PAIR = "{pointsman}:shadow:pair:"
-"""With a decision's id behind it: a pair, JSON."""
+"""Followed by a decision's id: a pair as JSON."""
 SPENT = "{pointsman}:shadow:spent:"
-"""With a day behind it: a hash of trillionths of a dollar by task."""
+"""Followed by a day: a hash of picodollars by task."""
 PAIR_TTL_S = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
-"""Characters of both answers; longer ones are not kept."""
+"""Characters of both answers; pairs with longer ones are not stored."""
 MAX_WAITING_PAIRS = 256
-"""Pairs that are not written yet; the oldest go."""
+"""Pairs that wait to be written; the oldest are dropped."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Pair).decode
 
 
 class ShadowStore:
-    """Implements the purse's `Till` and the scoring's `Keeps`."""
+    """Stores spending and pairs in Redis; implements `BudgetStore`, `PairStore` and `PairSource`."""
 
     def __init__(self, redis: BoundedRedis, redaction: Redaction) -> None:
         self._redis = redis
@@ -107,26 +110,26 @@ class ShadowStore:
             self._waiting.append(pair)
 
     async def write(self) -> None:
-        """Writes the pairs that wait. Raises Unavailable; they then wait on."""
+        """Writes the waiting pairs. Raises Unavailable, and then keeps them."""
         while self._waiting:
             pair = self._waiting[0]
             try:
-                kept = self._redacted(pair)
+                redacted = self._redact(pair)
             except NotRedacted:
                 self._waiting.popleft()
                 continue
-            set_it = partial(self._redis.client.set, PAIR + kept.decision_id, _encode(kept), ex=PAIR_TTL_S)
-            await self._redis.call(set_it)
+            key = PAIR + redacted.decision_id
+            await self._redis.call(partial(self._redis.client.set, key, _encode(redacted), ex=PAIR_TTL_S))
             if self._waiting and self._waiting[0] is pair:
                 self._waiting.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Hands it out, to nobody else any more. Raises Unavailable; it may then be gone."""
+        """Removes and returns the pair. Raises Unavailable; the pair may then be lost."""
         found = await self._redis.call(lambda: self._redis.client.getdel(PAIR + decision_id))
         return _decode(found) if found else None
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        async def added() -> dict[str, str]:
+        async def add_all() -> dict[str, str]:
             async with self._redis.client.pipeline(transaction=True) as pipe:
                 for task, amount in more.items():
                     pipe.hincrby(SPENT + day, task, amount)
@@ -134,11 +137,11 @@ class ShadowStore:
                 pipe.hgetall(SPENT + day)
                 return dict((await pipe.execute())[-1])
 
-        return {task: int(amount) for task, amount in (await self._redis.call(added)).items()}
+        return {task: int(amount) for task, amount in (await self._redis.call(add_all)).items()}
 
-    def _redacted(self, pair: Pair) -> Pair:
+    def _redact(self, pair: Pair) -> Pair:
         """Raises NotRedacted."""
-        return replace(pair, chosen=self._side(pair.chosen), other=self._side(pair.other))
+        return replace(pair, chosen=self._redact_side(pair.chosen), other=self._redact_side(pair.other))
 
-    def _side(self, side: Side) -> Side:
+    def _redact_side(self, side: Side) -> Side:
         return replace(side, text=self._redaction.text(side.text))

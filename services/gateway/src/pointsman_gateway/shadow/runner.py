@@ -1,4 +1,4 @@
-"""The way of a shadow: the line that every request walks, past all that is the caller's."""
+"""Runs shadow requests through the pipeline: few at once, within the daily budget, and only while load is low."""
 
 import asyncio
 import logging
@@ -18,10 +18,16 @@ from pointsman_gateway.shadow.budget import DailyBudget
 from pointsman_gateway.shadow.scoring import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess
 
+log = logging.getLogger(__name__)
+
+MAX_CONCURRENT = 4
+LOAD_CHECK_INTERVAL_S = 0.05
+"""Seconds between two checks of the load while a shadow request runs."""
+
 
 @dataclass(slots=True)
 class _CapturedLog:
-    """Stands where the journal stands; holds what came of the one request."""
+    """Takes the place of the request log, and captures the receipt of one request."""
 
     receipt: Receipt | None = None
     answer: CompletedAnswer | None = None
@@ -35,12 +41,12 @@ class _CapturedLog:
         self.receipt, self.answer = receipt, answers[-1] if answers else None
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """It has cost nothing."""
+        """Does nothing: a request without a decision has cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _FixedLabels:
-    """Stands where the classification stands: the request has its task already."""
+    """Takes the place of the classifier, since the request has been classified."""
 
     labels: Labels
 
@@ -50,54 +56,45 @@ class _FixedLabels:
 
 @dataclass(frozen=True, slots=True)
 class ShadowResult:
-    """How a shadow ended, in whatever way."""
-
     receipt: Receipt | None
-    """None where it ended before a path was decided."""
+    """None if the request ended before a path was chosen."""
     answer: CompletedAnswer | None = None
-    """None where it did not come to its end, or is more than one text."""
+    """None if the answer is incomplete, or is more than one text."""
 
 
 class ShadowPipeline:
-    """Takes no place in the house, nothing of a caller's limits, and counts in no series of requests."""
+    """The pipeline of regular requests, without its admission, caller limits and metrics."""
 
-    def __init__(self, current: Callable[[], Line], most: int) -> None:
-        """`most` may be under way at once."""
-        apart = CollectorRegistry()  # nobody reads it: what shadows do is counted by `ShadowMetrics`
+    def __init__(self, current: Callable[[], Line], max_concurrent: int) -> None:
+        """`current` returns the stages of the current configuration."""
+        unused = CollectorRegistry()  # never exported: `ShadowMetrics` counts shadow requests
         self._current = current
-        self._counting = MetricsAggregator(apart)
-        self._admission = Admission(most, self._counting.metrics.in_flight)
+        self._aggregator = MetricsAggregator(unused)
+        self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
-    async def answer(self, request: Request, labels: Labels, tell: Callable[[ShadowResult], None]) -> None:
-        """`tell` hears how it ended, once, also where this is cancelled. Raises PointsmanError."""
-        line, notebook = self._current(), _CapturedLog()
-        metering = line.metering.apart(self._counting, CanaryOutcomes())
-        walked = replace(line, classification=_FixedLabels(labels), metering=metering)
-        answering = Pipeline(self._admission, OpenAccess(), lambda: walked, notebook).answer(request)
+    async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
+        """Calls `report` once at the end, also if it is cancelled. Raises PointsmanError."""
+        line, captured = self._current(), _CapturedLog()
+        metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
+        stages = replace(line, classification=_FixedLabels(labels), metering=metering)
+        answering = Pipeline(self._admission, OpenAccess(), lambda: stages, captured).answer(request)
         try:
             async for _ in answering:
                 pass
         finally:
             await answering.aclose()
-            tell(ShadowResult(notebook.receipt, notebook.answer))
-
-
-log = logging.getLogger(__name__)
-
-MAX_CONCURRENT = 4
-LOAD_CHECK_INTERVAL_S = 0.05
-"""Seconds between two looks at whether there is much to do."""
+            report(ShadowResult(captured.receipt, captured.answer))
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """What is to be answered once more."""
+    """A request to be answered a second time."""
 
     request: Request
-    """By the path that was drawn."""
+    """It names the sampled path."""
     labels: Labels
     path: str
-    terms: ShadowConfig
+    config: ShadowConfig
 
     @property
     def task(self) -> str:
@@ -106,26 +103,26 @@ class ShadowJob:
 
 class ShadowRunner:
     def __init__(
-        self, aside: ShadowPipeline, purse: DailyBudget, crowded: Callable[[], bool], metrics: ShadowMetrics
+        self, pipeline: ShadowPipeline, budget: DailyBudget, is_crowded: Callable[[], bool], metrics: ShadowMetrics
     ) -> None:
-        """`crowded`: whether callers need what there is."""
-        self._aside = aside
-        self._purse = purse
-        self._crowded = crowded
+        """`is_crowded` tells whether regular requests need the capacity."""
+        self._pipeline = pipeline
+        self._budget = budget
+        self._is_crowded = is_crowded
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
 
     @property
-    def under_way(self) -> int:
+    def running(self) -> int:
         return len(self._running)
 
-    def begin(self, errand: ShadowJob, tell: Callable[[ShadowResult], None]) -> None:
-        """Returns at once; `tell` hears how it ended, unless it is not begun."""
-        why_not = self._why_not(errand)
-        if why_not:
-            self._metrics.ended(errand.task, errand.path, why_not)
+    def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
+        """Returns at once. Calls `report` at the end of the request, if it is started."""
+        reason = self._denial_reason(job)
+        if reason:
+            self._metrics.count_request(job.task, job.path, reason)
             return
-        task = asyncio.create_task(self._run(errand, tell), name="shadow")
+        task = asyncio.create_task(self._run(job, report), name="shadow")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -135,35 +132,36 @@ class ShadowRunner:
         if self._running:
             await asyncio.wait(self._running)
 
-    def _why_not(self, errand: ShadowJob) -> str:
-        if self.under_way >= MAX_CONCURRENT:
+    def _denial_reason(self, job: ShadowJob) -> str:
+        """Why the job is not started; empty if it is."""
+        if self.running >= MAX_CONCURRENT:
             return "too_many"
-        if self._crowded():
+        if self._is_crowded():
             return "crowded"
-        return self._purse.why_not(errand.task, errand.terms.usd_per_day)
+        return self._budget.denial_reason(job.task, job.config.usd_per_day)
 
-    async def _run(self, errand: ShadowJob, tell: Callable[[ShadowResult], None]) -> None:
+    async def _run(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
         outcome, receipt = "stopped", None
 
-        def heard(told: ShadowResult) -> None:
+        def capture(result: ShadowResult) -> None:
             nonlocal receipt
-            receipt = told.receipt
-            tell(told)
+            receipt = result.receipt
+            report(result)
 
         try:
-            outcome = await self._answer(errand, heard)
+            outcome = await self._answer(job, capture)
         finally:
             usd = _usd(receipt)
-            self._purse.spend(errand.task, usd)
-            self._metrics.ended(errand.task, errand.path, outcome, usd)
+            self._budget.spend(job.task, usd)
+            self._metrics.count_request(job.task, job.path, outcome, usd)
 
-    async def _answer(self, errand: ShadowJob, tell: Callable[[ShadowResult], None]) -> str:
-        """How it ended."""
-        answering = asyncio.create_task(self._aside.answer(errand.request, errand.labels, tell), name="shadow's answer")
+    async def _answer(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> str:
+        """Returns the outcome; cancels the request if load rises."""
+        answering = asyncio.create_task(self._pipeline.answer(job.request, job.labels, report), name="shadow answer")
         try:
             while not answering.done():
                 await asyncio.wait({answering}, timeout=LOAD_CHECK_INTERVAL_S)
-                if self._crowded() and not answering.done():
+                if self._is_crowded() and not answering.done():
                     return "crowded"
         finally:
             if not answering.done():
@@ -178,7 +176,7 @@ def _outcome(answering: "asyncio.Task[None]") -> str:
         return "ok"
     if isinstance(error, PointsmanError):
         return error.code
-    log.error("a shadow failed", exc_info=error)
+    log.error("a shadow request failed", exc_info=error)
     return "internal"
 
 

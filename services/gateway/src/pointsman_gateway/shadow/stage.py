@@ -1,4 +1,4 @@
-"""The stage beside the line: stands around the journal, and sends a share of what is noted there down another path."""
+"""Wraps the request log and the feedback service: samples requests for shadowing, and scores pairs of answers."""
 
 import asyncio
 import logging
@@ -24,75 +24,72 @@ from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
-from pointsman_gateway.shadow.scoring import Pair, side_of
+from pointsman_gateway.shadow.scoring import Pair, PairScorer, side_of
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 120.0
-"""That a shadow may take."""
-
-
-class PairTaker(Protocol):
-    """What becomes of a pair."""
-
-    def take(self, pair: Pair, receipt: Receipt, terms: ShadowConfig) -> None:
-        """`receipt` is the shadow's. Never waits, never fails."""
-        ...
+"""Seconds that a shadow request may take."""
 
 
 class Shadowing:
-    """Implements the pipeline's `Journal` around another one. What is not drawn costs one look into a dictionary."""
+    """Wraps a request log, and starts a shadow request for a sample of the receipts.
+
+    A request that is not sampled costs one dictionary lookup.
+    """
 
     def __init__(
         self,
-        journal: Journal,
+        log: Journal,
         runner: ShadowRunner,
         tasks: Callable[[], Mapping[str, ShadowConfig]],
-        may: Callable[[Request, str, str], bool],
-        takes: PairTaker,
+        is_allowed: Callable[[Request, str, str], bool],
+        scorer: PairScorer,
     ) -> None:
-        """`tasks`: the terms by task, of the configuration that serves. `may`: whether the request's caller may
-        have the task answered by that path."""
-        self._journal = journal
+        """`tasks` returns the current configuration by task. `is_allowed` tells whether the request's caller may use a
+        path for a task."""
+        self._log = log
         self._runner = runner
         self._tasks = tasks
-        self._may = may
-        self._takes = takes
+        self._is_allowed = is_allowed
+        self._scorer = scorer
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        return bool(self._drawn(decision)) or self._journal.wants_answers(request, decision)
+        return bool(self._sampled_path(decision)) or self._log.wants_answers(request, decision)
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        wanted = answers if answers and self._journal.wants_answers(request, decision) else ()
-        self._journal.note(request, decision, receipt, wanted)
+        stored = answers if answers and self._log.wants_answers(request, decision) else ()
+        self._log.note(request, decision, receipt, stored)
         if receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
             return
-        path = self._drawn(receipt.decision)
-        if path and request.operation == "chat" and self._may(request, receipt.decision.task, path):
-            self._begin(request, receipt, answers[-1] if answers else None, path)
+        path = self._sampled_path(receipt.decision)
+        if path and request.operation == "chat" and self._is_allowed(request, receipt.decision.task, path):
+            self._start(request, receipt, answers[-1] if answers else None, path)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        self._journal.note_undecided(receipt)
+        self._log.note_undecided(receipt)
 
-    def _drawn(self, decision: Decision) -> str:
+    def _sampled_path(self, decision: Decision) -> str:
         return sampled_path(self._tasks().get(decision.task), decision)
 
-    def _begin(self, request: Request, receipt: Receipt, answered: CompletedAnswer | None, path: str) -> None:
+    def _start(self, request: Request, receipt: Receipt, answer: CompletedAnswer | None, path: str) -> None:
         decision, day = receipt.decision, today()
-        terms = self._tasks()[decision.task]
+        config = self._tasks()[decision.task]
 
-        def tell(told: ShadowResult) -> None:
-            shadow = told.receipt
+        def report(result: ShadowResult) -> None:
+            shadow = result.receipt
             if shadow is None or shadow.outcome != "ok":
                 return
-            pair = Pair(decision.id, day, decision.task, side_of(receipt, answered), side_of(shadow, told.answer))
-            self._takes.take(pair, shadow, terms)
+            pair = Pair(decision.id, day, decision.task, side_of(receipt, answer), side_of(shadow, result.answer))
+            self._scorer.add(pair, shadow, config)
 
-        self._runner.begin(ShadowJob(_by(path, request), _labels(decision), path, terms), tell)
+        self._runner.start(ShadowJob(_shadow_request(path, request), _labels(decision), path, config), report)
 
 
-def _by(path: str, request: Request) -> Request:
-    """The request as the shadow asks it: nobody's, nobody waits for it, and no answer out of the cache will do."""
+def _shadow_request(path: str, request: Request) -> Request:
+    """The same request for another path, without a caller, with a deadline of its own, and not from the cache."""
     deadline = asyncio.get_running_loop().time() + TIMEOUT_S
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
@@ -106,63 +103,54 @@ def _labels(decision: Decision) -> Labels:
         stage="shadow",
         vector=decision.vector,
         margin=decision.margin,
-        familiarity=decision.familiarity,
+        in_distribution_score=decision.in_distribution_score,
     )
 
 
-def sampled_path(terms: ShadowConfig | None, decision: Decision) -> str:
-    """The path that answers as well, drawn by the decision's id; empty where none does."""
-    if terms is None:
+def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
+    """The path of the shadow request, chosen by a hash of the decision's id; empty if the request is not sampled."""
+    if config is None:
         return ""
-    others = [path for path in terms.paths if path != decision.path.name]
-    where = hash_to_unit_interval(f"shadow {decision.id}")
-    if not others or where >= terms.share:
+    others = [path for path in config.paths if path != decision.path.name]
+    position = hash_to_unit_interval(f"shadow {decision.id}")
+    if not others or position >= config.share:
         return ""
-    return others[int(where / terms.share * len(others))]
-
-
-log = logging.getLogger(__name__)
+    return others[int(position / config.share * len(others))]
 
 
 class FeedbackTaker(Protocol):
-    """Takes what is said of answers."""
+    """Accepts feedback: the feedback service, or a wrapper around it."""
 
     async def take(self, feedback: Feedback) -> Stored: ...
 
 
 class PairSource(Protocol):
     async def pair(self, decision_id: str) -> Pair | None:
-        """To be marked, once. Raises Unavailable."""
-        ...
-
-
-class AnswerScorer(Protocol):
-    def mark(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """Raises ValueError."""
+        """Returns the stored pair of a decision, to one caller only. Raises Unavailable."""
         ...
 
 
 class ScoringFeedback:
-    """Implements `FeedbackStore` around another one. A pair is marked once, by the first right answer."""
+    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair."""
 
-    def __init__(self, box: FeedbackTaker, pairs: PairSource, marks: AnswerScorer) -> None:
-        self._box = box
+    def __init__(self, inner: FeedbackTaker, pairs: PairSource, scorer: PairScorer) -> None:
+        self._inner = inner
         self._pairs = pairs
-        self._marks = marks
+        self._scorer = scorer
 
     async def take(self, feedback: Feedback) -> Stored:
-        stored = await self._box.take(feedback)
+        stored = await self._inner.take(feedback)
         if feedback.right_answer:
-            await self._mark(feedback)
+            await self._score(feedback)
         return stored
 
-    async def _mark(self, feedback: Feedback) -> None:
-        """What cannot be marked stays unmarked: the feedback itself is kept."""
+    async def _score(self, feedback: Feedback) -> None:
+        """A pair that cannot be scored is skipped; the feedback itself has been stored."""
         try:
             pair = await self._pairs.pair(decision_id_of(feedback))
             if pair is not None:
-                self._marks.mark(pair, feedback.right_answer, rated=feedback.rating is not None)
+                self._scorer.score(pair, feedback.right_answer, rated=feedback.rating is not None)
         except Unavailable:
             pass
         except ValueError as error:
-            log.info("the right answer of %s is no label: %s", feedback.decision_id, error)
+            log.info("the right answer of %s cannot be used for scoring: %s", feedback.decision_id, error)

@@ -1,1 +1,1 @@
-"""Tenancy: who asks, and whether their limits and budgets hold; docs/keys.md says what is promised."""
+"""API keys, tenants, their limits over all gateways, and usage; docs/keys.md describes the behaviour."""

@@ -1,4 +1,4 @@
-"""Who a credential is of: verified copies of keys, dropped within a second of a revocation."""
+"""Verifies API keys: cached copies of key records, dropped within a second of a revocation."""
 
 import asyncio
 import logging
@@ -8,23 +8,22 @@ from heapq import nsmallest
 from math import inf
 
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, Unauthenticated, Unavailable
-from pointsman_servicekit.keys import records as form
+from pointsman_servicekit.keys import records as credentials
 from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
 
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy import errors
 from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, VerifiedCaller
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 256
-"""Keys that Redis is asked for at once; so many unknown ones come only from somebody who makes them up."""
+"""Concurrent lookups in Redis. So many unknown keys at once come only from a caller who invents them."""
 READ_BATCH = 500
 
-_digest = lru_cache(maxsize=1024)(form.digest_of)
-"""In memory a caller's head stands as it came as well, since the same comes again and again."""
+_digest = lru_cache(maxsize=1024)(credentials.digest_of)
+"""Caching exposes nothing new: the HTTP server keeps recent headers in memory as well."""
 
 
 @dataclass(slots=True)
@@ -33,118 +32,126 @@ class _CachedKey:
     record: KeyRecord
     until: float
     """Local time at which the key expires."""
-    used: float
+    used_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCacheConfig:
-    """What is kept of keys that have been verified."""
-
-    good_for: float = 900.0
-    """Seconds without a word from Redis."""
-    most: int = 10_000
-    dropped_at_once: int = 1_000
-    """Of the least used, where there are too many."""
+    ttl_s: float = 900.0
+    """Seconds for which copies are valid without contact to Redis."""
+    max_keys: int = 10_000
+    evicted_at_once: int = 1_000
+    """Number of least recently used copies that are dropped if the cache is full."""
 
 
 class VerifiedKeys:
     def __init__(
-        self, register: KeyStore, books: LimitRegistry, clock: Clock, metrics: TenancyMetrics, copies: KeyCacheConfig
+        self,
+        key_store: KeyStore,
+        limits: LimitRegistry,
+        clock: Clock,
+        metrics: TenancyMetrics,
+        config: KeyCacheConfig,
     ) -> None:
-        self._register = register
-        self._books = books
+        self._key_store = key_store
+        self._limits = limits
         self._clock = clock
         self._metrics = metrics
-        self._copies = copies
-        self._known: dict[str, _CachedKey] = {}
+        self._config = config
+        self._cache: dict[str, _CachedKey] = {}
         """By digest."""
-        self._good_until = -inf
+        self._valid_until = -inf
         self._epoch: int | None = None
-        self._rounds = 0
-        """How often all copies have been begun to be read again."""
-        self._looking: dict[str, asyncio.Task[VerifiedCaller]] = {}
+        self._refreshes = 0
+        """How often a refresh of all copies has started."""
+        self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        if len(credential) != form.LENGTH or not credential.isascii():
+        """The caller by the cached copy; None if there is no valid one."""
+        if len(credential) != credentials.LENGTH or not credential.isascii():
             return None
-        known = self._known.get(_digest(credential))
-        if known is None:
+        cached = self._cache.get(_digest(credential))
+        if cached is None:
             return None
         now = self._clock.monotonic()
-        if now >= self._good_until or now >= known.until:
+        if now >= self._valid_until or now >= cached.until:
             return None
-        known.used = now
-        return known.caller
+        cached.used_at = now
+        return cached.caller
 
     async def identify(self, credential: str) -> VerifiedCaller:
-        """Raises Unauthenticated, or Unavailable while Redis is away and the key is not known here."""
+        """Raises Unauthenticated, or Unavailable if Redis is unavailable and there is no copy.
+
+        Concurrent lookups of one key share one call of Redis (single-flight).
+        """
         if not credential:
-            raise errors.missing()
-        if not form.is_well_formed(credential):
-            raise errors.unknown()
+            raise missing_key()
+        if not credentials.is_well_formed(credential):
+            raise unknown_key()
         caller = self.identify_now(credential)
         if caller is not None:
             return caller
-        digest = form.digest_of(credential)
-        looking = self._looking.get(digest)
-        if looking is None:
-            if len(self._looking) >= MAX_LOOKUPS:
+        digest = credentials.digest_of(credential)
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
                 raise Unavailable("too many unknown keys at once", code="too_many_unknown_keys", retry_after=1.0)
-            looking = self._looking[digest] = asyncio.create_task(self._look(digest), name="look a key up")
-            looking.add_done_callback(lambda task: self._looked(digest, task))
-        return await asyncio.shield(looking)
+            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest), name="look up a key")
+            lookup.add_done_callback(lambda task: self._finish_lookup(digest, task))
+        return await asyncio.shield(lookup)
 
-    async def verify(self, epoch: int) -> None:
-        """Redis says that keys stand at `epoch`: if they have changed, reads all copies again. Raises Unavailable."""
-        asked = self._clock.monotonic()
+    async def refresh(self, epoch: int) -> None:
+        """Reads all copies again if the epoch in Redis has changed, because a key or limit was changed. Raises
+        Unavailable."""
+        began_at = self._clock.monotonic()
         if epoch != self._epoch:
-            self._rounds += 1
-            digests = list(self._known)
+            self._refreshes += 1
+            digests = list(self._cache)
             for start in range(0, len(digests), READ_BATCH):
-                await self._read_again(digests[start : start + READ_BATCH])
+                await self._refresh_batch(digests[start : start + READ_BATCH])
             self._epoch = epoch
-        self._good_until = asked + self._copies.good_for
+        self._valid_until = began_at + self._config.ttl_s
 
-    async def _read_again(self, digests: list[str]) -> None:
-        records = await self._register.by_digests(digests)
-        tenants = await self._register.tenants_named({record.tenant for record in records if record})
+    async def _refresh_batch(self, digests: list[str]) -> None:
+        records = await self._key_store.by_digests(digests)
+        tenants = await self._key_store.tenants_named({record.tenant for record in records if record})
         for digest, record in zip(digests, records, strict=True):
             tenant = tenants.get(record.tenant) if record else None
             if record is None or tenant is None or record.state(self._clock.wall()) != "active":
                 self._drop(digest)
-            elif digest in self._known:
-                self._keep(record, tenant)
+            elif digest in self._cache:
+                self._add(record, tenant)
 
-    async def _look(self, digest: str) -> VerifiedCaller:
+    async def _look_up(self, digest: str) -> VerifiedCaller:
         while True:
-            rounds = self._rounds
+            refreshes = self._refreshes
             record, tenant = await self._read(digest)
-            if rounds == self._rounds:  # else what was read may be older than what all others were read again for
-                return self._keep(record, tenant)
+            if refreshes == self._refreshes:  # otherwise the record may be older than the refresh
+                return self._add(record, tenant)
 
     async def _read(self, digest: str) -> tuple[KeyRecord, TenantRecord]:
         try:
-            record = await self._register.by_digest(digest)
+            record = await self._key_store.by_digest(digest)
             if record is None:
-                raise errors.unknown()
+                raise unknown_key()
             if record.revoked is not None:
-                raise errors.revoked(record.prefix)
+                raise revoked_key(record.prefix)
             if record.state(self._clock.wall()) == "expired":
-                raise errors.expired(record.prefix)
-            return record, await self._register.tenant(record.tenant)
+                raise expired_key(record.prefix)
+            return record, await self._key_store.tenant(record.tenant)
         except Unavailable as error:
-            message = "the key cannot be verified: Redis is away, and the key is not known here"
+            message = "the key cannot be verified: Redis is unavailable, and this gateway has no copy of the key"
             raise Unavailable(message, code="keys_unavailable", retry_after=error.retry_after) from error
         except FailedPrecondition as error:
-            log.error("a key is refused: %s", error.message)
-            raise errors.unknown() from error
+            log.error("a key is rejected: %s", error.message)
+            raise unknown_key() from error
 
-    def _keep(self, record: KeyRecord, tenant: TenantRecord) -> VerifiedCaller:
+    def _add(self, record: KeyRecord, tenant: TenantRecord) -> VerifiedCaller:
         now = self._clock.monotonic()
-        known = self._known.get(record.digest)
-        if known is None and len(self._known) >= self._copies.most:
-            by_use = ((one.used, digest) for digest, one in self._known.items())
-            for _, digest in nsmallest(self._copies.dropped_at_once, by_use):
+        cached = self._cache.get(record.digest)
+        if cached is None and len(self._cache) >= self._config.max_keys:
+            by_use = ((one.used_at, digest) for digest, one in self._cache.items())
+            for _, digest in nsmallest(self._config.evicted_at_once, by_use):
                 self._drop(digest)
         caller = VerifiedCaller(
             record.id,
@@ -153,26 +160,26 @@ class VerifiedKeys:
             record.priority,
             frozenset(tenant.learning),
             record.operator,
-            book=self._books.open(record, tenant),
+            usage=self._limits.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()
-        self._known[record.digest] = _CachedKey(caller, record, until, known.used if known else now)
-        self._metrics.keys.set(len(self._known))
+        self._cache[record.digest] = _CachedKey(caller, record, until, cached.used_at if cached else now)
+        self._metrics.cached_keys.set(len(self._cache))
         return caller
 
     def _drop(self, digest: str) -> None:
-        known = self._known.pop(digest, None)
-        if known is not None:
-            self._books.forget(known.record.id)
-            self._metrics.keys.set(len(self._known))
+        cached = self._cache.pop(digest, None)
+        if cached is not None:
+            self._limits.forget(cached.record.id)
+            self._metrics.cached_keys.set(len(self._cache))
 
-    def _looked(self, digest: str, task: "asyncio.Task[VerifiedCaller]") -> None:
-        del self._looking[digest]
+    def _finish_lookup(self, digest: str, task: "asyncio.Task[VerifiedCaller]") -> None:
+        del self._lookups[digest]
         error = None if task.cancelled() else task.exception()
-        refused = isinstance(error, Unauthenticated)
-        self._metrics.lookups.labels("known" if error is None else "refused" if refused else "failed").inc()
+        rejected = isinstance(error, Unauthenticated)
+        self._metrics.lookups.labels("known" if error is None else "refused" if rejected else "failed").inc()
         if error is not None and not isinstance(error, PointsmanError):
-            log.error("a key could not be looked up", exc_info=error)
+            log.error("the lookup of a key failed", exc_info=error)
 
 
 def _scope(scope: KeyScope) -> Scope:
@@ -181,3 +188,22 @@ def _scope(scope: KeyScope) -> Scope:
 
 def _names(names: tuple[str, ...] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
+
+
+def missing_key() -> Unauthenticated:
+    return Unauthenticated("the request has no key; send it as 'Authorization: Bearer pm_...'", code="missing_key")
+
+
+def unknown_key() -> Unauthenticated:
+    return Unauthenticated(
+        "this key is unknown; keys look like pm_PREFIX_SECRET, and `pointsman keys create` makes one",
+        code="unknown_key",
+    )
+
+
+def revoked_key(prefix: str) -> Unauthenticated:
+    return Unauthenticated(f"the key pm_{prefix}_... has been revoked", code="revoked_key")
+
+
+def expired_key(prefix: str) -> Unauthenticated:
+    return Unauthenticated(f"the key pm_{prefix}_... has expired; ask for a new one", code="expired_key")

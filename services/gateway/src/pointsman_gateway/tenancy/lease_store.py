@@ -1,4 +1,4 @@
-"""Speaks to Redis about the slices."""
+"""Exchanges quota leases with Redis, and the Lua scripts that do so atomically."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,83 +13,85 @@ from pointsman_gateway.tenancy.limits import Clock
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 MAX_LIMITS_PER_CALL = 64
-"""Accounts in one call: some hundred microseconds of Redis's time."""
+"""Limits in one call: a few hundred microseconds of Redis's time."""
 _FIELDS_PER_ANSWER = 5
 
 Needs = Mapping[LeasedLimit, tuple[int, int]]
-"""What a request needs of each account, and what others that wait need beside it; the accounts are of one tenant, and
-one speaks of a tenant's at a time."""
+"""What one request needs of each limit, and what other waiting requests need. All limits are of one tenant, and there
+is one exchange per tenant at a time."""
 
 
 class LeaseStore:
     def __init__(self, redis: BoundedRedis, clock: Clock, metrics: TenancyMetrics) -> None:
         self.gateway = secrets.token_hex(8)
+        """Identifies this gateway process."""
         self.gateways = 1
-        """As Redis last said."""
+        """The number of running gateways, as Redis last reported it."""
         self._redis = redis
         self._clock = clock
         self._metrics = metrics
-        self._exchange = redis.client.register_script(EXCHANGE_SCRIPT)
-        self._poll = redis.client.register_script(POLL_SCRIPT)
+        self._exchange_script = redis.client.register_script(EXCHANGE_SCRIPT)
+        self._poll_script = redis.client.register_script(POLL_SCRIPT)
         self._numbers = count(1)
-        self._redis_is_ahead = clock.wall() * 1000 - clock.monotonic() * 1000
-        """Milliseconds; a little less than Redis's clock is ahead of this one's."""
+        self._redis_offset_ms = clock.wall() * 1000 - clock.monotonic() * 1000
+        """Lower bound of the difference between the clock of Redis and this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports the accounts, and takes slices of them. Raises Unavailable."""
-        accounts = list(needs)
-        for start in range(0, len(accounts), MAX_LIMITS_PER_CALL):
-            await self._exchange_part(
-                {account: needs[account] for account in accounts[start : start + MAX_LIMITS_PER_CALL]}
-            )
+        """Reports usage and renews leases. Raises Unavailable."""
+        limits = list(needs)
+        for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
+            await self._exchange_batch({limit: needs[limit] for limit in limits[start : start + MAX_LIMITS_PER_CALL]})
 
-    async def _exchange_part(self, needs: Needs) -> None:
+    async def _exchange_batch(self, needs: Needs) -> None:
         number, sent = next(self._numbers), self._clock.monotonic()
-        said = {account: account.ask(*need, self.gateways, sent) for account, need in needs.items()}
+        reports = {limit: limit.report(*need, self.gateways, sent) for limit, need in needs.items()}
         arguments = [self._clock.ahead_ms(), self.gateways, round(LEASE_S * 1000)]
-        for account, one in said.items():
-            arguments += account.to_arguments(number, one)
-        names = [account.name for account in needs]
+        for limit, report in reports.items():
+            arguments += limit.to_arguments(number, report)
+        keys = [limit.name for limit in needs]
         try:
-            redis_ms, *answers = await self._redis.call(lambda: self._exchange(keys=names, args=arguments))
+            redis_ms, *answers = await self._redis.call(lambda: self._exchange_script(keys=keys, args=arguments))
         except Unavailable:
-            self._metrics.exchanges.labels("failed").inc()
+            self._metrics.renewals.labels("failed").inc()
             raise
-        now = self._heard(redis_ms)
-        self._metrics.exchanges.labels("done").inc()
-        for at, (account, one) in enumerate(said.items()):
-            account.install(answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER], one, sent, now)
+        now = self._synchronize_clock(redis_ms)
+        self._metrics.renewals.labels("done").inc()
+        for at, (limit, report) in enumerate(reports.items()):
+            answer = answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER]
+            limit.install(answer, report, sent, now)
 
-    def go_on_alone(self, accounts: Sequence[LeasedLimit]) -> None:
+    def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
+        """Called while Redis is unavailable."""
         now = self._clock.monotonic()
-        redis_ms = int(now * 1000 + self._redis_is_ahead)
-        for account in accounts:
-            account.go_on_alone(redis_ms, self.gateways, now)
-        self._metrics.alone.inc(len(accounts))
+        redis_ms = int(now * 1000 + self._redis_offset_ms)
+        for limit in limits:
+            limit.use_local_fallback(redis_ms, self.gateways, now)
+        self._metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self) -> int:
-        """Says that this gateway is there; returns the keys' epoch. Raises Unavailable."""
+        """Registers this gateway as running; returns the epoch of the keys. Raises Unavailable."""
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_S * 1000)]
-        names = [redis_layout.GATEWAYS, redis_layout.EPOCH]
-        redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll(keys=names, args=arguments))
-        self._heard(redis_ms)
+        keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
+        redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll_script(keys=keys, args=arguments))
+        self._synchronize_clock(redis_ms)
         return int(epoch)
 
     async def leave(self) -> None:
+        """Removes this gateway from the running ones. Raises Unavailable."""
         await self._redis.call(lambda: self._redis.client.zrem(redis_layout.GATEWAYS, self.gateway))
 
-    def _heard(self, redis_ms: int) -> float:
+    def _synchronize_clock(self, redis_ms: int) -> float:
         now = self._clock.monotonic()
-        self._redis_is_ahead = redis_ms - now * 1000
+        self._redis_offset_ms = redis_ms - now * 1000
         return now
 
 
 EXCHANGE_SCRIPT = """
--- For each account (a key's or a tenant's limit in its present window): a gateway says what it has used of it so far,
--- and is told how much it may hold in all. Both are totals, not changes, so that saying it twice is saying it once;
--- what comes late has a lower number, and changes nothing. The sum of what all hold stays within the limit, but for
--- what was used beyond what was held.
-local AN_ACCOUNT_HAS = 9
+-- For each limit of a key or tenant in its current window: a gateway reports how much of it it has used, and gets how
+-- much it may hold in total. Both are totals, not differences, so the exchange is idempotent; a report that arrives
+-- late has a lower number and changes nothing. The sum of all leases stays within the limit, except for what was used
+-- in excess of a lease. Uses the clock of Redis.
+local ARGUMENTS_PER_LIMIT = 9
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])
 local gateways, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -113,7 +115,7 @@ local function month_at(day) -- days since 1970
   end
 end
 
-local function window_at(kind) -- its number, and when it ends
+local function window_at(kind) -- number and end of the current window
   if kind == 'now' then return 0, now + lease end
   local length = kind == 'minute' and 60000 or DAY
   local number = math.floor(now / length)
@@ -122,37 +124,37 @@ local function window_at(kind) -- its number, and when it ends
   return month, (number + days_left) * DAY
 end
 
-local function read(text)
+local function read_lease(text)
   if not text then return {held = 0, used = 0, number = 0, expires = 0} end
   local held, used, number, expires = string.match(text, '^(%-?%d+) (%-?%d+) (%d+) (%d+)$')
   return {held = tonumber(held), used = tonumber(used), number = tonumber(number), expires = tonumber(expires)}
 end
 
-local function write(key, holder, slice)
+local function write_lease(key, holder, lease)
   redis.call('HSET', key, holder,
-    whole(slice.held) .. ' ' .. whole(slice.used) .. ' ' .. whole(slice.number) .. ' ' .. whole(slice.expires))
+    whole(lease.held) .. ' ' .. whole(lease.used) .. ' ' .. whole(lease.number) .. ' ' .. whole(lease.expires))
 end
 
--- What gateways hold that have not been heard of for the time of a lease: what they did not use comes back. A stream
--- ends with its gateway, so those come back whole. Returns how much is held, and used, less.
+-- Takes back the unused part of leases that have expired, because their gateway has not reported since. Streams end
+-- with their gateway, so those leases are taken back completely. Returns by how much the held and used sums decrease.
 local function reclaim(key, kind, holder)
   local held_less, used_less = 0, 0
   local all = redis.call('HGETALL', key)
   for at = 1, #all, 2 do
     local name = all[at]
     if string.find(name, '.', 1, true) and name ~= holder then
-      local slice = read(all[at + 1])
-      if slice.expires < now then
-        local stays = kind == 'now' and 0 or slice.used
-        held_less = held_less + slice.held - stays
+      local expired = read_lease(all[at + 1])
+      if expired.expires < now then
+        local stays = kind == 'now' and 0 or expired.used
+        held_less = held_less + expired.held - stays
         if kind == 'now' then
-          used_less = used_less + slice.used
+          used_less = used_less + expired.used
           redis.call('HDEL', key, name)
-        elseif slice.expires < now - DAY then
-          redis.call('HDEL', key, name) -- the sums keep what it used
-        elseif slice.held ~= stays then
-          slice.held = stays
-          write(key, name, slice)
+        elseif expired.expires < now - DAY then
+          redis.call('HDEL', key, name) -- the sums still include what it used
+        elseif expired.held ~= stays then
+          expired.held = stays
+          write_lease(key, name, expired)
         end
       end
     end
@@ -162,19 +164,19 @@ end
 
 local answers = {now}
 for number, key in ipairs(KEYS) do
-  local at = 3 + (number - 1) * AN_ACCOUNT_HAS
+  local at = 3 + (number - 1) * ARGUMENTS_PER_LIMIT
   local kind, holder = ARGV[at + 1], ARGV[at + 2]
-  local limit, told, window = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local limit, report_number, window = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local used, carried = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
   local wish, need = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
   local current, ends = window_at(kind)
-  local kept = redis.call('HMGET', key, 'window', 'held', 'used', holder)
-  if kept[1] ~= whole(current) then
+  local stored = redis.call('HMGET', key, 'window', 'held', 'used', holder)
+  if stored[1] ~= whole(current) then
     redis.call('DEL', key)
-    kept = {whole(current), '0', '0', false}
+    stored = {whole(current), '0', '0', false}
   end
-  local all_held, all_used, mine = tonumber(kept[2]), tonumber(kept[3]), read(kept[4])
-  if told > mine.number then
+  local all_held, all_used, mine = tonumber(stored[2]), tonumber(stored[3]), read_lease(stored[4])
+  if report_number > mine.number then
     used = (window == current and used or 0) + carried
     local others = all_held - mine.held
     local left = limit - others - used
@@ -182,17 +184,17 @@ for number, key in ipairs(KEYS) do
       local held_less, used_less = reclaim(key, kind, holder)
       others, all_used, left = others - held_less, all_used - used_less, left + held_less
     end
-    local spare = math.min(wish, math.floor(left / (2 * gateways))) -- the less is left, the smaller the slices
+    local spare = math.min(wish, math.floor(left / (2 * gateways))) -- leases shrink as the limit is approached
     if need <= left then spare = math.max(spare, need) end
-    -- Never less than what the gateway goes on holding by its own word: it may not hear this answer.
+    -- Never less than what the gateway reports to keep, since this answer may not reach it.
     spare = math.max(spare, math.min(mine.held - used, wish), 0)
     all_used = all_used - mine.used + used
-    mine = {held = used + spare, used = used, number = told, expires = now + lease}
+    mine = {held = used + spare, used = used, number = report_number, expires = now + lease}
     all_held = others + mine.held
     if kind == 'now' and mine.held == 0 then
       redis.call('HDEL', key, holder)
     else
-      write(key, holder, mine)
+      write_lease(key, holder, mine)
     end
     redis.call('HSET', key, 'window', whole(current), 'held', whole(all_held), 'used', whole(all_used))
     redis.call('PEXPIRE', key, whole(ends - now + (kind == 'minute' and 60000 or DAY)))
@@ -205,7 +207,7 @@ return answers
 """
 
 POLL_SCRIPT = """
--- A gateway says that it is there, and hears how many are, and whether keys have changed.
+-- Registers a gateway as running; returns the number of running gateways and the epoch of the keys.
 local gateways, epoch = KEYS[1], KEYS[2]
 local ahead, id, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -216,7 +218,7 @@ return {now, redis.call('ZCARD', gateways), tonumber(redis.call('GET', epoch) or
 """
 
 COUNT_SCRIPT = """
--- Adds what was used on a day. A batch has its writer's next number.
+-- Adds usage to a day. A writer's batches are numbered; one that was written before is ignored.
 local writer, usage = KEYS[1], KEYS[2]
 local number, keep, counts = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 if tonumber(redis.call('GET', writer) or '0') >= number then return 0 end

@@ -1,4 +1,4 @@
-"""The clocks that tenancy goes by."""
+"""The limits that apply to each key, its own and its tenant's, and what its requests have used of them."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from pointsman_gateway.tenancy.leases import ExchangeLock, LeasedLimit
 @dataclass(frozen=True, slots=True)
 class Clock:
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds; what is leased is timed by it."""
+    """Seconds; times leases."""
     wall: Callable[[], float] = time.time
-    """Unix seconds; for the expiry of keys and the day of what is used."""
+    """Unix seconds; for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
-    """How much later than its own clock says Redis should take it to be; 0 but where a test lets time pass."""
+    """Milliseconds that Redis adds to its own clock; not 0 only in tests that let time pass."""
 
 
 LeasedLimits = tuple[LeasedLimit, ...]
@@ -28,20 +28,20 @@ LeasedLimits = tuple[LeasedLimit, ...]
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """Where a request takes from; a request settles with those that it began with, whatever limits come meanwhile."""
+    """The limits that a request draws on. A request settles with the set it began with, even if limits change."""
 
     requests: LeasedLimits
     streams: LeasedLimits
     tokens: LeasedLimits
     dollars: LeasedLimits
-    ones: LeasedLimits
-    """Requests and streams: of each a request takes one."""
+    units: LeasedLimits
+    """Requests and streams: a request takes one of each."""
     all: LeasedLimits
 
 
 @dataclass(slots=True)
 class UsageCounters:
-    """What a key's requests have used since this was last collected."""
+    """The usage of a key since the counters were last collected."""
 
     requests: int = 0
     failed: int = 0
@@ -53,111 +53,126 @@ class UsageCounters:
 
 
 class TenantLimits:
-    """A tenant's accounts, and those of its keys; one speaks to Redis about them at a time."""
+    """The limits of a tenant and of its keys; at most one exchange with Redis about them runs at a time."""
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
-        self.speaking = ExchangeLock()
-        self.accounts: dict[tuple[str, str], LeasedLimit] = {}
-        """By whose it is, and which limit."""
-        self.books: set[str] = set()
+        self.exchange_lock = ExchangeLock()
+        self.limits: dict[tuple[str, str], LeasedLimit] = {}
+        """By owner (a key's id, or `WHOLE_TENANT`) and limit."""
+        self.keys: set[str] = set()
 
 
 class KeyUsage:
-    """What is known of one key's spending."""
+    """One key's limits and usage."""
 
-    __slots__ = ("forgotten", "in_flight", "key", "lively", "purse", "tally", "waiting", "waiting_tokens", "ways")
+    __slots__ = (
+        "counters",
+        "in_flight",
+        "is_dirty",
+        "is_forgotten",
+        "key",
+        "limits",
+        "tenant",
+        "waiting",
+        "waiting_tokens",
+    )
 
-    def __init__(self, key: str, purse: TenantLimits, ways: LimitSet) -> None:
-        self.key, self.purse, self.ways = key, purse, ways
-        self.tally = UsageCounters()
-        self.lively = False
-        """Whether Redis is to hear of it."""
-        self.forgotten = False
+    def __init__(self, key: str, tenant: TenantLimits, limits: LimitSet) -> None:
+        self.key, self.tenant, self.limits = key, tenant, limits
+        self.counters = UsageCounters()
+        self.is_dirty = False
+        """Whether there may be something to report to Redis."""
+        self.is_forgotten = False
+        """Whether the key is no longer cached."""
         self.in_flight = 0
         self.waiting = self.waiting_tokens = 0
+        """Requests that wait for a lease, and the tokens that they need."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller(Caller):
     """A caller whose key was verified."""
 
-    book: KeyUsage = field(kw_only=True, repr=False, compare=False)
+    usage: KeyUsage = field(kw_only=True, repr=False, compare=False)
 
 
 class LimitRegistry:
+    """All limits and key usages of this gateway."""
+
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
         self._numbers = count(1)
-        self.purses: dict[str, TenantLimits] = {}
-        self.books: dict[str, KeyUsage] = {}
-        self.lively: set[KeyUsage] = set()
+        self.tenants: dict[str, TenantLimits] = {}
+        self.usages: dict[str, KeyUsage] = {}
+        self.dirty: set[KeyUsage] = set()
 
     def open(self, key: KeyRecord, tenant: TenantRecord) -> KeyUsage:
-        """The key's book, with the limits of now."""
-        purse = self.purses.get(key.tenant)
-        if purse is None:
-            purse = self.purses[key.tenant] = TenantLimits(key.tenant)
-        ways = self._ways(purse, key, tenant)
-        book = self.books.get(key.id)
-        if book is None:
-            book = self.books[key.id] = KeyUsage(key.id, purse, ways)
-            purse.books.add(key.id)
-        book.ways, book.forgotten = ways, False
-        return book
+        """Returns the key's usage, with its current limits."""
+        tenant_limits = self.tenants.get(key.tenant)
+        if tenant_limits is None:
+            tenant_limits = self.tenants[key.tenant] = TenantLimits(key.tenant)
+        limits = self._limit_set(tenant_limits, key, tenant)
+        usage = self.usages.get(key.id)
+        if usage is None:
+            usage = self.usages[key.id] = KeyUsage(key.id, tenant_limits, limits)
+            tenant_limits.keys.add(key.id)
+        usage.limits, usage.is_forgotten = limits, False
+        return usage
 
     def forget(self, key: str) -> None:
-        """The key is not cached any more; its book goes once Redis knows all that is in it."""
-        book = self.books.get(key)
-        if book is not None:
-            book.forgotten = True
-            if not book.lively:
-                self._drop(book)
+        """The key is no longer cached. Its usage is dropped once it is reported."""
+        usage = self.usages.get(key)
+        if usage is not None:
+            usage.is_forgotten = True
+            if not usage.is_dirty:
+                self._drop(usage)
 
-    def enliven(self, book: KeyUsage) -> None:
-        book.lively = True
-        self.lively.add(book)
+    def mark_dirty(self, usage: KeyUsage) -> None:
+        usage.is_dirty = True
+        self.dirty.add(usage)
 
-    def calm(self, book: KeyUsage) -> None:
-        book.lively = False
-        self.lively.discard(book)
-        if book.forgotten:
-            self._drop(book)
+    def clear_dirty(self, usage: KeyUsage) -> None:
+        usage.is_dirty = False
+        self.dirty.discard(usage)
+        if usage.is_forgotten:
+            self._drop(usage)
 
-    def _drop(self, book: KeyUsage) -> None:
-        if self.books.get(book.key) is not book:
-            return  # it has gone already, and a request came that had been identified before
-        del self.books[book.key]
-        purse = book.purse
-        purse.books.discard(book.key)
-        for whose, limit in [name for name in purse.accounts if name[0] == book.key]:
-            del purse.accounts[whose, limit]
-        if not purse.books:
-            del self.purses[purse.tenant]
+    def _drop(self, usage: KeyUsage) -> None:
+        if self.usages.get(usage.key) is not usage:
+            return  # it was dropped before, and then a request arrived whose caller had been verified earlier
+        del self.usages[usage.key]
+        tenant = usage.tenant
+        tenant.keys.discard(usage.key)
+        for owner, limit in [name for name in tenant.limits if name[0] == usage.key]:
+            del tenant.limits[owner, limit]
+        if not tenant.keys:
+            del self.tenants[tenant.tenant]
 
-    def _ways(self, purse: TenantLimits, key: KeyRecord, tenant: TenantRecord) -> LimitSet:
-        own, shared = self._accounts(purse, key.id, key.limits), self._accounts(purse, WHOLE_TENANT, tenant.limits)
+    def _limit_set(self, tenant_limits: TenantLimits, key: KeyRecord, tenant: TenantRecord) -> LimitSet:
+        own = self._leased_limits(tenant_limits, key.id, key.limits)
+        shared = self._leased_limits(tenant_limits, WHOLE_TENANT, tenant.limits)
 
-        def of(*limits: str) -> LeasedLimits:
-            return tuple(accounts[limit] for limit in limits for accounts in (own, shared) if limit in accounts)
+        def of(*names: str) -> LeasedLimits:
+            return tuple(limits[name] for name in names for limits in (own, shared) if name in limits)
 
         requests, streams = of("requests_per_minute"), of("concurrent_streams")
         tokens, dollars = of("tokens_per_minute"), of("dollars_per_day", "dollars_per_month")
-        ones = requests + streams
-        return LimitSet(requests, streams, tokens, dollars, ones, ones + tokens + dollars)
+        units = requests + streams
+        return LimitSet(requests, streams, tokens, dollars, units, units + tokens + dollars)
 
-    def _accounts(self, purse: TenantLimits, whose: str, limits: Limits) -> dict[str, LeasedLimit]:
+    def _leased_limits(self, tenant_limits: TenantLimits, owner: str, limits: Limits) -> dict[str, LeasedLimit]:
         found = {}
-        for limit in WINDOWS:
-            most = getattr(limits, limit)
-            if most is None:
+        for name in WINDOWS:
+            maximum = getattr(limits, name)
+            if maximum is None:
                 continue
-            most = nanodollars(most) if limit.startswith("dollars") else most
-            account = purse.accounts.get((whose, limit))
-            if account is None:
+            maximum = nanodollars(maximum) if name.startswith("dollars") else maximum
+            limit = tenant_limits.limits.get((owner, name))
+            if limit is None:
                 holder = f"{self._gateway}.{next(self._numbers)}"
-                name = redis_layout.limit_key(purse.tenant, whose, limit)
-                account = purse.accounts[whose, limit] = LeasedLimit(name, limit, most, holder)
-            account.most = most
-            found[limit] = account
+                redis_key = redis_layout.limit_key(tenant_limits.tenant, owner, name)
+                limit = tenant_limits.limits[owner, name] = LeasedLimit(redis_key, name, maximum, holder)
+            limit.maximum = maximum
+            found[name] = limit
         return found

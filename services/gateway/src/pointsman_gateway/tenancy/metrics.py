@@ -1,4 +1,4 @@
-"""What tenancy counts of itself; no label is a key's or a tenant's."""
+"""Metrics of keys, limits and usage; no label contains a key or a tenant."""
 
 from pointsman_servicekit.keys.redis_layout import WINDOWS
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -6,29 +6,31 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 class TenancyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.refusals = Counter(
-            "pointsman_ratelimit_rejected", "Requests refused, by the limit they met.", ["limit"], registry=registry
+        self.rejected = Counter(
+            "pointsman_ratelimit_rejected", "Requests rejected, by the limit they exceed.", ["limit"], registry=registry
         )
-        self.exchanges = Counter(
-            "pointsman_quota_lease_renewals", "Calls to Redis for slices of limits.", ["outcome"], registry=registry
-        )
-        self.lookups = Counter(
-            "pointsman_key_lookups",
-            "Keys looked up in Redis, by what came of it.",
+        self.renewals = Counter(
+            "pointsman_quota_lease_renewals",
+            "Exchanges with Redis about quota leases.",
             ["outcome"],
             registry=registry,
         )
-        self.alone = Counter(
-            "pointsman_ratelimit_local_fallback", "Slices that were taken while Redis was away.", registry=registry
+        self.lookups = Counter(
+            "pointsman_key_lookups", "Keys looked up in Redis, by result.", ["outcome"], registry=registry
         )
-        self.slices = Gauge("pointsman_quota_leases", "Slices of limits held.", registry=registry)
-        self.keys = Gauge("pointsman_key_cache_size", "Keys of which a verified copy is held.", registry=registry)
-        self.unwritten = Gauge(
-            "pointsman_usage_flush_lag_seconds", "Since all that keys have used was last written.", registry=registry
+        self.local_fallbacks = Counter(
+            "pointsman_ratelimit_local_fallback",
+            "Limits enforced locally because Redis was unavailable.",
+            registry=registry,
         )
-        for limit in WINDOWS:
-            self.refusals.labels(limit)
+        self.leases = Gauge("pointsman_quota_leases", "Quota leases held.", registry=registry)
+        self.cached_keys = Gauge("pointsman_key_cache_size", "Keys with a verified copy.", registry=registry)
+        self.flush_lag = Gauge(
+            "pointsman_usage_flush_lag_seconds", "Time since all usage of keys was written.", registry=registry
+        )
+        for limit in WINDOWS:  # a series that first appears with the value 1 hides its first event
+            self.rejected.labels(limit)
         for outcome in ("done", "failed"):
-            self.exchanges.labels(outcome)
+            self.renewals.labels(outcome)
         for outcome in ("known", "refused", "failed"):
             self.lookups.labels(outcome)

@@ -1,133 +1,154 @@
-"""What one request holds of its key's limits, from its admission to its end."""
+"""What one request reserves of its key's limits from its admission to its end, and the errors if that is refused."""
 
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
-from pointsman_servicekit.keys.records import nanodollars, picodollars
+from pointsman_servicekit.errors import ResourceExhausted, Unavailable
+from pointsman_servicekit.keys.records import NANO, nanodollars, picodollars
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
 
 from pointsman_gateway.domain import Usage
-from pointsman_gateway.tenancy import errors
 from pointsman_gateway.tenancy.lease_store import Needs
 from pointsman_gateway.tenancy.leases import LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitSet, TenantLimits
 from pointsman_gateway.tenancy.usage import UsageWriter
 
 MAX_TRIES = 20
-"""Times that others may take what was just leased for a request."""
+"""Attempts of a request to take what was leased for it, before other requests take it."""
+RETRY_AFTER_S = 1.0
+"""Seconds after which unused quota of other gateways has been returned."""
+
+_REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+_TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
+
+_LIMIT_TEXTS = {
+    "requests_per_minute": "{} requests a minute",
+    "tokens_per_minute": "{} tokens a minute",
+    "concurrent_streams": "{} requests at once",
+    "dollars_per_day": "{} dollars a day",
+    "dollars_per_month": "{} dollars a month",
+}
 
 
-_OF_REQUESTS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
-_OF_TOKENS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
-
-
-class Desk(Protocol):
-    """Whom a hold asks where it cannot help itself."""
+class Leasing(Protocol):
+    """What a reservation needs from the tenancy."""
 
     clock: Clock
-    tallies: UsageWriter
+    usage: UsageWriter
 
-    def wake(self) -> None:
-        """Slices run low."""
+    def renew(self) -> None:
+        """Called if a lease runs low."""
         ...
 
-    def refuse(self, account: LeasedLimit, need: int, now: float) -> None:
-        """Raises ResourceExhausted where it is sure already that the account does not have that."""
+    def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
+        """Raises ResourceExhausted if it is certain that `need` is not available."""
         ...
 
-    async def lease(self, purse: TenantLimits, needs: Needs) -> None:
-        """Asks Redis for it. Raises ResourceExhausted where Redis is away, and there is not as much here."""
+    async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
+        """Asks Redis for it. Raises ResourceExhausted if Redis is unavailable and the lease does not suffice."""
         ...
 
 
 class Reservation:
-    __slots__ = ("_afforded_at", "_at", "_book", "_desk", "_nano", "_open", "_tokens", "_ways")
+    __slots__ = (
+        "_dollars_reserved_at",
+        "_is_open",
+        "_leasing",
+        "_limits",
+        "_nanodollars",
+        "_reserved_at",
+        "_tokens",
+        "_usage",
+    )
 
-    def __init__(self, desk: Desk, book: KeyUsage, tokens: int, now: float) -> None:
-        self._desk, self._book, self._ways = desk, book, book.ways
-        self._tokens, self._nano = tokens, 0
-        self._at = self._afforded_at = now
-        self._open = True
+    def __init__(self, leasing: Leasing, usage: KeyUsage, tokens: int, now: float) -> None:
+        self._leasing, self._usage, self._limits = leasing, usage, usage.limits
+        self._tokens, self._nanodollars = tokens, 0
+        self._reserved_at = self._dollars_reserved_at = now
+        self._is_open = True
 
     def afford_now(self, usd: float) -> bool:
-        """Reserves dollars, beside those reserved before; False where `afford` is to be asked. Raises ResourceExhausted
-        where they are refused for sure."""
-        dollars = self._ways.dollars
-        nano = nanodollars(usd) if dollars else 0
-        if not nano:
-            return True  # what costs nothing is open where a budget is spent, too
-        now = self._desk.clock.monotonic()
-        for account in dollars:
-            if account.free < nano or now >= account.until:
-                self._desk.refuse(account, nano, now)
+        """Reserves dollars, in addition to those reserved before; False if `afford` has to be awaited. Raises
+        ResourceExhausted if it is certain that they are not available."""
+        dollars = self._limits.dollars
+        amount = nanodollars(usd) if dollars else 0
+        if not amount:
+            return True  # what is free stays available if a budget is spent
+        now = self._leasing.clock.monotonic()
+        for limit in dollars:
+            if limit.free < amount or now >= limit.until:
+                self._leasing.check_refusal(limit, amount, now)
                 return False
-        for account in dollars:
-            account.free -= nano
-            if account.free < account.low:
-                self._desk.wake()
-        if not self._nano:
-            self._afforded_at = now
-        self._nano += nano
+        for limit in dollars:
+            limit.free -= amount
+            if limit.free < limit.low:
+                self._leasing.renew()
+        if not self._nanodollars:
+            self._dollars_reserved_at = now
+        self._nanodollars += amount
         return True
 
     async def afford(self, usd: float) -> None:
         """Raises ResourceExhausted."""
-        needs = dict.fromkeys(self._ways.dollars, (nanodollars(usd), 0))
+        needs = dict.fromkeys(self._limits.dollars, (nanodollars(usd), 0))
         for _ in range(MAX_TRIES):
             if self.afford_now(usd):
                 return
-            await self._desk.lease(self._book.purse, needs)
-        raise errors.contended()
+            await self._leasing.lease(self._usage.tenant, needs)
+        raise contended()
 
     def settle(self, usage: Usage, usd: float, outcome: str) -> None:
-        """However the request ended: gives back what was not used, and charges what was used beyond.
+        """Called at the request's end, whatever its outcome: returns the unused part of the reservation, and charges
+        usage above it. Idempotent.
 
-        What is over goes to the present window; what is left comes back only in the window that it was taken from.
+        Usage above the reservation counts in the current window; the unused part is returned only in the window from
+        which it was taken.
         """
-        if not self._open:
+        if not self._is_open:
             return
-        self._open = False
-        ways, book, desk = self._ways, self._book, self._desk
-        book.in_flight -= 1
-        for account in ways.streams:
-            account.free += 1
-        over = usage.prompt_tokens + usage.completion_tokens - self._tokens
-        for account in ways.tokens:
-            if over > 0:
-                account.charge(over, desk.clock.monotonic())
-            elif account.began <= self._at:
-                account.free -= over
+        self._is_open = False
+        limits, leasing = self._limits, self._leasing
+        self._usage.in_flight -= 1
+        for limit in limits.streams:
+            limit.free += 1
+        excess = usage.prompt_tokens + usage.completion_tokens - self._tokens
+        for limit in limits.tokens:
+            if excess > 0:
+                limit.charge(excess, leasing.clock.monotonic())
+            elif limit.began <= self._reserved_at:
+                limit.free -= excess
         pico = picodollars(usd)
-        if ways.dollars:
-            self._settle_dollars(-(-pico // 1000) - self._nano)
-        desk.tallies.count(book, usage, pico, outcome)
+        if limits.dollars:
+            self._settle_dollars(-(-pico // 1000) - self._nanodollars)
+        leasing.usage.count(self._usage, usage, pico, outcome)
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """OpenAI's x-ratelimit-*, as the limits stand now."""
-        return headers_of(self._ways, self._desk.clock.monotonic())
+        """The limits now, as OpenAI's `x-ratelimit-*` headers."""
+        return headers_of(self._limits, self._leasing.clock.monotonic())
 
-    def _settle_dollars(self, over: int) -> None:
-        for account in self._ways.dollars:
-            if over > 0:
-                account.charge(over, self._desk.clock.monotonic())
-            elif account.began <= self._afforded_at:
-                account.free -= over
+    def _settle_dollars(self, excess: int) -> None:
+        for limit in self._limits.dollars:
+            if excess > 0:
+                limit.charge(excess, self._leasing.clock.monotonic())
+            elif limit.began <= self._dollars_reserved_at:
+                limit.free -= excess
 
 
-def headers_of(ways: LimitSet, now: float) -> dict[str, str]:
+def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if ways.requests:
-        _add_headers(headers, _OF_REQUESTS, ways.requests, now)
-    if ways.tokens:
-        _add_headers(headers, _OF_TOKENS, ways.tokens, now)
+    if limits.requests:
+        _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)
+    if limits.tokens:
+        _add_headers(headers, _TOKEN_HEADERS, limits.tokens, now)
     return headers
 
 
-def _add_headers(headers: dict[str, str], names: tuple[str, str, str], accounts: LeasedLimits, now: float) -> None:
-    tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=LeasedLimit.remaining)
+def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: LeasedLimits, now: float) -> None:
+    tightest = limits[0] if len(limits) == 1 else min(limits, key=LeasedLimit.remaining)
     limit, remaining, reset = names
-    headers[limit] = str(tightest.most)
+    headers[limit] = str(tightest.maximum)
     headers[remaining] = str(tightest.remaining())
     headers[reset] = to_duration(max(0.0, tightest.ends - now))
 
@@ -143,3 +164,34 @@ def to_duration(seconds: float) -> str:
 def _minutes_and_seconds(seconds: int) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> ResourceExhausted:
+    """The error for a request that exceeds a limit; its code is the limit's name."""
+    owner = "tenant" if f":account:{WHOLE_TENANT}:" in limit.name else "key"
+    allowed = f"this {owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
+    if need > limit.maximum:
+        message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"
+        return ResourceExhausted(message, code=limit.limit)
+    retry_after = max(_retry_after(limit, need, now, without_redis), 0.1)
+    reason = ", and Redis, which distributes them, is unavailable" if without_redis else ""
+    return ResourceExhausted(
+        f"{allowed}{reason}; try again in {retry_after:.1f} s", code=limit.limit, retry_after=retry_after
+    )
+
+
+def contended() -> Unavailable:
+    return Unavailable(
+        "too many requests share what is left of a limit", code="limits_contended", retry_after=RETRY_AFTER_S
+    )
+
+
+def _retry_after(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> float:
+    until_end = limit.ends - now
+    if without_redis or limit.unspent >= need:
+        return min(RETRY_AFTER_S, until_end)
+    return RETRY_AFTER_S if limit.limit == "concurrent_streams" else until_end
+
+
+def _to_text(limit: LeasedLimit, amount: int) -> str:
+    return f"{amount / NANO:.6g}" if limit.limit.startswith("dollars") else f"{amount:,}"

@@ -1,13 +1,13 @@
-"""The stage: who asks, and whether their limits hold; docs/keys.md states the bounds.
+"""Identifies callers and enforces their limits over all gateways; docs/keys.md states the bound.
 
 In each window of each limit, over all gateways,
 
-    spent  <=  limit + in_flight + sum over g of max(slice(g), share(g))
+    spent  <=  limit + in_flight + sum over g of max(lease(g), share(g))
 
-* in_flight: what answers took beyond their estimates, of requests that were in flight when a gateway let the last one
-  into the window. Nothing else while Redis is up: the sum of all slices is within the limit.
-* g: the gateways that lost Redis, or were killed, in the window; slice(g) is what g held then, and share(g) the limit
-  divided by the number of gateways that g knew of, rounded down. For dollars there is no share.
+* in_flight: what answers used beyond their reservations, of requests in flight when a gateway admitted the last request
+  of the window. Nothing else while Redis is available, since the sum of all leases is within the limit.
+* g: the gateways that lost Redis, or were killed, in the window. lease(g) is what g held then, and share(g) is the
+  limit divided by the number of gateways that g knew of, rounded down. Dollars have no share.
 """
 
 import logging
@@ -19,146 +19,149 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.key_store import KeyStore
 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
-from pointsman_gateway.tenancy import errors
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore, Needs
 from pointsman_gateway.tenancy.leases import LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitRegistry, TenantLimits, VerifiedCaller
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
-from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, headers_of
+from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, contended, exhausted, headers_of
 from pointsman_gateway.tenancy.tasks import BackgroundTasks
 from pointsman_gateway.tenancy.usage import UsageWriter
 
 log = logging.getLogger(__name__)
 
-_NOW = Clock()
-_COPIES = KeyCacheConfig()
+_SYSTEM_CLOCK = Clock()
+_DEFAULT_CACHE = KeyCacheConfig()
 
 
 class Tenancy:
-    """Implements a hold's `Desk`."""
+    """Implements the pipeline's `Tenancy`, and `Leasing` for its reservations."""
 
     def __init__(
-        self, redis: BoundedRedis, metrics: TenancyMetrics, copies: KeyCacheConfig = _COPIES, clock: Clock = _NOW
+        self,
+        redis: BoundedRedis,
+        metrics: TenancyMetrics,
+        cache: KeyCacheConfig = _DEFAULT_CACHE,
+        clock: Clock = _SYSTEM_CLOCK,
     ) -> None:
         self.clock = clock
         self._metrics = metrics
-        self._ledger = LeaseStore(redis, clock, metrics)
-        self._books = LimitRegistry(self._ledger.gateway)
-        self.tallies = UsageWriter(redis, clock, self._ledger.gateway)
-        self._identities = VerifiedKeys(KeyStore(redis, clock.wall), self._books, clock, metrics, copies)
-        self.upkeep = BackgroundTasks(self._ledger, self._books, self.tallies, self._identities, metrics)
+        self._leases = LeaseStore(redis, clock, metrics)
+        self._limits = LimitRegistry(self._leases.gateway)
+        self.usage = UsageWriter(redis, clock, self._leases.gateway)
+        self._keys = VerifiedKeys(KeyStore(redis, clock.wall), self._limits, clock, metrics, cache)
+        self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, metrics)
         self._redis = redis
         self._monotonic = clock.monotonic
-        self.wake = self.upkeep.wake
+        self.renew = self.tasks.wake
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """For the length of the block: slices are refilled, usage is written, revocations are heard of."""
-        log.info("keys are on: each request must show one")
-        async with self.upkeep.running(self._redis, self.clock):
+        """Renews leases, writes usage and applies revocations for the length of the block."""
+        log.info("keys are on: every request needs one")
+        async with self.tasks.running(self._redis, self.clock):
             yield
 
     def identify_now(self, credential: str) -> Caller | None:
-        """By a verified copy; None where `identify` is to be asked."""
-        return self._identities.identify_now(credential)
+        """By a verified copy of the key; None if `identify` has to be awaited."""
+        return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
-        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key"); and Unavailable
-        ("keys_unavailable") while Redis is away and the key is not known here."""
-        return await self._identities.identify(credential)
+        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key"), and Unavailable
+        ("keys_unavailable") if Redis is unavailable and there is no verified copy."""
+        return await self._keys.identify(credential)
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Takes a request, a stream and `tokens` from the local slices; None where `enter` is to be asked.
+        """Reserves a request, a stream and `tokens` from the leases; None if `enter` has to be awaited.
 
-        Raises ResourceExhausted where it is refused for sure. `caller` is one that was identified here.
+        Raises ResourceExhausted if it is certain that they are not available. `caller` was identified here.
         """
         assert isinstance(caller, VerifiedCaller)
-        book = caller.book
-        ways = book.ways
+        usage = caller.usage
+        limits = usage.limits
         now = self._monotonic()
-        for account in ways.ones:
-            if account.free < 1 or now >= account.until:
-                self.refuse(account, 1, now)
+        for limit in limits.units:
+            if limit.free < 1 or now >= limit.until:
+                self.check_refusal(limit, 1, now)
                 return None
-        for account in ways.tokens:
-            if account.free < tokens or now >= account.until:
-                self.refuse(account, tokens, now)
+        for limit in limits.tokens:
+            if limit.free < tokens or now >= limit.until:
+                self.check_refusal(limit, tokens, now)
                 return None
         low = False
-        for account in ways.ones:
-            account.free -= 1
-            low = low or account.free < account.low
-        for account in ways.tokens:
-            account.free -= tokens
-            low = low or account.free < account.low
-        book.in_flight += 1
-        if not book.lively:
-            self._books.enliven(book)
+        for limit in limits.units:
+            limit.free -= 1
+            low = low or limit.free < limit.low
+        for limit in limits.tokens:
+            limit.free -= tokens
+            low = low or limit.free < limit.low
+        usage.in_flight += 1
+        if not usage.is_dirty:
+            self._limits.mark_dirty(usage)
         if low:
-            self.wake()
-        return Reservation(self, book, tokens, now)
+            self.renew()
+        return Reservation(self, usage, tokens, now)
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Raises ResourceExhausted: its code is the limit's name, `retry_after` when it will be worth trying."""
+        """Raises ResourceExhausted; its code is the limit's name, and `retry_after` says when to retry."""
         assert isinstance(caller, VerifiedCaller)
-        book = caller.book
-        book.waiting += 1
-        book.waiting_tokens += tokens
+        usage = caller.usage
+        usage.waiting += 1
+        usage.waiting_tokens += tokens
         try:
             for _ in range(MAX_TRIES):
-                hold = self.enter_now(caller, tokens)
-                if hold is not None:
-                    return hold
-                await self.lease(book.purse, _needs(book, tokens), book.ways.dollars)
-            raise errors.contended()
+                reservation = self.enter_now(caller, tokens)
+                if reservation is not None:
+                    return reservation
+                await self.lease(usage.tenant, _needs(usage, tokens), usage.limits.dollars)
+            raise contended()
         finally:
-            book.waiting -= 1
-            book.waiting_tokens -= tokens
+            usage.waiting -= 1
+            usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """OpenAI's x-ratelimit-*, for one who was refused."""
+        """OpenAI's `x-ratelimit-*` headers for a rejected caller."""
         assert isinstance(caller, VerifiedCaller)
-        return headers_of(caller.book.ways, self._monotonic())
+        return headers_of(caller.usage.limits, self._monotonic())
 
-    def refuse(self, account: LeasedLimit, need: int, now: float) -> None:
-        if account.is_refused(need, now):
-            self._refuse(account, need, now, alone=False)
+    def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
+        if limit.is_refused(need, now):
+            self._refuse(limit, need, now, without_redis=False)
 
-    async def lease(self, purse: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """`next_needed` are asked about in the same exchange, where nothing is held of them."""
-        while (short := self._short(needs)) and purse.speaking.under_way:
-            await purse.speaking.over()
+    async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
+        """Leases of `next_needed` are renewed in the same exchange if they have expired."""
+        while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
+            await tenant.exchange_lock.wait()
         if not short:
-            return  # somebody else has asked meanwhile
-        async with purse.speaking:
+            return  # another request's exchange has brought enough
+        async with tenant.exchange_lock:
             try:
-                await self._ledger.exchange({**self._run_out(next_needed), **short})
+                await self._leases.exchange({**self._expired(next_needed), **short})
             except Unavailable:
-                self._ledger.go_on_alone(list(short))
-                for account, (need, _) in short.items():
-                    if account.free < need:
-                        self._refuse(account, need, self._monotonic(), alone=True)
+                self._leases.use_local_fallback(list(short))
+                for limit, (need, _) in short.items():
+                    if limit.free < need:
+                        self._refuse(limit, need, self._monotonic(), without_redis=True)
 
     def _short(self, needs: Needs) -> Needs:
-        """Of these, what there is too little of here."""
+        """Those needs that the leases do not cover."""
         now = self._monotonic()
-        return {account: need for account, need in needs.items() if account.free < need[0] or now >= account.until}
+        return {limit: need for limit, need in needs.items() if limit.free < need[0] or now >= limit.until}
 
-    def _run_out(self, accounts: LeasedLimits) -> Needs:
+    def _expired(self, limits: LeasedLimits) -> Needs:
         now = self._monotonic()
-        return {account: (0, 1) for account in accounts if now >= account.until}
+        return {limit: (0, 1) for limit in limits if now >= limit.until}
 
-    def _refuse(self, account: LeasedLimit, need: int, now: float, alone: bool) -> None:
-        self._metrics.refusals.labels(account.limit).inc()
-        raise errors.exhausted(account, need, now, alone)
+    def _refuse(self, limit: LeasedLimit, need: int, now: float, without_redis: bool) -> None:
+        self._metrics.rejected.labels(limit.limit).inc()
+        raise exhausted(limit, need, now, without_redis)
 
 
-def _needs(book: KeyUsage, tokens: int) -> Needs:
-    ways = book.ways
+def _needs(usage: KeyUsage, tokens: int) -> Needs:
+    limits = usage.limits
     return {
-        **dict.fromkeys(ways.ones, (1, book.waiting)),
-        **dict.fromkeys(ways.tokens, (tokens, book.waiting_tokens)),
+        **dict.fromkeys(limits.units, (1, usage.waiting)),
+        **dict.fromkeys(limits.tokens, (tokens, usage.waiting_tokens)),
     }
 
 
@@ -166,7 +169,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class NullReservation:
-    """Holds nothing."""
+    """A reservation without limits."""
 
     __slots__ = ()
     headers = _NO_HEADERS
@@ -185,11 +188,11 @@ _NULL_RESERVATION = NullReservation()
 
 
 class OpenAccess:
-    """Stands where `Tenancy` stands."""
+    """Takes the place of `Tenancy` if keys are off: every caller is anonymous and has no limits."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        log.warning("keys are off: whoever reaches this gateway may use all of it")
+        log.warning("keys are off: everyone who reaches this gateway may use all of it")
         yield
 
     def identify_now(self, credential: str) -> Caller | None:

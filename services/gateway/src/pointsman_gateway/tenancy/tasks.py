@@ -1,13 +1,14 @@
-"""What tenancy does beside the requests: speaks of slices, writes usage, hears of revocations."""
+"""Background tasks of the tenancy: they renew leases, write usage, and refresh keys after a change."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from redis.exceptions import RedisError
 
 from pointsman_gateway.tenancy.keys import VerifiedKeys
@@ -20,133 +21,112 @@ from pointsman_gateway.tenancy.usage import UsageWriter
 log = logging.getLogger(__name__)
 
 RENEW_INTERVAL_S = 0.1
-"""Seconds between two looks at the slices, unless one runs low."""
+"""Seconds between two checks of the leases, unless one runs low."""
 POLL_INTERVAL_S = 0.4
-"""Seconds between two questions whether keys have changed: a message of it can be lost."""
+"""Seconds between two polls for changed keys, since a published message can be lost."""
 WRITE_INTERVAL_S = 0.25
 """Seconds between two batches of usage."""
 SUBSCRIBE_TIMEOUT_S = 5.0
 SHUTDOWN_TIMEOUT_S = 1.0
-"""Seconds that it may take to write the last usage, and to give the slices back, when the gateway stops."""
+"""Seconds for writing the last usage and returning the leases when the gateway stops."""
 
 
 class BackgroundTasks:
     def __init__(
         self,
-        ledger: LeaseStore,
-        books: LimitRegistry,
-        tallies: UsageWriter,
-        identities: VerifiedKeys,
+        leases: LeaseStore,
+        limits: LimitRegistry,
+        usage: UsageWriter,
+        keys: VerifiedKeys,
         metrics: TenancyMetrics,
     ) -> None:
-        self.ledger, self._books, self._tallies, self._identities = ledger, books, tallies, identities
+        self.leases, self._limits, self._usage, self._keys = leases, limits, usage, keys
         self._metrics = metrics
-        metrics.unwritten.set_function(lambda: tallies.unwritten_seconds)
+        metrics.flush_lag.set_function(lambda: usage.flush_lag)
         self._low, self._changed = asyncio.Event(), asyncio.Event()
-        self._heard = True
-        """Whether the last question was answered."""
+        self._is_available = True
+        """Whether Redis answered the last poll."""
         self.wake = self._low.set
+        """Renews leases at once."""
 
     @asynccontextmanager
     async def running(self, redis: BoundedRedis, clock: Clock) -> AsyncIterator[None]:
+        """Runs the tasks for the length of the block. At its end usage is written and leases are returned, if Redis
+        answers in time."""
+
+        async def renew() -> None:
+            try:
+                await self.renew(clock.monotonic())
+            except Unavailable:
+                await asyncio.sleep(RENEW_INTERVAL_S)  # requests may wake this task all the time
+
+        async def listen() -> None:
+            await self._listen(redis)
+
         with suppress(Unavailable):
             await self.poll()
-        tasks = [
-            asyncio.create_task(repeat(lambda: self._poll_in(POLL_INTERVAL_S)), name="ask whether keys have changed"),
-            asyncio.create_task(repeat(lambda: self._listen(redis)), name="hear that keys have changed"),
-            asyncio.create_task(repeat(lambda: self._speak_in(RENEW_INTERVAL_S, clock)), name="speak of slices"),
-            asyncio.create_task(repeat(self._write_in), name="write usage"),
-        ]
         try:
-            yield
+            async with AsyncExitStack() as stack:
+                for work, schedule, name in (
+                    (self.poll, Schedule(POLL_INTERVAL_S, wake=self._changed), "poll for changed keys"),
+                    (listen, Schedule(POLL_INTERVAL_S, run_at_start=True), "listen for changed keys"),
+                    (renew, Schedule(RENEW_INTERVAL_S, wake=self._low), "renew quota leases"),
+                    (self._usage.write, Schedule(WRITE_INTERVAL_S), "write usage"),
+                ):
+                    await stack.enter_async_context(running_periodically(work, schedule, name))
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self._say_the_last(clock)
+            await self._shut_down(clock)
 
-    async def speak(self, now: float) -> None:
-        """Tells Redis of the accounts that are due, tenant by tenant. Raises Unavailable."""
+    async def renew(self, now: float) -> None:
+        """Reports all limits that are due, one tenant after the other. Raises Unavailable."""
         due: dict[TenantLimits, list[LeasedLimit]] = {}
-        slices = 0
-        for book in list(self._books.lively):
-            lively = book.in_flight > 0
-            for account in book.ways.all:
-                slices += account.free > 0
-                lively = lively or not account.is_quiet
-                if account.is_due(now):
-                    due.setdefault(book.purse, []).append(account)
-            if not lively:
-                self._books.calm(book)
-        self._metrics.slices.set(slices)
-        for purse, accounts in due.items():
-            async with purse.speaking:
-                await self.ledger.exchange(dict.fromkeys(accounts, (0, 0)))
-
-    async def _speak_in(self, period: float, clock: Clock) -> None:
-        await _wait_for(self._low, period)
-        await self.speak(clock.monotonic())
-
-    async def _poll_in(self, period: float) -> None:
-        await _wait_for(self._changed, period)
-        await self.poll()
+        leases = 0
+        for usage in list(self._limits.dirty):
+            is_dirty = usage.in_flight > 0
+            for limit in usage.limits.all:
+                leases += limit.free > 0
+                is_dirty = is_dirty or not limit.is_settled
+                if limit.is_due(now):
+                    due.setdefault(usage.tenant, []).append(limit)
+            if not is_dirty:
+                self._limits.clear_dirty(usage)
+        self._metrics.leases.set(leases)
+        for tenant, limits in due.items():
+            async with tenant.exchange_lock:
+                await self.leases.exchange(dict.fromkeys(limits, (0, 0)))
 
     async def poll(self) -> None:
-        """Says that this gateway is there, and hears whether keys have changed. Raises Unavailable."""
+        """Registers this gateway as running, and refreshes the keys if they have changed. Raises Unavailable."""
         try:
-            await self._identities.verify(await self.ledger.poll())
-            self._heard = True
+            await self._keys.refresh(await self.leases.poll())
+            self._is_available = True
         except Unavailable:
-            self._heard = False
+            self._is_available = False
             raise
 
     async def _listen(self, redis: BoundedRedis) -> None:
-        """Until Redis goes away: a connection that is cut says nothing, so another is opened then."""
-        async with redis.client.pubsub() as told:
+        """Listens until Redis is unavailable: a connection that was cut reports nothing, so a new one is needed."""
+        async with redis.client.pubsub() as subscription:
             try:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-                    await told.subscribe(redis_layout.CHANGED)
-                while self._heard and not pending_cancellations():
-                    if await told.get_message(ignore_subscribe_messages=True, timeout=1.0) is not None:
+                    await subscription.subscribe(redis_layout.CHANGED)
+                while self._is_available and not pending_cancellations():
+                    message = await subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                    if message is not None:
                         self._changed.set()
             except (RedisError, OSError):
-                pass  # asking goes on meanwhile
-        await asyncio.sleep(POLL_INTERVAL_S)
+                pass  # polling continues meanwhile
 
-    async def _write_in(self) -> None:
-        await asyncio.sleep(WRITE_INTERVAL_S)
-        await self._tallies.write()
-
-    async def _say_the_last(self, clock: Clock) -> None:
-        for book in self._books.lively:
-            for account in book.ways.all:
-                account.closing = True
+    async def _shut_down(self, clock: Clock) -> None:
+        for usage in self._limits.dirty:
+            for limit in usage.limits.all:
+                limit.closing = True
         try:
             async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
-                await self._tallies.write()
-                await self.speak(clock.monotonic())
-                await self.ledger.leave()
+                await self._usage.write()
+                await self.renew(clock.monotonic())
+                await self.leases.leave()
         except (Unavailable, TimeoutError):
-            lost = self._tallies.waiting  # nobody asks for metrics any more: the log alone can say so
-            log.warning("Redis is away: the usage of %d requests is lost, and slices come back by themselves", lost)
-
-
-async def _wait_for(event: asyncio.Event, period: float) -> None:
-    """Until then, or for so many seconds."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(period):
-            await event.wait()
-    event.clear()
-
-
-async def repeat(work: Callable[[], Awaitable[None]]) -> None:
-    """Until it is cancelled, whatever `work` makes of that."""
-    while not pending_cancellations():
-        try:
-            await work()
-        except Unavailable:
-            await asyncio.sleep(0.1)  # the breaker has told, and lets it be tried again
-        except Exception:  # whatever it is, limits must go on
-            log.exception("the upkeep of keys and limits failed")
-            await asyncio.sleep(1.0)
-    raise asyncio.CancelledError
+            lost = self._usage.waiting  # metrics are not scraped any more, so only the log can report it
+            log.warning("Redis is unavailable: the usage of %d requests is lost, and leases expire", lost)

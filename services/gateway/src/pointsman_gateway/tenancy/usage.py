@@ -1,4 +1,4 @@
-"""Counts what keys use, and writes it to Redis in numbered batches, away from the requests."""
+"""Counts the usage of keys, and writes it to Redis in numbered batches, off the requests' path."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, UsageCounters
 
 RETENTION_DAYS = 400
-"""After the last change."""
+"""Days after its last change for which a day's usage is kept."""
 MAX_COUNTS_PER_BATCH = 2000
-"""Counts; a batch is written within Redis's deadline."""
+"""A batch must be written within Redis's deadline."""
 
 _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
 
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
-    """Written as one, however often it is sent."""
+    """Counts that are written atomically. Sending a batch again is idempotent."""
 
     number: int
     day: str
@@ -36,33 +36,33 @@ class UsageWriter:
         self._write_batch = redis.client.register_script(lease_store.COUNT_SCRIPT)
         self._writer = redis_layout.USAGE_WRITER + gateway
         self._day, self._day_began, self._day_ends = "", 0.0, 0.0
-        self._busy: list[KeyUsage] = []
-        """Whose tallies are not empty."""
+        self._nonzero: list[KeyUsage] = []
+        """Usages whose counters are not zero."""
         self._waiting: dict[str, dict[str, int]] = {}
-        """By day: counts, which are no more than keys have counters, however long Redis is away."""
+        """Counts by day. Their number is bounded by the number of keys, however long Redis is unavailable."""
         self._batch: UsageBatch | None = None
-        """Sent, and not yet known to be written."""
+        """The batch that was sent and is not known to be written."""
         self._number = 0
         self._writing = asyncio.Lock()
-        self._written = clock.monotonic()
-        """When nothing waited last."""
+        self._written_at = clock.monotonic()
+        """When everything had been written."""
 
-    def count(self, book: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
-        """One request that has ended, today."""
+    def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
+        """Counts a request that has ended, on the current day."""
         if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
-        tally = book.tally
-        if not tally.requests:
-            self._busy.append(book)
-        tally.requests += 1
-        tally.prompt_tokens += usage.prompt_tokens
-        tally.cached_tokens += usage.cached_tokens
-        tally.completion_tokens += usage.completion_tokens
-        tally.picodollars += picodollars
+        counters = key.counters
+        if not counters.requests:
+            self._nonzero.append(key)
+        counters.requests += 1
+        counters.prompt_tokens += usage.prompt_tokens
+        counters.cached_tokens += usage.cached_tokens
+        counters.completion_tokens += usage.completion_tokens
+        counters.picodollars += picodollars
         if outcome == CANCELLED:
-            tally.cancelled += 1
+            counters.cancelled += 1
         elif is_failure(outcome):
-            tally.failed += 1
+            counters.failed += 1
 
     @property
     def waiting(self) -> int:
@@ -72,44 +72,44 @@ class UsageWriter:
         return sum(n for one in counts for name, n in one.items() if name.endswith(":requests"))
 
     @property
-    def unwritten_seconds(self) -> float:
-        """Since all was last written: a fraction of one while all is well, however much is asked."""
-        return self._clock.monotonic() - self._written
+    def flush_lag(self) -> float:
+        """Seconds since everything was written; below 1 while Redis is available, whatever the load."""
+        return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:
-        """Writes all that waits. Raises Unavailable, and then keeps it."""
+        """Writes all counts. Raises Unavailable, and then keeps them."""
         async with self._writing:
             self._collect()
             while batch := self._batch or self._next_batch():
                 self._batch = batch
                 await self._write(batch)
                 self._batch = None
-            self._written = self._clock.monotonic()
+            self._written_at = self._clock.monotonic()
 
     async def _write(self, batch: UsageBatch) -> None:
         arguments: list[str | int] = [batch.number, RETENTION_DAYS * redis_layout.A_DAY, len(batch.counts)]
         for name, number in batch.counts.items():
             arguments += (name, number)
-        names = [self._writer, redis_layout.USAGE + batch.day]
-        await self._redis.call(lambda: self._write_batch(keys=names, args=arguments))
+        keys = [self._writer, redis_layout.USAGE + batch.day]
+        await self._redis.call(lambda: self._write_batch(keys=keys, args=arguments))
 
     def _begin_day(self) -> None:
-        """It may lie before the one of until now: a clock that was ahead is put right."""
+        """The day may be earlier than the previous one, if the clock was corrected."""
         self._collect()
         now = self._clock.wall()
         self._day, self._day_began = redis_layout.day_of(now), now // redis_layout.A_DAY * redis_layout.A_DAY
         self._day_ends = self._day_began + redis_layout.A_DAY
 
     def _collect(self) -> None:
-        """Puts the tallies to what waits for Redis."""
-        busy, self._busy = self._busy, []
-        for book in busy:
-            tally, book.tally = book.tally, UsageCounters()
+        """Moves the keys' counters to the counts that wait for Redis."""
+        nonzero, self._nonzero = self._nonzero, []
+        for key in nonzero:
+            counters, key.counters = key.counters, UsageCounters()
             counts = self._waiting.setdefault(self._day, {})
             for counter in _COUNTERS:
-                number = getattr(tally, counter)
+                number = getattr(counters, counter)
                 if number:
-                    name = f"{book.purse.tenant}:{book.key}:{counter}"
+                    name = f"{key.tenant.tenant}:{key.key}:{counter}"
                     counts[name] = counts.get(name, 0) + number
 
     def _next_batch(self) -> UsageBatch | None:

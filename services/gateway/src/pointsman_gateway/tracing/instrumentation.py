@@ -6,7 +6,7 @@ from pointsman_servicekit.grpc_client import Interceptors
 
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.engines.engine_client import EngineClient
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import Journal
 
@@ -22,7 +22,7 @@ class Around(Protocol):
         """Around calls to other services."""
         ...
 
-    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient: ...
+    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         """`name` is the model's in the configuration."""
@@ -42,7 +42,7 @@ class Nothing:
 
     calls: Interceptors = ()
 
-    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
+    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:

@@ -24,7 +24,7 @@ from pointsman_gateway.domain import (
 )
 from pointsman_gateway.embeddings.stage import Embedded, Embedder, Wanted
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest, Transfer
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, Journal, OpenAnswer, PromptBuilder
 
@@ -255,7 +255,7 @@ class Traced:
     def calls(self) -> Interceptors:
         return (TracedCalls(self._spans),)
 
-    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
+    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:

@@ -34,7 +34,7 @@ _FORBIDDEN_OPTIONS = {
     "--uds": "leaves the engine without an address",
     "--enable-lora": "is always set",
     "--no-enable-lora": "leaves the engine without adapters",
-    "--max-cpu-loras": "must equal the slots: otherwise vLLM itself evicts adapters and reads their folders again",
+    "--max-cpu-loras": _HAS_SETTING,
     "--lora-config": "must be the lora-server's",
     "--model": _HAS_SETTING,
     "--served-model-name": _HAS_SETTING,
@@ -53,7 +53,10 @@ class EngineSettings:
     listen: str
     base_model: Path
     served_model_name: str
+    held: int
+    """Adapters in the engine's host memory."""
     max_loras: int
+    """Adapters in one batch; vLLM's scheduler copies them from the host memory."""
     max_lora_rank: int
     max_model_len: int
     extra_arguments: str = ""
@@ -105,8 +108,8 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         *("--model", str(settings.base_model.resolve()), "--served-model-name", settings.served_model_name),
         *("--host", host, "--port", port, "--dtype", "bfloat16"),
         *("--max-model-len", str(settings.max_model_len)),
-        # As many in host memory as in slots: otherwise vLLM itself evicts adapters and reads their folders again.
-        *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_loras)),
+        # The lora-server never registers more than `held`: vLLM would evict one by itself and read its folder again.
+        *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.held)),
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
         *("--shutdown-timeout", str(DRAIN_SECONDS), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         "--disable-uvicorn-access-log",

@@ -31,8 +31,8 @@ async function refresh() {
 }
 
 async function decisions(overview) {
-  if (overview.journal === "none") return noDecisions("This gateway runs without Redis, and so keeps no journal.");
-  if (overview.journal === "away") return noDecisions("Redis is away; decisions are shown again when it is back.");
+  if (overview.request_log === "none") return noDecisions("This gateway runs without Redis, so it has no request log.");
+  if (overview.request_log === "unavailable") return noDecisions("Redis is unavailable; decisions are shown again when it is back.");
   return showDecisions();
 }
 
@@ -43,7 +43,7 @@ async function adapters(caller) {
 
 function showStanding(overview, configuration) {
   const engines = overview.engines.map((engine) => ({
-    name: engine.engine, state: engine.ready ? (engine.resting ? "resting" : "ready") : "down",
+    name: engine.engine, state: engine.ready ? (engine.cooling_down ? "cooling" : "ready") : "down",
     words: engine.ready ? `${plural(engine.resident.length, "adapter")}, ${engine.in_flight} in flight` : engine.detail,
   }));
   show(at("standing"), { engines, configuration, caller: overview.caller }, () => [

@@ -44,7 +44,7 @@ async function ask(from) {
 
 function wantedPaths(from, decision) {
   if (from === "chosen") return [];
-  const usable = new Set(paths.filter((path) => !path.away).map((path) => path.path));
+  const usable = new Set(paths.filter((path) => !path.unavailable).map((path) => path.path));
   const names = from === "all" ? [...usable] : decision.considered.map((one) => one.path).filter((name) => usable.has(name));
   return names.filter((name) => name !== decision.path);
 }

@@ -22,11 +22,11 @@ export function prepareDecisions(refresh) {
 
 /** Reads as many as are shown, so that the list neither jumps nor has gaps. */
 export async function showDecisions() {
-  const { decisions, further } = await api.decisions("", Math.min(200, pages * PAGE));
+  const { decisions, next } = await api.decisions("", Math.min(200, pages * PAGE));
   show(at("decisions-body"), decisions, () => decisions.length
     ? table("Decisions, the newest first", COLUMNS, decisions.map(decisionRow))
-    : h("p", { class: "note" }, "No decision is in the journal yet. Ask something above."));
-  at("older-button").hidden = !further || pages * PAGE >= 200;
+    : h("p", { class: "note" }, "The request log has no decision yet. Ask something above."));
+  at("older-button").hidden = !next || pages * PAGE >= 200;
 }
 
 export function noDecisions(problem) {
@@ -47,14 +47,14 @@ function decisionRow(one) {
 
 async function whole(id) {
   try {
-    const { entry, said } = await api.decision(id);
-    await look("Decision", content(entry, said));
+    const { entry, feedback } = await api.decision(id);
+    await look("Decision", content(entry, feedback));
   } catch (error) {
     await look("Decision", h("p", { class: "problem" }, error.message));
   }
 }
 
-function content(entry, said) {
+function content(entry, feedback) {
   const known = new Map(kinds).set(entry.path, entry.kind);
   const facts = {
     id: entry.id, when: time(entry.unix_ms), requested: entry.requested, task: entry.task, path: entry.path, reason: entry.reason,
@@ -62,7 +62,7 @@ function content(entry, said) {
     answered: entry.model, "escalated from": entry.escalated_from, total: seconds(entry.seconds.total), TTFT: seconds(entry.seconds.first_token),
     tokens: entry.model && `${count(entry.usage.prompt_tokens)} + ${count(entry.usage.completion_tokens)}, ${count(entry.usage.cached_tokens)} cached`,
     dollars: `${dollars(entry.cost_usd)}, expected ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, generation: entry.generation,
-    rating: said.rating, correction: said.correction, "right task": said.right_task, "right answer": said.right_answer,
+    rating: feedback.rating, correction: feedback.correction, "right task": feedback.right_task, "right answer": feedback.right_answer,
   };
   return [
     h("dl", { class: "facts plain" }, Object.entries(facts).filter(([, value]) => value && value !== NOTHING)
@@ -76,6 +76,6 @@ function content(entry, said) {
     entry.messages
       ? entry.messages.map((message) => h("div", { class: "message" }, h("b", {}, message.role), h("p", {}, message.content)))
       : h("p", { class: "faint" }, `The text is ${entry.text === "not stored" ? "not stored (request_log.store_messages is off)" : entry.text}.`),
-    h("details", { class: "raw" }, h("summary", {}, "As the journal has it"), h("pre", { tabindex: 0 }, JSON.stringify(entry, null, 1))),
+    h("details", { class: "raw" }, h("summary", {}, "As the request log has it"), h("pre", { tabindex: 0 }, JSON.stringify(entry, null, 1))),
   ].flat().filter(Boolean);
 }

@@ -15,9 +15,9 @@ export function showPaths(overview) {
     table("Paths over the last 15 minutes", COLUMNS, paths.map((path) => pathRow(path, busiest))));
 }
 
-function note({ journal, window }) {
-  if (journal === "none") return "This gateway runs without Redis: it keeps no journal, so there are no live figures.";
-  if (journal === "away") return "Redis is away, so there are no live figures now.";
+function note({ request_log: requestLog, window }) {
+  if (requestLog === "none") return "This gateway runs without Redis and has no request log, so there are no live figures.";
+  if (requestLog === "unavailable") return "Redis is unavailable, so there are no live figures now.";
   const minutes = (window.until_unix_ms - window.since_unix_ms) / 60000;
   const since = minutes > 14.9 ? "the last 15 minutes" : `since ${time(window.since_unix_ms)}`;
   return `${plural(window.requests, "request")} in ${since}, over all gateways.`.replace("in since", "since");
@@ -28,7 +28,7 @@ function pathRow(path, busiest) {
   return row(COLUMNS, [
     h("span", { class: "stop" }, pathName(path.path, path.kind),
       h("span", { class: "made" }, path.version || [path.model, ...path.strategies].filter(Boolean).join(" · ")),
-      path.away && h("span", { class: "away" }, path.away)),
+      path.unavailable && h("span", { class: "away" }, path.unavailable)),
     share(now?.share ?? null, path.kind),
     count(now?.requests ?? null),
     now ? bars(now.bars, busiest, path.kind) : NOTHING,
@@ -51,7 +51,7 @@ function share(value, kind) {
 export function quality(known) {
   if (!known) return h("span", { class: "faint" }, "not rated");
   return h("span", { class: "quality" }, two(known.mean),
-    h("span", { class: "made" }, `≥ ${bound(known.bound)} of ${count(known.rated)}`));
+    h("span", { class: "made" }, `≥ ${bound(known.bound)} of ${count(known.ratings)}`));
 }
 
 function bars(counts, busiest, kind) {

@@ -25,7 +25,7 @@ function card(task) {
 /** A path's figures, and below them what the policy says of it. */
 function rows(task, path) {
   const choice = path.path === task.choice ? "choice" : "";
-  const said = [path.said && h("span", {}, path.said), path.away && h("span", { class: "away" }, path.away)].filter(Boolean);
+  const said = [path.explanation && h("span", {}, path.explanation), path.unavailable && h("span", { class: "away" }, path.unavailable)].filter(Boolean);
   return [
     row(COLUMNS, [
       h("span", { class: "stop" }, pathName(path.path, path.kind), h("span", { class: "made" }, role(task, path))),
