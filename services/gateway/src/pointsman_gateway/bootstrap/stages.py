@@ -158,7 +158,12 @@ class _NoSearch:
 
 
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
-    sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
+    sampling = Sampling(
+        max_tokens=path.max_tokens,
+        temperature=path.temperature,
+        stop=path.stop,
+        structured_max_tokens=path.structured_max_tokens,
+    )
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)

@@ -34,6 +34,9 @@ RESERVED_NAMES = frozenset(
 )
 """Names that `extra_json` must not contain: the contract has a field for them, or the gateway sets them."""
 
+RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
+"""The same for the `extra_json` of a message."""
+
 _DEFAULT_SAMPLING = Sampling()
 
 
@@ -69,8 +72,17 @@ def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
 def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
     # A list takes half the time of a generator.
     return tuple(
-        [Message(m.role, m.content, {"name": m.name}) if m.name else Message(m.role, m.content) for m in messages]
+        [
+            Message(m.role, m.content, _message_extra(m)) if m.name or m.extra_json else Message(m.role, m.content)
+            for m in messages
+        ]
     )
+
+
+def _message_extra(message: pb.Message) -> dict[str, Any]:
+    """Raises InvalidArgument."""
+    extra = _parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES)
+    return {"name": message.name, **extra} if message.name else extra
 
 
 def _sampling(sampling: pb.Sampling) -> Sampling:
@@ -86,7 +98,7 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if len(sampling.stop) > MAX_STOP_SEQUENCES:
         message = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
         raise InvalidArgument(message, code="bad_parameter", param="stop")
-    return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
+    return Sampling(**given, stop=tuple(sampling.stop) or None, extra=_parse_extra(sampling.extra_json, RESERVED_NAMES))
 
 
 def _within(name: str, value: float, least: float, most: float) -> float:
@@ -100,7 +112,8 @@ def _round_float32(number: float) -> float:
     return float(f"{number:.7g}")
 
 
-def _extra(text: str) -> dict[str, Any]:
+def _parse_extra(text: str, reserved: frozenset[str]) -> dict[str, Any]:
+    """Parses an `extra_json`, which must not contain `reserved` names. Raises InvalidArgument."""
     if not text:
         return {}
     check_body(text.encode(), param="extra_json")
@@ -110,7 +123,7 @@ def _extra(text: str) -> dict[str, Any]:
         raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
     if not isinstance(extra, dict):
         raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
-    named = sorted(RESERVED_NAMES & extra.keys())
+    named = sorted(reserved & extra.keys())
     if named:
         raise InvalidArgument(
             f"'extra_json' holds '{named[0]}', which the request has a place for",

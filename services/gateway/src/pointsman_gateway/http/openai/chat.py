@@ -64,7 +64,7 @@ class ChatBody(BaseModel):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | FailFastList[str] | None = None
+    stop: str | FailFastList[str] | None = Field(default="", description='"": the path\'s; null or []: none')
     user: str | None = None
     metadata: FailFastDict[str] | None = None
 
@@ -121,8 +121,8 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     """Raises InvalidArgument if a message has content other than text, or if a limit is exceeded."""
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if len(stop) > MAX_STOP_SEQUENCES:
+    stop = _stop_sequences(body.stop)
+    if stop is not None and len(stop) > MAX_STOP_SEQUENCES:
         raise InvalidArgument(
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
         )
@@ -162,6 +162,13 @@ def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
 def includes_usage(options: StreamOptions | None) -> bool:
     """Whether a stream ends with its usage."""
     return options is not None and bool(options.include_usage)
+
+
+def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    """None if the path's stop sequences are used."""
+    if isinstance(stop, str):
+        return (stop,) if stop else None
+    return tuple(stop or ())
 
 
 def _message(number: int, body: MessageBody) -> Message:

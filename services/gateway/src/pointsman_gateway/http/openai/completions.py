@@ -37,7 +37,7 @@ class CompletionBody(SurrogateFreeBody):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | FailFastList[str] | None = None
+    stop: str | FailFastList[str] | None = Field(default="", description='"": the path\'s; null or []: none')
     logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
     user: str | None = None
     metadata: FailFastDict[str] | None = None
