@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +61,8 @@ class Surroundings:
     freshness: Freshness = ALWAYS_FRESH
     habits: PathStatistics = field(default_factory=PathStatistics)
     accounts: EngineCosts = field(default_factory=EngineCosts)
+    lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Lends a request's slot to another one while it waits for an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
     backends = EngineBackend(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
-    loading = AdapterLoading(backends, engines, now, resilience)
+    loading = AdapterLoading(backends, engines, now, resilience, around.lend_slot)
     return Line(
         generation=config.digest,
         classification=Classification(

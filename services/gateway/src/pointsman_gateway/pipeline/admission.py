@@ -11,7 +11,8 @@ import logging
 import signal
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -60,7 +61,8 @@ class Admission:
         """No request is admitted any more."""
         self.is_draining = False
         """Requests are still admitted, but load balancers should send no more."""
-        self._free = max_in_flight
+        self._free = max_in_flight  # negative while more requests are answered than there are slots; see `lend`
+        self._lent = 0
         self.max_in_flight = max_in_flight
         self._limits = queue or QueueLimits()
         self._queue: list[_Waiter] = []
@@ -73,7 +75,7 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        return self.max_in_flight - self._free
+        return self.max_in_flight - self._free + self._lent
 
     @property
     def waiting(self) -> int:
@@ -104,7 +106,7 @@ class Admission:
         _check(request)
         if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
-        if self._free == 0:  # else the queue is empty: `leave` passes slots on
+        if self._free <= 0:  # else the queue is empty: `leave` passes slots on
             return False
         self._free -= 1
         return True
@@ -128,14 +130,32 @@ class Admission:
 
     def leave(self) -> None:
         self._pace.step()
-        while self._queue:
+        while self._queue and self._free >= 0:
             turn = self._queue.pop(0).turn
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
-        if self._free == self.max_in_flight:
+        if self.in_flight == 0:
             self._empty.set()
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """A block in which an admitted request waits for something other than an engine's answer, and its slot is
+        given to another request. At most as many requests as there are slots do so at once.
+
+        Afterwards the request goes on at once, even if more requests than there are slots are then answered.
+        """
+        if self._lent >= self.max_in_flight:
+            yield
+            return
+        self._lent += 1
+        self.leave()
+        try:
+            yield
+        finally:
+            self._lent -= 1
+            self._free -= 1
 
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter in self._queue:
