@@ -196,7 +196,7 @@ async def in_turns(ask: Callable[[int], Any], count: int) -> None:
 
 
 async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
-    """Once nobody is in the house, and Redis has all that happened in it."""
+    """Once nobody is in the components, and Redis has all that happened in it."""
     await gateway.components.pipeline.admission.wait_until_empty(30)
 
     async def look() -> Receipts | None:

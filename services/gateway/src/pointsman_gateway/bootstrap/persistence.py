@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from prometheus_client import CollectorRegistry, Counter
 
-from pointsman_gateway.cache.stage import CacheResources
+from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources
 from pointsman_gateway.cache.store import CacheStore
-from pointsman_gateway.cache.writer import AnswerWriter, CacheMetrics
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path

@@ -264,12 +264,12 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """In seconds."""
+    """Times in seconds."""
 
     delay: float
-    """Requests are still admitted while readiness fails, so that load balancers can notice."""
+    """Requests are still served while readiness fails, so that load balancers notice."""
     timeout: float
-    """Then requests in flight may finish."""
+    """Time for the requests in progress to end."""
 
 
 async def drain(
@@ -278,16 +278,16 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns True once no request is in flight, or False at the timeout; the remaining requests will be aborted.
+    """Returns when no request is in progress, or after the timeout: False if requests remain, which will be aborted.
 
-    `report_not_serving` updates gRPC health; /readyz follows `admission.is_ready`. SIGINT (Ctrl-C) skips the delay,
-    because there is no load balancer.
+    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
+    no delay, since nobody stops a gateway behind a load balancer with it.
     """
     admission.is_draining = True
     await report_not_serving()
     await delay_shutdown(stopped_by, times.delay)
     admission.is_closed = True
-    log.info("draining: %d requests in flight", admission.in_flight)
+    log.info("draining: %d requests in progress", admission.in_flight)
     is_empty = await admission.wait_until_empty(times.timeout)
     if not is_empty:
         log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
