@@ -165,7 +165,7 @@ def test_the_mean_must_be_reached() -> None:
 
 
 def test_an_engine_that_tells_none_vouches_for_nothing() -> None:
-    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine told no log-probabilities"
+    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine reported no log-probabilities"
 
 
 # -- all of them
@@ -266,7 +266,7 @@ def _best_value(**terms: Any) -> Callable[[ConfigFolder], None]:
 
 def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]) -> None:
     bend(config_folder)
-    bootstrap.check(load_config(config_folder.write(), {}))
+    bootstrap.check_config(load_config(config_folder.write(), {}))
 
 
 @pytest.mark.parametrize(
