@@ -1,11 +1,13 @@
 """The console's service: reads decisions, paths, tasks, engines and adapters, and moves adapter aliases."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, PointsmanError, Unavailable
 
-from pointsman_gateway.console import adapters, overview
+from pointsman_gateway.console import overview
 from pointsman_gateway.console.decisions import (
     PAGE_SIZE,
     WINDOW_MS,
@@ -16,11 +18,108 @@ from pointsman_gateway.console.decisions import (
     to_row,
     window_of,
 )
-from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
+from pointsman_gateway.console.overview import (
+    CallerView,
+    DecisionPage,
+    DecisionView,
+    EngineAdapters,
+    ModelAdapters,
+    Overview,
+)
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapters import Alias, AliasMove
+from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
+from pointsman_gateway.domain.request import AllowedNames
+from pointsman_gateway.engines.engines import Cell
 from pointsman_gateway.pipeline.config_reload import Generation
 from pointsman_gateway.request_log.store import RequestLogReader
+
+
+class AdapterAdmin(Protocol):
+    """The adapter operations of one lora-server. Each method raises PointsmanError."""
+
+    async def read(self) -> AdapterListing: ...
+
+    async def point(self, move: AliasMove) -> Alias: ...
+
+    async def try_out(self, move: AliasMove) -> Alias: ...
+
+    async def roll_back(self, move: AliasMove) -> Alias: ...
+
+
+Action = Callable[[AdapterAdmin, AliasMove], Awaitable[Alias]]
+
+
+ACTIONS: Mapping[str, Action] = {
+    "alias": lambda admin, move: admin.point(move),
+    "canary": lambda admin, move: admin.try_out(move),
+    "rollback": lambda admin, move: admin.roll_back(move),
+}
+
+
+async def read_adapters(cells: Sequence[Cell], allowed: AllowedNames) -> list[ModelAdapters]:
+    """By base model. Engines without a lora-server have no adapters. `allowed` are names of adapters."""
+    with_admin = [cell for cell in cells if cell.desk is not None]
+    listings = await asyncio.gather(*[_listing(cell.desk) for cell in with_admin if cell.desk is not None])
+    models = dict.fromkeys(cell.engine.model for cell in with_admin)
+    pairs = list(zip(with_admin, listings, strict=True))
+    return [
+        _model(model, [(cell, listing) for cell, listing in pairs if cell.engine.model == model], allowed)
+        for model in models
+    ]
+
+
+async def _listing(admin: AdapterAdmin) -> AdapterListing | PointsmanError:
+    try:
+        return await admin.read()
+    except PointsmanError as error:
+        return error
+
+
+def _model(
+    model: str, listings: Sequence[tuple[Cell, AdapterListing | PointsmanError]], allowed: AllowedNames
+) -> ModelAdapters:
+    """Versions, aliases and changes are those of the first lora-server that answered, since all share one registry."""
+    read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
+    first = read[0] if read else AdapterListing((), (), ())
+    return ModelAdapters(
+        model,
+        [_engine(cell.engine.name, listing, allowed) for cell, listing in listings],
+        [version for version in first.versions if _is_adapter_allowed(version.version, allowed)],
+        [alias for alias in first.aliases if _is_adapter_allowed(alias.alias, allowed)],
+        [change for change in first.changes if _is_adapter_allowed(change.subject, allowed)],
+    )
+
+
+def _engine(name: str, listing: AdapterListing | PointsmanError, allowed: AllowedNames) -> EngineAdapters:
+    if isinstance(listing, PointsmanError):
+        return EngineAdapters(name, listing.message, {})
+    states = {one.version: one.state for one in listing.versions if _is_adapter_allowed(one.version, allowed)}
+    return EngineAdapters(name, "", states)
+
+
+def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
+    return allowed is None or name.partition("@")[0] in allowed
+
+
+async def move_alias(cells: Sequence[Cell], model: str, action: str, wanted: AliasMove) -> Alias:
+    """Raises NotFound if no lora-server has adapters of `model`, Unavailable if none of them answers."""
+    admins = [cell.desk for cell in cells if cell.desk is not None and cell.engine.model == model]
+    if not admins:
+        known = sorted({cell.engine.model for cell in cells if cell.desk is not None})
+        raise NotFound(
+            f"no lora-server has adapters of '{model[:100]}'; known: {', '.join(known) or 'none'}",
+            code="unknown_model",
+            param="model",
+        )
+    *first, last = admins
+    for admin in first:
+        try:
+            return await ACTIONS[action](admin, wanted)
+        except Unavailable as error:
+            if error.code != "lora_server_unavailable":  # it did answer, and another one would answer the same
+                raise
+    return await ACTIONS[action](last, wanted)
+
 
 MAX_SCANNED = 2_000
 """Entries that are read for one page, if few of them are the caller's."""
@@ -96,7 +195,7 @@ class Console:
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that cannot be read is listed with its problem."""
-        return await adapters.read(self._current().engines.cells, caller.scope.adapters)
+        return await read_adapters(self._current().engines.cells, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
         """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
@@ -108,7 +207,7 @@ class Console:
         name = move.alias.partition("@")[0]
         if not _is_allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await adapters.move(self._current().engines.cells, model, action, move)
+        return await move_alias(self._current().engines.cells, model, action, move)
 
     async def _read_recent(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:

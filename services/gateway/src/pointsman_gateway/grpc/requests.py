@@ -7,7 +7,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.domain import Caller, Feedback, Message, Request, Sampling
 from pointsman_gateway.http.finite_numbers import refuse_infinite
 from pointsman_gateway.http.limits import check_body

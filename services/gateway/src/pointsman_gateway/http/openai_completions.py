@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.config.sampling import Seed, Temperature, TopLogprobs, TopP
+from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.bounded_fields import Elements, Entries
 from pointsman_gateway.http.chat_like import chat_request
 from pointsman_gateway.http.completion_answers import CompletionEncoder

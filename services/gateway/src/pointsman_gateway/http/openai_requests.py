@@ -8,7 +8,7 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.http.bounded_fields import Elements, Entries
 from pointsman_gateway.http.cache_control import USE

@@ -13,8 +13,7 @@ from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
 
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, VerifiedCaller
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenancyMetrics, VerifiedCaller
 
 log = logging.getLogger(__name__)
 
