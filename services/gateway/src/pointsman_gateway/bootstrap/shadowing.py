@@ -1,12 +1,12 @@
-"""Builds what answers a share of the requests once more, around the journal and the box for feedback."""
+"""Builds the shadow requests: wrappers around the request log and the feedback service."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.persistence import Memory
@@ -18,7 +18,7 @@ from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Line
 from pointsman_gateway.pipeline.ports import Journal
-from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
 from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
@@ -26,7 +26,7 @@ from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shado
 
 @dataclass(slots=True)
 class ShadowTerms:
-    """What the configuration that serves says; each generation is obeyed from then on."""
+    """The shadow settings of the current configuration."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
@@ -43,13 +43,13 @@ class ShadowTerms:
         }
 
     def may(self, request: Request, task: str, path: str) -> bool:
-        """Whether the request's caller could have had it answered so."""
+        """Whether the request's caller may use the path for the task."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
 @dataclass(frozen=True, slots=True)
 class Shadows:
-    """What stands around the journal and the box."""
+    """The wrapped request log and feedback service."""
 
     journal: Journal
     feedback: FeedbackTaker
@@ -59,10 +59,10 @@ class Shadows:
 async def shadowing(
     memory: Memory, line: Callable[[], Line], terms: ShadowTerms, admission: Admission, registry: CollectorRegistry
 ) -> AsyncIterator[Shadows]:
-    """At the end of the block whatever is under way is stopped, and what was spent is told."""
+    """At the end of the block running shadow requests are cancelled, and their cost is reported to the budget store."""
     metrics, store = ShadowMetrics(registry), memory.shadows
-    purse = DailyBudget(store)
-    runner = ShadowRunner(ShadowPipeline(line, MAX_CONCURRENT), purse, lambda: _crowded(admission), metrics)
+    budget = DailyBudget(store)
+    runner = ShadowRunner(ShadowPipeline(line, MAX_CONCURRENT), budget, lambda: _crowded(admission), metrics)
     scoring = PairScorer(memory.board, metrics, store, lambda: terms.scores)
     stage = Shadowing(memory.journal, runner, lambda: terms.tasks, terms.may, scoring)
     if store is None:
@@ -71,31 +71,23 @@ async def shadowing(
         finally:
             await runner.stop()
         return
-    await _settle(purse, store)
-    upkeep = asyncio.create_task(_keep_up(purse, store), name="settle the shadows")
+
+    async def settle() -> None:
+        await budget.settle()
+        await store.write()
+
+    schedule = Schedule(SETTLE_INTERVAL_S)
+    with suppress(Unavailable):
+        await settle()
     try:
-        yield Shadows(stage, ScoringFeedback(memory.feedback, store, scoring))
+        async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
+            yield Shadows(stage, ScoringFeedback(memory.feedback, store, scoring))
     finally:
         await runner.stop()
-        upkeep.cancel()
-        await asyncio.wait([upkeep])
-        await _settle(purse, store)
+        with suppress(Unavailable):
+            await settle()
 
 
 def _crowded(admission: Admission) -> bool:
-    """Callers wait, or may have to soon."""
+    """Whether callers wait for a slot, or may have to soon."""
     return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
-
-
-async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:
-    while True:
-        await _settle(purse, store)
-        await asyncio.sleep(SETTLE_INTERVAL_S)
-
-
-async def _settle(purse: DailyBudget, store: ShadowStore) -> None:
-    try:
-        await purse.settle()
-        await store.write()
-    except Unavailable:
-        pass  # Redis tells of itself; the rest waits

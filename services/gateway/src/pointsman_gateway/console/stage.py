@@ -57,7 +57,7 @@ ACTIONS: Mapping[str, Action] = {
 
 
 async def read_adapters(cells: Sequence[Cell], allowed: AllowedNames) -> list[ModelAdapters]:
-    """By base model. Engines without a lora-server have no adapters. `allowed` are names of adapters."""
+    """Lists the adapters by base model. Engines without a lora-server have none. `allowed` are names of adapters."""
     with_admin = [cell for cell in cells if cell.desk is not None]
     listings = await asyncio.gather(*[_listing(cell.desk) for cell in with_admin if cell.desk is not None])
     models = dict.fromkeys(cell.engine.model for cell in with_admin)
@@ -146,7 +146,7 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """The current state. Without the request log it has no figures of requests."""
+        """Returns the current state. Without the request log it has no figures of requests."""
         state, recent = await self._read_recent()
         generation, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
@@ -168,7 +168,7 @@ class Console:
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
+        """Returns the decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
         log, found, scanned = self._required_log(), list[DecisionRow](), 0
         while scanned < MAX_SCANNED:
             page = await log.before(before, "", PAGE_SIZE)

@@ -86,9 +86,14 @@ def is_failure(outcome: str) -> bool:
 class CodedError(Protocol):
     """What the vocabulary needs of an error; servicekit's `PointsmanError` has it."""
 
-    code: str
-    http_status: int
-    fault: str
+    @property
+    def code(self) -> str: ...
+
+    @property
+    def http_status(self) -> int: ...
+
+    @property
+    def fault(self) -> str: ...
 
 
 def outcome_of(code: str) -> str:

@@ -59,7 +59,7 @@ class Meter:
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
-        """The time counts from the request's arrival or, if that is not set, from now."""
+        """Time is measured from the request's arrival or, if that is not set, from now."""
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()

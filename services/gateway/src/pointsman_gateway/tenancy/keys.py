@@ -66,7 +66,7 @@ class VerifiedKeys:
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """The caller by the cached copy; None if there is no valid one."""
+        """Returns the caller from the cached copy; None if there is no valid one."""
         if len(credential) != credentials.LENGTH or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
