@@ -87,7 +87,7 @@ def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
         found = classifier.classify_now(text)
         milliseconds = 1000 * (time.perf_counter() - began)
         labels.append(found)
-        answers.append(Answer(found.probabilities[0][0], found.familiarity, milliseconds, found.confidence))
+        answers.append(Answer(found.probabilities[0][0], found.in_distribution_score, milliseconds, found.confidence))
     truth = [label for _, label in data.test]
     figures = scores(truth, answers) | _decisions(truth, labels) | _static_times(labels, answers)
     figures |= {"fit_s": fit_seconds, "artefact_mb": artefact.stat().st_size / 1e6, **weight}

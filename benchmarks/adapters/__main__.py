@@ -1,6 +1,6 @@
 """Measures what becomes of answers while adapters are moved, on the real engine behind the real gateway.
 
-    python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|kernels ...] [--keep FOLDER]
+    python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|zipf256|kernels ...] [--keep FOLDER]
 
 Its last line is one JSON object. A part that cannot be measured is said, with the reason, and is null there.
 """
@@ -20,7 +20,6 @@ from benchmarks.adapters import kernels, promotion, report, swap, zipf
 from benchmarks.adapters.report import Findings
 from benchmarks.gateway_load.machine import CannotMeasure, described
 
-ZIPF_REQUESTS, QUICK_ZIPF_REQUESTS = 1000, 150
 ROUNDS, QUICK_ROUNDS = 5, 2
 
 
@@ -33,7 +32,11 @@ async def _promotion(found: Findings, folder: Path, quick: bool) -> None:
 
 
 async def _zipf(found: Findings, folder: Path, quick: bool) -> None:
-    found.zipfed = await zipf.measure(folder, QUICK_ZIPF_REQUESTS if quick else ZIPF_REQUESTS)
+    found.zipfed = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.FEW, with_cold=True)
+
+
+async def _zipf256(found: Findings, folder: Path, quick: bool) -> None:
+    found.zipfed_256 = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.MANY, with_cold=False)
 
 
 async def _kernels(found: Findings, folder: Path, quick: bool) -> None:
@@ -44,6 +47,7 @@ PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
     "swap": _swap,
     "promotion": _promotion,
     "zipf": _zipf,
+    "zipf256": _zipf256,
     "kernels": _kernels,
 }
 

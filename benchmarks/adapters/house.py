@@ -80,7 +80,10 @@ async def watching(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[A
 class Plan:
     """What is started."""
 
-    slots: int = 4
+    held: int = 16
+    """Versions in the engine's host memory."""
+    batch: int = 4
+    """Different adapters in one batch."""
     gateways: int = 1
     smoke: bool = True
     """Whether each version is tried with PEFT before it may serve."""
@@ -111,12 +114,13 @@ async def running(folder: Path, plan: Plan) -> AsyncIterator[House]:
             "ENGINE_LISTEN": f"{HOST}:{engine}",
             "BASE_MODEL": str(BASE_FOLDER),
             "SERVED_MODEL_NAME": BASE,
-            "MAX_LORAS": str(plan.slots),
-            "SMOKE": "process" if plan.smoke else "off",
+            "HELD": str(plan.held),
+            "MAX_LORAS": str(plan.batch),
+            "SMOKE_TEST": "process" if plan.smoke else "off",
             **(plan.settings or {}),
         }
         environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
-        lora_server = stack.enter_context(_started(folder, "lora-server", _module("lora_server"), environment))
+        lora_server = stack.enter_context(started(folder, "lora-server", _module("lora_server"), environment))
         channel = await stack.enter_async_context(open_channel(f"{HOST}:{server}"))
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
         await _until_engine_ready(stub, lora_server)
@@ -129,7 +133,7 @@ async def running(folder: Path, plan: Plan) -> AsyncIterator[House]:
 async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
     """As `pointsman up` starts it."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
-    valkey = stack.enter_context(_started(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
+    valkey = stack.enter_context(started(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
 
     async def answers() -> bool:
         try:
@@ -153,7 +157,7 @@ async def _start_gateway(
         "WAL_DIR": str(folder / f"wal-{number}"),
     }
     environment = {f"POINTSMAN_GATEWAY_{name}": value for name, value in settings.items()}
-    gateway = stack.enter_context(_started(folder, f"gateway-{number}", _module("gateway"), environment))
+    gateway = stack.enter_context(started(folder, f"gateway-{number}", _module("gateway"), environment))
     await gateway.until_ready(lambda: answers_at(http, "/readyz"), within=120)
 
 
@@ -162,10 +166,10 @@ def _module(service: str) -> list[str]:
 
 
 @contextmanager
-def _started(
+def started(
     folder: Path, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
-    """A program of its own process group, without anyone's settings of Pointsman but these."""
+    """A program of its own process group, with no settings of Pointsman but these; it is ended with the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     log = folder / f"{name}.log"
     with log.open("ab") as output:

@@ -67,7 +67,7 @@ class Promoted:
 async def measure(folder: Path, extent: Extent) -> Promoted:
     """Raises CannotMeasure, and AioRpcError where a version cannot be registered or promoted."""
     sets = adapters.trained()
-    async with running(folder, Plan(gateways=2, smoke=False, adapters=tuple(sets))) as house:
+    async with running(folder, Plan(held=4, gateways=2, smoke=False, adapters=tuple(sets))) as house:
         versions = {
             name: [await house.register(name, adapter.folder) for adapter in members] for name, members in sets.items()
         }
@@ -89,7 +89,7 @@ async def measure(folder: Path, extent: Extent) -> Promoted:
 async def _first_tokens(
     house: House, versions: dict[str, list[str]], texts: dict[str, str], count: int
 ) -> tuple[list[float], list[float]]:
-    """Nine versions take turns on four slots: each is loaded, promoted, asked once, and then asked again.
+    """Nine versions take turns in a host memory for four: each is loaded, promoted, asked once, and then asked again.
 
     No two questions begin alike, so that neither finds the other's prefix in the engine's cache.
     """

@@ -10,7 +10,7 @@ from statistics import median
 from benchmarks.adapters.promotion import Promoted
 from benchmarks.adapters.swap import Gaps, Swapped
 from benchmarks.adapters.verdicts import Verdict
-from benchmarks.adapters.zipf import ADAPTERS, CLIENTS, EXPONENT, SLOTS, Zipfed
+from benchmarks.adapters.zipf import BATCH, CLIENTS, EXPONENT, Cold, Zipfed
 from benchmarks.gateway_load.report import table
 
 MOST_EXAMPLES = 5
@@ -23,23 +23,33 @@ class Findings:
     swapped: Swapped | None = None
     promoted: Promoted | None = None
     zipfed: Zipfed | None = None
+    zipfed_256: Zipfed | None = None
     kernels: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Parts that could not be measured, and why."""
 
     @property
     def figures(self) -> dict[str, float | None]:
-        swapped, promoted, zipfed = self.swapped, self.promoted, self.zipfed
+        swapped, promoted, zipfed, many = self.swapped, self.promoted, self.zipfed, self.zipfed_256
+        cold = zipfed.cold if zipfed else None
         return {
             "swap_failed": swapped.verdict.failed if swapped else None,
             "swap_wrong_tokens": swapped.verdict.wrong_tokens if swapped else None,
             "swap_gap_p99_ratio": swapped.gap_ratio if swapped else None,
+            "moving_rate_ratio": swapped.rate_ratio if swapped else None,
             "decode_ratio": self.kernels.get("decode_ratio"),
             "prefill_ratio": self.kernels.get("prefill_ratio"),
             "promote_ms": promoted.worst if promoted else None,
             "first_token_ratio": promoted.ratio if promoted else None,
             "zipf_failed": zipfed.verdict.failed if zipfed else None,
+            "zipf_wrong_tokens": zipfed.verdict.wrong_tokens if zipfed else None,
             "zipf_hit_ratio": zipfed.hit_ratio if zipfed else None,
+            "zipf_rps_ratio": zipfed.rate_ratio if zipfed else None,
+            "zipf_first_p95_ratio": zipfed.first_p95_ratio if zipfed else None,
+            "zipf256_rps_ratio": many.rate_ratio if many else None,
+            "zipf256_first_p95_ratio": many.first_p95_ratio if many else None,
+            "cold_first_s": cold.p50 if cold else None,
+            "cold_gap_p99_ratio": cold.gap_ratio if cold else None,
         }
 
 
@@ -51,12 +61,21 @@ AIMS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "prefill_ratio": ("at least 0.8", lambda figure: figure >= 0.8),
     "promote_ms": ("at most 100", lambda figure: figure <= 100),
     "first_token_ratio": ("at most 1.2", lambda figure: figure <= 1.2),
+    "moving_rate_ratio": ("at least 0.85", lambda figure: figure >= 0.85),
     "zipf_failed": ("0", lambda figure: figure == 0),
+    "zipf_wrong_tokens": ("0", lambda figure: figure == 0),
+    "zipf_rps_ratio": ("at least 0.9", lambda figure: figure >= 0.9),
+    "zipf_first_p95_ratio": ("at most 1.3", lambda figure: figure <= 1.3),
+    "zipf256_rps_ratio": ("at least 0.9", lambda figure: figure >= 0.9),
+    "zipf256_first_p95_ratio": ("at most 1.3", lambda figure: figure <= 1.3),
+    "cold_first_s": ("at most 2", lambda figure: figure <= 2),
+    "cold_gap_p99_ratio": ("at most 2", lambda figure: figure <= 2),
 }
 
 
 def printed(found: Findings) -> str:
-    parts = [_swapped(found.swapped), _promoted(found.promoted), _zipfed(found.zipfed), _kernels(found.kernels)]
+    parts = [_swapped(found.swapped), _promoted(found.promoted), _zipfed(found.zipfed), _zipfed(found.zipfed_256)]
+    parts.append(_kernels(found.kernels))
     if found.failed:
         parts.append("Not measured:\n" + "\n".join(f"  {name}: {why}" for name, why in found.failed.items()))
     figures = found.figures
@@ -81,7 +100,7 @@ def _swapped(found: Swapped | None) -> str:
     if found is None:
         return ""
     load = table(
-        [f"16 streams, base and 3 adapters, {found.slots} slots", "tokens/s", "gap p50 ms", "p99 ms", "longest ms"],
+        [f"16 streams, base and 3 adapters, {found.batch} a batch", "tokens/s", "gap p50 ms", "p99 ms", "longest ms"],
         [_gaps("the points lie still", found.calm), _gaps("moved every 2 s", found.moving)],
     )
     moves = table(
@@ -140,17 +159,29 @@ def _zipfed(found: Zipfed | None) -> str:
     if found is None:
         return ""
     rows = [
-        ["resident", str(found.hits), f"{found.hit_p50:.2f}", f"{found.hit_p95:.2f}"],
-        ["loaded for it", str(found.verdict.answers - found.hits), f"{found.load_p50:.2f}", f"{found.load_p95:.2f}"],
+        [name, f"{side.responses_per_second:.2f}", f"{side.first_p50:.2f}", f"{side.first_p95:.2f}", str(side.failed),
+         str(side.wrong_tokens)]
+        for name, side in (("Pointsman", found.ours), ("bare vLLM, same flags", found.bare))
+    ]  # fmt: skip
+    head = f"{found.adapters} adapters, {BATCH} a batch, Zipf({EXPONENT}), {CLIENTS} at once"
+    parts = [
+        table([head, "responses/s", "first token p50 s", "p95 s", "failed", "wrong tokens"], rows),
+        f"Held when requested: {found.hit_ratio:.2f} of all. Registered without a smoke test.",
+        _verdict(replace(found.verdict, by_model=Counter({"all adapters": found.verdict.answers}))),
     ]
-    head = f"{ADAPTERS} adapters on {SLOTS} slots, Zipf({EXPONENT}), {CLIENTS} at once"
-    return "\n".join(
-        [
-            table([head, "requests", "first token p50 s", "p95 s"], rows),
-            f"\nHit ratio {found.hit_ratio:.2f}; {found.loads} loads of {found.server_load_mean:.2f} s on average, in "
-            f"{found.seconds:.0f} s. Registered without a smoke run (POINTSMAN_LORA_SMOKE_TEST=off).",
-            _verdict(replace(found.verdict, by_model=Counter({"all adapters": found.verdict.answers}))),
-        ]
+    return "\n\n".join([*parts, *([_cold(found.cold)] if found.cold else [])])
+
+
+def _cold(found: Cold) -> str:
+    streams = table(
+        [f"{CLIENTS} streams", "tokens/s", "gap p50 ms", "p99 ms", "longest ms"],
+        [_gaps("alone", found.calm), _gaps("while adapters that are not held are loaded", found.loading)],
+    )
+    steps = ", ".join(f"{step} {seconds:.3f}" for step, seconds in found.steps.items())
+    first = ", ".join(f"{seconds:.2f}" for seconds in sorted(found.first))
+    return (
+        f"{streams}\n\nFirst tokens of adapters that were not held, s: {first}\nMean of each step of a load, s: {steps}"
+        f"\n{_verdict(replace(found.verdict, by_model=Counter({'all adapters': found.verdict.answers})))}"
     )
 
 

@@ -55,42 +55,48 @@ class Swapped:
     moved: Moved
     calm: Gaps
     moving: Gaps
-    slots: int
+    batch: int
     least_gap: float
     """Nats of the adapter that is least sure of a token."""
+
+    @property
+    def rate_ratio(self) -> float:
+        """Tokens a second while versions move, by those without moves."""
+        return self.moving.tokens_per_second / self.calm.tokens_per_second
 
     @property
     def gap_ratio(self) -> float:
         return self.moving.p99 / self.calm.p99
 
 
-async def measure(folder: Path, extent: Extent, slots: int = 4) -> Swapped:
+async def measure(folder: Path, extent: Extent) -> Swapped:
     """Raises CannotMeasure, and AioRpcError where the first versions cannot be registered."""
     sets = adapters.trained()
-    async with running(folder, Plan(slots=slots, adapters=tuple(sets))) as house:
-        return await under_load(house, sets, extent, slots)
+    plan = Plan(adapters=tuple(sets))
+    async with running(folder, plan) as house:
+        return await under_load(house, sets, extent, plan)
 
 
-async def under_load(house: House, sets: dict[str, list[adapters.Trained]], extent: Extent, slots: int) -> Swapped:
+async def under_load(house: House, sets: dict[str, list[adapters.Trained]], extent: Extent, plan: Plan) -> Swapped:
     points, versions = Points(), dict[str, str]()
     mover = Mover(house, points, versions)
     await mover.begin(sets, AT_FIRST)
     known = Texts(versions, await base_texts(house.engine, MOST_TOKENS), MARKS)
-    await _fill(house, mover, slots)
+    await _fill(house, mover, plan.held)
     async with Streams(house.gateways[0], models(), QUESTIONS, MOST_TOKENS) as load:
         await load.until(lambda answers: len(answers) >= 2 * len(models()), within=180)  # everything is warm
         calm = [await _stretch(extent.calm)]
         begun = time.monotonic()
         await mover.move_on(begun + extent.moves, EVERY)
         moving = (begun, time.monotonic())
-        await _fill(house, mover, slots)
+        await _fill(house, mover, plan.held)
         calm.append(await _stretch(extent.calm))
     return Swapped(
         judged(load.answers, known, points),
         mover.moved,
         gaps_of(load, calm),
         gaps_of(load, [moving]),
-        slots,
+        plan.batch,
         adapters.least_gap(),
     )
 
@@ -101,16 +107,16 @@ def models() -> list[str]:
     return named + ["path:base", *(f"path:{name}" for name in SETS)] * (EACH - EACH // 2)
 
 
-async def _fill(house: House, mover: Mover, slots: int) -> None:
-    """Every slot is taken, as it is while versions move: the ones that serve, and others beside them."""
+async def _fill(house: House, mover: Mover, held: int) -> None:
+    """The engine's host memory is full, as it is while versions move: the ones that serve, and others beside them."""
     others = [version for versions in mover.aliases.values() for version in versions]
-    held = await house.resident()
+    resident = await house.resident()
     for version in others:
-        if len(held) >= slots:
+        if len(resident) >= held:
             return
-        if version not in held:
+        if version not in resident:
             await house.ensure(version)
-            held = await house.resident()
+            resident = await house.resident()
 
 
 async def _stretch(seconds: float) -> tuple[float, float]:

@@ -226,7 +226,7 @@ DECISION = {
     "probabilities": {"policy_question": 0.9312, "chat": 0.05},
     "expected_cost_usd": 0.0000039,
     "margin": 0.8812,
-    "familiarity": 0.217,
+    "in_distribution_score": 0.217,
     "notes": ["read in part", "in another language (fr)"],
     "generation": "0a1b2c3d4e5f6071",
 }

@@ -134,7 +134,7 @@ def _entry(name: str, path: str) -> dict[str, Any]:
     """As docs/request_log.md describes it: a greeting, whose text was not kept."""
     return {
         "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
-        "familiarity": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
+        "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
         "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
         "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",
         "text": "not stored", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,

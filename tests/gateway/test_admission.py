@@ -262,3 +262,49 @@ async def test_a_request_that_can_never_be_answered_takes_no_place() -> None:
             async with h.admission.admitted(Request("auto", ())):
                 pass
         assert h.admission.waiting == 0
+
+
+async def test_a_request_that_waits_for_an_adapter_lends_its_slot_to_another() -> None:
+    async with house(1) as h:
+        await full(h, "waits")
+        with h.admission.lend():
+            await full(h, "other")
+            assert h.gauges() == (2, 0)
+            queued = h.comes("queued")
+            await stands(h, 1)
+        assert h.gauges() == (2, 1)  # the first goes on at once
+
+        h.goes("waits")
+        await until(lambda: h.admission.in_flight == 1)
+        assert h.entered == ["waits", "other"]  # that only brought their number back to the limit
+
+        h.goes("other")
+        await until(lambda: "queued" in h.entered)
+        h.goes("queued")
+        await queued
+
+
+async def test_a_lent_slot_goes_to_the_one_that_was_waiting_for_it() -> None:
+    async with house(1) as h:
+        await full(h, "waits")
+        h.comes("queued")
+        await stands(h, 1)
+        with h.admission.lend():
+            await until(lambda: "queued" in h.entered)
+            h.goes("queued")
+            await until(lambda: h.admission.in_flight == 1)
+            assert not await h.admission.wait_until_empty(0.01)
+        h.goes("waits")
+        assert await h.admission.wait_until_empty(5)
+
+
+async def test_no_more_slots_are_lent_than_there_are() -> None:
+    async with house(1, most=0) as h:
+        await full(h, "waits")
+        with h.admission.lend():
+            await full(h, "also waits")
+            with h.admission.lend(), pytest.raises(Unavailable):
+                await h.comes("third")
+        h.goes("waits")
+        h.goes("also waits")
+        await until(lambda: h.admission.in_flight == 0)

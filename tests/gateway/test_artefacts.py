@@ -84,8 +84,8 @@ def test_what_was_read_classifies_as_what_was_written(
         np.testing.assert_array_equal(read.vectors[task], vectors)
     for text in (IN_TRIAGE, IN_NONE, "Do you like music?", ""):
         before, after = models.classifier(written).classify_now(text), models.classifier(read).classify_now(text)
-        assert (after.task, after.probabilities, after.familiarity, after.stage) == (
-            (before.task, before.probabilities, before.familiarity, before.stage)
+        assert (after.task, after.probabilities, after.in_distribution_score, after.stage) == (
+            (before.task, before.probabilities, before.in_distribution_score, before.stage)
         )
 
 

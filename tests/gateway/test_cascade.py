@@ -120,7 +120,7 @@ async def test_a_text_is_given_the_task_whose_examples_it_is_like(
     labels = await school.classifier(examples, *stages).classify(text)
     assert (labels.task, labels.abstained) == (task, False)
     assert labels.stage in stages
-    assert labels.familiarity >= 0
+    assert labels.in_distribution_score >= 0
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ async def test_a_text_is_given_the_task_whose_examples_it_is_like(
 async def test_a_text_unlike_all_examples_is_abstained_from(classifier: CascadeClassifier, text: str) -> None:
     labels = await classifier.classify(text)
     assert (labels.task, labels.abstained) == ("unknown", True)
-    assert labels.familiarity < 0
+    assert labels.in_distribution_score < 0
 
 
 async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: CascadeClassifier) -> None:
@@ -145,7 +145,11 @@ async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: Cas
 async def test_with_and_without_an_event_loop_the_labels_are_the_same(classifier: CascadeClassifier) -> None:
     for text in (IN_TRIAGE, IN_NONE, ""):
         now, later = classifier.classify_now(text), await classifier.classify(text)
-        assert (now.task, now.probabilities, now.familiarity) == (later.task, later.probabilities, later.familiarity)
+        assert (now.task, now.probabilities, now.in_distribution_score) == (
+            later.task,
+            later.probabilities,
+            later.in_distribution_score,
+        )
 
 
 async def test_the_vector_is_handed_on_where_the_encoder_has_read(
@@ -163,7 +167,7 @@ async def test_a_word_said_many_times_says_no_more_than_once(school: School, exa
     static = school.classifier(examples, *ONLY_STATIC)
     once, often = [await static.classify(text) for text in ("bicycles", "bicycles " * 25)]
     # The pair "bicycles bicycles" is no pair of the examples: nothing else differs.
-    assert often.familiarity == pytest.approx(once.familiarity, abs=0.5)
+    assert often.in_distribution_score == pytest.approx(once.in_distribution_score, abs=0.5)
 
 
 # -- which stage says it
@@ -242,7 +246,7 @@ async def test_odd_and_endless_texts_are_classified_as_any_other(
 ) -> None:
     labels = await school.classifier(examples, *stages).classify(text)
     assert sum(probability for _, probability in labels.probabilities) == pytest.approx(1, abs=1e-5)
-    assert np.isfinite(labels.familiarity)
+    assert np.isfinite(labels.in_distribution_score)
 
 
 async def test_of_a_long_text_both_ends_are_read_and_the_notes_say_how_much(classifier: CascadeClassifier) -> None:
@@ -346,7 +350,10 @@ def test_texts_that_belong_to_no_task_are_abstained_from_once_it_knows_them(scho
     missed = [text for text in alike if not without.classify_now(text).abstained]
     assert missed
     assert any(knowing.classify_now(text).abstained for text in missed)
-    assert not any(knowing.classify_now(t).familiarity > without.classify_now(t).familiarity + 0.3 for t in alike)
+    assert not any(
+        knowing.classify_now(t).in_distribution_score > without.classify_now(t).in_distribution_score + 0.3
+        for t in alike
+    )
 
 
 # -- calibration

@@ -71,10 +71,14 @@ async def test_a_follow_up_that_leans_is_read_together_with_what_it_leans_on() -
     assert classifier.read == [follow_up, POLICY, f"{POLICY}\n{follow_up}"]
 
 
-async def test_a_leaning_follow_up_keeps_the_task_even_where_nothing_about_it_is_familiar() -> None:
+async def test_a_leaning_follow_up_keeps_the_task_even_if_it_is_out_of_distribution() -> None:
     stage, _ = reading()
     got = await stage.label(conversation(POLICY, "what about axolotls?"))
-    assert (got.task, got.stage, got.familiarity) == ("policy", "conversation", SAYS[POLICY].familiarity)
+    assert (got.task, got.stage, got.in_distribution_score) == (
+        "policy",
+        "conversation",
+        SAYS[POLICY].in_distribution_score,
+    )
 
 
 async def test_a_follow_up_of_a_follow_up_leans_on_the_whole_sentence_before_both() -> None:
@@ -96,10 +100,12 @@ async def test_a_turn_of_the_same_task_says_so_itself() -> None:
     assert await stage.label(conversation(BOOKING, unsure)) == labels("booking", 0.2, 0.1)
 
 
-@pytest.mark.parametrize(("margin", "familiarity"), [(0.3, 1.0), (0.4, 0.0), (0.9, -0.6)])
-async def test_a_whole_turn_that_is_not_clear_and_points_back_keeps_the_task(margin: float, familiarity: float) -> None:
+@pytest.mark.parametrize(("margin", "in_distribution_score"), [(0.3, 1.0), (0.4, 0.0), (0.9, -0.6)])
+async def test_a_whole_turn_that_is_not_clear_and_points_back_keeps_the_task(
+    margin: float, in_distribution_score: float
+) -> None:
     turn = "It was him who told me to write down all of that"
-    stage, _ = reading(SAYS | {turn: labels("chat", margin, familiarity)})
+    stage, _ = reading(SAYS | {turn: labels("chat", margin, in_distribution_score)})
     got = await stage.label(conversation(BOOKING, turn))
     assert (got.task, got.stage) == ("booking", "conversation")
 
@@ -121,8 +127,8 @@ async def test_a_question_unlike_anything_is_abstained_from_whatever_came_before
 
 async def test_a_few_words_must_be_very_like_another_task_to_change_it() -> None:
     turn = "hot food?"
-    for familiarity, task in ((0.8, "policy"), (1.1, "chat")):
-        stage, _ = reading(SAYS | {turn: labels("chat", 1.0, familiarity)})
+    for in_distribution_score, task in ((0.8, "policy"), (1.1, "chat")):
+        stage, _ = reading(SAYS | {turn: labels("chat", 1.0, in_distribution_score)})
         assert (await stage.label(conversation(POLICY, turn))).task == task
 
 

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Caller, Request
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
 from pointsman_gateway.pipeline.ports import AnswerSink
 from pointsman_gateway.pipeline.run import RequestRun

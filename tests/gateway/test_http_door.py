@@ -11,14 +11,13 @@ import openai
 import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
 from doubles.lora_server import STARTING
 from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
-from pointsman_gateway.http.edge import Edge
-from pointsman_gateway.http.http import build_api, build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_api, build_app
+from pointsman_gateway.http.asgi_app import GatewayApp
+from pointsman_gateway.http.server import serve_http
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]
@@ -256,10 +255,12 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
 ) -> None:
     engine.says(*answer("Hello", " there"))
     house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    dependencies = http_dependencies(house)
+    api = build_api(dependencies)
+    without_raw_routes = GatewayApp(api, dependencies.tenancy, dependencies.budget, {}, lambda *_: None)
     async with (
-        serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
-        serving_http(Edge(build_api(door), door.tenancy, {}, lambda *_: None), "127.0.0.1:0", grace=1) as cold,
+        serve_http(build_app(dependencies), "127.0.0.1:0", grace=1) as hot,
+        serve_http(without_raw_routes, "127.0.0.1:0", grace=1) as cold,
     ):
         told = [await _told_at(address, asked) for address in (hot, cold)]
     assert told[0] == told[1]

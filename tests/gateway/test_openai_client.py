@@ -143,6 +143,15 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (422, {"detail": "no"}, InvalidArgument, "engine_refused", None, '{"detail": "no"}'),
         (400, [1], InvalidArgument, "engine_refused", None, "[1]"),
         (
+            400,
+            {"error": {"message": "tool_choice='auto' requires --tool-call-parser to be set"}},
+            InvalidArgument,
+            "engine_refused",
+            None,
+            "tool_choice='auto' requires --tool-call-parser to be set; for an engine that a lora-server starts, set "
+            "POINTSMAN_LORA_TOOL_CALL_PARSER",
+        ),
+        (
             404,
             {"error": {"message": "no such model"}},
             NotServed,

@@ -20,8 +20,8 @@ from doubles.valkey import Valkey
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.domain import Finished, Message, Request
-from pointsman_gateway.http.limits import LIMITS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -175,7 +175,7 @@ BAD_BODIES: Mapping[str, tuple[bytes, str]] = {
     "no JSON": (b"{", "bad_json"),
     "no UTF-8": (b'{"model": "\xff"}', "bad_json"),
     "a wrong type": (b'{"model": 5, "messages": 5, "input": 5, "prompt": 5}', "bad_parameter"),
-    "too large": (b'{"model": "' + b"x" * LIMITS.bytes + b'"}', "body_too_large"),
+    "too large": (b'{"model": "' + b"x" * LIMITS.max_bytes + b'"}', "body_too_large"),
     "too deep": (b"[" * 3000 + b"]" * 3000, "body_too_deep"),
 }
 

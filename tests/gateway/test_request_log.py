@@ -79,11 +79,11 @@ async def test_a_failure_is_kept_with_its_code(door: Door, valkey: Valkey, engin
     assert [(entry["outcome"], entry["requested"]) for entry in entries] == [("engine_error", "tiny")]
 
 
-async def test_both_doors_tell_margin_familiarity_notes_and_generation(door: Door, gateway: Gateway) -> None:
+async def test_http_and_grpc_report_margin_score_notes_and_revision(door: Door, gateway: Gateway) -> None:
     decided = await door.route(IN_CHAT)
     assert decided["generation"] == gateway.house.generations.current.id
     assert 0 <= decided["margin"] <= 1
-    assert isinstance(decided["familiarity"], float)
+    assert isinstance(decided["in_distribution_score"], float)
     assert decided["notes"] == []
 
 

@@ -165,7 +165,7 @@ def test_the_mean_must_be_reached() -> None:
 
 
 def test_an_engine_that_tells_none_vouches_for_nothing() -> None:
-    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine told no log-probabilities"
+    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine reported no log-probabilities"
 
 
 # -- all of them

@@ -275,7 +275,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
 
     @asynccontextmanager
     async def run(
-        *engine_options: str, max_loras: int = 4, program: str = "", engine_name: str = "local", **more: Any
+        *engine_options: str, held: int = 4, program: str = "", engine_name: str = "local", **more: Any
     ) -> AsyncIterator[Running]:
         port = free_port()
         settings = Settings(
@@ -286,11 +286,12 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
             engine_listen=f"127.0.0.1:{port}",
             base_model=base_folder,
             served_model_name=BASE_NAME,
-            max_loras=max_loras,
+            held=held,
+            max_loras=1,
             **more,
         )
         double = str(Path(__file__).parent / "fake_engine.py")
-        options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(max_loras), *engine_options)
+        options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(held), *engine_options)
         command = EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,

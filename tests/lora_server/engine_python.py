@@ -16,7 +16,7 @@ FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 
 def become_engine(given: list[str]) -> None:
     value = dict(pairwise(given))
-    double = ["--port", value["--port"], "--base", value["--served-model-name"], "--slots", value["--max-loras"]]
+    double = ["--port", value["--port"], "--base", value["--served-model-name"], "--slots", value["--max-cpu-loras"]]
     if "--answer-seconds" in value:
         double += ["--answer-seconds", value["--answer-seconds"]]
     os.execv(sys.executable, [sys.executable, str(FAKE_ENGINE), *double])

@@ -98,7 +98,7 @@ class Engine:
             for name, adapter in self._adapters.items()
         }
         base = {"in_flight": self._base.in_flight}
-        return web.json_response({"adapters": held, "base": base, "slots": self._options.slots})
+        return web.json_response({"adapters": held, "base": base, "capacity": self._options.slots})
 
     async def load(self, request: web.Request) -> web.Response:
         self._check(request)

@@ -59,7 +59,8 @@ class ServerProcess(Process):
             "ENGINE_LISTEN": f"127.0.0.1:{self.engine_port}",
             "BASE_MODEL": str(base),
             "SERVED_MODEL_NAME": "tiny-base",
-            "MAX_LORAS": str(slots),
+            "HELD": str(slots),
+            "MAX_LORAS": "1",
             **more,
         }
         environment = {f"POINTSMAN_LORA_{key}": value for key, value in settings.items()}

@@ -31,7 +31,7 @@ class Engine:
     """As AsyncLLM: what it is given it keeps, until it is full; answers go on when they may."""
 
     def __init__(self) -> None:
-        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=SLOTS, max_cpu_loras=SLOTS))
+        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS))
         self.errored = False
         self.loras: dict[int, str] = {}
         self.go_on = asyncio.Event()
@@ -39,9 +39,9 @@ class Engine:
         self.aborted: list[str] = []
 
     async def add_lora(self, request: LoraRequest) -> bool:
-        await asyncio.sleep(0)
         assert len(self.loras) < SLOTS, "vLLM would throw one out"
         self.loras[request.lora_int_id] = request.lora_path
+        await asyncio.sleep(0)
         if "bad" in request.lora_path:
             raise ValueError(f"cannot merge {request.lora_path}/adapter_model.safetensors")
         return True
@@ -234,7 +234,7 @@ async def test_a_full_engine_says_so_and_throws_nobody_out(vllm: Vllm, client: h
     assert "all 2 are taken" in answer.json()["error"]["message"]
     assert list(vllm.state.engine_client.loras.values()) == ["/store/a@1", "/store/a@2"]
     report = await told(client)
-    assert (report["slots"], report["in_engine"], sorted(report["adapters"])) == (2, 2, ["a@1", "a@2"])
+    assert (report["capacity"], report["in_engine"], sorted(report["adapters"])) == (2, 2, ["a@1", "a@2"])
 
 
 async def test_a_refused_adapter_leaves_no_slot_taken_and_no_path_told(vllm: Vllm, client: httpx.AsyncClient) -> None:

@@ -149,6 +149,7 @@ def settings(**changes: object) -> EngineSettings:
         "listen": "127.0.0.1:8101",
         "base_model": Path("/models/tiny"),
         "served_model_name": "tiny-base",
+        "held": 64,
         "max_loras": 4,
         "max_lora_rank": 8,
         "max_model_len": 4096,
@@ -203,10 +204,10 @@ def test_the_guard_needs_nothing_that_the_engines_environment_may_lack() -> None
     subprocess.run(command, env={"PYTHONPATH": str(GUARD_FOLDER)}, check=True, timeout=30)
 
 
-def test_vllm_moves_no_adapter_by_itself() -> None:
-    made = build_command(settings(max_loras=6), {}, {0})
+def test_vllm_holds_more_adapters_than_a_batch_can_use() -> None:
+    made = build_command(settings(held=48, max_loras=6), {}, {0})
 
-    assert option(made, "--max-loras") == option(made, "--max-cpu-loras") == "6"
+    assert (option(made, "--max-loras"), option(made, "--max-cpu-loras")) == ("6", "48")
 
 
 @pytest.mark.parametrize(
@@ -230,13 +231,15 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
         ("--middl evil.Middleware", "must be the guard alone"),
         ("--lora-modules a=/somewhere", "nothing has checked"),
         ("--max_loras=9", "has a setting"),
-        ("--max-cpu-loras 9", "evicts adapters"),
+        ("--max-cpu-loras 9", "has a setting"),
         ("--lora-config.max_cpu_loras 9", "must be the lora-server's"),
         ("--api-server-count 2", "all API servers but one"),
         ("-asc 2", "all API servers but one"),
         ("--api-key sk-1", "VLLM_API_KEY"),
         ("--config more.yaml", "can carry any of the others"),
         ("--port 80", "has a setting"),
+        ("--tool-call-parser hermes", "has a setting"),
+        ("--enable-auto-tool-choice", "if there is a tool-call parser"),
     ],
 )
 def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, why: str) -> None:

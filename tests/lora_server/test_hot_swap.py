@@ -150,7 +150,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                         engine_state.update(status=EngineStatus.DOWN, detail=why)
 
                     warming = WarmUp(engine)
-                    loading = LoadSequence(engine, warming, probe, restart)
+                    loading = LoadSequence(engine, warming, probe, restart, metrics)
                     of_engine = AdapterSlots(engine, engine_state, slots, metrics)
                     loader = AdapterLoader(folders, loading, of_engine, phases, engine_state, metrics, longest_wait)
                     engine_state.update(status=EngineStatus.READY, life=1)
@@ -473,6 +473,79 @@ async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: 
         with pytest.raises(Unavailable, match="restarted during the load"):
             await loading
         assert engine.engine_state.state.resident == set()
+
+
+async def test_a_version_that_has_answered_before_is_loaded_again_without_a_trial(swapping: RunEngine) -> None:
+    async with swapping(slots=1) as engine:
+        await engine.loader.ensure_loaded(A)
+        await engine.loader.ensure_loaded(B)
+        await engine.loader.ensure_loaded(A)
+
+        assert await engine.asked("load", "complete") == [
+            *(f"load {A.version}", f"complete {A.version}", f"load {B.version}", f"complete {B.version}"),
+            f"load {A.version}",
+        ]
+        assert engine.engine_state.state.resident == {A.version}
+
+
+async def test_in_the_next_life_of_the_engine_a_version_answers_again_before_it_serves(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.loader.ensure_loaded(A)
+        engine.engine_state.update(status=EngineStatus.STARTING, life=2)
+        engine.engine_state.update(status=EngineStatus.READY)
+
+        await engine.loader.ensure_loaded(A)
+
+        assert await engine.asked("complete") == [f"complete {A.version}"] * 2
+        assert _steps(engine, "probe") == 1  # its content has not changed, and did the base model no harm
+
+
+async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: RunEngine) -> None:
+    async with swapping(slots=2) as engine:
+        for version in (A, B, C):  # B and C stay
+            await engine.loader.ensure_loaded(version)
+        await engine.hold("answers")
+        on_trial = asyncio.create_task(engine.loader.ensure_loaded(D))
+        await engine.until(lambda: engine.asked("complete"), [f"complete {one.version}" for one in (A, B, C, D)])
+
+        await engine.loader.ensure_loaded(A)
+
+        assert A.version in engine.engine_state.state.resident
+        assert D.version in engine.engine_state.state.loading
+        await engine.release()
+        await on_trial
+        assert engine.engine_state.state.resident == {A.version, D.version}
+
+
+async def test_only_one_version_is_on_trial_at_a_time(swapping: RunEngine) -> None:
+    """Else a corrupted engine could not be attributed to one of them."""
+    async with swapping() as engine:
+        engine.folders.behaviours[B.version] = {"behaviour": "poison"}
+        await engine.hold("answers")
+        loads = [asyncio.create_task(engine.loader.ensure_loaded(version)) for version in (A, B)]
+        await engine.until(lambda: engine.asked("load"), [f"load {A.version}", f"load {B.version}"])
+        await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])
+        await engine.release()
+
+        results = await asyncio.gather(*loads, return_exceptions=True)
+
+        assert results[0] is None
+        assert isinstance(results[1], InvalidArgument)
+        assert engine.phases.failed == [(B.version, "poisons_engine")]
+
+
+async def test_the_metrics_break_down_the_time_of_a_load(swapping: RunEngine) -> None:
+    async with swapping(slots=1) as engine:
+        await engine.loader.ensure_loaded(A)
+        await engine.loader.ensure_loaded(B)
+
+        steps = {step: _steps(engine, step) for step in ("fetch", "turn", "room", "engine", "trial", "probe")}
+        assert steps == {"fetch": 2, "turn": 4, "room": 2, "engine": 2, "trial": 2, "probe": 2}
+
+
+def _steps(engine: Swapping, step: str) -> float | None:
+    name = "pointsman_lora_adapter_load_step_duration_seconds_count"
+    return engine.metrics.registry.get_sample_value(name, {"step": step})
 
 
 async def test_a_dropped_version_is_drained_and_then_unloaded(swapping: RunEngine) -> None:

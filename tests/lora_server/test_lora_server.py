@@ -166,7 +166,7 @@ async def test_a_killed_engine_is_started_again_and_holds_its_adapters_again(
 async def test_every_slot_is_used_and_who_is_needed_least_makes_room(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=2) as lora:
+    async with run_lora_server(held=2) as lora:
         await lora.until_ready()
         served = await lora.register("triage", make_adapter("a1", seed=1), "prod")
         old = await lora.register("triage", make_adapter("a2", seed=2))
@@ -183,7 +183,7 @@ async def test_every_slot_is_used_and_who_is_needed_least_makes_room(
 async def test_a_version_that_is_not_resident_is_loaded_when_it_is_asked_for(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=1) as lora:
+    async with run_lora_server(held=1) as lora:
         await lora.until_ready()
         first = await lora.register("triage", make_adapter("a1", seed=1))
         second = await lora.register("triage", make_adapter("a2", seed=2))
@@ -200,12 +200,12 @@ async def test_a_version_that_is_not_resident_is_loaded_when_it_is_asked_for(
 async def test_a_new_start_of_the_lora_server_leaves_out_what_no_alias_needs(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=3) as lora:
+    async with run_lora_server(held=3) as lora:
         await lora.until_ready()
         old = await lora.register("triage", make_adapter("a1", seed=1), "prod")
         new = await lora.register("triage", make_adapter("a2", seed=2), "prod")
 
-    async with run_lora_server(max_loras=3) as lora:
+    async with run_lora_server(held=3) as lora:
         state = await lora.until(lambda state: bool(state.resident))
         assert (list(state.resident), list(state.loadable)) == ([new.version], [old.version])
         assert (await lora.get(old.version)).state == pb.ADAPTER_STATE_READY
@@ -396,7 +396,7 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
         "pointsman_lora_engine_up 1.0",
         "pointsman_lora_engine_restarts_total 0.0",
         'pointsman_build_info{service="lora-server",version="0.1.0"} 1.0',
-        'pointsman_lora_info{base_model="tiny-base",engine="local",max_lora_rank="8",max_loras="4"} 1.0',
+        'pointsman_lora_info{base_model="tiny-base",engine="local",held="4",max_lora_rank="8",max_loras="1"} 1.0',
     ):
         assert line in text
     assert "pointsman_event_loop_lag_seconds_bucket" in text
@@ -408,7 +408,7 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
 
 def test_ten_thousand_names_of_adapters_make_no_series() -> None:
     metrics, desired = LoraServerMetrics("base"), DesiredState()
-    states = VersionStateCollector(lambda: desired, EngineState, 4, metrics.registry)
+    states = VersionStateCollector(lambda: desired, EngineState, 4, 1, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
     metrics.observe_completion(versions[0], "", 0.1)
     before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
@@ -428,6 +428,6 @@ def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
 
 def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:
     registry = CollectorRegistry()
-    VersionStateCollector(DesiredState, EngineState, 4, registry)
+    VersionStateCollector(DesiredState, EngineState, 4, 1, registry)
 
     assert "pointsman_lora_engine_up 0.0" in generate_latest(registry).decode()

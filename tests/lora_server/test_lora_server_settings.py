@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pointsman_lora_server.memory import MAX_DEFAULT_HELD, default_held
 from pointsman_lora_server.settings import Settings
 from pydantic import ValidationError
 
@@ -28,7 +29,7 @@ def test_prod_is_guarded_and_every_version_is_tried_unless_it_is_said_otherwise(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("SMOKE_TEST", "perhaps"), ("MAX_LORAS", "0"), ("PROBE_INTERVAL_SECONDS", "0")]
+    ("key", "value"), [("SMOKE_TEST", "perhaps"), ("MAX_LORAS", "0"), ("HELD", "0"), ("PROBE_INTERVAL_SECONDS", "0")]
 )
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
     monkeypatch.setenv(f"POINTSMAN_LORA_{key}", value)
@@ -42,3 +43,24 @@ def test_an_engine_that_listens_everywhere_must_say_where_gateways_find_it(liste
     with pytest.raises(ValueError, match="POINTSMAN_LORA_ENGINE_URL is needed"):
         Settings(engine_listen=listen)
     assert Settings(engine_listen=listen, engine_url="http://10.0.0.5:8101").public_url == "http://10.0.0.5:8101"
+
+
+def test_fewer_held_versions_than_a_batch_can_use_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="POINTSMAN_LORA_HELD \\(3\\) must be at least POINTSMAN_LORA_MAX_LORAS \\(4\\)"
+    ):
+        Settings(held=3, max_loras=4)
+    assert Settings(held=4, max_loras=4).held == 4
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "held"),
+    [
+        (0, 4),  # at least as many as a batch can use
+        (4, 102),
+        (16, 409),
+        (512, MAX_DEFAULT_HELD),
+    ],
+)
+def test_by_default_a_quarter_of_the_free_memory_holds_adapters(free_gib: int, held: int) -> None:
+    assert default_held(adapter_bytes=10 << 20, max_loras=4, free_bytes=free_gib << 30) == held

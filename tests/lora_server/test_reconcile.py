@@ -158,7 +158,7 @@ async def test_a_promotion_is_seen_at_every_lora_server_within_a_tenth_of_a_seco
 async def test_a_canary_is_loaded_and_told_and_a_weight_of_0_ends_it(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=2) as lora:
+    async with run_lora_server(held=2) as lora:
         await lora.until_ready()
         stable = await lora.register("triage", make_adapter("a", seed=1), "prod")
         canary = await lora.register("triage", make_adapter("b", seed=2))
@@ -202,7 +202,7 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
 
 
 async def test_a_rollback_loads_what_it_goes_back_to(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
-    async with run_lora_server(max_loras=1) as lora:
+    async with run_lora_server(held=1) as lora:
         await lora.until_ready()
         old = await lora.register("triage", make_adapter("a", seed=1), "prod")
         new = await lora.register("triage", make_adapter("b", seed=2), "prod")
@@ -264,7 +264,7 @@ async def test_a_retired_version_that_is_registered_again_serves_again(
 async def test_a_pinned_version_is_held_though_nothing_points_to_it(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=2) as lora:
+    async with run_lora_server(held=2) as lora:
         await lora.until_ready()
         pinned = await lora.register("triage", make_adapter("a", seed=1))
         assert (await lora.stub.Pin(pb.PinRequest(version=pinned.version, pinned=True))).pinned
@@ -273,7 +273,7 @@ async def test_a_pinned_version_is_held_though_nothing_points_to_it(
             await lora.register("triage", make_adapter(f"b{seed}", seed=seed))
 
         assert pinned.version in (await lora.until_ready()).resident
-    async with run_lora_server(max_loras=2) as lora:
+    async with run_lora_server(held=2) as lora:
         state = await lora.until(lambda state: bool(state.resident))
         assert list(state.resident) == [pinned.version]
 
@@ -295,7 +295,7 @@ async def test_a_pin_has_every_engine_load_the_version(
 async def test_more_aliases_than_slots_are_served_in_turn(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
-    async with run_lora_server(max_loras=2) as lora:
+    async with run_lora_server(held=2) as lora:
         await lora.until_ready()
         versions = [
             (await lora.register(f"a{seed}", make_adapter(f"a{seed}", seed=seed), "prod")).version for seed in range(4)
@@ -312,7 +312,7 @@ async def test_more_aliases_than_slots_are_served_in_turn(
 async def test_a_redis_that_hangs_changes_nothing_of_what_is_served(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
 ) -> None:
-    async with run_lora_server(max_loras=1) as lora:
+    async with run_lora_server(held=1) as lora:
         await lora.until_ready()
         first = await lora.register("triage", make_adapter("a", seed=1), "prod")
         second = await lora.register("triage", make_adapter("b", seed=2), "next")

@@ -50,8 +50,13 @@ def running_house(home: Path, agent: str) -> Iterator[House]:
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"usd_per_hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})
-    # One slot for two adapters: each is loaded when it is asked for, and lets the other go.
-    settings = {"POINTSMAN_GATEWAY_AUTH": "on", "POINTSMAN_LORA_MAX_LORAS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": agent}
+    settings = {
+        "POINTSMAN_GATEWAY_AUTH": "on",
+        # One slot for two adapters: each is loaded when it is requested and evicts the other.
+        "POINTSMAN_LORA_HELD": "1",
+        "POINTSMAN_LORA_MAX_LORAS": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": agent,
+    }
     with standing(example, home, settings) as it:
         yield _house(it)
 

@@ -18,7 +18,8 @@ from benchmarks.adapters.house import House, Plan, running
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHORT = swap.Extent(calm=3.0, moves=24.0)
-SLOTS, GUESTS, TOKENS = 4, 6, 6
+HELD, BATCH, GUESTS, TOKENS = 6, 2, 9, 6
+"""More versions serve at once than a batch can use, and there are more than the engine can hold."""
 LETTER = 4
 """Tokens: enough to know whose words they are."""
 LETTERS = {
@@ -30,17 +31,18 @@ LETTERS = {
 """A task whose answers must be the words of one version."""
 NEEDED = 8
 """Requests of the stable version and of the canary until it may be judged."""
+PLAN = Plan(
+    held=HELD,
+    batch=BATCH,
+    adapters=("red", "green", "blue"),
+    smoke=False,  # trials have tests of their own, and would take most of the time of this one
+    tasks={"letters": LETTERS},
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    plan = Plan(
-        slots=SLOTS,
-        adapters=("red", "green", "blue"),
-        smoke=False,  # trials have tests of their own, and would take most of the time of this one
-        tasks={"letters": LETTERS},
-    )
-    async with running(tmp_path_factory.mktemp("house"), plan) as house:
+    async with running(tmp_path_factory.mktemp("house"), PLAN) as house:
         yield house
 
 
@@ -48,7 +50,7 @@ async def test_no_answer_fails_and_no_token_is_wrong_while_points_are_moved(hous
     made = adapters.trained()
     sets = {"red": made["red"], "green": made["green"][:2], "blue": made["blue"][:2]}
 
-    found = await swap.under_load(house, sets, SHORT, SLOTS)
+    found = await swap.under_load(house, sets, SHORT, PLAN)
 
     assert found.verdict.failed == 0, found.verdict.errors
     assert found.verdict.wrong_tokens == 0, found.verdict.examples
@@ -59,7 +61,7 @@ async def test_no_answer_fails_and_no_token_is_wrong_while_points_are_moved(hous
     assert len(found.verdict.by_model) > 4  # more than one version of some adapter did answer
 
 
-async def test_more_adapters_than_slots_are_loaded_on_demand(house: House) -> None:
+async def test_more_adapters_than_the_engine_holds_are_loaded_on_demand(house: House) -> None:
     guests = {}
     for number, guest in enumerate(adapters.constants(GUESTS)):
         guests[await house.register(f"guest{number}", guest.folder)] = guest
@@ -74,7 +76,7 @@ async def test_more_adapters_than_slots_are_loaded_on_demand(house: House) -> No
             assert (answer.model, answer.text) == (answer.asked, guests[answer.asked].text(TOKENS))
 
     held = await house.resident()
-    assert len(held) <= SLOTS
+    assert len(held) <= HELD
     away = next(version for version in guests if version not in held)
     before = _loads_of(house, away)
     crowd = await asyncio.gather(*(asked(away, number) for number in range(24)))

@@ -211,7 +211,8 @@ def lora_server(base: BaseModelSpec, tmp_path_factory: pytest.TempPathFactory) -
         "POINTSMAN_LORA_ENGINE_PYTHON": str(ENGINE_PYTHON),
         "POINTSMAN_LORA_ENGINE_LISTEN": f"127.0.0.1:{engine_port}",
         "POINTSMAN_LORA_BASE_MODEL": str(BASE_MODEL),
-        "POINTSMAN_LORA_MAX_LORAS": str(SLOTS),
+        "POINTSMAN_LORA_HELD": str(SLOTS),
+        "POINTSMAN_LORA_MAX_LORAS": "1",
     }
     quiet = ("--bind", "127.0.0.1", "--save", "", "--dir", str(home))
     log = home / "lora-server.log"

@@ -35,7 +35,7 @@ ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
 BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
-SLOTS = 3
+SLOTS, IN_A_BATCH = 3, 2
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 TOKENS = 4
 ENGINE_STARTS = 300
@@ -102,7 +102,7 @@ async def house() -> AsyncIterator[House]:
     logging.getLogger("engine").setLevel(logging.INFO)
     listen, secret, engine_state, meter = free_address(), GuardSecret(), EngineStateStore(), Meter()
     settings = EngineSettings(
-        ENGINE_PYTHON, listen, BASE_MODEL, NAME, max_loras=SLOTS, max_lora_rank=8, max_model_len=512
+        ENGINE_PYTHON, listen, BASE_MODEL, NAME, held=SLOTS, max_loras=IN_A_BATCH, max_lora_rank=8, max_model_len=512
     )
     lives = with_secrets(build_command(settings, os.environ, os.sched_getaffinity(0)), secret)
     url = f"http://{listen}"

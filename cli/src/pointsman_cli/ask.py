@@ -68,7 +68,9 @@ def show_decision(console: Console, decision: Decision) -> None:
         "reason": decision.reason,
         "stage": decision.stage,
         "margin": "" if decision.margin is None else f"{decision.margin:.3f}",
-        "familiarity": "" if decision.familiarity is None else f"{decision.familiarity:.3f}",
+        "in_distribution_score": ""
+        if decision.in_distribution_score is None
+        else f"{decision.in_distribution_score:.3f}",
         "notes": "; ".join(decision.notes),
         "expected": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
         "generation": decision.generation,

@@ -24,7 +24,7 @@ class Decision:
     considered: tuple[ConsideredPath, ...] = ()
     expected_cost_usd: float | None = None
     margin: float | None = None  # difference between the first and second probability
-    familiarity: float | None = None  # below 0: unlike the training examples
+    in_distribution_score: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
     generation: str = ""  # the configuration that decided
 

@@ -87,7 +87,7 @@ def to_decision(body: Mapping[str, Any]) -> Decision:
         considered=tuple(ConsideredPath(**entry) for entry in body["considered"]),
         expected_cost_usd=body["expected_cost_usd"],
         margin=body["margin"],
-        familiarity=body["familiarity"],
+        in_distribution_score=body["in_distribution_score"],
         notes=tuple(body["notes"]),
         generation=body["generation"],
     )

@@ -122,7 +122,7 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
         expected_cost_usd=decision.expected_cost_usd,
         margin=decision.margin,
-        familiarity=decision.familiarity,
+        in_distribution_score=decision.in_distribution_score,
         notes=tuple(decision.notes),
         generation=decision.generation,
     )

@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("role", "content", "name")
+    __slots__ = ("role", "content", "name", "extra_json")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_JSON_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
     name: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    extra_json: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., name: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_tokens", "temperature", "top_p", "seed", "stop", "extra_json")
@@ -116,7 +118,7 @@ class Choice(_message.Message):
     def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., finish_reason: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "familiarity", "notes", "generation")
+    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "in_distribution_score", "notes", "generation")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -128,7 +130,7 @@ class Decision(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
-    FAMILIARITY_FIELD_NUMBER: _ClassVar[int]
+    IN_DISTRIBUTION_SCORE_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     id: str
@@ -142,10 +144,10 @@ class Decision(_message.Message):
     probabilities: _containers.RepeatedCompositeFieldContainer[TaskProbability]
     stage: str
     margin: float
-    familiarity: float
+    in_distribution_score: float
     notes: _containers.RepeatedScalarFieldContainer[str]
     generation: str
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ..., margin: _Optional[float] = ..., familiarity: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ..., margin: _Optional[float] = ..., in_distribution_score: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
 
 class Considered(_message.Message):
     __slots__ = ("path", "outcome", "reason")

@@ -7,9 +7,9 @@ from pointsman_gateway.domain import UNKNOWN, Labels
 TASKS = ("booking", "policy", "chat")
 
 
-def labels(task: str, margin: float = 0.9, familiarity: float = 1.0) -> Labels:
-    """Below 0 familiarity it abstains, as the real one does."""
-    abstained = familiarity < 0
+def labels(task: str, margin: float = 0.9, in_distribution_score: float = 1.0) -> Labels:
+    """Below 0 in_distribution_score it abstains, as the real one does."""
+    abstained = in_distribution_score < 0
     others = [other for other in TASKS if other != task]
     probabilities = ((task, (1 + margin) / 2), *((other, (1 - margin) / 2 / len(others)) for other in others))
     return Labels(
@@ -19,7 +19,7 @@ def labels(task: str, margin: float = 0.9, familiarity: float = 1.0) -> Labels:
         abstained=abstained,
         stage="encoder",
         margin=margin,
-        familiarity=familiarity,
+        in_distribution_score=in_distribution_score,
     )
 
 

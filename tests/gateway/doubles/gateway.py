@@ -1,8 +1,8 @@
-"""The real gateway with both doors on port 0, among scripted neighbours."""
+"""The real gateway with its HTTP and gRPC servers on free ports, among scripted neighbours."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,12 +11,13 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.express import ExpressLane
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDependencies
+from pointsman_gateway.http.fast_reader import ChatReader
+from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.settings import Settings
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from pointsman_servicekit.tracing.spans import Spans
@@ -29,6 +30,9 @@ from doubles.waiting import until
 
 TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
 """Adapter versions that the scripted engine holds."""
+
+
+MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Gateway:
         """What its router knows of a path."""
         config = load_config(self.folder)
         return self.house.memory.board.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+
+
+def http_dependencies(
+    house: bootstrap.House, request_timeout: float = 10, budget: BufferedBytesBudget | None = None
+) -> HttpDependencies:
+    return HttpDependencies(
+        house.pipeline,
+        house.tenancy,
+        house.feedback,
+        house.generations,
+        house.registry,
+        request_timeout,
+        budget or BufferedBytesBudget(256 * MEGABYTE),
+        house.console,
+    )
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
@@ -83,15 +102,10 @@ class Neighbours:
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
         async with bootstrap.building(settings, config, spans) as house:
-            door = HttpDoor(
-                house.pipeline,
-                house.tenancy,
-                house.feedback,
-                house.generations,
-                house.registry,
-                settings.request_timeout,
-                house.console if settings.console == "on" else None,
-            )
+            budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
+            dependencies = http_dependencies(house, settings.request_timeout, budget)
+            if settings.console == "off":
+                dependencies = replace(dependencies, console=None)
             servicer = GatewayServicer(
                 house.pipeline,
                 house.feedback,
@@ -110,9 +124,13 @@ class Neighbours:
                     grace=1,
                     interceptors=tracing_server_interceptors(spans),
                     gate=Authentication(house.pipeline, house.tenancy),
+                    budget=budget,
                 ) as grpc_server,
-                serving_http(
-                    build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
+                serve_http(
+                    build_app(dependencies, spans),
+                    "127.0.0.1:0",
+                    grace=1,
+                    chat_reader=ChatReader(dependencies) if spans is None else None,
                 ) as address,
             ):
                 await until(lambda: "no word" not in house.engines.get("local").detail)

@@ -70,7 +70,7 @@ class GrpcDoor:
             name: getattr(decision, name)
             for name in ("id", "task", "confidence", "path", "kind", "reason", "stage", "expected_cost_usd")
         }
-        told |= {name: getattr(decision, name) for name in ("margin", "familiarity", "generation")}
+        told |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "generation")}
         told["notes"] = list(decision.notes)
         told["costs_usd"] = dict(response.costs_usd)
         told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
@@ -107,10 +107,16 @@ def _fields(messages: Messages | str, model: str, parameters: dict[str, Any]) ->
         sampling.extra_json = json.dumps(parameters)
     return {
         "model": model,
-        "messages": [pb.Message(**message) for message in as_messages(messages)],
+        "messages": [_message(message) for message in as_messages(messages)],
         "sampling": sampling,
         **beside,
     }
+
+
+def _message(fields: Mapping[str, Any]) -> pb.Message:
+    own = {name: fields[name] or "" for name in ("role", "content", "name") if name in fields}
+    further = {name: value for name, value in fields.items() if name not in own}
+    return pb.Message(**own, extra_json=json.dumps(further) if further else "")
 
 
 def _grpc_choice(choice: pb.Choice) -> ChoiceSaid:

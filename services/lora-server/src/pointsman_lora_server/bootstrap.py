@@ -1,6 +1,7 @@
 """Builds the lora-server from its settings. No other module knows which concrete parts are combined."""
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ from pointsman_lora_server.engine.command import (
 )
 from pointsman_lora_server.engine.probe import Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
+from pointsman_lora_server.engine.tool_calls import choose_tool_calling
 from pointsman_lora_server.engine.vllm_client import TimedEngine, VllmClient, open_client
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc.adapter_servicer import SERVICE as ADAPTER_SERVICE
@@ -49,12 +51,15 @@ from pointsman_lora_server.grpc.training_servicer import SERVICE as TRAINING_SER
 from pointsman_lora_server.grpc.training_servicer import TrainingServicer
 from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
 from pointsman_lora_server.jobs.queue import running_queue
+from pointsman_lora_server.memory import default_held, free_memory
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.settings import Settings
 from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
 from pointsman_lora_server.store import ArtifactStore
 from pointsman_lora_server.training.methods import installed_methods
+
+log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 10.0
 """How long other engines get to load what is placed on an engine that shuts down. Without placements it takes no
@@ -87,6 +92,26 @@ class _Adapters:
     reconciler: Reconciler
 
 
+def with_held(settings: Settings) -> Settings:
+    """The settings with the number of held versions, derived from the free memory unless it is set.
+
+    Raises OSError if the base model does not exist.
+    """
+    if settings.held is not None:
+        return settings
+    base = read_base(settings.base_model, settings.served_model_name)
+    held = default_held(base.max_adapter_bytes(settings.max_lora_rank), settings.max_loras, free_memory())
+    log.info("the engine holds up to %d adapter versions in its host memory (POINTSMAN_LORA_HELD)", held)
+    return settings.model_copy(update={"held": held})
+
+
+def _held(settings: Settings) -> int:
+    """Derived once, before the engine's command is built: the engine and its manager must have the same number."""
+    if settings.held is None:
+        raise ValueError("the number of held versions is not known yet: call with_held first")
+    return settings.held
+
+
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand:
     """How the engine is started on this machine.
 
@@ -97,6 +122,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
             f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
         )
     engine = EngineSettings(
+        held=_held(settings),
         python=settings.engine_python,
         listen=settings.engine_listen,
         base_model=settings.base_model,
@@ -105,6 +131,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
         extra_arguments=settings.engine_args,
+        tool_calling=choose_tool_calling(settings.base_model, settings.tool_call_parser),
         traces_url=traces_endpoint(environment),
     )
     return build_command(engine, environment, os.sched_getaffinity(0))
@@ -127,7 +154,7 @@ async def build_app(
     store = ArtifactStore(settings.store, base, settings.max_lora_rank, cache_folder=settings.store_cache)
     engine_state, metrics, secret = EngineStateStore(), LoraServerMetrics(settings.served_model_name), GuardSecret()
     export_build_info(metrics.registry, "lora-server")
-    metrics.set_info(settings.engine_name, settings.max_loras, settings.max_lora_rank)
+    metrics.set_info(settings.engine_name, _held(settings), settings.max_loras, settings.max_lora_rank)
     api_key = command.environment.get("VLLM_API_KEY", "")
     async with (
         open_redis(settings.redis_url, metrics.set_redis_up) as redis,
@@ -147,10 +174,14 @@ async def build_app(
             settings.shutdown_timeout,
         )
         warm_up = WarmUp(timed)
-        sequence = LoadSequence(client, warm_up, probe, supervisor.restart)
+        sequence = LoadSequence(client, warm_up, probe, supervisor.restart, metrics)
         adapters = _build_adapters(settings, redis, store, smoke_test, client, warm_up, sequence, engine_state, metrics)
         collector = VersionStateCollector(
-            lambda: adapters.reconciler.desired, lambda: engine_state.state, settings.max_loras, metrics.registry
+            lambda: adapters.reconciler.desired,
+            lambda: engine_state.state,
+            _held(settings),
+            settings.max_loras,
+            metrics.registry,
         )
         background = [
             tasks.create_task(supervisor.run()),
@@ -158,7 +189,7 @@ async def build_app(
             tasks.create_task(_count_transitions(collector, engine_state)),
         ]
         try:
-            async with _serving(settings, adapters, store, engine_state, metrics) as app:
+            async with _serving(settings, command, adapters, store, engine_state, metrics) as app:
                 yield app
         finally:
             engine_state.close()
@@ -178,7 +209,7 @@ def _build_adapters(
     metrics: LoraServerMetrics,
 ) -> _Adapters:
     registry = AdapterRegistry(redis, settings.served_model_name)
-    slots = AdapterSlots(client, engine_state, settings.max_loras, metrics)
+    slots = AdapterSlots(client, engine_state, _held(settings), metrics)
     loader = AdapterLoader(store, sequence, slots, registry, engine_state, metrics, settings.slot_wait_timeout_seconds)
     gate = PromotionGate(settings.protected_aliases)
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
@@ -206,6 +237,7 @@ def _build_adapters(
 @asynccontextmanager
 async def _serving(
     settings: Settings,
+    command: EngineCommand,
     adapters: _Adapters,
     store: ArtifactStore,
     engine_state: EngineStateStore,
@@ -213,7 +245,11 @@ async def _serving(
 ) -> AsyncIterator[App]:
     """Runs the queue of training jobs and creates the servicers."""
     identity = EngineIdentity(
-        settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
+        settings.engine_name,
+        settings.served_model_name,
+        settings.public_url,
+        settings.max_model_len,
+        command.tool_call_parser,
     )
     async with running_queue(_job_environment(settings), *_job_callbacks(adapters.service, store)) as queue:
         adapter_servicer = LoraServerServicer(adapters.service, engine_state, identity)

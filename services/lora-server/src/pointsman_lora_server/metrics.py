@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, VersionState, state_of
 
-DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 GEN_AI_BUCKETS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
 """Seconds; recommended by OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
@@ -31,6 +31,9 @@ LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
 LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
 VALIDATION_RESULTS = ("ready", "failed", "interrupted")
 EVICTION_REASONS = ("room", "retired")
+LOAD_STEPS = ("fetch", "turn", "room", "engine", "trial", "probe", "comparison")
+"""In their order: from the store with the check of its hash, waiting for other loads, evicting another version, reading
+the weights into the engine, the first answer, the base model's health, the comparison with PEFT."""
 
 
 class LoraServerMetrics:
@@ -47,12 +50,24 @@ class LoraServerMetrics:
                 created.labels(value)  # exported as 0 from the start, so that a rate includes the first increment
             return created
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"pointsman_lora_{name}_seconds", text, buckets=DURATION_BUCKETS, registry=registry)
+        def histogram(name: str, text: str, label: str = "", values: tuple[str, ...] = ()) -> Histogram:
+            created = Histogram(
+                f"pointsman_lora_{name}_seconds",
+                text,
+                [label] if label else [],
+                buckets=DURATION_BUCKETS,
+                registry=registry,
+            )
+            for value in values:
+                created.labels(value)
+            return created
 
         self._loads = counter("adapter_loads", "Loads of adapters into the engine.", "result", LOAD_RESULTS)
         self._load_duration = histogram(
             "adapter_load_duration", "Duration of successful loads, from the start of the load to the first answer."
+        )
+        self._load_steps = histogram(
+            "adapter_load_step_duration", "Duration of the steps of loads, failed ones included.", "step", LOAD_STEPS
         )
         self._load_requests = counter(
             "adapter_load_requests",
@@ -70,7 +85,7 @@ class LoraServerMetrics:
         self._info = Gauge(
             "pointsman_lora_info",
             "Always 1; the labels are the engine's settings.",
-            ["engine", "base_model", "max_loras", "max_lora_rank"],
+            ["engine", "base_model", "held", "max_loras", "max_lora_rank"],
             registry=registry,
         )
         self._completions = Histogram(
@@ -80,10 +95,15 @@ class LoraServerMetrics:
             buckets=GEN_AI_BUCKETS,
             registry=registry,
         )
+        self._in_use = Gauge(
+            "pointsman_lora_adapters_in_use",
+            "Adapters that requests in flight use; if more than batch_slots, some wait for a place in the batch.",
+            registry=registry,
+        )
         self._probe_failures = counter("probe_failures", "Probes that the base model answered differently than before.")
 
-    def set_info(self, engine: str, max_loras: int, max_lora_rank: int) -> None:
-        self._info.labels(engine, self._base_model, str(max_loras), str(max_lora_rank)).set(1)
+    def set_info(self, engine: str, held: int, max_loras: int, max_lora_rank: int) -> None:
+        self._info.labels(engine, self._base_model, str(held), str(max_loras), str(max_lora_rank)).set(1)
 
     @contextmanager
     def time_load(self) -> Iterator[None]:
@@ -101,6 +121,15 @@ class LoraServerMetrics:
             raise
         self._loads.labels("loaded").inc()
         self._load_duration.observe(time.perf_counter() - started)
+
+    @contextmanager
+    def time_load_step(self, step: str) -> Iterator[None]:
+        """`step` is one of LOAD_STEPS."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._load_steps.labels(step).observe(time.perf_counter() - started)
 
     @contextmanager
     def time_validation(self) -> Iterator[None]:
@@ -126,6 +155,11 @@ class LoraServerMetrics:
 
     def observe_slot_wait(self, seconds: float) -> None:
         self._slot_wait.observe(seconds)
+        self._load_steps.labels("room").observe(seconds)
+
+    def set_in_use(self, adapters: int) -> None:
+        """The held adapters that requests were using when the engine was asked last."""
+        self._in_use.set(adapters)
 
     def count_canary_rollback(self) -> None:
         self._canary_rollbacks.inc()
@@ -151,12 +185,14 @@ class VersionStateCollector(Collector):
         desired: Callable[[], DesiredState],
         engine: Callable[[], EngineState],
         slots: int,
+        batch_slots: int,
         registry: CollectorRegistry,
     ) -> None:
         """`desired` and `engine` are called from the scrape's thread; what they return is immutable."""
         self._desired = desired
         self._engine = engine
         self._slots = slots
+        self._batch_slots = batch_slots
         self._before: Mapping[str, VersionState] | None = None
         self._transitions: collections.Counter[VersionState] = collections.Counter()
         registry.register(self)
@@ -177,9 +213,16 @@ class VersionStateCollector(Collector):
         is_up = engine.status is EngineStatus.READY
         yield GaugeMetricFamily("pointsman_lora_engine_up", "1 if the engine answers, else 0.", value=int(is_up))
         yield CounterMetricFamily("pointsman_lora_engine_restarts", "Restarts of the engine.", value=engine.restarts)
-        yield GaugeMetricFamily("pointsman_lora_slots", "Adapters that the engine can hold.", value=self._slots)
         yield GaugeMetricFamily(
-            "pointsman_lora_resident_adapters", "Adapters that the engine holds.", value=len(engine.resident)
+            "pointsman_lora_slots", "Adapters that the engine can hold in its host memory.", value=self._slots
+        )
+        yield GaugeMetricFamily(
+            "pointsman_lora_batch_slots", "Different adapters that one batch can use.", value=self._batch_slots
+        )
+        yield GaugeMetricFamily(
+            "pointsman_lora_resident_adapters",
+            "Adapters that the engine holds in its host memory.",
+            value=len(engine.resident),
         )
         yield GaugeMetricFamily(
             "pointsman_lora_pinned_adapters", "Versions that every engine must hold.", value=len(desired.pins)

@@ -33,9 +33,22 @@ class Settings(BaseSettings):
     engine_listen: str = "127.0.0.1:8101"
     engine_url: str = Field(default="", description="where gateways reach the engine; empty: http://ENGINE_LISTEN")
     engine_args: str = Field(default="", description="more arguments for vLLM, quoted as in a shell")
+    tool_call_parser: str = Field(
+        default="auto",
+        min_length=1,
+        description='how vLLM reads tool calls: "auto" (by the base model), "off", or the name of one of its parsers',
+    )
     base_model: Path = Path(".pointsman/models/smollm2-135m")
     served_model_name: str = Field(default="smollm2-135m", min_length=1)
-    max_loras: int = Field(default=4, ge=1, description="adapter slots of the engine: how many it holds at once")
+    held: int | None = Field(
+        default=None,
+        ge=1,
+        description="adapter versions that the engine holds in its host memory; by default as many as fit into a "
+        "quarter of the memory that is available at the start, at most 512",
+    )
+    max_loras: int = Field(
+        default=4, ge=1, description="different adapters in one batch of the engine; vLLM copies them from host memory"
+    )
     max_lora_rank: int = Field(default=8, ge=1, le=512)
     max_model_len: int = Field(default=4096, ge=16, description="tokens of prompt and answer together")
     smoke_test: Literal["process", "off"] = Field(
@@ -89,6 +102,15 @@ class Settings(BaseSettings):
             if not (name and module and attribute):
                 raise ValueError(f"'{name}={target}' is not NAME=MODULE:ATTRIBUTE, as in kto=my_package.methods:KTO")
         return {name: target for name, _, target in pairs}
+
+    @model_validator(mode="after")
+    def _check_held(self) -> "Settings":
+        if self.held is not None and self.held < self.max_loras:
+            raise ValueError(
+                f"POINTSMAN_LORA_HELD ({self.held}) must be at least POINTSMAN_LORA_MAX_LORAS ({self.max_loras}): "
+                "every adapter of a batch is also in the host memory"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_engine_url(self) -> "Settings":

@@ -14,8 +14,7 @@ from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lab.datasets.build import BuildOrder, build
-from pointsman_lab.datasets.reports import data_report, plan_report
+from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report

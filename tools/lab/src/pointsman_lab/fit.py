@@ -87,7 +87,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['out_of_scope']} out-of-scope texts"
     yield (
         f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
-        f"kept {found['coverage']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
+        f"coverage {found['coverage']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
     )
     if found["out_of_scope_abstained"] is not None:
         yield f"of the out-of-scope texts, the classifier abstains from {found['out_of_scope_abstained']:.3f}"
@@ -97,4 +97,4 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _by_task(tasks: list[dict[str, Any]]) -> Section:
     rows = tuple((t["task"], str(t["examples"]), f"{t['target_coverage']:g}", f"{t['threshold']:.3f}") for t in tasks)
-    return Section("By task", columns=("task", "examples", "keep rate", "threshold"), rows=rows)
+    return Section("By task", columns=("task", "examples", "target coverage", "threshold"), rows=rows)

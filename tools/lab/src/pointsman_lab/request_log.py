@@ -231,7 +231,7 @@ def _labels(body: dict[str, Any]) -> Labels:
         abstained=body["task"] == UNKNOWN and body["requested"] == AUTO,
         stage=body["stage"],
         margin=body["margin"],
-        familiarity=body["familiarity"],
+        in_distribution_score=body["in_distribution_score"],
         notes=tuple(body["notes"]),
     )
 

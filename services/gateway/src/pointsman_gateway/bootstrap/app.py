@@ -119,6 +119,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         money = Money.registered(registry, metrics)
+        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         around = Surroundings(
             traced.client(OpenAIClient(pool), gen_ai),
             retriever,
@@ -129,6 +131,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             trials,
             board,
             accounts=money.accounts,
+            lend_slot=admission.lend,
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
@@ -145,8 +148,6 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
-        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))

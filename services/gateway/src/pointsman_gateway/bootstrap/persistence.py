@@ -8,9 +8,8 @@ from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.cache.keys import CacheKeyBuilder
-from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
+from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources, CachingBackend, Embed
 from pointsman_gateway.cache.store import CacheStore
-from pointsman_gateway.cache.writer import AnswerWriter, CacheMetrics
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +61,8 @@ class Surroundings:
     freshness: Freshness = ALWAYS_FRESH
     habits: PathStatistics = field(default_factory=PathStatistics)
     accounts: EngineCosts = field(default_factory=EngineCosts)
+    lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Lends a request's slot to another one while it waits for an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
     backends = EngineBackend(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
-    loading = AdapterLoading(backends, engines, now, resilience)
+    loading = AdapterLoading(backends, engines, now, resilience, around.lend_slot)
     return Line(
         generation=config.digest,
         classification=Classification(
@@ -158,7 +161,12 @@ class _NoSearch:
 
 
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
-    sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
+    sampling = Sampling(
+        max_tokens=path.max_tokens,
+        temperature=path.temperature,
+        stop=path.stop,
+        structured_max_tokens=path.structured_max_tokens,
+    )
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)

@@ -206,7 +206,7 @@ class CascadeClassifier:
             stage=stage,
             vector=output.vector,
             margin=values[best] - values[order[1]],
-            familiarity=above,
+            in_distribution_score=above,
             notes=excerpt.notes,
         )
 
@@ -218,7 +218,7 @@ class CascadeClassifier:
             probabilities=tuple((task, 1 / len(tasks)) for task in tasks),
             abstained=True,
             stage=stage,
-            familiarity=UNREADABLE_SCORE,
+            in_distribution_score=UNREADABLE_SCORE,
             notes=(*excerpt.notes, UNREADABLE_NOTE),
         )
 

@@ -119,8 +119,10 @@ def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
     if alone.stage == "language" or kind is Utterance.CLOSING:
         return True
     if kind is Utterance.WHOLE:
-        return is_sure(alone) or alone.familiarity < (-MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0)
-    return kind is Utterance.SHORT and is_sure(alone) and alone.familiarity >= SHORT_MIN_SCORE
+        return is_sure(alone) or alone.in_distribution_score < (
+            -MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0
+        )
+    return kind is Utterance.SHORT and is_sure(alone) and alone.in_distribution_score >= SHORT_MIN_SCORE
 
 
 def _context(before: Sequence[str]) -> list[str]:

@@ -106,7 +106,7 @@ class Reader:
         if foreign:
             return foreign
         ends = [await self._classify(end) for end in _outer_sentences(text)]
-        surest = max(ends, key=lambda labels: labels.familiarity)
+        surest = max(ends, key=lambda labels: labels.in_distribution_score)
         if not is_sure(surest):
             return await self._classify(text)
         where = "first" if surest is ends[0] else "last"

@@ -35,6 +35,11 @@ class PathConfig(Strict):
     adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}$")
     strategies: tuple[StrategyConfig, ...] = ()
     max_tokens: int | None = Field(default=None, ge=1)
+    structured_max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="instead of max_tokens, for requests with a response_format or tools; unset: the context window",
+    )
     temperature: Temperature | None = None
     stop: tuple[str, ...] = Field(default=(), max_length=MAX_STOP_SEQUENCES)
     cache: CacheConfig | None = Field(default=None, description="unset: answers are not cached")

@@ -25,7 +25,7 @@ class Labels:
     """The query's embedding, unit length; passed on so that it is computed only once."""
     margin: float = 0.0
     """The difference between the first and the second probability."""
-    familiarity: float = 0.0
+    in_distribution_score: float = 0.0
     """The in-distribution score minus its threshold; below 0 the classifier abstains."""
     notes: tuple[str, ...] = ()
     """Other remarks, such as that only a part of the text was read, or that it is in another language."""
@@ -58,7 +58,7 @@ class Decision:
     expected_cost_usd: float = 0.0
     vector: Vector | None = None
     margin: float = 0.0
-    familiarity: float = 0.0
+    in_distribution_score: float = 0.0
     notes: tuple[str, ...] = ()
     generation: str = ""
     """The revision of the configuration that decided."""

@@ -138,6 +138,8 @@ def refused(
     if status in (400, 413, 422):
         if param in ("input_tokens", "prompt"):
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
+        if "--tool-call-parser" in message:
+            message = f"{message}; for an engine that a lora-server starts, set POINTSMAN_LORA_TOOL_CALL_PARSER"
         return InvalidArgument(message, code="engine_refused", param=param)
     text = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the API key
     if status == 429:

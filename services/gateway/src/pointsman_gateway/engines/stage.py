@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from pointsman_servicekit.eager import in_task
@@ -80,11 +81,18 @@ class AdapterLoading:
     """Implements `Backend` around another. A path without an adapter passes through."""
 
     def __init__(
-        self, inner: Backend, engines: Engines, clock: Callable[[], float], resilience: ResilienceConfig
+        self,
+        inner: Backend,
+        engines: Engines,
+        clock: Callable[[], float],
+        resilience: ResilienceConfig,
+        lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`clock` is the event loop's, by which deadlines are measured."""
+        """`clock` is the event loop's, by which deadlines are measured. While a request waits for a load, its slot is
+        lent to another one."""
         self.inner = inner
         self.engines = engines
+        self.lend_slot = lend_slot
         self.clock = clock
         self.timeout = resilience.adapter_load_timeout_seconds
         self.load_bound = resilience.load_bound
@@ -131,7 +139,8 @@ class _Load:
         await in_task()  # what follows sets a timeout
         began = self._clock()
         try:
-            await self._load_on_one(offers, version, began)
+            with self._loading.lend_slot():
+                await self._load_on_one(offers, version, began)
         finally:
             self._waited += self._clock() - began
 

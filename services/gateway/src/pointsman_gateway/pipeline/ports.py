@@ -14,6 +14,7 @@ from pointsman_gateway.domain import (
     Chunks,
     CompletedAnswer,
     Decision,
+    Feedback,
     Finished,
     Labels,
     Prompt,
@@ -204,4 +205,22 @@ class HttpPoster(Protocol):
 
     async def post(self, url: str, api_key: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
         """`deadline` on the event loop's clock, `max_bytes` of the reply's body. Raises HttpUnreachable."""
+        ...
+
+
+class StoredFeedback(Protocol):
+    @property
+    def where(self) -> str:
+        """ "request_log" or "wal"."""
+        ...
+
+    @property
+    def known_already(self) -> bool:
+        """Whether the same feedback had been stored before."""
+        ...
+
+
+class FeedbackStore(Protocol):
+    async def take(self, feedback: Feedback) -> StoredFeedback:
+        """Returns once the feedback is on disk or in Redis. Raises PointsmanError."""
         ...

@@ -90,7 +90,7 @@ class _EntryFields(msgspec.Struct, gc=False):
     task: str
     confidence: float
     margin: float
-    familiarity: float
+    in_distribution_score: float
     stage: str
     notes: tuple[str, ...]
     probabilities: list[tuple[str, float]]
@@ -138,7 +138,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         task=decision.task,
         confidence=six_digits(decision.confidence),
         margin=six_digits(decision.margin),
-        familiarity=six_digits(decision.familiarity),
+        in_distribution_score=six_digits(decision.in_distribution_score),
         stage=decision.stage,
         notes=decision.notes,
         probabilities=[(task, six_digits(p)) for task, p in decision.probabilities[:MAX_PROBABILITIES]],

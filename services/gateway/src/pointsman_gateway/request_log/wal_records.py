@@ -39,7 +39,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     task: str
     confidence: float
     margin: float
-    familiarity: float
+    in_distribution_score: float
     stage: str
     notes: tuple[str, ...]
     probabilities: tuple[tuple[str, float], ...]
@@ -102,7 +102,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             self.probabilities,
             self.expected_cost_usd,
             margin=self.margin,
-            familiarity=self.familiarity,
+            in_distribution_score=self.in_distribution_score,
             notes=self.notes,
             generation=self.generation,
         )
@@ -193,7 +193,7 @@ def decided_record(
         decision.task,
         decision.confidence,
         decision.margin,
-        decision.familiarity,
+        decision.in_distribution_score,
         decision.stage,
         decision.notes,
         decision.probabilities[:MAX_PROBABILITIES],

@@ -213,7 +213,7 @@ class Router:
             expected_cost_usd=self._expected_cost.usd(chosen, request),
             vector=labels.vector,
             margin=labels.margin,
-            familiarity=labels.familiarity,
+            in_distribution_score=labels.in_distribution_score,
             notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,

@@ -103,7 +103,7 @@ def _labels(decision: Decision) -> Labels:
         stage="shadow",
         vector=decision.vector,
         margin=decision.margin,
-        familiarity=decision.familiarity,
+        in_distribution_score=decision.in_distribution_score,
     )
 
 

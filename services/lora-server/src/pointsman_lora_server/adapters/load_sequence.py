@@ -10,6 +10,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.vllm_client import CompletionClient, VllmClient
+from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.smoke.reference import Reference, compare
 
 log = logging.getLogger(__name__)
@@ -69,40 +70,70 @@ class WarmUp:
 
 
 class LoadSequence:
-    """Loads a version into the engine and checks that both the version and the base model answer correctly."""
+    """Loads a version into the engine and checks that both the version and the base model answer correctly.
+
+    A version's content never changes, so what was checked once is not checked again: the base model's health after its
+    first answer once in this process, its first answer once in each run of the engine.
+    """
 
     def __init__(
-        self, engine: VllmClient, warm_up: WarmUp, probe: Probe, restart_engine: Callable[[str], None]
+        self,
+        engine: VllmClient,
+        warm_up: WarmUp,
+        probe: Probe,
+        restart_engine: Callable[[str], None],
+        metrics: LoraServerMetrics,
     ) -> None:
         self._engine = engine
         self._warm_up = warm_up
         self._probe = probe
         self._restart_engine = restart_engine
-        self._harmless: set[str] = (
-            set()
-        )  # loaded once while the engine stayed healthy; a version's content never changes
+        self._metrics = metrics
+        self._harmless: set[str] = set()
+        self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
-    async def load(self, version: AdapterVersion, folder: Path) -> None:
-        """Raises InvalidArgument if the version must not serve, Unavailable if the engine is gone."""
+    async def load(self, version: str, folder: Path) -> None:
+        """Has the engine read the weights. Raises InvalidArgument if it rejects them, Unavailable if it is gone."""
+        with self._metrics.time_load_step("engine"):
+            try:
+                await self._engine.load(version, folder)
+            except InvalidArgument:
+                await self._check_engine(version)
+                raise
+
+    def needs_trial(self, version: str, life: int) -> bool:
+        """Whether the version has not answered yet in this life of the engine."""
+        return version not in self._harmless or self._answered_in.get(version) != life
+
+    async def try_out(self, version: AdapterVersion, life: int) -> None:
+        """Requests first answers, and checks the base model afterwards. Versions must be tried one at a time, so that a
+        corrupted engine can be attributed to one of them.
+
+        Raises InvalidArgument if the version must not serve, Unavailable if the engine is gone.
+        """
         name = version.version
         try:
-            await self._engine.load(name, folder)
-            await self._warm_up.warm(version)
+            with self._metrics.time_load_step("trial"):
+                await self._warm_up.warm(version)
         except InvalidArgument:
             await self._check_engine(name)
             raise
         if name not in self._harmless:
-            if not await self._check_engine(name):
+            with self._metrics.time_load_step("probe"):
+                is_healthy = await self._check_engine(name)
+            if not is_healthy:
                 raise InvalidArgument(
                     f"after {name} was loaded the base model no longer answers as before: its weights corrupt the "
                     "engine, which is restarted without it",
                     code="poisons_engine",
                 )
             self._harmless.add(name)
+        self._answered_in[name] = life
 
     async def verify(self, version: str) -> None:
         """See `WarmUp.verify`."""
-        await self._warm_up.verify(version)
+        with self._metrics.time_load_step("comparison"):
+            await self._warm_up.verify(version)
 
     async def _check_engine(self, name: str) -> bool:
         """Whether the base model answers as before. If not, the engine is restarted."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +37,12 @@ class PhaseStore(Protocol):
 
 
 class AdapterLoader:
-    """Single-flight: concurrent requests for one version share one load. Loads of different versions take turns."""
+    """Single-flight: concurrent requests for one version share one load.
+
+    Loads of different versions take turns at making room and reading weights, which takes one step of the engine. The
+    trials of versions that have not answered yet take turns of their own, so a version that is only read again does
+    not wait for them.
+    """
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class AdapterLoader:
         self._metrics = metrics
         self._max_wait_seconds = max_wait_seconds
         self._lock = asyncio.Lock()  # first come, first served, so no load starves
+        self._trial_lock = asyncio.Lock()
         self._loads: dict[str, asyncio.Task[bool]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._rejected: dict[str, InvalidArgument] = {}
@@ -125,6 +131,7 @@ class AdapterLoader:
         async with self._lock:
             life = self._ready_state().life
             loaded = await self._slots.list_loaded()
+            self._metrics.set_in_use(sum(adapter.in_flight > 0 for adapter in loaded.values()))
             state = self._engine_state.state
             if state.life != life:
                 return
@@ -157,19 +164,21 @@ class AdapterLoader:
         if name in self._rejected:
             raise self._rejected[name]
         self._ready_state()
-        folder = await asyncio.to_thread(self._store.fetch, version)
+        with self._metrics.time_load_step("fetch"):
+            folder = await asyncio.to_thread(self._store.fetch, version)
         try:
-            async with self._turn(name, deadline):
-                life = self._ready_state().life
-                if not make_room and not await self._slots.try_make_room(name):
-                    return False
-                with self._metrics.time_load():
+            with ExitStack() as timing:
+                async with self._turn(self._lock, name, deadline):
+                    life = self._ready_state().life
+                    if not make_room and not await self._slots.try_make_room(name):
+                        return False
+                    timing.enter_context(self._metrics.time_load())
                     if make_room:
                         await self._slots.make_room(name, deadline)
-                    await self._run_sequence(version, folder)
-            await self._sequence.verify(name)  # takes seconds, so other loads have their turn meanwhile
-            if self._ready_state().life != life:
-                raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
+                    await self._read(name, folder)
+                await self._try_out(version, life, deadline)
+            await self._sequence.verify(name)
+            self._check_life(life)
         except BaseException as error:
             self._engine_state.cancel_loading(name)
             if isinstance(error, InvalidArgument):
@@ -179,12 +188,24 @@ class AdapterLoader:
         log.info("%s is resident", name)
         return True
 
-    async def _run_sequence(self, version: AdapterVersion, folder: Path) -> None:
-        name = version.version
+    async def _read(self, name: str, folder: Path) -> None:
         await self._cancel_drain(name)
         self._engine_state.mark_loading(name)
         self._slots.remember_folder(name, folder)
-        await self._sequence.load(version, folder)
+        await self._sequence.load(name, folder)
+
+    async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
+        """Raises as `LoadSequence.try_out` does."""
+        if not self._sequence.needs_trial(version.version, life):
+            return
+        async with self._turn(self._trial_lock, version.version, deadline):
+            self._check_life(life)  # the trial before may have made the lora-server restart the engine
+            await self._sequence.try_out(version, life)
+
+    def _check_life(self, life: int) -> None:
+        """Raises Unavailable if the engine was restarted since: it does not hold the version any more."""
+        if self._ready_state().life != life:
+            raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 
     async def _reject(self, name: str, error: InvalidArgument) -> None:
         """Bans the version in this process. It is marked FAILED for every engine only if no alias points to it, so one
@@ -213,10 +234,11 @@ class AdapterLoader:
             await asyncio.wait({task})
 
     @asynccontextmanager
-    async def _turn(self, name: str, deadline: float) -> AsyncIterator[None]:
+    async def _turn(self, lock: asyncio.Lock, name: str, deadline: float) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await self._lock.acquire()
+            with self._metrics.time_load_step("turn"):
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await lock.acquire()
         except TimeoutError:
             raise ResourceExhausted(
                 f"{name} was not loaded within {self._max_wait_seconds:g} s: other versions are loaded before it",
@@ -226,7 +248,7 @@ class AdapterLoader:
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     def _ready_state(self) -> EngineState:
         """Raises Unavailable unless the engine is ready."""

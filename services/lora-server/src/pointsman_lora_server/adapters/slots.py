@@ -1,4 +1,5 @@
-"""The engine's adapter slots: which versions hold them, which is evicted next, and eviction without failed requests."""
+"""The engine's adapter slots, that is, the places in its host memory: which versions have them, which is evicted next,
+and eviction without failed requests. Which of these versions are in the current batch is up to vLLM's scheduler."""
 
 import asyncio
 import math
@@ -178,7 +179,7 @@ class AdapterSlots:
             for name, adapter in sorted(loaded.items())
         )
         return ResourceExhausted(
-            f"no slot for {version}: all {self._slots} (POINTSMAN_LORA_MAX_LORAS) are pinned or in use: {holders}",
+            f"no slot for {version}: all {self._slots} (POINTSMAN_LORA_HELD) are pinned or in use: {holders}",
             code="no_slot",
             retry_after=1.0,
         )

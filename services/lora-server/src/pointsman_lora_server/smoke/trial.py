@@ -2,7 +2,6 @@
 margins."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from pointsman_lora_server.memory import free_memory
 
 DEFAULT_PROMPTS = (
     "What is the capital of France?",
@@ -169,24 +170,9 @@ def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
 def _dtype(base_model: Path) -> Any:
     """fp32, which gives the most reliable reference, if it fits easily; else bf16."""
     on_disk = sum(shard.stat().st_size for shard in base_model.glob("*.safetensors"))
-    free = _free_memory()
+    free = free_memory()
     if 2 * on_disk * MEMORY_FACTOR < FP32_MEMORY_SHARE * free:
         return torch.float32
     if on_disk * MEMORY_FACTOR < MAX_MEMORY_SHARE * free:
         return torch.bfloat16
     raise NotEnoughMemory(f"the base model has {on_disk >> 20} MiB, and {free >> 20} MiB of memory are free")
-
-
-def _free_memory() -> int:
-    """Bytes that are free on the machine, or in the container if that has less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) << 10
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if limit == "max" else min(free, int(limit) - used)

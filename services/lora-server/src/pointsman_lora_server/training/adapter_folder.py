@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pointsman_lora_server.training.data import Conversation
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.options import TrainingOptions
+
+if TYPE_CHECKING:  # options names the methods, which use this module
+    from pointsman_lora_server.training.options import TrainingOptions
 
 CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "training.json"
 SAMPLES = "samples.jsonl"
@@ -85,7 +87,7 @@ def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 
-def read_parent_config(folder: Path, options: TrainingOptions) -> dict[str, Any]:
+def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, Any]:
     """The configuration of the adapter to start from. Raises `TrainingError` if training cannot start from it."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -104,7 +106,7 @@ def read_parent_config(folder: Path, options: TrainingOptions) -> dict[str, Any]
     return config
 
 
-def with_parent_recipe(options: TrainingOptions) -> TrainingOptions:
+def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
     """The options with the rank and alpha of the parent, if there is one."""
     if options.parent is None:
         return options

@@ -9,7 +9,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -20,12 +20,14 @@ from trl import DPOConfig, DPOTrainer
 from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import PreferencePair, batch_by_length
 from pointsman_lora_server.training.learner import Learner
-from pointsman_lora_server.training.options import Recipe
+
+if TYPE_CHECKING:  # options names the methods, which use this module
+    from pointsman_lora_server.training.options import Recipe
 
 
 class DpoObjective:
     def __init__(
-        self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: Recipe, is_fresh: bool
+        self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: "Recipe", is_fresh: bool
     ) -> None:
         """If the adapter `is_fresh`, it has no effect yet, and the base model without it is the reference."""
         datasets_logging.disable_progress_bar()
@@ -67,7 +69,7 @@ class DpoObjective:
         return loss
 
 
-def _create_trainer(learner: Learner, base: BaseFolder, recipe: Recipe, is_fresh: bool) -> Any:
+def _create_trainer(learner: Learner, base: BaseFolder, recipe: "Recipe", is_fresh: bool) -> Any:
     """Used for its loss alone. It needs a data set, so it gets one row; the real rows are passed to `_loss`."""
     unused = Path(tempfile.gettempdir()) / "pointsman-dpo-writes-nothing-here"
     config = DPOConfig(

@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
 from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.options import TrainingOptions
+
+if TYPE_CHECKING:  # options names the methods, which use this module
+    from pointsman_lora_server.training.options import TrainingOptions
 
 MAX_EAGER_ATTENTION_TOKENS = 1024
 """Up to this length plain attention trains faster on a CPU than the fused one (1.05 against 1.35 s a step for 10 rows
@@ -67,7 +69,7 @@ def to_safetensors(weights: Weights) -> bytes:
     )
 
 
-def open_learner(base: BaseFolder, options: TrainingOptions, longest: int, bf16: bool | None = None) -> Learner:
+def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf16: bool | None = None) -> Learner:
     """`longest` is the longest row in tokens; `bf16` is what an earlier run of the same job chose.
 
     A new adapter is initialized from the seed and has no effect yet; with a parent, training starts from its weights.
@@ -126,7 +128,7 @@ def _load_base(base: BaseFolder, in_4_bits: bool, longest: int, device: str, bf1
     return model
 
 
-def _lora_config(options: TrainingOptions, model: Any) -> LoraConfig:
+def _lora_config(options: "TrainingOptions", model: Any) -> LoraConfig:
     return LoraConfig(
         r=options.recipe.rank,
         lora_alpha=options.recipe.alpha,

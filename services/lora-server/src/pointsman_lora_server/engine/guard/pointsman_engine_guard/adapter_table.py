@@ -1,7 +1,7 @@
-"""The adapters in vLLM's slots: which are loaded, which are open to new requests, how many requests use each."""
+"""The adapters in vLLM's host memory: which are loaded, which are open to new requests, how many requests use each."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
 from contextlib import aclosing
 from functools import wraps
 from typing import Any
@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 class NoSlot(Exception):
-    """Every slot is occupied. vLLM itself would evict the least recently used adapter, even if it is in use."""
+    """The host memory is full. vLLM itself would evict the least recently used adapter, even if it is in use."""
 
 
 class InUse(Exception):
@@ -59,7 +59,12 @@ class OpenAdapters(dict[str, Any]):
 
 
 class AdapterTable:
-    """Loads, closes and removes adapters, one at a time."""
+    """Loads, closes and removes adapters, one at a time.
+
+    vLLM has two tiers: `max_cpu_loras` adapters in host memory, and `max_loras` of them in the batch, between which its
+    scheduler copies. The table manages the first one and never fills it beyond its capacity, so vLLM never evicts from
+    it and never reads a folder again.
+    """
 
     def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
         """`models` is vLLM's OpenAIServingModels, `engine` its AsyncLLM; both are patched so that requests are
@@ -68,11 +73,13 @@ class AdapterTable:
         self._engine = engine
         self._make_request = make_request
         config = engine.vllm_config.lora_config
-        self.slots: int = min(config.max_loras, config.max_cpu_loras or config.max_loras) if config else 0
+        self.capacity: int = (config.max_cpu_loras or config.max_loras) if config else 0
         self._by_id: dict[int, LoadedAdapter] = {}
         self._by_name: dict[str, LoadedAdapter] = {}
         self._base_usage = ModelUsage()
         self._in_engine = 0
+        self._may_hold_unknown = True
+        """Whether the engine may hold adapters that this table does not know, such as the rest of a failed load."""
         self._lock = asyncio.Lock()
         self._open = models.lora_requests = OpenAdapters(self._by_id)
         models.lora_resolvers.clear()
@@ -86,7 +93,7 @@ class AdapterTable:
                 name: _to_json(adapter.usage) | {"open": name in self._open} for name, adapter in self._by_name.items()
             },
             "base": _to_json(self._base_usage),
-            "slots": self.slots,
+            "capacity": self.capacity,
             "in_engine": self._in_engine,
         }
 
@@ -99,20 +106,22 @@ class AdapterTable:
                 return
             if self._models.is_base_model(name):
                 raise Refused(f"{name} is the base model's name")
-            # The engine is asked, because only it knows which adapter it would evict.
-            if await self._count_in_engine() >= self.slots:
-                raise NoSlot(f"all {self.slots} are taken")
+            if self._may_hold_unknown:
+                await self._remove_unknown()
+            if len(self._by_id) >= self.capacity:
+                raise NoSlot(f"all {self.capacity} are taken")
             loaded = LoadedAdapter(self._make_request(name, self._models.lora_id_counter.inc(1), folder))
+            self._may_hold_unknown = True
             try:
-                await self._engine.add_lora(loaded.request)
+                numbers = await self._then_list(self._engine.add_lora(loaded.request))
             except Exception as error:
                 if self._engine.errored:
                     raise
-                await self._count_in_engine()
+                await self._remove_unknown()
                 raise Refused(str(error).replace(folder, name)) from error
             self._by_id[loaded.request.lora_int_id] = self._by_name[name] = loaded
             self._open[name] = loaded.request
-            await self._count_in_engine()
+            self._set_in_engine(numbers)
 
     def close(self, name: str) -> int:
         """Hides the adapter from new requests and returns how many are in flight."""
@@ -129,18 +138,32 @@ class AdapterTable:
             if loaded.usage.in_flight:
                 raise InUse(loaded.usage.in_flight)
             self._open.pop(name, None)
-            await self._engine.remove_lora(loaded.request.lora_int_id)
+            numbers = await self._then_list(self._engine.remove_lora(loaded.request.lora_int_id))
             del self._by_name[name], self._by_id[loaded.request.lora_int_id]
-            await self._count_in_engine()
+            self._set_in_engine(numbers)
 
-    async def _count_in_engine(self) -> int:
-        """Removes adapters from the engine that are not in this table, such as the rest of a failed load, and returns
-        how many are left."""
+    async def _then_list(self, change: Awaitable[Any]) -> set[int]:
+        """Waits for a change of the engine's adapters and returns those that it holds afterwards.
+
+        Both calls are sent at once. The engine handles calls in their order, between two of its steps: sent one after
+        the other, they would wait for two steps, which take 0.1 s each on a busy CPU.
+        """
+        results: Sequence[Any] = await asyncio.gather(change, self._engine.list_loras(), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return set(results[1])
+
+    async def _remove_unknown(self) -> None:
+        """Removes adapters from the engine that are not in this table."""
         numbers = set(await self._engine.list_loras())
         for unknown in numbers - self._by_id.keys():
             await self._engine.remove_lora(unknown)
+        self._set_in_engine(numbers & self._by_id.keys())
+
+    def _set_in_engine(self, numbers: Set[int]) -> None:
         self._in_engine = len(numbers & self._by_id.keys())
-        return self._in_engine
+        self._may_hold_unknown = bool(numbers - self._by_id.keys())
 
     def _counted(self, produce: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
         """Wraps vLLM's `generate` or `encode`: the model is in use until the generator is closed and the work that it

@@ -1,0 +1,45 @@
+"""Bare vLLM with the flags that the lora-server gives it, but without the guard: what the product is compared with."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command
+
+from benchmarks.adapters.configuration import BASE
+from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON, ENGINE_STARTS, started
+from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
+from benchmarks.gateway_load.machine import CannotMeasure, free_ports
+
+
+@asynccontextmanager
+async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> AsyncIterator[int]:
+    """Its port, with all `adapters` (folders by name) in its host memory. Raises CannotMeasure."""
+    (port,) = free_ports(1)
+    settings = EngineSettings(
+        python=ENGINE_PYTHON,
+        listen=f"{HOST}:{port}",
+        base_model=BASE_FOLDER,
+        served_model_name=BASE,
+        held=max(batch, len(adapters)),
+        max_loras=batch,
+        max_lora_rank=8,
+        max_model_len=4096,
+    )
+    command = build_command(settings, os.environ, os.sched_getaffinity(0))
+    arguments = list(command.arguments)
+    at = arguments.index("--middleware")
+    assert arguments[at + 1] == GUARD
+    del arguments[at : at + 2]
+    environment = {name: value for name, value in command.environment.items() if name != "PYTHONPATH"}
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    with started(folder, "vllm", arguments, environment) as program:
+        await program.until_ready(lambda: answers_at(port, "/health"), within=ENGINE_STARTS)
+        for name, path in adapters.items():
+            answer = await post(
+                Target(port, BASE, path="/v1/load_lora_adapter"), {"lora_name": name, "lora_path": str(path)}, within=60
+            )
+            if answer.status != 200:
+                raise CannotMeasure(f"vLLM does not load {name}: {answer.body[:300]!r}")
+        yield port

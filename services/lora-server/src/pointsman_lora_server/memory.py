@@ -1,0 +1,31 @@
+"""The machine's free memory, and how many adapter versions the engine may hold in it by default."""
+
+import os
+from pathlib import Path
+
+HELD_MEMORY_SHARE = 0.25
+"""Share of the free memory for adapters. The rest is for the base model, the KV cache, smoke tests and training."""
+MAX_DEFAULT_HELD = 512
+"""More must be set explicitly: a start of the engine loads every version that an alias points to."""
+
+
+def free_memory() -> int:
+    """Bytes that are free on the machine, or in the container if that has less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) << 10
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)
+
+
+def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
+    """How many versions of `adapter_bytes` each the engine holds if the settings do not say; at least `max_loras`,
+    since every adapter of a batch is also held."""
+    fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
+    return max(max_loras, min(fitting, MAX_DEFAULT_HELD))
