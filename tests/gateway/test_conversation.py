@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from doubles.classifier import ScriptedClassifier, labels
-from pointsman_gateway.bootstrap.models import Models, learn
+from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import load_config
@@ -195,7 +195,9 @@ async def test_the_same_messages_are_read_alike_whoever_was_asked_before() -> No
 async def test_the_help_desks_follow_ups_are_read_far_better_than_by_themselves(model_folder: Path) -> None:
     """On the conversations that the thresholds were chosen on: a change that spoils them shows here."""
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
-    stage = Classification(RuleMatcher({}), learn(load_config(HELPDESK), Models.load(model_folder)).classifier)
+    stage = Classification(
+        RuleMatcher({}), train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
+    )
     count, right, alone = Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
         kind = "follow-up" if row["kind"] in ("bare", "elliptic", "continued") else row["kind"]

@@ -48,7 +48,7 @@ def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> No
 def events(gateway: Gateway, seconds: float = 10, model: str = "auto", **sampling: Any) -> AsyncIterator[Event]:
     deadline = asyncio.get_running_loop().time() + seconds
     request = Request(model, (Message("user", IN_TRIAGE),), Sampling(extra=sampling), deadline=deadline)
-    return gateway.house.pipeline.answer(request)
+    return gateway.components.pipeline.answer(request)
 
 
 class Told:

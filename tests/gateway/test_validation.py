@@ -266,7 +266,7 @@ def _best_value(**terms: Any) -> Callable[[ConfigFolder], None]:
 
 def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]) -> None:
     bend(config_folder)
-    bootstrap.check(load_config(config_folder.write(), {}))
+    bootstrap.check_config(load_config(config_folder.write(), {}))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, PointsmanError, Unavailable
 
@@ -29,61 +28,48 @@ from pointsman_gateway.console.overview import (
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.request import AllowedNames
-from pointsman_gateway.engines.engines import Cell
-from pointsman_gateway.pipeline.config_reload import Generation
+from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
+from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
 
-
-class AdapterAdmin(Protocol):
-    """The adapter operations of one lora-server. Each method raises PointsmanError."""
-
-    async def read(self) -> AdapterListing: ...
-
-    async def point(self, move: AliasMove) -> Alias: ...
-
-    async def try_out(self, move: AliasMove) -> Alias: ...
-
-    async def roll_back(self, move: AliasMove) -> Alias: ...
-
-
-Action = Callable[[AdapterAdmin, AliasMove], Awaitable[Alias]]
-
+Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
 
 ACTIONS: Mapping[str, Action] = {
-    "alias": lambda admin, move: admin.point(move),
-    "canary": lambda admin, move: admin.try_out(move),
-    "rollback": lambda admin, move: admin.roll_back(move),
+    "alias": AdapterAdminClient.set_alias,
+    "canary": AdapterAdminClient.set_canary,
+    "rollback": AdapterAdminClient.roll_back,
 }
 
 
-async def read_adapters(cells: Sequence[Cell], allowed: AllowedNames) -> list[ModelAdapters]:
+async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
     """Lists the adapters by base model. Engines without a lora-server have none. `allowed` are names of adapters."""
-    with_admin = [cell for cell in cells if cell.desk is not None]
-    listings = await asyncio.gather(*[_listing(cell.desk) for cell in with_admin if cell.desk is not None])
-    models = dict.fromkeys(cell.engine.model for cell in with_admin)
-    pairs = list(zip(with_admin, listings, strict=True))
+    clients = [(state, state.adapter_admin) for state in states if state.adapter_admin is not None]
+    listings = await asyncio.gather(*[_listing(client) for _, client in clients])
+    pairs = [(state, listing) for (state, _), listing in zip(clients, listings, strict=True)]
+    models = dict.fromkeys(state.engine.model for state, _ in pairs)
     return [
-        _model(model, [(cell, listing) for cell, listing in pairs if cell.engine.model == model], allowed)
+        _model(model, [(state, listing) for state, listing in pairs if state.engine.model == model], allowed)
         for model in models
     ]
 
 
-async def _listing(admin: AdapterAdmin) -> AdapterListing | PointsmanError:
+async def _listing(admin: AdapterAdminClient) -> AdapterListing | PointsmanError:
     try:
-        return await admin.read()
+        return await admin.list_adapters()
     except PointsmanError as error:
         return error
 
 
 def _model(
-    model: str, listings: Sequence[tuple[Cell, AdapterListing | PointsmanError]], allowed: AllowedNames
+    model: str, listings: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
 ) -> ModelAdapters:
     """Versions, aliases and changes are those of the first lora-server that answered, since all share one registry."""
     read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
     first = read[0] if read else AdapterListing((), (), ())
     return ModelAdapters(
         model,
-        [_engine(cell.engine.name, listing, allowed) for cell, listing in listings],
+        [_engine(state.engine.name, listing, allowed) for state, listing in listings],
         [version for version in first.versions if _is_adapter_allowed(version.version, allowed)],
         [alias for alias in first.aliases if _is_adapter_allowed(alias.alias, allowed)],
         [change for change in first.changes if _is_adapter_allowed(change.subject, allowed)],
@@ -101,11 +87,12 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
     return allowed is None or name.partition("@")[0] in allowed
 
 
-async def move_alias(cells: Sequence[Cell], model: str, action: str, wanted: AliasMove) -> Alias:
+async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
     """Raises NotFound if no lora-server has adapters of `model`, Unavailable if none of them answers."""
-    admins = [cell.desk for cell in cells if cell.desk is not None and cell.engine.model == model]
+    clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
+    admins = [client for of_model, client in clients if of_model == model]
     if not admins:
-        known = sorted({cell.engine.model for cell in cells if cell.desk is not None})
+        known = sorted({of_model for of_model, _ in clients})
         raise NotFound(
             f"no lora-server has adapters of '{model[:100]}'; known: {', '.join(known) or 'none'}",
             code="unknown_model",
@@ -130,7 +117,7 @@ class Console:
 
     def __init__(
         self,
-        current: Callable[[], Generation],
+        current: Callable[[], ConfigSnapshot],
         evidence: overview.Evidence,
         log: RequestLogReader | None,
         keys: bool,
@@ -152,7 +139,7 @@ class Console:
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
-        previews = [p for p in generation.line.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
+        previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
         paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
         unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
@@ -164,7 +151,7 @@ class Console:
             window,
             [*configured, *named],
             [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
-            [overview.to_engine_view(cell) for cell in generation.engines.cells],
+            [overview.to_engine_view(state) for state in generation.engines.states],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
@@ -195,7 +182,7 @@ class Console:
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that cannot be read is listed with its problem."""
-        return await read_adapters(self._current().engines.cells, caller.scope.adapters)
+        return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
         """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
@@ -207,7 +194,7 @@ class Console:
         name = move.alias.partition("@")[0]
         if not _is_allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await move_alias(self._current().engines.cells, model, action, move)
+        return await move_alias(self._current().engines.states, model, action, move)
 
     async def _read_recent(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:
