@@ -8,8 +8,8 @@ import pytest
 from doubles.remembering import REQUEST, decision
 from pointsman_gateway.console.decisions import to_row
 from pointsman_gateway.domain import Caller, Finished, Passage, Receipt, Started, UndecidedReceipt, Usage
-from pointsman_gateway.grpc import answers
-from pointsman_gateway.http.openai_answers import completion
+from pointsman_gateway.grpc import messages
+from pointsman_gateway.http.openai.chat_encoder import completion
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
 from pointsman_gateway.request_log.store import LogEntry
 from pointsman_gateway.request_log.wal_records import (
@@ -85,7 +85,7 @@ def encode_for_http(receipt: Receipt) -> object:
 
 def encode_for_grpc(receipt: Receipt) -> object:
     started = Started(receipt.decision, receipt.model, 0.0)
-    return answers.whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
+    return messages.whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
 
 
 ONLY_OK = "the API reports other outcomes as errors, which have no receipt"
