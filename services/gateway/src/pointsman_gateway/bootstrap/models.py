@@ -131,6 +131,7 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
         else:
             there = EngineModel(_endpoint(name, model), around.http)
             offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.usd_per_million_tokens)
+    offers |= {alias: offers[name] for alias, name in config.models.aliases.items() if name in offers}
     return Embeddings(offers, around.tenancy, around.metrics, around.journal)
 
 

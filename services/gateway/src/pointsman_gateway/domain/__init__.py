@@ -6,12 +6,13 @@ from pointsman_gateway.domain.caller import ANONYMOUS, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.path import Kind, Path, Sampling
 from pointsman_gateway.domain.receipt import EngineSeconds, Feedback, PathEvidence, Receipt, UndecidedReceipt, Usage
-from pointsman_gateway.domain.request import AUTO, Message, Operation, Passage, Prompt, Request
+from pointsman_gateway.domain.request import AUTO, PATH_PREFIX, Message, Operation, Passage, Prompt, Request
 from pointsman_gateway.domain.value import PICODOLLARS, Vector, round_to_microseconds
 
 __all__ = [
     "ANONYMOUS",
     "AUTO",
+    "PATH_PREFIX",
     "PICODOLLARS",
     "UNKNOWN",
     "Alias",

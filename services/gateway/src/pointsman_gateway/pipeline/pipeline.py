@@ -13,7 +13,7 @@ from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, Journal, PromptBuilder, Tenancy
-from pointsman_gateway.pipeline.run import RequestRun, record, reserve
+from pointsman_gateway.pipeline.run import RequestRun, record, reserve, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
@@ -24,6 +24,8 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
+    resolve_model: Callable[[str], str]
+    """What a request's `model` stands for, if it is an alias or unknown."""
     classification: Classifier
     router: Router
     prompts: PromptBuilder
@@ -65,6 +67,7 @@ class Pipeline:
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """The decision alone, and the prompt that would be sent if it is asked for. Raises PointsmanError."""
         line = self.current()
+        request = with_known_model(request, line.resolve_model)
         meter = line.metering.start(replace(request, operation="route"))
         outcome, reservation, failure, decision = CANCELLED, None, None, None
         try:
