@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and on one side only."""
+"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and in one split only."""
 
 import json
 from collections.abc import Sequence
