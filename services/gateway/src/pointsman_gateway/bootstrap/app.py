@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
+from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
@@ -103,12 +104,13 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
     engine_metrics = EngineMetrics(registry, gen_ai)
     trials = CanaryOutcomes(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
+    token = open_token(settings.service_token_file)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls, token))
         pool = Pool()
         stack.callback(pool.close)
         resolver = Dns(settings.dns)
-        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls))
+        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls, token))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
-from pointsman_servicekit.grpc_client import Interceptors
+from pointsman_servicekit.grpc_client import Interceptors, Token
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.bootstrap.stages import to_engine
@@ -79,13 +79,15 @@ class Followers:
         resolver: Resolver,
         tls: ClientTls | None = None,
         interceptors: Interceptors = (),
+        token: Token | None = None,
     ) -> None:
-        """`tls`: how the lora-servers are spoken to; `interceptors` stand around each call to them."""
+        """`tls`, `interceptors` and `token` are those of the channels to the lora-servers."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
         self._tls = tls
         self._interceptors = interceptors
+        self._token = token
         self._followed: dict[_Key, Followed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept: tuple[Engines, Sequence[_Key]] | None = None
@@ -146,7 +148,8 @@ class Followers:
 
     def _follow(self, cell: Cell, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
         name = cell.engine.name
-        following = follow(Engines([cell], aliases=self.aliases), name, address, self._metrics, tls, self._interceptors)
+        engines, options = Engines([cell], aliases=self.aliases), (tls, self._interceptors, self._token)
+        following = follow(engines, name, address, self._metrics, *options)
         return self._task(following, f"follow {name}")
 
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -13,7 +13,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_client import Interceptors, open_channel
+from pointsman_servicekit.grpc_client import Interceptors, Token, open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
@@ -183,12 +183,13 @@ async def follow(
     metrics: EngineMetrics,
     tls: ClientTls | None = None,
     interceptors: Interceptors = (),
+    token: Token | None = None,
 ) -> None:
     """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled.
 
     As long as it runs, the engine's cell has its lora-server, and the desk at which its adapters are moved.
     """
-    async with open_channel(address, tls, interceptors) as channel:
+    async with open_channel(address, tls, interceptors, token) as channel:
         server = LoraServer(engines, name, channel, metrics)
         cell = engines.cell(name)
         cell.lora_server, cell.desk = server, AdapterDesk(channel)

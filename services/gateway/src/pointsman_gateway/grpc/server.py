@@ -65,7 +65,11 @@ class Configuration(Protocol):
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
 """Whose key the call of this task shows."""
 
-OPERATIONS: dict[str, Operation] = {"GenerateStream": "chat", "Generate": "chat", "Route": "route"}
+OPERATIONS: dict[str, Operation] = {
+    f"/{SERVICE}/GenerateStream": "chat",
+    f"/{SERVICE}/Generate": "chat",
+    f"/{SERVICE}/Route": "route",
+}
 """Methods whose rejected calls leave a receipt."""
 
 
