@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from pointsman_retriever.grpc import servicer as retriever_servicer
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.service_tokens import Role
+from tiny_adapters import good_tensors, write_adapter
 
 from tests.security.target import Addresses
 
@@ -106,14 +108,18 @@ async def test_finding_4_other_tenants_collections_need_the_role_admin(target: A
         await stub.DeleteCollection(delete)
 
 
-async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses) -> None:
+async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "mine", good_tensors(), config={"base_model_name_or_path": "tiny", "answer_ids": [1, 2]})
     async with connected(target.lora_server, target.tokens["admin"]) as channel:
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        for copies, claimed in enumerate(("root", "", "admin"), start=1):
-            placement = lora_pb.Placement(name="nobody", kind=lora_pb.PLACEMENT_KIND_COPIES, copies=copies)
-            await stub.SetPlacement(lora_pb.SetPlacementRequest(placement=placement, author=claimed))
-        history = await stub.History(lora_pb.HistoryRequest(name="nobody"))
-    assert [change.author for change in history.changes] == ["admin", "admin", "admin (root)"]
+        request = lora_pb.RegisterRequest(name="mine", folder=str(adapter), author="root")
+        version = await stub.Register(request, timeout=60)
+        for pinned, claimed in ((True, ""), (False, "admin"), (True, "gateway")):
+            await stub.Pin(lora_pb.PinRequest(version=version.version, pinned=pinned, author=claimed))
+        history = await stub.History(lora_pb.HistoryRequest(name="mine"))
+    assert version.author == "admin (root)"
+    pins = [change.author for change in history.changes if change.kind == "pin"]
+    assert pins == ["admin (gateway)", "admin", "admin"]
 
 
 async def test_finding_4_a_refusal_names_the_role_that_is_needed(target: Addresses) -> None:
