@@ -109,7 +109,8 @@ async def test_finding_4_other_tenants_collections_need_the_role_admin(target: A
 
 
 async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses, tmp_path: Path) -> None:
-    adapter = write_adapter(tmp_path / "mine", good_tensors(), config={"base_model_name_or_path": "tiny", "answer_ids": [1, 2]})
+    config = {"base_model_name_or_path": "tiny", "answer_ids": [1, 2]}
+    adapter = write_adapter(tmp_path / "mine", good_tensors(), config=config)
     async with connected(target.lora_server, target.tokens["admin"]) as channel:
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
         request = lora_pb.RegisterRequest(name="mine", folder=str(adapter), author="root")
