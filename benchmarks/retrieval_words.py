@@ -142,6 +142,16 @@ def build(variant: str, folder: Path, ids: np.ndarray, texts: Sequence[str]) -> 
 # -- quality
 
 
+class WithoutVectors:
+    """An embedding model that returns the same vector for every text, for sets that would take too long to embed."""
+
+    def __init__(self, model: CachedModel) -> None:
+        self.fingerprint, self.dimensions, self.tokenizer = "none", model.dimensions, model.tokenizer
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), self.dimensions), self.dimensions**-0.5, np.float32)
+
+
 @dataclass
 class Quality:
     """Of each query: nDCG@10 with both sides and with words alone, and the share of relevant documents that are among
@@ -254,6 +264,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="judged sets; none: the four standard ones")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
+    parser.add_argument(
+        "--words-only", nargs="*", default=[], help="sets not to embed, for which `default` is not valid"
+    )
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)
@@ -264,7 +277,8 @@ def main() -> None:
     for folder in arguments.folders or [arguments.data / name for name in SETS]:
         judged = read_set(folder)
         with tempfile.TemporaryDirectory(dir=CACHE) as data:
-            served, chunks = asyncio.run(measure_set(judged, model, Path(data)))
+            used = WithoutVectors(model) if judged.name in arguments.words_only else model
+            served, chunks = asyncio.run(measure_set(judged, used, Path(data)))
         texts += chunks.texts
         queries += chunks.queries
         found = {variant: measure_quality(variant, judged, chunks) for variant in VARIANTS}

@@ -221,7 +221,7 @@ async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
 ) -> None:
     assert (await http.get("/readyz")).status_code == 200
     await neighbours.lora_server.say(STARTING, detail="loading weights")
-    await until(lambda: not gateway.house.engines.any_ready)
+    await until(lambda: not gateway.components.engines.any_ready)
     assert (await http.get("/healthz")).text == "ok\n"
     not_ready = await http.get("/readyz")
     assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
@@ -254,8 +254,8 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
     gateway: Gateway, engine: ScriptedEngine, asked: dict[str, Any]
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house = gateway.house
-    dependencies = http_dependencies(house)
+    components = gateway.components
+    dependencies = http_dependencies(components)
     api = build_api(dependencies)
     without_raw_routes = GatewayApp(api, dependencies.tenancy, dependencies.budget, {}, lambda *_: None)
     async with (

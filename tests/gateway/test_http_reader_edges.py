@@ -69,8 +69,8 @@ async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: S
 
 
 async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
-    house = gateway.house
-    dependencies = http_dependencies(house)
+    components = gateway.components
+    dependencies = http_dependencies(components)
     strict = ConnectionLimits(max_headers=10)
     async with (
         serve_http(
@@ -167,7 +167,7 @@ async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engin
 
     client = Connecting(close_next)
     transfer, received = sent_by(engine, client)
-    await until(lambda: client.connections and not client.connections[0].open)
+    await until(lambda: client.connections and not client.connections[0].is_open)
     assert not engine.bodies
     assert not received.said
 
@@ -196,8 +196,8 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(*["x" * 2**20] * 16))
-    house, refusals = gateway.house, list[str]()
-    dependencies = http_dependencies(house)
+    components, refusals = gateway.components, list[str]()
+    dependencies = http_dependencies(components)
     brisk = ConnectionLimits(idle_timeout=0.2, stall_timeout=0.2, on_rejection=refusals.append)
     async with (
         serve_http(
@@ -235,8 +235,8 @@ class Wire(asyncio.Transport):
 
 
 async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
-    house = gateway.house
-    dependencies = http_dependencies(house)
+    components = gateway.components
+    dependencies = http_dependencies(components)
     config, full = Config(build_app(dependencies), log_config=None), ConnectionLimits(max_connections=0)
     connection = FastConnection(config, ServerState(), {}, full, ChatReader(dependencies))
     wire = Wire()
@@ -281,11 +281,13 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house, log = gateway.house, list[str]()
+    components, log = gateway.components, list[str]()
     pipeline = replace(
-        house.pipeline, journal=Logged(house.pipeline.journal, log), tenancy=Logged(house.pipeline.tenancy, log)
+        components.pipeline,
+        request_log=Logged(components.pipeline.request_log, log),
+        tenancy=Logged(components.pipeline.tenancy, log),
     )
-    dependencies = replace(http_dependencies(house), pipeline=pipeline)
+    dependencies = replace(http_dependencies(components), pipeline=pipeline)
     connection = FastConnection(
         Config(build_app(dependencies), log_config=None),
         ServerState(),
@@ -356,7 +358,7 @@ async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(nei
         stub = gateway_pb2_grpc.GatewayStub(channel)
 
         async def ask() -> None:
-            gateway.house.engines.cell("local").breaker = Breaker()
+            gateway.components.engines.state("local").breaker = Breaker()
             async with connected(gateway.url) as (reader, writer):
                 writer.write(request("path:small_talk"))
                 assert b" 503 " in await reader.readline()

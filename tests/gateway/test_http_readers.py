@@ -92,9 +92,9 @@ class Ways:
 
     async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
         """Asserts that both answer the same."""
-        self.gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
+        self.gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
         by_uvicorn = await self.told("uvicorn", asked, headers)
-        self.gateway.house.engines.cell("local").breaker = Breaker()
+        self.gateway.components.engines.state("local").breaker = Breaker()
         by_us = await self.told("ours", asked, headers)
         assert by_us.counted == by_uvicorn.counted, name
         assert by_us == by_uvicorn, name
@@ -104,7 +104,7 @@ class Ways:
         """Of everything that is counted, and is not a time."""
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in self.gateway.house.registry.collect()
+            for family in self.gateway.components.registry.collect()
             if family.name in COUNTED
             for sample in family.samples
             if sample.name.endswith(("_total", "_count"))
@@ -121,8 +121,8 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, AsyncExitStack() as stack:
-        house = gateway.house
-        dependencies = http_dependencies(house)
+        components = gateway.components
+        dependencies = http_dependencies(components)
         reader = WatchedReader(dependencies)
         clients = {}
         key = (await issue(valkey.url, limits=LIMITS)).credential.text
@@ -136,7 +136,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
             clients[name] = await stack.enter_async_context(client)
         hello = {"model": "tiny", "messages": said("Hello")}
         async with asyncio.timeout(30):  # a slow machine's Redis may not answer in its time at first
-            while house.tenancy.identify_now(key) is None:
+            while components.tenancy.identify_now(key) is None:
                 for client in clients.values():
                     await client.post("/v1/chat/completions", json=hello)
         yield Ways(gateway, reader, clients)
@@ -283,7 +283,7 @@ async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
     ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.reader.started
+    given, before = held_back(ways.gateway.components.tenancy, monkeypatch), ways.reader.started
     asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.reader.started == before + 1)
@@ -299,7 +299,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    given, asked_before = held_back(ways.gateway.house.tenancy, monkeypatch), len(engine.bodies)
+    given, asked_before = held_back(ways.gateway.components.tenancy, monkeypatch), len(engine.bodies)
     asked = {"model": "path:small_talk", "messages": said("Hello")}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
@@ -315,7 +315,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
 async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = held_back(ways.gateway.house.tenancy, monkeypatch)
+    given = held_back(ways.gateway.components.tenancy, monkeypatch)
     asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
@@ -377,7 +377,7 @@ async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
 
     async def once_more() -> None:
-        ways.gateway.house.engines.cell("local").breaker = Breaker()
+        ways.gateway.components.engines.state("local").breaker = Breaker()
         await ends(ways, engine, way)
         await asyncio.sleep(0.1)
 
@@ -413,8 +413,8 @@ async def raw_ways(
         engine.url = raw.url
         await neighbours.ready()
         gateway = await stack.enter_async_context(neighbours.gateway())
-        house = gateway.house
-        dependencies = http_dependencies(house)
+        components = gateway.components
+        dependencies = http_dependencies(components)
         clients = {}
         for name, chat_reader in {"uvicorn": None, "ours": ChatReader(dependencies)}.items():
             address = await stack.enter_async_context(

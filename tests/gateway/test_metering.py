@@ -171,7 +171,7 @@ async def test_names_that_clients_invent_make_no_series(
 def series(gateway: Gateway) -> set[tuple[str, ...]]:
     return {
         (sample.name, *sample.labels.values())
-        for family in gateway.house.registry.collect()
+        for family in gateway.components.registry.collect()
         for sample in family.samples
         if sample.name.startswith("pointsman_")
     }

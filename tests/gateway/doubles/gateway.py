@@ -37,7 +37,7 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Gateway:
-    house: bootstrap.House
+    components: bootstrap.GatewayComponents
     url: str
     grpc_address: str
     folder: FilePath
@@ -47,7 +47,7 @@ class Gateway:
         """The sum of all series of `name` that have these labels."""
         return sum(
             sample.value
-            for family in self.house.registry.collect()
+            for family in self.components.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -55,21 +55,21 @@ class Gateway:
     def known(self, task: str, path: str) -> PathEvidence:
         """What its router knows of a path."""
         config = load_config(self.folder)
-        return self.house.memory.board.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+        return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
 
 
 def http_dependencies(
-    house: bootstrap.House, request_timeout: float = 10, budget: BufferedBytesBudget | None = None
+    components: bootstrap.GatewayComponents, request_timeout: float = 10, budget: BufferedBytesBudget | None = None
 ) -> HttpDependencies:
     return HttpDependencies(
-        house.pipeline,
-        house.tenancy,
-        house.feedback,
-        house.generations,
-        house.registry,
+        components.pipeline,
+        components.tenancy,
+        components.feedback,
+        components.reloader,
+        components.registry,
         request_timeout,
         budget or BufferedBytesBudget(256 * MEGABYTE),
-        house.console,
+        components.console,
     )
 
 
@@ -101,16 +101,16 @@ class Neighbours:
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
-        async with bootstrap.building(settings, config, spans) as house:
+        async with bootstrap.build_gateway(settings, config, spans) as components:
             budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
-            dependencies = http_dependencies(house, settings.request_timeout, budget)
+            dependencies = http_dependencies(components, settings.request_timeout, budget)
             if settings.console == "off":
                 dependencies = replace(dependencies, console=None)
             servicer = GatewayServicer(
-                house.pipeline,
-                house.feedback,
+                components.pipeline,
+                components.feedback,
                 settings.request_timeout,
-                house.generations,
+                components.reloader,
             )
 
             def register(server: Any) -> None:
@@ -123,7 +123,7 @@ class Neighbours:
                     register,
                     grace=1,
                     interceptors=tracing_server_interceptors(spans),
-                    gate=Authentication(house.pipeline, house.tenancy),
+                    gate=Authentication(components.pipeline, components.tenancy),
                     budget=budget,
                 ) as grpc_server,
                 serve_http(
@@ -133,5 +133,5 @@ class Neighbours:
                     chat_reader=ChatReader(dependencies) if spans is None else None,
                 ) as address,
             ):
-                await until(lambda: "no word" not in house.engines.get("local").detail)
-                yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)
+                await until(lambda: "no word" not in components.engines.get("local").detail)
+                yield Gateway(components, f"http://{address}", grpc_server.address, settings.config)

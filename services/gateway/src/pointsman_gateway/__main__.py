@@ -69,7 +69,7 @@ def main() -> int:
 
 def check(folder: Path) -> int:
     config = load_config(folder)
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 
@@ -77,25 +77,27 @@ def check(folder: Path) -> int:
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
     await start_worker_threads()
-    async with bootstrap.building(settings, config, spans) as house:
+    async with bootstrap.build_gateway(settings, config, spans) as components:
         dependencies = HttpDependencies(
-            house.pipeline,
-            house.tenancy,
-            house.feedback,
-            house.generations,
-            house.registry,
+            components.pipeline,
+            components.tenancy,
+            components.feedback,
+            components.reloader,
+            components.registry,
             settings.request_timeout,
             budget,
-            house.console if settings.console == "on" else None,
+            components.console if settings.console == "on" else None,
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())
         await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
-        servicer = GatewayServicer(house.pipeline, house.feedback, settings.request_timeout, house.generations)
+        servicer = GatewayServicer(
+            components.pipeline, components.feedback, settings.request_timeout, components.reloader
+        )
         async with (
             serving(
                 settings.grpc_listen,
@@ -111,7 +113,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 ),
                 tls=tls,
                 interceptors=tracing_server_interceptors(spans),
-                gate=Authentication(house.pipeline, house.tenancy),
+                gate=Authentication(components.pipeline, components.tenancy),
                 budget=budget,
             ) as grpc_server,
             serve_http(
@@ -127,7 +129,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
-            await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
+            await drain(components.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From an error to how the request ended, and by whose fault, in the words of the closed vocabulary."""
+"""Maps errors to outcomes and faults, which have a closed vocabulary."""
 
 from pointsman_servicekit.errors import PointsmanError
 
@@ -9,14 +9,14 @@ CALLER, LIMITS, GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEWAY.
 
 
 def outcome_of(code: str) -> str:
-    """The code itself, where it is in the vocabulary."""
+    """The code if it is in the vocabulary, else `UNFORESEEN`."""
     return code if code in OUTCOMES else UNFORESEEN
 
 
 def fault_of(outcome: str, error: PointsmanError | None) -> str:
     """A `Fault`'s value. `outcome` is "ok", "routed", "cancelled", "internal" or the code of `error`.
 
-    Who asks too much, or asks for what cannot be, is at fault whatever the code is; beyond that the code tells.
+    Errors with an HTTP status below 500 are the client's fault, or that of its limits. Otherwise the code decides.
     """
     if error is None:
         return OUTCOMES.get(outcome, GATEWAY)
@@ -26,6 +26,6 @@ def fault_of(outcome: str, error: PointsmanError | None) -> str:
         return CALLER
     if error.fault in _FAULTS:
         return error.fault
-    told = OUTCOMES.get(error.code, GATEWAY)
-    # An error of ours that has a caller's code has come out of another service, or is a mistake of this one.
-    return GATEWAY if told == CALLER else told
+    fault = OUTCOMES.get(error.code, GATEWAY)
+    # A server error with a client's code comes from another service, or is a bug in this one.
+    return GATEWAY if fault == CALLER else fault

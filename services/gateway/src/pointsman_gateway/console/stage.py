@@ -19,7 +19,7 @@ from pointsman_gateway.console.decisions import (
 from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import Alias, AliasMove
-from pointsman_gateway.pipeline.config_reload import Generation
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
 
 MAX_SCANNED = 2_000
@@ -31,7 +31,7 @@ class Console:
 
     def __init__(
         self,
-        current: Callable[[], Generation],
+        current: Callable[[], ConfigSnapshot],
         evidence: overview.Evidence,
         log: RequestLogReader | None,
         keys: bool,
@@ -53,7 +53,7 @@ class Console:
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
-        previews = [p for p in generation.line.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
+        previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
         paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
         unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
@@ -65,7 +65,7 @@ class Console:
             window,
             [*configured, *named],
             [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
-            [overview.to_engine_view(cell) for cell in generation.engines.cells],
+            [overview.to_engine_view(state) for state in generation.engines.states],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
@@ -96,7 +96,7 @@ class Console:
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that cannot be read is listed with its problem."""
-        return await adapters.read(self._current().engines.cells, caller.scope.adapters)
+        return await adapters.read(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
         """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
@@ -108,7 +108,7 @@ class Console:
         name = move.alias.partition("@")[0]
         if not _is_allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await adapters.move(self._current().engines.cells, model, action, move)
+        return await adapters.move(self._current().engines.states, model, action, move)
 
     async def _read_recent(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:

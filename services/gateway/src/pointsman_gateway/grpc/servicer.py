@@ -17,7 +17,7 @@ from pointsman_gateway.codec.headers import cache_mode, identify_caller
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages, metadata
-from pointsman_gateway.pipeline.config_reload import Generation
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
@@ -38,7 +38,7 @@ class Configuration(Protocol):
     """The active configuration."""
 
     @property
-    def current(self) -> Generation: ...
+    def current(self) -> ConfigSnapshot: ...
 
 
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")

@@ -16,7 +16,7 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import AsgiAnswer
 from pointsman_gateway.http.asgi_app import CALLER
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.pipeline.config_reload import Generation, Status
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot, ReloadStatus
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 
@@ -25,10 +25,10 @@ class Configuration(Protocol):
     """The active configuration."""
 
     @property
-    def current(self) -> Generation: ...
+    def current(self) -> ConfigSnapshot: ...
 
     @property
-    def status(self) -> Status: ...
+    def status(self) -> ReloadStatus: ...
 
 
 @dataclass(frozen=True, slots=True)

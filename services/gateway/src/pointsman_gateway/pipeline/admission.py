@@ -4,6 +4,8 @@ free slot      the request gets it at once
 no free slot   it waits briefly, by its caller's priority, first come first served within one priority
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
 shutting down  Unavailable ("shutting_down")
+
+At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
 """
 
 import asyncio
@@ -21,6 +23,8 @@ from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
+
+log = logging.getLogger(__name__)
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
 MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
@@ -58,9 +62,9 @@ class Admission:
     ) -> None:
         """The gauges show how many requests have a slot, and how many wait for one."""
         self.is_closed = False
-        """No request is admitted any more."""
+        """Whether new requests are rejected."""
         self.is_draining = False
-        """Requests are still admitted, but load balancers should send no more."""
+        """Whether load balancers should send no more requests; those that arrive are still admitted."""
         self._free = max_in_flight  # negative while more requests are answered than there are slots; see `lend`
         self._lent = 0
         self.max_in_flight = max_in_flight
@@ -232,7 +236,7 @@ def _check(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Before the caller's limits are reserved for each of them."""
+    """Checks `n` before limits are reserved for each choice."""
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
             f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
@@ -256,9 +260,6 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
             code="bad_parameter",
             param="metadata",
         )
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

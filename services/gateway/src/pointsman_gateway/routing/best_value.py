@@ -117,7 +117,10 @@ def lower_bound(mean: float, count: float, confidence: float) -> float:
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plan the cheapest path that is good and fast, with the others of them as fallbacks; else the nearest to it."""
+    """Plan the cheapest path that is good and fast, with the other good ones as fallbacks.
+
+    If none is good, plan the path that is nearest to it.
+    """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:
         return _nearest(options, assessments, incumbent)

@@ -41,7 +41,7 @@ def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 Named = tuple[str, Validator]
-"""A validator with its name in the configuration."""
+"""A validator's name in the configuration, and the validator."""
 
 
 class Validation:

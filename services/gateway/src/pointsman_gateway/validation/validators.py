@@ -25,7 +25,7 @@ CUT_OFF = {
 """Objections by the engine's finish reason."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
-"""A pattern does not search the text after them."""
+"""Only this many characters at the start of a text are searched."""
 SEARCH_TIMEOUT = 0.05
 """Seconds for one search. A pattern such as `(a+)+$` could search for years, and would block all other requests."""
 
@@ -104,7 +104,7 @@ class MeanLogprob(Validator):
     def objection(self, choice: Choice) -> str | None:
         """Refuse the choice also if the engine does not report log-probabilities."""
         if not choice.logprobs:
-            return None if choice.only_calls_tools else "the engine told no log-probabilities"
+            return None if choice.only_calls_tools else "the engine reported no log-probabilities"
         mean = fmean(choice.logprobs)
         return None if mean >= self._minimum else f"{mean:.3f}, under {self._minimum:.3f}"
 

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.codec.json_values import reject_non_finite
-from pointsman_gateway.embeddings.stage import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
 from pointsman_gateway.http.dependencies import (
     HttpDependencies,
@@ -39,7 +39,7 @@ class EmbeddingBody(SurrogateFreeBody):
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
     user: str | None = None
 
-    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> Wanted:
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
         """Raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
@@ -47,7 +47,7 @@ class EmbeddingBody(SurrogateFreeBody):
         texts, tokens = self._inputs()
         # Admission checks the first text as if it were the message of a conversation.
         seen = domain.Message("user", texts[0] if texts else "tokens")
-        return Wanted(
+        return EmbeddingRequest(
             request=domain.Request(
                 self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
             ),
@@ -77,7 +77,7 @@ class EmbeddingBody(SurrogateFreeBody):
 class EmbeddingResponse(Response):
     """Embeds the texts of one request while its response is sent."""
 
-    def __init__(self, dependencies: HttpDependencies, wanted: Wanted) -> None:
+    def __init__(self, dependencies: HttpDependencies, wanted: EmbeddingRequest) -> None:
         self.background = None
         self._dependencies = dependencies
         self._wanted = wanted
@@ -113,7 +113,7 @@ async def embed(body: EmbeddingBody, request: Request) -> Response:
     )
 
 
-async def _send_parts(send: Send, headers: Headers, embedded: Embedded) -> None:
+async def _send_parts(send: Send, headers: Headers, embedded: EmbeddingResult) -> None:
     length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
     for piece in embedded.pieces:
