@@ -13,7 +13,7 @@ from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
-from pointsman_gateway.faults import fault_of
+from pointsman_gateway.domain.outcome import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,

@@ -30,6 +30,7 @@ from pointsman_lora_server.adapters.state_machine import (
     VersionStateMachine,
     VersionValidator,
 )
+from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import (
@@ -174,7 +175,7 @@ async def build_app(
             settings.shutdown_timeout,
         )
         warm_up = WarmUp(timed)
-        sequence = LoadSequence(client, warm_up, probe, supervisor.restart, metrics)
+        sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, supervisor.restart, metrics), metrics)
         adapters = _build_adapters(settings, redis, store, smoke_test, client, warm_up, sequence, engine_state, metrics)
         collector = VersionStateCollector(
             lambda: adapters.reconciler.desired,

@@ -24,7 +24,7 @@ from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import ShadowStore
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0

@@ -1,12 +1,12 @@
 """Wraps the request log and the feedback service so that a share of the requests is answered by a second path."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.persistence import Persistence
@@ -18,7 +18,7 @@ from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import RequestLog
-from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
 from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
@@ -75,31 +75,23 @@ async def open_shadowing(
         finally:
             await runner.stop()
         return
-    await _settle(budget, store)
-    settling = asyncio.create_task(_settle_repeatedly(budget, store), name="settle the shadow budget")
+
+    async def settle() -> None:
+        await budget.settle()
+        await store.write()
+
+    schedule = Schedule(SETTLE_INTERVAL_S)
+    with suppress(Unavailable):
+        await settle()
     try:
-        yield ShadowWrappers(request_log, ScoringFeedback(persistence.feedback, store, scoring))
+        async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
+            yield ShadowWrappers(request_log, ScoringFeedback(persistence.feedback, store, scoring))
     finally:
         await runner.stop()
-        settling.cancel()
-        await asyncio.wait([settling])
-        await _settle(budget, store)
+        with suppress(Unavailable):
+            await settle()
 
 
 def _is_busy(admission: Admission) -> bool:
     """Whether requests wait for a slot, or may have to soon: then no shadow request starts."""
     return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
-
-
-async def _settle_repeatedly(budget: DailyBudget, store: ShadowStore) -> None:
-    while True:
-        await _settle(budget, store)
-        await asyncio.sleep(SETTLE_INTERVAL_S)
-
-
-async def _settle(budget: DailyBudget, store: ShadowStore) -> None:
-    try:
-        await budget.settle()
-        await store.write()
-    except Unavailable:
-        pass  # the Redis client reports the outage; the next settlement writes the rest

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import DEFAULT_PROVIDER, check_provider
-from pointsman_gateway.config.strict import Strict
 
 LORA_SERVER_GROUP = "dns:///"
 """Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""

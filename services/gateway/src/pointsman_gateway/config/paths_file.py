@@ -4,9 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.extension import StrategyConfig
-from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, Temperature
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, StrategyConfig, Strict, Temperature
 
 
 class CacheConfig(Strict):

@@ -8,7 +8,7 @@ from importlib.resources import files
 import yaml
 from pydantic import Field
 
-from pointsman_gateway.config.strict import ConfigError, Strict, must_be_known
+from pointsman_gateway.config.field_types import ConfigError, Strict, must_be_known
 
 DEFAULT_PROVIDER = "openai"
 

@@ -8,8 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED
-from pointsman_gateway.faults import fault_of, outcome_of
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy

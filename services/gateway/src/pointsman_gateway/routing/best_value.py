@@ -7,7 +7,7 @@ from math import floor
 from pointsman_servicekit.statistics import one_sided_z, wilson_interval
 from pydantic import Field
 
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
 ANSWERS_PER_PRICE = 1000

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.bootstrap.stages import to_path, to_validators
-from pointsman_gateway.config.examples import numbered_lines
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
 from pointsman_gateway.config.schema import FlywheelConfig, PathConfig
 from pointsman_gateway.extensions import Choice
 from pointsman_gateway.validation.stage import Named

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.config.sampling import Seed, Temperature, TopLogprobs, TopP
+from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.config.sampling import MaxTokens, Temperature, TopLogprobs, TopP
+from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.openai.chat import as_chat_request
 from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody

@@ -1,12 +1,39 @@
-"""Entries {NAME: OPTIONS} of the configuration that name a policy, a strategy or a validator."""
+"""What all schemas share: strict models, bounds of sampling parameters, and entries that name an extension."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer, model_validator
 
-from pointsman_gateway.config.strict import Strict
 from pointsman_gateway.extensions import POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
+
+
+class Strict(BaseModel):
+    """An immutable model that rejects unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
+
+
+def must_be_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
+    if name not in known:
+        raise ConfigError(f"{what} '{name}'; known: {', '.join(sorted(known))}")
+
+
+MAX_TEMPERATURE = 2.0
+MAX_STOP_SEQUENCES = 4
+SMALLEST_TOP_P = 1e-9
+"""Of APIs that cannot say "above 0"."""
+
+MaxTokens = Annotated[int, Field(ge=1, lt=2**63)]
+Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 
 class ExtensionConfig(BaseModel):
