@@ -71,9 +71,9 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
-    backend = EngineBackend(
-        engines, dependencies.client, now, resilience, dependencies.engine_metrics, dependencies.engine_costs
-    )
+    is_paid_hourly = any(engine.usd_per_hour for engine in config.models.engines.values())
+    busy_times = dependencies.engine_costs if is_paid_hourly else None
+    backend = EngineBackend(engines, dependencies.client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     return Stages(
         revision=config.digest,
