@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         default=3.0, ge=0, description="seconds after SIGTERM in which requests are accepted while /readyz fails"
     )
     shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
-    request_timeout: float = Field(default=120.0, gt=0, description="seconds for a whole request, fallbacks included")
+    request_timeout: float = Field(default=600.0, gt=0, description="seconds for a whole request, fallbacks included")
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     tls_certificate: Path | None = Field(

@@ -9,7 +9,6 @@ clients cannot find out which paths exist.
 import codecs
 import json
 import os
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ MAX_LINE_BYTES = 16 << 20
 """Of the first line of a file of rows."""
 MAX_SYSTEM_BYTES = 1 << 20
 """Of the file with the system message."""
+COPY_BYTES = 1 << 20
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -54,9 +54,10 @@ def copy_input(source: BinaryIO, target: Path) -> None:
     """Copies an opened file so that only this service's user can read the copy. Raises OSError."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
-        shutil.copyfileobj(source, copy)
-        if copy.tell() > MAX_FILE_BYTES:
-            raise OSError("the file grew while it was copied")
+        while chunk := source.read(COPY_BYTES):
+            if copy.tell() + len(chunk) > MAX_FILE_BYTES:
+                raise OSError("the file grew while it was copied")
+            copy.write(chunk)
 
 
 def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
