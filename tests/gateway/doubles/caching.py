@@ -156,7 +156,7 @@ class CacheDesk:
         caching = self.caching(config, question.path, embed)
         opened = await caching.open(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in chunks_of(opened.source)]
-        if accept:
+        if accept and opened.accepted is not None:
             opened.accepted()
             await until(lambda: not self.cache.writer.in_progress)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)
