@@ -204,7 +204,7 @@ class Running:
     async def until_ready(self) -> pb.EngineState:
         return await self.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
 
-    async def until_state(self, version: str, state: "pb.AdapterState.ValueType") -> pb.AdapterVersion:
+    async def until_state(self, version: str, state: pb.AdapterState) -> pb.AdapterVersion:
         """As `Get` says."""
         async with asyncio.timeout(30):
             while (found := await self.get(version)).state != state:  # noqa: ASYNC110  # another process

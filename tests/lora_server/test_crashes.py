@@ -38,7 +38,7 @@ class Scene:
 
     def begin(self, call: Awaitable[object]) -> None:
         """Its caller may be cut off, and does not come again: what was begun must go on by itself."""
-        self.calls.append(asyncio.ensure_future(call))  # type: ignore[arg-type]  # a coroutine's future is a task
+        self.calls.append(asyncio.ensure_future(call))
 
     async def version(self, name: str) -> str:
         """The newest of `name`."""

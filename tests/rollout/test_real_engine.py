@@ -44,7 +44,7 @@ class LoraServer(Process):
         environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
         super().__init__([sys.executable, "-m", "pointsman_lora_server"], environment, folder / "log", "gRPC on")
 
-    async def until_status(self, status: "pb.EngineStatus.ValueType") -> pb.EngineState:
+    async def until_status(self, status: pb.EngineStatus) -> pb.EngineState:
         async with asyncio.timeout(STARTS), open_channel(self.address) as channel:
             async for state in lora_server_pb2_grpc.LoraServerStub(channel).Watch(pb.WatchRequest()):
                 if state.status == status:

@@ -12,6 +12,7 @@ import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 
+from tests.grpc_stubs import raw_call
 from tests.security.measuring import Cost, cost_of, innocent_p99s
 from tests.security.target import Addresses
 
@@ -129,7 +130,7 @@ async def _generate(target: Addresses, raw: bytes, metadata: tuple[tuple[str, st
     options = [("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(target.grpc, options=options) as channel:
         try:
-            await channel.unary_unary(GENERATE)(raw, metadata=metadata, timeout=20)
+            await raw_call(channel, GENERATE)(raw, metadata=metadata, timeout=20)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK
