@@ -13,6 +13,7 @@ from doubles.lora_server import READY, ScriptedLoraServer
 from doubles.waiting import until
 from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.engines.engine_state import LoraServer
 from pointsman_gateway.engines.engines import Cell, Engine, Engines
 from pointsman_gateway.engines.metrics import EngineMetrics, Reporter
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
@@ -276,7 +277,7 @@ class Server:
         return became
 
 
-def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[Reporter, CollectorRegistry]:
+def reporter(*servers: LoraServer, trials: CanaryOutcomes) -> tuple[Reporter, CollectorRegistry]:
     cells = [Cell(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for cell, server in zip(cells, servers, strict=True):
         cell.lora_server = server

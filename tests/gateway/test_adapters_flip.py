@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 import pytest
@@ -89,9 +90,9 @@ async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray
         seen = points.answers
         points.told = move
         await yard.sides[first].say(alias(version, move + 1))
-        await until(lambda version=version: yard.version == version)
+        await until(partial(lambda wanted: yard.version == wanted, version))
         points.heard = move
-        await until(lambda seen=seen: points.answers > seen + 16)
+        await until(partial(lambda before: points.answers > before + 16, seen))
         await yard.sides[late].say(alias(version, move + 1))
     moving = False
     await asyncio.gather(*asking)

@@ -2,6 +2,7 @@
 
 import base64
 import random
+from dataclasses import replace
 
 import pytest
 from doubles.classifier import ScriptedClassifier, labels
@@ -123,7 +124,11 @@ def test_what_is_not_seen_is_left_out_and_nothing_else() -> None:
 
 
 def rules_of(regex: str) -> RuleMatcher:
-    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=(RuleConfig(name="r", regex=regex),))
+    task = TaskConfig(
+        examples="x.jsonl",
+        policy=PolicyConfig.model_validate({"fixed": "p"}),
+        rules=(RuleConfig(name="r", regex=regex),),
+    )
     return RuleMatcher({"first": task})
 
 
@@ -166,7 +171,7 @@ async def test_a_megabyte_is_classified_three_times_at_most() -> None:
 async def test_the_classifiers_own_note_on_what_it_read_is_kept() -> None:
     text = "Nothing. " * MEGABYTE
     partly = labels("chat", 0.1, 0.0)
-    noted = type(partly)(**{name: getattr(partly, name) for name in partly.__slots__} | {"notes": ("read a bit",)})
+    noted = replace(partly, notes=("read a bit",))
     got = await Classification(RuleMatcher({}), ScriptedClassifier({text: noted})).label(asking(text))
     assert got.notes == ("read a bit",)
 

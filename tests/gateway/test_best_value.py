@@ -214,7 +214,7 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
 
     policy = PolicyConfig.model_validate({"best_value": TERMS})
     tasks = {name: TaskConfig(examples="x", policy=policy) for name in ("one", "other")}
-    by = Router(PATHS, tasks, "default", *[Around({}, {})] * 3, ByTask(), NoAdapters())
+    by = Router(PATHS, tasks, "default", Around({}, {}), Around({}, {}), Around({}, {}), ByTask(), NoAdapters())
     labels = {name: Labels(name, 0.9, (), abstained=False, stage="static") for name in tasks}
     request = Request(AUTO, (Message("user", "x"),), user="someone")
     assert by.decide(request, labels["one"]).path.name == "cheap"
@@ -342,7 +342,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
     narrow = Router(
         PATHS,
         {"t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"split": {"cheap": 5, "dear": 95}}))},
-        "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
+        "default", Around({}, {}), Around({}, {}), Around({}, {}), Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]
     canaries = [user for user in users if decide(narrow, user).path.name == "cheap"]

@@ -64,7 +64,7 @@ async def kept(client: httpx.AsyncClient, gateway: Gateway, **asked: Any) -> htt
 
 
 def mark(response: httpx.Response) -> str:
-    return response.headers.get("x-pointsman-cache", "")
+    return str(response.headers.get("x-pointsman-cache", ""))
 
 
 async def test_a_hit_is_marked_priced_and_counted_as_one(

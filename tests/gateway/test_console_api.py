@@ -47,7 +47,7 @@ async def console(kept: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
     """The decision's id."""
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    return (await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", "")
+    return str((await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", ""))
 
 
 async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
@@ -202,7 +202,7 @@ async def test_an_alias_is_moved_tried_with_a_canary_and_rolled_back(
     }  # fmt: skip
 
     async def serves() -> bool:
-        return by("path", (await overview(console))["paths"])["triage_adapter"]["version"] == OTHER
+        return bool(by("path", (await overview(console))["paths"])["triage_adapter"]["version"] == OTHER)
 
     await found(serves)
     back = await console.post("/console/api/adapters/rollback", json={**named, "reason": "worse on refunds"})

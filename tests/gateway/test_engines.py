@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
@@ -53,7 +54,7 @@ async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
 ) -> None:
     for version in (VERSION, NEXT):
         await lora_server.say(READY, url=URL, resident=[VERSION, NEXT], aliases={"triage@prod": version})
-        await until(lambda version=version: engines.version_of(ADAPTED) == version)
+        await until(partial(lambda wanted: engines.version_of(ADAPTED) == wanted, version))
         assert engines.targets(ADAPTED)[0].model == version
     assert engines.targets(Path("p", "tiny", adapter=VERSION))[0].model == VERSION  # by its own name still
 

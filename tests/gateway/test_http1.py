@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 
 import pytest
@@ -137,7 +138,7 @@ async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(poo
     async with serving(engine) as origin:
         for number in range(1, 4):
             assert await answered(pool, origin) == b"ok"
-            await until(lambda number=number: engine.ended == number)
+            await until(partial(lambda ended: engine.ended == ended, number))
         assert engine.connections == 3
 
 

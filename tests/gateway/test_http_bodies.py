@@ -27,7 +27,7 @@ async def test_a_conversation_with_tools_goes_to_the_engine_as_it_is(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "hi", "name": "ann"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "c1"},

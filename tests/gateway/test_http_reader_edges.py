@@ -279,9 +279,9 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
 ) -> None:
     engine.says(*answer("Hello", " there"))
     house, log = gateway.house, list[str]()
-    pipeline = replace(
-        house.pipeline, journal=Logged(house.pipeline.journal, log), tenancy=Logged(house.pipeline.tenancy, log)
-    )
+    journal: Any = Logged(house.pipeline.journal, log)  # has what the pipeline calls
+    tenancy: Any = Logged(house.pipeline.tenancy, log)
+    pipeline = replace(house.pipeline, journal=journal, tenancy=tenancy)
     door = HttpDoor(pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
     connection = ExpressConnection(
         Config(build_app(door), log_config=None), ServerState(), {}, Guard(), ExpressLane(door)

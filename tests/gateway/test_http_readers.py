@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,9 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         await until(lambda: engine.running == 0)
         counted = before + 1
         await until(
-            lambda counted=counted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == counted
+            partial(
+                lambda wanted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == wanted, counted
+            )
         )
         assert ways.lane.taken == taken + 1
         assert ways.gateway.metric("pointsman_in_flight") == 0

@@ -61,7 +61,7 @@ async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str 
             await call
         except grpc.aio.AioRpcError as error:
             refusal = from_rpc_error(error, "gateway")
-            refusal.limits = dict(error.trailing_metadata())
+            refusal.limits = {str(name): str(value) for name, value in error.trailing_metadata()}
             raise refusal from error
         return dict([*await call.initial_metadata(), *await call.trailing_metadata()])
 

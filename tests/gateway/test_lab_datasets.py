@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.remembering import Desk, decision, receipt
+from doubles.remembering import Desk, decision, entries_of, receipt
 from doubles.tenancy import register_at
 from doubles.valkey import Valkey
 from pointsman_gateway.config.load import Config, ConfigError, load_config
@@ -201,7 +201,8 @@ async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_ou
         both = await built(config, valkey, tmp_path)
         await register.consent("acme", [])
         rest = await built(config, valkey, tmp_path)
-        assert [fields["decision"] for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)] == ["d2"]
+        entries = await entries_of(redis, redis_schema.TRAINING_SAMPLES)
+        assert [fields["decision"] for fields in entries] == ["d2"]
     assert (both.manifest["tenants"], rest.manifest["tenants"]) == ({"acme": 1, "bolt": 1}, {"bolt": 1})
     assert rest.manifest["withdrawn"] == 1
     assert "hat" not in str(lines(rest, "train.jsonl", "heldout.jsonl"))

@@ -145,7 +145,7 @@ async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_hap
     log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     now = gateway.house.generations.current
-    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))  # type: ignore[arg-type]
+    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
     plain = await client.post(CHAT, json=body(IN_CHAT))
     streamed = await client.post(CHAT, json=body(IN_CHAT, stream=True))
     async with open_channel(gateway.grpc_address) as channel:

@@ -64,7 +64,7 @@ async def test_a_malformed_body_is_the_clients_error(http: httpx.AsyncClient, ro
 @pytest.mark.parametrize("route", ROUTES[1:])
 async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route: str) -> None:
     for kind in ("application/x-www-form-urlencoded", "text/plain", "application/\xff"):
-        answer = await http.post(route, content=b"{}", headers={"content-type": kind.encode("latin-1")})
+        answer = await http.post(route, content=b"{}", headers={b"content-type": kind.encode("latin-1")})
         told = shapes.error(answer)
         assert (answer.status_code, told["code"], told["param"]) == (400, "bad_content_type", "content-type")
         assert told["message"] == f"content-type is {kind!r}; it must be application/json"

@@ -1,6 +1,7 @@
 """Each strategy alone, and what they make together."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def numbered(document: str, start: int = 0, tokens: int = 100, score: float = 0.
     return Passage(document, document, f"{document}@{start}", score, start, tokens)
 
 
-async def shown(finds: Finds, draft: Draft | None = None, **options: object) -> list[str]:
+async def shown(finds: Finds, draft: Draft | None = None, **options: Any) -> list[str]:
     made = await retrieval(TEMPLATES, finds, top_k=3, **options).apply(draft or draft_of())
     return [passage.text for passage in made.passages]
 

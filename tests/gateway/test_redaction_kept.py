@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from doubles.config_folder import IN_CHAT
 from doubles.gateway import Neighbours, open_http_client
+from doubles.remembering import entries_of
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError
@@ -37,7 +38,7 @@ async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[st
     """The journal's decisions and the feedback on them."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         streams = ("{pointsman}:decisions", "{pointsman}:feedback")
-        decisions, feedback = [[fields for _, fields in await redis.xrange(name)] for name in streams]
+        decisions, feedback = [await entries_of(redis, name) for name in streams]
         return decisions, feedback
 
 

@@ -84,7 +84,7 @@ async def test_every_response_and_every_event_has_the_published_shape_and_both_s
     assert last.usage == whole.usage
     # What the events told piece by piece is what stands there at the end.
     done = [event.item for event in events if event.type == "response.output_item.done"]
-    assert sorted(item.id for item in done) == sorted(item.id for item in last.output)
+    assert sorted(str(item.id) for item in done) == sorted(str(item.id) for item in last.output)
     texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert texts == last.output_text
     for number, item in enumerate(last.output):
@@ -126,7 +126,7 @@ async def test_why_a_response_is_incomplete_is_told(client: openai.AsyncOpenAI, 
         assert got.status == "incomplete"
         assert got.incomplete_details is not None
         assert got.incomplete_details.reason == reason
-        assert got.output[-1].status == "incomplete"
+        assert getattr(got.output[-1], "status", None) == "incomplete"
     assert engine.bodies[-1]["max_tokens"] == 1
 
 
@@ -216,8 +216,9 @@ async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, e
 async def test_what_is_asked_reaches_the_engine_in_its_own_words(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
+    tools: Any = [TOOL]
     got = await client.responses.create(
-        model="auto", input=IN_CHAT, tools=[TOOL], tool_choice={"type": "function", "name": "refund"},  # type: ignore[list-item]  # a dict is one
+        model="auto", input=IN_CHAT, tools=tools, tool_choice={"type": "function", "name": "refund"},
         parallel_tool_calls=False, temperature=0.2, top_p=0.5, reasoning={"effort": "low"}, text={"verbosity": "low"},
         include=["message.output_text.logprobs"], service_tier="flex", prompt_cache_key="k", truncation="disabled",
         extra_body={"top_k": 3},

@@ -215,7 +215,7 @@ async def test_a_client_that_reads_nothing_of_its_answer_loses_it_and_the_work_e
     app.big = True
     async with connecting(app, replace(BRISK, stalled_seconds=SOON, refused=refused.append)) as connect:
         client = await connect()
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as one does who wants to hold us
+        client.reader._transport.pause_reading()  # as one does who wants to hold us
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
         await until(lambda: app.gone == 1, within=20)
         assert refused == ["reads_nothing"]
@@ -244,7 +244,7 @@ async def test_too_many_connections_are_refused_at_once_and_taken_again_later(ap
             client = await connect()
             await client.send(HEAD + b"content-length: 0\r\n\r\n")
             try:
-                return (await client.answer())[0] == 200
+                return bool((await client.answer())[0] == 200)
             except (ConnectionError, asyncio.IncompleteReadError):
                 return False
 

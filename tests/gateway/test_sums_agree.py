@@ -223,17 +223,17 @@ def counters_of(gateway: Gateway) -> Sums:
         labels, value = sample.labels, sample.value
         match sample.name:
             case "pointsman_requests_total":
-                sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += value
+                sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += int(value)
             case "pointsman_route_requests_total":
-                sums["requests"][labels["path"], "routed", "none"] += value
+                sums["requests"][labels["path"], "routed", "none"] += int(value)
             case "pointsman_rejected_total":
-                sums["requests"]["", labels["code"], labels["fault"]] += value
+                sums["requests"]["", labels["code"], labels["fault"]] += int(value)
             case "pointsman_embedding_requests_total":
-                sums["requests"]["", labels["outcome"], labels["fault"]] += value
+                sums["requests"]["", labels["outcome"], labels["fault"]] += int(value)
             case "pointsman_tokens_total":
-                sums["tokens"][labels["type"]] += value
+                sums["tokens"][labels["type"]] += int(value)
             case "pointsman_embedding_tokens_total":
-                sums["tokens"]["embedded"] += value
+                sums["tokens"]["embedded"] += int(value)
             case "pointsman_cost_usd_total":
                 sums["picodollars"][labels["component"]] += round(value * PICODOLLARS)
             case "pointsman_embedding_cost_usd_total":

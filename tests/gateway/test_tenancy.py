@@ -276,7 +276,7 @@ async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
         async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:
-            said = ["day", gateway, 100, number, today, used, 0, wish, wish]
+            said: list[str | int] = ["day", gateway, 100, number, today, used, 0, wish, wish]
             return [int(n) for n in (await exchange(keys=["{a}"], args=[0, 1, 10_000, *said]))[3:]]
 
         assert await say(1, 0, 40) == [40, 60, 100]

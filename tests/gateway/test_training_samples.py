@@ -11,7 +11,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.engine import answer
 from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.remembering import REQUEST, decision, decisions_in, desk_at, receipt
+from doubles.remembering import REQUEST, decision, decisions_in, desk_at, entries_of, receipt
 from doubles.tenancy import issue, register_at
 from doubles.valkey import Valkey
 from doubles.waiting import found
@@ -44,7 +44,7 @@ def failing() -> Iterator[None]:
 
 async def samples(valkey: Valkey) -> list[dict[str, Any]]:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        return [json.loads(fields["sample"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
+        return [json.loads(fields["sample"]) for fields in await entries_of(redis, redis_schema.TRAINING_SAMPLES)]
 
 
 @asynccontextmanager

@@ -315,7 +315,14 @@ def test_a_record_holds_all_of_the_entry_but_what_the_caller_wrote() -> None:
         json.loads(to_entry(read.to_pending_entry(), True).json),
         json.loads(to_entry(PendingEntry(1.7e9, asked, made, came), True).json),
     )
-    lost = {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None, "metadata": {}}
+    lost: dict[str, object] = {
+        "inputs": "",
+        "user_digest": "",
+        "text": "lost",
+        "messages": None,
+        "user": None,
+        "metadata": {},
+    }
     assert recovered == live | lost
     assert read.to_pending_entry().counts == answer_counts(came, redis_schema.day_of(1.7e9))
     assert "Hello" not in to_line(read).decode()

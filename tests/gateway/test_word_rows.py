@@ -1,7 +1,7 @@
 """The rows of a text's words add up to the same, whatever was read before."""
 
 import numpy as np
-from pointsman_gateway.classification.fitting.softmax_regression import Floats
+from pointsman_gateway.classification.scores import Floats
 from pointsman_gateway.classification.words import WordRowCache
 
 TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three", "four", "five"], ["a", "ticket"]]

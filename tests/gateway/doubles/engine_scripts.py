@@ -57,7 +57,7 @@ def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSai
     finish = draw(FINISHES)
     events = [chunk(reasoning=reason, index=index) for reason in reasons]
     for number, piece in enumerate(pieces):
-        beside = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
+        beside: dict[str, Any] = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
         events.append(chunk(piece, index=index, **beside))
     more = {"reasoning": "".join(reasons)} if reasons else {}
     return [*events, chunk("", index=index, finish=finish)], ChoiceSaid(

@@ -25,7 +25,7 @@ class Process:
     async def start(self, within: float = 60.0) -> tuple[str, ...]:
         """The groups of what it said when it was up."""
         paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"PYTHONPATH": paths} | self._settings
+        environment = {**os.environ, "PYTHONPATH": paths, **self._settings}
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program, env=environment, stdout=log, stderr=asyncio.subprocess.STDOUT
