@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.models import Models, learn
+from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.stage import Classification, Classifier, RuleMatcher
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Request
@@ -30,7 +30,9 @@ async def main() -> None:
     arguments.add_argument("--wrong", action="store_true", help="print what is given another task")
     options = arguments.parse_args()
     rows = [json.loads(row) for row in options.conversations.read_text("utf-8").splitlines()]
-    learned = learn(load_config(HELPDESK / "config"), Models.load(ROOT / ".pointsman/models/minilm"))
+    learned = train_classifier(
+        load_config(HELPDESK / "config"), EmbeddingModels.load(ROOT / ".pointsman/models/minilm")
+    )
     result = await measure(learned.classifier, rows, options.wrong)
     for kind, figures in result.items():
         print(f"{kind:10}", *(f"{name} {value}" for name, value in figures.items()))

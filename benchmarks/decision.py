@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
-from pointsman_gateway.http.openai_requests import ChatBody
+from pointsman_gateway.http.openai.chat import ChatBody
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.process import freeze_gc
 
@@ -30,16 +30,16 @@ async def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     rounds = arguments.parse_args().rounds
     settings = Settings(config=HELPDESK / "config", embedding_model=ROOT / ".pointsman/models/minilm")
-    async with bootstrap.building(settings, load_config(settings.config)) as house:
+    async with bootstrap.build_gateway(settings, load_config(settings.config)) as components:
         freeze_gc()
         seconds = defaultdict(list)
         for number in range(rounds + 1):
             for body in bodies():
                 started = time.perf_counter()
                 request = ChatBody.model_validate_json(body).to_request(float("inf"))
-                decision = await house.pipeline.decide(request)
+                routed = await components.pipeline.decide(request)
                 if number:  # the first round warms up
-                    seconds[decision.stage].append(time.perf_counter() - started)
+                    seconds[routed.decision.stage].append(time.perf_counter() - started)
     count = sum(map(len, seconds.values()))
     result = {
         stage: {

@@ -162,20 +162,23 @@ class Sides:
     """The metered line's."""
 
 
-def sides_of(house: bootstrap.House, engines: Engines) -> Sides:
-    pipeline, line, client = house.pipeline, house.generations.current.line, MemoryClient()
+def sides_of(components: bootstrap.GatewayComponents, engines: Engines) -> Sides:
+    pipeline, line, client = components.pipeline, components.reloader.current.stages, MemoryClient()
     now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
-    metered = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics, accounts=house.money.accounts))
-    bare = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
+    metered = replace(
+        line,
+        backend=EngineBackend(engines, client, now, metrics=metrics, busy_times=components.cost_metrics.engine_costs),
+    )
+    bare = replace(line, backend=EngineBackend(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
     journal = Forgetful()
 
     def settle() -> None:
         line.metering.counting.settle()
-        house.money.accounts.share_out()
+        components.cost_metrics.engine_costs.share_out()
 
     return Sides(
-        Side(replace(pipeline, current=lambda: metered, journal=journal), settle),
-        Side(replace(pipeline, current=lambda: bare, journal=Forgetful()), lambda: None),
+        Side(replace(pipeline, current=lambda: metered, request_log=journal), settle),
+        Side(replace(pipeline, current=lambda: bare, request_log=Forgetful()), lambda: None),
         client,
         journal,
     )
@@ -284,14 +287,14 @@ async def main(rounds: int) -> bool:
     """Whether the aim is met."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
-        async with bootstrap.building(settings, load_config(settings.config)) as house:
+        async with bootstrap.build_gateway(settings, load_config(settings.config)) as components:
             freeze_gc()
-            sides = sides_of(house, house.engines)
+            sides = sides_of(components, components.engines)
             results = {pieces: await compare(sides, pieces, rounds) for pieces in PIECES}
             await junk(sides.metered.pipeline, 1)  # from the first one on there are series of refusals
-            before = Scrape.of(house.registry)
+            before = Scrape.of(components.registry)
             await junk(sides.metered.pipeline, JUNK)
-            after = Scrape.of(house.registry)
+            after = Scrape.of(components.registry)
             on_disk = wal_us(sides.journal.last, Path(folder) / "wal", rounds)
     (bare, added), (_, added_to_long) = (results[pieces] for pieces in PIECES)
     a_piece = (added_to_long - added) / (PIECES[1] - PIECES[0])

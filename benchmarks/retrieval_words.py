@@ -142,6 +142,14 @@ def build(variant: str, folder: Path, ids: np.ndarray, texts: Sequence[str]) -> 
 # -- quality
 
 
+def without_vectors(judged: JudgedSet) -> Chunks:
+    """One chunk for each document, and no vectors: for sets that would take too long to embed."""
+    texts = [f"{document['title']}\n\n{document['text']}".strip() for document in judged.documents]
+    queries = list(judged.queries.values())
+    documents = [document["id"] for document in judged.documents]
+    return Chunks(documents, texts, np.zeros((len(texts), 1), np.float32), queries, np.zeros((len(queries), 1)))
+
+
 @dataclass
 class Quality:
     """Of each query: nDCG@10 with both sides and with words alone, and the share of relevant documents that are among
@@ -152,7 +160,7 @@ class Quality:
     recall: list[float] = field(default_factory=list)
 
 
-def measure_quality(variant: str, judged: JudgedSet, chunks: Chunks) -> Quality:
+def measure_quality(variant: str, judged: JudgedSet, chunks: Chunks, embedded: bool) -> Quality:
     ids = np.arange(1, len(chunks.texts) + 1)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(chunks.documents), 1)}
     documents = np.array([numbers[name] for name in chunks.documents])
@@ -172,7 +180,7 @@ def measure_quality(variant: str, judged: JudgedSet, chunks: Chunks) -> Quality:
                 ranking = rank(snapshot, ResolvedQuery(text, vector, "", None, options), SearchSettings())
                 return ndcg10([names[documents[chunk.chunk - 1]] for chunk in ranking.chunks], relevant)
 
-            quality.default.append(ndcg(None))
+            quality.default.append(ndcg(None) if embedded else float("nan"))
             quality.words.append(ndcg(0.0))
             found = {names[documents[row - 1]] for row in snapshot.words.score(text).best(CANDIDATES, None)}
             quality.recall.append(len(found & relevant.keys()) / len(relevant))
@@ -190,10 +198,10 @@ def difference(one: list[float], other: list[float]) -> str:
 # -- speed and memory, in a process for each variant
 
 
-def measure_speed(variant: str, texts: list[str], queries: list[str]) -> dict[str, float]:
+def measure_speed(variant: str, texts: list[str], queries: list[str], row_count: int) -> dict[str, float]:
+    """`texts` are repeated to `row_count` rows."""
     threadpool_limits(1)
-    copies = -(-SPEED_ROWS // len(texts))
-    rows = (texts * copies)[:SPEED_ROWS]
+    rows = (texts * -(-row_count // len(texts)))[:row_count]
     ids = np.arange(1, len(rows) + 1)
     allowed = np.sort(np.random.default_rng(2).choice(ids, int(FILTER_SHARE * len(ids)), replace=False))
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -254,6 +262,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="judged sets; none: the four standard ones")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
+    parser.add_argument(
+        "--words-only", nargs="*", default=[], help="sets not to embed, for which `default` is not valid"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=SPEED_ROWS, help="chunks to measure the speed with; 0: those of the sets"
+    )
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)
@@ -264,25 +278,31 @@ def main() -> None:
     for folder in arguments.folders or [arguments.data / name for name in SETS]:
         judged = read_set(folder)
         with tempfile.TemporaryDirectory(dir=CACHE) as data:
-            served, chunks = asyncio.run(measure_set(judged, model, Path(data)))
+            embedded = judged.name not in arguments.words_only
+            served, chunks = (
+                asyncio.run(measure_set(judged, model, Path(data))) if embedded else ({}, without_vectors(judged))
+            )
         texts += chunks.texts
         queries += chunks.queries
-        found = {variant: measure_quality(variant, judged, chunks) for variant in VARIANTS}
+        found = {variant: measure_quality(variant, judged, chunks, embedded) for variant in VARIANTS}
         print(f"{judged.name}: {len(chunks.texts)} chunks, {len(chunks.queries)} queries")
-        print(f"  served by the retriever: default {served['default'].mean:.4f}, words {served['bm25'].mean:.4f}")
+        for name, ranked in served.items():
+            print(f"  served by the retriever, {name}: {ranked.mean:.4f}")
         result["quality"][judged.name] = {}
         for variant, quality in found.items():
             means = {name: float(np.mean(values)) for name, values in vars(quality).items()}
             result["quality"][judged.name][variant] = means
             against = {name: difference(values, vars(found["ours"])[name]) for name, values in vars(quality).items()}
-            print(f"  {variant:<11}" + "  ".join(f"{name} {means[name]:.4f} ({against[name]})" for name in means))
+            row = "  ".join(f"{name} {means[name]:.4f} ({against[name]})" for name in means)
+            print(f"  {variant:<11}{row}", flush=True)
     random = np.random.default_rng(3)
     queries = [queries[place] for place in random.permutation(len(queries))[:SPEED_QUERIES]]
     texts = [texts[place] for place in random.permutation(len(texts))]
-    print(f"{SPEED_ROWS:,} chunks (copies of those of the sets), {len(queries)} queries, one thread:")
+    row_count = arguments.rows or len(texts)
+    print(f"{row_count:,} chunks from {len(texts):,} texts, {len(queries)} queries, one thread:")
     for variant in VARIANTS:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            measured = process.submit(measure_speed, variant, texts, queries).result()
+            measured = process.submit(measure_speed, variant, texts, queries, row_count).result()
         result["speed"][variant] = measured
         print(f"  {variant:<11}" + "  ".join(f"{name} {value:.2f}" for name, value in measured.items()), flush=True)
     print(json.dumps(result))

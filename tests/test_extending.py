@@ -32,7 +32,7 @@ def config_folder(tmp_path: Path) -> ConfigFolder:
 
 def load(folder: ConfigFolder) -> Config:
     config = load_config(folder.write(), {})
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     return config
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Constant:
 
 def trained() -> dict[str, list[Trained]]:
     """By the adapter's name. Makes what is not there yet. Raises CannotMeasure."""
-    _make()
+    _make([FOLDER / known.name / known.word for known in KNOWN], "--constants", "0")
     found: dict[str, list[Trained]] = {}
     for known in KNOWN:
         found.setdefault(known.name, []).append(Trained(known, FOLDER / known.name / known.word))
@@ -47,8 +48,8 @@ def trained() -> dict[str, list[Trained]]:
 
 def constants(count: int) -> list[Constant]:
     """`count` of the CONSTANTS. Makes what is not there yet. Raises CannotMeasure."""
-    _make()
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
+    _make(folders, "--constants", str(CONSTANTS), "--words")
     return [Constant(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
 
 
@@ -58,13 +59,11 @@ def least_gap() -> float:
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 
 
-def _make() -> None:
-    wanted = [FOLDER / known.name / known.word for known in KNOWN] + [FOLDER / "constant" / str(CONSTANTS - 1)]
-    if all(folder.exists() for folder in wanted):
+def _make(needed: Sequence[Path], *options: str) -> None:
+    if all(folder.exists() for folder in needed):
         return
-    print(f"making {len(KNOWN)} adapters of known text and {CONSTANTS} of one word, once ...", flush=True)
-    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.making", str(BASE_FOLDER), str(FOLDER)]
-    program += ["--constants", str(CONSTANTS)]
+    print("making the adapters, once ...", flush=True)
+    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.making", str(BASE_FOLDER), str(FOLDER), *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     try:
         subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAKING)

@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--served-name", default="smollm2-135m")
     parser.add_argument("--constants", type=int, default=CONSTANTS)
-    parser.add_argument("--words", nargs="*", help="of the trained ones, these alone")
+    parser.add_argument("--words", nargs="*", help="of the trained ones, these alone; none of them without a word")
     given = parser.parse_args()
     maker = Maker(given.base, given.served_name)
     wanted = [known for known in KNOWN if given.words is None or known.word in given.words]
@@ -205,7 +205,7 @@ def main() -> None:
             began = time.monotonic()
             maker.train(known, folder)
             print(f"{known.name}/{known.word}: {time.monotonic() - began:.0f} s", flush=True)
-    if not (given.folder / "constant" / str(given.constants - 1)).exists():
+    if given.constants and not (given.folder / "constant" / str(given.constants - 1)).exists():
         maker.constants(given.constants, given.folder / "constant")
 
 

@@ -49,7 +49,7 @@ REPORTS = {
 def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
     config = load_config(folder / "config", {})
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     for task in TASKS:
         kinds = {bootstrap.to_path(path, config.paths.paths[path], config).kind for path in paths_of(task)}
         assert kinds == {"prompt", "rag", "lora", "hybrid"}, task

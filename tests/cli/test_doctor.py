@@ -10,9 +10,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from pointsman.v1 import lora_server_pb2
 from pointsman_cli.doctor.findings import Level
 from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
-from pointsman_cli.doctor.running import check_configuration, check_port
+from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
@@ -203,3 +204,14 @@ async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, 
         server.shutdown()
 
     assert (finding.level, finding.detail) == (level, told)
+
+
+@pytest.mark.parametrize(
+    ("parser", "level", "detail"),
+    [("hermes", Level.OK, "parser 'hermes'"), ("", Level.WARN, "set POINTSMAN_LORA_TOOL_CALL_PARSER")],
+)
+def test_an_engine_without_a_tool_call_parser_is_a_warning(parser: str, level: Level, detail: str) -> None:
+    found = tool_calls_finding(lora_server_pb2.EngineState(base_model="tiny", tool_call_parser=parser))
+
+    assert found.level is level
+    assert detail in found.detail

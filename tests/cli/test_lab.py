@@ -131,7 +131,7 @@ def test_a_replay_is_shown_and_fails_where_too_much_would_change(
 
 
 def _entry(name: str, path: str) -> dict[str, Any]:
-    """As docs/routing.md describes it: a greeting, whose text was not kept."""
+    """As docs/request_log.md describes it: a greeting, whose text was not kept."""
     return {
         "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
         "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,

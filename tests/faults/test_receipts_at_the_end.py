@@ -104,7 +104,7 @@ async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(
             await until(lambda: len(callers.ended) > 30, within=60)
             gateway.signal(signal.SIGTERM)
             assert await gateway.ended(within=30) == 0
-        cut = re.search(r"draining: (\d+) requests are cut", gateway.words)
+        cut = re.search(r"draining: (\d+) requests are aborted", gateway.words)
     receipts = (await receipts_in(valkey.url)).all
     ids = Counter(one["request_id"] for one in receipts)
     assert [name for name, count in ids.items() if count > 1] == []

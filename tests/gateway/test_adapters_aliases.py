@@ -8,8 +8,8 @@ from doubles.clocks import Clock
 from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
-from pointsman_gateway.engines.engine_state import REMEMBERED, Aliases
-from pointsman_gateway.engines.engines import Engine, Engines
+from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.routing.path_state import resolve_adapter
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
@@ -39,34 +39,34 @@ def engines() -> Engines:
 
 
 def test_the_first_word_of_a_move_moves_it_on_every_engine_that_holds_the_version(engines: Engines) -> None:
-    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     assert [(target.engine.name, target.model) for target in engines.targets(PATH)] == [("a", NEW), ("b", NEW)]
 
 
 def test_a_lora_server_that_is_late_moves_nothing_back(engines: Engines) -> None:
-    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
-    engines.put(replace(engine("b", alias(OLD, 1), OLD, NEW), detail="still"))
+    engines.update(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.update(replace(engine("b", alias(OLD, 1), OLD, NEW), detail="still"))
     assert engines.version_of(PATH) == NEW
-    engines.put(engine("b", alias(NEW, 2), OLD, NEW))
+    engines.update(engine("b", alias(NEW, 2), OLD, NEW))
     assert engines.version_of(PATH) == NEW
 
 
 def test_one_that_starts_again_and_knows_nothing_yet_moves_nothing_back(engines: Engines) -> None:
-    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
-    engines.put(Engine("a", "tiny", detail="loading weights"))
+    engines.update(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.update(Engine("a", "tiny", detail="loading weights"))
     assert engines.version_of(PATH) == NEW
     assert [target.engine.name for target in engines.targets(PATH)] == ["b"]
 
 
 def test_only_engines_that_hold_the_very_version_are_asked(engines: Engines) -> None:
-    engines.put(engine("a", alias(NEW, 2), NEW))
-    engines.put(engine("b", alias(OLD, 1), OLD))
+    engines.update(engine("a", alias(NEW, 2), NEW))
+    engines.update(engine("b", alias(OLD, 1), OLD))
     assert [target.engine.name for target in engines.targets(PATH)] == ["a"]
 
 
 def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> None:
     before = resolve_adapter(PATH, "someone", engines)
-    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     assert {target.model for target in engines.targets(before)} == {OLD}
     assert engines.version_of(before) == OLD
     assert {target.model for target in engines.targets(resolve_adapter(PATH, "someone", engines))} == {NEW}
@@ -74,39 +74,39 @@ def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> 
 
 def test_a_registry_that_was_begun_anew_is_believed_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
-    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 7)})
-    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 7)})
+    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
-    clock.passes(REMEMBERED - 1)
-    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    clock.passes(ALIAS_TTL_SECONDS - 1)
+    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
     clock.passes(1)
-    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 1)
 
 
 def test_what_is_told_again_in_time_was_never_let_go(clock: Clock) -> None:
     aliases = Aliases(clock)
     for told in ({"triage@prod": alias(NEW, 2)}, {}, {"triage@prod": alias(NEW, 2)}, {}):
-        clock.passes(REMEMBERED - 1)
-        aliases.hear("a", "tiny", told)
+        clock.passes(ALIAS_TTL_SECONDS - 1)
+        aliases.update("a", "tiny", told)
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 2)
 
 
 def test_an_alias_that_nobody_tells_of_is_gone_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
-    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 1)})
+    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 1)})
     aliases.forget("a")
     assert aliases.of("tiny") == [alias(OLD, 1)]
-    clock.passes(REMEMBERED)
-    aliases.hear("b", "tiny", {})
+    clock.passes(ALIAS_TTL_SECONDS)
+    aliases.update("b", "tiny", {})
     assert aliases.of("tiny") == []
 
 
 def test_the_same_name_of_another_base_model_is_another_alias() -> None:
     aliases = Aliases()
-    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 1)})
-    aliases.hear("b", "huge", {"triage@prod": alias(NEW, 9)})
+    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 1)})
+    aliases.update("b", "huge", {"triage@prod": alias(NEW, 9)})
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 1)
     assert aliases.get("huge", "triage@prod") == alias(NEW, 9)
 

@@ -13,9 +13,9 @@ from doubles.lora_server import READY, ScriptedLoraServer
 from doubles.waiting import until
 from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
-from pointsman_gateway.engines.engine_state import LoraServer
-from pointsman_gateway.engines.engines import Cell, Engine, Engines
-from pointsman_gateway.engines.metrics import EngineMetrics, Reporter
+from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServer
+from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
@@ -94,7 +94,7 @@ async def test_without_the_canary_the_stable_version_answers(
     door: Door, gateway: Gateway, neighbours: Neighbours
 ) -> None:
     await tell(neighbours, OLD)
-    await until(lambda: gateway.house.engines.get("local").resident == {OLD})
+    await until(lambda: gateway.components.engines.get("local").resident == {OLD})
     assert (await ask(door, "hello", user(True))).model == OLD
     decision = await door.route(IN_TRIAGE, user=user(True))
     assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}, is on no engine; {OLD} answers"]
@@ -195,14 +195,14 @@ async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_ver
         late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
         assert (late.status_code, loading.is_set()) == (504, True)
         assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.15
-        assert gateway.house.trials.take() == []
+        assert gateway.components.canary_outcomes.take() == []
 
 
 async def test_nothing_is_told_of_an_alias_without_a_canary(neighbours: Neighbours) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
         await door.ask("hello", PROD)
-        assert gateway.house.trials.take() == []
+        assert gateway.components.canary_outcomes.take() == []
 
 
 async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -264,7 +264,7 @@ class Server:
         self.became = list(became)
         self.reported: list[CanaryMetrics] = []
 
-    def rest_left(self, version: str) -> float:
+    def cooldown_left(self, version: str) -> float:
         return 0.0
 
     async def ensure(self, version: str, seconds: float) -> None:
@@ -277,13 +277,13 @@ class Server:
         return became
 
 
-def reporter(*servers: LoraServer, trials: CanaryOutcomes) -> tuple[Reporter, CollectorRegistry]:
-    cells = [Cell(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
-    for cell, server in zip(cells, servers, strict=True):
-        cell.lora_server = server
+def reporter(*servers: LoraServer, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
+    states = [EngineState(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
+    for state, server in zip(states, servers, strict=True):
+        state.lora_server = server
     registry = CollectorRegistry()
-    engines = Engines(cells)
-    return Reporter(trials, lambda: engines, EngineMetrics(registry)), registry
+    engines = Engines(states)
+    return CanaryReporter(trials, lambda: engines, EngineMetrics(registry)), registry
 
 
 async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> None:

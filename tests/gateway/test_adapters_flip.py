@@ -105,9 +105,9 @@ async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray
 async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: httpx.AsyncClient) -> None:
     """Nothing polls: the very word that names the version is what the next request finds."""
     door = HttpStreamDoor(http)
-    before = yard.gateway.house.engines.get("local")
+    before = yard.gateway.components.engines.get("local")
     await yard.sides["local"].say(alias(NEW, 2))
-    await until(lambda: yard.gateway.house.engines.get("local") is not before)
+    await until(lambda: yard.gateway.components.engines.get("local") is not before)
     assert yard.version == NEW
     assert await answered_by(door) == NEW
 

@@ -195,7 +195,7 @@ async def test_one_of_several_engines_loads_it_and_every_gateway_takes_the_same(
         side.lora_server.ensured.clear()
         await side.say(alias(OLD, 1), [], [OLD, NEW])
     async with neighbours.gateway() as other, open_http_client(other) as client:
-        await until(lambda: all(other.house.engines.get(name).ready for name in yard.sides))
+        await until(lambda: all(other.components.engines.get(name).ready for name in yard.sides))
         assert (await HttpStreamDoor(client).ask(IN_TRIAGE, OLD)).model == OLD
     assert {name: versions for name, versions in ensured(yard).items() if versions} == {first: [OLD]}
 
@@ -246,7 +246,7 @@ async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
 ) -> None:
     await hold(yard, "local", "second")
     evicted, other = "local", "second"
-    yard.gateway.house.engines.cell(other).in_flight += 100  # so the one that has it no more is asked first
+    yard.gateway.components.engines.state(other).in_flight += 100  # so the one that has it no more is asked first
     yard.sides[evicted].engine.adapters = set()
     assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
     assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]
@@ -319,7 +319,7 @@ async def test_an_engine_that_leaves_the_configuration_while_it_loads_gives_way(
             "adapted": {"model": "tiny", "lora_server": "127.0.0.1:1"},
         }
         neighbours.config.write()
-        await gateway.house.generations.reload()
+        await gateway.components.reloader.reload()
         assert (await asking).path == "triage_few_shot"
 
 

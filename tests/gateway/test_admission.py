@@ -46,29 +46,29 @@ class House:
 
 
 @asynccontextmanager
-async def house(places: int, most: int = 2, patience: float = PATIENT) -> AsyncIterator[House]:
-    house = House(places, most, patience)
+async def queue_of(places: int, most: int = 2, patience: float = PATIENT) -> AsyncIterator[House]:
+    components = House(places, most, patience)
     before = asyncio.all_tasks()
-    yield house
+    yield components
     left = asyncio.all_tasks() - before
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-    assert (house.admission.in_flight, house.admission.waiting) == (0, 0)
+    assert (components.admission.in_flight, components.admission.waiting) == (0, 0)
 
 
-async def full(house: House, *names: str) -> None:
+async def full(components: House, *names: str) -> None:
     for name in names:
-        house.comes(name)
-    await until(lambda: set(names) <= set(house.entered))
+        components.comes(name)
+    await until(lambda: set(names) <= set(components.entered))
 
 
-async def stands(house: House, count: int) -> None:
-    await until(lambda: house.admission.waiting == count)
+async def stands(components: House, count: int) -> None:
+    await until(lambda: components.admission.waiting == count)
 
 
 async def test_whoever_finds_a_place_enters_at_once_and_gives_it_back() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         for name in "abc":
             staying = h.comes(name)
             h.goes(name)
@@ -77,7 +77,7 @@ async def test_whoever_finds_a_place_enters_at_once_and_gives_it_back() -> None:
 
 
 async def test_the_gauges_tell_who_is_in_and_who_waits() -> None:
-    async with house(2) as h:
+    async with queue_of(2) as h:
         await full(h, "a", "b")
         h.comes("c")
         await stands(h, 1)
@@ -85,7 +85,7 @@ async def test_the_gauges_tell_who_is_in_and_who_waits() -> None:
 
 
 async def test_who_came_first_goes_first() -> None:
-    async with house(1, most=3) as h:
+    async with queue_of(1, most=3) as h:
         await full(h, "a")
         for number, name in enumerate("bcd", 1):
             h.comes(name)
@@ -97,7 +97,7 @@ async def test_who_came_first_goes_first() -> None:
 
 
 async def test_a_higher_priority_goes_first() -> None:
-    async with house(1, most=4) as h:
+    async with queue_of(1, most=4) as h:
         await full(h, "a")
         for number, (name, priority) in enumerate([("low", 0), ("high", 2), ("middle", 1), ("high too", 2)], 1):
             h.comes(name, priority)
@@ -109,7 +109,7 @@ async def test_a_higher_priority_goes_first() -> None:
 
 
 async def test_nobody_slips_in_before_those_who_wait() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         await full(h, "a")
         h.comes("b")
         await stands(h, 1)
@@ -124,7 +124,7 @@ async def test_nobody_slips_in_before_those_who_wait() -> None:
 
 
 async def test_where_the_line_is_full_one_is_told_at_once_when_to_come_again() -> None:
-    async with house(1, most=1) as h:
+    async with queue_of(1, most=1) as h:
         await full(h, "a")
         h.comes("b")
         await stands(h, 1)
@@ -136,7 +136,7 @@ async def test_where_the_line_is_full_one_is_told_at_once_when_to_come_again() -
 
 
 async def test_no_line_means_that_one_is_told_at_once() -> None:
-    async with house(1, most=0) as h:
+    async with queue_of(1, most=0) as h:
         await full(h, "a")
         with pytest.raises(Unavailable) as told:
             await h.comes("b", priority=9)
@@ -144,7 +144,7 @@ async def test_no_line_means_that_one_is_told_at_once() -> None:
 
 
 async def test_in_a_full_line_a_higher_priority_takes_the_place_of_the_last() -> None:
-    async with house(1, most=2) as h:
+    async with queue_of(1, most=2) as h:
         await full(h, "a")
         h.comes("first")
         await stands(h, 1)
@@ -161,7 +161,7 @@ async def test_in_a_full_line_a_higher_priority_takes_the_place_of_the_last() ->
 
 
 async def test_who_waits_too_long_is_told_to_come_again() -> None:
-    async with house(1, patience=0.02) as h:
+    async with queue_of(1, patience=0.02) as h:
         await full(h, "a")
         with pytest.raises(Unavailable) as told:
             await h.comes("b")
@@ -170,7 +170,7 @@ async def test_who_waits_too_long_is_told_to_come_again() -> None:
 
 
 async def test_who_hangs_up_leaves_the_line() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         await full(h, "a")
         gone = h.comes("gone")
         await stands(h, 1)
@@ -184,7 +184,7 @@ async def test_who_hangs_up_leaves_the_line() -> None:
 
 
 async def test_who_hangs_up_at_the_very_moment_of_its_turn_gives_the_place_back() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         await full(h, "a")
         gone, following = h.comes("gone"), None
         await stands(h, 1)
@@ -200,7 +200,7 @@ async def test_who_hangs_up_at_the_very_moment_of_its_turn_gives_the_place_back(
 
 
 async def test_places_never_run_out_however_requests_come_and_go() -> None:
-    async with house(3, most=5, patience=0.01) as h:
+    async with queue_of(3, most=5, patience=0.01) as h:
         tasks = []
         for number in range(300):
             task = h.comes(str(number), number % 3)
@@ -217,7 +217,7 @@ async def test_places_never_run_out_however_requests_come_and_go() -> None:
 
 
 async def test_the_wait_that_is_told_follows_the_pace_at_which_places_come_free() -> None:
-    async with house(1, most=1) as h:
+    async with queue_of(1, most=1) as h:
         await full(h, "a")
         h.comes("b")
         await stands(h, 1)
@@ -228,7 +228,7 @@ async def test_the_wait_that_is_told_follows_the_pace_at_which_places_come_free(
 
 
 async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         await full(h, "a")
         waiting = h.comes("b")
         await stands(h, 1)
@@ -243,7 +243,7 @@ async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
 
 
 async def test_a_house_tells_when_it_is_empty() -> None:
-    async with house(2) as h:
+    async with queue_of(2) as h:
         assert await h.admission.wait_until_empty(within=PATIENT)
         await full(h, "a", "b")
         assert not await h.admission.wait_until_empty(within=0.01)
@@ -256,9 +256,55 @@ async def test_a_house_tells_when_it_is_empty() -> None:
 
 
 async def test_a_request_that_can_never_be_answered_takes_no_place() -> None:
-    async with house(1) as h:
+    async with queue_of(1) as h:
         await full(h, "a")
         with pytest.raises(InvalidArgument):
             async with h.admission.admitted(Request("auto", ())):
                 pass
         assert h.admission.waiting == 0
+
+
+async def test_a_request_that_waits_for_an_adapter_lends_its_slot_to_another() -> None:
+    async with queue_of(1) as h:
+        await full(h, "waits")
+        with h.admission.lend():
+            await full(h, "other")
+            assert h.gauges() == (2, 0)
+            queued = h.comes("queued")
+            await stands(h, 1)
+        assert h.gauges() == (2, 1)  # the first goes on at once
+
+        h.goes("waits")
+        await until(lambda: h.admission.in_flight == 1)
+        assert h.entered == ["waits", "other"]  # that only brought their number back to the limit
+
+        h.goes("other")
+        await until(lambda: "queued" in h.entered)
+        h.goes("queued")
+        await queued
+
+
+async def test_a_lent_slot_goes_to_the_one_that_was_waiting_for_it() -> None:
+    async with queue_of(1) as h:
+        await full(h, "waits")
+        h.comes("queued")
+        await stands(h, 1)
+        with h.admission.lend():
+            await until(lambda: "queued" in h.entered)
+            h.goes("queued")
+            await until(lambda: h.admission.in_flight == 1)
+            assert not await h.admission.wait_until_empty(0.01)
+        h.goes("waits")
+        assert await h.admission.wait_until_empty(5)
+
+
+async def test_no_more_slots_are_lent_than_there_are() -> None:
+    async with queue_of(1, most=0) as h:
+        await full(h, "waits")
+        with h.admission.lend():
+            await full(h, "also waits")
+            with h.admission.lend(), pytest.raises(Unavailable):
+                await h.comes("third")
+        h.goes("waits")
+        h.goes("also waits")
+        await until(lambda: h.admission.in_flight == 0)

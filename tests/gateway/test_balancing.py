@@ -7,7 +7,8 @@ import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
-from pointsman_gateway.engines.engines import Cell, Engine, Engines
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Candidates, hash_prefix
 
 PLAIN = Path("plain", "tiny")
@@ -21,10 +22,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cells(clock: Clock) -> list[Cell]:
+def states(clock: Clock) -> list[EngineState]:
     """Three engines, of which the first two hold an adapter."""
     return [
-        Cell(
+        EngineState(
             Engine(name, "tiny", f"http://{name}", ready=True, resident=frozenset({VERSION} if name != "c" else ())),
             clock,
         )
@@ -33,8 +34,8 @@ def cells(clock: Clock) -> list[Cell]:
 
 
 @pytest.fixture
-def engines(cells: list[Cell]) -> Engines:
-    return Engines(cells)
+def engines(states: list[EngineState]) -> Engines:
+    return Engines(states)
 
 
 def choice(engines: Engines, key: int = 0, path: Path = PLAIN, bound: float = 1.25) -> str:
@@ -57,42 +58,44 @@ def test_a_prompt_stays_where_it_is_known(engines: Engines) -> None:
         assert len({choice(engines, key_of(number)) for _ in range(5)}) == 1
 
 
-def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, cells: list[Cell]) -> None:
+def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, states: list[EngineState]) -> None:
     before = [choice(engines, key_of(number)) for number in range(300)]
-    cells[1].hear(Engine("b", "tiny", ready=False))
+    states[1].update(Engine("b", "tiny", ready=False))
     after = [choice(engines, key_of(number)) for number in range(300)]
     assert all(new == old for old, new in zip(before, after, strict=True) if old != "b")
     assert {new for old, new in zip(before, after, strict=True) if old == "b"} == {"a", "c"}
 
 
-def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, cells: list[Cell]) -> None:
+def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, states: list[EngineState]) -> None:
     key = key_of(1)
     for _ in range(300):
         name = choice(engines, key)
-        next(cell for cell in cells if cell.engine.name == name).in_flight += 1
-        assert max(cell.in_flight for cell in cells) <= 1.25 * sum(cell.in_flight for cell in cells) / 3 + 1
-    assert min(cell.in_flight for cell in cells) > 0
+        next(state for state in states if state.engine.name == name).in_flight += 1
+        assert max(state.in_flight for state in states) <= 1.25 * sum(state.in_flight for state in states) / 3 + 1
+    assert min(state.in_flight for state in states) > 0
 
 
-def test_with_the_least_bound_the_one_with_the_least_to_do_is_taken(engines: Engines, cells: list[Cell]) -> None:
-    cells[0].in_flight, cells[1].in_flight, cells[2].in_flight = 7, 7, 2
+def test_with_the_least_bound_the_one_with_the_least_to_do_is_taken(
+    engines: Engines, states: list[EngineState]
+) -> None:
+    states[0].in_flight, states[1].in_flight, states[2].in_flight = 7, 7, 2
     assert {choice(engines, key_of(number), bound=1.0) for number in range(50)} == {"c"}
 
 
-def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, cells: list[Cell]) -> None:
-    cells[0].in_flight = cells[1].in_flight = 50
+def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, states: list[EngineState]) -> None:
+    states[0].in_flight = states[1].in_flight = 50
     assert {choice(engines, key_of(number), ADAPTED) for number in range(50)} == {"a", "b"}
 
 
 def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
-    engines: Engines, cells: list[Cell], clock: Clock
+    engines: Engines, states: list[EngineState], clock: Clock
 ) -> None:
     terms = BreakerConfig(consecutive_failures=1, open_duration_seconds=5)
-    cells[2].breaker.failed(cells[2].breaker.enter(), terms)
+    states[2].breaker.failed(states[2].breaker.enter(), terms)
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
     clock.passes(5)
     assert {choice(engines, key_of(number)) for number in range(50)} == {"c"}
-    cells[2].breaker.enter()
+    states[2].breaker.enter()
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
 
 

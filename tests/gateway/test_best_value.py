@@ -1,4 +1,4 @@
-"""`best_value`: the cheapest path that is known to be good enough and fast enough, and what becomes of the others."""
+"""The policy `best_value`: the cheapest path that is known to be good enough and fast enough."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def test_more_ratings_raise_the_bound_and_more_confidence_lowers_it() -> None:
 # -- the choice
 
 
-def test_the_cheapest_that_is_good_and_fast_is_taken_and_the_dearer_is_in_reserve() -> None:
+def test_the_cheapest_good_and_fast_path_is_chosen_and_a_dearer_one_is_its_fallback() -> None:
     wanted = planned(candidate("dear", GOOD, 12.2e-6), candidate("cheap", GOOD, 3.3e-6))
     assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:best_value")
     assert wanted.explanations == {
@@ -81,7 +81,7 @@ def test_the_cheapest_that_is_good_and_fast_is_taken_and_the_dearer_is_in_reserv
         (PathEvidence(), "no evidence (0 of 20 ratings): exploration rate 5 %"),
     ],
 )
-def test_what_is_not_good_or_fast_or_known_is_passed_over_however_cheap(evidence: PathEvidence, why: str) -> None:
+def test_a_path_that_is_not_good_or_fast_or_known_is_skipped_however_cheap(evidence: PathEvidence, why: str) -> None:
     wanted = planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6))
     assert wanted.paths == ("dear",)
     assert wanted.explanations["cheap"] == why
@@ -101,20 +101,20 @@ def test_without_a_limit_no_path_is_too_slow() -> None:
 # -- nothing is good enough
 
 
-def test_before_there_is_evidence_the_first_is_taken() -> None:
+def test_without_evidence_the_first_path_is_chosen() -> None:
     wanted = planned(candidate("first", PathEvidence(), 9e-6), candidate("second", UNTRIED, 1e-6))
     assert (wanted.paths, wanted.reason) == (("first",), "policy:none_good_enough")
     assert wanted.explanations["first"].startswith("none is known to be good enough yet; no evidence (0 of 20 ratings)")
 
 
-def test_where_none_is_good_enough_the_one_with_the_highest_bound_is_taken() -> None:
+def test_if_none_is_good_enough_the_one_with_the_highest_bound_is_chosen() -> None:
     worse = PathEvidence(ratings=200, quality=0.5)
     wanted = planned(candidate("first", worse, 1e-6), candidate("second", POOR, 9e-6), candidate("third", SLOW, 1e-6))
     assert (wanted.paths, wanted.reason) == (("second",), "policy:none_good_enough")
     assert wanted.explanations["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
 
 
-def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
+def test_if_all_are_too_slow_one_is_chosen_nevertheless() -> None:
     assert planned(candidate("first", SLOW, 1e-6), candidate("second", SLOW, 1e-6)).paths == ("first",)
 
 
@@ -128,19 +128,19 @@ def test_the_paths_without_evidence_share_the_exploration_rate_evenly() -> None:
     assert taken == {"a": 50, "b": 900, "c": 50}
 
 
-def test_the_path_that_is_taken_anyway_needs_no_trial() -> None:
+def test_the_chosen_path_is_not_explored() -> None:
     untried = [candidate(name, PathEvidence(), 1e-6) for name in ("first", "second")]
     assert {planned(*untried, where=step / 10_000).paths[0] for step in range(500)} == {"second"}
 
 
-def test_a_path_on_trial_says_so_and_the_good_one_stands_in_for_it() -> None:
+def test_an_explored_path_says_so_and_the_good_one_is_its_fallback() -> None:
     wanted = planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), where=0.01)
     assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:trial")
     assert wanted.explanations["cheap"] == "on trial; no evidence (3 of 20 ratings): exploration rate 5 %"
 
 
 @pytest.mark.parametrize("evidence", [POOR, PathEvidence(ratings=3, answers=100, p95_seconds=4.2)])
-def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) -> None:
+def test_a_path_known_to_be_poor_or_slow_is_not_explored(evidence: PathEvidence) -> None:
     assert planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6), where=0.0).paths == ("dear",)
 
 
@@ -154,7 +154,7 @@ def test_an_exploration_rate_of_0_explores_nothing() -> None:
 # -- hysteresis
 
 
-def test_a_little_cheaper_is_not_enough_to_take_over_and_clearly_cheaper_is() -> None:
+def test_a_path_takes_over_only_if_it_is_cheaper_by_the_hysteresis() -> None:
     policy = BestValue(TERMS)
     assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 11e-6), policy=policy).paths[0] == "a"
     little = planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 9.5e-6), policy=policy)
@@ -165,21 +165,21 @@ def test_a_little_cheaper_is_not_enough_to_take_over_and_clearly_cheaper_is() ->
     assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 8.9e-6), policy=policy).paths[0] == "b"
 
 
-def test_costs_that_swing_around_each_other_do_not_make_it_flap() -> None:
+def test_costs_that_fluctuate_around_each_other_do_not_change_the_path() -> None:
     policy = BestValue(TERMS)
     swings = [(10e-6, 10.4e-6), (10.4e-6, 10e-6)] * 10
     taken = {planned(candidate("a", GOOD, a), candidate("b", GOOD, b), policy=policy).paths[0] for a, b in swings}
     assert taken == {"a"}
 
 
-def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
+def test_an_incumbent_is_replaced_as_soon_as_it_is_not_good_or_fast() -> None:
     for fallen in (POOR, SLOW):
         policy = BestValue(TERMS)
         assert planned(candidate("a", GOOD, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "a"
         assert planned(candidate("a", fallen, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "b"
 
 
-def test_a_path_at_the_floor_does_not_come_and_go() -> None:
+def test_a_path_at_the_floor_does_not_alternate_with_another() -> None:
     barely, hardly = (PathEvidence(ratings=400, quality=quality) for quality in (0.836, 0.830))
     assert lower_bound(0.836, 400, 0.95) > 0.8 > lower_bound(0.830, 400, 0.95)
     policy, taken = BestValue(TERMS), []
@@ -189,7 +189,7 @@ def test_a_path_at_the_floor_does_not_come_and_go() -> None:
     assert taken == ["a", "b", "b", "b", "b", "a"]
 
 
-def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
+def test_a_cheaper_path_near_the_limits_has_an_explanation() -> None:
     policy = BestValue(TERMS)
     near = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=1.9)
     planned(candidate("b", GOOD, 9e-6), policy=policy)
@@ -198,7 +198,7 @@ def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
     assert wanted.explanations["a"].startswith("good enough and cheaper, but too near the limits to take over")
 
 
-def test_an_incumbent_that_is_away_is_the_incumbent_again_when_it_is_back() -> None:
+def test_an_unavailable_incumbent_stays_the_incumbent() -> None:
     policy = BestValue(TERMS)
     a, b = candidate("a", GOOD, 10e-6), candidate("b", GOOD, 10.5e-6)
     assert planned(a, b, policy=policy).paths[0] == "a"
@@ -221,7 +221,7 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
     assert by.decide(request, labels["other"]).path.name == "dear"
 
 
-def test_where_none_is_good_enough_a_rating_more_does_not_change_the_path() -> None:
+def test_if_none_is_good_enough_one_more_rating_does_not_change_the_path() -> None:
     policy = BestValue(TERMS)
     at, a_little_over = PathEvidence(ratings=100, quality=0.60), PathEvidence(ratings=100, quality=0.61)
     assert planned(candidate("a", at, 1e-6), candidate("b", POOR, 1e-6), policy=policy).paths == ("b",)
@@ -300,21 +300,21 @@ def test_every_path_is_in_the_decision_with_its_reason() -> None:
     assert [path.name for path in decision.alternatives] == ["spare", "default"]
 
 
-def test_what_answers_have_cost_counts_before_what_is_expected() -> None:
+def test_the_cost_of_past_answers_replaces_the_estimate() -> None:
     known = Known(cheap=with_cost(GOOD, 2e-6), dear=with_cost(GOOD, 9e-6))
     assert decide(router(known, costs={"cheap": 1.0, "dear": 0.0})).path.name == "cheap"
     only_rated = PathEvidence(ratings=100, quality=0.95)
     assert decide(router(Known(cheap=only_rated, dear=only_rated), costs={"cheap": 1.0})).path.name == "dear"
 
 
-def test_what_is_away_is_passed_over_with_its_reason() -> None:
+def test_an_unavailable_path_is_skipped_with_its_reason() -> None:
     known = Known(cheap=with_cost(GOOD, 1e-6), dear=with_cost(GOOD, 9e-6))
     decision = decide(router(known, away={"cheap": "adapter 'x' is not resident on any engine"}))
     assert (decision.path.name, decision.reason) == ("dear", "policy:best_value")
     assert rows(decision)["cheap"] == ("skipped", "adapter 'x' is not resident on any engine")
 
 
-def test_where_all_of_them_are_away_the_fallback_answers() -> None:
+def test_if_all_of_the_policys_paths_are_unavailable_the_fallback_answers() -> None:
     decision = decide(router(Known(), away={"cheap": "away", "dear": "away too"}))
     assert (decision.path.name, decision.reason) == ("spare", "availability")
     assert rows(decision)["cheap"] == ("skipped", "away")
@@ -331,13 +331,13 @@ def test_the_exploration_rate_is_reached_and_each_user_keeps_a_path() -> None:
         assert decide(by, user).path.name == "cheap"
 
 
-def test_without_a_user_each_request_is_drawn_anew() -> None:
+def test_without_a_user_each_request_is_sampled_separately() -> None:
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     tried = sum(decide(by, user="").reason == "policy:trial" for _ in range(10_000))
     assert tried == pytest.approx(500, abs=87)
 
 
-def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> None:
+def test_users_on_the_small_side_of_a_split_explore_no_more_than_others() -> None:
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     narrow = Router(
         PATHS,
@@ -361,7 +361,7 @@ def weighed(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}
 
 
-async def test_every_door_tells_what_was_weighed(door: Door) -> None:
+async def test_every_api_reports_the_considered_paths(door: Door) -> None:
     routed = await door.route(IN_TRIAGE)
     assert (routed["path"], routed["reason"]) == ("triage_adapter", "policy:none_good_enough")
     no_evidence = "no evidence (0 of 20 ratings): exploration rate 0 %"
@@ -372,7 +372,7 @@ async def test_every_door_tells_what_was_weighed(door: Door) -> None:
     ]
 
 
-def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
+def test_a_preview_makes_no_incumbent() -> None:
     good = PathEvidence(ratings=100, quality=0.95)
     known = Known(cheap=POOR, dear=good)
     by = router(known, costs={"cheap": 4.9e-6, "dear": 5e-6})
@@ -383,7 +383,7 @@ def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
     assert decide(by).path.name == "cheap"  # an incumbent would have stayed: two per cent are less than the hysteresis
 
 
-def test_what_is_away_is_not_the_choice_while_it_is() -> None:
+def test_a_preview_does_not_choose_an_unavailable_path() -> None:
     known = Known(cheap=GOOD, dear=GOOD)
     (seen,) = router(known, away={"cheap": "breaker open"}).previews()
     assert (seen.choice, {p.path.name: p.unavailable for p in seen.candidates}["cheap"]) == ("dear", "breaker open")

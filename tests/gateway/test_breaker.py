@@ -39,7 +39,7 @@ def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     assert fails(breaker, 1)
     assert not breaker.may_enter()
     assert breaker.open
-    assert breaker.rest_left == 5
+    assert breaker.cooldown_left == 5
 
 
 def test_a_success_in_between_starts_the_row_anew(breaker: Breaker) -> None:
@@ -92,8 +92,8 @@ def test_each_trial_that_fails_doubles_the_rest_up_to_a_bound(breaker: Breaker, 
     fails(breaker, 3)
     rests = []
     for _ in range(4):
-        rests.append(breaker.rest_left)
-        clock.passes(breaker.rest_left)
+        rests.append(breaker.cooldown_left)
+        clock.passes(breaker.cooldown_left)
         assert fails(breaker, 1)
     assert rests == [5, 10, 15, 15]
 

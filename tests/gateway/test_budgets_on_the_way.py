@@ -37,10 +37,10 @@ class Customer:
 
     async def considered(self) -> dict[str, tuple[str, str]]:
         """By path, of one more request."""
-        caller = await self.gateway.house.tenancy.identify(self.credential)
+        caller = await self.gateway.components.tenancy.identify(self.credential)
         deadline = asyncio.get_running_loop().time() + 10
         request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
-        said = [event async for event in self.gateway.house.pipeline.answer(request)]
+        said = [event async for event in self.gateway.components.pipeline.answer(request)]
         assert isinstance(said[0], Started)
         return {row.path: (row.outcome, row.reason) for row in said[0].decision.considered}
 

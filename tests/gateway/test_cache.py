@@ -1,4 +1,4 @@
-"""Exact answers from a real Valkey: what is given again, to whom, and what never is."""
+"""Exact answers in a real Valkey: when they are reused, for whom, and which are never stored."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -24,7 +24,7 @@ async def desk(valkey: Valkey) -> AsyncIterator[CacheDesk]:
         yield desk
 
 
-async def test_the_same_question_gets_the_same_answer_piece_by_piece_without_an_engine(desk: CacheDesk) -> None:
+async def test_the_same_question_gets_the_same_chunks_without_an_engine(desk: CacheDesk) -> None:
     first = await desk.ask(EXACT, QUESTION)
     again = await desk.ask(EXACT, QUESTION)
     assert (first.cached, again.cached) == ("", "exact")
@@ -34,7 +34,7 @@ async def test_the_same_question_gets_the_same_answer_piece_by_piece_without_an_
     assert desk.outcomes("lookups") == {"miss": 1, "exact": 1}
 
 
-async def test_tool_calls_log_probabilities_and_several_choices_come_back_whole(desk: CacheDesk) -> None:
+async def test_tool_calls_log_probabilities_and_several_choices_are_replayed_completely(desk: CacheDesk) -> None:
     call = {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}}]}
     desk.engine.says = [
         (Chunk(0, "a", None, {"logprobs": {"content": [{"token": "a", "logprob": -0.25}]}}), Chunk(1, "b")),
@@ -77,7 +77,7 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_another_one_of_these_is_another_question(desk: CacheDesk, what: str) -> None:
+async def test_a_difference_in_any_of_these_is_a_miss(desk: CacheDesk, what: str) -> None:
     desk.engine.model = QUESTION.path.model
     await desk.ask(EXACT, QUESTION)
     desk.engine.model = OTHERS[what].path.model
@@ -86,7 +86,7 @@ async def test_another_one_of_these_is_another_question(desk: CacheDesk, what: s
     assert (await desk.ask(EXACT, OTHERS[what])).cached == "exact"
 
 
-async def test_another_version_of_the_adapter_answers_anew(desk: CacheDesk) -> None:
+async def test_another_adapter_version_is_a_miss(desk: CacheDesk) -> None:
     path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
     asked = another(QUESTION, path=path, versions=())
     for version in "triage@1111", "triage@2222", "triage@1111":
@@ -95,7 +95,7 @@ async def test_another_version_of_the_adapter_answers_anew(desk: CacheDesk) -> N
     assert (gave.cached, gave.model, desk.engine.times) == ("exact", "triage@1111", 2)
 
 
-async def test_an_answer_of_another_version_than_the_one_looked_for_is_not_kept(desk: CacheDesk) -> None:
+async def test_an_answer_of_another_version_than_expected_is_not_stored(desk: CacheDesk) -> None:
     path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
     asked = another(QUESTION, path=path, versions=())
     desk.versions["triage@prod"], desk.engine.model = "triage@1111", "triage@2222"  # its alias moves meanwhile
@@ -103,7 +103,7 @@ async def test_an_answer_of_another_version_than_the_one_looked_for_is_not_kept(
     assert (await desk.ask(EXACT, asked)).cached == ""
 
 
-async def test_a_path_that_does_not_cache_is_left_alone(desk: CacheDesk) -> None:
+async def test_a_path_without_a_cache_is_not_affected(desk: CacheDesk) -> None:
     caching = desk.caching(EXACT, replace(PATH, name="another"))
     for _ in range(2):
         opened = await caching.open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
@@ -112,7 +112,9 @@ async def test_a_path_that_does_not_cache_is_left_alone(desk: CacheDesk) -> None
 
 
 @pytest.mark.parametrize("temperature", [0.7, None])
-async def test_what_was_sampled_is_only_kept_where_the_path_says_so(desk: CacheDesk, temperature: float | None) -> None:
+async def test_an_answer_with_nonzero_temperature_is_stored_only_if_the_path_allows_it(
+    desk: CacheDesk, temperature: float | None
+) -> None:
     path = replace(PATH, sampling=Sampling(temperature=temperature))
     asked = another(QUESTION, path=path)
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
@@ -126,12 +128,12 @@ async def test_a_requests_own_temperature_counts(desk: CacheDesk) -> None:
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
 
 
-async def test_an_answer_without_the_passages_it_should_have_is_not_kept(desk: CacheDesk) -> None:
+async def test_an_answer_without_its_passages_is_not_stored(desk: CacheDesk) -> None:
     asked = another(QUESTION, versions=(), passages=())  # the retriever was away, and the path allows that
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
 
 
-async def test_per_user_keeps_users_apart_and_wants_to_know_them(desk: CacheDesk) -> None:
+async def test_per_user_separates_users_and_needs_a_user(desk: CacheDesk) -> None:
     config = CacheConfig(per_user=True)
     cached = [(await desk.ask(config, another(QUESTION, user=user))).cached for user in ("ann", "bob", "ann", "", "")]
     assert cached == ["", "", "exact", "", ""]
@@ -154,13 +156,13 @@ async def test_users_of_a_tenant_share_answers_otherwise(desk: CacheDesk) -> Non
     ],
     ids=["length", "filtered", "no reason", "nothing", "one choice of two", "too long"],
 )
-async def test_an_answer_that_is_not_whole_is_not_kept(desk: CacheDesk, steps: Any) -> None:
+async def test_an_incomplete_answer_is_not_stored(desk: CacheDesk, steps: Any) -> None:
     desk.engine.says = steps
     assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
     assert desk.outcomes("answers") == {"unfit": 2}
 
 
-async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
+async def test_an_interrupted_answer_is_not_stored(desk: CacheDesk) -> None:
     desk.engine.error = Unavailable("it broke off", code="engine_unavailable")
     opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
     with pytest.raises(Unavailable):
@@ -170,7 +172,7 @@ async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
     assert desk.outcomes("answers") == {"unfit": 1}
 
 
-async def test_an_answer_that_the_client_did_not_wait_for_is_stopped_and_not_kept(desk: CacheDesk) -> None:
+async def test_an_answer_whose_client_disconnects_is_stopped_and_not_stored(desk: CacheDesk) -> None:
     opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
     async with aclosing(chunks_of(opened.source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
@@ -179,12 +181,12 @@ async def test_an_answer_that_the_client_did_not_wait_for_is_stopped_and_not_kep
     assert desk.outcomes("answers") == {"unfit": 1}
 
 
-async def test_an_answer_that_nobody_accepted_is_not_kept(desk: CacheDesk) -> None:
+async def test_an_answer_that_was_not_accepted_is_not_stored(desk: CacheDesk) -> None:
     await desk.ask(EXACT, QUESTION, accept=False)
     assert (await desk.ask(EXACT, QUESTION)).cached == ""
 
 
-async def test_renew_answers_anew_and_replaces_what_was_kept(desk: CacheDesk) -> None:
+async def test_renew_generates_an_answer_and_replaces_the_stored_one(desk: CacheDesk) -> None:
     await desk.ask(EXACT, QUESTION)
     desk.engine.says = steps_of("They pay now.")
     renewed = await desk.ask(EXACT, another(QUESTION, wish="renew"))
@@ -192,7 +194,7 @@ async def test_renew_answers_anew_and_replaces_what_was_kept(desk: CacheDesk) ->
     assert (renewed.cached, again.cached, again.text) == ("", "exact", "They pay now.")
 
 
-async def test_off_neither_looks_nor_keeps(desk: CacheDesk) -> None:
+async def test_off_neither_looks_up_nor_stores(desk: CacheDesk) -> None:
     off = another(QUESTION, wish="off")
     assert (await desk.ask(EXACT, off)).cached == ""
     assert (await desk.ask(EXACT, QUESTION)).cached == ""
@@ -200,7 +202,7 @@ async def test_off_neither_looks_nor_keeps(desk: CacheDesk) -> None:
     assert desk.engine.times == 3
 
 
-async def test_an_answer_ends_with_its_time(desk: CacheDesk) -> None:
+async def test_an_answer_expires(desk: CacheDesk) -> None:
     config = CacheConfig(ttl_seconds=1)
     await desk.ask(config, QUESTION)
     keys = desk.cache.store._redis.client
@@ -217,7 +219,7 @@ async def test_a_prompt_that_is_very_long_is_not_cached(desk: CacheDesk) -> None
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
 
 
-async def test_something_else_under_the_answers_name_is_a_miss(desk: CacheDesk) -> None:
+async def test_a_malformed_stored_answer_is_a_miss(desk: CacheDesk) -> None:
     await desk.ask(EXACT, QUESTION)
     client = desk.cache.store._redis.client
     keys = [key async for key in client.scan_iter("*:answer:*")]
@@ -226,7 +228,7 @@ async def test_something_else_under_the_answers_name_is_a_miss(desk: CacheDesk) 
         assert (await desk.ask(EXACT, QUESTION, accept=False)).cached == ""
 
 
-async def test_the_oldest_answers_of_a_tenant_give_way_and_another_tenants_stay(valkey: Valkey) -> None:
+async def test_the_size_limit_deletes_only_the_tenants_own_answers(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, most_bytes=12_000) as desk:
         desk.engine.says = steps_of("x" * 2000)
         await desk.ask(EXACT, another(QUESTION, tenant="south"))
@@ -246,7 +248,7 @@ async def test_the_oldest_answers_of_a_tenant_give_way_and_another_tenants_stay(
             assert total <= 12_000
 
 
-async def test_while_valkey_hangs_engines_answer_and_afterwards_it_is_a_cache_again(valkey: Valkey) -> None:
+async def test_while_valkey_hangs_engines_answer_and_afterwards_the_cache_is_used_again(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, deadline=0.05) as desk:
         await found(lambda: _is_kept(desk))
         valkey.hang()
@@ -258,7 +260,7 @@ async def test_while_valkey_hangs_engines_answer_and_afterwards_it_is_a_cache_ag
         await found(lambda: _is_hit(desk))
 
 
-async def test_valkey_that_hangs_in_the_middle_of_an_answer_does_not_hold_it_up(valkey: Valkey) -> None:
+async def test_valkey_that_hangs_during_an_answer_does_not_delay_it(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, deadline=0.05) as desk:
         opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
         answer = chunks_of(opened.source)
@@ -277,7 +279,7 @@ async def test_an_answer_whose_text_may_not_be_stored_is_not(valkey: Valkey) -> 
         assert desk.outcomes("answers") == {"unfit": 2}
 
 
-async def test_what_a_tool_call_says_piece_by_piece_is_looked_at_as_a_whole(valkey: Valkey) -> None:
+async def test_redaction_sees_a_tool_calls_arguments_as_one_text(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
         pieces = [{"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in ('{"to": "an', 'n@x"}')]
         desk.engine.says = [*((Chunk(extra={"delta": piece}),) for piece in pieces), *steps_of(finish="tool_calls")]
@@ -300,14 +302,14 @@ BY_TURNS: dict[str, list[Chunk]] = {
 
 
 @pytest.mark.parametrize("what", BY_TURNS)
-async def test_what_comes_by_turns_is_looked_at_each_for_itself(valkey: Valkey, what: str) -> None:
+async def test_redaction_sees_interleaved_texts_separately(valkey: Valkey, what: str) -> None:
     async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
         desk.engine.says = [*((chunk,) for chunk in BY_TURNS[what]), *steps_of()]
         assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
         assert desk.outcomes("answers") == {"unfit": 2}
 
 
-async def test_texts_that_do_not_belong_together_are_not_read_as_one(valkey: Valkey) -> None:
+async def test_redaction_does_not_join_unrelated_texts(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
         desk.engine.says = [(Chunk(extra=_piece(0, "an")),), (Chunk(extra=_piece(1, "n@x")),), *steps_of()]
         assert await _is_kept(desk)

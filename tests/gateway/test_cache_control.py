@@ -1,7 +1,7 @@
 """What a client's `cache-control` means for the cache."""
 
 import pytest
-from pointsman_gateway.http.cache_control import wish_of
+from pointsman_gateway.codec.headers import cache_mode
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from pointsman_gateway.http.cache_control import wish_of
     ],
 )
 def test_a_wish_is_read_from_the_header(header: bytes | None, wish: str) -> None:
-    assert wish_of(header) == wish
+    assert cache_mode(header) == wish

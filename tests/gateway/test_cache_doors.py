@@ -159,7 +159,7 @@ async def test_a_moved_adapter_is_asked_anew(
     await lora_server.say(
         READY, url=engine.url, resident=[TRIAGE, VOICE, moved], aliases={"triage@prod": moved, "voice@prod": VOICE}
     )
-    await until(lambda: cached_gateway.house.engines.get("local").aliases["triage@prod"].version == moved)
+    await until(lambda: cached_gateway.components.engines.get("local").aliases["triage@prod"].version == moved)
     assert mark(await kept(client, cached_gateway, path="path:triage_adapter")) == ""
     assert engine.bodies[-1]["model"] == moved
     assert mark(await ask(client, path="path:triage_adapter")) == "exact"
@@ -169,10 +169,10 @@ async def test_a_changed_prompt_file_is_asked_anew(
     caching: Neighbours, client: httpx.AsyncClient, cached_gateway: Gateway
 ) -> None:
     await kept(client, cached_gateway)
-    before = cached_gateway.house.generations.current.id
+    before = cached_gateway.components.reloader.current.id
     caching.config.prompts["answer.txt"] = "Answer from the handbook, briefly."
     caching.config.write()
-    await until(lambda: cached_gateway.house.generations.current.id != before, within=20)
+    await until(lambda: cached_gateway.components.reloader.current.id != before, within=20)
     assert mark(await kept(client, cached_gateway)) == ""
     assert mark(await ask(client)) == "exact"
 

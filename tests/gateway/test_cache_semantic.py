@@ -1,4 +1,4 @@
-"""Answers to questions that are alike: within one partition, over the threshold, and never across a tenant."""
+"""Answers to similar questions: within one partition, above the threshold, and never across tenants."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -33,14 +33,14 @@ async def another_gateway(valkey: Valkey) -> AsyncIterator[CacheDesk]:
         yield desk
 
 
-async def test_a_question_that_is_alike_gets_the_answer_and_says_so(desk: CacheDesk) -> None:
+async def test_a_similar_question_gets_the_answer_and_reports_it(desk: CacheDesk) -> None:
     first = await desk.ask(ALIKE, FIRST)
     near = await desk.ask(ALIKE, NEAR)
     assert (near.cached, near.steps, desk.engine.times) == ("semantic", first.steps, 1)
     assert desk.outcomes("lookups") == {"miss": 1, "semantic": 1}
 
 
-async def test_a_question_below_the_threshold_is_answered_anew(desk: CacheDesk) -> None:
+async def test_a_question_below_the_threshold_is_a_miss(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, FIRST)
     assert (await desk.ask(ALIKE, FAR)).cached == ""
     assert (await desk.ask(CacheConfig(similarity_threshold=0.999), NEAR)).cached == ""
@@ -53,12 +53,12 @@ async def test_the_nearest_of_several_answers(desk: CacheDesk) -> None:
     assert (await desk.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).text == "answer 1"
 
 
-async def test_without_semantic_only_the_very_question_is_answered(desk: CacheDesk) -> None:
+async def test_without_a_threshold_only_the_same_question_hits(desk: CacheDesk) -> None:
     await desk.ask(CacheConfig(), FIRST)
     assert (await desk.ask(CacheConfig(), NEAR)).cached == ""
 
 
-async def test_what_another_gateway_was_asked_is_known_here(desk: CacheDesk, another_gateway: CacheDesk) -> None:
+async def test_gateways_share_their_questions(desk: CacheDesk, another_gateway: CacheDesk) -> None:
     await another_gateway.ask(ALIKE, FIRST)
     assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
     await another_gateway.ask(ALIKE, FAR)
@@ -88,7 +88,7 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_a_question_that_is_alike_but_for_one_of_these_is_answered_anew(desk: CacheDesk, what: str) -> None:
+async def test_a_similar_question_that_differs_in_any_of_these_is_a_miss(desk: CacheDesk, what: str) -> None:
     await desk.ask(ALIKE, FIRST)
     desk.engine.model = OTHERS[what].path.model
     assert (await desk.ask(ALIKE, OTHERS[what])).cached == ""
@@ -112,19 +112,19 @@ async def test_another_version_of_the_adapter_misses(desk: CacheDesk) -> None:
         assert (await desk.ask(ALIKE, another(question, path=path, versions=()))).cached == ""
 
 
-async def test_what_was_asked_with_tools_is_never_given_to_another_question(desk: CacheDesk) -> None:
+async def test_an_answer_with_tools_is_never_reused_for_a_similar_question(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))
     assert (await desk.ask(ALIKE, another(NEAR, sampling=TOOLS))).cached == ""
     assert (await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))).cached == "exact"
 
 
-async def test_after_a_tools_result_nothing_is_alike(desk: CacheDesk) -> None:
+async def test_a_conversation_with_a_tool_result_is_never_similar(desk: CacheDesk) -> None:
     result = (Message("tool", "4", {"tool_call_id": "c1"}),)
     await desk.ask(ALIKE, another(FIRST, after=result))
     assert (await desk.ask(ALIKE, another(NEAR, after=result))).cached == ""
 
 
-async def test_a_question_without_a_vector_is_embedded_where_it_can_be(desk: CacheDesk) -> None:
+async def test_a_question_without_a_vector_is_embedded_if_there_is_an_encoder(desk: CacheDesk) -> None:
     embeds = _Embeds()
     bare_first, bare_near = another(FIRST, vector=None), another(NEAR, vector=None)
     await desk.ask(ALIKE, bare_first, embed=embeds)
@@ -133,12 +133,12 @@ async def test_a_question_without_a_vector_is_embedded_where_it_can_be(desk: Cac
     assert embeds.texts == [FIRST.text, NEAR.text]
 
 
-async def test_a_question_without_a_vector_is_compared_with_nothing_otherwise(desk: CacheDesk) -> None:
+async def test_a_question_without_a_vector_is_a_miss_without_an_encoder(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, another(FIRST, vector=None))
     assert (await desk.ask(ALIKE, NEAR)).cached == ""
 
 
-async def test_an_answer_that_is_gone_from_valkey_is_a_miss_and_then_forgotten(desk: CacheDesk) -> None:
+async def test_an_answer_that_expired_in_valkey_is_a_miss_and_its_question_is_removed(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, FIRST)
     assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
     await desk.cache.store._redis.client.flushall()
@@ -147,7 +147,7 @@ async def test_an_answer_that_is_gone_from_valkey_is_a_miss_and_then_forgotten(d
     assert (await desk.ask(ALIKE, NEAR)).cached == "exact"
 
 
-async def test_an_answer_that_gives_way_takes_its_question_with_it(valkey: Valkey) -> None:
+async def test_deleting_an_answer_deletes_its_question(valkey: Valkey) -> None:
     async with cache_desk_at(valkey.url, most_bytes=9_000) as desk:
         for number in range(6):
             vector = unit(*[0] * number, 1)
@@ -160,7 +160,7 @@ async def test_an_answer_that_gives_way_takes_its_question_with_it(valkey: Valke
         assert await client.xlen(streams[0]) == len(answers) < 6
 
 
-async def test_renewing_puts_the_new_answer_in_the_old_ones_place(desk: CacheDesk) -> None:
+async def test_renewing_replaces_the_stored_answer(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, FIRST)
     desk.engine.says = steps_of("They pay now.")
     await desk.ask(ALIKE, another(FIRST, wish="renew"))
@@ -184,7 +184,7 @@ def known(number: int, vector: Vector) -> Known:
     return Known(f"{number}-0", f"answer {number}", vector)
 
 
-def test_the_same_news_twice_is_heard_once_and_only_the_newest_are_remembered() -> None:
+def test_known_questions_are_ignored_and_only_the_newest_are_held() -> None:
     neighbours = SimilarQuestions()
     news = [known(number, unit(1, number)) for number in range(1, MAX_QUESTIONS + 50)]
     for _ in range(2):
@@ -194,7 +194,7 @@ def test_the_same_news_twice_is_heard_once_and_only_the_newest_are_remembered() 
     assert neighbours.last_id("p") == f"{MAX_QUESTIONS + 49}-0"
 
 
-def test_only_so_many_partitions_are_remembered() -> None:
+def test_the_number_of_partitions_in_memory_is_limited() -> None:
     neighbours = SimilarQuestions()
     for number in range(MAX_PARTITIONS + 1):
         neighbours.update(f"p{number}", [known(1, unit(1))])
@@ -202,7 +202,7 @@ def test_only_so_many_partitions_are_remembered() -> None:
     assert neighbours.last_id("p1") == "1-0"
 
 
-def test_a_vector_comes_back_as_it_was_written() -> None:
+def test_a_vector_is_read_as_it_was_written() -> None:
     vector = unit(0.3, -0.2, 0.1)
     read = parse_question("1-0", {"vector": encode_vector(vector), "answer": "a"})
     assert read is not None
@@ -221,11 +221,11 @@ def test_a_vector_comes_back_as_it_was_written() -> None:
         ("Hello there", []),
     ],
 )
-def test_figures_and_negations_tell_questions_apart(text: str, words: list[str]) -> None:
+def test_numbers_and_negations_distinguish_questions(text: str, words: list[str]) -> None:
     assert distinguishing_words(text) == words
 
 
-def test_the_encoder_alone_would_have_mistaken_these_for_each_other(minilm: MiniLM) -> None:
+def test_the_encoder_alone_would_confuse_these_questions(minilm: MiniLM) -> None:
     pairs = [
         ("Refund booking AB12 for Monday", "Refund booking AB13 for Monday"),
         ("Are dogs allowed on the train?", "Are dogs not allowed on the train?"),

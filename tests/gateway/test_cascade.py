@@ -1,4 +1,4 @@
-"""The classifier with the real models: what it says, which stage says it, and when it says that it does not know."""
+"""The classifier with the real models: its labels, which stage decides, and when it abstains."""
 
 import asyncio
 import json
@@ -114,7 +114,7 @@ def heldout(name: str) -> list[str]:
         ("Hello, how are you?", "chat"),
     ],
 )
-async def test_a_text_is_given_the_task_whose_examples_it_is_like(
+async def test_a_text_gets_the_task_of_similar_examples(
     school: School, examples: Examples, stages: tuple[str, ...], text: str, task: str
 ) -> None:
     labels = await school.classifier(examples, *stages).classify(text)
@@ -126,7 +126,7 @@ async def test_a_text_is_given_the_task_whose_examples_it_is_like(
 @pytest.mark.parametrize(
     "text", [IN_NONE, "日本語の詩を書いてください", "Prove that the square root of 2 is irrational"]
 )
-async def test_a_text_unlike_all_examples_is_abstained_from(classifier: CascadeClassifier, text: str) -> None:
+async def test_the_classifier_abstains_on_a_text_unlike_all_examples(classifier: CascadeClassifier, text: str) -> None:
     labels = await classifier.classify(text)
     assert (labels.task, labels.abstained) == ("unknown", True)
     assert labels.in_distribution_score < 0
@@ -142,7 +142,7 @@ async def test_probabilities_are_of_all_tasks_ordered_and_add_up(classifier: Cas
     assert labels.margin == pytest.approx(values[0] - values[1])
 
 
-async def test_with_and_without_an_event_loop_the_labels_are_the_same(classifier: CascadeClassifier) -> None:
+async def test_the_labels_are_the_same_with_and_without_an_event_loop(classifier: CascadeClassifier) -> None:
     for text in (IN_TRIAGE, IN_NONE, ""):
         now, later = classifier.classify_now(text), await classifier.classify(text)
         assert (now.task, now.probabilities, now.in_distribution_score) == (
@@ -152,7 +152,7 @@ async def test_with_and_without_an_event_loop_the_labels_are_the_same(classifier
         )
 
 
-async def test_the_vector_is_handed_on_where_the_encoder_has_read(
+async def test_the_labels_have_the_vector_if_the_encoder_computed_it(
     school: School, examples: Examples, minilm: MiniLM
 ) -> None:
     by_encoder = school.classifier(examples, *ONLY_ENCODER)
@@ -163,7 +163,7 @@ async def test_the_vector_is_handed_on_where_the_encoder_has_read(
     assert (await school.classifier(examples, *ONLY_STATIC).classify(IN_CHAT)).vector is None
 
 
-async def test_a_word_said_many_times_says_no_more_than_once(school: School, examples: Examples) -> None:
+async def test_a_repeated_word_counts_once(school: School, examples: Examples) -> None:
     static = school.classifier(examples, *ONLY_STATIC)
     once, often = [await static.classify(text) for text in ("bicycles", "bicycles " * 25)]
     # The pair "bicycles bicycles" is no pair of the examples: nothing else differs.
@@ -173,7 +173,7 @@ async def test_a_word_said_many_times_says_no_more_than_once(school: School, exa
 # -- which stage says it
 
 
-async def test_the_encoder_is_asked_only_where_the_static_stage_is_unsure_and_never_on_the_event_loop(
+async def test_the_encoder_runs_only_if_the_static_stage_is_unsure_and_never_on_the_event_loop(
     helpdesk_fitted: ClassifierModel, static_model: StaticModel, minilm: MiniLM
 ) -> None:
     recorder = Recorder(minilm)
@@ -186,7 +186,7 @@ async def test_the_encoder_is_asked_only_where_the_static_stage_is_unsure_and_ne
     assert all(label.vector is None for label in labels if label.stage == "static")
 
 
-async def test_the_help_desk_s_held_out_messages_are_kept_and_foreign_requests_are_not(
+async def test_the_help_desks_held_out_messages_are_accepted_and_others_are_not(
     school: School, helpdesk_fitted: ClassifierModel
 ) -> None:
     classifier = school.of(helpdesk_fitted)
@@ -220,7 +220,7 @@ UNREADABLE = ["", "  \n\t", "🚂🎉", "\x00\x01\x02", "\ud800", "!" * 300, "x"
 
 
 @pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: ascii(text[:3]))
-async def test_a_text_with_nothing_to_read_is_abstained_from_and_the_notes_say_so(
+async def test_the_classifier_abstains_on_an_unreadable_text_with_a_note(
     classifier: CascadeClassifier, text: str
 ) -> None:
     labels = await classifier.classify(text)
@@ -241,7 +241,7 @@ async def test_a_text_with_nothing_to_read_is_abstained_from_and_the_notes_say_s
     ],
     ids=["words", "japanese", "binary", "surrogates", "marks"],
 )
-async def test_odd_and_endless_texts_are_classified_as_any_other(
+async def test_odd_and_very_long_texts_are_classified(
     school: School, examples: Examples, stages: tuple[str, ...], text: str
 ) -> None:
     labels = await school.classifier(examples, *stages).classify(text)
@@ -249,7 +249,7 @@ async def test_odd_and_endless_texts_are_classified_as_any_other(
     assert np.isfinite(labels.in_distribution_score)
 
 
-async def test_of_a_long_text_both_ends_are_read_and_the_notes_say_how_much(classifier: CascadeClassifier) -> None:
+async def test_both_ends_of_a_long_text_are_read_and_the_notes_say_how_much(classifier: CascadeClassifier) -> None:
     labels = await classifier.classify(f"{IN_TRIAGE} {'river ' * 1000} {IN_TRIAGE}")
     [note] = labels.notes
     assert re.fullmatch(r"read 128 of about 10\d\d tokens", note)
@@ -294,7 +294,7 @@ async def test_useless_examples_make_a_useless_classifier_and_no_error(school: S
 @pytest.mark.parametrize(
     ("texts", "code"), [({"a": ["one", "two"]}, "one_task"), ({"a": ["one"], "b": []}, "no_examples")]
 )
-def test_what_cannot_be_learned_from_is_refused(school: School, texts: Examples, code: str) -> None:
+def test_examples_that_cannot_be_learned_from_are_refused(school: School, texts: Examples, code: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         school.fit(texts)
     assert caught.value.code == code
@@ -309,7 +309,7 @@ def test_texts_of_the_same_words_are_held_out_together(static_model: StaticModel
     assert data.inside.tolist() == [True] * 22 + [False]
 
 
-def test_progress_is_told_from_nothing_to_all(school: School, examples: Examples) -> None:
+def test_progress_is_reported_from_start_to_end(school: School, examples: Examples) -> None:
     told: list[tuple[str, int, int]] = []
     fit_classifier(
         examples, (), school.static_model, school.encoder, FitSettings(), lambda *report: told.append(report)
@@ -321,7 +321,7 @@ def test_progress_is_told_from_nothing_to_all(school: School, examples: Examples
         assert done[-1][0] == done[-1][1] > 0
 
 
-def test_the_examples_vectors_are_kept_by_task_in_their_order(
+def test_the_model_has_the_examples_vectors_by_task_in_their_order(
     school: School, examples: Examples, minilm: MiniLM
 ) -> None:
     fitted = school.fit(examples)
@@ -340,7 +340,7 @@ def test_a_higher_target_coverage_abstains_less_and_a_task_may_have_its_own(scho
     assert min(lowered) == lowered[own.tasks.index("chat")] < -0.3
 
 
-def test_texts_that_belong_to_no_task_are_abstained_from_once_it_knows_them(school: School, helpdesk: Examples) -> None:
+def test_out_of_scope_examples_make_the_classifier_abstain_on_similar_texts(school: School, helpdesk: Examples) -> None:
     foreign = heldout("unknown")
     # Each known text stands for many that are nearly the same.
     known, alike = foreign[::2], [f"please: {text.lower()}" for text in foreign[::2]]

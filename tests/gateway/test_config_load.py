@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
 
 def load_and_check(folder: Path) -> Config:
     config = load_config(folder, {})
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     return config
 
 
@@ -360,16 +360,26 @@ def test_variables_are_taken_from_the_environment_or_their_default(config_folder
         load_config(folder, {})
 
 
-def test_a_key_is_named_in_the_file_and_read_from_the_environment(
-    config_folder: ConfigFolder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("provider", "header"),
+    [
+        ({}, "authorization: Bearer sk-1\r\n"),
+        ({"provider": "openai"}, "authorization: Bearer sk-1\r\n"),
+        ({"provider": "azure"}, "api-key: sk-1\r\n"),
+        ({"provider": "anthropic"}, "x-api-key: sk-1\r\n"),
+    ],
+)
+def test_a_key_is_read_from_the_environment_and_sent_as_its_provider_expects(
+    config_folder: ConfigFolder, monkeypatch: pytest.MonkeyPatch, provider: dict[str, str], header: str
 ) -> None:
-    config_folder.models["engines"]["cloud"] = {"model": "tiny", "url": "http://x/", "api_key_env": "CLOUD_KEY"}
-    engine = load_config(config_folder.write(), {}).models.engines["cloud"]
+    engine = {"model": "tiny", "url": "http://x/", "api_key_env": "CLOUD_KEY", **provider}
+    config_folder.models["engines"]["cloud"] = engine
+    loaded = load_config(config_folder.write(), {}).models.engines["cloud"]
     monkeypatch.delenv("CLOUD_KEY", raising=False)
     with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
-        bootstrap.to_engine("cloud", engine)
+        bootstrap.to_engine("cloud", loaded)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
-    assert bootstrap.to_engine("cloud", engine).api_key == "sk-1"
+    assert bootstrap.to_engine("cloud", loaded).auth_header == header
 
 
 @pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])
@@ -408,3 +418,9 @@ def test_the_company_of_the_flywheels_test_is_whole(tmp_path: Path) -> None:
     flywheel = config.tasks.tasks["sort"].flywheel
     assert flywheel is not None
     assert (config.folder / flywheel.eval_data).is_file()
+
+
+def test_an_unknown_provider_is_rejected_with_the_known_ones(config_folder: ConfigFolder) -> None:
+    config_folder.models["engines"]["cloud"] = {"model": "tiny", "url": "http://x/", "provider": "acme"}
+    with pytest.raises(ConfigError, match="unknown provider 'acme'; known: anthropic, azure, openai"):
+        load_config(config_folder.write(), {})

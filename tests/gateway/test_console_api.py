@@ -107,7 +107,7 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
 
 
 async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
-    router = kept.house.generations.current.line.router
+    router = kept.components.reloader.current.stages.router
     before = router.previews()
     for _ in range(3):
         await overview(console)

@@ -1,4 +1,4 @@
-"""A follow-up keeps its thread, another task begins another, and what is unlike anything is left alone."""
+"""Conversations: a follow-up keeps the task, a clear turn changes it, and an out-of-scope turn has none."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from doubles.classifier import ScriptedClassifier, labels
-from pointsman_gateway.bootstrap.models import Models, learn
+from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import load_config
@@ -38,7 +38,7 @@ def conversation(*turns: str) -> Request:
     return Request("auto", tuple(messages[:-1]))
 
 
-async def test_a_single_turn_is_read_by_itself() -> None:
+async def test_a_single_turn_is_classified_alone() -> None:
     stage, classifier = reading()
     assert await stage.label(conversation(BOOKING)) == SAYS[BOOKING]
     assert classifier.read == [BOOKING]
@@ -48,7 +48,7 @@ async def test_a_single_turn_is_read_by_itself() -> None:
     "follow_up",
     ["yes", "Yes please!", "why?", "ok, and?", "no", "really?", "👍", "?", "Not yet.", "go on", "I don't know"],
 )
-async def test_a_bare_follow_up_keeps_the_task_and_is_not_read_at_all(follow_up: str) -> None:
+async def test_a_bare_follow_up_keeps_the_task_and_is_not_classified(follow_up: str) -> None:
     stage, classifier = reading()
     got = await stage.label(conversation(BOOKING, follow_up))
     assert (got.task, got.stage, got.notes, got.abstained) == ("booking", "conversation", (NOTE,), False)
@@ -62,7 +62,7 @@ async def test_bare_follow_ups_may_follow_each_other() -> None:
     assert classifier.read == [BOOKING]
 
 
-async def test_a_follow_up_that_leans_is_read_together_with_what_it_leans_on() -> None:
+async def test_a_follow_up_is_classified_together_with_the_turn_it_refers_to() -> None:
     follow_up = "and by bicycle?"
     together = labels("policy", 0.7, 0.6)
     stage, classifier = reading(SAYS | {follow_up: labels("booking", 0.9, 1.4), f"{POLICY}\n{follow_up}": together})
@@ -71,7 +71,7 @@ async def test_a_follow_up_that_leans_is_read_together_with_what_it_leans_on() -
     assert classifier.read == [follow_up, POLICY, f"{POLICY}\n{follow_up}"]
 
 
-async def test_a_leaning_follow_up_keeps_the_task_even_if_it_is_out_of_distribution() -> None:
+async def test_a_follow_up_keeps_the_task_even_if_it_is_out_of_distribution() -> None:
     stage, _ = reading()
     got = await stage.label(conversation(POLICY, "what about axolotls?"))
     assert (got.task, got.stage, got.in_distribution_score) == (
@@ -81,7 +81,7 @@ async def test_a_leaning_follow_up_keeps_the_task_even_if_it_is_out_of_distribut
     )
 
 
-async def test_a_follow_up_of_a_follow_up_leans_on_the_whole_sentence_before_both() -> None:
+async def test_a_follow_up_of_a_follow_up_refers_to_the_whole_sentence_before_both() -> None:
     stage, classifier = reading()
     got = await stage.label(conversation(POLICY, "and cats?", "and on the branch?"))
     assert got.task == "policy"
@@ -94,14 +94,14 @@ async def test_a_turn_that_is_clearly_of_another_task_is_of_that_task() -> None:
     assert classifier.read == [POLICY]
 
 
-async def test_a_turn_of_the_same_task_says_so_itself() -> None:
+async def test_a_turn_of_the_same_task_is_classified_alone() -> None:
     unsure = "Then what do I pay for moving it twice?"
     stage, _ = reading(SAYS | {unsure: labels("booking", 0.2, 0.1)})
     assert await stage.label(conversation(BOOKING, unsure)) == labels("booking", 0.2, 0.1)
 
 
 @pytest.mark.parametrize(("margin", "in_distribution_score"), [(0.3, 1.0), (0.4, 0.0), (0.9, -0.6)])
-async def test_a_whole_turn_that_is_not_clear_and_points_back_keeps_the_task(
+async def test_an_unclear_whole_turn_that_refers_back_keeps_the_task(
     margin: float, in_distribution_score: float
 ) -> None:
     turn = "It was him who told me to write down all of that"
@@ -110,7 +110,7 @@ async def test_a_whole_turn_that_is_not_clear_and_points_back_keeps_the_task(
     assert (got.task, got.stage) == ("booking", "conversation")
 
 
-async def test_a_turn_that_is_not_clear_changes_the_task_where_the_context_says_so_too() -> None:
+async def test_an_unclear_turn_changes_the_task_if_it_does_so_in_context() -> None:
     turn = "Dogs of a friend who comes with me on Friday"
     says = {turn: labels("policy", 0.3, 0.5), f"{BOOKING}\n{turn}": labels("policy", 0.3, 0.2)}
     stage, _ = reading(SAYS | says)
@@ -118,14 +118,14 @@ async def test_a_turn_that_is_not_clear_changes_the_task_where_the_context_says_
     assert (got.task, got.stage) == ("policy", "encoder")
 
 
-async def test_a_question_unlike_anything_is_abstained_from_whatever_came_before() -> None:
+async def test_the_classifier_abstains_on_an_out_of_scope_question_whatever_came_before() -> None:
     stage, classifier = reading()
     got = await stage.label(conversation(BOOKING, ELSEWHERE))
     assert (got.task, got.abstained) == ("unknown", True)
     assert classifier.read == [ELSEWHERE]
 
 
-async def test_a_few_words_must_be_very_like_another_task_to_change_it() -> None:
+async def test_a_short_turn_changes_the_task_only_with_a_high_score() -> None:
     turn = "hot food?"
     for in_distribution_score, task in ((0.8, "policy"), (1.1, "chat")):
         stage, _ = reading(SAYS | {turn: labels("chat", 1.0, in_distribution_score)})
@@ -133,20 +133,20 @@ async def test_a_few_words_must_be_very_like_another_task_to_change_it() -> None
 
 
 @pytest.mark.parametrize("parting", ["thanks a lot!", "ok, thank you very much", "perfect thanks, bye"])
-async def test_thanks_are_not_about_what_they_are_for(parting: str) -> None:
+async def test_thanks_do_not_have_the_conversations_task(parting: str) -> None:
     stage, classifier = reading(SAYS | {parting: labels("chat", 0.4, 0.0)})
     assert (await stage.label(conversation(BOOKING, parting))).task == "chat"
     assert classifier.read == [parting]
 
 
 @pytest.mark.parametrize("follow_up", ["another one please", "and a shorter one?", "shorter, please"])
-async def test_a_thread_of_no_task_stays_of_none(follow_up: str) -> None:
+async def test_a_conversation_without_a_task_stays_without_one(follow_up: str) -> None:
     stage, _ = reading(SAYS | {follow_up: labels("chat", 0.9, 0.5)})
     got = await stage.label(conversation(ELSEWHERE, follow_up))
     assert (got.task, got.abstained, got.stage) == ("unknown", True, "conversation")
 
 
-async def test_only_what_the_user_says_is_read() -> None:
+async def test_only_user_messages_are_classified() -> None:
     stage, classifier = reading()
     messages = (
         Message("system", POLICY),
@@ -162,21 +162,21 @@ async def test_only_what_the_user_says_is_read() -> None:
     assert classifier.read == [BOOKING]
 
 
-async def test_without_a_user_message_nothing_is_read() -> None:
+async def test_without_a_user_message_nothing_is_classified() -> None:
     stage, classifier = reading()
     got = await stage.label(Request("auto", (Message("system", BOOKING), Message("assistant", POLICY))))
     assert (got.task, got.abstained, got.notes) == ("unknown", True, ("there is no user message",))
     assert classifier.read == []
 
 
-async def test_what_lies_further_back_than_five_turns_has_no_say() -> None:
+async def test_turns_before_the_last_five_are_ignored() -> None:
     stage, classifier = reading()
     assert (await stage.label(conversation(BOOKING, "yes", "no", "ok", "yes"))).task == "booking"
     assert (await stage.label(conversation(BOOKING, "yes", "no", "ok", "yes", "no"))).task == "unknown"
     assert classifier.read == [BOOKING, "yes"]
 
 
-async def test_a_conversation_of_hundreds_of_turns_is_read_in_a_bounded_number_of_readings() -> None:
+async def test_a_conversation_of_hundreds_of_turns_takes_a_bounded_number_of_classifications() -> None:
     for last in ("yes", "and then what about it?", "hm, dogs", f"{ELSEWHERE} " * 50, "It is about him and that"):
         long = f"{BOOKING}. Or not. " * 100
         unsure = {text: labels("policy", 0.1, -0.1) for text in (last, f"{last.strip()}")}
@@ -185,17 +185,19 @@ async def test_a_conversation_of_hundreds_of_turns_is_read_in_a_bounded_number_o
         assert 1 <= len(classifier.read) <= MAX_CLASSIFICATIONS
 
 
-async def test_the_same_messages_are_read_alike_whoever_was_asked_before() -> None:
+async def test_the_result_depends_on_the_messages_alone() -> None:
     stage, _ = reading()
     first = await stage.label(conversation(POLICY, "and cats?"))
     await stage.label(conversation(BOOKING, "and cats?"))
     assert await stage.label(conversation(POLICY, "and cats?")) == first
 
 
-async def test_the_help_desks_follow_ups_are_read_far_better_than_by_themselves(model_folder: Path) -> None:
+async def test_the_help_desks_follow_ups_are_classified_far_better_than_alone(model_folder: Path) -> None:
     """On the conversations that the thresholds were chosen on: a change that spoils them shows here."""
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
-    stage = Classification(RuleMatcher({}), learn(load_config(HELPDESK), Models.load(model_folder)).classifier)
+    stage = Classification(
+        RuleMatcher({}), train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
+    )
     count, right, alone = Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
         kind = "follow-up" if row["kind"] in ("bare", "elliptic", "continued") else row["kind"]
@@ -215,7 +217,7 @@ PASTED = "The council met about the green bridge. Nobody spoke against it. " * 4
 
 
 @pytest.mark.parametrize(("text", "where"), [(f"{BOOKING}\n{PASTED}", "first"), (f"{PASTED}\n{BOOKING}", "last")])
-async def test_a_long_text_is_read_by_the_sentence_at_its_end_that_is_clear(text: str, where: str) -> None:
+async def test_a_long_text_is_classified_by_its_clear_first_or_last_sentence(text: str, where: str) -> None:
     stage, classifier = reading()
     got = await stage.label(conversation(text))
     assert got.task == "booking"
@@ -224,13 +226,13 @@ async def test_a_long_text_is_read_by_the_sentence_at_its_end_that_is_clear(text
     assert len(classifier.read) == 2
 
 
-async def test_a_greeting_is_read_with_the_sentence_after_it() -> None:
+async def test_a_greeting_is_classified_with_the_sentence_after_it() -> None:
     stage, classifier = reading({f"Dear all, {BOOKING}": SAYS[BOOKING]})
     assert (await stage.label(conversation(f"Dear all,\n{BOOKING}\n{PASTED}"))).task == "booking"
     assert classifier.read[0] == f"Dear all, {BOOKING}"
 
 
-async def test_a_long_text_without_a_clear_end_is_read_by_the_classifier_as_it_is() -> None:
+async def test_a_long_text_without_a_clear_sentence_is_classified_as_a_whole() -> None:
     stage, classifier = reading({PASTED: labels("policy", 0.2, 0.1)})
     assert (await stage.label(conversation(PASTED))).task == "policy"
     assert classifier.read[-1] == PASTED
@@ -257,5 +259,5 @@ async def test_a_long_text_without_a_clear_end_is_read_by_the_classifier_as_it_i
         ("yes " * 500, Utterance.WHOLE),
     ],
 )
-def test_a_turn_is_known_by_its_shape(turn: str, shape: Utterance) -> None:
+def test_each_turn_has_an_utterance_type(turn: str, shape: Utterance) -> None:
     assert utterance_type(turn) is shape

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from doubles.dns_server import DnsServer, running_dns
-from pointsman_gateway.engines.dns_groups import Dns
+from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import Unavailable
 
@@ -19,25 +19,25 @@ async def server() -> AsyncIterator[DnsServer]:
 
 async def test_a_name_leads_to_all_of_its_addresses(server: DnsServer) -> None:
     server.names[NAME] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert await Dns(server.address).addresses(NAME) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
-    assert await Dns(server.address).addresses(NAME + ".") == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+    assert await DnsResolver(server.address).addresses(NAME) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+    assert await DnsResolver(server.address).addresses(NAME + ".") == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 
 async def test_a_member_that_has_both_kinds_of_addresses_is_there_once(server: DnsServer) -> None:
     server.names[NAME] = ["10.0.0.1", "fd00::1"]
-    assert await Dns(server.address).addresses(NAME) == {"10.0.0.1"}
+    assert await DnsResolver(server.address).addresses(NAME) == {"10.0.0.1"}
     server.names[NAME] = ["fd00::1", "fd00::2"]
-    assert await Dns(server.address).addresses(NAME) == {"fd00::1", "fd00::2"}
+    assert await DnsResolver(server.address).addresses(NAME) == {"fd00::1", "fd00::2"}
 
 
 async def test_an_answer_that_is_too_long_for_a_packet_comes_whole(server: DnsServer) -> None:
     many = {f"10.0.{number // 200}.{number % 200}" for number in range(500)}
     server.names[NAME] = sorted(many)
-    assert await Dns(server.address).addresses(NAME) == many
+    assert await DnsResolver(server.address).addresses(NAME) == many
 
 
 async def test_what_is_wrong_is_told(server: DnsServer) -> None:
-    resolver = Dns(server.address)
+    resolver = DnsResolver(server.address)
     with pytest.raises(Unavailable, match=f"DNS, asked for {NAME}: there is no such name"):
         await resolver.addresses(NAME)
     server.names[NAME] = []
@@ -51,7 +51,7 @@ async def test_what_is_wrong_is_told(server: DnsServer) -> None:
 async def test_a_server_that_does_not_answer_is_given_up(server: DnsServer) -> None:
     server.silent = True
     with pytest.raises(Unavailable, match=f"DNS, asked for {NAME}: LifetimeTimeout"):
-        await Dns(server.address).addresses(NAME)
+        await DnsResolver(server.address).addresses(NAME)
 
 
 def test_the_server_is_named_by_its_address() -> None:

@@ -197,7 +197,7 @@ async def test_an_engine_that_is_not_up_yet_is_unavailable_and_says_what_it_does
     door: Door, neighbours: Neighbours, gateway: Gateway
 ) -> None:
     await neighbours.lora_server.say(STARTING, detail="loading weights")
-    await until(lambda: not gateway.house.engines.any_ready)
+    await until(lambda: not gateway.components.engines.any_ready)
     with pytest.raises(Unavailable, match="loading weights") as told:
         await door.ask(IN_CHAT)
     assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
@@ -243,7 +243,7 @@ async def test_an_adapter_that_is_not_resident_is_passed_over(
     door: Door, neighbours: Neighbours, gateway: Gateway
 ) -> None:
     await neighbours.lora_server.say(READY, url=neighbours.engine.url)
-    await until(lambda: not gateway.house.engines.get("local").resident)
+    await until(lambda: not gateway.components.engines.get("local").resident)
     assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
     decision = await door.route(IN_TRIAGE)
     assert decision["reason"] == "availability"
@@ -276,7 +276,7 @@ async def test_too_many_requests_at_once_are_told_to_come_again(
 
 
 async def test_a_gateway_that_stops_lets_nobody_in(door: Door, gateway: Gateway) -> None:
-    gateway.house.pipeline.admission.is_closed = True
+    gateway.components.pipeline.admission.is_closed = True
     with pytest.raises(Unavailable) as told:
         await door.ask(IN_CHAT)
     assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
@@ -305,8 +305,8 @@ class Mistaken:
 
 @pytest.fixture
 def mistaken(gateway: Gateway) -> None:
-    now = gateway.house.generations.current
-    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
+    now = gateway.components.reloader.current
+    gateway.components.reloader.current = replace(now, stages=replace(now.stages, prompts=Mistaken()))
 
 
 async def test_a_mistake_of_ours_is_told_by_an_id_alone(

@@ -92,7 +92,7 @@ async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_
         gateway.signal(signal.SIGTERM)
         await gateway.ended(within=30)
         assert not any(outcome.ok for outcome in await asked)
-        assert "draining: 5 requests are cut after 0.3 s" in gateway.words
+        assert "draining: 5 requests are aborted after 0.3 s" in gateway.words
 
 
 async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:

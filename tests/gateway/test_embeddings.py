@@ -20,8 +20,8 @@ from doubles.waiting import until
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
-from pointsman_gateway.embeddings.local import SLICE, LocalModel
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, Offer, Wanted
+from pointsman_gateway.embeddings.local import BATCH_TEXTS, LocalEmbedder
+from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
@@ -87,7 +87,7 @@ async def test_both_formats_have_the_published_shape_and_say_what_they_cost(
 
 
 async def test_a_long_list_comes_back_in_order(client: openai.AsyncOpenAI, minilm: MiniLM) -> None:
-    texts = [f"text {number}" for number in range(3 * SLICE + 1)]
+    texts = [f"text {number}" for number in range(3 * BATCH_TEXTS + 1)]
     got = await client.embeddings.create(model="minilm", input=texts)
     assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), minilm.embed(texts))
 
@@ -282,24 +282,24 @@ class Place:
 
 
 class Receipts(list[UndecidedReceipt]):
-    """Implements the stage's `Journal`."""
+    """Implements the stage's `RequestLog`."""
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self.append(receipt)
 
 
-def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
-    return Wanted(Request("m", (), caller=Caller(key="k"), deadline=deadline), texts)
+def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
+    return EmbeddingRequest(Request("m", (), caller=Caller(key="k"), deadline=deadline), texts)
 
 
-def stage(model: LocalModel, limits: Limits) -> Embeddings:
+def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    return Embeddings({"m": Offer("m", model, 2.0)}, limits, metrics, Receipts())
+    return Embeddings({"m": PricedModel("m", model, 2.0)}, limits, metrics, Receipts())
 
 
 async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:
     limits = Limits()
-    got = await stage(LocalModel(minilm), limits).embed(wanted("a", "b" * 400), Place)
+    got = await stage(LocalEmbedder(minilm), limits).embed(wanted("a", "b" * 400), Place)
     assert got.headers == {"x-ratelimit-remaining-tokens": "3"}
     assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", got.tokens, 2 * got.tokens, "ok")]
 
@@ -308,7 +308,7 @@ async def test_a_refused_budget_embeds_nothing(minilm: MiniLM) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
     limits.refuses = ResourceExhausted("the budget is used up", code="budget")
     with pytest.raises(ResourceExhausted):
-        await stage(LocalModel(encoder), limits).embed(wanted("a"), Place)
+        await stage(LocalEmbedder(encoder), limits).embed(wanted("a"), Place)
     assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "budget"))
 
 
@@ -316,21 +316,21 @@ async def test_the_event_loop_goes_on_while_texts_are_embedded_and_a_cancelled_l
     minilm: MiniLM,
 ) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
-    texts = [f"text {number}" for number in range(10 * SLICE)]
-    embedding = asyncio.create_task(stage(LocalModel(encoder), limits).embed(wanted(*texts), Place))
+    texts = [f"text {number}" for number in range(10 * BATCH_TEXTS)]
+    embedding = asyncio.create_task(stage(LocalEmbedder(encoder), limits).embed(wanted(*texts), Place))
     await until(lambda: encoder.seen)  # the loop runs while the thread is held
     embedding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await embedding
     encoder.gate.set()
     assert limits.noted[-1] == ("settle", 0, 0, "cancelled")
-    assert encoder.seen == [tuple(texts[:SLICE])]
+    assert encoder.seen == [tuple(texts[:BATCH_TEXTS])]
 
 
 async def test_a_short_request_goes_between_the_slices_of_a_long_one(minilm: MiniLM) -> None:
     encoder = SlowEncoder(minilm)
-    embeddings = stage(LocalModel(encoder), Limits())
-    long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * SLICE))), Place))
+    embeddings = stage(LocalEmbedder(encoder), Limits())
+    long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * BATCH_TEXTS))), Place))
     await until(lambda: encoder.seen)
     short = asyncio.create_task(embeddings.embed(wanted("short"), Place))
     encoder.gate.set()
@@ -341,7 +341,7 @@ async def test_a_short_request_goes_between_the_slices_of_a_long_one(minilm: Min
 async def test_time_runs_out_for_the_gateways_own_model_too(minilm: MiniLM) -> None:
     encoder, limits = SlowEncoder(minilm), Limits()
     with pytest.raises(DeadlineExceeded):
-        await stage(LocalModel(encoder), limits).embed(wanted("a", deadline=0.0), Place)
+        await stage(LocalEmbedder(encoder), limits).embed(wanted("a", deadline=0.0), Place)
     assert limits.noted[-1] == ("settle", 0, 0, "deadline_exceeded")
     encoder.gate.set()
 

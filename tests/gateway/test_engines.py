@@ -9,8 +9,9 @@ from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, runni
 from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
-from pointsman_gateway.engines.engines import Cell, Engine, Engines, Plan
-from pointsman_gateway.engines.lora_server import follow
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines, EngineSettings
+from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -24,8 +25,8 @@ VERSION, NEXT = "triage@3f9a1c0b77de", "triage@0123456789ab"
 
 @pytest.fixture
 async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
-    engines = Engines([Engine("local", "tiny", api_key="sk-1")])
-    following = asyncio.create_task(follow(engines, "local", lora_server.address, METRICS))
+    engines = Engines([Engine("local", "tiny", auth_header="authorization: Bearer sk-1\r\n")])
+    following = asyncio.create_task(watch_engine(engines, "local", lora_server.address, METRICS))
     await until(lambda: lora_server.watchers)
     yield engines
     following.cancel()
@@ -45,7 +46,11 @@ async def test_an_alias_leads_to_the_resident_version(engines: Engines, lora_ser
     await lora_server.say(READY, url=URL + "/", resident=[VERSION], aliases={"triage@prod": VERSION})
     await until(lambda: engines.any_ready)
     (target,) = engines.targets(ADAPTED)
-    assert (target.model, target.engine.url, target.engine.api_key) == (VERSION, URL, "sk-1")
+    assert (target.model, target.engine.url, target.engine.auth_header) == (
+        VERSION,
+        URL,
+        "authorization: Bearer sk-1\r\n",
+    )
     assert [target.model for target in engines.targets(PLAIN)] == ["tiny"]
 
 
@@ -87,7 +92,7 @@ async def test_an_engine_that_serves_another_model_is_never_used(
 
 
 @pytest.mark.parametrize(
-    ("place", "url", "is_used"),
+    ("endpoint", "url", "is_used"),
     [
         ("10.0.0.5:8083", "http://127.0.0.1:8101", False),
         ("10.0.0.5:8083", "http://0.0.0.0:8101", False),
@@ -97,12 +102,12 @@ async def test_an_engine_that_serves_another_model_is_never_used(
     ],
 )
 async def test_a_members_engine_whose_address_is_of_no_use_here_is_not_used(
-    lora_server: ScriptedLoraServer, place: str, url: str, is_used: bool
+    lora_server: ScriptedLoraServer, endpoint: str, url: str, is_used: bool
 ) -> None:
-    engines = Engines([Engine("fleet/0", "tiny", group="fleet", place=place)])
+    engines = Engines([Engine("fleet/0", "tiny", group="fleet", endpoint=endpoint)])
     await lora_server.say(READY, url=url)
-    following = asyncio.create_task(follow(engines, "fleet/0", lora_server.address, METRICS))
-    await until(lambda: engines.get("fleet/0").heard_of)
+    following = asyncio.create_task(watch_engine(engines, "fleet/0", lora_server.address, METRICS))
+    await until(lambda: engines.get("fleet/0").has_reported)
     assert engines.any_ready == is_used
     assert ("set POINTSMAN_LORA_ENGINE_URL" in (engines.why_not(PLAIN) or "")) != is_used
     following.cancel()
@@ -115,7 +120,7 @@ async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_ag
     engines = Engines([Engine("local", "tiny")])
     async with running_lora_server() as first:
         address = first.address
-        following = asyncio.create_task(follow(engines, "local", address, METRICS))
+        following = asyncio.create_task(watch_engine(engines, "local", address, METRICS))
         await first.say(READY, url=URL, resident=[VERSION])
         await until(lambda: engines.any_ready)
     await until(lambda: "engine local: its lora-server " in caplog.text)
@@ -145,32 +150,32 @@ def test_all_engines_that_can_answer_are_targets_in_their_order() -> None:
 def test_what_is_kept_in_mind_is_never_older_than_the_last_word() -> None:
     engines = Engines([Engine("a", "tiny", "http://a", ready=True), Engine("b", "tiny", "http://b", ready=True)])
     assert [target.engine.name for target in engines.targets(PLAIN)] == ["a", "b"]
-    engines.put(Engine("a", "tiny", "http://a", ready=False, detail="stopped"))
+    engines.update(Engine("a", "tiny", "http://a", ready=False, detail="stopped"))
     assert [target.engine.name for target in engines.targets(PLAIN)] == ["b"]
-    engines.put(Engine("a", "tiny", "http://elsewhere", ready=True))
+    engines.update(Engine("a", "tiny", "http://elsewhere", ready=True))
     assert engines.targets(PLAIN)[0].engine.url == "http://elsewhere"
 
 
-def test_a_word_that_one_generation_hears_of_a_cell_is_known_to_the_others() -> None:
-    cells = [Cell(Engine(name, "tiny", f"http://{name}", ready=True)) for name in ("a", "b")]
-    before, after = Engines(cells), Engines(cells)
+def test_an_update_of_an_engine_reaches_all_configurations_that_contain_it() -> None:
+    states = [EngineState(Engine(name, "tiny", f"http://{name}", ready=True)) for name in ("a", "b")]
+    before, after = Engines(states), Engines(states)
     assert [target.engine.name for target in before.targets(PLAIN)] == ["a", "b"]
-    after.put(Engine("b", "tiny", "http://b", ready=False))
+    after.update(Engine("b", "tiny", "http://b", ready=False))
     assert [target.engine.name for target in before.targets(PLAIN)] == ["a"]
 
 
-def test_generations_share_how_an_engine_does_but_not_how_it_is_treated() -> None:
-    cell = Cell(Engine("a", "tiny", "http://a", ready=True))
-    before = Engines([cell], {"a": Plan(Timeouts(stream_idle_seconds=1))})
-    after = Engines([cell], {"a": Plan(Timeouts(stream_idle_seconds=2))})
-    assert [engines.targets(PLAIN)[0].plan.timeouts.stream_idle_seconds for engines in (before, after)] == [1, 2]
-    cell.breaker.failed(cell.breaker.enter(), BreakerConfig(consecutive_failures=1))
+def test_configurations_share_an_engines_breaker_but_not_its_settings() -> None:
+    state = EngineState(Engine("a", "tiny", "http://a", ready=True))
+    before = Engines([state], {"a": EngineSettings(Timeouts(stream_idle_seconds=1))})
+    after = Engines([state], {"a": EngineSettings(Timeouts(stream_idle_seconds=2))})
+    assert [engines.targets(PLAIN)[0].settings.timeouts.stream_idle_seconds for engines in (before, after)] == [1, 2]
+    state.breaker.failed(state.breaker.enter(), BreakerConfig(consecutive_failures=1))
     assert before.why_not(PLAIN) == after.why_not(PLAIN) == "a has failed and is tried again in 5 s"
     assert not before.any_ready
 
 
-def test_names_that_requests_make_up_are_not_kept_for_ever() -> None:
+def test_the_cache_of_lookups_is_bounded_for_names_that_requests_make_up() -> None:
     engines = Engines([Engine("a", "tiny", "http://a", ready=True)])
     for number in range(5000):
         engines.why_not(Path("p", "tiny", adapter=f"made-up-{number}"))
-    assert len(engines._known) <= 1024
+    assert len(engines._lookups) <= 1024

@@ -1,4 +1,4 @@
-"""An answer that the task's validators do not accept is tried once more, on the next path."""
+"""An answer that the task's validators refuse is replaced once by the next path's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -48,7 +48,7 @@ def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> No
 def events(gateway: Gateway, seconds: float = 10, model: str = "auto", **sampling: Any) -> AsyncIterator[Event]:
     deadline = asyncio.get_running_loop().time() + seconds
     request = Request(model, (Message("user", IN_TRIAGE),), Sampling(extra=sampling), deadline=deadline)
-    return gateway.house.pipeline.answer(request)
+    return gateway.components.pipeline.answer(request)
 
 
 class Told:
@@ -101,7 +101,7 @@ async def test_nothing_is_sent_before_the_answer_is_accepted(gateway: Gateway, e
         assert isinstance(await first, Started)
 
 
-async def test_the_time_of_holding_is_a_phase_and_all_phases_lie_within_the_total(
+async def test_buffering_is_a_phase_and_all_phases_are_within_the_total(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD))
@@ -196,7 +196,7 @@ async def test_a_call_of_a_tool_is_an_answer(gateway: Gateway, engine: ScriptedE
 
 
 @pytest.mark.parametrize("status", [400, 503])
-async def test_where_the_next_path_fails_the_first_answer_is_sent_after_all(
+async def test_if_the_next_path_fails_the_first_answer_is_sent(
     neighbours: Neighbours, engine: ScriptedEngine, large_engine: ScriptedEngine, status: int
 ) -> None:
     neighbours.config.rest_of_tasks["default_path"] = "small"
@@ -228,7 +228,7 @@ async def test_the_next_paths_own_fallbacks_are_tried_before_that(
     assert it.rows["large"] == ("skipped", "engine_error")
 
 
-async def test_one_deadline_covers_both_tries(
+async def test_one_deadline_covers_both_attempts(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD))
@@ -238,7 +238,7 @@ async def test_one_deadline_covers_both_tries(
     await until(lambda: large_engine.running == 0)
 
 
-async def test_time_that_runs_out_while_the_first_answer_is_held_is_an_error(
+async def test_a_deadline_that_passes_while_the_first_answer_is_buffered_is_an_error(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning(BAD), asyncio.Event())
@@ -252,7 +252,7 @@ async def test_time_that_runs_out_while_the_first_answer_is_held_is_an_error(
 # -- the first try fails
 
 
-async def test_a_held_answer_that_breaks_off_is_no_loss(
+async def test_if_a_buffered_answer_breaks_off_the_next_path_answers(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning('{"urg'), BREAK)
@@ -262,7 +262,7 @@ async def test_a_held_answer_that_breaks_off_is_no_loss(
     assert it.receipt.usage.completion_tokens == 2  # one of them was lost
 
 
-async def test_where_the_first_path_is_away_the_next_begins_and_may_escalate_further(
+async def test_if_the_first_path_is_unavailable_the_next_starts_and_may_escalate(
     neighbours: Neighbours, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     neighbours.config.tasks["triage"]["policy"] = {"escalate": {"paths": ["large", "small", "small_talk"]}}
@@ -275,7 +275,7 @@ async def test_where_the_first_path_is_away_the_next_begins_and_may_escalate_fur
     assert it.rows["large"] == ("skipped", "engine_error")
 
 
-async def test_the_last_path_has_nobody_to_escalate_to_and_is_not_held(
+async def test_the_last_path_cannot_escalate_and_is_not_buffered(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.refuses(503, {"error": {"message": "no"}})
@@ -302,7 +302,9 @@ def body(**more: Any) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": IN_TRIAGE}]} | more
 
 
-async def test_hanging_up_while_an_answer_is_held_stops_the_engine(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_a_disconnect_while_an_answer_is_buffered_stops_the_engine(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
     engine.says(*beginning("a", "b"), asyncio.Event())
     await hung_up_once(gateway, lambda: engine.sent == 3)
     await until(lambda: engine.running == 0)
@@ -312,7 +314,7 @@ async def test_hanging_up_while_an_answer_is_held_stops_the_engine(gateway: Gate
     assert gateway.metric("pointsman_validations_total") == 0
 
 
-async def test_hanging_up_during_the_second_try_stops_it_and_is_charged_for_both(
+async def test_a_disconnect_during_the_second_attempt_stops_it_and_both_are_charged(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD))
@@ -324,9 +326,7 @@ async def test_hanging_up_during_the_second_try_stops_it_and_is_charged_for_both
     assert gateway.metric("pointsman_cost_usd_total", component="prompt") == pytest.approx(20e-6)
 
 
-async def test_hanging_up_before_anything_came_stops_a_streaming_door_too(
-    gateway: Gateway, engine: ScriptedEngine
-) -> None:
+async def test_a_disconnect_before_the_first_chunk_stops_a_stream_too(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*beginning("a"), asyncio.Event())
     async with open_http_client(gateway) as client:
         asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=body(stream=True)))
@@ -341,7 +341,7 @@ async def test_hanging_up_before_anything_came_stops_a_streaming_door_too(
 # -- judged for the record
 
 
-async def test_a_path_that_streams_freely_is_judged_for_the_record_only(
+async def test_a_path_streamed_unvalidated_is_judged_for_metrics_only(
     neighbours: Neighbours, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     escalate = {"paths": ["small", "small_talk", "large"], "stream_unvalidated": ["small"]}
@@ -360,7 +360,7 @@ async def test_a_path_that_streams_freely_is_judged_for_the_record_only(
     assert large_engine.bodies == []
 
 
-async def test_without_an_escalating_policy_an_answer_is_judged_for_the_record_only(
+async def test_without_escalation_an_answer_is_judged_for_metrics_only(
     neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:
     neighbours.config.tasks["triage"] |= {"policy": {"fixed": "small"}}
@@ -414,7 +414,7 @@ async def unsure_gateway(neighbours: Neighbours, engine: ScriptedEngine) -> Asyn
         yield gateway
 
 
-async def test_an_answer_that_the_model_was_not_sure_of_escalates(
+async def test_an_answer_with_a_low_mean_log_probability_escalates(
     unsure_gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*sure(-0.1, -1.5))
@@ -441,9 +441,7 @@ async def test_log_probabilities_reach_only_clients_that_asked_for_them(
 # -- the receipt of what was tried
 
 
-async def test_what_a_path_looked_up_before_it_failed_is_on_the_receipt(
-    neighbours: Neighbours, engine: ScriptedEngine
-) -> None:
+async def test_the_searches_of_a_failed_path_are_on_the_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
     neighbours.config.tasks["policy"]["fallback"] = ["small_talk"]
     engine.script = lambda body: answer("Hi") if "Wren" in body["messages"][0]["content"] else [BREAK]
     await neighbours.ready()
@@ -479,7 +477,7 @@ async def test_a_path_that_could_not_answer_is_not_expected_to_cost_nothing(
 # -- the decision alone
 
 
-async def test_a_route_tells_where_an_answer_would_escalate_to(door: Door) -> None:
+async def test_a_route_reports_where_an_answer_would_escalate_to(door: Door) -> None:
     routed = await door.route(IN_TRIAGE)
     assert (routed["path"], routed["reason"]) == ("small", "policy:escalate")
     assert [(row["path"], row["outcome"]) for row in routed["considered"]] == [

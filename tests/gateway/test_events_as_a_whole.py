@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from pointsman_gateway.codec.choices import collect_choices
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.http.choices import collected
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
 DONE = b"data: [DONE]\n\n"
@@ -32,7 +32,7 @@ def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]
     pieces = sum(chunk.event_count for chunk in chunks if chunk.content or chunk.extra)
     usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
-    choices = collected([chunk for chunk in chunks if chunk.usage is None])
+    choices = collect_choices([chunk for chunk in chunks if chunk.usage is None])
     return choices, pieces, usages, first, reader.done, reader.failure
 
 

@@ -23,14 +23,14 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     """Its second engine is so busy that the first one is asked first."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        next(cell for cell in gateway.house.engines.cells if cell.engine.name == "spare").in_flight += 100
+        next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
         yield gateway
 
 
 async def answered(gateway: Gateway, text: str = IN_CHAT, seconds: float = 10) -> list[Event]:
     deadline = asyncio.get_running_loop().time() + seconds
     request = Request("auto", (Message("user", text),), deadline=deadline)
-    return [event async for event in gateway.house.pipeline.answer(request)]
+    return [event async for event in gateway.components.pipeline.answer(request)]
 
 
 def text_of(events: list[Event]) -> str:
@@ -128,10 +128,10 @@ async def test_an_engine_that_keeps_failing_is_passed_over_in_the_decision(
 async def test_a_gateway_whose_engines_are_all_left_alone_is_not_ready(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
-    assert gateway.house.engines.any_ready
+    assert gateway.components.engines.any_ready
     engine.refuses(500, "x")
     second_engine.refuses(500, "x")
-    while gateway.house.engines.any_ready:
+    while gateway.components.engines.any_ready:
         with pytest.raises(Unavailable):
             await answered(gateway)
     asked = len(engine.bodies) + len(second_engine.bodies)

@@ -65,7 +65,7 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
 ) -> None:
     for model in ("auto", TRIAGE):
         await HttpDoor(http).ask(IN_POLICY, model)
-    aggregator = gateway.house.generations.line().metering.aggregator
+    aggregator = gateway.components.reloader.stages().metering.aggregator
     gen_ai = aggregator.gen_ai
     receipt = await _receipt(gateway)
 
@@ -80,13 +80,13 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
         aggregator.add(ended(odd, version))
 
     await junk(0)
-    before, size = set(_series(gateway)), len(generate_latest(gateway.house.registry))
+    before, size = set(_series(gateway)), len(generate_latest(gateway.components.registry))
     for number in range(1, MANY):
         await junk(number)
     assert set(_series(gateway)) == before
     assert gateway.metric(SERVER, gen_ai_request_model="other") == 2 * MANY
     # Counts have more digits; no more is new.
-    assert len(generate_latest(gateway.house.registry)) < 1.1 * size < 400_000
+    assert len(generate_latest(gateway.components.registry)) < 1.1 * size < 400_000
 
 
 async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_asked_for(
@@ -122,7 +122,7 @@ async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_aske
 async def test_the_release_and_the_lag_of_the_loop_are_told(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_build_info", service="gateway") == 1
     assert gateway.metric("pointsman_config_generation") == 1
-    assert b"pointsman_event_loop_lag_seconds_bucket" in generate_openmetrics(gateway.house.registry)
+    assert b"pointsman_event_loop_lag_seconds_bucket" in generate_openmetrics(gateway.components.registry)
 
 
 async def _receipt(gateway: Gateway) -> Receipt:
@@ -133,7 +133,7 @@ async def _receipt(gateway: Gateway) -> Receipt:
 
 
 async def _events(gateway: Gateway, request: Request) -> list[Event]:
-    return [event async for event in gateway.house.pipeline.answer(request)]
+    return [event async for event in gateway.components.pipeline.answer(request)]
 
 
 def _in_a_minute() -> float:
@@ -141,6 +141,6 @@ def _in_a_minute() -> float:
 
 
 def _series(gateway: Gateway) -> Iterator[tuple[str, ...]]:
-    for family in gateway.house.registry.collect():
+    for family in gateway.components.registry.collect():
         for sample in family.samples:
             yield (sample.name, *sample.labels.values())

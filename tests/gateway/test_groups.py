@@ -9,9 +9,9 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
-from pointsman_gateway.engines.dns_groups import Group
-from pointsman_gateway.engines.engine_state import Aliases, Cell, Engine
-from pointsman_gateway.engines.engines import Engines, Plan
+from pointsman_gateway.engines.dns_groups import EngineGroup
+from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
+from pointsman_gateway.engines.engines import Engines, EngineSettings
 from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
@@ -35,10 +35,10 @@ class Scripted:
 
 class Seat:
     def __init__(self, engine: Engine) -> None:
-        self.cell = Cell(engine)
+        self.state = EngineState(engine)
         self.followed = True
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         self.followed = False
 
 
@@ -49,9 +49,11 @@ class Hall:
         self.registry = CollectorRegistry()
         self.resolver = Scripted()
         self.seats: list[Seat] = []
-        empty = Engine("fleet", "tiny", "dns+http://engines.pointsman.svc:8000/base", api_key="sk-1")
-        self.group = Group(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
-        self.engines = Engines(self.group.cells, {"fleet": Plan(Timeouts(stream_idle_seconds=9))}, Aliases())
+        empty = Engine(
+            "fleet", "tiny", "dns+http://engines.pointsman.svc:8000/base", auth_header="authorization: Bearer sk-1\r\n"
+        )
+        self.group = EngineGroup(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
+        self.engines = Engines(self.group.states, {"fleet": EngineSettings(Timeouts(stream_idle_seconds=9))}, Aliases())
 
     def _seat(self, engine: Engine) -> Seat:
         seat = Seat(engine)
@@ -59,11 +61,11 @@ class Hall:
         return seat
 
     def _changed(self) -> None:
-        self.engines.seat(self.group.cells)
+        self.engines.set_states(self.group.states)
 
     async def leads_to(self, *addresses: str) -> None:
         self.resolver.leads_to = frozenset(addresses)
-        await self.group.look(self.resolver)
+        await self.group.look_up(self.resolver)
 
     @property
     def places(self) -> Mapping[str, str]:
@@ -81,8 +83,8 @@ def hall() -> Hall:
 async def test_each_address_is_an_engine_with_a_number_and_the_groups_terms(hall: Hall) -> None:
     await hall.leads_to("10.0.0.2", "10.0.0.1")
     assert hall.places == {"fleet/0": "http://10.0.0.1:8000/base", "fleet/1": "http://10.0.0.2:8000/base"}
-    assert [target.plan.timeouts.stream_idle_seconds for target in hall.engines.targets(PLAIN)] == [9, 9]
-    assert {target.engine.api_key for target in hall.engines.targets(PLAIN)} == {"sk-1"}
+    assert [target.settings.timeouts.stream_idle_seconds for target in hall.engines.targets(PLAIN)] == [9, 9]
+    assert {target.engine.auth_header for target in hall.engines.targets(PLAIN)} == {"authorization: Bearer sk-1\r\n"}
     assert hall.metric("members") == 2
 
 
@@ -92,7 +94,7 @@ async def test_an_ipv6_address_is_written_as_a_url_wants_it(hall: Hall) -> None:
 
 
 async def test_a_group_without_members_says_why(hall: Hall) -> None:
-    await hall.group.look(hall.resolver)
+    await hall.group.look_up(hall.resolver)
     assert "fleet: DNS, asked for engines.pointsman.svc: there is no such name" in (hall.engines.why_not(PLAIN) or "")
     assert not hall.engines.any_ready
     await hall.leads_to("10.0.0.1")
@@ -101,13 +103,13 @@ async def test_a_group_without_members_says_why(hall: Hall) -> None:
 
 async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
-    first, second = hall.group.cells
+    first, second = hall.group.states
     second.in_flight = 3
     first.breaker.failed(first.breaker.enter(), BreakerConfig(consecutive_failures=1))
     await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
-    assert list(hall.group.cells[:2]) == [first, second]
+    assert list(hall.group.states[:2]) == [first, second]
     assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still
-    assert hall.group.cells[1].in_flight == 3
+    assert hall.group.states[1].in_flight == 3
 
 
 async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chosen_it(hall: Hall) -> None:
@@ -117,20 +119,21 @@ async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chose
     assert hall.places == {"fleet/1": "http://10.0.0.2:8000/base"}
     taken = chosen.take()
     assert taken
-    assert taken.engine.place == "10.0.0.2:8000"
+    assert taken.engine.endpoint == "10.0.0.2:8000"
     assert chosen.take() is None
     assert [seat.followed for seat in hall.seats] == [False, True]
-    gone = hall.seats[0].cell
-    gone.rest(1)  # a late answer that asks for a pause
-    assert not gone.may_be_asked
-    refused = Engines([gone]).refusal(PLAIN)  # of a request that knows of no other member
-    assert (refused.message, refused.retry_after) == ("path 'plain': fleet/0 has left its group", 5)
+    gone = hall.seats[0].state
+    gone.cool_down(1)  # a late answer that asks for a pause
+    assert not gone.is_available
+    with pytest.raises(Unavailable) as refused:  # of a request that knows of no other member
+        Engines([gone]).targets(PLAIN)
+    assert (refused.value.message, refused.value.retry_after) == ("path 'plain': fleet/0 has left its group", 5)
 
 
 async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_was(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1")
     begun = hall.engines.targets(PLAIN)
-    hall.group.leave()
+    hall.group.stop()
     assert not hall.seats[0].followed
     assert Candidates(begun, 0, 1.25).take()
     assert hall.registry.get_sample_value("pointsman_engine_group_members", {"group": "fleet"}) is None
@@ -158,7 +161,7 @@ async def test_where_dns_fails_the_members_stay(hall: Hall, caplog: pytest.LogCa
     before = hall.places
     hall.resolver.leads_to = None
     for _ in range(3):
-        await hall.group.look(hall.resolver)
+        await hall.group.look_up(hall.resolver)
     assert hall.places == before
     assert hall.metric("lookups_total", outcome="failed") == 3
     assert caplog.text.count("there is no such name; 2 members") == 1
@@ -174,7 +177,7 @@ async def test_all_gateways_choose_alike_though_each_numbers_the_members_by_itse
     def choice(hall: Hall, key: int) -> str:
         target = Candidates(hall.engines.targets(PLAIN), key, 1.25).take()
         assert target
-        return target.engine.place
+        return target.engine.endpoint
 
     assert all(choice(one, key) == choice(other, key) for key in range(0, 1 << 32, 97_000_003))
 

@@ -68,8 +68,8 @@ async def answered_by(http: httpx.AsyncClient, model: str) -> str:
 
 def places(gateway: Gateway) -> dict[str, str]:
     """Of the members that are ready, by their names."""
-    engines = gateway.house.engines.all()
-    return {engine.name: engine.place.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
+    engines = gateway.components.engines.all()
+    return {engine.name: engine.endpoint.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
 
 
 async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds_them(
@@ -141,11 +141,11 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
     neighbours.settings["reload_seconds"] = 0.05
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
-        cells, first = gateway.house.engines.cells, gateway.house.generations.current.id
+        cells, first = gateway.components.engines.states, gateway.components.reloader.current.id
         neighbours.config.models["engines"]["fleet"]["timeouts"] = {"stream_idle_seconds": 7}
         neighbours.config.write()
-        await until(lambda: gateway.house.generations.current.id != first, within=20)
-        assert gateway.house.engines.cells == cells
+        await until(lambda: gateway.components.reloader.current.id != first, within=20)
+        assert gateway.components.engines.states == cells
         fleet.name("127.0.0.11")
         await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new generation, too
         fleet.dns.names["others.svc"] = ["127.0.0.12"]
@@ -161,7 +161,7 @@ async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_t
     fleet: Fleet, neighbours: Neighbours, edit: str
 ) -> None:
     async with opened(neighbours) as (gateway, http):
-        generations = gateway.house.generations
+        generations = gateway.components.reloader
         await until(lambda: len(places(gateway)) == 2)
         before, file = generations.current.id, neighbours.config.folder / "tasks.yaml"
         as_it_was = file.read_text()

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Caller, Request
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
 from pointsman_gateway.pipeline.ports import AnswerSink
 from pointsman_gateway.pipeline.run import RequestRun
@@ -289,9 +289,9 @@ async def test_paths_are_listed_with_what_they_are_and_whether_they_can_answer(
     ]
     assert list(listed.paths[2].strategies) == ["zero_shot", "retrieval"]
     assert all(path.available and not path.why_not for path in listed.paths)
-    assert listed.generation == gateway.house.generations.current.id
+    assert listed.generation == gateway.components.reloader.current.id
     await neighbours.lora_server.say(READY, url=neighbours.engine.url)
-    await until(lambda: not gateway.house.engines.get("local").resident)
+    await until(lambda: not gateway.components.engines.get("local").resident)
     away = {p.name: p.why_not for p in (await stub.ListPaths(pb.ListPathsRequest())).paths if not p.available}
     assert away == {
         "triage_adapter": "adapter 'triage@prod' is not resident on any engine",
@@ -353,10 +353,10 @@ class Overheard:
 @pytest.fixture
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
     """A door that wants keys, and who came through it."""
-    house = gateway.house
-    overheard: Any = Overheard(house.pipeline, [])  # has what the API calls
+    components = gateway.components
+    overheard: Any = Overheard(components.pipeline, [])  # has what the API calls
     tenancy: Any = ScriptedTenancy()
-    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations)
+    servicer = GatewayServicer(overheard, components.feedback, 5, components.reloader)
 
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)

@@ -46,7 +46,7 @@ TOLD: dict[str, list[Any]] = {
 def counts(gateway: Gateway) -> dict[Any, float]:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in gateway.house.registry.collect()
+        for family in gateway.components.registry.collect()
         if family.name in COUNTED
         for sample in family.samples
         if sample.name.endswith(("_total", "_count"))
@@ -59,7 +59,7 @@ Said = Answer | tuple[str, str]
 
 async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
     """What was answered, and what was counted."""
-    gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
+    gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
     before = counts(gateway)
     got: Said
     async with opening_door(method, gateway.url, gateway.grpc_address) as door:
@@ -98,7 +98,7 @@ async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello"))
-    given = held_back(gateway.house.tenancy, monkeypatch)
+    given = held_back(gateway.components.tenancy, monkeypatch)
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
         leaving, staying = [asyncio.create_task(door.ask("Hello", "path:small_talk")) for _ in range(2)]
         await until(lambda: gateway.metric("pointsman_in_flight") == 2)

@@ -57,20 +57,20 @@ async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
     until = asyncio.get_running_loop().time() + begin
     connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
     connection.post(HEAD, b"{}")
-    connection.limit(inf, until)
+    connection.set_timeouts(inf, until)
     while not connection.status:
         if connection.failure is not None:
             raise connection.failure
-        await connection.news()
+        await connection.wait_for_event()
     return connection
 
 
 async def read(connection: Connection) -> bytes:
     """All that has come since the last time; empty at the end of the answer."""
-    while not (piece := connection.taken()) and not connection.complete:
+    while not (piece := connection.read()) and not connection.is_complete:
         if connection.failure is not None:
             raise connection.failure
-        await connection.news()
+        await connection.wait_for_event()
     return piece
 
 
@@ -143,7 +143,7 @@ async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(poo
 
 
 async def test_a_connection_that_has_rested_for_long_is_not_used() -> None:
-    pool, engine = Pool(longest_idle=0.0), Counting()
+    pool, engine = Pool(max_idle_seconds=0.0), Counting()
     async with serving(engine) as origin:
         await answered(pool, origin)
         await answered(pool, origin)
@@ -172,7 +172,7 @@ async def test_an_answer_that_ends_a_moment_after_all_that_is_wanted_of_it_leave
         pool.release(origin, connection)
         assert pool.idle(origin) is None
         go_on.set()
-        await until(lambda: connection.complete)
+        await until(lambda: connection.is_complete)
         again = await posted(pool, origin)
         assert again is connection
         assert connections == 1
@@ -210,7 +210,7 @@ async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
         writer.close()
 
     async with serving(serve) as origin:
-        with pytest.raises(TimedOut, match="nothing came in time"):
+        with pytest.raises(TimedOut, match="nothing arrived in time"):
             await posted(pool, origin, begin=0.05)
 
 
@@ -249,7 +249,7 @@ async def test_what_comes_behind_an_answer_is_nobody_elses(pool: Pool) -> None:
         assert await read(connection) == b"ok"
         pool.release(origin, connection)
         goes_on.set()
-        await until(lambda: connection.complete)
+        await until(lambda: connection.is_complete)
         assert await answered(pool, origin) == b"ok"
 
 
@@ -274,7 +274,7 @@ async def test_a_connection_that_is_lost_already_says_so(pool: Pool) -> None:
 
     async with serving(hangs_up) as origin:
         connection = await pool.connect(origin, 10.0, asyncio.get_running_loop().time() + 10.0)
-        await until(lambda: not connection.open)
+        await until(lambda: not connection.is_open)
         await until(lambda: connection._transport is None)
         with pytest.raises(ConnectionFailed):
             connection.post(HEAD, b"{}")

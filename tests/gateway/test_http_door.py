@@ -11,14 +11,13 @@ import openai
 import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
 from doubles.lora_server import STARTING
 from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
-from pointsman_gateway.http.edge import Edge
-from pointsman_gateway.http.http import build_api, build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_api, build_app
+from pointsman_gateway.http.asgi_app import GatewayApp
+from pointsman_gateway.http.server import serve_http
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]
@@ -222,7 +221,7 @@ async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
 ) -> None:
     assert (await http.get("/readyz")).status_code == 200
     await neighbours.lora_server.say(STARTING, detail="loading weights")
-    await until(lambda: not gateway.house.engines.any_ready)
+    await until(lambda: not gateway.components.engines.any_ready)
     assert (await http.get("/healthz")).text == "ok\n"
     not_ready = await http.get("/readyz")
     assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
@@ -255,11 +254,13 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
     gateway: Gateway, engine: ScriptedEngine, asked: dict[str, Any]
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    components = gateway.components
+    dependencies = http_dependencies(components)
+    api = build_api(dependencies)
+    without_raw_routes = GatewayApp(api, dependencies.tenancy, dependencies.budget, {}, lambda *_: None)
     async with (
-        serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
-        serving_http(Edge(build_api(door), door.tenancy, {}, lambda *_: None), "127.0.0.1:0", grace=1) as cold,
+        serve_http(build_app(dependencies), "127.0.0.1:0", grace=1) as hot,
+        serve_http(without_raw_routes, "127.0.0.1:0", grace=1) as cold,
     ):
         told = [await _told_at(address, asked) for address in (hot, cold)]
     assert told[0] == told[1]

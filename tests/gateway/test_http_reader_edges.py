@@ -13,7 +13,7 @@ import httpx
 import pytest
 from doubles.engine import DONE, ScriptedEngine, answer, beginning
 from doubles.garbage import nothing_is_left
-from doubles.gateway import Gateway, Neighbours
+from doubles.gateway import Gateway, Neighbours, http_dependencies
 from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
@@ -23,12 +23,11 @@ from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request,
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, TransientFailure
 from pointsman_gateway.engines.http1 import Connection, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.http.express import ConnectionSink, ExpressLane
-from pointsman_gateway.http.express_connection import ExpressConnection
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.fast_connection import FastConnection
+from pointsman_gateway.http.fast_reader import ChatReader, ConnectionSink
+from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
@@ -70,11 +69,13 @@ async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: S
 
 
 async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
-    strict = Guard(headers=10)
+    components = gateway.components
+    dependencies = http_dependencies(components)
+    strict = ConnectionLimits(max_headers=10)
     async with (
-        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=strict, lane=ExpressLane(door)) as address,
+        serve_http(
+            build_app(dependencies), "127.0.0.1:0", grace=1, limits=strict, chat_reader=ChatReader(dependencies)
+        ) as address,
         connected(f"http://{address}") as (reader, writer),
     ):
         writer.write(request("path:handbook", *MANY[:20]))
@@ -166,7 +167,7 @@ async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engin
 
     client = Connecting(close_next)
     transfer, received = sent_by(engine, client)
-    await until(lambda: client.connections and not client.connections[0].open)
+    await until(lambda: client.connections and not client.connections[0].is_open)
     assert not engine.bodies
     assert not received.said
 
@@ -195,11 +196,13 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(*["x" * 2**20] * 16))
-    house, refusals = gateway.house, list[str]()
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
-    brisk = Guard(idle_seconds=0.2, stalled_seconds=0.2, refused=refusals.append)
+    components, refusals = gateway.components, list[str]()
+    dependencies = http_dependencies(components)
+    brisk = ConnectionLimits(idle_timeout=0.2, stall_timeout=0.2, on_rejection=refusals.append)
     async with (
-        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=brisk, lane=ExpressLane(door)) as address,
+        serve_http(
+            build_app(dependencies), "127.0.0.1:0", grace=1, limits=brisk, chat_reader=ChatReader(dependencies)
+        ) as address,
         connected(f"http://{address}") as (_, writer),
     ):
         writer.write(request("path:small_talk"))
@@ -232,10 +235,10 @@ class Wire(asyncio.Transport):
 
 
 async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
-    house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
-    config, full = Config(build_app(door), log_config=None), Guard(connections=0)
-    connection = ExpressConnection(config, ServerState(), {}, full, ExpressLane(door))
+    components = gateway.components
+    dependencies = http_dependencies(components)
+    config, full = Config(build_app(dependencies), log_config=None), ConnectionLimits(max_connections=0)
+    connection = FastConnection(config, ServerState(), {}, full, ChatReader(dependencies))
     wire = Wire()
     connection.connection_made(wire)
     connection.data_received(request("path:small_talk"))
@@ -278,13 +281,17 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    house, log = gateway.house, list[str]()
-    journal: Any = Logged(house.pipeline.journal, log)  # has what the pipeline calls
-    tenancy: Any = Logged(house.pipeline.tenancy, log)
-    pipeline = replace(house.pipeline, journal=journal, tenancy=tenancy)
-    door = HttpDoor(pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
-    connection = ExpressConnection(
-        Config(build_app(door), log_config=None), ServerState(), {}, Guard(), ExpressLane(door)
+    components, log = gateway.components, list[str]()
+    request_log: Any = Logged(components.pipeline.request_log, log)  # has what the pipeline calls
+    tenancy: Any = Logged(components.pipeline.tenancy, log)
+    pipeline = replace(components.pipeline, request_log=request_log, tenancy=tenancy)
+    dependencies = replace(http_dependencies(components), pipeline=pipeline)
+    connection = FastConnection(
+        Config(build_app(dependencies), log_config=None),
+        ServerState(),
+        {},
+        ConnectionLimits(),
+        ChatReader(dependencies),
     )
     wire = Wire(log)
     connection.connection_made(wire)
@@ -349,7 +356,7 @@ async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(nei
         stub = gateway_pb2_grpc.GatewayStub(channel)
 
         async def ask() -> None:
-            gateway.house.engines.cell("local").breaker = Breaker()
+            gateway.components.engines.state("local").breaker = Breaker()
             async with connected(gateway.url) as (reader, writer):
                 writer.write(request("path:small_talk"))
                 assert b" 503 " in await reader.readline()

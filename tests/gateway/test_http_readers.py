@@ -17,7 +17,7 @@ from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
 from doubles.engine_scripts import Script, scripts
 from doubles.garbage import nothing_is_left
-from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.gateway import TRIAGE, Gateway, Neighbours, http_dependencies
 from doubles.leases import held_back
 from doubles.raw_engine import RawEngine, running_raw_engine
 from doubles.tenancy import issue
@@ -27,10 +27,10 @@ from hypothesis import HealthCheck, given, settings
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
 from pointsman_gateway.engines.openai_client import OpenAITransfer
-from pointsman_gateway.http.express import Client, ConnectionSink, ExpressLane
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.fast_reader import BufferingConnection, ChatReader
+from pointsman_gateway.http.server import serve_http
+from pointsman_gateway.http.sinks import ConnectionSink
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
 
@@ -47,15 +47,15 @@ LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-class WatchedLane(ExpressLane):
+class WatchedReader(ChatReader):
     """Counts the requests that it starts."""
 
-    taken = 0
+    started = 0
 
-    def take(self, client: Client, data: bytes, max_headers: int) -> ConnectionSink | int:
-        taken = super().take(client, data, max_headers)
-        self.taken += isinstance(taken, ConnectionSink)
-        return taken
+    def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
+        started = super().start(connection, data, max_headers)
+        self.started += isinstance(started, ConnectionSink)
+        return started
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Ways:
     """One gateway with two HTTP servers."""
 
     gateway: Gateway
-    lane: WatchedLane
+    reader: WatchedReader
     clients: Mapping[str, httpx.AsyncClient]
 
     async def told(self, way: str, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str]) -> Told:
@@ -93,9 +93,9 @@ class Ways:
 
     async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
         """Asserts that both answer the same."""
-        self.gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
+        self.gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
         by_uvicorn = await self.told("uvicorn", asked, headers)
-        self.gateway.house.engines.cell("local").breaker = Breaker()
+        self.gateway.components.engines.state("local").breaker = Breaker()
         by_us = await self.told("ours", asked, headers)
         assert by_us.counted == by_uvicorn.counted, name
         assert by_us == by_uvicorn, name
@@ -105,7 +105,7 @@ class Ways:
         """Of everything that is counted, and is not a time."""
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in self.gateway.house.registry.collect()
+            for family in self.gateway.components.registry.collect()
             if family.name in COUNTED
             for sample in family.samples
             if sample.name.endswith(("_total", "_count"))
@@ -122,14 +122,14 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, AsyncExitStack() as stack:
-        house = gateway.house
-        door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
-        lane = WatchedLane(door)
+        components = gateway.components
+        dependencies = http_dependencies(components)
+        reader = WatchedReader(dependencies)
         clients = {}
         key = (await issue(valkey.url, limits=LIMITS)).credential.text
-        for name, taking in {"uvicorn": None, "ours": lane}.items():
+        for name, chat_reader in {"uvicorn": None, "ours": reader}.items():
             address = await stack.enter_async_context(
-                serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
+                serve_http(build_app(dependencies), "127.0.0.1:0", grace=1, chat_reader=chat_reader)
             )
             client = httpx.AsyncClient(
                 base_url=f"http://{address}", timeout=20, verify=False, headers={"authorization": f"Bearer {key}"}
@@ -137,10 +137,10 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
             clients[name] = await stack.enter_async_context(client)
         hello = {"model": "tiny", "messages": said("Hello")}
         async with asyncio.timeout(30):  # a slow machine's Redis may not answer in its time at first
-            while house.tenancy.identify_now(key) is None:
+            while components.tenancy.identify_now(key) is None:
                 for client in clients.values():
                     await client.post("/v1/chat/completions", json=hello)
-        yield Ways(gateway, lane, clients)
+        yield Ways(gateway, reader, clients)
 
 
 def said(*texts: str, role: str = "user") -> list[dict[str, str]]:
@@ -170,10 +170,10 @@ USUAL: dict[str, dict[str, Any]] = {
 async def test_the_usual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, asked in USUAL.items():
-        before = ways.lane.taken
+        before = ways.reader.started
         told = await ways.alike(asked, {}, name)
         assert told.status == 200, name
-        assert ways.lane.taken == before + 1, name
+        assert ways.reader.started == before + 1, name
         assert engine.bodies[-1] == engine.bodies[-2], name
 
 
@@ -230,9 +230,9 @@ REFUSALS = {500: "engine_error", 503: "engine_error", 429: "engine_overloaded", 
 async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
     for name, steps in TROUBLE.items():
         engine.says(*steps)
-        before = ways.lane.taken
+        before = ways.reader.started
         await ways.alike({"model": "path:small_talk", "messages": said("Hello"), "stream": streams}, {}, name)
-        assert ways.lane.taken == before + 1, name
+        assert ways.reader.started == before + 1, name
         assert ways.gateway.metric("pointsman_in_flight") == 0, name
         assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
 
@@ -263,7 +263,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         goes_on = asyncio.Event()
         engine.says(*beginning("Hello"), goes_on)
         before = ways.gateway.metric("pointsman_requests_total", outcome="cancelled")
-        taken = ways.lane.taken
+        taken = ways.reader.started
         asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
         asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
         await until(lambda: engine.running == 1)
@@ -277,7 +277,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
                 lambda wanted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == wanted, counted
             )
         )
-        assert ways.lane.taken == taken + 1
+        assert ways.reader.started == taken + 1
         assert ways.gateway.metric("pointsman_in_flight") == 0
 
 
@@ -286,23 +286,23 @@ async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
     ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.lane.taken
+    given, before = held_back(ways.gateway.components.tenancy, monkeypatch), ways.reader.started
     asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
-    await until(lambda: ways.lane.taken == before + 1)
+    await until(lambda: ways.reader.started == before + 1)
     assert ways.gateway.metric("pointsman_in_flight") == 1
     assert ways.gateway.metric("pointsman_engine_in_flight") == 0
     given.set()
     assert (await asking).status_code == 200
     assert engine.bodies[-1]["messages"][-1] == said("Hello")[0]
-    assert ways.lane.taken == before + 1
+    assert ways.reader.started == before + 1
 
 
 async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    given, asked_before = held_back(ways.gateway.house.tenancy, monkeypatch), len(engine.bodies)
+    given, asked_before = held_back(ways.gateway.components.tenancy, monkeypatch), len(engine.bodies)
     asked = {"model": "path:small_talk", "messages": said("Hello")}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
@@ -318,7 +318,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
 async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = held_back(ways.gateway.house.tenancy, monkeypatch)
+    given = held_back(ways.gateway.components.tenancy, monkeypatch)
     asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
@@ -380,7 +380,7 @@ async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
 
     async def once_more() -> None:
-        ways.gateway.house.engines.cell("local").breaker = Breaker()
+        ways.gateway.components.engines.state("local").breaker = Breaker()
         await ends(ways, engine, way)
         await asyncio.sleep(0.1)
 
@@ -416,12 +416,12 @@ async def raw_ways(
         engine.url = raw.url
         await neighbours.ready()
         gateway = await stack.enter_async_context(neighbours.gateway())
-        house = gateway.house
-        door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
+        components = gateway.components
+        dependencies = http_dependencies(components)
         clients = {}
-        for name, taking in {"uvicorn": None, "ours": ExpressLane(door)}.items():
+        for name, chat_reader in {"uvicorn": None, "ours": ChatReader(dependencies)}.items():
             address = await stack.enter_async_context(
-                serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
+                serve_http(build_app(dependencies), "127.0.0.1:0", grace=1, chat_reader=chat_reader)
             )
             client = httpx.AsyncClient(base_url=f"http://{address}", timeout=20, verify=False)
             clients[name] = await stack.enter_async_context(client)

@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 import httpx
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.server import serve_http
 
 
 async def test_no_piece_of_an_answer_waits_until_the_one_before_was_acknowledged() -> None:
@@ -16,7 +16,7 @@ async def test_no_piece_of_an_answer_waits_until_the_one_before_was_acknowledged
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with serving_http(app, "127.0.0.1:0") as address, httpx.AsyncClient(verify=False) as client:
+    async with serve_http(app, "127.0.0.1:0") as address, httpx.AsyncClient(verify=False) as client:
         assert (await client.get(f"http://{address}/")).text == "ok"
     assert no_delay
     assert all(no_delay)

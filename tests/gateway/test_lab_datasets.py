@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and on one side only."""
+"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and in one split only."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,8 @@ from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
-from pointsman_lab.datasets.build import BuildOrder, build, read_evaluation_keys, read_teacher_answers
+from pointsman_lab.datasets.build import BuildOrder, build, plan_report, read_evaluation_keys, read_teacher_answers
 from pointsman_lab.datasets.files import WrittenDataSet
-from pointsman_lab.datasets.reports import plan_report
 from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.request_log import open_request_log

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
-from pointsman_gateway.bootstrap.models import Models, origin
+from pointsman_gateway.bootstrap.models import EmbeddingModels, origin
 from pointsman_gateway.classification.artifact import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.__main__ import main
@@ -61,7 +61,7 @@ def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_
 def test_what_was_written_is_accepted_until_the_examples_change(
     config_folder: ConfigFolder, fit: Fit, model_folder: Path
 ) -> None:
-    models = Models.load(model_folder)
+    models = EmbeddingModels.load(model_folder)
     _, found, _ = fit(config_folder.write())
     assert load(Path(found["file"]), origin(load_config(config_folder.folder), models)).tasks == (
         "chat",

@@ -1,4 +1,4 @@
-"""A text in a language that the examples are not written in goes to the default path; no English one ever does."""
+"""A text in a language that the examples are not written in goes to the default path; an English text never does."""
 
 import json
 from pathlib import Path
@@ -57,11 +57,11 @@ def test_another_language_is_recognised(english: LanguageDetector, text: str, la
         "asdkfj alsdkjf aslkdjf",
     ],
 )
-def test_what_may_be_english_passes(english: LanguageDetector, text: str) -> None:
+def test_a_text_that_may_be_english_is_accepted(english: LanguageDetector, text: str) -> None:
     assert english.foreign(text) == ""
 
 
-def test_none_of_the_help_desks_own_texts_is_sent_away(english: LanguageDetector) -> None:
+def test_all_of_the_help_desks_own_texts_are_accepted(english: LanguageDetector) -> None:
     files = [*(HELPDESK / "config/tasks").glob("*.jsonl"), HELPDESK / "heldout/triage.jsonl"]
     texts = [json.loads(row)["text"] for file in files for row in file.read_text("utf-8").splitlines()]
     assert len(texts) > 1000
@@ -69,18 +69,18 @@ def test_none_of_the_help_desks_own_texts_is_sent_away(english: LanguageDetector
 
 
 @pytest.mark.parametrize("text", ["👍", "?!…", "🚂🚃🚃", "\u202e\u200b", ""])
-def test_what_has_no_letter_and_no_digit_is_in_no_language(text: str) -> None:
+def test_a_text_without_letters_and_digits_has_no_language(text: str) -> None:
     assert LanguageDetector(["en"]).foreign(text) == LanguageDetector([]).foreign(text) == NO_LANGUAGE
 
 
 @pytest.mark.parametrize(
     "text", ["\ud800 ein halbes Zeichen und noch mehr davon", "\ufffe\uffff kein Text ist das hier"]
 )
-def test_what_the_detector_does_not_take_passes(english: LanguageDetector, text: str) -> None:
+def test_a_text_that_the_detector_rejects_is_accepted(english: LanguageDetector, text: str) -> None:
     assert english.foreign(text) in ("", "de")
 
 
-def test_the_languages_of_the_examples_pass() -> None:
+def test_the_languages_of_the_examples_are_accepted() -> None:
     assert LanguageDetector(["en", "de"]).foreign(GERMAN) == ""
     assert LanguageDetector(["de"]).foreign("Please tell me where the station is and how I get there") == "en"
     assert LanguageDetector(["en", "uk"]).foreign("привет") == ""
@@ -101,7 +101,7 @@ async def test_a_text_in_another_language_is_not_classified_and_the_labels_say_w
     assert classifier.read == []
 
 
-async def test_a_long_one_is_known_by_its_ends_and_the_labels_say_so() -> None:
+async def test_the_language_of_a_long_text_is_detected_at_both_ends() -> None:
     text = GERMAN * 500
     got = await Classification(RuleMatcher({}), ScriptedClassifier({})).label(asking(text))
     assert got.notes == ("language: de", f"read the first and the last 4096 of {len(text)} characters")
@@ -116,7 +116,7 @@ async def test_rules_come_before_the_language() -> None:
     assert (got.task, got.stage) == ("triage", "rule:inbox")
 
 
-async def test_a_bare_follow_up_to_another_language_goes_where_that_went() -> None:
+async def test_a_bare_follow_up_to_another_language_gets_the_same_labels() -> None:
     stage = Classification(RuleMatcher({}), ScriptedClassifier({}))
     assert (await stage.label(asking(GERMAN, "👍"))).notes == ("language: de",)
     assert (await stage.label(asking("Where is the station, please?", GERMAN))).notes == ("language: de",)
@@ -139,7 +139,7 @@ async def test_another_language_takes_the_default_path_and_the_decision_says_so(
         assert (await door.route(text))["path"] == path
 
 
-async def test_german_passes_where_the_configuration_says_that_examples_are_german(
+async def test_german_is_accepted_if_the_configuration_lists_it(
     neighbours: Neighbours, config_folder: ConfigFolder
 ) -> None:
     config_folder.rest_of_tasks["classifier"] = {"languages": ["en", "de"]}

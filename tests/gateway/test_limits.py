@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pointsman_gateway.http.limits import BodyLimits, check_body, check_counts
+from pointsman_gateway.codec.limits import BodyLimits, check_body, check_counts
 from pointsman_servicekit.errors import InvalidArgument
 
-SMALL = BodyLimits(bytes=100_000, depth=5, containers=2_000)
+SMALL = BodyLimits(max_bytes=100_000, max_depth=5, max_containers=2_000)
 
 
 def nested(depth: int, *, objects: bool = False) -> bytes:
@@ -57,7 +57,7 @@ def test_it_agrees_with_a_decoder_on_random_json() -> None:
     for _ in range(3000):
         value = _random(chance, chance.randint(1, 9))
         body = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode()
-        verdict = refusal(body, BodyLimits(depth=5))
+        verdict = refusal(body, BodyLimits(max_depth=5))
         assert (verdict == "body_too_deep") == (_depth(value) > 5), body
         verdicts.add(verdict)
     assert verdicts == {None, "body_too_deep"}
@@ -75,7 +75,7 @@ def test_json_in_another_encoding_than_utf_8_is_refused(encoding: str) -> None:
 
 
 def test_every_value_counts_whatever_it_is() -> None:
-    limits = BodyLimits(values=100, strings=50)
+    limits = BodyLimits(max_values=100, max_strings=50)
     for value in ("1", "null", "true", "[]", "{}", '"a, b"'):
         most = 49 if value.startswith('"') else 100  # "input" is one of the strings
         assert refusal(f'{{"input": [{",".join([value] * most)}]}}'.encode(), limits) is None, value
@@ -83,7 +83,7 @@ def test_every_value_counts_whatever_it_is() -> None:
 
 
 def test_commas_in_a_text_are_text() -> None:
-    assert refusal(json.dumps(["," * 90_000]).encode(), BodyLimits(values=100, strings=50)) is None
+    assert refusal(json.dumps(["," * 90_000]).encode(), BodyLimits(max_values=100, max_strings=50)) is None
 
 
 def test_lists_that_never_end_are_too_deep() -> None:

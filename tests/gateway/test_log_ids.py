@@ -52,8 +52,8 @@ async def gateway(neighbours: Neighbours, recorded: Recorded | None) -> AsyncIte
 async def test_each_line_of_a_request_names_it_whichever_door_it_came_through(
     log: io.StringIO, gateway: Gateway, recorded: Recorded | None
 ) -> None:
-    now = gateway.house.generations.current
-    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
+    now = gateway.components.reloader.current
+    gateway.components.reloader.current = replace(now, stages=replace(now.stages, prompts=Mistaken()))
     decisions: set[str] = set()
     for name in DOORS:
         before = len(_lines(log))

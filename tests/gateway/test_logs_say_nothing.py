@@ -144,8 +144,8 @@ async def test_an_engine_that_quotes_the_key_it_was_given_does_not_tell_it_to_ou
 async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_happened(
     log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway
 ) -> None:
-    now = gateway.house.generations.current
-    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
+    now = gateway.components.reloader.current
+    gateway.components.reloader.current = replace(now, stages=replace(now.stages, prompts=Mistaken()))
     plain = await client.post(CHAT, json=body(IN_CHAT))
     streamed = await client.post(CHAT, json=body(IN_CHAT, stream=True))
     async with open_channel(gateway.grpc_address) as channel:
@@ -165,10 +165,10 @@ async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_hap
 async def test_a_prompt_file_that_fails_on_a_request_is_named_without_the_request(
     log: io.StringIO, neighbours: Neighbours, gateway: Gateway, client: httpx.AsyncClient
 ) -> None:
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     neighbours.config.prompts["persona.txt"] = "{% if 'xyzzy' in query %}{{ 1 + query }}{% endif %}"
     neighbours.config.write()
-    await until(lambda: gateway.house.generations.current.id != before, within=20)
+    await until(lambda: gateway.components.reloader.current.id != before, within=20)
     told = await client.post(CHAT, json=body(IN_CHAT, "path:small_talk"))
     assert (told.status_code, told.json()["error"]["code"]) == (500, "prompt_failed")
     assert "prompts/persona.txt cannot be rendered" in told.text

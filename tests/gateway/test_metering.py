@@ -14,7 +14,7 @@ from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
-from pointsman_gateway.faults import fault_of
+from pointsman_gateway.domain.outcome import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
@@ -177,7 +177,7 @@ async def test_names_that_clients_invent_make_no_series(
 def series(gateway: Gateway) -> set[tuple[str, ...]]:
     return {
         (sample.name, *sample.labels.values())
-        for family in gateway.house.registry.collect()
+        for family in gateway.components.registry.collect()
         for sample in family.samples
         if sample.name.startswith("pointsman_")
     }

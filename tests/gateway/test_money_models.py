@@ -71,7 +71,7 @@ def counting(*pieces: str, inference_ms: float) -> list[Step]:
 async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_idle(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
-    account = gateway.house.money.accounts.allocator("local")
+    account = gateway.components.cost_metrics.engine_costs.allocator("local")
     engine.script = lambda body: counting("a", inference_ms=10.0 if body["messages"][0]["role"] == "system" else 5.0)
     door = HttpDoor(http)
     await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
@@ -79,7 +79,7 @@ async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_i
     # Each alone would have paid that much; at once they share what they had in common.
     assert 0 < told["small_talk"] <= 0.040 + 1e-6
     assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
-    total = sum(sample.value for sample in next(iter(gateway.house.money.accounts.collect())).samples)
+    total = sum(sample.value for sample in next(iter(gateway.components.cost_metrics.engine_costs.collect())).samples)
     assert total == pytest.approx(account.allocated_until - account.start, rel=1e-9)  # a dollar a second
     assert account.allocated_until <= time.monotonic()
 

@@ -14,7 +14,7 @@ from doubles.openai_clients import opening_client
 from doubles.raw_engine import event
 from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.http.openai_answers import ChatEncoder
+from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 
 USER: Any = [{"role": "user", "content": IN_CHAT}]
 PARTS = [{"type": "text", "text": "Hel"}, {"type": "image", "url": "x"}, {"text": "lo"}]
@@ -139,7 +139,7 @@ async def test_an_answer_that_cannot_be_written_is_told_as_our_fault(
     engine.says(*answer("Hello"))
     asked = {"model": model, "messages": USER, "stream": stream}
     with monkeypatch.context() as patch:
-        patch.setattr(ChatEncoder, "finished" if stream else "whole", broken)
+        patch.setattr(ChatEncoder, "encode_end" if stream else "encode_whole", broken)
         got = await http.post("/v1/chat/completions", json=asked)
     assert got.status_code == (200 if stream else 500)
     assert '"code":"internal"' in got.text

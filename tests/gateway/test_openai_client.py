@@ -73,7 +73,13 @@ async def test_tool_calls_reasoning_and_logprobs_are_kept(engine: ScriptedEngine
 async def test_the_engine_is_asked_for_exactly_what_the_call_says(engine: ScriptedEngine, stream: Stream) -> None:
     sampling = Sampling(5, 0.0, 0.5, 0, ("END",), extra={"tools": [1], "model": "not this", "stream": False})
     token = request_id.set("abc-123")
-    await collect(stream(sampling=sampling, api_key="sk-1", messages=[Message("tool", "4", {"tool_call_id": "c1"})]))
+    await collect(
+        stream(
+            sampling=sampling,
+            auth_header="authorization: Bearer sk-1\r\n",
+            messages=[Message("tool", "4", {"tool_call_id": "c1"})],
+        )
+    )
     request_id.reset(token)
     assert engine.bodies == [
         {
@@ -142,6 +148,15 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (400, VALIDATION, InvalidArgument, "engine_refused", "top_k", "top_k must be 1 or more"),
         (422, {"detail": "no"}, InvalidArgument, "engine_refused", None, '{"detail": "no"}'),
         (400, [1], InvalidArgument, "engine_refused", None, "[1]"),
+        (
+            400,
+            {"error": {"message": "tool_choice='auto' requires --tool-call-parser to be set"}},
+            InvalidArgument,
+            "engine_refused",
+            None,
+            "tool_choice='auto' requires --tool-call-parser to be set; for an engine that a lora-server starts, set "
+            "POINTSMAN_LORA_TOOL_CALL_PARSER",
+        ),
         (
             404,
             {"error": {"message": "no such model"}},

@@ -1,4 +1,4 @@
-"""Each strategy alone, and what they make together."""
+"""Each prompt strategy alone, and several together."""
 
 from dataclasses import replace
 from typing import Any
@@ -129,7 +129,7 @@ async def test_the_first_examples_can_be_shown_instead() -> None:
     assert made.examples == (("far", "1"), ("near", "2"))
 
 
-async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None:
+async def test_passages_are_searched_with_the_vector_and_the_deadline() -> None:
     found = Finds(PASSAGE)
     made = await retrieval(TEMPLATES, found, "handbook", top_k=3).apply(draft_of())
     assert found.asked == [("handbook", "May my bike ride?", VECTOR, 3, 99)]
@@ -137,12 +137,12 @@ async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None
     assert texts(made)[0] == ("system", "[Bikes] They ride free.")
 
 
-async def test_a_retriever_that_is_away_is_an_error_where_passages_are_required() -> None:
+async def test_an_unavailable_retriever_is_an_error_if_passages_are_required() -> None:
     with pytest.raises(Unavailable, match="the retriever is away"):
         await retrieval(TEMPLATES, Lost()).apply(draft_of())
 
 
-async def test_a_retriever_that_is_away_is_told_to_the_model_where_they_are_not(
+async def test_without_the_retriever_the_model_is_told_that_nothing_was_found_if_passages_are_optional(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     made = await retrieval(TEMPLATES, Lost(), required=False).apply(draft_of())
@@ -192,12 +192,12 @@ async def test_passages_below_the_least_score_are_not_shown() -> None:
     assert await shown(finds, min_score=0.5) == ["good@0"]
 
 
-async def test_where_nothing_is_relevant_no_passage_is_shown() -> None:
+async def test_if_nothing_is_relevant_no_passage_is_shown() -> None:
     finds = Finds(numbered("beside"), relevant=False)
     assert await shown(finds) == []
 
 
-async def test_where_nothing_is_relevant_a_path_may_give_way_to_the_next() -> None:
+async def test_if_nothing_is_relevant_a_path_may_leave_the_request_to_the_next() -> None:
     finds = Finds(numbered("beside"), relevant=False)
     with pytest.raises(Unavailable) as told:
         await shown(finds, on_empty="next_path")
@@ -211,6 +211,6 @@ async def test_the_last_path_answers_without_passages() -> None:
     assert await shown(finds, last, on_empty="next_path") == []
 
 
-async def test_a_retriever_that_may_be_away_does_not_count_as_nothing_relevant() -> None:
+async def test_an_unavailable_retriever_does_not_count_as_nothing_relevant() -> None:
     searching = retrieval(TEMPLATES, Lost(), required=False, on_empty="next_path")
     assert (await searching.apply(draft_of())).passages == ()

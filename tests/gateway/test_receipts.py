@@ -20,8 +20,8 @@ from doubles.valkey import Valkey
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.domain import Finished, Message, Request
-from pointsman_gateway.http.limits import LIMITS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -63,11 +63,11 @@ class End:
 
 async def _without_adapters(neighbours: Neighbours, gateway: Gateway) -> None:
     await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=[], aliases={})
-    await until(lambda: not gateway.house.engines.get("local").resident)
+    await until(lambda: not gateway.components.engines.get("local").resident)
 
 
 def _closed(neighbours: Neighbours, gateway: Gateway) -> None:
-    gateway.house.pipeline.admission.is_closed = True
+    gateway.components.pipeline.admission.is_closed = True
 
 
 def _not_found(neighbours: Neighbours, gateway: Gateway) -> None:
@@ -175,7 +175,7 @@ BAD_BODIES: Mapping[str, tuple[bytes, str]] = {
     "no JSON": (b"{", "bad_json"),
     "no UTF-8": (b'{"model": "\xff"}', "bad_json"),
     "a wrong type": (b'{"model": 5, "messages": 5, "input": 5, "prompt": 5}', "bad_parameter"),
-    "too large": (b'{"model": "' + b"x" * LIMITS.bytes + b'"}', "body_too_large"),
+    "too large": (b'{"model": "' + b"x" * LIMITS.max_bytes + b'"}', "body_too_large"),
     "too deep": (b"[" * 3000 + b"]" * 3000, "body_too_deep"),
 }
 
@@ -232,7 +232,7 @@ async def test_who_gives_up_in_the_line_before_the_house_leaves_a_receipt(
         first = asyncio.create_task(http.post("/v1/chat/completions", json=body(IN_CHAT)))
         await until(lambda: engine.running == 1)
         second = asyncio.create_task(http.post("/v1/chat/completions", json=body(IN_CHAT)))
-        await until(lambda: gateway.house.pipeline.admission.waiting == 1)
+        await until(lambda: gateway.components.pipeline.admission.waiting == 1)
         second.cancel()
         receipt = await the_one(valkey)
         assert (receipt["outcome"], "id" in receipt) == ("cancelled", False)
@@ -322,7 +322,7 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 async def test_who_stalls_at_the_very_end_leaves_one_receipt(gateway: Gateway) -> None:
-    events = gateway.house.pipeline.answer(Request("tiny", (Message("user", IN_CHAT),)))
+    events = gateway.components.pipeline.answer(Request("tiny", (Message("user", IN_CHAT),)))
     async for event in events:
         if isinstance(event, Finished):
             break

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pointsman_gateway.redaction import BadHook, NotRedacted, Redaction, load_hook, redact_common
+from pointsman_gateway.redaction import InvalidHook, NotRedacted, Redaction, load_hook, redact_common
 
 SECRET = "my card is 4111 1111 1111 1111"
 
@@ -45,7 +45,7 @@ def test_without_a_hook_every_text_is_kept() -> None:
     ],
 )
 def test_a_name_that_is_no_hook_is_refused_at_the_start(hooks: Any, name: str, message: str) -> None:
-    with pytest.raises(BadHook, match=message):
+    with pytest.raises(InvalidHook, match=message):
         load_hook(name)
 
 

@@ -35,13 +35,13 @@ async def status(http: httpx.AsyncClient) -> Mapping[str, Any]:
 
 
 async def swapped(gateway: Gateway, before: str) -> None:
-    await until(lambda: gateway.house.generations.current.id != before)
+    await until(lambda: gateway.components.reloader.current.id != before)
 
 
 async def test_an_edit_serves_without_a_request_lost(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     paths: list[str] = []
 
     async def ask_on() -> None:
@@ -67,7 +67,7 @@ async def test_a_request_ends_by_the_generation_with_which_it_began(
 ) -> None:
     go_on = asyncio.Event()
     engine.says(*beginning("Hel"), go_on, chunk("lo", finish="stop"), usage(20, 2), b"data: [DONE]\n\n")
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
     asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
     await until(lambda: engine.running == 1)
@@ -95,10 +95,10 @@ async def test_a_request_ends_by_the_generation_with_which_it_began(
 async def test_a_bad_edit_keeps_the_last_good_one_and_says_why(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "no_such_path"}
     neighbours.config.write()
-    await until(lambda: gateway.house.generations.status.problem)
+    await until(lambda: gateway.components.reloader.status.problem)
 
     told = await status(http)
     assert told["generation"] == before
@@ -108,21 +108,21 @@ async def test_a_bad_edit_keeps_the_last_good_one_and_says_why(
 
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "small_talk"}
     neighbours.config.write()
-    await until(lambda: not gateway.house.generations.status.problem)
-    assert gateway.house.generations.current.id == before
+    await until(lambda: not gateway.components.reloader.status.problem)
+    assert gateway.components.reloader.current.id == before
 
 
 async def test_a_prompt_that_does_not_render_is_refused_too(gateway: Gateway, neighbours: Neighbours) -> None:
     neighbours.config.prompts["persona.txt"] = "{{ nobody }}"
     neighbours.config.write()
-    await until(lambda: "persona.txt" in gateway.house.generations.status.problem)
+    await until(lambda: "persona.txt" in gateway.components.reloader.status.problem)
 
 
 async def test_a_folder_that_goes_away_stops_nothing(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     shutil.rmtree(neighbours.config.folder)
-    await until(lambda: "there is no configuration folder" in gateway.house.generations.status.problem)
+    await until(lambda: "there is no configuration folder" in gateway.components.reloader.status.problem)
     assert await path_of(http, IN_CHAT) == "small_talk"
 
 
@@ -130,7 +130,7 @@ async def test_an_edit_is_found_also_when_a_folder_goes_while_it_is_looked_for(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     """As Kubernetes puts a new ConfigMap in the place of an old one, though not all the time."""
-    folder, before, stop = neighbours.config.folder, gateway.house.generations.current.id, threading.Event()
+    folder, before, stop = neighbours.config.folder, gateway.components.reloader.current.id, threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
@@ -153,7 +153,7 @@ async def test_new_examples_are_learned_with_the_generation_that_holds_them(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     assert await path_of(http, IN_NONE) == "safe_start"
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     neighbours.config.examples["sql"] = [
         ("SELECT name FROM customer WHERE id = 7", None),
         ("SELECT invoice.total FROM invoice INNER JOIN customer USING (customer_id)", None),
@@ -172,14 +172,14 @@ async def test_new_examples_are_learned_with_the_generation_that_holds_them(
 async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, second_engine: ScriptedEngine
 ) -> None:
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     second_engine.says(*answer("from the second"))
     neighbours.config.models["engines"] = {"cloud": {"model": "tiny", "url": second_engine.url}}
     for name in ("triage_adapter", "letter"):
         neighbours.config.paths[name].pop("adapter")
     neighbours.config.write()
     await swapped(gateway, before)
-    assert [engine.name for engine in gateway.house.engines.all()] == ["cloud"]
+    assert [engine.name for engine in gateway.components.engines.all()] == ["cloud"]
     assert await path_of(http, IN_CHAT) == "small_talk"
     assert second_engine.bodies
 
@@ -187,10 +187,10 @@ async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
 async def test_a_lora_server_that_is_followed_by_both_generations_is_not_asked_anew(
     gateway: Gateway, neighbours: Neighbours
 ) -> None:
-    watchers, before = neighbours.lora_server.watchers, gateway.house.generations.current.id
-    resident = gateway.house.engines.get("local").resident
+    watchers, before = neighbours.lora_server.watchers, gateway.components.reloader.current.id
+    resident = gateway.components.engines.get("local").resident
     neighbours.config.prompts["persona.txt"] = "You are Finch."
     neighbours.config.write()
     await swapped(gateway, before)
-    assert gateway.house.engines.get("local").resident == resident
+    assert gateway.components.engines.get("local").resident == resident
     assert neighbours.lora_server.watchers == watchers

@@ -7,15 +7,15 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE
 from doubles.gateway import Gateway, Neighbours
 from doubles.waiting import until
-from pointsman_gateway.bootstrap.models import Models
+from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_lab.fit import fit
 
 
 @pytest.fixture(scope="module")
-def models(model_folder: Path) -> Models:
-    return Models.load(model_folder)
+def models(model_folder: Path) -> EmbeddingModels:
+    return EmbeddingModels.load(model_folder)
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def artefact(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def neighbours(neighbours: Neighbours, artefact: Path, models: Models) -> Neighbours:
+def neighbours(neighbours: Neighbours, artefact: Path, models: EmbeddingModels) -> Neighbours:
     neighbours.settings |= {"reload_seconds": 0.05, "classifier": artefact}
     learn(neighbours, artefact, models)
     return neighbours
 
 
-def learn(neighbours: Neighbours, artefact: Path, models: Models) -> None:
+def learn(neighbours: Neighbours, artefact: Path, models: EmbeddingModels) -> None:
     fit(load_config(neighbours.config.write()), models, artefact, lambda phase, done, total: None)
 
 
@@ -41,13 +41,13 @@ def spoil(artefact: Path, content: bytes | None) -> None:
 
 
 async def task_of(gateway: Gateway, text: str) -> str:
-    return (await gateway.house.pipeline.decide(Request(AUTO, (Message("user", text),)))).decision.task
+    return (await gateway.components.pipeline.decide(Request(AUTO, (Message("user", text),)))).decision.task
 
 
 async def test_new_examples_wait_for_the_classifier_that_knows_them(
-    gateway: Gateway, neighbours: Neighbours, artefact: Path, models: Models
+    gateway: Gateway, neighbours: Neighbours, artefact: Path, models: EmbeddingModels
 ) -> None:
-    before = gateway.house.generations.current.id
+    before = gateway.components.reloader.current.id
     assert await task_of(gateway, IN_CHAT) == "chat"
     neighbours.config.examples["sql"] = [
         (IN_NONE, None),
@@ -58,15 +58,15 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
     neighbours.config.tasks["sql"] = {"examples": "tasks/sql.jsonl", "policy": {"fixed": "small_talk"}}
     neighbours.config.write()
 
-    await until(lambda: "was fitted from something else" in gateway.house.generations.status.problem)
-    assert f"{artefact}" in gateway.house.generations.status.problem
-    assert "`pointsman classifier fit`" in gateway.house.generations.status.problem
-    assert gateway.house.generations.current.id == before
+    await until(lambda: "was fitted from something else" in gateway.components.reloader.status.problem)
+    assert f"{artefact}" in gateway.components.reloader.status.problem
+    assert "`pointsman classifier fit`" in gateway.components.reloader.status.problem
+    assert gateway.components.reloader.current.id == before
     assert await task_of(gateway, IN_CHAT) == "chat"
 
     await asyncio.to_thread(learn, neighbours, artefact, models)
-    await until(lambda: gateway.house.generations.current.id != before)
-    assert gateway.house.generations.status.problem == ""
+    await until(lambda: gateway.components.reloader.current.id != before)
+    assert gateway.components.reloader.status.problem == ""
     assert await task_of(gateway, IN_NONE) == "sql"
 
 

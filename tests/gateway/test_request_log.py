@@ -52,7 +52,7 @@ async def test_an_answer_is_kept_with_its_decision_and_what_came_of_it(
     expected = {
         "v": 1, "task": "triage", "path": "triage_adapter", "kind": "lora", "reason": "policy:fixed", "outcome": "ok",
         "requested": "auto", "metadata": {"channel": "mail"}, "model": TRIAGE, "response_format": "",
-        "generation": gateway.house.generations.current.id, "escalated_from": "",
+        "generation": gateway.components.reloader.current.id, "escalated_from": "",
         "text": "not stored", "messages": None, "user": None,
         "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
     }  # fmt: skip
@@ -81,7 +81,7 @@ async def test_a_failure_is_kept_with_its_code(door: Door, valkey: Valkey, engin
 
 async def test_http_and_grpc_report_margin_score_notes_and_revision(door: Door, gateway: Gateway) -> None:
     decided = await door.route(IN_CHAT)
-    assert decided["generation"] == gateway.house.generations.current.id
+    assert decided["generation"] == gateway.components.reloader.current.id
     assert 0 <= decided["margin"] <= 1
     assert isinstance(decided["in_distribution_score"], float)
     assert decided["notes"] == []

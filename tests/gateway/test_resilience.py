@@ -10,7 +10,8 @@ from doubles.clocks import Clock
 from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
-from pointsman_gateway.engines.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines, EngineSettings
 from pointsman_gateway.engines.failover import Candidates, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
@@ -32,13 +33,14 @@ class Bench:
         config = ResilienceConfig(**({"retries": PROMPT_RETRIES} | resilience))
         self.clock = Clock()
         self.client = ScriptedClient()
-        self.cells = {
-            name: Cell(Engine(name, "tiny", f"http://{name}", ready=True), self.clock) for name in names or ("a", "b")
+        self.states = {
+            name: EngineState(Engine(name, "tiny", f"http://{name}", ready=True), self.clock)
+            for name in names or ("a", "b")
         }
-        plans = {name: Plan(config.timeouts, config.breaker) for name in self.cells}
-        self.engines = Engines(list(self.cells.values()), plans)
+        plans = {name: EngineSettings(config.timeouts, config.breaker) for name in self.states}
+        self.engines = Engines(list(self.states.values()), plans)
         self.registry = CollectorRegistry()
-        self.registry.register(EngineStates(lambda: self.engines.cells))
+        self.registry.register(EngineStates(lambda: self.engines.states))
         metrics = EngineMetrics(self.registry)
         self._backends = EngineBackend(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
 
@@ -116,7 +118,7 @@ async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(
         with pytest.raises(InvalidArgument):
             await bench.ask()
     assert len(bench.client.asked) == 3
-    assert all(cell.breaker.closed for cell in bench.cells.values())
+    assert all(state.breaker.closed for state in bench.states.values())
 
 
 async def test_retries_stop_where_the_budget_is_spent() -> None:
@@ -211,7 +213,7 @@ async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() ->
     bench.clock.passes(1)
     assert await asking == "hello"
     assert bench.client.asked[-2:] == [first, second]
-    assert bench.cells[first].breaker.rest_left == 14  # it has failed its trial
+    assert bench.states[first].breaker.cooldown_left == 14  # it has failed its trial
     assert bench.client.running[first] == 0
 
 
@@ -222,7 +224,7 @@ async def test_an_overloaded_engine_is_left_alone_as_long_as_it_asks_but_not_giv
     for _ in range(3):
         assert await bench.ask() == "hello"
     assert bench.client.asked == [first, second, second, second]
-    assert bench.cells[first].breaker.closed
+    assert bench.states[first].breaker.closed
     bench.client.says(first, "rested")
     bench.clock.passes(9)
     assert await bench.ask() == "rested"
@@ -250,8 +252,8 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
             await bench.ask()
     assert bench.client.asked == ["a", "a"]  # never again after the first token
     # Each began well, and so they are not in a row; the share decides of these.
-    bench.cells["a"].breaker.failed(bench.cells["a"].breaker.enter(), BreakerConfig(consecutive_failures=2))
-    assert not bench.cells["a"].breaker.closed
+    bench.states["a"].breaker.failed(bench.states["a"].breaker.enter(), BreakerConfig(consecutive_failures=2))
+    assert not bench.states["a"].breaker.closed
 
 
 # -- time
@@ -298,7 +300,7 @@ async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> Non
     bench.client.says("a", asyncio.Event())
     for _ in range(2):
         await given_up(bench, after=6)
-    assert not bench.cells["a"].breaker.closed
+    assert not bench.states["a"].breaker.closed
 
 
 async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() -> None:
@@ -311,12 +313,12 @@ async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() ->
     other = asyncio.create_task(bench.open())
     go_on.set()
     opened = await other
-    assert bench.cells["a"].breaker.closed
+    assert bench.states["a"].breaker.closed
     opened.source.close()
     (await waiting).source.close()
     bench.client.says("a", asyncio.Event())
     await given_up(bench, after=1)  # too soon to say anything
-    assert bench.cells["a"].breaker.closed
+    assert bench.states["a"].breaker.closed
 
 
 async def given_up(bench: Bench, after: float) -> None:
@@ -384,7 +386,7 @@ async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> No
         await until(lambda: bench.client.running[first])
         bench.clock.passes(0.01)
         assert await asking == "hello"
-    assert not bench.cells[first].breaker.closed
+    assert not bench.states[first].breaker.closed
 
 
 async def test_where_both_fail_the_last_ones_error_is_told() -> None:
@@ -409,7 +411,7 @@ async def test_whoever_hangs_up_stops_both_engines() -> None:
     asking.cancel()
     await asyncio.wait([asking])
     assert sum(bench.client.running.values()) == 0
-    assert sum(cell.in_flight for cell in bench.cells.values()) == 0
+    assert sum(state.in_flight for state in bench.states.values()) == 0
 
 
 # -- what an engine is busy with
@@ -433,5 +435,5 @@ async def test_an_engine_is_let_go_of_however_its_answer_is_left() -> None:
     async with aclosing(chunks_of((await bench.open()).source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
     (await bench.open()).source.close()  # and never read
-    assert bench.cells["a"].in_flight == 0
+    assert bench.states["a"].in_flight == 0
     assert bench.metric("engine_attempts_total", engine="a", outcome="cancelled") == 2

@@ -6,7 +6,7 @@ import pytest
 from doubles.config_folder import ConfigFolder
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import ModelsFile
-from pointsman_gateway.engines.engines import plans
+from pointsman_gateway.engines.engines import engine_settings
 
 
 def models(config_folder: ConfigFolder) -> ModelsFile:
@@ -14,7 +14,7 @@ def models(config_folder: ConfigFolder) -> ModelsFile:
 
 
 def test_without_a_word_there_are_timeouts_a_breaker_and_retries_and_no_hedging(config_folder: ConfigFolder) -> None:
-    plan = plans(models(config_folder))["local"]
+    plan = engine_settings(models(config_folder))["local"]
     assert (plan.timeouts.connect_seconds, plan.timeouts.first_token_seconds, plan.timeouts.stream_idle_seconds) == (
         2,
         60,
@@ -35,7 +35,7 @@ def test_an_engine_has_its_own_where_they_are_written_and_those_for_all_where_no
         "breaker": {"consecutive_failures": 3},
     }
     config_folder.models["engines"]["local"] |= {"timeouts": {"stream_idle_seconds": 4}, "breaker": {"enabled": False}}
-    plan = plans(models(config_folder))["local"]
+    plan = engine_settings(models(config_folder))["local"]
     assert (plan.timeouts.connect_seconds, plan.timeouts.first_token_seconds, plan.timeouts.stream_idle_seconds) == (
         1,
         60,

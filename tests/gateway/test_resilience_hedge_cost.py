@@ -16,7 +16,7 @@ async def hedging(neighbours: Neighbours, second_engine: ScriptedEngine) -> Asyn
     neighbours.config.models["resilience"] = {"hedge_after_seconds": 0.02}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        next(cell for cell in gateway.house.engines.cells if cell.engine.name == "spare").in_flight += 100
+        next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
         yield gateway
 
 
@@ -27,7 +27,7 @@ async def test_the_prompt_that_the_loser_read_is_in_the_receipt(
     second_engine.says(*answer("quick", prompt_tokens=100, cached_tokens=40))
     deadline = asyncio.get_running_loop().time() + 30
     request = Request("auto", (Message("user", IN_CHAT),), deadline=deadline)
-    events = [event async for event in hedging.house.pipeline.answer(request)]
+    events = [event async for event in hedging.components.pipeline.answer(request)]
     finished = events[-1]
     assert isinstance(finished, Finished)
     expected = (60 * PRICES["prompt"] + 40 * PRICES["cached"]) / 1e6

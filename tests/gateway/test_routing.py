@@ -1,4 +1,4 @@
-"""A policy's share and steadiness, and what the router makes of it."""
+"""The router: shares of a split, fallbacks, unavailable paths and named paths."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def test_a_split_keeps_a_user_on_one_side() -> None:
         assert len({side(SPLIT, f"user-{number}") for _ in range(5)}) == 1
 
 
-def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
+def test_a_growing_share_adds_users_and_moves_none_out() -> None:
     narrow, wide = policy("split", {"new": 1, "old": 9}), policy("split", {"new": 3, "old": 7})
     users = [f"user-{number}" for number in range(2000)]
     in_narrow, in_wide = ({user for user in users if side(p, user) == "new"} for p in (narrow, wide))
@@ -86,7 +86,7 @@ def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decisio
     return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
 
 
-def test_a_fixed_policy_keeps_the_fallbacks_and_then_the_default_in_reserve() -> None:
+def test_a_fixed_policy_has_the_fallbacks_and_then_the_default_as_alternatives() -> None:
     decision = decide("fixed")
     assert (decision.path.name, decision.reason) == ("a", "policy:fixed")
     assert [path.name for path in decision.alternatives] == ["b", "spare", "default"]
@@ -99,12 +99,12 @@ def test_a_split_falls_back_to_its_other_side() -> None:
     assert sorted([decision.path.name, *others]) == ["a", "b", "default"]
 
 
-def test_an_abstention_goes_to_the_default_alone() -> None:
+def test_an_abstained_request_has_only_the_default_path() -> None:
     decision = decide("unknown")
     assert (decision.path.name, decision.reason, decision.alternatives) == ("default", "abstained", ())
 
 
-def test_what_is_away_is_passed_over_with_its_reason() -> None:
+def test_an_unavailable_path_is_skipped_with_its_reason() -> None:
     decision = decide("fixed", a="breaker open", spare="no adapter")
     assert (decision.path.name, decision.reason) == ("b", "availability")
     assert decision.considered == (
@@ -115,7 +115,7 @@ def test_what_is_away_is_passed_over_with_its_reason() -> None:
     )
 
 
-def test_where_everything_is_away_the_first_is_tried_so_that_its_own_error_is_told() -> None:
+def test_if_no_path_is_available_the_first_is_tried_so_that_its_own_error_is_reported() -> None:
     decision = decide("fixed", a="x", b="x", spare="x", default="x")
     assert (decision.path.name, decision.alternatives) == ("a", ())
     assert {considered.outcome for considered in decision.considered} == {"skipped"}
@@ -127,7 +127,7 @@ def test_a_forced_name_has_no_alternatives(model: str, path: str) -> None:
     assert (decision.path.name, decision.reason, decision.alternatives) == (path, "forced", ())
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NotFound, match="unknown model 'path:c'; known: path:a, path:b, path:spare, path:default"):
         decide("unknown", model="path:c")
     with pytest.raises(NotFound, match="'gpt'; known: auto, a model, an adapter's alias or version, or path:NAME"):
@@ -158,7 +158,7 @@ def previews(**away: str) -> dict[str, PolicyPreview]:
     return {preview.task: preview for preview in router.previews()}
 
 
-def test_the_choice_is_what_a_request_would_take_now() -> None:
+def test_a_preview_shows_the_path_that_a_request_would_take_now() -> None:
     told = {task: (preview.choice, preview.reason) for task, preview in previews().items()}
     assert told["fixed"] == ("a", "policy:fixed")
     assert told["uneven"] == ("b", "policy:split")  # the larger share
@@ -175,7 +175,7 @@ def _decided(task: str, **away: str) -> tuple[str, str]:
     return decision.path.name, decision.reason
 
 
-def test_every_path_that_a_request_may_take_is_told_with_what_it_is_to_the_task() -> None:
+def test_a_preview_lists_every_path_that_a_request_may_take_with_its_role() -> None:
     seen = previews(spare="breaker open")["fixed"]
     assert [(p.path.name, p.role, p.unavailable) for p in seen.candidates] == [
         ("a", "policy", ""), ("b", "fallback", ""), ("spare", "fallback", "breaker open"), ("default", "default", "")

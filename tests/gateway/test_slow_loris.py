@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from doubles.waiting import until
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.server import serve_http
 
 LONG = 60.0
-BRISK = Guard(
-    header_seconds=LONG, body_seconds=LONG, idle_seconds=LONG, stalled_seconds=LONG, headers=10, header_bytes=4096
+BRISK = ConnectionLimits(
+    header_timeout=LONG, body_timeout=LONG, idle_timeout=LONG, stall_timeout=LONG, max_headers=10, max_header_bytes=4096
 )
 """So long that nothing is late on a busy machine; each test shortens what it is about."""
 SOON = 0.2
@@ -115,9 +115,9 @@ def app() -> App:
 
 
 @asynccontextmanager
-async def connecting(app: App, guard: Guard) -> AsyncIterator[Connect]:
+async def connecting(app: App, limits: ConnectionLimits) -> AsyncIterator[Connect]:
     clients: list[Client] = []
-    async with serving_http(app, "127.0.0.1:0", guard=guard, grace=1) as address:
+    async with serve_http(app, "127.0.0.1:0", limits=limits, grace=1) as address:
         host, _, port = address.rpartition(":")
 
         async def connect() -> Client:
@@ -154,7 +154,7 @@ async def test_a_request_may_come_byte_by_byte_and_several_at_once(app: App) -> 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST / HT", HEAD, HEAD + b"x-half: "])
 async def test_headers_that_do_not_come_are_not_waited_for(app: App, sent: bytes) -> None:
-    async with connecting(app, replace(BRISK, header_seconds=SOON)) as connect:
+    async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         client = await connect()
         await client.send(sent)
         assert await client.refusal() == (408, "slow_headers")
@@ -162,7 +162,7 @@ async def test_headers_that_do_not_come_are_not_waited_for(app: App, sent: bytes
 
 
 async def test_headers_that_drip_are_not_waited_for_either(app: App) -> None:
-    async with connecting(app, replace(BRISK, header_seconds=SOON)) as connect:
+    async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD)
         dripping = asyncio.create_task(_drip(client, b"x: y\r\n"))
@@ -171,7 +171,7 @@ async def test_headers_that_drip_are_not_waited_for_either(app: App) -> None:
 
 
 async def test_on_a_used_connection_headers_that_do_not_come_are_not_waited_for(app: App) -> None:
-    async with connecting(app, replace(BRISK, header_seconds=SOON)) as connect:
+    async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         for sent in HEAD, b"\r\n":
             client = await connect()
             await client.send(HEAD + b"content-length: 0\r\n\r\n")
@@ -184,7 +184,7 @@ async def test_on_a_used_connection_headers_that_do_not_come_are_not_waited_for(
     "framing", [b"content-length: 9\r\n\r\nabc", b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
 async def test_a_body_that_does_not_come_is_not_waited_for_and_its_request_ends(app: App, framing: bytes) -> None:
-    async with connecting(app, replace(BRISK, body_seconds=SOON)) as connect:
+    async with connecting(app, replace(BRISK, body_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD + framing)
         assert await client.refusal() == (408, "slow_body")
@@ -193,7 +193,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_and_its_request_ends(
 
 
 async def test_a_body_that_drips_is_not_waited_for_either(app: App) -> None:
-    async with connecting(app, replace(BRISK, body_seconds=SOON)) as connect:
+    async with connecting(app, replace(BRISK, body_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD + b"content-length: 1000000\r\n\r\n")
         dripping = asyncio.create_task(_drip(client, b"x"))
@@ -203,7 +203,7 @@ async def test_a_body_that_drips_is_not_waited_for_either(app: App) -> None:
 
 
 async def test_a_connection_that_is_not_used_is_closed(app: App) -> None:
-    async with connecting(app, replace(BRISK, idle_seconds=1)) as connect:
+    async with connecting(app, replace(BRISK, idle_timeout=1)) as connect:
         client = await connect()
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
         await client.answer()
@@ -213,7 +213,7 @@ async def test_a_connection_that_is_not_used_is_closed(app: App) -> None:
 async def test_a_client_that_reads_nothing_of_its_answer_loses_it_and_the_work_ends(app: App) -> None:
     refused: list[str] = []
     app.big = True
-    async with connecting(app, replace(BRISK, stalled_seconds=SOON, refused=refused.append)) as connect:
+    async with connecting(app, replace(BRISK, stall_timeout=SOON, on_rejection=refused.append)) as connect:
         client = await connect()
         client.reader._transport.pause_reading()  # as one does who wants to hold us
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
@@ -231,7 +231,7 @@ async def test_while_slow_clients_wait_others_are_served(app: App) -> None:
 
 
 async def test_too_many_connections_are_refused_at_once_and_taken_again_later(app: App) -> None:
-    async with connecting(app, replace(BRISK, connections=2)) as connect:
+    async with connecting(app, replace(BRISK, max_connections=2)) as connect:
         first, second = await connect(), await connect()
         for client in first, second:  # so that they are there before the third comes
             await client.send(HEAD + b"content-length: 0\r\n\r\n")

@@ -196,13 +196,13 @@ async def in_turns(ask: Callable[[int], Any], count: int) -> None:
 
 
 async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
-    """Once nobody is in the house, and Redis has all that happened in it."""
-    await gateway.house.pipeline.admission.wait_until_empty(30)
+    """Once nobody is in the components, and Redis has all that happened in it."""
+    await gateway.components.pipeline.admission.wait_until_empty(30)
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(valkey.url)
         told = sum(gateway.metric(f"pointsman_{name}_total") for name in COUNTED)
-        usage = gateway.house.tenancy.usage  # type: ignore[union-attr]  # keys are on
+        usage = gateway.components.tenancy.usage  # type: ignore[union-attr]  # keys are on
         return receipts if told == len(receipts.all) and not usage.waiting else None
 
     receipts = await found(look, within=30)
@@ -218,7 +218,7 @@ Sums = dict[str, Counter[Any]]
 def counters_of(gateway: Gateway) -> Sums:
     """What /metrics shows."""
     sums: Sums = {name: Counter() for name in ("requests", "tokens", "picodollars")}
-    samples = [s for family in gateway.house.registry.collect() for s in family.samples if s.value]
+    samples = [s for family in gateway.components.registry.collect() for s in family.samples if s.value]
     for sample in samples:
         labels, value = sample.labels, sample.value
         match sample.name:

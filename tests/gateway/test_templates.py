@@ -1,4 +1,4 @@
-"""Prompt files: what a user says is never evaluated, and what a file may do is bounded."""
+"""Prompt files: a user's text is never evaluated, and what a file may do is limited."""
 
 from dataclasses import replace
 from typing import Any

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from doubles.certificates import Authority, copied
 from doubles.waiting import found
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.server import serve_http
 from pointsman_servicekit.tls import ServerTls, TlsError, client_tls, server_tls
 
 
@@ -42,7 +42,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def client_of(tls: ServerTls, context: ssl.SSLContext) -> AsyncIterator[httpx.AsyncClient]:
     async with (
-        serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address,
+        serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address,
         httpx.AsyncClient(base_url=f"https://{address}", verify=context, timeout=10) as client,
     ):
         yield client
@@ -74,7 +74,7 @@ async def test_an_old_version_of_tls_is_refused(tls: ServerTls, authority: Autho
 
 
 async def test_plain_http_at_the_tls_door_gets_nothing(tls: ServerTls) -> None:
-    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address, httpx.AsyncClient(timeout=10) as client:
+    async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address, httpx.AsyncClient(timeout=10) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(f"http://{address}/")
 
@@ -106,7 +106,7 @@ async def test_any_other_client_is_refused_where_there_is_a_client_ca(
 async def test_a_renewed_certificate_is_shown_without_a_restart(
     tls: ServerTls, authority: Authority, stranger: Authority
 ) -> None:
-    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
+    async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
         assert await _shown(address, authority)
         renewed = stranger.sign("renewed")
         shutil.copy(renewed.certificate, tls.certificate)
@@ -117,7 +117,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
 async def test_a_broken_certificate_is_not_shown_and_the_log_says_why(
     tls: ServerTls, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
+    async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
         tls.certificate.write_text("broken")
 
         async def is_told() -> bool:
@@ -137,8 +137,8 @@ async def _shown(address: str, authority: Authority) -> bool:
 
 
 async def test_a_handshake_that_does_not_come_is_not_waited_for(tls: ServerTls) -> None:
-    guard = Guard(handshake_seconds=0.2)
-    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1, guard=guard) as address:
+    limits = ConnectionLimits(handshake_timeout=0.2)
+    async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1, limits=limits) as address:
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""What each validator accepts and refuses, and what the configuration must say of it."""
+"""What each validator accepts and refuses, and which configurations are valid."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -83,12 +83,12 @@ def test_json_that_satisfies_its_schema_is_accepted(text: str) -> None:
         ('{"urgency": NaN}', "not JSON: NaN is no JSON"),
     ],
 )
-def test_other_json_and_what_is_none_is_refused_with_the_place(text: str, objection: str) -> None:
+def test_other_json_and_other_texts_are_refused_with_the_location(text: str, objection: str) -> None:
     assert JsonSchema(SCHEMA).objection(Choice(text)) == objection
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, '{"urgency": "\\ud800"}', "[" * 900 + "]" * 900])
-def test_json_that_no_parser_likes_is_refused_and_harms_nothing(text: str) -> None:
+def test_json_that_is_too_deep_or_not_json_is_refused(text: str) -> None:
     assert JsonSchema(SCHEMA).objection(Choice(text))
 
 
@@ -111,14 +111,14 @@ SECRET = "ann@example.org"
         ({"items": {"properties": {"n": False}}}, [{"n": SECRET}], "does not allow the value at '0.n'"),
     ],
 )
-def test_a_reason_says_nothing_of_the_answers_words(schema: dict[str, Any], answer: Any, objection: str) -> None:
+def test_a_reason_never_quotes_the_answer(schema: dict[str, Any], answer: Any, objection: str) -> None:
     told = JsonSchema(schema).objection(Choice(json.dumps(answer)))
     assert told is not None
     assert objection in told
     assert SECRET not in told
 
 
-def test_a_long_fault_is_quoted_in_part() -> None:
+def test_a_long_reason_is_cut() -> None:
     objection = JsonSchema({"enum": ["x" * 10_000]}).objection(Choice("1"))
     assert objection is not None
     assert len(objection) == 300
@@ -130,7 +130,7 @@ def test_a_schema_may_refer_to_its_own_parts() -> None:
     assert JsonSchema(tree).objection(Choice("[[], [1]]")) == "the value is not of type \"array\" at '1.0'"
 
 
-def test_a_pattern_of_a_schema_that_would_search_for_ever_is_given_up() -> None:
+def test_a_pattern_of_a_schema_is_limited_in_backtracking() -> None:
     evil = JsonSchema({"patternProperties": {r"^(a|aa)+\1$": {"type": "string"}}, "additionalProperties": False})
     objection = evil.objection(Choice(json.dumps({"a" * 60 + "b": 1})))
     assert objection is not None
@@ -146,12 +146,12 @@ def test_a_pattern_is_searched_for_anywhere() -> None:
     assert Regex(r"(?s)\A(?!.*sorry)").objection(Choice("so\nsorry")) is not None
 
 
-def test_what_stands_behind_the_bound_is_not_seen() -> None:
+def test_text_beyond_the_limit_is_not_searched() -> None:
     assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 3) + "end")) is None
     assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 2) + "end")) == "'end' is not found"
 
 
-def test_a_pattern_that_would_search_for_ever_is_given_up() -> None:
+def test_a_search_is_limited_in_time() -> None:
     evil = Regex("^(a|aa)+$")
     assert evil.objection(Choice("a" * 60 + "b")) == "the search for '^(a|aa)+$' was given up after 50 ms"
 
@@ -164,15 +164,15 @@ def test_the_mean_must_be_reached() -> None:
     assert MeanLogprob(-0.4).objection(Choice("x", logprobs=(-0.2, -0.8))) == "-0.500, under -0.400"
 
 
-def test_an_engine_that_tells_none_vouches_for_nothing() -> None:
-    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine told no log-probabilities"
+def test_an_answer_without_log_probabilities_is_refused() -> None:
+    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine reported no log-probabilities"
 
 
 # -- all of them
 
 
 @pytest.mark.parametrize("validator", [JsonSchema(SCHEMA), Regex("x"), MeanLogprob(-0.1)])
-def test_a_call_of_a_tool_has_no_text_to_be_judged(validator: Validator) -> None:
+def test_a_tool_call_without_text_is_accepted(validator: Validator) -> None:
     assert validator.objection(TOOL_CALL) is None
 
 
@@ -188,7 +188,7 @@ def test_every_choice_must_be_accepted() -> None:
     assert str(refusal(judged([Regex("x")], good, bad))) == "regex: choice 1: 'x' is not found"
 
 
-def test_the_pieces_of_each_choice_are_put_together() -> None:
+def test_the_chunks_of_each_choice_are_joined() -> None:
     transcript = Transcript()
     for piece in (
         Chunk(0, "Hel", extra={"logprobs": {"content": [{"token": "Hel", "logprob": -0.1}]}}),
@@ -204,17 +204,17 @@ def test_the_pieces_of_each_choice_are_put_together() -> None:
 
 
 @pytest.mark.parametrize("logprobs", [None, [], {}, {"content": None}, {"content": [None, {"logprob": None}, {}]}])
-def test_log_probabilities_of_another_shape_are_none(logprobs: object) -> None:
+def test_malformed_log_probabilities_are_ignored(logprobs: object) -> None:
     transcript = Transcript()
     transcript.add(Chunk(0, "x", extra={"logprobs": logprobs}))
     assert transcript.choices() == [Choice("x")]
 
 
-def test_an_answer_of_which_nothing_came_is_empty() -> None:
+def test_an_answer_without_chunks_is_empty() -> None:
     assert str(refusal(judged([Complete(True)]))) == "complete: empty"
 
 
-def test_an_answer_that_is_too_long_is_kept_no_longer_and_not_judged() -> None:
+def test_an_answer_that_is_too_long_is_dropped_and_not_judged() -> None:
     verdicts = judged([Regex("x"), Complete(True)], Chunk(content="y" * 600), Chunk(content="y" * 600))
     assert [(verdict.validator, verdict.ruling) for verdict in verdicts] == [
         ("regex", Ruling.UNJUDGED),
@@ -233,7 +233,7 @@ def test_an_answer_that_is_too_long_is_kept_no_longer_and_not_judged() -> None:
         ([Complete(True)], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
     ],
 )
-def test_log_probabilities_are_asked_for_and_kept_to_ourselves(
+def test_log_probabilities_for_validation_do_not_reach_the_client(
     validators: list[Validator], asked: dict[str, Any], engine_gets: dict[str, Any], client_gets: dict[str, Any]
 ) -> None:
     judge = Validation({"t": named(*validators)}).judge(request(**asked), DECISION)
@@ -241,7 +241,7 @@ def test_log_probabilities_are_asked_for_and_kept_to_ourselves(
     assert judge.client_chunk(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
 
 
-def test_a_piece_of_which_nothing_is_left_is_not_sent() -> None:
+def test_a_chunk_that_becomes_empty_is_not_sent() -> None:
     judge = Validation({"t": named(MeanLogprob(-1.0))}).judge(request(), DECISION)
     assert judge.client_chunk(Chunk(1, extra={"logprobs": {"content": []}})) is None
 
@@ -266,7 +266,7 @@ def _best_value(**terms: Any) -> Callable[[ConfigFolder], None]:
 
 def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]) -> None:
     bend(config_folder)
-    bootstrap.check(load_config(config_folder.write(), {}))
+    bootstrap.check_config(load_config(config_folder.write(), {}))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], N
         (_best_value(floor=1), "unknown key 'tasks.triage.policy.best_value.floor'"),
     ],
 )
-def test_a_policy_or_a_validator_that_cannot_be_is_refused_by_name(
+def test_an_invalid_policy_or_validator_is_refused_by_name(
     config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], told: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -328,7 +328,7 @@ def test_a_policy_or_a_validator_that_cannot_be_is_refused_by_name(
         _best_value(p95_seconds=2, hysteresis=0, exploration_rate=0, min_samples=1),
     ],
 )
-def test_policies_and_validators_that_can_be_are_taken(
+def test_valid_policies_and_validators_are_accepted(
     config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]
 ) -> None:
     load_and_check(config_folder, bend)

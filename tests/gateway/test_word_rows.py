@@ -1,4 +1,4 @@
-"""The rows of a text's words add up to the same, whatever was read before."""
+"""The sum of a text's word rows does not depend on what was read before."""
 
 import numpy as np
 from pointsman_gateway.classification.scores import Floats

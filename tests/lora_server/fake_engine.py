@@ -18,6 +18,7 @@ For tests:
   POST /hold                 {"what": "answers" | "loads"}: from now on answers stop after their first token, loads
                              before they begin, until
   POST /release              lets all go on
+  POST /restart              it holds nothing any more and is healthy again, like a new process
 """
 
 import argparse
@@ -79,6 +80,7 @@ class Engine:
                 web.get("/evicted", self.evicted),
                 web.post("/hold", self.hold),
                 web.post("/release", self.release),
+                web.post("/restart", self.restart),
             ]
         )
         return app
@@ -223,6 +225,11 @@ class Engine:
 
     async def hold(self, request: web.Request) -> web.Response:
         self._free[(await request.json())["what"]].clear()
+        return web.json_response({})
+
+    async def restart(self, request: web.Request) -> web.Response:
+        self._adapters.clear()
+        self._poisoned, self._corrupted = False, 0
         return web.json_response({})
 
     async def release(self, request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.domain.adapters import AliasMove
-from pointsman_gateway.engines.adapter_admin import AdapterDesk
+from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -20,7 +20,7 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
 ) -> None:
     async with run_lora_server() as lora, open_channel(lora.address) as channel:
         await lora.until_ready()
-        desk = AdapterDesk(channel)
+        desk = AdapterAdminClient(channel)
         first = (await lora.register("triage", make_adapter(), "prod")).version
         second = (await lora.register("triage", make_adapter("other", seed=1))).version
         states = {version.version: version.state for version in (await desk.read()).versions}
@@ -49,5 +49,5 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
 async def test_a_lora_server_that_is_away_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable) as away:
-            await AdapterDesk(channel).read()
+            await AdapterAdminClient(channel).read()
     assert away.value.code == "lora_server_unavailable"

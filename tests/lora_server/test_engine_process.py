@@ -238,6 +238,8 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
         ("--api-key sk-1", "VLLM_API_KEY"),
         ("--config more.yaml", "can carry any of the others"),
         ("--port 80", "has a setting"),
+        ("--tool-call-parser hermes", "has a setting"),
+        ("--enable-auto-tool-choice", "if there is a tool-call parser"),
     ],
 )
 def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, why: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from pointsman_lora_server.adapters.load_sequence import LoadSequence, WarmUp
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.slots import AdapterSlots
+from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import SECRET_VARIABLE
@@ -88,6 +89,11 @@ class Swapping:
     async def hold(self, what: str) -> None:
         await self.http.post(f"{self.url}/hold", json={"what": what})
 
+    async def next_life(self) -> None:
+        await self.http.post(f"{self.url}/restart")
+        self.engine_state.update(status=EngineStatus.STARTING, life=self.engine_state.state.life + 1)
+        self.engine_state.update(status=EngineStatus.READY)
+
     async def release(self) -> None:
         await self.http.post(f"{self.url}/release")
 
@@ -150,7 +156,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                         engine_state.update(status=EngineStatus.DOWN, detail=why)
 
                     warming = WarmUp(engine)
-                    loading = LoadSequence(engine, warming, probe, restart, metrics)
+                    loading = LoadSequence(engine, warming, Trials(warming.warm, probe, restart, metrics), metrics)
                     of_engine = AdapterSlots(engine, engine_state, slots, metrics)
                     loader = AdapterLoader(folders, loading, of_engine, phases, engine_state, metrics, longest_wait)
                     engine_state.update(status=EngineStatus.READY, life=1)
@@ -517,21 +523,55 @@ async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: R
         assert engine.engine_state.state.resident == {A.version, D.version}
 
 
-async def test_only_one_version_is_on_trial_at_a_time(swapping: RunEngine) -> None:
-    """Else a corrupted engine could not be attributed to one of them."""
-    async with swapping() as engine:
-        engine.folders.behaviours[B.version] = {"behaviour": "poison"}
-        await engine.hold("answers")
-        loads = [asyncio.create_task(engine.loader.ensure_loaded(version)) for version in (A, B)]
-        await engine.until(lambda: engine.asked("load"), [f"load {A.version}", f"load {B.version}"])
-        await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])
-        await engine.release()
+async def _load_while_another_is_on_trial(engine: Swapping, *versions: AdapterVersion) -> list[BaseException | None]:
+    """Loads A, and while it is on trial the others, whose trials then wait and form a group."""
+    await engine.hold("answers")
+    tasks = [asyncio.create_task(engine.loader.ensure_loaded(A))]
+    await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])
+    for version in versions:
+        tasks.append(asyncio.create_task(engine.loader.ensure_loaded(version)))
+        await engine.until(lambda: engine.asked("load"), [f"load {one.version}" for one in (A, B, C, D)[: len(tasks)]])
+    await engine.release()
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
-        results = await asyncio.gather(*loads, return_exceptions=True)
+
+async def test_versions_that_wait_for_a_trial_share_the_next_one(swapping: RunEngine) -> None:
+    async with swapping(slots=4) as engine:
+        results = await _load_while_another_is_on_trial(engine, B, C, D)
+
+        assert results == [None] * 4
+        assert sorted(await engine.asked("complete")) == sorted(f"complete {one.version}" for one in (A, B, C, D))
+        assert _steps(engine, "probe") == 2
+
+
+async def test_a_version_that_cannot_answer_is_found_in_its_group_and_the_others_serve(swapping: RunEngine) -> None:
+    async with swapping(slots=4) as engine:
+        engine.folders.behaviours[C.version] = {"behaviour": "silent"}
+
+        results = await _load_while_another_is_on_trial(engine, B, C, D)
+
+        assert [type(result) for result in results] == [type(None), type(None), InvalidArgument, type(None)]
+        assert engine.phases.failed == [(C.version, "cannot_answer")]
+        assert engine.engine_state.state.resident == {A.version, B.version, D.version}
+
+
+async def test_if_a_group_corrupts_the_engine_each_of_its_versions_is_tried_alone(swapping: RunEngine) -> None:
+    async with swapping(slots=4) as engine:
+        engine.folders.behaviours[C.version] = {"behaviour": "poison"}
+
+        results = await _load_while_another_is_on_trial(engine, B, C, D)
 
         assert results[0] is None
-        assert isinstance(results[1], InvalidArgument)
-        assert engine.phases.failed == [(B.version, "poisons_engine")]
+        assert {type(result) for result in results[1:]} == {Unavailable}
+        assert engine.phases.failed == []
+        assert len(engine.restarts) == 1
+        await engine.next_life()
+        outcomes = await asyncio.gather(
+            *(engine.loader.ensure_loaded(version) for version in (B, D, C)), return_exceptions=True
+        )
+        assert outcomes[:2] == [None, None]
+        assert isinstance(outcomes[2], InvalidArgument)
+        assert engine.phases.failed == [(C.version, "poisons_engine")]
 
 
 async def test_the_metrics_break_down_the_time_of_a_load(swapping: RunEngine) -> None:

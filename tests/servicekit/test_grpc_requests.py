@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_requests import BufferedBytesBudget, has_more_fields
+from pointsman_servicekit.grpc_requests import has_more_fields
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 
 from tests.grpc_stubs import raw_call

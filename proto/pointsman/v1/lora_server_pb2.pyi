@@ -361,7 +361,7 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineState(_message.Message):
-    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds")
+    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds", "tool_call_parser")
     class TrainingSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +381,7 @@ class EngineState(_message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     LOADABLE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_PARSER_FIELD_NUMBER: _ClassVar[int]
     engine: str
     status: EngineStatus
     base_model: str
@@ -393,4 +394,5 @@ class EngineState(_message.Message):
     max_model_len: int
     loadable: _containers.RepeatedScalarFieldContainer[str]
     training_seconds: _containers.ScalarMap[str, float]
-    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    tool_call_parser: str
+    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ..., tool_call_parser: _Optional[str] = ...) -> None: ...

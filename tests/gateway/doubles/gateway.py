@@ -1,8 +1,8 @@
-"""The real gateway with both doors on port 0, among scripted neighbours."""
+"""The real gateway with its HTTP and gRPC servers on free ports, among scripted neighbours."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,12 +11,13 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.express import ExpressLane
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.dependencies import HttpDependencies
+from pointsman_gateway.http.fast_reader import ChatReader
+from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.settings import Settings
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from pointsman_servicekit.tracing.spans import Spans
@@ -31,9 +32,12 @@ TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
 """Adapter versions that the scripted engine holds."""
 
 
+MEGABYTE = 1024 * 1024
+
+
 @dataclass(frozen=True)
 class Gateway:
-    house: bootstrap.House
+    components: bootstrap.GatewayComponents
     url: str
     grpc_address: str
     folder: FilePath
@@ -43,7 +47,7 @@ class Gateway:
         """The sum of all series of `name` that have these labels."""
         return sum(
             sample.value
-            for family in self.house.registry.collect()
+            for family in self.components.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -51,7 +55,22 @@ class Gateway:
     def known(self, task: str, path: str) -> PathEvidence:
         """What its router knows of a path."""
         config = load_config(self.folder)
-        return self.house.memory.board.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+        return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+
+
+def http_dependencies(
+    components: bootstrap.GatewayComponents, request_timeout: float = 10, budget: BufferedBytesBudget | None = None
+) -> HttpDependencies:
+    return HttpDependencies(
+        components.pipeline,
+        components.tenancy,
+        components.feedback,
+        components.reloader,
+        components.registry,
+        request_timeout,
+        budget or BufferedBytesBudget(256 * MEGABYTE),
+        components.console,
+    )
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
@@ -82,21 +101,16 @@ class Neighbours:
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
-        async with bootstrap.building(settings, config, spans) as house:
-            door = HttpDoor(
-                house.pipeline,
-                house.tenancy,
-                house.feedback,
-                house.generations,
-                house.registry,
-                settings.request_timeout,
-                house.console if settings.console == "on" else None,
-            )
+        async with bootstrap.build_gateway(settings, config, spans) as components:
+            budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
+            dependencies = http_dependencies(components, settings.request_timeout, budget)
+            if settings.console == "off":
+                dependencies = replace(dependencies, console=None)
             servicer = GatewayServicer(
-                house.pipeline,
-                house.feedback,
+                components.pipeline,
+                components.feedback,
                 settings.request_timeout,
-                house.generations,
+                components.reloader,
             )
 
             def register(server: Any) -> None:
@@ -109,11 +123,15 @@ class Neighbours:
                     register,
                     grace=1,
                     interceptors=tracing_server_interceptors(spans),
-                    gate=Authentication(house.pipeline, house.tenancy),
+                    gate=Authentication(components.pipeline, components.tenancy),
+                    budget=budget,
                 ) as grpc_server,
-                serving_http(
-                    build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
+                serve_http(
+                    build_app(dependencies, spans),
+                    "127.0.0.1:0",
+                    grace=1,
+                    chat_reader=ChatReader(dependencies) if spans is None else None,
                 ) as address,
             ):
-                await until(lambda: "no word" not in house.engines.get("local").detail)
-                yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)
+                await until(lambda: "no word" not in components.engines.get("local").detail)
+                yield Gateway(components, f"http://{address}", grpc_server.address, settings.config)

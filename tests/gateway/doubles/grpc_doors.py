@@ -107,10 +107,16 @@ def _fields(messages: Messages | str, model: str, parameters: dict[str, Any]) ->
         sampling.extra_json = json.dumps(parameters)
     return {
         "model": model,
-        "messages": [pb.Message(**message) for message in as_messages(messages)],
+        "messages": [_message(message) for message in as_messages(messages)],
         "sampling": sampling,
         **beside,
     }
+
+
+def _message(fields: Mapping[str, Any]) -> pb.Message:
+    own = {name: fields[name] or "" for name in ("role", "content", "name") if name in fields}
+    further = {name: value for name, value in fields.items() if name not in own}
+    return pb.Message(**own, extra_json=json.dumps(further) if further else "")
 
 
 def _grpc_choice(choice: pb.Choice) -> ChoiceSaid:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
-from pointsman_gateway.tenancy.limits import Clock
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
 from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_servicekit.bounded_redis import open_redis

@@ -51,12 +51,16 @@ class Yard:
     @property
     def version(self) -> str:
         """Where the alias points, for the gateway."""
-        found = self.gateway.house.engines.model_of(PROD)
-        return self.gateway.house.engines.version_of(self.gateway.house.generations.current.paths[0]) if found else ""
+        found = self.gateway.components.engines.model_of(PROD)
+        return (
+            self.gateway.components.engines.version_of(self.gateway.components.reloader.current.paths[0])
+            if found
+            else ""
+        )
 
     def holds(self, name: str) -> frozenset[str]:
         """What the gateway believes that the engine holds."""
-        return self.gateway.house.engines.get(name).resident
+        return self.gateway.components.engines.get(name).resident
 
 
 @asynccontextmanager
@@ -74,5 +78,5 @@ async def running_yard(
             side.engine.script = names_itself()
             await side.say(told or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
         async with neighbours.gateway() as gateway:
-            await until(lambda: all(gateway.house.engines.get(name).ready for name in sides))
+            await until(lambda: all(gateway.components.engines.get(name).ready for name in sides))
             yield Yard(gateway, sides)

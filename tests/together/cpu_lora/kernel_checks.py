@@ -158,8 +158,8 @@ def a_plan_for_more_rows_than_there_are_is_refused() -> None:
 
 
 def vllms_own_kernels_have_the_fault_and_ours_do_not() -> None:
-    assert not guard.is_right(UPSTREAM)
-    assert guard.is_right(SegmentedPunicaWrapper)
+    assert not guard.is_correct(UPSTREAM)
+    assert guard.is_correct(SegmentedPunicaWrapper)
     assert guard.is_needed(vllm.__version__, UPSTREAM)
 
 

@@ -38,7 +38,7 @@ async def check_running(run: Run | None) -> list[Finding]:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
     findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
-    return [*findings, await check_configuration(run.http), await _engine(run.lora_server), *await _prometheus(run)]
+    return [*findings, await check_configuration(run.http), *await _engine(run.lora_server), *await _prometheus(run)]
 
 
 async def _service(name: str, address: str, run: Run) -> Finding:
@@ -70,15 +70,15 @@ async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str,
     return ok("configuration serves", f"generation {response['generation']}")
 
 
-async def _engine(address: str) -> Finding:
+async def _engine(address: str) -> list[Finding]:
     try:
         async with open_channel(address) as channel:
             watching = lora_server_stub(channel).Watch(lora_server_pb2.WatchRequest(), timeout=_ANSWER_SECONDS)
             async for state in watching:
-                return _judge(state)
+                return [_judge(state), tool_calls_finding(state)]
     except grpc.RpcError:
         pass
-    return fail("engine runs", "unknown: the lora-server does not answer")
+    return [fail("engine runs", "unknown: the lora-server does not answer")]
 
 
 async def _prometheus(run: Run) -> list[Finding]:
@@ -98,3 +98,13 @@ def _judge(state: lora_server_pb2.EngineState) -> Finding:
     if state.status == lora_server_pb2.ENGINE_STATUS_STARTING:
         return warn("engine runs", f"is starting: {state.detail}")
     return fail("engine runs", f"is down: {state.detail}")
+
+
+def tool_calls_finding(state: lora_server_pb2.EngineState) -> Finding:
+    if state.tool_call_parser:
+        return ok("tool calls", f"vLLM reads them with its parser '{state.tool_call_parser}'")
+    return warn(
+        "tool calls",
+        f"the engine refuses requests with tools: no parser is known for {state.base_model}, or it is off; set "
+        "POINTSMAN_LORA_TOOL_CALL_PARSER to the one that vLLM's documentation names for the model",
+    )

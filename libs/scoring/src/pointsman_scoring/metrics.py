@@ -10,7 +10,7 @@ from rapidfuzz.distance import Indel
 
 
 class MetricError(ValueError):
-    """A metric's options are not valid, or it cannot use the expected value; the message says why."""
+    """Raised if a metric's options are not valid, or it cannot use the expected value; the message says why."""
 
 
 class Metric(Protocol):

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.extensions import load_extension
+
 from pointsman_scoring.metrics import Contains, Exact, JsonFields, Metric, MetricError, Regex, RougeL
 
 
@@ -108,14 +111,10 @@ def _checked_score(name: str, score: Callable[[str, Any], Any], answer: str, exp
 
 
 def _load_class(name: str) -> Callable[[Any], Any]:
-    published = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    module_name, _, attribute = (name if ":" in name else published[name]).partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # a module may raise anything when it is imported
-        raise MetricError(f"metric {name} cannot be imported: {type(error).__name__}: {error}") from error
+        found = load_extension(name, setting="the metric", group=ENTRY_POINT_GROUP, builtins={})
+    except PointsmanError as error:
+        raise MetricError(error.message) from error
     if not callable(found):
         raise MetricError(f"metric {name} is no class")
     return found  # type: ignore[no-any-return]  # what it makes is checked

@@ -7,19 +7,16 @@ metadata, then the message is received, counted, and parsed.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from pointsman_servicekit.grpc_errors import Context, Handler, Method
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SLOW_AFTER = 0.1
 """Seconds after which a message that is still incomplete counts as slow. gRPC does not tell how much of it has arrived,
@@ -35,42 +32,6 @@ class Gate(Protocol):
     async def admit(self, method: str, context: Context) -> str:
         """Returns the tenant to which the message's memory is charged. Raises PointsmanError or aborts the call."""
         ...
-
-
-class BufferedBytesBudget:
-    """Limits the bytes of all requests that a process holds in memory, and each tenant's share of them."""
-
-    def __init__(self, max_bytes: int, max_share: float = 0.5) -> None:
-        """`max_share` is the fraction of `max_bytes` that one tenant may hold."""
-        self.max_bytes = max_bytes
-        self._max_of_tenant = int(max_bytes * max_share)
-        self.used = 0
-        self._by_tenant: dict[str, int] = {}
-
-    def reserve(self, tenant: str, count: int) -> None:
-        """Raises Unavailable ("overloaded") if the process or the tenant would hold more than it may."""
-        of_tenant = self._by_tenant.get(tenant, 0) + count
-        if self.used + count > self.max_bytes or of_tenant > self._max_of_tenant:
-            raise Unavailable("too much of other requests is buffered; try again", code="overloaded", retry_after=1.0)
-        self.used += count
-        self._by_tenant[tenant] = of_tenant
-
-    def release(self, tenant: str, count: int) -> None:
-        self.used -= count
-        left = self._by_tenant[tenant] - count
-        if left:
-            self._by_tenant[tenant] = left
-        else:
-            del self._by_tenant[tenant]
-
-    @contextmanager
-    def reserved(self, tenant: str, count: int) -> "Iterator[None]":
-        """Reserves `count` bytes for the length of the block. Raises Unavailable."""
-        self.reserve(tenant, count)
-        try:
-            yield
-        finally:
-            self.release(tenant, count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import Internal, PointsmanError
 from pointsman_servicekit.grpc_errors import Context, Handler, to_status, wrap_handler
-from pointsman_servicekit.grpc_requests import BufferedBytesBudget, Gate, ReceiveLimits, RequestReceiver
+from pointsman_servicekit.grpc_requests import Gate, ReceiveLimits, RequestReceiver
 from pointsman_servicekit.logs import NO_ID, decision_id, request_id
 from pointsman_servicekit.tls import ServerTls, TlsError
 

@@ -1,4 +1,4 @@
-"""Runs the gateway: both doors, until told to stop. `--check FOLDER` only checks a configuration."""
+"""Runs the gateway's HTTP and gRPC servers. `--check FOLDER` only checks a configuration."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ import uvloop
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
-from pointsman_servicekit.grpc_requests import BufferedBytesBudget
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
@@ -20,14 +20,14 @@ from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
+from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.grpc.server import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.express import ExpressLane
-from pointsman_gateway.http.guarded_http import Guard
-from pointsman_gateway.http.http import build_app
-from pointsman_gateway.http.http_door import HttpDoor
-from pointsman_gateway.http.http_server import serving_http
-from pointsman_gateway.http.limits import LIMITS
+from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.dependencies import HttpDependencies
+from pointsman_gateway.http.fast_reader import ChatReader
+from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.pipeline.admission import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 MEGABYTE = 1024 * 1024
 
 GRPC_STREAMS = 128
-"""Calls at once on one gRPC connection. Calls are answered in the order in which they come, so these are what another
-client may have to wait for: some 20 ms, if none of them has a valid key."""
-LAST_BYTES = 2
-"""Seconds in which the doors send what is written already, once nobody is in the house any more."""
+"""Concurrent calls on one gRPC connection. Calls are answered in the order of their arrival, so another client may have
+to wait for these: about 20 ms if none of them has a valid key."""
+FLUSH_SECONDS = 2
+"""Seconds that the servers have to send what is already written after the last request has ended."""
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def main() -> int:
 
 def check(folder: Path) -> int:
     config = load_config(folder)
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 
@@ -77,56 +77,59 @@ def check(folder: Path) -> int:
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    guard = Guard(connections=settings.http_connections)
+    budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
     await start_worker_threads()
-    async with bootstrap.building(settings, config, spans) as house:
-        door = HttpDoor(
-            house.pipeline,
-            house.tenancy,
-            house.feedback,
-            house.generations,
-            house.registry,
+    async with bootstrap.build_gateway(settings, config, spans) as components:
+        dependencies = HttpDependencies(
+            components.pipeline,
+            components.tenancy,
+            components.feedback,
+            components.reloader,
+            components.registry,
             settings.request_timeout,
-            house.console if settings.console == "on" else None,
+            budget,
+            components.console if settings.console == "on" else None,
         )
-        app = build_app(door, spans)
+        app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())
         await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
-        servicer = GatewayServicer(house.pipeline, house.feedback, settings.request_timeout, house.generations)
+        servicer = GatewayServicer(
+            components.pipeline, components.feedback, settings.request_timeout, components.reloader
+        )
         async with (
             serving(
                 settings.grpc_listen,
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
-                grace=LAST_BYTES,
+                grace=FLUSH_SECONDS,
                 limits=ServerLimits(
-                    max_message_bytes=LIMITS.bytes,
-                    max_message_fields=LIMITS.fields,
+                    max_message_bytes=LIMITS.max_bytes,
+                    max_message_fields=LIMITS.max_fields,
                     max_connections=settings.grpc_connections,
                     max_concurrent_streams=GRPC_STREAMS,
                     max_connection_age=settings.grpc_max_connection_age,
                 ),
                 tls=tls,
                 interceptors=tracing_server_interceptors(spans),
-                gate=Authentication(house.pipeline, house.tenancy),
-                budget=BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE),
+                gate=Authentication(components.pipeline, components.tenancy),
+                budget=budget,
             ) as grpc_server,
-            serving_http(
+            serve_http(
                 app,
                 settings.http_listen,
-                grace=LAST_BYTES,
-                guard=guard,
+                grace=FLUSH_SECONDS,
+                limits=ConnectionLimits(max_connections=settings.http_connections),
                 tls=tls,
-                lane=ExpressLane(door) if spans is None else None,  # the lane makes no spans
+                chat_reader=ChatReader(dependencies) if spans is None else None,  # it records no spans
             ) as http_address,
         ):
             freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
-            await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
+            await drain(components.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 
 if __name__ == "__main__":

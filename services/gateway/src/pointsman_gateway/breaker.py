@@ -1,4 +1,4 @@
-"""A breaker: whoever fails again and again is left alone for a while, then tried with a single request."""
+"""A circuit breaker: after repeated failures it blocks requests for a while, then lets a single one probe."""
 
 import time
 from collections.abc import Callable
@@ -7,83 +7,93 @@ from pointsman_gateway.config.schema import BreakerConfig
 
 
 class Breaker:
-    """Closed while all is well; open while at rest; then half open, with one trial at a time.
+    """Closed: requests pass. Open: none pass until the cooldown ends. Then half open: one probe at a time.
 
-    It has no terms of its own: a changed configuration finds the state as it was. An entry is what `enter` gave; what
-    comes of one that is older than the last change says nothing of now and is not heard.
+    Its settings are arguments, so that its state outlives a change of the configuration. An entry is the number that
+    `enter` returned; the outcome of an entry that is older than the last change of state is ignored.
     """
 
-    __slots__ = ("_changes", "_clock", "_in_a_row", "_last_rest", "_recent", "_trying", "_until", "closed", "heard")
+    __slots__ = (
+        "_changes",
+        "_clock",
+        "_consecutive_failures",
+        "_is_probing",
+        "_open_seconds",
+        "_recent",
+        "_until",
+        "closed",
+        "last_success",
+    )
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.closed = True
-        self.heard = float("-inf")
-        """When something last went well, on its clock."""
+        self.last_success = float("-inf")
+        """Time of the last success, on the breaker's clock."""
         self._clock = clock
         self._changes = 0
-        self._in_a_row = 0
+        self._consecutive_failures = 0
         self._recent = _Recent()
         self._until = 0.0
-        self._last_rest = 0.0
-        self._trying = False
+        self._open_seconds = 0.0
+        self._is_probing = False
 
     @property
     def open(self) -> bool:
-        """Nobody may enter before its rest is over."""
+        """Whether it blocks all requests."""
         return not self.closed and self._clock() < self._until
 
     @property
-    def rest_left(self) -> float:
-        """Seconds; 0 where a trial may begin, or is under way."""
+    def cooldown_left(self) -> float:
+        """Seconds until a probe may start; 0 if it may start now, or is in progress."""
         return 0.0 if self.closed else max(0.0, self._until - self._clock())
 
     def may_enter(self) -> bool:
-        return self.closed or (not self._trying and self._clock() >= self._until)
+        return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Only where one may. Each entry is followed by one of `succeeded`, `failed` and `undecided`."""
+        """Requires `may_enter`. Each entry must be followed by one of `succeeded`, `failed` and `undecided`."""
         if not self.closed:
-            self._trying = True
+            self._is_probing = True
         return self._changes
 
-    def succeeded(self, entry: int, terms: BreakerConfig) -> bool:
-        """Whether this closed it."""
-        self.heard = now = self._clock()
+    def succeeded(self, entry: int, config: BreakerConfig) -> bool:
+        """Records a success; True if it closed the breaker."""
+        self.last_success = now = self._clock()
         if entry != self._changes:
             return False
         if self.closed:
-            self._in_a_row = 0
-            self._recent.add(now, terms.window_seconds, failed=0)
+            self._consecutive_failures = 0
+            self._recent.add(now, config.window_seconds, failed=0)
             return False
         self._close()
         return True
 
-    def failed(self, entry: int, terms: BreakerConfig) -> bool:
-        """Whether this opened it."""
-        if entry != self._changes or not terms.enabled:
+    def failed(self, entry: int, config: BreakerConfig) -> bool:
+        """Records a failure; True if it opened the breaker."""
+        if entry != self._changes or not config.enabled:
             self.undecided(entry)
             return False
         if not self.closed:
-            self._open(min(self._last_rest * 2, terms.max_open_duration_seconds))
+            self._open(min(self._open_seconds * 2, config.max_open_duration_seconds))
             return True
-        self._in_a_row += 1
-        total, failures = self._recent.add(self._clock(), terms.window_seconds, failed=1)
-        if self._in_a_row >= terms.consecutive_failures or (
-            total >= terms.min_requests and failures >= terms.failure_rate * total
+        self._consecutive_failures += 1
+        total, failures = self._recent.add(self._clock(), config.window_seconds, failed=1)
+        if self._consecutive_failures >= config.consecutive_failures or (
+            total >= config.min_requests and failures >= config.failure_rate * total
         ):
-            self._open(terms.open_duration_seconds)
+            self._open(config.open_duration_seconds)
             return True
         return False
 
     def undecided(self, entry: int) -> None:
-        """It came to no end that says anything: the next one may try."""
+        """Records an outcome that is neither success nor failure; the next request may probe."""
         if entry == self._changes:
-            self._trying = False
+            self._is_probing = False
 
-    def _open(self, rest: float) -> None:
+    def _open(self, seconds: float) -> None:
         self._change(closed=False)
-        self._last_rest = rest
-        self._until = self._clock() + rest
+        self._open_seconds = seconds
+        self._until = self._clock() + seconds
 
     def _close(self) -> None:
         self._change(closed=True)
@@ -92,12 +102,12 @@ class Breaker:
     def _change(self, *, closed: bool) -> None:
         self.closed = closed
         self._changes += 1
-        self._in_a_row = 0
-        self._trying = False
+        self._consecutive_failures = 0
+        self._is_probing = False
 
 
 class _Recent:
-    """Ends within a window, in two halves of which the older one goes as a whole."""
+    """Counts outcomes in a sliding window of two halves; the older half expires as a whole."""
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")
 
@@ -107,7 +117,7 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """All that are remembered, and the failures among them."""
+        """Adds an outcome, and returns the outcomes and the failures in the window."""
         if now - self._since >= window / 2:
             old = now - self._since >= window
             self._total_before = 0 if old else self._total

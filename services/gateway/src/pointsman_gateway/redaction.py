@@ -1,4 +1,4 @@
-"""What must not be kept of the texts that the gateway keeps: a hook from text to text, and a ready one."""
+"""Redaction of texts before they are stored: a hook from text to text, and a ready-made hook."""
 
 import importlib
 import logging
@@ -13,19 +13,19 @@ log = logging.getLogger(__name__)
 Redact = Callable[[str], str]
 
 
-class BadHook(ValueError):
-    """The setting names no function that could be a hook."""
+class InvalidHook(ValueError):
+    """The setting does not name a function."""
 
 
 class NotRedacted(Exception):
-    """The hook failed: the text must not be kept. It says nothing of the text."""
+    """The hook failed, so the text must not be stored. The message does not contain the text."""
 
 
 class Redaction:
-    """The hook, failing closed."""
+    """Applies the hook. It fails closed: if the hook fails, nothing is stored."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
-        """None leaves every text as it is; `failed` counts."""
+        """Without a hook, texts are stored unchanged. `failed` counts failures."""
         self._hook = hook
         self._failed = failed
 
@@ -34,30 +34,32 @@ class Redaction:
         return self._hook is not None
 
     def text(self, text: str) -> str:
-        """As it may be kept. Raises NotRedacted where the hook raises, or returns something else than a text."""
+        """The text to store. Raises NotRedacted if the hook raises or returns something else than a string."""
         if self._hook is None or not text:
             return text
         try:
             redacted = self._hook(text)
-        except Exception as error:  # whatever it is, the text is not kept
+        except Exception as error:  # fail closed
             self._failed()
-            log.error("the redaction hook failed (%s): the text is not kept", type(error).__name__)
+            log.error("the redaction hook failed (%s): the text is not stored", type(error).__name__)
             raise NotRedacted("the redaction hook failed") from None
         if not isinstance(redacted, str):
             self._failed()
-            log.error("the redaction hook returned %s, no text: nothing is kept", type(redacted).__name__)
+            log.error(
+                "the redaction hook returned %s instead of a string: the text is not stored", type(redacted).__name__
+            )
             raise NotRedacted("the redaction hook returned no text")
         return redacted
 
     def or_nothing(self, text: str) -> str:
-        """As it may be kept; empty where the hook fails."""
+        """The text to store; empty if the hook fails."""
         try:
             return self.text(text)
         except NotRedacted:
             return ""
 
     def everywhere(self, value: Any) -> Any:
-        """Every text in an object or a list, as it may be kept. Raises NotRedacted."""
+        """Redacts every string in an object or a list. Raises NotRedacted."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -67,7 +69,7 @@ class Redaction:
         return value
 
     def leaves(self, text: str) -> bool:
-        """Whether the text may be kept just as it is: the hook would change nothing in it."""
+        """Whether the hook would leave the text unchanged."""
         try:
             return self.text(text) == text
         except NotRedacted:
@@ -80,33 +82,33 @@ def load_hook(name: str) -> Redact | None:
         return None
     module, _, function = name.partition(":")
     if not module or not function:
-        raise BadHook(f"'{name}' is no hook; write MODULE:FUNCTION, for example {__name__}:redact_common")
+        raise InvalidHook(f"'{name}' is no hook; write MODULE:FUNCTION, for example {__name__}:redact_common")
     try:
         found = getattr(importlib.import_module(module), function)
     except ImportError as error:
-        raise BadHook(f"the hook '{name}' cannot be imported: {error}") from error
+        raise InvalidHook(f"the hook '{name}' cannot be imported: {error}") from error
     except AttributeError:
-        raise BadHook(f"the module '{module}' has no '{function}'") from None
+        raise InvalidHook(f"the module '{module}' has no '{function}'") from None
     if not callable(found):
-        raise BadHook(f"'{name}' is no function")
+        raise InvalidHook(f"'{name}' is no function")
     hook: Redact = found
     return hook
 
 
 def redact_common(text: str) -> str:
-    """E-mail addresses, card numbers, numbers that look like telephones', and keys: each by its sort in brackets."""
+    """Replaces e-mail addresses, card numbers, phone numbers and keys by their kind in brackets."""
     text = mask_secrets(text, "[key]")
     text = _EMAIL.sub("[email]", text)
-    return _NUMBER.sub(_told, text)
+    return _NUMBER.sub(_redact_number, text)
 
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
-"""Digits with little between them."""
+"""At least 7 digits, with at most two separators between digits."""
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?:[ T]\d.*)?")
 
 
-def _told(match: re.Match[str]) -> str:
+def _redact_number(match: re.Match[str]) -> str:
     number = match[0]
     digits = "".join(filter(str.isdigit, number))
     if 12 <= len(digits) <= 19 and _luhn(digits):

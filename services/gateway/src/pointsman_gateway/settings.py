@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     grpc_connections: int = Field(default=2000, ge=1, description="concurrent connections")
     buffer_megabytes: int = Field(
-        default=256, ge=32, description="of request messages in memory, over gRPC; half of it for each tenant"
+        default=256, ge=32, description="of request bodies in memory, over HTTP and gRPC; half of it for each tenant"
     )
     redaction: str = Field(
         default="",

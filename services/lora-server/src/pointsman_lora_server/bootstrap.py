@@ -30,6 +30,7 @@ from pointsman_lora_server.adapters.state_machine import (
     VersionStateMachine,
     VersionValidator,
 )
+from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import (
@@ -41,6 +42,7 @@ from pointsman_lora_server.engine.command import (
 )
 from pointsman_lora_server.engine.probe import Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
+from pointsman_lora_server.engine.tool_calls import choose_tool_calling
 from pointsman_lora_server.engine.vllm_client import TimedEngine, VllmClient, open_client
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc.adapter_servicer import SERVICE as ADAPTER_SERVICE
@@ -130,6 +132,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
         extra_arguments=settings.engine_args,
+        tool_calling=choose_tool_calling(settings.base_model, settings.tool_call_parser),
         traces_url=traces_endpoint(environment),
     )
     return build_command(engine, environment, os.sched_getaffinity(0))
@@ -172,7 +175,7 @@ async def build_app(
             settings.shutdown_timeout,
         )
         warm_up = WarmUp(timed)
-        sequence = LoadSequence(client, warm_up, probe, supervisor.restart, metrics)
+        sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, supervisor.restart, metrics), metrics)
         adapters = _build_adapters(settings, redis, store, smoke_test, client, warm_up, sequence, engine_state, metrics)
         collector = VersionStateCollector(
             lambda: adapters.reconciler.desired,
@@ -187,7 +190,7 @@ async def build_app(
             tasks.create_task(_count_transitions(collector, engine_state)),
         ]
         try:
-            async with _serving(settings, adapters, store, engine_state, metrics) as app:
+            async with _serving(settings, command, adapters, store, engine_state, metrics) as app:
                 yield app
         finally:
             engine_state.close()
@@ -235,6 +238,7 @@ def _build_adapters(
 @asynccontextmanager
 async def _serving(
     settings: Settings,
+    command: EngineCommand,
     adapters: _Adapters,
     store: ArtifactStore,
     engine_state: EngineStateStore,
@@ -242,7 +246,11 @@ async def _serving(
 ) -> AsyncIterator[App]:
     """Runs the queue of training jobs and creates the servicers."""
     identity = EngineIdentity(
-        settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
+        settings.engine_name,
+        settings.served_model_name,
+        settings.public_url,
+        settings.max_model_len,
+        command.tool_call_parser,
     )
     async with running_queue(_job_environment(settings), *_job_callbacks(adapters.service, store)) as queue:
         adapter_servicer = LoraServerServicer(adapters.service, engine_state, identity)

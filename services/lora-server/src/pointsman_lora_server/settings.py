@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     engine_listen: str = "127.0.0.1:8101"
     engine_url: str = Field(default="", description="where gateways reach the engine; empty: http://ENGINE_LISTEN")
     engine_args: str = Field(default="", description="more arguments for vLLM, quoted as in a shell")
+    tool_call_parser: str = Field(
+        default="auto",
+        min_length=1,
+        description='how vLLM reads tool calls: "auto" (by the base model), "off", or the name of one of its parsers',
+    )
     base_model: Path = Path(".pointsman/models/smollm2-135m")
     served_model_name: str = Field(default="smollm2-135m", min_length=1)
     held: int | None = Field(

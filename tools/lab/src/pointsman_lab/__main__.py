@@ -9,13 +9,12 @@ from typing import Any
 
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
-from pointsman_gateway.bootstrap.models import Models, learn
+from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lab.datasets.build import BuildOrder, build
-from pointsman_lab.datasets.reports import data_report, plan_report
+from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
@@ -87,13 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(folder: Path) -> Config:
     config = load_config(folder)
-    bootstrap.check(config)
+    bootstrap.check_config(config)
     return config
 
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
-    return fit(config, Models.load(settings.embedding_model), options.out, ProgressLines())
+    return fit(config, EmbeddingModels.load(settings.embedding_model), options.out, ProgressLines())
 
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
@@ -103,7 +102,7 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     async with open_request_log(url) as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
-        learned = learn(config, Models.load(settings.embedding_model), ProgressLines())
+        learned = train_classifier(config, EmbeddingModels.load(settings.embedding_model), ProgressLines())
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
     return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
@@ -111,7 +110,11 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
     seconds, config = parse_age(options.since), _load(options.folder)
-    models, progress, url = Models.load(settings.embedding_model), ProgressLines(), options.redis or settings.redis_url
+    models, progress, url = (
+        EmbeddingModels.load(settings.embedding_model),
+        ProgressLines(),
+        options.redis or settings.redis_url,
+    )
     in_examples = check_examples(config, models, progress)
     if not url:
         return suggest_report(in_examples, None, options.since, "")

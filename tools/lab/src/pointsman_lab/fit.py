@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.models import Models, origin, texts_of, tuning_of
+from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, origin
 from pointsman_gateway.classification.artifact import save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel
@@ -30,7 +30,7 @@ class ClassifierFile:
     training_seconds: float
 
 
-def fit(config: Config, models: Models, out: Path | None, progress: Progress) -> Report:
+def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Progress) -> Report:
     """Writes the classifier to `out`, by default into the configuration's folder.
 
     Raises ConfigError, InvalidArgument or OSError.
@@ -38,7 +38,7 @@ def fit(config: Config, models: Models, out: Path | None, progress: Progress) ->
     file = out or config.folder / ARTEFACT
     started = time.perf_counter()
     fitted = fit_classifier(
-        texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
+        example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
     )
     save(fitted, origin(config, models), file)
     written = _describe(file, time.perf_counter() - started)
@@ -87,7 +87,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['out_of_scope']} out-of-scope texts"
     yield (
         f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
-        f"kept {found['coverage']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
+        f"coverage {found['coverage']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
     )
     if found["out_of_scope_abstained"] is not None:
         yield f"of the out-of-scope texts, the classifier abstains from {found['out_of_scope_abstained']:.3f}"
@@ -97,4 +97,4 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _by_task(tasks: list[dict[str, Any]]) -> Section:
     rows = tuple((t["task"], str(t["examples"]), f"{t['target_coverage']:g}", f"{t['threshold']:.3f}") for t in tasks)
-    return Section("By task", columns=("task", "examples", "keep rate", "threshold"), rows=rows)
+    return Section("By task", columns=("task", "examples", "target coverage", "threshold"), rows=rows)

@@ -6,16 +6,17 @@ All engines count as available, so that only the configuration makes a differenc
 from bisect import bisect_left
 from dataclasses import replace
 
-from pointsman_gateway.bootstrap.stages import Learned, Surroundings, build_line
+from pointsman_gateway.bootstrap.stages import Dependencies, TrainedClassifier, build_stages
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer
-from pointsman_gateway.engines.engines import Engine, Engines
+from pointsman_gateway.engines.engine_state import Engine
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.pipeline.pipeline import Line
+from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.routing.path_state import Evidence
 from pointsman_servicekit.errors import PointsmanError
@@ -32,7 +33,7 @@ PSEUDONYM_COUNT = 1 << 16
 class ReplayContext:
     """Decides recorded requests again with one configuration."""
 
-    def __init__(self, config: Config, engines: Engines, line: Line) -> None:
+    def __init__(self, config: Config, engines: Engines, line: Stages) -> None:
         self._config = config
         self._engines = engines
         self._line = line
@@ -68,7 +69,7 @@ class ReplayContext:
         for name, config in self._config.models.engines.items():
             engine = self._engines.get(name)
             if config.lora_server and adapter not in engine.resident:
-                self._engines.put(replace(engine, resident=engine.resident | {adapter}))
+                self._engines.update(replace(engine, resident=engine.resident | {adapter}))
 
     async def _decide(self, recorded: RecordedDecision) -> Decision:
         request = recorded.request
@@ -77,12 +78,12 @@ class ReplayContext:
         return self._line.router.decide(sampled, labels)
 
 
-def build_context(config: Config, learned: Learned, evidence: Evidence) -> ReplayContext:
+def build_context(config: Config, learned: TrainedClassifier, evidence: Evidence) -> ReplayContext:
     """Raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
-    around = Surroundings(_NoEngine(), _NoRetriever(), MetricsAggregator(CollectorRegistry()), evidence)
-    return ReplayContext(config, engines, build_line(config, learned, engines, around))
+    around = Dependencies(_NoEngine(), _NoRetriever(), MetricsAggregator(CollectorRegistry()), evidence)
+    return ReplayContext(config, engines, build_stages(config, learned, engines, around))
 
 
 def _available(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:

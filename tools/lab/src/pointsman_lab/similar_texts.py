@@ -14,7 +14,7 @@ MAX_TEXTS = 5_000
 MAX_GROUP_DISTANCE = 0.65
 """Mean cosine distance up to which two clusters are merged."""
 MIN_GROUP_TEXTS = 3
-"""Distinct texts in a group that is listed."""
+"""A group is listed if it has at least this many different texts."""
 REPRESENTATIVES = 3
 NAME_WORDS = 4
 MIN_WORD_CHARACTERS = 3

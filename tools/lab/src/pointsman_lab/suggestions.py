@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pointsman_gateway.bootstrap.models import Models, texts_of, tuning_of
+from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings
 from pointsman_gateway.classification.fitting.examples import Examples
 from pointsman_gateway.classification.fitting.fit import embed_all, out_of_fold_results
 from pointsman_gateway.classification.fitting.selection import StageResults
-from pointsman_gateway.config.examples import numbered_lines
-from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.load import Config, numbered_lines
 from pointsman_gateway.domain import UNKNOWN
 
 from pointsman_lab.report import Progress
@@ -72,10 +71,10 @@ def _lines_of(config: Config, task: str) -> list[int]:
     return [number for number, _ in numbered_lines(text)]
 
 
-def check_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:
+def check_examples(config: Config, models: EmbeddingModels, progress: Progress) -> ExampleFindings:
     """Cross-validates the classifier and compares the examples of different tasks."""
     tried = out_of_fold_results(
-        texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
+        example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
     )
     examples = examples_of(config)
     duplicates = near_duplicates(examples, tried.vectors[: len(examples)])
@@ -94,7 +93,9 @@ def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]
     return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.predicted))
 
 
-async def check_log(config: Config, models: Models, log: RequestLog, seconds: float, progress: Progress) -> LogFindings:
+async def check_log(
+    config: Config, models: EmbeddingModels, log: RequestLog, seconds: float, progress: Progress
+) -> LogFindings:
     """Groups the requests of the last `seconds` that were abstained from, and collects corrections of the task."""
     total, read, abstained, without_text, left_out = await log.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()
@@ -111,7 +112,7 @@ async def check_log(config: Config, models: Models, log: RequestLog, seconds: fl
             counts[text] += 1
         else:
             left_out += 1
-    known = [text for texts in texts_of(config).values() for text in texts]
+    known = [text for texts in example_texts(config).values() for text in texts]
     groups = group_texts(counts, embed_all(list(counts), models.encoder, progress), known) if counts else []
     proposals, corrections_without_text = await _proposals(log, seconds)
     unknown = {correction.right_task for correction in proposals} - {*config.tasks.tasks, UNKNOWN}

@@ -1,6 +1,7 @@
-"""Builds the gateway from its concrete classes, and one pipeline for each loaded configuration."""
+"""Builds the gateway from its concrete classes, and the stages of each loaded configuration."""
 
-from pointsman_gateway.bootstrap.app import House, building
-from pointsman_gateway.bootstrap.stages import NamedModels, check, to_engine, to_path
+from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
+from pointsman_gateway.bootstrap.engine_discovery import to_engine
+from pointsman_gateway.bootstrap.stages import NamedModels, check_config, to_path
 
-__all__ = ["House", "NamedModels", "building", "check", "to_engine", "to_path"]
+__all__ = ["GatewayComponents", "NamedModels", "build_gateway", "check_config", "to_engine", "to_path"]

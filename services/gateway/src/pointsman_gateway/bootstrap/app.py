@@ -1,10 +1,11 @@
-"""Builds the house: what stays, and the generations of the configuration that come and go in it."""
+"""Builds the gateway: the components that live as long as the process, and a snapshot of each configuration."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
@@ -13,29 +14,28 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
-from pointsman_gateway.bootstrap.cost_metrics import Money, to_catalogue
-from pointsman_gateway.bootstrap.engine_discovery import Followers
+from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
+from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
 from pointsman_gateway.bootstrap.models import (
-    EmbeddingSurroundings,
-    Models,
-    School,
+    ClassifierCache,
+    EmbeddingDependencies,
+    EmbeddingModels,
     build_embeddings,
-    embedding_surroundings,
 )
 from pointsman_gateway.bootstrap.persistence import (
-    Memory,
-    keeping_answers,
-    knowing_callers,
-    overseeing,
-    remembering,
-    to_redaction,
+    Persistence,
+    open_cache,
+    open_console,
+    open_persistence,
+    open_redaction,
+    open_tenancy,
 )
-from pointsman_gateway.bootstrap.shadowing import ShadowTerms, shadowing
+from pointsman_gateway.bootstrap.shadowing import ShadowSettings, open_shadowing
 from pointsman_gateway.bootstrap.stages import (
+    Dependencies,
     NamedModels,
-    Surroundings,
-    build_line,
-    check,
+    build_stages,
+    check_config,
     gen_ai_names,
     label_values,
     to_path,
@@ -44,174 +44,194 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics
-from pointsman_gateway.engines.dns_groups import Dns
+from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool
-from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates, Reporter
+from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
-from pointsman_gateway.pipeline.config_reload import Generation, Generations
+from pointsman_gateway.pipeline.config_reload import ConfigReloader, ConfigSnapshot
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
-from pointsman_gateway.tracing.instrumentation import Around, traced_by
+from pointsman_gateway.tracing.instrumentation import Instrumentation, instrument_with
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
-
-PATIENCE = 5.0
-"""Seconds that a changed configuration waits for engines which it names first."""
+ENGINE_WAIT_SECONDS = 5.0
+"""How long a changed configuration waits for the first report of engines that are new in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """All that the doors need."""
+class GatewayComponents:
+    """What the HTTP and gRPC servers need."""
 
     pipeline: Pipeline
     tenancy: OpenAccess | Tenancy
-    generations: Generations
-    memory: Memory
+    reloader: ConfigReloader
+    persistence: Persistence
     registry: CollectorRegistry
-    trials: CanaryOutcomes
-    money: Money
+    canary_outcomes: CanaryOutcomes
+    cost_metrics: CostMetrics
     feedback: FeedbackTaker
     console: Console
 
     @property
     def engines(self) -> Engines:
-        """Those of the generation that serves."""
-        return self.generations.current.engines
+        """The engines of the active configuration."""
+        return self.reloader.current.engines
 
 
 @asynccontextmanager
-async def building(settings: Settings, config: Config, spans: "Spans | None" = None) -> AsyncIterator[House]:
-    """Builds the house, follows the engines and the configuration, and takes all down at the end.
+async def build_gateway(
+    settings: Settings, config: Config, spans: "Spans | None" = None
+) -> AsyncIterator[GatewayComponents]:
+    """Builds all components, and closes them at the end of the block.
 
-    `spans`: where requests are to be traced.
+    Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
     """
-    traced = traced_by(spans)
-    models = await asyncio.to_thread(Models.load, settings.embedding_model)
-    school = School(models, settings.classifier)
-    registry = _registry()
+    tracing = instrument_with(spans)
+    models = await asyncio.to_thread(EmbeddingModels.load, settings.embedding_model)
+    registry = _create_registry()
     counting = MetricsAggregator(registry)
     metrics, gen_ai = counting.metrics, counting.gen_ai
     engine_metrics = EngineMetrics(registry, gen_ai)
-    trials = CanaryOutcomes(lambda: engine_metrics.told(1, "full"))
-    peers = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
+    canary_outcomes = CanaryOutcomes(lambda: engine_metrics.canary_reported(1, "full"))
+    tls = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, tls, tracing.grpc_interceptors))
         pool = Pool()
         stack.callback(pool.close)
-        resolver = Dns(settings.dns)
-        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls))
-        redaction = to_redaction(settings.redaction, registry)
-        memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
-        keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
-        cache = await stack.enter_async_context(keeping)
-        tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
-        client = RetrieverClient(channel, models.encoder.fingerprint)
-        retriever, board = ProtectedSearch(client, Breaker()), FreshnessCache()
-        freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
+        discovery = EngineDiscovery(engine_metrics, DnsResolver(settings.dns), tls, tracing.grpc_interceptors)
+        await stack.enter_async_context(discovery)
+        redaction = open_redaction(settings.redaction, registry)
+        persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
+        cache = await stack.enter_async_context(open_cache(settings, registry, redaction, models.encoder.fingerprint))
+        tenancy = await stack.enter_async_context(open_tenancy(settings, registry))
+        retriever, freshness = RetrieverClient(channel, models.encoder.fingerprint), FreshnessCache()
+        freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
-        money = Money.registered(registry, metrics)
-        around = Surroundings(
-            traced.client(OpenAIClient(pool), gen_ai),
-            retriever,
+        cost_metrics = CostMetrics.register(registry, metrics)
+        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
+        dependencies = Dependencies(
+            tracing.engine_client(OpenAIClient(pool), gen_ai),
+            ProtectedSearch(retriever, Breaker()),
             counting,
-            memory.board,
+            persistence.evidence,
             engine_metrics,
             cache,
-            trials,
-            board,
-            accounts=money.accounts,
+            canary_outcomes,
+            freshness,
+            engine_costs=cost_metrics.engine_costs,
+            lend_slot=admission.lend,
         )
-        of_embeddings = EmbeddingMetrics(registry, gen_ai)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
-        terms = ShadowTerms()
-        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced, freshness)
+        embeddings = EmbeddingDependencies.create(
+            models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
+        )
+        shadow_settings = ShadowSettings()
+        builder = _SnapshotBuilder(
+            settings.config,
+            ClassifierCache(models, settings.classifier),
+            discovery,
+            dependencies,
+            embeddings,
+            tracing,
+            freshness_monitor,
+            (persistence, cost_metrics, shadow_settings),
+        )
         first = await builder.build(config)
         metrics.set_generation(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
-        generations = Generations(first, watched, builder.build_anew, metrics)
-        following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
-        stack.push_async_callback(_stop, following)
-        stack.push_async_callback(_stop, asyncio.create_task(freshness.run(), name="look at what has changed"))
-        reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
-        stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
-        await stack.enter_async_context(money.accounts.running())
-        registry.register(EngineStates(lambda: generations.current.engines.cells))
-        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
-        beside = shadowing(memory, generations.line, terms, admission, registry)
-        shadows = await stack.enter_async_context(beside)
-        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
-        console = await stack.enter_async_context(overseeing(settings, generations, memory))
-        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback, console)
+        reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
+        canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
+        _run_until_closed(stack, reloader.watch(settings.reload_seconds), "watch the configuration")
+        _run_until_closed(stack, freshness_monitor.run(), "monitor adapter freshness")
+        _run_until_closed(stack, canary_reporter.run(), "report canary outcomes")
+        await stack.enter_async_context(cost_metrics.engine_costs.running())
+        registry.register(EngineStates(lambda: reloader.current.engines.states))
+        shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
+        shadows = await stack.enter_async_context(shadowing)
+        pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
+        console = await stack.enter_async_context(open_console(settings, reloader, persistence))
+        yield GatewayComponents(
+            pipeline,
+            tenancy,
+            reloader,
+            persistence,
+            registry,
+            canary_outcomes,
+            cost_metrics,
+            shadows.feedback,
+            console,
+        )
 
 
-class _Builder:
-    """Makes generations."""
+class _SnapshotBuilder:
+    """Builds a snapshot of each configuration, and applies it to the components that all configurations share."""
 
     def __init__(
         self,
-        settings: Settings,
-        school: School,
-        followers: Followers,
-        around: Surroundings,
-        memory: Memory,
-        terms: ShadowTerms,
-        embedding: EmbeddingSurroundings,
-        money: Money,
-        traced: Around,
+        folder: FilePath,
+        classifiers: ClassifierCache,
+        discovery: EngineDiscovery,
+        dependencies: Dependencies,
+        embeddings: EmbeddingDependencies,
+        tracing: Instrumentation,
         freshness: FreshnessMonitor,
+        shared: tuple[Persistence, CostMetrics, ShadowSettings],
     ) -> None:
-        self._settings = settings
-        self._school = school
-        self._followers = followers
-        self._around = around
-        self._memory = memory
-        self._terms = terms
-        self._embedding = embedding
-        self._money = money
-        self._traced = traced
+        self._folder = folder
+        self._classifiers = classifiers
+        self._discovery = discovery
+        self._dependencies = dependencies
+        self._embeddings = embeddings
+        self._tracing = tracing
         self._freshness = freshness
+        self._persistence, self._cost_metrics, self._shadow_settings = shared
 
-    async def build_anew(self) -> Generation:
-        """From what is in the folder now."""
-        config = await asyncio.to_thread(load_config, self._settings.config)
-        check(config)
-        return await self.build(config, PATIENCE)
+    async def build_from_folder(self) -> ConfigSnapshot:
+        """Reads the configuration folder. Raises ConfigError."""
+        config = await asyncio.to_thread(load_config, self._folder)
+        check_config(config)
+        return await self.build(config, ENGINE_WAIT_SECONDS)
 
-    async def build(self, config: Config, patience: float = 0.0) -> Generation:
-        """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
-        learned = await asyncio.to_thread(self._school.learned, config)
-        engines = await self._followers.engines(config.models, patience)
-        line = self._traced.line(build_line(config, learned, engines, self._around))
-        embeddings = build_embeddings(config, self._embedding)
+    async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
+        """Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError."""
+        classifier = await asyncio.to_thread(self._classifiers.get, config)
+        engines = await self._discovery.engines(config.models, engine_wait_seconds)
+        stages = self._tracing.stages(build_stages(config, classifier, engines, self._dependencies))
+        embeddings = build_embeddings(config, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
-        models, catalogue = NamedModels(config, engines), to_catalogue(config)
-        # What can fail is done: from here on all is as this generation has it.
-        self._followers.keep(engines, config.models)
-        self._around.counting.set_label_values(label_values(config), gen_ai_names(config))
-        self._memory.obey(config, engines.version_of)
-        self._money.obey(config, engines, line.metering)
-        self._terms.obey(config)
+        models, catalog = NamedModels(config, engines), to_catalog(config)
+        # Everything that can fail is done. From here on the shared components follow the new configuration.
+        self._discovery.activate(engines, config.models)
+        self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
+        self._persistence.apply_config(config, engines.version_of)
+        self._cost_metrics.apply_config(config, engines, stages.metering)
+        self._shadow_settings.apply_config(config)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
-        return Generation(line, engines, models, embeddings, paths, catalogue)
+        return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)
 
 
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+def _run_until_closed(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Runs a background task until the stack is closed."""
+    task = asyncio.create_task(work, name=name)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    stack.push_async_callback(stop)
 
 
-def _registry() -> CollectorRegistry:
+def _create_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

@@ -1,4 +1,4 @@
-"""What tells of money beside the receipts, and follows the configuration as it changes."""
+"""The cost metrics and the price catalogue that follow from a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,8 @@ from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, TaskConfig
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
-from pointsman_gateway.engines.engines import Engine, Engines
+from pointsman_gateway.engines.engine_state import Engine
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, FixedCostMetrics, FixedCosts
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.meter import Metering
@@ -19,29 +20,29 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Money:
-    """What stays while generations come and go."""
+class CostMetrics:
+    """The collectors that all configurations share."""
 
-    accounts: EngineCosts
+    engine_costs: EngineCosts
     counterfactual: CounterfactualCosts
-    standing: FixedCostMetrics = field(default_factory=FixedCostMetrics)
+    fixed: FixedCostMetrics = field(default_factory=FixedCostMetrics)
 
     @classmethod
-    def registered(cls, registry: CollectorRegistry, metrics: GatewayMetrics) -> "Money":
-        money = cls(EngineCosts(), CounterfactualCosts(metrics.path_totals))
-        for collector in (money.accounts, money.counterfactual, money.standing):
+    def register(cls, registry: CollectorRegistry, metrics: GatewayMetrics) -> "CostMetrics":
+        costs = cls(EngineCosts(), CounterfactualCosts(metrics.path_totals))
+        for collector in (costs.engine_costs, costs.counterfactual, costs.fixed):
             registry.register(collector)
-        return money
+        return costs
 
-    def obey(self, config: Config, engines: Engines, metering: Metering) -> None:
-        """What a new generation of the configuration says of prices and choices."""
+    def apply_config(self, config: Config, engines: Engines, metering: Metering) -> None:
+        """Takes over the prices and paths of a new configuration."""
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
-        choices = {name: [paths[path] for path in _choices(task, default)] for name, task in config.tasks.tasks.items()}
+        choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
         self.counterfactual.apply_config(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
-        hourly = Hourly(config.models, engines.all)
-        self.accounts.apply_config(hourly.by_name, label_values(config)[0])
-        self.standing.apply_config(
+        hourly = HourlyPrices(config.models, engines.all)
+        self.engine_costs.apply_config(hourly.by_name, label_values(config)[0])
+        self.fixed.apply_config(
             FixedCosts(
                 config.models.prices_as_of,
                 metering.pricing,
@@ -54,18 +55,18 @@ class Money:
 
 
 @dataclass(frozen=True, slots=True)
-class Hourly:
-    """What one generation's engines cost an hour; each member of a group costs what is written of the group."""
+class HourlyPrices:
+    """The price per hour of each engine in one configuration; each member of a group has the group's price."""
 
     models: ModelsFile
     engines: Callable[[], Iterable[Engine]]
-    """Those that there are now."""
+    """Returns the current engines."""
 
     def by_name(self) -> Mapping[str, float]:
         return {engine.name: price for engine, price in self._priced()}
 
     def by_model(self) -> Mapping[str, float]:
-        """Of all engines of a base model together."""
+        """The sum over all engines of a base model."""
         sums: dict[str, float] = {}
         for engine, price in self._priced():
             sums[engine.model] = sums.get(engine.model, 0.0) + price
@@ -73,30 +74,30 @@ class Hourly:
 
     def _priced(self) -> Iterator[tuple[Engine, float]]:
         for engine in self.engines():
-            written = self.models.engines[engine.group or engine.name]
-            stands_for_nobody = written.group is not None and not engine.group
-            if written.usd_per_hour and not stands_for_nobody:
-                yield engine, written.usd_per_hour
+            config = self.models.engines[engine.group or engine.name]
+            is_placeholder = config.group is not None and not engine.group
+            if config.usd_per_hour and not is_placeholder:
+                yield engine, config.usd_per_hour
 
 
-def _choices(task: TaskConfig, default: str) -> list[str]:
-    """All paths that the task's requests may be answered along."""
-    return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
-
-
-def to_catalogue(config: Config) -> Catalog:
+def to_catalog(config: Config) -> Catalog:
+    """What clients need to compare the paths: models with their prices, tasks with their paths and metrics."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search,
-        tasks={name: _task(task, config) for name, task in config.tasks.tasks.items()},
+        tasks={name: _catalog_task(task, config) for name, task in config.tasks.tasks.items()},
         paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
-        models={name: _model(model) for name, model in config.models.models.items()},
+        models={name: _catalog_model(model) for name, model in config.models.models.items()},
     )
 
 
-def _task(task: TaskConfig, config: Config) -> CatalogTask:
-    in_order = (*task.policy.paths, *task.fallback, config.tasks.default_path)
-    return CatalogTask(task.policy.name, tuple(dict.fromkeys(in_order)), _metric(task, config))
+def _paths_of(task: TaskConfig, default: str) -> list[str]:
+    """All paths that the task's requests may take, in order."""
+    return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
+
+
+def _catalog_task(task: TaskConfig, config: Config) -> CatalogTask:
+    return CatalogTask(task.policy.name, tuple(_paths_of(task, config.tasks.default_path)), _metric(task, config))
 
 
 def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
@@ -108,5 +109,5 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
     return {"judge": {"model": judge.model, "prompt": config.prompts[judge.prompt] if judge.prompt else ""}}
 
 
-def _model(model: ModelConfig) -> CatalogModel:
+def _catalog_model(model: ModelConfig) -> CatalogModel:
     return CatalogModel(model.context_window, model.usd_per_million_tokens.model_dump())

@@ -1,4 +1,4 @@
-"""One follower for each engine and group that some generation names: generations share what is known of an engine."""
+"""Watches each engine and each group that a configuration names; configurations share what is known of an engine."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -9,69 +9,78 @@ from typing import Any, Protocol
 from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.bootstrap.stages import to_engine
 from pointsman_gateway.config.models_file import DnsName
+from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.config.schema import EngineConfig, ModelsFile
-from pointsman_gateway.engines.dns_groups import Group, Resolver
-from pointsman_gateway.engines.engine_state import Aliases
-from pointsman_gateway.engines.engines import Cell, Engine, Engines, plans
-from pointsman_gateway.engines.lora_server import follow
+from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
+from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
+from pointsman_gateway.engines.engines import Engines, engine_settings
+from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 
+POLL_INTERVAL_SECONDS = 0.02
+
 _Key = tuple[str, EngineConfig]
-"""The name, and what makes it that engine or group."""
+"""The name and the identity of an engine or group."""
 
 
-class Followed(Protocol):
-    """An engine, or a group of them."""
+def to_engine(name: str, config: EngineConfig) -> Engine:
+    """The initial facts about an engine. Raises ConfigError if the environment lacks its API key."""
+    header = auth_header(f"engine '{name}'", config.provider, config.api_key_env)
+    ready = bool(config.url) and not config.group
+    return Engine(name, config.model, config.url.rstrip("/"), ready=ready, auth_header=header)
+
+
+class TrackedEngines(Protocol):
+    """An engine, or a group of engines, that is watched."""
 
     @property
-    def cells(self) -> Sequence[Cell]: ...
+    def states(self) -> Sequence[EngineState]: ...
 
-    def leave(self) -> None:
-        """It is followed no more."""
+    def stop(self) -> None:
+        """Stops watching."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _One:
-    """Implements `Followed`, and the groups' `Seat`."""
+class _TrackedEngine:
+    """Implements `TrackedEngines`, and the groups' `TrackedMember`."""
 
-    cell: Cell
+    state: EngineState
     task: asyncio.Task[None] | None
-    """None for an engine that has no lora-server."""
-    told: Aliases | None = None
-    """Where it is forgotten what a group's member told: another one may have its name a moment later."""
+    """None for an engine without a lora-server."""
+    aliases: Aliases | None = None
+    """Set for a member of a group: its reports are forgotten, because another member may get its name."""
 
     @property
-    def cells(self) -> Sequence[Cell]:
-        return [self.cell]
+    def states(self) -> Sequence[EngineState]:
+        return [self.state]
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         if self.task:
             self.task.cancel()
-        if self.told:
-            self.told.forget(self.cell.engine.name)
+        if self.aliases:
+            self.aliases.forget(self.state.engine.name)
 
 
 @dataclass(frozen=True, slots=True)
-class _Several:
-    """Implements `Followed`."""
+class _TrackedGroup:
+    """Implements `TrackedEngines`."""
 
-    group: Group
+    group: EngineGroup
     task: asyncio.Task[None]
 
     @property
-    def cells(self) -> Sequence[Cell]:
-        return self.group.cells
+    def states(self) -> Sequence[EngineState]:
+        return self.group.states
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         self.task.cancel()
-        self.group.leave()
+        self.group.stop()
 
 
-class Followers:
-    """Keeps the cells of the engines true, and the engines of the generation that serves complete."""
+class EngineDiscovery:
+    """Keeps the engines' states up to date, and the members of the groups in the active configuration's `Engines`."""
 
     def __init__(
         self,
@@ -80,82 +89,83 @@ class Followers:
         tls: ClientTls | None = None,
         interceptors: Interceptors = (),
     ) -> None:
-        """`tls`: how the lora-servers are spoken to; `interceptors` stand around each call to them."""
+        """`tls` and `interceptors` are for the connections to the lora-servers."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
         self._tls = tls
         self._interceptors = interceptors
-        self._followed: dict[_Key, Followed] = {}
+        self._tracked: dict[_Key, TrackedEngines] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept: tuple[Engines, Sequence[_Key]] | None = None
+        self._active: tuple[Engines, Sequence[_Key]] | None = None
 
-    async def engines(self, models: ModelsFile, patience: float = 0.0) -> Engines:
-        """Those of `models`, the ones that it did not know followed from now on.
+    async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
+        """The engines of a configuration. New ones are watched from now on.
 
-        Waits up to `patience` seconds until each of those has been heard of: a generation that serves before it has
-        would refuse what the one before could answer. Raises ConfigError.
+        Waits up to `wait_seconds` for the first report of each new engine: without it, the new configuration would
+        reject requests that the active one can answer. Raises ConfigError.
         """
-        wanted = _identities(models.engines)
-        made = {key: to_engine(*key) for key in wanted if key not in self._followed}
-        for key, engine in made.items():
-            self._followed[key] = self._start(key, engine)
-        new = [self._followed[key] for key in made if key[1].lora_server or key[1].group]
-        if new and patience:
-            await _heard_of(new, patience)
-        return Engines(self._cells(wanted), plans(models), self.aliases)
+        keys = _keys(models.engines)
+        added = {key: to_engine(*key) for key in keys if key not in self._tracked}
+        for key, engine in added.items():
+            self._tracked[key] = self._track(key, engine)
+        reporting = [self._tracked[key] for key in added if key[1].lora_server or key[1].group]
+        if reporting and wait_seconds:
+            await _wait_for_reports(reporting, wait_seconds)
+        return Engines(self._states(keys), engine_settings(models), self.aliases)
 
-    def keep(self, engines: Engines, models: ModelsFile) -> None:
-        """`engines` serve now, as members of their groups come and go; all others are followed no more.
+    def activate(self, engines: Engines, models: ModelsFile) -> None:
+        """Makes `engines` the active ones: their groups are kept up to date, and other engines are not watched.
 
-        What is known of those stays with the requests that still need it.
+        Requests that still use an engine that is no longer watched keep its last state.
         """
-        wanted = _identities(models.engines)
-        for key in [key for key in self._followed if key not in wanted]:
+        keys = _keys(models.engines)
+        for key in [key for key in self._tracked if key not in keys]:
             name, config = key
-            self._followed.pop(key).leave()
+            self._tracked.pop(key).stop()
             if config.lora_server and (name not in models.engines or not models.engines[name].lora_server):
                 self.aliases.forget(name)
-        self._kept = engines, wanted
-        engines.seat(self._cells(wanted))
+        self._active = engines, keys
+        engines.set_states(self._states(keys))
 
-    def _cells(self, wanted: Sequence[_Key]) -> list[Cell]:
-        return [cell for key in wanted for cell in self._followed[key].cells]
+    def _states(self, keys: Sequence[_Key]) -> list[EngineState]:
+        return [state for key in keys for state in self._tracked[key].states]
 
-    def _seat(self) -> None:
-        if self._kept:
-            engines, wanted = self._kept
-            engines.seat(self._cells(wanted))
+    def _update_active(self) -> None:
+        if self._active:
+            engines, keys = self._active
+            engines.set_states(self._states(keys))
 
-    def _start(self, key: _Key, engine: Engine) -> Followed:
+    def _track(self, key: _Key, engine: Engine) -> TrackedEngines:
         _, config = key
-        if not config.group:
-            cell = Cell(engine)
-            return _One(cell, self._follow(cell, config.lora_server, self._tls) if config.lora_server else None)
-        return self._start_group(engine, config, config.group)
+        if config.group:
+            return self._track_group(engine, config, config.group)
+        state = EngineState(engine)
+        return _TrackedEngine(state, self._watch(state, config.lora_server, self._tls) if config.lora_server else None)
 
-    def _start_group(self, engine: Engine, config: EngineConfig, where: DnsName) -> _Several:
-        tls = self._tls and replace(self._tls, server_name=self._tls.server_name or where.host)
+    def _track_group(self, engine: Engine, config: EngineConfig, name: DnsName) -> _TrackedGroup:
+        tls = self._tls and replace(self._tls, server_name=self._tls.server_name or name.host)
 
-        def seat(member: Engine) -> _One:
-            cell = Cell(member)
-            return _One(cell, self._follow(cell, member.place, tls) if config.lora_server else None, self.aliases)
+        def track(member: Engine) -> _TrackedEngine:
+            state = EngineState(member)
+            task = self._watch(state, member.endpoint, tls) if config.lora_server else None
+            return _TrackedEngine(state, task, self.aliases)
 
-        group = Group(engine, where, config.endpoint_limit, seat, self._seat, self._metrics)
-        return _Several(group, self._task(group.follow(self._resolver), f"look up {engine.name}"))
+        group = EngineGroup(engine, name, config.endpoint_limit, track, self._update_active, self._metrics)
+        return _TrackedGroup(group, self._start(group.watch(self._resolver), f"look up {engine.name}"))
 
-    def _follow(self, cell: Cell, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
-        name = cell.engine.name
-        following = follow(Engines([cell], aliases=self.aliases), name, address, self._metrics, tls, self._interceptors)
-        return self._task(following, f"follow {name}")
+    def _watch(self, state: EngineState, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
+        name, engines = state.engine.name, Engines([state], aliases=self.aliases)
+        watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors)
+        return self._start(watching, f"watch {name}")
 
-    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def __aenter__(self) -> "Followers":
+    async def __aenter__(self) -> "EngineDiscovery":
         return self
 
     async def __aexit__(
@@ -168,15 +178,15 @@ class Followers:
             await asyncio.wait(tasks)
 
 
-def _identities(engines: Mapping[str, EngineConfig]) -> list[_Key]:
+def _keys(engines: Mapping[str, EngineConfig]) -> list[_Key]:
     return [(name, config.identity) for name, config in engines.items()]
 
 
-async def _heard_of(followed: Sequence[Followed], patience: float) -> None:
-    until = asyncio.get_running_loop().time() + patience
+async def _wait_for_reports(tracked: Sequence[TrackedEngines], wait_seconds: float) -> None:
+    deadline = asyncio.get_running_loop().time() + wait_seconds
 
-    def somebody_is_silent() -> bool:
-        return any(not cell.engine.heard_of for one in followed for cell in one.cells)
+    def is_any_missing() -> bool:
+        return any(not state.engine.has_reported for one in tracked for state in one.states)
 
-    while somebody_is_silent() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # a cell is a value, no event
-        await asyncio.sleep(0.02)
+    while is_any_missing() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  # a state is a value, no event
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)

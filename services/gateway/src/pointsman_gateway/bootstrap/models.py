@@ -1,7 +1,6 @@
-"""The models, what a configuration says is to be learned with them, and the classifier that comes of it."""
+"""Loads the embedding models, trains or loads the classifier, and builds the models of `/v1/embeddings`."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,139 +9,151 @@ from pathlib import Path
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.bootstrap.stages import Learned
+from pointsman_gateway.bootstrap.stages import TrainedClassifier
 from pointsman_gateway.classification.artifact import FitOrigin, fit_origin, load
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import Progress, fit_classifier, no_progress
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.providers import auth_header, providers
 from pointsman_gateway.config.schema import EmbeddingConfig
-from pointsman_gateway.embeddings.engine import Endpoint, EngineModel
-from pointsman_gateway.embeddings.local import Encoder, LocalModel
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, Journal, Offer, Tenancy
+from pointsman_gateway.embeddings.engine import EmbeddingEndpoint, RemoteEmbedder
+from pointsman_gateway.embeddings.local import Encoder, LocalEmbedder
+from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.engines.http1 import Pool, origin_of
 from pointsman_gateway.engines.http_post import PooledPoster
-from pointsman_gateway.metering.gen_ai import OPENAI, POINTSMAN
-from pointsman_gateway.pipeline.ports import HttpPoster
-from pointsman_gateway.tracing.instrumentation import Around
+from pointsman_gateway.metering.gen_ai import POINTSMAN
+from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
+from pointsman_gateway.tracing.instrumentation import Instrumentation
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class EmbeddingModels:
     static: StaticModel
     encoder: MiniLM
 
     @classmethod
-    def load(cls, folder: Path) -> "Models":
+    def load(cls, folder: Path) -> "EmbeddingModels":
         """Raises ModelMissing."""
         return cls(StaticModel.load(folder), MiniLM.load(folder))
 
 
-def texts_of(config: Config) -> Mapping[str, Sequence[str]]:
+def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
     """By task."""
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
-def tuning_of(config: Config) -> FitSettings:
+def fit_settings(config: Config) -> FitSettings:
     classifier = config.tasks.classifier
     own = {name: task.target_coverage for name, task in config.tasks.tasks.items() if task.target_coverage is not None}
     return FitSettings(classifier.target_coverage, own, classifier.stages, classifier.seed)
 
 
-def origin(config: Config, models: Models) -> FitOrigin:
-    return fit_origin(texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config))
+def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
+    """Identifies everything that the classifier depends on."""
+    return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
-def learn(config: Config, models: Models, progress: Progress = no_progress) -> Learned:
+def train_classifier(config: Config, models: EmbeddingModels, progress: Progress = no_progress) -> TrainedClassifier:
     """Raises ConfigError."""
     started = time.perf_counter()
     try:
         fitted = fit_classifier(
-            texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
+            example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
         )
     except PointsmanError as error:
         raise ConfigError(error.message) from error
-    examples, took = sum(map(len, config.examples.values())), time.perf_counter() - started
-    log.info("learned from %d examples in %.1f s (accuracy out of fold %.3f)", examples, took, fitted.accuracy)
-    return _learned(fitted, models)
+    examples, seconds = sum(map(len, config.examples.values())), time.perf_counter() - started
+    log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.accuracy)
+    return _to_trained(fitted, models)
 
 
-def read(file: Path, config: Config, models: Models) -> Learned:
-    """What `pointsman classifier fit` wrote. Raises ConfigError where it is not whole, or of something else."""
+def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> TrainedClassifier:
+    """Loads a file that `pointsman classifier fit` wrote.
+
+    Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
+    """
     try:
-        return _learned(load(file, origin(config, models)), models)
+        return _to_trained(load(file, origin(config, models)), models)
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier {file}; `pointsman classifier fit` makes it") from None
     except PointsmanError as error:
         raise ConfigError(error.message) from error
 
 
-class School:
-    """Learns as the configuration wants it, or reads the artefact that it was told to serve by; the last is kept."""
+class ClassifierCache:
+    """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
 
-    def __init__(self, models: Models, artefact: Path | None) -> None:
-        self._models, self._artefact = models, artefact
-        self._known: tuple[FitOrigin, Learned] | None = None
+    def __init__(self, models: EmbeddingModels, file: Path | None) -> None:
+        self._models, self._file = models, file
+        self._last: tuple[FitOrigin, TrainedClassifier] | None = None
 
-    def learned(self, config: Config) -> Learned:
-        """Raises ConfigError."""
-        wanted = origin(config, self._models)
-        if self._known is None or self._known[0] != wanted:
-            made = read(self._artefact, config, self._models) if self._artefact else learn(config, self._models)
-            self._known = wanted, made
-        return self._known[1]
+    def get(self, config: Config) -> TrainedClassifier:
+        """Takes seconds unless the last configuration had the same examples. Raises ConfigError."""
+        fitted_on = origin(config, self._models)
+        if self._last is None or self._last[0] != fitted_on:
+            if self._file:
+                trained = load_classifier(self._file, config, self._models)
+            else:
+                trained = train_classifier(config, self._models)
+            self._last = fitted_on, trained
+        return self._last[1]
 
 
-def _learned(fitted: ClassifierModel, models: Models) -> Learned:
-    return Learned(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)
+def _to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
+    return TrainedClassifier(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingSurroundings:
-    """What stays while generations come and go."""
+class EmbeddingDependencies:
+    """What the embedding models of all configurations share."""
 
-    own: LocalModel
-    name: str
-    """Of the gateway's own model: its fingerprint."""
+    local: LocalEmbedder
+    local_name: str
+    """The fingerprint of the gateway's own model."""
     http: HttpPoster
     tenancy: Tenancy
     metrics: EmbeddingMetrics
-    journal: Journal
-    traced: Around
+    request_log: RequestLog
+    tracing: Instrumentation
+
+    @classmethod
+    def create(
+        cls,
+        encoder: Encoder,
+        pool: Pool,
+        tenancy: Tenancy,
+        metrics: EmbeddingMetrics,
+        request_log: RequestLog,
+        tracing: Instrumentation,
+    ) -> "EmbeddingDependencies":
+        local, http = LocalEmbedder(encoder), PooledPoster(pool, tracing.trace_headers)
+        return cls(local, encoder.fingerprint, http, tenancy, metrics, request_log, tracing)
 
 
-def embedding_surroundings(
-    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics, journal: Journal, traced: Around
-) -> EmbeddingSurroundings:
-    own, http = LocalModel(encoder), PooledPoster(pool, traced.heads)
-    return EmbeddingSurroundings(own, encoder.fingerprint, http, tenancy, metrics, journal, traced)
-
-
-def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embeddings:
+def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Embeddings:
     """Raises ConfigError."""
-    offers: dict[str, Offer] = {}
+    models: dict[str, PricedModel] = {}
+    traced = dependencies.tracing.embedder
     for name, model in config.models.embeddings.items():
+        price = model.usd_per_million_tokens
         if model.local:
-            # By its fingerprint too: who keeps vectors wants to say exactly which model made them.
-            own = around.traced.embedder(around.own, name, POINTSMAN)
-            offers[name] = offers[around.name] = Offer(name, own, model.usd_per_million_tokens)
+            # Also by its fingerprint, for clients that store vectors and must name the exact model.
+            local = PricedModel(name, traced(dependencies.local, name, POINTSMAN), price)
+            models[name] = models[dependencies.local_name] = local
         else:
-            there = EngineModel(_endpoint(name, model), around.http)
-            offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.usd_per_million_tokens)
-    return Embeddings(offers, around.tenancy, around.metrics, around.journal)
+            remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
+            provider = providers()[model.provider].gen_ai_provider
+            models[name] = PricedModel(name, traced(remote, name, provider), price)
+    return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
 
 
-def _endpoint(name: str, model: EmbeddingConfig, environment: Mapping[str, str] = os.environ) -> Endpoint:
-    api_key = environment.get(model.api_key_env, "") if model.api_key_env else ""
-    if model.api_key_env and not api_key:
-        raise ConfigError(
-            f"models.yaml: embedding model '{name}' needs the environment variable {model.api_key_env}, "
-            "which is not set"
-        )
+def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
+    header = auth_header(f"embedding model '{name}'", model.provider, model.api_key_env)
     try:
         origin_of(model.url)
     except ValueError as error:
         raise ConfigError(f"models.yaml: embedding model '{name}': {error}") from error
-    return Endpoint(name, model.url.rstrip("/"), model.model or name, api_key)
+    return EmbeddingEndpoint(name, model.url.rstrip("/"), model.model or name, header)

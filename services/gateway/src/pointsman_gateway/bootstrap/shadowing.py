@@ -1,38 +1,38 @@
-"""Builds what answers a share of the requests once more, around the journal and the box for feedback."""
+"""Wraps the request log and the feedback service so that a share of the requests is answered by a second path."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.bootstrap.persistence import Memory
+from pointsman_gateway.bootstrap.persistence import Persistence
 from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.pipeline import Line
-from pointsman_gateway.pipeline.ports import Journal
-from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.pipeline.ports import RequestLog
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
 from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
 
 
 @dataclass(slots=True)
-class ShadowTerms:
-    """What the configuration that serves says; each generation is obeyed from then on."""
+class ShadowSettings:
+    """Which tasks are shadowed, by the active configuration."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
 
-    def obey(self, config: Config) -> None:
+    def apply_config(self, config: Config) -> None:
         shadowed = {name: task for name, task in config.tasks.tasks.items() if task.shadow is not None}
         self.tasks = {name: task.shadow for name, task in shadowed.items() if task.shadow is not None}
         self.paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
@@ -42,60 +42,56 @@ class ShadowTerms:
             if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.request_log.store_messages
         }
 
-    def may(self, request: Request, task: str, path: str) -> bool:
-        """Whether the request's caller could have had it answered so."""
+    def is_allowed(self, request: Request, task: str, path: str) -> bool:
+        """Whether the request's caller may use the task and the path."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
 @dataclass(frozen=True, slots=True)
-class Shadows:
-    """What stands around the journal and the box."""
+class ShadowWrappers:
+    """The request log and the feedback service, with shadowing."""
 
-    journal: Journal
+    request_log: RequestLog
     feedback: FeedbackTaker
 
 
 @asynccontextmanager
-async def shadowing(
-    memory: Memory, line: Callable[[], Line], terms: ShadowTerms, admission: Admission, registry: CollectorRegistry
-) -> AsyncIterator[Shadows]:
-    """At the end of the block whatever is under way is stopped, and what was spent is told."""
-    metrics, store = ShadowMetrics(registry), memory.shadows
-    purse = DailyBudget(store)
-    runner = ShadowRunner(ShadowPipeline(line, MAX_CONCURRENT), purse, lambda: _crowded(admission), metrics)
-    scoring = PairScorer(memory.board, metrics, store, lambda: terms.scores)
-    stage = Shadowing(memory.journal, runner, lambda: terms.tasks, terms.may, scoring)
+async def open_shadowing(
+    persistence: Persistence,
+    stages: Callable[[], Stages],
+    settings: ShadowSettings,
+    admission: Admission,
+    registry: CollectorRegistry,
+) -> AsyncIterator[ShadowWrappers]:
+    """At the end of the block, shadow requests in progress are stopped, and what they cost is stored."""
+    metrics, store = ShadowMetrics(registry), persistence.shadows
+    budget = DailyBudget(store)
+    runner = ShadowRunner(ShadowPipeline(stages, MAX_CONCURRENT), budget, lambda: _is_busy(admission), metrics)
+    scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
+    request_log = Shadowing(persistence.request_log, runner, lambda: settings.tasks, settings.is_allowed, scoring)
     if store is None:
         try:
-            yield Shadows(stage, memory.feedback)
+            yield ShadowWrappers(request_log, persistence.feedback)
         finally:
             await runner.stop()
         return
-    await _settle(purse, store)
-    upkeep = asyncio.create_task(_keep_up(purse, store), name="settle the shadows")
+
+    async def settle() -> None:
+        await budget.settle()
+        await store.write()
+
+    schedule = Schedule(SETTLE_INTERVAL_S)
+    with suppress(Unavailable):
+        await settle()
     try:
-        yield Shadows(stage, ScoringFeedback(memory.feedback, store, scoring))
+        async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
+            yield ShadowWrappers(request_log, ScoringFeedback(persistence.feedback, store, scoring))
     finally:
         await runner.stop()
-        upkeep.cancel()
-        await asyncio.wait([upkeep])
-        await _settle(purse, store)
+        with suppress(Unavailable):
+            await settle()
 
 
-def _crowded(admission: Admission) -> bool:
-    """Callers wait, or may have to soon."""
+def _is_busy(admission: Admission) -> bool:
+    """Whether requests wait for a slot, or may have to soon: then no shadow request starts."""
     return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
-
-
-async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:
-    while True:
-        await _settle(purse, store)
-        await asyncio.sleep(SETTLE_INTERVAL_S)
-
-
-async def _settle(purse: DailyBudget, store: ShadowStore) -> None:
-    try:
-        await purse.settle()
-        await store.write()
-    except Unavailable:
-        pass  # Redis tells of itself; the rest waits

@@ -1,23 +1,24 @@
-"""Builds the validators of a task."""
+"""Builds the stages of one configuration, and checks what can be checked without any service."""
 
 import asyncio
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_gateway.bootstrap.persistence import cached
-from pointsman_gateway.cache.stage import CacheResources
+from pointsman_gateway.cache.keys import CacheKeyBuilder
+from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig, TaskConfig
+from pointsman_gateway.config.providers import providers
+from pointsman_gateway.config.schema import PathConfig, StrategyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
-from pointsman_gateway.engines.engines import Engine, Engines
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
@@ -27,12 +28,75 @@ from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
-from pointsman_gateway.pipeline.pipeline import Line
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.pipeline.ports import Backend
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
 from pointsman_gateway.validation.stage import Named, Validation
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the stages of all configurations share."""
+
+    client: EngineClient
+    search: Search
+    counting: MetricsAggregator
+    evidence: Evidence = field(default_factory=NoEvidence)
+    engine_metrics: EngineMetrics | None = None
+    cache: CacheResources | None = None
+    canary_outcomes: CanaryOutcomes = field(default_factory=CanaryOutcomes)
+    freshness: Freshness = ALWAYS_FRESH
+    path_statistics: PathStatistics = field(default_factory=PathStatistics)
+    engine_costs: EngineCosts = field(default_factory=EngineCosts)
+    lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Lends a request's slot to another one while it waits for an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedClassifier:
+    """A classifier, and the vectors of its examples by task."""
+
+    classifier: CascadeClassifier
+    vectors: Mapping[str, NDArray[np.float32]]
+
+
+def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, dependencies: Dependencies) -> Stages:
+    """Raises ConfigError."""
+    paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+    pricing = Pricing(config.models, engines.training_seconds)
+    expected_cost = ExpectedCost(pricing, dependencies.path_statistics)
+    named = NamedModels(config, engines)
+    now = asyncio.get_running_loop().time
+    resilience = config.models.resilience
+    backend = EngineBackend(
+        engines, dependencies.client, now, resilience, dependencies.engine_metrics, dependencies.engine_costs
+    )
+    loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
+    return Stages(
+        revision=config.digest,
+        classification=Classification(
+            RuleMatcher(config.tasks.tasks), trained.classifier, config.tasks.classifier.languages
+        ),
+        router=Router(
+            paths,
+            config.tasks.tasks,
+            config.tasks.default_path,
+            engines,
+            named,
+            expected_cost,
+            dependencies.evidence,
+            engines,
+            config.digest,
+            dependencies.freshness,
+        ),
+        prompts=Prompts(_strategies(config, trained, dependencies.search)),
+        backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
+        validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
+        metering=Metering(pricing, expected_cost, dependencies.counting, dependencies.canary_outcomes),
+    )
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:
@@ -46,79 +110,41 @@ def to_validators(name: str, task: TaskConfig) -> list[Named]:
     return validators
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What stays while generations come and go."""
-
-    client: EngineClient
-    search: Search
-    counting: MetricsAggregator
-    evidence: Evidence = field(default_factory=NoEvidence)
-    engine_metrics: EngineMetrics | None = None
-    cache: CacheResources | None = None
-    trials: CanaryOutcomes = field(default_factory=CanaryOutcomes)
-    freshness: Freshness = ALWAYS_FRESH
-    habits: PathStatistics = field(default_factory=PathStatistics)
-    accounts: EngineCosts = field(default_factory=EngineCosts)
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A classifier, and the examples' vectors by task."""
-
-    classifier: CascadeClassifier
-    vectors: Mapping[str, NDArray[np.float32]]
-
-
-def build_line(config: Config, learned: Learned, engines: Engines, around: Surroundings) -> Line:
-    """Raises ConfigError."""
-    paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
-    pricing = Pricing(config.models, engines.training_seconds)
-    expected_cost = ExpectedCost(pricing, around.habits)
-    named = NamedModels(config, engines)
-    now = asyncio.get_running_loop().time
-    resilience = config.models.resilience
-    backends = EngineBackend(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
-    loading = AdapterLoading(backends, engines, now, resilience)
-    return Line(
-        generation=config.digest,
-        classification=Classification(
-            RuleMatcher(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages
-        ),
-        router=Router(
-            paths,
-            config.tasks.tasks,
-            config.tasks.default_path,
-            engines,
-            named,
-            expected_cost,
-            around.evidence,
-            engines,
-            config.digest,
-            around.freshness,
-        ),
-        prompts=Prompts(_strategies(config, learned, around.search)),
-        answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
-        validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
-        metering=Metering(pricing, expected_cost, around.counting, around.trials),
-    )
+def _wrap_in_cache(
+    inner: Backend,
+    cache: CacheResources | None,
+    config: Config,
+    paths: Mapping[str, Path],
+    engines: Engines,
+    embed: Embed | None,
+) -> Backend:
+    """`inner` itself if no path caches. Raises ConfigError if a path caches and there is no Redis."""
+    rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
+    if not rules:
+        return inner
+    if cache is None:
+        first = next(iter(rules))
+        raise ConfigError(f"paths.yaml: path '{first}' caches, and there is no Redis; set POINTSMAN_GATEWAY_REDIS_URL")
+    key_builders = {name: CacheKeyBuilder(paths[name], rule, cache.embedding) for name, rule in rules.items()}
+    return CachingBackend(inner, cache, key_builders, engines.version_of, embed)
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """The paths and the tasks by which metrics may be labelled."""
+    """The paths and the tasks that may be metric labels."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Models with the provider that OpenTelemetry's metrics name, adapters without their version, and paths."""
-    beside_vllm = {engine.model for engine in config.models.engines.values() if engine.lora_server}
-    providers = {name: VLLM if name in beside_vllm else OPENAI for name in config.models.models}
+    """Models with their `gen_ai.provider.name`, adapters without their version, and paths."""
+    names = dict.fromkeys(config.models.models, OPENAI)
+    for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
+        names[engine.model] = VLLM if engine.lora_server else providers()[engine.provider].gen_ai_provider
     adapters = {path.adapter.partition("@")[0] for path in config.paths.paths.values() if path.adapter}
-    return providers, adapters, list(config.paths.paths)
+    return names, adapters, list(config.paths.paths)
 
 
 class NamedModels:
-    """The plain paths behind the names that a request may force: base models and adapters."""
+    """Implements `NamedPaths` and `ModelNames`: the base models and adapters that a request may name."""
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name) for name in config.models.models}
@@ -126,19 +152,19 @@ class NamedModels:
         self._engines = engines
 
     def path_of(self, model: str) -> Path | None:
-        """Implements the router's `NamedPaths`."""
+        """The path of a base model or an adapter; None if the name is unknown."""
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)
         return Path(f"adapter:{model}", base, adapter=model) if base else None
 
     def names(self) -> Sequence[str]:
-        """Everything that a request's `model` may say now."""
+        """All values that a request's `model` may have now."""
         return [AUTO, *self.plain, *(PATH_PREFIX + name for name in self._paths), *self._engines.adapters()]
 
 
-def check(config: Config) -> None:
-    """Tries what can be tried without any service: renders every prompt, builds every validator. Raises ConfigError."""
+def check_config(config: Config) -> None:
+    """Renders every prompt and builds every validator, which needs no service. Raises ConfigError."""
     for name, task in config.tasks.tasks.items():
         to_validators(name, task)
     templates = PromptTemplates(config.prompts)
@@ -151,14 +177,19 @@ def check(config: Config) -> None:
 
 
 class _NoSearch:
-    """For checking a configuration, which retrieves nothing."""
+    """Implements `Search` without results, to check a configuration."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)
 
 
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
-    sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
+    sampling = Sampling(
+        max_tokens=path.max_tokens,
+        temperature=path.temperature,
+        stop=path.stop,
+        structured_max_tokens=path.structured_max_tokens,
+    )
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)
@@ -169,7 +200,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
-    """Of what the path is made of; another text in one of its prompts makes it another path to judge."""
+    """A hash of the path's parts. After a change, e.g. of a prompt's text, its quality is measured anew."""
     digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         resources = strategy.resources
@@ -180,37 +211,24 @@ def _fingerprint(path: PathConfig, config: Config) -> str:
     return digest.hexdigest()
 
 
-def to_engine(name: str, engine: EngineConfig) -> Engine:
-    """Raises ConfigError where the key that it needs is not in the environment."""
-    api_key = ""
-    if engine.api_key_env:
-        api_key = os.environ.get(engine.api_key_env, "")
-        if not api_key:
-            raise ConfigError(
-                f"models.yaml: engine '{name}' needs the environment variable {engine.api_key_env}, which is not set"
-            )
-    ready = bool(engine.url) and not engine.group
-    return Engine(name, engine.model, engine.url.rstrip("/"), ready=ready, api_key=api_key)
-
-
-def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, list[Strategy]]:
+def _strategies(config: Config, trained: TrainedClassifier, search: Search) -> dict[str, list[Strategy]]:
     templates = PromptTemplates(config.prompts)
     return {
-        name: [_strategy(strategy, templates, config, learned, search) for strategy in path.strategies]
+        name: [_strategy(strategy, templates, config, trained, search) for strategy in path.strategies]
         for name, path in config.paths.paths.items()
     }
 
 
 def _strategy(
-    config: StrategyConfig, templates: PromptTemplates, whole: Config, learned: Learned | None, search: Search
+    config: StrategyConfig, templates: PromptTemplates, whole: Config, trained: TrainedClassifier | None, search: Search
 ) -> Strategy:
-    """Build a strategy. `learned` is None if the configuration is only checked. Raises ValueError."""
+    """Build a strategy. `trained` is None if the configuration is only checked. Raises ValueError."""
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
     vectors = {
-        task: learned.vectors[task] if learned else np.zeros((len(rows), 1), np.float32)
+        task: trained.vectors[task] if trained else np.zeros((len(rows), 1), np.float32)
         for task, rows in examples.items()
     }
-    embed = learned.classifier if learned else None
+    embed = trained.classifier if trained else None
     strategy: Strategy = config.build(StrategyContext(templates, search, embed, examples, vectors))
     return strategy

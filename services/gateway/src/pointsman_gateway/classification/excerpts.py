@@ -21,7 +21,7 @@ MAX_UNCOUNTED_CHARACTERS = 256
 TOKENS_PER_END = 64
 
 CHARACTERS_TOKENIZED_PER_END = 1024
-"""Tokenized at each end of a long text; 64 tokens are 300 characters of prose, and rarely more than 1,024."""
+"""Characters that are tokenized at each end of a long text: 64 tokens are about 300, seldom over 1,024."""
 
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
 _BINARY = re.compile(f"[{_CONTROL}]")

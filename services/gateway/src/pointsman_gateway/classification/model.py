@@ -32,9 +32,9 @@ class StageModel:
     bias: Floats
     """(tasks,)"""
     centroids: Floats
-    """(centroids, dimensions), of the tasks' examples."""
+    """Centroids of the tasks' examples, (centroids, dimensions)."""
     out_of_scope: Floats
-    """(centroids, dimensions), of texts that belong to no task; empty if there are none."""
+    """Centroids of texts that belong to no task, (centroids, dimensions); empty if there are none."""
     temperature: float
     scale: Scale
 

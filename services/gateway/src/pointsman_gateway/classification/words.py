@@ -18,7 +18,7 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 PIECE_LENGTHS = (3, 4)
 
 MAX_WORD_CHARACTERS = 40
-"""The rest of a longer word is ignored."""
+"""Only this many characters of a longer word are used."""
 
 EDGE = ""
 """Marks the beginning and the end of a text in word pairs."""

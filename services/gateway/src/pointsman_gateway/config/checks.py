@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import regex
 
+from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.schema import FlywheelConfig, ModelsFile, PathsFile, StaleConfig, TaskConfig, TasksFile
-from pointsman_gateway.config.strict import ConfigError, must_be_known
 from pointsman_gateway.domain import UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}

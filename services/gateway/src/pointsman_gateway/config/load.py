@@ -1,10 +1,13 @@
-"""Reads a configuration folder into one `Config`, or reports what is wrong with it."""
+"""Reads a configuration folder with its example files into one `Config`, or reports what is wrong with it."""
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -13,17 +16,88 @@ from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config.checks import check_files
-from pointsman_gateway.config.examples import (
-    check_examples,
-    check_out_of_scope,
-    normalized_text,
-    read_examples,
-    read_text,
-)
-from pointsman_gateway.config.extension import ExtensionConfig
+from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig
 from pointsman_gateway.config.schema import ModelsFile, PathsFile, TasksFile
-from pointsman_gateway.config.strict import ConfigError
 from pointsman_gateway.extensions import Example
+
+
+def read_text(file: FilePath) -> str:
+    """Read a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank with their numbers, counted from 1.
+
+    Only a line feed ends a line: JSON strings may hold Unicode's other line separators, such as U+2028, unescaped.
+    """
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def read_examples(file: FilePath) -> tuple[Example, ...]:
+    """Read a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
+    if not file.is_file():
+        raise ConfigError(f"{file} is missing (a task's examples)")
+    rows = []
+    for number, line in numbered_lines(read_text(file)):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise ConfigError(f'{file}:{number} must be an object with a non-empty "text"')
+        output = row.get("output")
+        if not (output is None or isinstance(output, str)):
+            output = json.dumps(output, ensure_ascii=False)
+        try:
+            f"{row['text']}{output}".encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{file}:{number} holds half of a surrogate pair, which is no character") from error
+        rows.append(Example(row["text"], output))
+    return tuple(rows)
+
+
+def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
+    """Check that each task has enough examples and shares none with another task. Raises ConfigError."""
+    texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
+    for task, different in texts.items():
+        if len(different) < 2:
+            raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
+    for one, other in combinations(texts, 2):
+        shared = [text for normalized, text in texts[one].items() if normalized in texts[other]]
+        if shared:
+            raise ConfigError(
+                f"tasks '{one}' and '{other}' share {len(shared)} example(s), case and spaces aside: "
+                f"{shared[0][:80]!r}; an example belongs to one task"
+            )
+    for name, path in paths.paths.items():
+        for strategy in path.strategies:
+            for task, count in strategy.resources.examples:
+                usable = sum(row.output is not None for row in examples[task])
+                if usable < count:
+                    raise ConfigError(
+                        f"paths.yaml: path '{name}' wants {count} examples of task '{task}' that have an output; "
+                        f"it has {usable}"
+                    )
+
+
+def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
+    """Check that no out-of-scope text is an example of a task. Raises ConfigError."""
+    owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
+    for text in out_of_scope:
+        if normalized_text(text) in owner:
+            raise ConfigError(
+                f"the out-of-scope text {text[:80]!r} is an example of task '{owner[normalized_text(text)]}' too"
+            )
+
+
+def normalized_text(text: str) -> str:
+    """Return the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
 
 __all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
 

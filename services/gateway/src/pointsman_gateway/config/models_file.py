@@ -6,9 +6,10 @@ from datetime import date
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.providers import DEFAULT_PROVIDER, check_provider
 
 LORA_SERVER_GROUP = "dns:///"
 """Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
@@ -19,6 +20,9 @@ DEFAULT_MAX_ENDPOINTS = 64
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 """Printable ASCII without spaces, as HTTP headers require."""
+
+ProviderName = Annotated[str, AfterValidator(check_provider)]
+"""A name in providers.yaml."""
 
 Section = TypeVar("Section", bound=Strict)
 
@@ -148,7 +152,8 @@ class EngineConfig(Strict):
     max_endpoints: int | None = Field(
         default=None, ge=1, le=1000, description=f"members of a group that are used; unset: {DEFAULT_MAX_ENDPOINTS}"
     )
-    api_key_env: str = ""
+    api_key_env: str = Field(default="", description="the environment variable with the API key")
+    provider: ProviderName = DEFAULT_PROVIDER
     timeouts: Timeouts | None = Field(default=None, description="unset keys are taken from `resilience`")
     breaker: BreakerConfig | None = Field(default=None, description="unset keys are taken from `resilience`")
     usd_per_hour: float | None = Field(
@@ -186,7 +191,8 @@ class EmbeddingConfig(Strict):
     usd_per_million_tokens: float = Field(ge=0)
     local: bool = False
     url: str = ""
-    api_key_env: str = ""
+    api_key_env: str = Field(default="", description="the environment variable with the API key")
+    provider: ProviderName = DEFAULT_PROVIDER
     model: str = Field(default="", description="the endpoint's name for it; empty: the same name")
 
     @model_validator(mode="after")

@@ -4,9 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.extension import StrategyConfig
-from pointsman_gateway.config.sampling import MAX_STOP_SEQUENCES, Temperature
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, StrategyConfig, Strict, Temperature
 
 
 class CacheConfig(Strict):
@@ -37,6 +35,11 @@ class PathConfig(Strict):
     adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}$")
     strategies: tuple[StrategyConfig, ...] = ()
     max_tokens: int | None = Field(default=None, ge=1)
+    structured_max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="instead of max_tokens, for requests with a response_format or tools; unset: the context window",
+    )
     temperature: Temperature | None = None
     stop: tuple[str, ...] = Field(default=(), max_length=MAX_STOP_SEQUENCES)
     cache: CacheConfig | None = Field(default=None, description="unset: answers are not cached")

@@ -1,15 +1,6 @@
 """The schemas of models.yaml, paths.yaml and tasks.yaml under one name."""
 
-from pointsman_gateway.config.extension import PolicyConfig, StrategyConfig, ValidatorConfig
-from pointsman_gateway.config.learning import (
-    CanaryConfig,
-    DatasetConfig,
-    FlywheelConfig,
-    GatesConfig,
-    LearningConfig,
-    StaleConfig,
-    TrainingRecipe,
-)
+from pointsman_gateway.config.field_types import PolicyConfig, StrategyConfig, ValidatorConfig
 from pointsman_gateway.config.models_file import (
     BreakerConfig,
     CachePrices,
@@ -30,14 +21,21 @@ from pointsman_gateway.config.paths_file import (
     PathsFile,
 )
 from pointsman_gateway.config.tasks_file import (
+    CanaryConfig,
     ClassifierConfig,
+    DatasetConfig,
+    FlywheelConfig,
+    GatesConfig,
     JudgeConfig,
+    LearningConfig,
     MetricConfig,
     RequestLogConfig,
     RuleConfig,
     ShadowConfig,
+    StaleConfig,
     TaskConfig,
     TasksFile,
+    TrainingRecipe,
 )
 
 __all__ = [

@@ -82,7 +82,7 @@ _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
 def to_row(entry: LogEntry) -> DecisionRow | None:
-    """None if the entry cannot be read, because it has another format version."""
+    """Returns None if the entry cannot be read, because it has another format version."""
     try:
         fields = _decode(entry.json)
     except (msgspec.DecodeError, msgspec.ValidationError):
@@ -127,7 +127,7 @@ MAX_AGE_S = 0.5
 
 class EntrySource(Protocol):
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """At most `count` entries between two entry ids, both excluded, newest first. Raises Unavailable."""
+        """Returns at most `count` entries between two entry ids, both excluded, newest first. Raises Unavailable."""
         ...
 
 
@@ -246,7 +246,7 @@ def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
-    """By nearest rank; None if there are no values."""
+    """Returns the quantile by nearest rank; None if there are no values."""
     return ordered[max(0, ceil(fraction * len(ordered)) - 1)] if ordered else None
 
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
-from pointsman_gateway.domain.caller import Scope
-from pointsman_gateway.engines.engines import Cell
+from pointsman_gateway.domain.request import Scope
+from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.routing.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
 
@@ -240,14 +240,14 @@ def _to_candidate_view(candidate: CandidatePreview, confidence: float) -> Candid
     )
 
 
-def to_engine_view(cell: Cell) -> EngineView:
-    engine = cell.engine
+def to_engine_view(state: EngineState) -> EngineView:
+    engine = state.engine
     return EngineView(
         engine=engine.name,
         model=engine.model,
         ready=engine.ready,
-        cooling_down=not cell.breaker.closed or cell.rest_left > 0,
-        in_flight=cell.in_flight,
+        cooling_down=not state.breaker.closed or state.cooldown_left > 0,
+        in_flight=state.in_flight,
         resident=sorted(engine.resident),
         detail=engine.detail,
     )

@@ -1,11 +1,12 @@
 """The console's service: reads decisions, paths, tasks, engines and adapters, and moves adapter aliases."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, PointsmanError, Unavailable
 
-from pointsman_gateway.console import adapters, overview
+from pointsman_gateway.console import overview
 from pointsman_gateway.console.decisions import (
     PAGE_SIZE,
     WINDOW_MS,
@@ -16,11 +17,96 @@ from pointsman_gateway.console.decisions import (
     to_row,
     window_of,
 )
-from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
+from pointsman_gateway.console.overview import (
+    CallerView,
+    DecisionPage,
+    DecisionView,
+    EngineAdapters,
+    ModelAdapters,
+    Overview,
+)
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapters import Alias, AliasMove
-from pointsman_gateway.pipeline.config_reload import Generation
+from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
+from pointsman_gateway.domain.request import AllowedNames
+from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
+from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
+
+Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
+
+ACTIONS: Mapping[str, Action] = {
+    "alias": AdapterAdminClient.set_alias,
+    "canary": AdapterAdminClient.set_canary,
+    "rollback": AdapterAdminClient.roll_back,
+}
+
+
+async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
+    """Lists the adapters by base model. Engines without a lora-server have none. `allowed` are names of adapters."""
+    clients = [(state, state.adapter_admin) for state in states if state.adapter_admin is not None]
+    listings = await asyncio.gather(*[_listing(client) for _, client in clients])
+    pairs = [(state, listing) for (state, _), listing in zip(clients, listings, strict=True)]
+    models = dict.fromkeys(state.engine.model for state, _ in pairs)
+    return [
+        _model(model, [(state, listing) for state, listing in pairs if state.engine.model == model], allowed)
+        for model in models
+    ]
+
+
+async def _listing(admin: AdapterAdminClient) -> AdapterListing | PointsmanError:
+    try:
+        return await admin.list_adapters()
+    except PointsmanError as error:
+        return error
+
+
+def _model(
+    model: str, listings: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
+) -> ModelAdapters:
+    """Versions, aliases and changes are those of the first lora-server that answered, since all share one registry."""
+    read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
+    first = read[0] if read else AdapterListing((), (), ())
+    return ModelAdapters(
+        model,
+        [_engine(state.engine.name, listing, allowed) for state, listing in listings],
+        [version for version in first.versions if _is_adapter_allowed(version.version, allowed)],
+        [alias for alias in first.aliases if _is_adapter_allowed(alias.alias, allowed)],
+        [change for change in first.changes if _is_adapter_allowed(change.subject, allowed)],
+    )
+
+
+def _engine(name: str, listing: AdapterListing | PointsmanError, allowed: AllowedNames) -> EngineAdapters:
+    if isinstance(listing, PointsmanError):
+        return EngineAdapters(name, listing.message, {})
+    states = {one.version: one.state for one in listing.versions if _is_adapter_allowed(one.version, allowed)}
+    return EngineAdapters(name, "", states)
+
+
+def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
+    return allowed is None or name.partition("@")[0] in allowed
+
+
+async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
+    """Raises NotFound if no lora-server has adapters of `model`, Unavailable if none of them answers."""
+    clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
+    admins = [client for of_model, client in clients if of_model == model]
+    if not admins:
+        known = sorted({of_model for of_model, _ in clients})
+        raise NotFound(
+            f"no lora-server has adapters of '{model[:100]}'; known: {', '.join(known) or 'none'}",
+            code="unknown_model",
+            param="model",
+        )
+    *first, last = admins
+    for admin in first:
+        try:
+            return await ACTIONS[action](admin, wanted)
+        except Unavailable as error:
+            if error.code != "lora_server_unavailable":  # it did answer, and another one would answer the same
+                raise
+    return await ACTIONS[action](last, wanted)
+
 
 MAX_SCANNED = 2_000
 """Entries that are read for one page, if few of them are the caller's."""
@@ -31,7 +117,7 @@ class Console:
 
     def __init__(
         self,
-        current: Callable[[], Generation],
+        current: Callable[[], ConfigSnapshot],
         evidence: overview.Evidence,
         log: RequestLogReader | None,
         keys: bool,
@@ -47,13 +133,13 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """The current state. Without the request log it has no figures of requests."""
+        """Returns the current state. Without the request log it has no figures of requests."""
         state, recent = await self._read_recent()
         generation, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
-        previews = [p for p in generation.line.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
+        previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
         paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
         unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
@@ -65,11 +151,11 @@ class Console:
             window,
             [*configured, *named],
             [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
-            [overview.to_engine_view(cell) for cell in generation.engines.cells],
+            [overview.to_engine_view(state) for state in generation.engines.states],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
+        """Returns the decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
         log, found, scanned = self._required_log(), list[DecisionRow](), 0
         while scanned < MAX_SCANNED:
             page = await log.before(before, "", PAGE_SIZE)
@@ -96,7 +182,7 @@ class Console:
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """A lora-server that cannot be read is listed with its problem."""
-        return await adapters.read(self._current().engines.cells, caller.scope.adapters)
+        return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
         """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
@@ -108,7 +194,7 @@ class Console:
         name = move.alias.partition("@")[0]
         if not _is_allowed(name, caller.scope.adapters):
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
-        return await adapters.move(self._current().engines.cells, model, action, move)
+        return await move_alias(self._current().engines.states, model, action, move)
 
     async def _read_recent(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:

@@ -2,12 +2,21 @@
 
 from pointsman_gateway.domain.adapters import Alias, CanaryMetrics, ResolvedAdapter
 from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
-from pointsman_gateway.domain.caller import ANONYMOUS, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.path import Kind, Path, Sampling
-from pointsman_gateway.domain.receipt import EngineSeconds, Feedback, PathEvidence, Receipt, UndecidedReceipt, Usage
-from pointsman_gateway.domain.request import AUTO, Message, Operation, Passage, Prompt, Request
-from pointsman_gateway.domain.value import PICODOLLARS, Vector, round_to_microseconds
+from pointsman_gateway.domain.receipt import Feedback, PathEvidence, Receipt, UndecidedReceipt
+from pointsman_gateway.domain.request import (
+    ANONYMOUS,
+    AUTO,
+    Caller,
+    Message,
+    Operation,
+    Passage,
+    Prompt,
+    Request,
+    Scope,
+)
+from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Usage, Vector, round_to_microseconds
 
 __all__ = [
     "ANONYMOUS",

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain.decision import Decision
-from pointsman_gateway.domain.receipt import Receipt, Usage
-from pointsman_gateway.domain.value import value
+from pointsman_gateway.domain.receipt import Receipt
+from pointsman_gateway.domain.value import Usage, value
 
 
 class Chunk(msgspec.Struct, gc=False, eq=False):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Protocol
 
 
 class Fault(StrEnum):
@@ -73,6 +74,46 @@ OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.i
 """Each outcome's fault (a `Fault`'s value), unless the error itself names another."""
 
 
+_FAULTS = frozenset(fault.value for fault in Fault)
+_CALLER, _LIMITS, _GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEWAY.value
+
+
 def is_failure(outcome: str) -> bool:
     """Whether a request failed. A client that disconnects is no failure."""
     return outcome not in (OK, ROUTED, CANCELLED)
+
+
+class CodedError(Protocol):
+    """What the vocabulary needs of an error; servicekit's `PointsmanError` has it."""
+
+    @property
+    def code(self) -> str: ...
+
+    @property
+    def http_status(self) -> int: ...
+
+    @property
+    def fault(self) -> str: ...
+
+
+def outcome_of(code: str) -> str:
+    """Returns the code, or `UNFORESEEN` if it is not in the vocabulary."""
+    return code if code in OUTCOMES else UNFORESEEN
+
+
+def fault_of(outcome: str, error: CodedError | None) -> str:
+    """Returns a `Fault`'s value. `outcome` is "ok", "routed", "cancelled", "internal" or the code of `error`.
+
+    If the status says that the caller asked for too much or for something impossible, the code does not matter.
+    """
+    if error is None:
+        return OUTCOMES.get(outcome, _GATEWAY)
+    if error.http_status == 429:
+        return _LIMITS
+    if error.http_status < 500:
+        return _CALLER
+    if error.fault in _FAULTS:
+        return error.fault
+    fault = OUTCOMES.get(error.code, _GATEWAY)
+    # A caller's code with a status of 500 or more came from another service, or is a mistake of this one.
+    return _GATEWAY if fault == _CALLER else fault

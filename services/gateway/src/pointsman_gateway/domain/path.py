@@ -8,6 +8,9 @@ from typing import Any
 from pointsman_gateway.domain.adapters import ResolvedAdapter
 from pointsman_gateway.domain.value import value
 
+STRUCTURING_PARAMETERS = ("tools", "functions", "structured_outputs")
+"""In addition to `response_format`; the last one is vLLM's."""
+
 
 @value
 class Sampling:
@@ -17,18 +20,46 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | None = None
+    """An empty tuple means no stop sequences, whatever the path's setting."""
+    structured_max_tokens: int | None = None
+    """Of a path only: its `max_tokens` for structured requests."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """OpenAI parameters that the gateway does not interpret; the engine receives them unchanged."""
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether the answer is JSON, a text of a given form, or a tool call, which is useless if it is cut off."""
+        extra = self.extra
+        if not extra:
+            return False
+        return self.response_format is not None or any(extra.get(name) for name in STRUCTURING_PARAMETERS)
+
+    @property
+    def response_format(self) -> Mapping[str, Any] | None:
+        """The form that the client requires of the answer; None if any text will do."""
+        response_format = self.extra.get("response_format")
+        is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
+        return response_format if is_form else None
+
+    def default_max_tokens(self, default: "Sampling") -> int | None:
+        """Return `max_tokens` of `default` for this kind of request."""
+        return default.structured_max_tokens if self.is_structured else default.max_tokens
+
     def with_defaults(self, default: "Sampling") -> "Sampling":
-        """Return these parameters, with those that are not set taken from `default`."""
+        """Return these parameters, with those that are not set taken from `default`.
+
+        Stop sequences and `max_tokens` that suit the path's prose do not apply to structured requests.
+        """
+        stop = self.stop
+        if stop is None:
+            stop = () if self.is_structured else default.stop or ()
         return Sampling(
-            max_tokens=self.max_tokens if self.max_tokens is not None else default.max_tokens,
+            max_tokens=self.max_tokens if self.max_tokens is not None else self.default_max_tokens(default),
             temperature=self.temperature if self.temperature is not None else default.temperature,
             top_p=self.top_p if self.top_p is not None else default.top_p,
             seed=self.seed if self.seed is not None else default.seed,
-            stop=self.stop or default.stop,
+            stop=stop,
             extra={**default.extra, **self.extra},
         )
 

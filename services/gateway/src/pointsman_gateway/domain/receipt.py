@@ -1,41 +1,11 @@
-"""Receipts of requests with their token usage, feedback on answers, and the evidence on paths that both add up to."""
+"""Receipts of requests, feedback on answers, and the evidence on paths that both add up to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pointsman_gateway.domain.caller import ANONYMOUS, Caller
 from pointsman_gateway.domain.decision import Decision
-from pointsman_gateway.domain.request import Passage
-from pointsman_gateway.domain.value import PICODOLLARS, round_to_microseconds, value
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSeconds:
-    """An engine's own timings of one answer; None if it does not report them."""
-
-    queue: float | None = None
-    """Until the engine began to work on it."""
-    inference: float | None = None
-    """From then to the last token."""
-
-
-@value
-class Usage:
-    """Token counts of one answer, as the engine reports them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    """Prompt tokens that were in the engine's prefix cache."""
-    seconds: EngineSeconds | None = field(default=None, compare=False)
-    """None if the engine reports no timings, and for sums."""
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
+from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
+from pointsman_gateway.domain.value import PICODOLLARS, Usage, round_to_microseconds
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Building blocks of the other domain modules: the `@value` decorator and the units in which values are counted."""
+"""Building blocks of the other domain modules: the `@value` decorator, and the units in which values are counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,3 +28,32 @@ def value(of: type[Decorated]) -> type[Decorated]:
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
     """Round each phase's seconds to six decimals. The built-in `round` with digits takes three times as long."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeconds:
+    """An engine's own timings of one answer; None if it does not report them."""
+
+    queue: float | None = None
+    """Until the engine began to work on it."""
+    inference: float | None = None
+    """From then to the last token."""
+
+
+@value
+class Usage:
+    """Token counts of one answer, as the engine reports them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were in the engine's prefix cache."""
+    seconds: EngineSeconds | None = field(default=None, compare=False)
+    """None if the engine reports no timings, and for sums."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )

@@ -1,4 +1,4 @@
-"""An embedding model behind some OpenAI-compatible engine; its answer is relayed as it comes."""
+"""An embedding model of an OpenAI-compatible engine; its response is relayed unchanged."""
 
 import json
 from collections.abc import Mapping
@@ -9,62 +9,63 @@ from typing import Any
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
-from pointsman_gateway.embeddings.stage import Embedded, Wanted
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
 
-LONGEST_ANSWER = 128 * 1024 * 1024
+MAX_REPLY_BYTES = 128 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in full."""
-TAIL = 4096
-"""Bytes at an answer's end, or at its beginning, in which its usage is looked for."""
+USAGE_SEARCH_BYTES = 4096
+"""Bytes at the start and the end of a response that are searched for its usage."""
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is."""
+class EmbeddingEndpoint:
+    """The address of a model."""
 
     name: str
-    """As the configuration calls it."""
+    """The name in the configuration."""
     url: str
     model: str
-    """As the engine calls it."""
-    api_key: str = ""
+    """The engine's name for it."""
+    auth_header: str = ""
+    """The header line with the API key; empty without a key."""
 
 
-class EngineModel:
-    """Implements `Embedder`."""
+class RemoteEmbedder:
+    """Implements `Embedder` with a remote endpoint."""
 
-    def __init__(self, endpoint: Endpoint, http: HttpPoster) -> None:
+    def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
         self._endpoint = endpoint
         self._http = http
 
-    async def embed(self, wanted: Wanted) -> Embedded:
-        """Raises InvalidArgument for what the engine refuses, Unavailable."""
+    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+        """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
         endpoint = self._endpoint
-        body = msgspec.json.encode({**wanted.body, "model": endpoint.model})
+        body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
         try:
             reply = await self._http.post(
-                f"{endpoint.url}/v1/embeddings", endpoint.api_key, body, wanted.request.deadline, LONGEST_ANSWER
+                f"{endpoint.url}/v1/embeddings", endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES
             )
         except HttpUnreachable as error:
             raise self._failed(str(error)) from error
         if reply.status != 200:
             raise self._refused(reply)
-        return Embedded(reply.pieces, self._tokens(reply, wanted))
+        return EmbeddingResult(reply.pieces, self._tokens(reply, inputs))
 
-    def _tokens(self, reply: HttpReply, wanted: Wanted) -> int:
-        """The engine's own count. Megabytes of numbers are not parsed for it: it stands at one of the ends."""
+    def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> int:
+        """The engine's count of tokens. Only the ends of the response are parsed, because it may have megabytes."""
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
             raise self._failed(f"its answer is no JSON object: {head[:100]!r}")
         usage = _usage(tail) or _usage(head) or {}
         counted = usage.get("total_tokens") or usage.get("prompt_tokens")
-        # An engine that does not count has not worked for nothing.
-        return counted if isinstance(counted, int) else wanted.estimated_tokens
+        # Without a count the estimate is charged.
+        return counted if isinstance(counted, int) else inputs.estimated_tokens
 
     def _refused(self, reply: HttpReply) -> PointsmanError:
         body = b"".join(reply.pieces)[:65536]
         message, param = body[:500].decode("utf-8", "replace"), None
-        with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
             error = json.loads(body)["error"]
             message, param = str(error["message"]), error.get("param")
         if reply.status in (400, 413, 422):
@@ -75,30 +76,30 @@ class EngineModel:
             retry_after=reply.retry_after or 1.0,
         )
 
-    def _failed(self, why: str) -> Unavailable:
+    def _failed(self, reason: str) -> Unavailable:
         return Unavailable(
-            f"embedding model '{self._endpoint.name}': its engine failed: {why}",
+            f"embedding model '{self._endpoint.name}': its engine failed: {reason}",
             code="engine_unavailable",
             retry_after=1.0,
         )
 
 
 def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-    """Up to TAIL bytes of each end; they overlap where there are few."""
+    """Up to USAGE_SEARCH_BYTES of the start and of the end; they overlap in a short response."""
     head, tail = b"", b""
     for piece in pieces:
-        if len(head) >= TAIL:
+        if len(head) >= USAGE_SEARCH_BYTES:
             break
-        head += piece[: TAIL - len(head)]
+        head += piece[: USAGE_SEARCH_BYTES - len(head)]
     for piece in reversed(pieces):
-        if len(tail) >= TAIL:
+        if len(tail) >= USAGE_SEARCH_BYTES:
             break
-        tail = piece[-(TAIL - len(tail)) :] + tail
+        tail = piece[-(USAGE_SEARCH_BYTES - len(tail)) :] + tail
     return head, tail
 
 
 def _usage(end: bytes) -> Mapping[str, Any] | None:
-    """No text of the caller's stands in such an answer, so that the word is the key."""
+    """Finds the usage object. The response contains no text of the client, so the word can only be the key."""
     _, found, rest = end.rpartition(b'"usage"')
     if not found:
         return None

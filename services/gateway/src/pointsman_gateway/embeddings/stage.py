@@ -1,4 +1,4 @@
-"""What is to be embedded, and what came of it."""
+"""The embeddings endpoint's stage: admission, limits, the model, and a receipt, whatever the outcome."""
 
 import asyncio
 import time
@@ -13,53 +13,75 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICODOLLARS, Caller, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
-from pointsman_gateway.faults import fault_of, outcome_of
+from pointsman_gateway.domain import PICODOLLARS, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, fault_of, outcome_of
+from pointsman_gateway.pipeline.ports import RequestLog, Tenancy
 
 CHARACTERS_PER_TOKEN = 4
-"""A usual figure for English; only for what is reserved before anything is spent."""
+"""A usual figure for English, to estimate the tokens of a request before they are counted."""
+PRICE_UNIT_TOKENS = 1_000_000
+# In seconds: one text takes two milliseconds, 2048 of them take four seconds.
+SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
+
+Admit = Callable[[Request], AbstractAsyncContextManager[None]]
+"""Admission control: a block in which a request has a slot."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be embedded, and how."""
+class EmbeddingRequest:
+    """The texts to embed."""
 
     request: Request
-    """Who asks, for which model, and until when; its messages are the texts, for admission."""
+    """The caller, the model and the deadline, for admission; its messages are the texts."""
     texts: tuple[str, ...] = ()
     tokens: tuple[tuple[int, ...], ...] = ()
-    """Texts as some tokenizer's numbers; either these or `texts`."""
+    """Texts as token ids of some tokenizer; either these or `texts`."""
     base64: bool = False
-    """Vectors as base64 of little-endian 32-bit floats, instead of as lists of numbers."""
+    """Whether vectors are encoded as base64 of little-endian 32-bit floats instead of as lists of numbers."""
     dimensions: int | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
-    """The request as it came, for a model that is elsewhere."""
+    """The client's body, to send to a remote model."""
 
     @property
     def estimated_tokens(self) -> int:
-        """Before anything has counted them."""
         return sum(len(t) // CHARACTERS_PER_TOKEN + 1 for t in self.texts) + sum(len(t) for t in self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """The vectors, in order, with what it took."""
+class EmbeddingResult:
+    """The vectors, in order, and their cost."""
 
     pieces: tuple[bytes, ...]
-    """The body of OpenAI's answer, in JSON and in pieces: whole it would hold up the event loop."""
+    """The JSON body of OpenAI's response, in pieces: writing it at once would block the event loop."""
     tokens: int
     usd: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
-    """How the caller's limits stand."""
+    """The caller's limits, as `x-ratelimit-*`."""
 
 
-# In seconds: a text takes two milliseconds, 2048 of them take four seconds.
-SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
+class Embedder(Protocol):
+    """One model."""
+
+    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+        """Raises PointsmanError. Cancelling it stops the work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """A model and its price."""
+
+    label: str
+    """The name in the configuration."""
+    embedder: Embedder
+    usd_per_million_tokens: float
+
+    def picodollars(self, tokens: int) -> int:
+        return round(tokens * self.usd_per_million_tokens * PICODOLLARS / PRICE_UNIT_TOKENS)
 
 
 class GenAi(Protocol):
-    """The same, as OpenTelemetry names it."""
+    """Records the metrics of OpenTelemetry's conventions for generative AI."""
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
 
@@ -67,13 +89,13 @@ class GenAi(Protocol):
 
 
 class EmbeddingMetrics:
-    """Made once; generations of the configuration share it."""
+    """The Prometheus metrics of `/v1/embeddings`. Models are labelled by their names in the configuration."""
 
     def __init__(self, registry: CollectorRegistry, gen_ai: GenAi) -> None:
         self._gen_ai = gen_ai
         self._requests = Counter(
             "pointsman_embedding_requests",
-            "Embedding requests by how they ended, and by whose fault.",
+            "Embedding requests by outcome and fault.",
             ["model", "outcome", "fault"],
             registry=registry,
         )
@@ -81,7 +103,7 @@ class EmbeddingMetrics:
             "pointsman_embedding_seconds", "Arrival to end.", ["model"], buckets=SECONDS, registry=registry
         )
         self._tokens = Counter("pointsman_embedding_tokens", "Tokens embedded.", ["model"], registry=registry)
-        self._cost = _Dollars()
+        self._cost = _CostCounter()
         registry.register(self._cost)
 
     def ended(self, receipt: UndecidedReceipt) -> None:
@@ -94,8 +116,8 @@ class EmbeddingMetrics:
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
 
-class _Dollars(Collector):
-    """Adds up whole picodollars, so that the sum is that of the receipts to the last digit."""
+class _CostCounter(Collector):
+    """Counts whole picodollars, so that the total equals the sum of the receipts exactly."""
 
     def __init__(self) -> None:
         self._picodollars: dict[str, int] = {}
@@ -110,154 +132,99 @@ class _Dollars(Collector):
         return [family]
 
 
-PER = 1_000_000
-
-Place = Callable[[Request], AbstractAsyncContextManager[None]]
-"""Admission's: a block in which a request is in the house."""
-
-
-class Embedder(Protocol):
-    """One model."""
-
-    async def embed(self, wanted: Wanted) -> Embedded:
-        """Raises PointsmanError. Cancelling it stops the work."""
-        ...
-
-
-class Hold(Protocol):
-    """What one request holds of its caller's limits."""
-
-    async def afford(self, usd: float) -> None:
-        """Raises ResourceExhausted."""
-        ...
-
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """How the limits stand now."""
-        ...
-
-
-class Tenancy(Protocol):
-    """Knows the callers' limits."""
-
-    async def enter(self, caller: Caller, tokens: int) -> Hold:
-        """Raises ResourceExhausted."""
-        ...
-
-
-class Journal(Protocol):
-    """Keeps receipts."""
-
-    def note_undecided(self, receipt: UndecidedReceipt) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A model, and what it costs."""
-
-    label: str
-    """As the configuration calls it."""
-    embedder: Embedder
-    price: float
-    """Dollars for a million tokens."""
-
-    def picodollars(self, tokens: int) -> int:
-        return round(tokens * self.price * PICODOLLARS / PER)
-
-
 @dataclass(slots=True)
-class _Bill:
-    """What one request for embeddings has come to so far."""
+class _Progress:
+    """What the receipt of one request needs."""
 
-    begun: float
-    took: int = 0
-    """Tokens."""
-    counted: bool = False
+    started: float
+    tokens: int = 0
+    was_admitted: bool = False
     outcome: str = CANCELLED
     error: PointsmanError | None = None
 
 
 class Embeddings:
-    """Wanted in, Embedded out; of one generation of the configuration."""
+    """The embedding models of one configuration."""
 
     def __init__(
-        self, offers: Mapping[str, Offer], tenancy: Tenancy, metrics: EmbeddingMetrics, journal: Journal
+        self, models: Mapping[str, PricedModel], tenancy: Tenancy, metrics: EmbeddingMetrics, request_log: RequestLog
     ) -> None:
-        """`offers` by the names that a request's `model` may say."""
-        self._offers = offers
+        """`models` by the names that a request's `model` may have."""
+        self._models = models
         self._tenancy = tenancy
         self._metrics = metrics
-        self._journal = journal
+        self._request_log = request_log
 
     def names(self) -> Sequence[str]:
-        return list(self._offers)
+        return list(self._models)
 
-    async def embed(self, wanted: Wanted, place: Place) -> Embedded:
-        """Raises PointsmanError. However it ends it leaves its receipt; but for a model that is not among `names`."""
-        offer = self._offers.get(wanted.request.model)
-        if offer is None:
+    async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EmbeddingResult:
+        """Raises PointsmanError. Writes a receipt whatever the outcome, except for an unknown model."""
+        model = self._models.get(inputs.request.model)
+        if model is None:
             raise NotFound(
-                f"unknown embedding model '{wanted.request.model[:200]}'; known: {', '.join(self._offers) or 'none'}",
+                f"unknown embedding model '{inputs.request.model[:200]}'; known: {', '.join(self._models) or 'none'}",
                 code="unknown_model",
                 param="model",
             )
-        bill = _Bill(time.perf_counter())
+        progress = _Progress(time.perf_counter())
         try:
-            async with place(wanted.request):
-                embedded = await self._held(offer, wanted, bill)
-            bill.outcome = OK
+            async with admit(inputs.request):
+                result = await self._embed_within_limits(model, inputs, progress)
+            progress.outcome = OK
         except PointsmanError as error:
-            bill.outcome, bill.error = error.code, error
+            progress.outcome, progress.error = error.code, error
             raise
         except asyncio.CancelledError:
             raise
         except Exception:
-            bill.outcome = INTERNAL
+            progress.outcome = INTERNAL
             raise
         finally:
-            self._leave(offer, wanted.request, bill)
-            bill.error = None  # or it and this frame, which is in its traceback, hold each other
-        return embedded
+            self._write_receipt(model, inputs.request, progress)
+            progress.error = None  # breaks the reference cycle between the error's traceback and this frame
+        return result
 
-    async def _held(self, offer: Offer, wanted: Wanted, bill: _Bill) -> Embedded:
-        """Holds what it is likely to take, and settles what it took; nothing, where there is no answer."""
-        estimate = wanted.estimated_tokens
-        hold = await self._tenancy.enter(wanted.request.caller, estimate)
-        bill.counted = True
+    async def _embed_within_limits(
+        self, model: PricedModel, inputs: EmbeddingRequest, progress: _Progress
+    ) -> EmbeddingResult:
+        """Reserves the estimated tokens and cost, and settles the real ones; nothing is charged without a result."""
+        estimate = inputs.estimated_tokens
+        reservation = await self._tenancy.enter(inputs.request.caller, estimate)
+        progress.was_admitted = True
         outcome = CANCELLED
         try:
-            await hold.afford(offer.picodollars(estimate) / PICODOLLARS)
-            embedded = await _in_time(offer.embedder, wanted)
-            bill.took, outcome = embedded.tokens, OK
+            await reservation.afford(model.picodollars(estimate) / PICODOLLARS)
+            result = await _before_deadline(model.embedder, inputs)
+            progress.tokens, outcome = result.tokens, OK
         except PointsmanError as error:
             outcome = error.code
             raise
         finally:
-            hold.settle(Usage(bill.took), offer.picodollars(bill.took) / PICODOLLARS, outcome)
-        return replace(embedded, usd=offer.picodollars(bill.took) / PICODOLLARS, headers=hold.headers)
+            usd = model.picodollars(progress.tokens) / PICODOLLARS
+            reservation.settle(Usage(progress.tokens), usd, outcome)
+        return replace(result, usd=usd, headers=reservation.headers)
 
-    def _leave(self, offer: Offer, request: Request, bill: _Bill) -> None:
+    def _write_receipt(self, model: PricedModel, request: Request, progress: _Progress) -> None:
         receipt = UndecidedReceipt(
             request_id.get(),
             "embeddings",
-            outcome_of(bill.outcome),
-            fault_of(bill.outcome, bill.error),
-            {"total": time.perf_counter() - bill.begun},
+            outcome_of(progress.outcome),
+            fault_of(progress.outcome, progress.error),
+            {"total": time.perf_counter() - progress.started},
             request.caller,
-            bill.counted,
-            offer.label,
-            Usage(bill.took),
-            {"embedding": offer.picodollars(bill.took)},
+            progress.was_admitted,
+            model.label,
+            Usage(progress.tokens),
+            {"embedding": model.picodollars(progress.tokens)},
         )
         self._metrics.ended(receipt)
-        self._journal.note_undecided(receipt)
+        self._request_log.note_undecided(receipt)
 
 
-async def _in_time(embedder: Embedder, wanted: Wanted) -> Embedded:
+async def _before_deadline(embedder: Embedder, inputs: EmbeddingRequest) -> EmbeddingResult:
     try:
-        async with asyncio.timeout_at(wanted.request.deadline):
-            return await embedder.embed(wanted)
+        async with asyncio.timeout_at(inputs.request.deadline):
+            return await embedder.embed(inputs)
     except TimeoutError as error:
         raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded") from error

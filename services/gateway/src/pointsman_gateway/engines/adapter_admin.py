@@ -1,4 +1,4 @@
-"""The registry of adapters behind a lora-server, over gRPC: what it says of them, and how aliases are moved."""
+"""The adapter registry of a lora-server, over gRPC: lists adapters and moves aliases, for the console."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -11,33 +11,32 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_gateway.domain import Alias
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterListing, AdapterVersion, AliasMove
 
-SECONDS = 5.0
-"""For what is answered from Redis."""
-LOAD_SECONDS = 180.0
-"""For what waits until an engine has loaded a version."""
-CHANGES = 30
+READ_TIMEOUT_SECONDS = 5.0
+"""For calls that are answered from Redis."""
+LOAD_TIMEOUT_SECONDS = 180.0
+"""For calls that wait until an engine has loaded a version."""
+MAX_CHANGES = 30
 
 _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}
 
 
-class AdapterDesk:
-    """Each method raises PointsmanError: with the lora-server's own words where it refuses, Unavailable where it is
-    away."""
+class AdapterAdminClient:
+    """Each method raises PointsmanError: the lora-server's own error, or Unavailable if it is unreachable."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = lora_server_pb2_grpc.LoraServerStub(channel)
 
-    async def read(self) -> AdapterListing:
-        listed = await _told(self._stub.List(pb.ListAdaptersRequest(), timeout=SECONDS))
-        history = await _told(self._stub.History(pb.HistoryRequest(limit=CHANGES), timeout=SECONDS))
+    async def list_adapters(self) -> AdapterListing:
+        listed = await _call(self._stub.List(pb.ListAdaptersRequest(), timeout=READ_TIMEOUT_SECONDS))
+        history = await _call(self._stub.History(pb.HistoryRequest(limit=MAX_CHANGES), timeout=READ_TIMEOUT_SECONDS))
         return AdapterListing(
             tuple(map(_version, listed.versions)),
             tuple(map(to_alias, listed.aliases)),
             tuple(map(_change, history.changes)),
         )
 
-    async def point(self, move: AliasMove) -> Alias:
-        """Once an engine holds the version; ends a canary of the alias."""
+    async def set_alias(self, move: AliasMove) -> Alias:
+        """Points the alias to a version once an engine holds it, and ends the alias's canary."""
         request = pb.SetAliasRequest(
             alias=move.alias,
             version=move.version,
@@ -45,10 +44,10 @@ class AdapterDesk:
             author=move.author,
             force=move.force,
         )
-        return to_alias(await _told(self._stub.SetAlias(request, timeout=LOAD_SECONDS)))
+        return to_alias(await _call(self._stub.SetAlias(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
-    async def try_out(self, move: AliasMove) -> Alias:
-        """Sets the alias's canary, once an engine holds the version; a weight of 0 ends it."""
+    async def set_canary(self, move: AliasMove) -> Alias:
+        """Sets the alias's canary once an engine holds the version; a weight of 0 ends the canary."""
         request = pb.SetCanaryRequest(
             alias=move.alias,
             version=move.version,
@@ -56,44 +55,46 @@ class AdapterDesk:
             author=move.author,
             expected_version=move.expected_version,
         )
-        return to_alias(await _told(self._stub.SetCanary(request, timeout=LOAD_SECONDS)))
+        return to_alias(await _call(self._stub.SetCanary(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def roll_back(self, move: AliasMove) -> Alias:
-        """Ends the alias's canary; without one, points it back to where it pointed before."""
+        """Ends the alias's canary; if there is none, points the alias back to its previous version."""
         request = pb.RollbackRequest(
             alias=move.alias, expected_version=move.expected_version, author=move.author, reason=move.reason
         )
-        return to_alias(await _told(self._stub.Rollback(request, timeout=LOAD_SECONDS)))
+        return to_alias(await _call(self._stub.Rollback(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
 
-async def _told(call: Awaitable[Any]) -> Any:
+async def _call(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error, "lora_server") from error
 
 
-def to_alias(told: pb.Alias) -> Alias:
-    return Alias(told.alias, told.version, told.revision, told.canary_version, told.canary_weight, told.previous)
+def to_alias(alias: pb.Alias) -> Alias:
+    return Alias(alias.alias, alias.version, alias.revision, alias.canary_version, alias.canary_weight, alias.previous)
 
 
-def _version(told: pb.AdapterVersion) -> AdapterVersion:
+def _version(adapter: pb.AdapterVersion) -> AdapterVersion:
     return AdapterVersion(
-        version=told.version,
-        name=told.name,
-        state=_STATE.get(told.state, "unspecified"),
-        aliases=tuple(told.aliases),
-        pinned=told.pinned,
-        rank=told.rank,
-        bytes=told.bytes,
-        created_unix_ms=told.created_unix_ms,
-        error_code=told.last_error_code,
-        error=told.last_error,
-        metrics=dict(told.metrics),
-        parent=told.parent,
-        author=told.author,
+        version=adapter.version,
+        name=adapter.name,
+        state=_STATE.get(adapter.state, "unspecified"),
+        aliases=tuple(adapter.aliases),
+        pinned=adapter.pinned,
+        rank=adapter.rank,
+        bytes=adapter.bytes,
+        created_unix_ms=adapter.created_unix_ms,
+        error_code=adapter.last_error_code,
+        error=adapter.last_error,
+        metrics=dict(adapter.metrics),
+        parent=adapter.parent,
+        author=adapter.author,
     )
 
 
-def _change(told: pb.Change) -> AdapterChange:
-    return AdapterChange(told.at_unix_ms, told.kind, told.subject, told.before, told.after, told.author, told.reason)
+def _change(change: pb.Change) -> AdapterChange:
+    return AdapterChange(
+        change.at_unix_ms, change.kind, change.subject, change.before, change.after, change.author, change.reason
+    )

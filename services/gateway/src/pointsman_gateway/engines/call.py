@@ -1,4 +1,4 @@
-"""One engine at work on one answer: counted, accounted for, and reported to the engine's breaker."""
+"""One call to one engine: it sends the request, reads the answer, and reports the outcome to metrics and breaker."""
 
 import asyncio
 import logging
@@ -9,8 +9,19 @@ from pointsman_servicekit.eager import Signal
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 from pointsman_gateway.domain import Chunks
-from pointsman_gateway.engines import engine_client
-from pointsman_gateway.engines.engine_client import CompletionRequest, EngineClient, EngineRequest, Transfer
+from pointsman_gateway.engines.engine_client import (
+    MAX_COOLDOWN_SECONDS,
+    OVERLOADED,
+    CompletionRequest,
+    EngineClient,
+    EngineRequest,
+    NotServed,
+    Transfer,
+    broke_off,
+    counts_against_engine,
+    not_resident,
+    out_of_time,
+)
 from pointsman_gateway.engines.engines import Target
 from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -19,45 +30,45 @@ from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
 log = logging.getLogger(__name__)
 
 
-class Accounts(Protocol):
-    """Records when engines are at work, and for which path: whose hours they are."""
+class BusyTimeTracker(Protocol):
+    """Records which paths keep an engine busy, to divide the cost of engines that are paid by the hour."""
 
     def begin(self, engine: str, path: str) -> Any:
-        """What `end` is to be called with; None if the engine is not paid by the hour."""
+        """Returns an interval to pass to `end`; None if the engine is not paid by the hour."""
         ...
 
-    def end(self, stay: Any, inference: float | None) -> None:
-        """`inference`: seconds of work, as the engine reports them; None if it does not."""
+    def end(self, interval: Any, inference: float | None) -> None:
+        """`inference`: seconds of work that the engine reported; None if it reported none."""
         ...
 
 
-class NoAccounts:
+class NullBusyTimeTracker:
     """Implements `Accounts` if no engine is paid by the hour."""
 
     def begin(self, engine: str, path: str) -> None:
         return None
 
-    def end(self, stay: Any, inference: float | None) -> None:
+    def end(self, interval: Any, inference: float | None) -> None:
         pass
 
 
 class EngineCaller:
-    """Opens answers of the engine that it is given, and of no other."""
+    """Implements `TargetOpener`: one call, without retries."""
 
     def __init__(
-        self, client: EngineClient, metrics: EngineMetrics, clock: Callable[[], float], accounts: Accounts
+        self, client: EngineClient, metrics: EngineMetrics, clock: Callable[[], float], busy_times: BusyTimeTracker
     ) -> None:
         """`clock` is the event loop's, by which deadlines are measured."""
         self.client = client
         self.metrics = metrics
-        self.accounts = accounts
+        self.busy_times = busy_times
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
+    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
         """Raises Unavailable, DeadlineExceeded, and what the engine refuses."""
-        if self._clock() >= wanted.deadline:
-            raise engine_client.out_of_time()
-        call = EngineCall(self, target, wanted)
+        if self._clock() >= request.deadline:
+            raise out_of_time()
+        call = EngineCall(self, target, request)
         try:
             await call.first()
         except BaseException:
@@ -67,9 +78,9 @@ class EngineCaller:
 
 
 class EngineCall:
-    """Sends a request to one engine, and is the only one that reads its answer. Implements `AnswerSource`.
+    """Sends a request to one engine, and reads its answer. Implements `AnswerSource`.
 
-    It implements `ChunkSink` too, for the client that pushes the answer. Until a sink is attached, only the first
+    The client pushes the answer to it, so it implements `ChunkSink` too. Until a sink is attached, only the first
     chunks are read.
     """
 
@@ -77,6 +88,7 @@ class EngineCall:
         "_awaits_sink",
         "_began_at",
         "_began_signal",
+        "_busy_interval",
         "_caller",
         "_entry",
         "_error",
@@ -89,41 +101,40 @@ class EngineCall:
         "_request",
         "_sink",
         "_stall_seconds",
-        "_stay",
         "_target",
         "_transfer",
     )
 
-    def __init__(self, caller: EngineCaller, target: Target, wanted: CompletionRequest) -> None:
-        """The engine counts as busy from now on."""
-        engine, cell = target.engine, target.cell
+    def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
+        """Counts as in flight from here until the answer's end or `close`."""
+        engine, state = target.engine, target.state
         self._caller = caller
         self._target = target
         self._request = EngineRequest(
             engine.name,
             engine.url,
             target.model,
-            wanted.messages,
-            wanted.sampling,
-            wanted.deadline,
-            engine.api_key,
-            target.plan.timeouts,
-            wanted.operation,
+            request.messages,
+            request.sampling,
+            request.deadline,
+            engine.auth_header,
+            target.settings.timeouts,
+            request.operation,
             "",
-            wanted.as_a_whole,
+            request.as_a_whole,
         )
-        self._stall_seconds = wanted.stall_seconds
+        self._stall_seconds = request.stall_seconds
         self._began_signal = Signal()
         self._sink: ChunkSink | None = None
         self._first: Chunks = ()
         self._last: Chunks = ()
         self._error: Exception | None = None
         self._has_begun = self._has_ended = self._first_is_last = self._awaits_sink = False
-        self._stay = caller.accounts.begin(engine.name, wanted.path)
-        self._began_at = cell.clock()
+        self._busy_interval = caller.busy_times.begin(engine.name, request.path)
+        self._began_at = state.clock()
         self._is_busy = True
-        self._entry = cell.breaker.enter()
-        cell.in_flight += 1
+        self._entry = state.breaker.enter()
+        state.in_flight += 1
         self._transfer: Transfer | None = None
         try:
             self._transfer = caller.client.send(self._request, self)
@@ -132,7 +143,7 @@ class EngineCall:
             raise
 
     async def first(self) -> None:
-        """Waits for the first chunk. Raises what the engine failed with before it."""
+        """Waits for the first chunk. Raises the error if the engine fails before it."""
         await self._began_signal
         if not self._has_begun:
             error, self._error = self._error, None
@@ -142,7 +153,7 @@ class EngineCall:
             finally:
                 error = None  # the error's traceback has this frame, which would hold the error
 
-    # -- what the run does
+    # -- called by the run
 
     def attach(self, sink: ChunkSink) -> None:
         self._sink = sink
@@ -169,7 +180,7 @@ class EngineCall:
             transfer.close()
         self._leave(None if self._has_ended else asyncio.CancelledError())
 
-    # -- what the client does
+    # -- called by the client
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         self._last = chunks
@@ -179,7 +190,7 @@ class EngineCall:
             self._first += chunks
             self._first_is_last = last
         else:
-            self._target.cell.breaker.heard = self._target.cell.clock()
+            self._target.state.breaker.last_success = self._target.state.clock()
             self._push(self._sink, chunks, last)
 
     def ended(self, error: Exception | None) -> None:
@@ -187,25 +198,25 @@ class EngineCall:
             return
         self._has_ended = True
         if error is None and not self._has_begun:
-            error = engine_client.broke_off(self._request, "it answered nothing")
-        if isinstance(error, engine_client.NotServed):
-            error = self._not_there(error)
+            error = broke_off(self._request, "it answered nothing")
+        if isinstance(error, NotServed):
+            error = self._evicted(error)
         if error is not None:
-            self._leave(error)  # before anybody asks the next engine
+            self._leave(error)  # before a retry chooses the next engine
         sink = self._sink
         if sink is not None:
-            sink.ended(error)  # before anything else: the caller waits for it
+            sink.ended(error)  # first, because the client of the gateway waits for it
         else:
             self._error = error
             self._began_signal.set()
         self._leave(None)
 
-    # -- what comes of it
+    # -- bookkeeping
 
     def _begin(self, chunks: Chunks, last: bool) -> None:
         self._has_begun = True
         self._first, self._first_is_last = chunks, last
-        if self._target.cell.breaker.succeeded(self._entry, self._target.plan.breaker):
+        if self._target.state.breaker.succeeded(self._entry, self._target.settings.breaker):
             log.info("engine %s answers again", self._target.engine.name)
         self._began_signal.set()
         if self._sink is None:
@@ -219,46 +230,46 @@ class EngineCall:
             self._leave(asyncio.CancelledError())  # it is not the engine's failure
             self.ended(error)
 
-    def _not_there(self, error: engine_client.NotServed) -> PointsmanError:
-        """An adapter that the engine was said to hold has been evicted; its state is corrected."""
+    def _evicted(self, error: NotServed) -> PointsmanError:
+        """The error for a 404. If it is for an adapter, the engine has evicted it, and its state is corrected."""
         target = self._target
-        if not target.of_adapter:
+        if not target.is_adapter:
             return error
         self._caller.metrics.evicted(target.engine.name)
-        target.cell.lacks(target.model, target.engine)
-        return engine_client.not_resident(target.engine.name, target.model)
+        target.state.mark_evicted(target.model, target.engine)
+        return not_resident(target.engine.name, target.model)
 
     def _leave(self, error: BaseException | None) -> None:
-        """The engine is no longer busy with this; only the first end counts."""
+        """Ends the call for load, metrics and breaker. Idempotent: only the first outcome counts."""
         if not self._is_busy:
             return
         self._is_busy = False
-        cell, metrics = self._target.cell, self._caller.metrics
-        cell.in_flight -= 1
-        if self._stay is not None:
-            self._caller.accounts.end(self._stay, _inference_seconds(self._last))
-        metrics.ended(self._request, _outcome(error), cell.clock() - self._began_at)
+        state, metrics = self._target.state, self._caller.metrics
+        state.in_flight -= 1
+        if self._busy_interval is not None:
+            self._caller.busy_times.end(self._busy_interval, _inference_seconds(self._last))
+        metrics.ended(self._request, _outcome(error), state.clock() - self._began_at)
         if error is None:
             return
-        if not self._is_held_against_it(error):
-            cell.breaker.undecided(self._entry)
-        elif cell.breaker.failed(self._entry, self._target.plan.breaker):
+        if not self._counts_as_failure(error):
+            state.breaker.undecided(self._entry)
+        elif state.breaker.failed(self._entry, self._target.settings.breaker):
             name = self._target.engine.name
-            log.warning("engine %s is left alone for %.0f s: %s", name, cell.breaker.rest_left, error)
+            log.warning("engine %s: circuit breaker open for %.0f s: %s", name, state.breaker.cooldown_left, error)
             metrics.opened(name)
-        if isinstance(error, Unavailable) and error.code == engine_client.OVERLOADED and error.retry_after:
-            cell.rest(min(error.retry_after, engine_client.MAX_COOLDOWN_SECONDS))
+        if isinstance(error, Unavailable) and error.code == OVERLOADED and error.retry_after:
+            state.cool_down(min(error.retry_after, MAX_COOLDOWN_SECONDS))
 
-    def _is_held_against_it(self, error: BaseException) -> bool:
+    def _counts_as_failure(self, error: BaseException) -> bool:
         if isinstance(error, PointsmanError) and not isinstance(error, DeadlineExceeded):
-            return engine_client.counts_against_engine(error)
-        # Somebody gave up, the caller or the deadline: the engine is at fault only if it was silent to everybody.
-        cell = self._target.cell
-        return cell.breaker.heard < self._began_at <= cell.clock() - self._stall_seconds
+            return counts_against_engine(error)
+        # The client or the deadline gave up: the engine has failed only if it was silent to all its requests.
+        state = self._target.state
+        return state.breaker.last_success < self._began_at <= state.clock() - self._stall_seconds
 
 
 def _inference_seconds(last: Chunks) -> float | None:
-    """Seconds that the engine reports to have worked; None if it does not."""
+    """Seconds of work that the engine reports; None if it reports none."""
     usage = last[-1].usage if last else None
     return usage.seconds.inference if usage is not None and usage.seconds is not None else None
 

@@ -1,4 +1,4 @@
-"""A group of engines that one name of DNS leads to: who comes is asked too, who goes is asked nothing new."""
+"""Groups of engines behind one DNS name: new addresses get requests, and addresses that disappear get no new ones."""
 
 import asyncio
 import logging
@@ -12,194 +12,191 @@ import dns.resolver
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.config.models_file import DnsName
-from pointsman_gateway.engines.engine_state import NO_WORD, Cell, Engine
+from pointsman_gateway.engines.engine_state import NOT_REPORTED, Engine, EngineState
 from pointsman_gateway.engines.metrics import EngineMetrics
 
 log = logging.getLogger(__name__)
 
-EVERY = 1.0
-"""Seconds between two questions. Not by the records' times to live: whoever keeps answers for us knows when to ask."""
+LOOKUP_INTERVAL_SECONDS = 1.0
+"""The records' TTL is ignored: the resolver that caches them applies it."""
+LOOKUP_TIMEOUT_SECONDS = 2.0
+"""For one lookup, over all name servers."""
 
 
 class Resolver(Protocol):
     async def addresses(self, host: str) -> frozenset[str]:
-        """Where `host` leads to, one at least. Raises Unavailable."""
+        """The addresses of `host`; at least one. Raises Unavailable."""
         ...
 
 
-class Seat(Protocol):
-    """A member that is followed."""
+class TrackedMember(Protocol):
+    """A member whose lora-server is watched, if it has one."""
 
     @property
-    def cell(self) -> Cell: ...
+    def state(self) -> EngineState: ...
 
-    def leave(self) -> None:
-        """It is followed no more."""
+    def stop(self) -> None:
+        """Stops watching it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class _NumberedMember:
     number: int
-    seat: Seat
+    tracked: TrackedMember
 
 
-class Group:
-    """What is known of a member stays as long as DNS names its address.
+class EngineGroup:
+    """The members of one group. The state of a member is kept as long as DNS lists its address.
 
-    Where DNS fails, or names none, the members stay: an engine that is really gone is found out by its breaker, and a
-    wrong answer must not take away all that serve.
+    If DNS fails or lists no address, the members stay. The breaker finds an engine that is really gone, and a wrong
+    DNS answer must not remove all engines that work.
     """
 
     def __init__(
         self,
-        empty: Engine,
-        where: DnsName,
-        most: int,
-        seat: Callable[[Engine], Seat],
-        changed: Callable[[], None],
+        template: Engine,
+        name: DnsName,
+        max_members: int,
+        track: Callable[[Engine], TrackedMember],
+        on_change: Callable[[], None],
         metrics: EngineMetrics,
     ) -> None:
-        """`empty` stands for the group while it has no member, and members are made from it; `most`: of them.
+        """Members are copies of `template`, which also represents the group while it has no members.
 
-        `seat` begins to follow a member; `changed` is called when `cells` are others.
+        `track` starts to watch a member. `on_change` is called if `states` has changed.
         """
-        self._empty = Cell(empty)
-        self._where = where
-        self._most = most
-        self._seat = seat
-        self._changed = changed
+        self._placeholder = EngineState(template)
+        self._dns_name = name
+        self._max_members = max_members
+        self._track = track
+        self._on_change = on_change
         self._metrics = metrics
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, _NumberedMember] = {}
         """By address."""
-        self._told = ""
-        metrics.group_has(empty.name, 0, 0)
+        self._logged_problem = ""
+        metrics.group_has(template.name, 0, 0)
 
     @property
-    def cells(self) -> Sequence[Cell]:
-        """Of the members, in the order of their numbers; a cell that is not ready where there is none."""
+    def states(self) -> Sequence[EngineState]:
+        """The members' states by their numbers; a single state that is not ready if there are no members."""
         members = sorted(self._members.values(), key=lambda member: member.number)
-        return [member.seat.cell for member in members] or [self._empty]
+        return [member.tracked.state for member in members] or [self._placeholder]
 
-    async def follow(self, resolver: Resolver) -> None:
-        """Until cancelled."""
+    async def watch(self, resolver: Resolver) -> None:
+        """Resolves the name every `LOOKUP_INTERVAL_SECONDS`, until cancelled."""
         while True:
             try:
-                await self.look(resolver)
-            except Exception:  # whatever it is, the members serve on, and the next look may do better
-                log.exception("engines %s: a look at DNS broke off", self._name)
-            await asyncio.sleep(EVERY)
+                await self.look_up(resolver)
+            except Exception:  # a bug must not end the loop: the members keep serving
+                log.exception("engines %s: the DNS lookup failed", self._name)
+            await asyncio.sleep(LOOKUP_INTERVAL_SECONDS)
 
-    async def look(self, resolver: Resolver) -> None:
-        """Asks once."""
+    async def look_up(self, resolver: Resolver) -> None:
         try:
-            addresses = await resolver.addresses(self._where.host)
+            addresses = await resolver.addresses(self._dns_name.host)
         except Unavailable as error:
             self._metrics.looked_up(self._name, "failed")
-            self._tell(error.message)
+            self._log_once(error.message)
             if not self._members:
-                self._empty.hear(replace(self._empty.engine, detail=error.message))
+                self._placeholder.update(replace(self._placeholder.engine, detail=error.message))
         else:
             self._metrics.looked_up(self._name, "answered")
-            self.take(addresses)
+            self.set_addresses(addresses)
 
-    def take(self, addresses: Collection[str]) -> None:
-        """The name leads to these now."""
-        gone = [address for address in self._members if address not in addresses]
+    def set_addresses(self, addresses: Collection[str]) -> None:
+        """Adds and removes members, so that there is one for each address up to the maximum."""
+        removed = [address for address in self._members if address not in addresses]
         new = sorted(address for address in addresses if address not in self._members)
-        room = self._most - len(self._members) + len(gone)
-        for address in gone:
-            self._part_with(address)
-        for address in new[:room]:
-            self._welcome(address)
-        left_out = len(new) - room
-        self._tell(f"{left_out} addresses are left out, {self._most} are the most" if left_out > 0 else "")
-        if gone or new[:room]:
-            self._changed()
-        self._metrics.group_has(self._name, len(self._members), max(0, left_out))
+        free = self._max_members - len(self._members) + len(removed)
+        for address in removed:
+            self._remove(address)
+        for address in new[:free]:
+            self._add(address)
+        excess = len(new) - free
+        self._log_once(f"{excess} addresses are ignored, max_endpoints is {self._max_members}" if excess > 0 else "")
+        if removed or new[:free]:
+            self._on_change()
+        self._metrics.group_has(self._name, len(self._members), max(0, excess))
 
-    def leave(self) -> None:
-        """All of them are followed no more; requests that began while they were may still ask them."""
+    def stop(self) -> None:
+        """Stops watching the members. Requests that are in progress may still use them."""
         for member in self._members.values():
-            member.seat.leave()
-        self._metrics.group_is_gone(self._name)
+            member.tracked.stop()
+        self._metrics.remove_group(self._name)
 
-    def _welcome(self, address: str) -> None:
-        taken = {member.number for member in self._members.values()}
-        number = next(number for number in range(self._most) if number not in taken)
-        place = self._where.endpoint(address)
-        engine = self._member(number, place)
-        self._members[address] = _Member(number, self._seat(engine))
+    def _add(self, address: str) -> None:
+        used = {member.number for member in self._members.values()}
+        number = next(number for number in range(self._max_members) if number not in used)
+        endpoint = self._dns_name.endpoint(address)
+        engine = self._new_member(number, endpoint)
+        self._members[address] = _NumberedMember(number, self._track(engine))
         self._metrics.group_changed(self._name, "came")
-        log.info("engine %s: %s has come", engine.name, place)
+        log.info("engine %s: %s has joined", engine.name, endpoint)
 
-    def _member(self, number: int, place: str) -> Engine:
-        group, is_plain = self._empty.engine, bool(self._empty.engine.url)
+    def _new_member(self, number: int, endpoint: str) -> Engine:
+        group, has_url = self._placeholder.engine, bool(self._placeholder.engine.url)
         return replace(
             group,
             name=f"{group.name}/{number}",
             group=group.name,
-            place=place,
-            url=f"http://{place}{self._where.path}" if is_plain else "",
-            ready=is_plain,
-            detail=NO_WORD,
+            endpoint=endpoint,
+            url=f"http://{endpoint}{self._dns_name.path}" if has_url else "",
+            ready=has_url,
+            detail=NOT_REPORTED,
         )
 
-    def _part_with(self, address: str) -> None:
-        seat = self._members.pop(address).seat
-        seat.cell.leave()
-        seat.leave()
+    def _remove(self, address: str) -> None:
+        tracked = self._members.pop(address).tracked
+        tracked.state.retire()
+        tracked.stop()
         self._metrics.group_changed(self._name, "went")
-        engine = seat.cell.engine
-        log.info("engine %s: %s has gone, %d answers end", engine.name, engine.place, seat.cell.in_flight)
+        engine, in_flight = tracked.state.engine, tracked.state.in_flight
+        log.info("engine %s: %s has left, %d answers are in flight", engine.name, engine.endpoint, in_flight)
 
-    def _tell(self, problem: str) -> None:
-        """Once, until it is over or another."""
-        if problem and problem != self._told:
+    def _log_once(self, problem: str) -> None:
+        """Logs a problem when it begins or changes; an empty one ends it."""
+        if problem and problem != self._logged_problem:
             log.warning("engines %s: %s; %d members", self._name, problem, len(self._members))
-        self._told = problem
+        self._logged_problem = problem
 
     @property
     def _name(self) -> str:
-        return self._empty.engine.name
+        return self._placeholder.engine.name
 
 
-PATIENCE = 2.0
-"""Seconds for one question, over all servers that are asked."""
-
-
-class Dns:
-    """Implements the groups' `Resolver`: the servers and the search list of /etc/resolv.conf, and no /etc/hosts."""
+class DnsResolver:
+    """Implements `Resolver` by the name servers and search list of /etc/resolv.conf; /etc/hosts is not read."""
 
     def __init__(self, server: str = "") -> None:
-        """`server`: ADDRESS:PORT of the one that is asked instead."""
+        """`server`: ADDRESS:PORT of a name server to use instead."""
         self._server = server
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     async def addresses(self, host: str) -> frozenset[str]:
-        """Its IPv4 addresses; of a name that has none, its IPv6 addresses: a member with both is there once.
+        """The IPv4 addresses; the IPv6 addresses if there are none, so that a member with both is listed once.
 
-        Raises Unavailable where there is no answer, no such name, or no address.
+        Raises Unavailable if there is no answer, no such name, or no address.
         """
         try:
-            return await self._ask(host, "A")
+            return await self._resolve(host, "A")
         except dns.resolver.NoAnswer:
             pass
         except (dns.exception.DNSException, OSError) as error:
-            raise _failed(host, error) from error
+            raise _dns_failed(host, error) from error
         try:
-            return await self._ask(host, "AAAA")
+            return await self._resolve(host, "AAAA")
         except (dns.exception.DNSException, OSError) as error:
-            raise _failed(host, error) from error
+            raise _dns_failed(host, error) from error
 
-    async def _ask(self, host: str, kind: str) -> frozenset[str]:
-        # Not at the start: who has no group needs no /etc/resolv.conf.
-        resolver = self._resolver = self._resolver or _resolver(self._server)
-        answer = await resolver.resolve(host, kind, lifetime=PATIENCE, search=True)
+    async def _resolve(self, host: str, record_type: str) -> frozenset[str]:
+        # Created at the first lookup: without groups no /etc/resolv.conf is needed.
+        resolver = self._resolver = self._resolver or _create_resolver(self._server)
+        answer = await resolver.resolve(host, record_type, lifetime=LOOKUP_TIMEOUT_SECONDS, search=True)
         return frozenset(record.address for record in answer)
 
 
-def _resolver(server: str) -> dns.asyncresolver.Resolver:
+def _create_resolver(server: str) -> dns.asyncresolver.Resolver:
     resolver = dns.asyncresolver.Resolver(configure=not server)
     if server:
         address, _, port = server.rpartition(":")
@@ -207,11 +204,11 @@ def _resolver(server: str) -> dns.asyncresolver.Resolver:
     return resolver
 
 
-def _failed(host: str, error: Exception) -> Unavailable:
+def _dns_failed(host: str, error: Exception) -> Unavailable:
     if isinstance(error, dns.resolver.NXDOMAIN):
-        why = "there is no such name"
+        reason = "there is no such name"
     elif isinstance(error, dns.resolver.NoAnswer):
-        why = "the name has no address"
+        reason = "the name has no address"
     else:
-        why = f"{type(error).__name__}: {error}"
-    return Unavailable(f"DNS, asked for {host}: {why}", code="dns_failed")
+        reason = f"{type(error).__name__}: {error}"
+    return Unavailable(f"DNS, asked for {host}: {reason}", code="dns_failed")

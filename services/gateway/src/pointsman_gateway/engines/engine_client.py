@@ -1,4 +1,16 @@
-"""What an engine is asked for, and the protocol of the client that asks."""
+"""The interface of a client for engines: the request, the transfer of its answer, and the errors that it may end with.
+
+code                     counts against the engine  before the first token
+engine_refused           no (client's fault)        reported at once
+context_length_exceeded  no (client's fault)        reported at once
+engine_overloaded        no (429)                   another engine; this one cools down as long as it asks for
+adapter_not_resident     no (404)                   an engine that holds the adapter, or load it; at most twice
+engine_error             yes, except 404            another engine; after 502, 503, 504 the same one if it is alone
+engine_unavailable       yes                        another engine, or the same one if it is alone
+connect_timeout          yes                        another engine
+first_token_timeout      yes                        another engine
+stream_idle_timeout      yes                        nothing: the answer has begun
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,12 +26,12 @@ from pointsman_gateway.pipeline.ports import ChunkSink
 DEFAULT_TIMEOUTS = Timeouts()
 
 STALL_SECONDS = 5.0
-"""Seconds of silence to everybody after which an engine has failed, even if it is the caller who gave up."""
+"""Seconds of silence to all its requests after which an engine has failed, even if the client gave up first."""
 
 
 @value
 class CompletionRequest:
-    """What is to be generated, by whichever engine."""
+    """What to generate, independent of the engine."""
 
     messages: Sequence[Message]
     sampling: Sampling
@@ -34,7 +46,7 @@ class CompletionRequest:
 
 @value
 class EngineRequest:
-    """What one engine is asked for."""
+    """A request to one engine."""
 
     engine: str
     url: str
@@ -43,26 +55,27 @@ class EngineRequest:
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """On the event loop's clock; the end of all that is done for the request."""
-    api_key: str = ""
+    """On the event loop's clock."""
+    auth_header: str = ""
+    """The header line with the API key; empty without a key."""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
     trace_headers: str = ""
-    """Lines of an HTTP head that name the span to which the engine's work belongs; empty without tracing."""
+    """Header lines with the trace context; empty without tracing."""
     as_a_whole: bool = False
 
 
 class Transfer(Protocol):
-    """One answer on its way from an engine to a sink."""
+    """An answer that is being read from an engine."""
 
     def pause(self) -> None:
-        """Nothing is pushed until `resume`; soon the engine has to wait."""
+        """Stops pushing until `resume`. The connection's buffer fills up, and the engine has to wait (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Nothing is pushed any more. Before the answer's end this stops the engine's work. May be called twice."""
+        """Stops pushing for good; before the answer's end this aborts the engine's work. Idempotent."""
         ...
 
 
@@ -72,8 +85,8 @@ class EngineClient(Protocol):
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         """Pushes the answer to `sink`, from a later turn of the event loop on, within the request's timeouts.
 
-        It ends with None or with what `failures` makes: Unavailable, DeadlineExceeded, or InvalidArgument if the caller
-        is at fault. The usage comes last, in a chunk of its own.
+        The sink ends with None or an error of this module: Unavailable, DeadlineExceeded, or InvalidArgument if the
+        client is at fault. The usage comes last, in a chunk of its own.
         """
         ...
 
@@ -83,11 +96,11 @@ ERROR = "engine_error"
 UNAVAILABLE = "engine_unavailable"
 CONNECT_TIMEOUT = "connect_timeout"
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
-GAP_TIMEOUT = "stream_idle_timeout"
+STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
 NOT_RESIDENT = "adapter_not_resident"
 
 MAX_COOLDOWN_SECONDS = 30.0
-"""An engine's Retry-After counts up to this."""
+"""Longer Retry-After values of engines are cut to this."""
 
 
 class EngineFailed(Unavailable):
@@ -95,7 +108,7 @@ class EngineFailed(Unavailable):
 
 
 class NotEngineFault(EngineFailed):
-    """The engine did not answer, and is not at fault: it is overloaded, or does not serve what was asked for."""
+    """The engine did not answer, and is not at fault: it is overloaded, or does not serve the model."""
 
 
 class NotServed(NotEngineFault):
@@ -103,7 +116,7 @@ class NotServed(NotEngineFault):
 
 
 class NotResident(NotEngineFault):
-    """No engine holds the adapter version; or one does not that its lora-server reported to hold it."""
+    """No engine holds the adapter version, or the engine has evicted it since its lora-server's last report."""
 
 
 class NotLoaded(Unavailable):
@@ -116,7 +129,7 @@ class NotLoaded(Unavailable):
 
 
 class NotLoadedInTime(DeadlineExceeded):
-    """The request's own deadline has passed while its adapter was being loaded."""
+    """The request's deadline has passed while its adapter was being loaded."""
 
     def __init__(self, waited: float) -> None:
         super().__init__("the request's time ran out while its adapter was loaded", code="deadline_exceeded")
@@ -124,7 +137,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """The engine did not answer, and may do so a moment later."""
+    """The engine did not answer, but may do so on an immediate retry."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:
@@ -134,10 +147,12 @@ def counts_against_engine(error: PointsmanError) -> bool:
 def refused(
     request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
 ) -> PointsmanError:
-    """The error for a response that is no stream. `retry_after` is the header's value, `param` what the body names."""
+    """The error for a response that is no stream. `retry_after` is the header's value; `param` is from the body."""
     if status in (400, 413, 422):
         if param in ("input_tokens", "prompt"):
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
+        if "--tool-call-parser" in message:
+            message = f"{message}; for an engine that a lora-server starts, set POINTSMAN_LORA_TOOL_CALL_PARSER"
         return InvalidArgument(message, code="engine_refused", param=param)
     text = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the API key
     if status == 429:
@@ -153,7 +168,7 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
-    """The engine cannot be reached, or the connection was lost before the answer's end."""
+    """The error if the engine is unreachable, or the connection was lost before the answer's end."""
     return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
 
 
@@ -166,11 +181,11 @@ def no_first_token_in_time(request: EngineRequest) -> Unavailable:
 
 
 def no_more_in_time(request: EngineRequest) -> Unavailable:
-    return _late(request, GAP_TIMEOUT, f"nothing more within {request.timeouts.stream_idle_seconds:g} s")
+    return _late(request, STREAM_IDLE_TIMEOUT, f"nothing more within {request.timeouts.stream_idle_seconds:g} s")
 
 
 def out_of_time() -> DeadlineExceeded:
-    """The request's own deadline has passed."""
+    """The error if the request's own deadline has passed."""
     return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
 
 
@@ -179,7 +194,7 @@ def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """From a Retry-After header; None if it holds a date."""
+    """Seconds of a Retry-After header; None if it is absent or holds a date."""
     try:
         seconds = float(retry_after or "")
     except ValueError:

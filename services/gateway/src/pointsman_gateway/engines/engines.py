@@ -1,4 +1,4 @@
-"""What is true of the engines now: where they are, whether they are up, which adapters they hold."""
+"""All engines of one configuration: which can answer along a path now, and the error if none can."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,121 +8,119 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
 from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
-from pointsman_gateway.engines.engine_state import Aliases, Cell, Engine
+from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
 
-__all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
-
-MOST_KNOWN = 1024
-"""Pairs of model and adapter whose engines are kept in mind."""
-SOME_TIME = 5.0
-"""Seconds, where nobody knows how long it takes."""
+MAX_CACHED_LOOKUPS = 1024
+"""Pairs of model and adapter."""
+DEFAULT_RETRY_AFTER_SECONDS = 5.0
+"""If nothing says when an engine will be available."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How one engine is treated, by one generation of the configuration."""
+class EngineSettings:
+    """How one configuration treats one engine."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
 
 
-def plans(models: ModelsFile) -> dict[str, Plan]:
-    """By the name in models.yaml: an engine's, or a group's."""
-    return {name: Plan(models.timeouts_of(name), models.breaker_of(name)) for name in models.engines}
+DEFAULT_SETTINGS = EngineSettings()
+
+
+def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
+    """By the name of the engine or group in models.yaml."""
+    return {name: EngineSettings(models.timeouts_of(name), models.breaker_of(name)) for name in models.engines}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a path's request goes."""
+    """An engine that can answer along a path, with the model name to send."""
 
     engine: Engine
     model: str
-    """As the engine knows it: the base model, or the adapter's version."""
-    cell: Cell
-    plan: Plan
+    """As the engine knows it: the base model or an adapter version."""
+    state: EngineState
+    settings: EngineSettings
 
     @property
-    def of_adapter(self) -> bool:
+    def is_adapter(self) -> bool:
         return self.model != self.engine.model
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """Who can answer, as long as nothing else is heard of the engines."""
+class _Lookup:
+    """The engines for one model and adapter version, valid for one version of all engines' states."""
 
-    words: int
-    """`Cell.words`, when this was found out."""
-    able: tuple[Target, ...]
-    offering: tuple[Target, ...]
-    """Those that could load what is wanted."""
+    version: int
+    """`EngineState.version` at the lookup."""
+    serving: tuple[Target, ...]
+    loadable: tuple[Target, ...]
+    """Engines that could load the adapter version."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why nobody can be asked now."""
-
-    why: str
+    reason: str
     code: str
-    wait: float = SOME_TIME
-    """Seconds after which it may be otherwise."""
+    retry_after: float = DEFAULT_RETRY_AFTER_SECONDS
 
 
 class Engines:
-    """The latest word on each engine of one generation; reading it costs next to nothing."""
+    """The engines of one configuration, with cached lookups: reading them costs next to nothing."""
 
     def __init__(
         self,
-        engines: Sequence[Engine | Cell],
-        plans: Mapping[str, Plan] | None = None,
+        engines: Sequence[Engine | EngineState],
+        settings: Mapping[str, EngineSettings] | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """An engine without a plan is treated by the defaults; `aliases` is shared with those who hear of them."""
-        self._plans = dict(plans or {})
-        self._known: dict[tuple[str, str], _Known] = {}
-        cells = [Cell(engine) if isinstance(engine, Engine) else engine for engine in engines]
-        self.seat(cells)
+        """An engine that is not in `settings` gets the defaults. `aliases` is shared with what updates it."""
+        self._settings = dict(settings or {})
+        self._lookups: dict[tuple[str, str], _Lookup] = {}
+        states = [EngineState(engine) if isinstance(engine, Engine) else engine for engine in engines]
+        self.set_states(states)
         self._aliases = Aliases() if aliases is None else aliases
         if aliases is None:
-            for cell in cells:
-                self._aliases.hear(cell.engine.name, cell.engine.model, cell.engine.aliases)
+            for state in states:
+                self._aliases.update(state.engine.name, state.engine.model, state.engine.aliases)
 
-    def seat(self, cells: Sequence[Cell]) -> None:
-        """From now on these are all: a group has other members."""
-        self._cells = tuple(cells)
-        self._by_name = {cell.engine.name: cell for cell in cells}
-        self._known.clear()
+    def set_states(self, states: Sequence[EngineState]) -> None:
+        """Replaces the engines, because the members of a group have changed."""
+        self._states = tuple(states)
+        self._by_name = {state.engine.name: state for state in states}
+        self._lookups.clear()
 
     @property
-    def cells(self) -> Sequence[Cell]:
-        return self._cells
+    def states(self) -> Sequence[EngineState]:
+        return self._states
 
-    def cell(self, name: str) -> Cell:
+    def state(self, name: str) -> EngineState:
         return self._by_name[name]
 
-    def put(self, engine: Engine) -> None:
-        """Takes the latest word on it."""
-        self._aliases.hear(engine.name, engine.model, engine.aliases)
-        cell = self._by_name[engine.name]
-        if cell.engine != engine:  # else all that is kept in mind would be looked up again for nothing
-            cell.hear(engine)
+    def update(self, engine: Engine) -> None:
+        """Stores a new report about the engine of that name."""
+        self._aliases.update(engine.name, engine.model, engine.aliases)
+        state = self._by_name[engine.name]
+        if state.engine != engine:  # an update that changes nothing would invalidate the cached lookups
+            state.update(engine)
 
     def get(self, name: str) -> Engine:
         return self._by_name[name].engine
 
     def all(self) -> list[Engine]:
-        return [cell.engine for cell in self._cells]
+        return [state.engine for state in self._states]
 
     @property
     def any_ready(self) -> bool:
-        """Whether some engine is up and not at rest; one that is to be tried again counts."""
-        return any(cell.engine.ready and not cell.breaker.open for cell in self._cells)
+        """Whether an engine is ready and its breaker lets requests through, if only a probe."""
+        return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Where the path's adapter points; None where that is no alias that anybody tells of."""
+        """None if the path's adapter is no known alias."""
         return self._aliases.get(path.model, path.adapter)
 
     def version_of(self, path: Path) -> str:
-        """The adapter's version that `path` means: its aim, else where its alias points now; empty without adapter."""
+        """The path's adapter version: the resolved one, else the alias's current one; empty without an adapter."""
         if not path.adapter:
             return ""
         if path.resolved_adapter is not None:
@@ -131,133 +129,131 @@ class Engines:
         return path.adapter if alias is None else alias.version
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """All that `path` may mean now: where its adapter's alias points, and its canary; none without an adapter."""
+        """The versions that the path may use now: its alias's, and the alias's canary; none without an adapter."""
         alias = self.alias_of(path)
         if alias is None:
             return (path.adapter,) if path.adapter else ()
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Of the version's manifest, by a lora-server of the model. Raises PointsmanError."""
-        servers = [cell.lora_server for cell in self._cells if cell.engine.model == model and cell.lora_server]
+        """Entries of the version's manifest, from a lora-server of the model. Raises PointsmanError."""
+        servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
             raise Unavailable(f"no lora-server of '{model}' is known", code="lora_server_unavailable")
         return await servers[0].facts(version)
 
     def model_of(self, adapter: str) -> str:
-        """The base model of an alias or a version; empty where nobody knows it."""
-        for cell in self._cells:
-            engine = cell.engine
+        """The base model of an alias or a version; empty if it is unknown."""
+        for state in self._states:
+            engine = state.engine
             if engine.knows(adapter) or self._aliases.get(engine.model, adapter):
                 return engine.model
         return ""
 
     def adapters(self) -> Sequence[str]:
-        """All names by which adapters can be asked for: aliases, then versions."""
-        models = dict.fromkeys(cell.engine.model for cell in self._cells)
+        """The names of all adapters that a request may name: aliases, then versions."""
+        models = dict.fromkeys(state.engine.model for state in self._states)
         aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
         versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
         return [*sorted(aliases), *sorted(versions - aliases)]
 
     def trained(self) -> Sequence[tuple[str, str]]:
-        """Base model and version of all adapters of which it is known how long their training took."""
+        """Base model and version of each adapter whose training time is known."""
         return [(engine.model, version) for engine in self.all() for version in engine.training_seconds]
 
     def training_seconds(self, model: str, version: str) -> float:
-        """0 where nobody knows."""
-        for cell in self._cells:
-            engine = cell.engine
+        """0 if it is unknown."""
+        for state in self._states:
+            engine = state.engine
             if engine.model == model and version in engine.training_seconds:
                 return engine.training_seconds[version]
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
-        """Whether an engine that may be asked now holds the version."""
-        return any(target.cell.may_be_asked for target in self._look_up(model, version).able)
+        """Whether an available engine holds the version."""
+        return any(target.state.is_available for target in self._look_up(model, version).serving)
 
     def may_load(self, model: str, version: str) -> bool:
         """Whether an engine could load the version now."""
-        return any(target.cell.may_load(version) for target in self._look_up(model, version).offering)
+        return any(target.state.may_load(version) for target in self._look_up(model, version).loadable)
 
     def why_not(self, path: Path) -> str | None:
-        """Implements the router's `Availability`: None also where the path's adapter would have to be loaded first."""
+        """Implements the router's `Availability`. None also if the path's adapter would have to be loaded first."""
         version = self.version_of(path)
-        known = self._look_up(path.model, version)
-        for target in known.able:
-            if target.cell.may_be_asked:
+        lookup = self._look_up(path.model, version)
+        for target in lookup.serving:
+            if target.state.is_available:
                 return None
-        if known.offering and self.may_load(path.model, version):
+        if lookup.loadable and self.may_load(path.model, version):
             return None
-        return self._refusal(path, known).why
+        return self._refusal(path, lookup).reason
 
     def targets(self, path: Path) -> list[Target]:
-        """All engines that may be asked along `path` now. Raises Unavailable where there is none."""
-        known = self._look_up(path.model, self.version_of(path))
-        found = [target for target in known.able if target.cell.may_be_asked]
+        """The engines that may answer along `path` now; at least one. Raises Unavailable."""
+        lookup = self._look_up(path.model, self.version_of(path))
+        found = [target for target in lookup.serving if target.state.is_available]
         if not found:
-            raise self.refusal(path)
+            raise self._unavailable(path, lookup)
         return found
 
-    def offers(self, path: Path) -> list[Target]:
-        """All engines that could load the path's adapter now."""
+    def loading_targets(self, path: Path) -> list[Target]:
+        """The engines that could load the path's adapter now."""
         version = self.version_of(path)
-        return [target for target in self._look_up(path.model, version).offering if target.cell.may_load(version)]
+        return [target for target in self._look_up(path.model, version).loadable if target.state.may_load(version)]
 
-    def refusal(self, path: Path) -> Unavailable:
-        """Why nobody can be asked along `path`."""
-        said = self._refusal(path, self._look_up(path.model, self.version_of(path)))
-        family = NotResident if said.code == NOT_RESIDENT else Unavailable
-        return family(f"path '{path.name}': {said.why}", code=said.code, retry_after=said.wait)
+    def _look_up(self, model: str, version: str) -> _Lookup:
+        lookup = self._lookups.get((model, version))
+        if lookup is not None and lookup.version == EngineState.version:
+            return lookup
+        ready = [state for state in self._states if state.engine.serves(model, "")]
+        serving = [self._target(state, version or model) for state in ready if state.engine.serves(model, version)]
+        loadable = [self._target(state, version) for state in ready if version in state.engine.loadable]
+        if len(self._lookups) >= MAX_CACHED_LOOKUPS:
+            self._lookups.clear()
+        lookup = self._lookups[model, version] = _Lookup(EngineState.version, tuple(serving), tuple(loadable))
+        return lookup
 
-    def _look_up(self, model: str, version: str) -> _Known:
-        """All that are up, serve the model and hold the adapter's version, and all that could load it."""
-        known = self._known.get((model, version))
-        return known if known is not None and known.words == Cell.words else self._look(model, version)
+    def _target(self, state: EngineState, model: str) -> Target:
+        engine = state.engine
+        return Target(engine, model, state, self._settings.get(engine.group or engine.name, DEFAULT_SETTINGS))
 
-    def _look(self, model: str, version: str) -> _Known:
-        up = [cell for cell in self._cells if cell.engine.serves(model, "")]
-        able = [self._target(cell, version or model) for cell in up if cell.engine.serves(model, version)]
-        offering = [self._target(cell, version) for cell in up if version in cell.engine.loadable]
-        if len(self._known) >= MOST_KNOWN:
-            self._known.clear()
-        known = self._known[model, version] = _Known(Cell.words, tuple(able), tuple(offering))
-        return known
+    def _unavailable(self, path: Path, lookup: _Lookup) -> Unavailable:
+        refusal = self._refusal(path, lookup)
+        family = NotResident if refusal.code == NOT_RESIDENT else Unavailable
+        return family(f"path '{path.name}': {refusal.reason}", code=refusal.code, retry_after=refusal.retry_after)
 
-    def _target(self, cell: Cell, model: str) -> Target:
-        engine = cell.engine
-        return Target(engine, model, cell, self._plans.get(engine.group or engine.name, Plan()))
-
-    def _refusal(self, path: Path, known: _Known) -> _Refusal:
-        serving = [cell for cell in self._cells if cell.engine.model == path.model]
-        if not any(cell.engine.ready for cell in serving):
-            told = "; ".join(f"{cell.engine.name}: {cell.engine.detail}" for cell in serving)
-            return _Refusal(f"no engine for '{path.model}' is ready: {told}", "engine_not_ready")
-        if not known.able:
-            return self._not_resident(path, known)
-        able = [target.cell for target in known.able]
-        waits = [max(cell.breaker.rest_left, cell.rest_left) for cell in able if not cell.has_left]
-        told = "; ".join(f"{cell.engine.name} {_why_not_now(cell)}" for cell in able)
-        overloaded = all(cell.breaker.closed for cell in able)
-        return _Refusal(told, OVERLOADED if overloaded else "breaker_open", max(1.0, min(waits, default=SOME_TIME)))
-
-    def _not_resident(self, path: Path, known: _Known) -> _Refusal:
-        why = f"adapter '{path.adapter}' is not resident on any engine"
-        waits = [
-            (server.rest_left(target.model), target.engine.name)
-            for target in known.offering
-            if (server := target.cell.lora_server) is not None and server.rest_left(target.model)
-        ]
-        if not waits:
-            return _Refusal(why, NOT_RESIDENT)
-        names = ", ".join(name for _, name in waits)
-        return _Refusal(f"{why}, and could just now not be loaded on {names}", NOT_RESIDENT, max(1.0, min(waits)[0]))
+    def _refusal(self, path: Path, lookup: _Lookup) -> _Refusal:
+        of_model = [state for state in self._states if state.engine.model == path.model]
+        if not any(state.engine.ready for state in of_model):
+            details = "; ".join(f"{state.engine.name}: {state.engine.detail}" for state in of_model)
+            return _Refusal(f"no engine for '{path.model}' is ready: {details}", "engine_not_ready")
+        if not lookup.serving:
+            return _not_resident(path, lookup)
+        states = [target.state for target in lookup.serving]
+        waits = [max(state.breaker.cooldown_left, state.cooldown_left) for state in states if not state.is_retired]
+        reasons = "; ".join(f"{state.engine.name} {_why_unavailable(state)}" for state in states)
+        code = OVERLOADED if all(state.breaker.closed for state in states) else "breaker_open"
+        return _Refusal(reasons, code, max(1.0, min(waits, default=DEFAULT_RETRY_AFTER_SECONDS)))
 
 
-def _why_not_now(cell: Cell) -> str:
-    if cell.has_left:
+def _not_resident(path: Path, lookup: _Lookup) -> _Refusal:
+    reason = f"adapter '{path.adapter}' is not resident on any engine"
+    waits = [
+        (server.cooldown_left(target.model), target.engine.name)
+        for target in lookup.loadable
+        if (server := target.state.lora_server) is not None and server.cooldown_left(target.model)
+    ]
+    if not waits:
+        return _Refusal(reason, NOT_RESIDENT)
+    names = ", ".join(name for _, name in waits)
+    return _Refusal(f"{reason}, and could just now not be loaded on {names}", NOT_RESIDENT, max(1.0, min(waits)[0]))
+
+
+def _why_unavailable(state: EngineState) -> str:
+    if state.is_retired:
         return "has left its group"
-    if cell.breaker.rest_left:
-        return f"has failed and is tried again in {cell.breaker.rest_left:.0f} s"
-    if not cell.breaker.closed:
+    if state.breaker.cooldown_left:
+        return f"has failed and is tried again in {state.breaker.cooldown_left:.0f} s"
+    if not state.breaker.closed:
         return "has failed and is being tried again"
-    return f"is overloaded and asks for {cell.rest_left:.0f} s"
+    return f"is overloaded and asks for {state.cooldown_left:.0f} s"

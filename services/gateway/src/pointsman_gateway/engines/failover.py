@@ -1,4 +1,8 @@
-"""Load balancing with prefix affinity: an engine with the prompt's prefix in its cache, within a bound on its load."""
+"""Failover before the first token: load balancing, retries within a budget, and hedging.
+
+`Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetOpener`. Engines come from
+`Candidates`: an engine that has the prompt's prefix in its cache, within a bound on its load.
+"""
 
 import asyncio
 import math
@@ -20,17 +24,17 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.pipeline.ports import OpenAnswer
 
 PREFIX_CHARACTERS = 1024
-"""Characters of a prompt that are hashed; an engine's prefix cache pays from about there."""
+"""Characters of a prompt that are hashed. A shared prefix of about this length makes prefix caching worthwhile."""
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _LOW = 0xFFFFFFFFFFFFFFFF
 
 
 def hash_prefix(messages: Sequence[Message]) -> int:
-    """The same in every gateway.
+    """Hashes the beginning of a prompt; the same in every gateway.
 
-    A long system prompt fills the prefix, so that its conversations share it; after a short one the first words of the
-    conversation count too.
+    A long system prompt fills the prefix, so that all its conversations get one hash. After a short one, the first
+    words of the conversation are hashed too.
     """
     text = ""
     for message in messages:
@@ -41,7 +45,7 @@ def hash_prefix(messages: Sequence[Message]) -> int:
 
 
 class Candidates:
-    """The engines that a request may be sent to. Each is taken once."""
+    """The engines that a request may still be sent to; each is taken once."""
 
     __slots__ = ("_bound", "_key", "_left", "alone")
 
@@ -54,9 +58,9 @@ class Candidates:
         self._bound = bound
 
     def take(self) -> Target | None:
-        """The best that may be asked now; None if there is none."""
+        """Removes and returns the best engine that is available; None if there is none."""
         target = self._left[0] if len(self._left) == 1 else self._best()
-        if target is None or not target.cell.may_be_asked:
+        if target is None or not target.state.is_available:
             return None
         self._left.remove(target)
         return target
@@ -67,25 +71,25 @@ class Candidates:
 
     @property
     def any_left(self) -> bool:
-        return any(target.cell.may_be_asked for target in self._left)
+        return any(target.state.is_available for target in self._left)
 
     def _best(self) -> Target | None:
-        """An engine that is due for a probe; else rendezvous hashing with bounded loads (Mirrokni et al., 2016)."""
-        able, total = [], 1
+        """An engine that needs a probe, else by rendezvous hashing with bounded loads (Mirrokni et al., 2016)."""
+        available, total = [], 1
         for target in self._left:
-            cell = target.cell
-            if cell.may_be_asked:
-                if not cell.breaker.closed:
+            state = target.state
+            if state.is_available:
+                if not state.breaker.closed:
                     return target
-                able.append(target)
-                total += cell.in_flight
-        # Never all of them: their loads add up to less than `total`.
-        most = self._bound * total / len(able) if able else 0.0
+                available.append(target)
+                total += state.in_flight
+        # At least one engine is below the bound, because the loads add up to less than `total`.
+        max_load = self._bound * total / len(available) if available else 0.0
         best, highest = None, -1
-        for target in able:
-            cell = target.cell
-            if cell.in_flight < most:
-                weight = (self._key ^ cell.seed) * _SPREAD & _LOW
+        for target in available:
+            state = target.state
+            if state.in_flight < max_load:
+                weight = (self._key ^ state.seed) * _SPREAD & _LOW
                 if weight > highest:
                     best, highest = target, weight
         return best
@@ -94,15 +98,16 @@ class Candidates:
 DECAY_SECONDS = 10.0
 """Counts decay exponentially with this time constant."""
 MIN_DECAY_SECONDS = 0.001
-"""Shorter times are not worth a decay."""
+"""Shorter times are not worth computing a decay."""
 
 
 class RetryBudget:
-    """Grants retries for `share` of the recent requests, and about `floor` in ten seconds whatever the load."""
+    """Bounds retries to a share of the recent requests, so that they cannot multiply the load of failing engines."""
 
-    def __init__(self, share: float, floor: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._share = share
-        self._floor = floor
+    def __init__(self, ratio: float, min_retries: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Grants `ratio` retries per request, and about `min_retries` in ten seconds whatever the load."""
+        self._ratio = ratio
+        self._min_retries = min_retries
         self._clock = clock
         self._requests = 0.0
         self._spent = 0.0
@@ -113,9 +118,9 @@ class RetryBudget:
         self._requests += 1.0
 
     def spend(self) -> bool:
-        """Whether a retry is granted; if so it is counted."""
+        """Counts a retry and returns True if the budget allows it."""
         self._decay()
-        if self._spent + 1.0 > self._share * self._requests + self._floor:
+        if self._spent + 1.0 > self._ratio * self._requests + self._min_retries:
             return False
         self._spent += 1.0
         return True
@@ -130,40 +135,40 @@ class RetryBudget:
 
 
 class TargetOpener(Protocol):
-    """Opens an answer of a given engine."""
+    """Opens an answer, starting with a given engine."""
 
-    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
-        """`others` are the engines that could be asked as well. Raises PointsmanError."""
+    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
+        """`others` are the engines to fall back to. Raises PointsmanError."""
         ...
 
 
 class Retrying:
-    """Asks the next engine if one fails; the same one again only if it is alone and its failure is transient."""
+    """Retries on the next engine; on the same one only if there is no other and its failure is transient."""
 
     def __init__(
         self,
         inner: TargetOpener,
-        terms: RetryConfig,
+        config: RetryConfig,
         budget: RetryBudget,
         metrics: EngineMetrics,
         clock: Callable[[], float],
     ) -> None:
         self._inner = inner
-        self._terms = terms
+        self._config = config
         self._budget = budget
         self._metrics = metrics
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
+    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
         self._budget.count_request()
         retries = 0
         while True:
             try:
-                return await self._inner.open(target, others, wanted)
+                return await self._inner.open(target, others, request)
             except engine_client.NotResident:
-                raise  # no engine is at fault: the wrapper that loads adapters knows what to do
+                raise  # no engine is at fault: `AdapterLoading` loads the adapter again
             except Unavailable as failure:
-                following = await self._next(target, others, wanted.deadline, failure, retries)
+                following = await self._next(target, others, request.deadline, failure, retries)
                 if following is None:
                     raise
             target, retries = following, retries + 1
@@ -171,7 +176,7 @@ class Retrying:
     async def _next(
         self, target: Target, others: Candidates, deadline: float, failure: Unavailable, retries: int
     ) -> Target | None:
-        """The engine to ask after `target` has failed; None if the failure is final."""
+        """The engine for the next try after `target` has failed; None if the failure is final."""
         if not self._may_retry(target, others, failure, retries):
             return None
         await self._back_off(retries, deadline, failure)
@@ -180,8 +185,8 @@ class Retrying:
         return others.take()
 
     def _may_retry(self, target: Target, others: Candidates, failure: Unavailable, retries: int) -> bool:
-        same_again = others.alone and isinstance(failure, engine_client.TransientFailure) and target.cell.may_be_asked
-        if retries >= self._terms.max_retries or not (same_again or others.any_left):
+        same_again = others.alone and isinstance(failure, engine_client.TransientFailure) and target.state.is_available
+        if retries >= self._config.max_retries or not (same_again or others.any_left):
             return False
         granted = self._budget.spend()
         self._metrics.retried(target.engine.name, "sent" if granted else "refused")
@@ -189,49 +194,50 @@ class Retrying:
 
     async def _back_off(self, retries: int, deadline: float, failure: Unavailable) -> None:
         """Full jitter: a random time up to a bound that doubles, so that requests that failed together spread out."""
-        pause = random.uniform(0.0, min(self._terms.backoff_seconds * 2**retries, self._terms.max_backoff_seconds))
+        pause = random.uniform(0.0, min(self._config.backoff_seconds * 2**retries, self._config.max_backoff_seconds))
         if self._clock() + pause >= deadline:
             raise engine_client.out_of_time() from failure
         await asyncio.sleep(pause)
 
 
 PROBE_SECONDS = 1.0
-"""Seconds that a request waits for an engine whose breaker is half open, if another engine could answer it."""
+"""Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
 
 Race = dict["asyncio.Task[OpenAnswer]", Target]
 
 
 class Hedging:
-    """Hedges a request after `after` seconds (None: never), and always one that probes an engine."""
+    """Sends a request to a second engine if the first token is late; the first engine to answer wins."""
 
     def __init__(self, inner: TargetOpener, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
+        """`after`: seconds without a first token, or None to hedge only requests that probe an engine."""
         self._inner = inner
         self._after = after
         self._budget = budget
         self._metrics = metrics
 
-    async def open(self, target: Target, others: Candidates, wanted: CompletionRequest) -> OpenAnswer:
-        """Raises what the last engine to fail raised."""
-        is_probe = not target.cell.breaker.closed
-        patience = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
-        if patience is None or not others.any_left:
-            return await self._inner.open(target, others, wanted)
+    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
+        """Raises the error of the engine that failed last."""
+        is_probe = not target.state.breaker.closed
+        delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
+        if delay is None or not others.any_left:
+            return await self._inner.open(target, others, request)
         race: Race = {}
         try:
-            # An engine that loses after so long, and was silent to everybody meanwhile, has failed.
-            self._start(race, target, others, replace(wanted, stall_seconds=patience))
-            done, _ = await asyncio.wait(race, timeout=patience)
+            # An engine that loses after this delay, and was silent to all its requests meanwhile, has failed.
+            self._start(race, target, others, replace(request, stall_seconds=delay))
+            done, _ = await asyncio.wait(race, timeout=delay)
             if not done:
-                self._start_second(race, target, others, wanted)
+                self._start_second(race, target, others, request)
             return await self._first_of(race, target)
         finally:
             await _stop(list(race))
 
-    def _start(self, race: Race, target: Target, others: Candidates, wanted: CompletionRequest) -> None:
-        task = asyncio.create_task(self._inner.open(target, others, wanted), name=f"ask {target.engine.name}")
+    def _start(self, race: Race, target: Target, others: Candidates, request: CompletionRequest) -> None:
+        task = asyncio.create_task(self._inner.open(target, others, request), name=f"call {target.engine.name}")
         race[task] = target
 
-    def _start_second(self, race: Race, slow: Target, others: Candidates, wanted: CompletionRequest) -> None:
+    def _start_second(self, race: Race, slow: Target, others: Candidates, request: CompletionRequest) -> None:
         if not others.any_left:
             return
         if not self._budget.spend():
@@ -239,10 +245,10 @@ class Hedging:
             return
         second = others.take()
         if second is not None:
-            self._start(race, second, others, wanted)
+            self._start(race, second, others, request)
 
     async def _first_of(self, race: Race, slow: Target) -> OpenAnswer:
-        """The answer that begins first; engines that fail leave the race."""
+        """The answer that begins first. Raises the last error if every engine fails."""
         hedged = len(race) > 1
         while True:
             done, _ = await asyncio.wait(race, return_when=asyncio.FIRST_COMPLETED)
@@ -262,7 +268,7 @@ class Hedging:
 
 
 async def _stop(tasks: Sequence["asyncio.Task[OpenAnswer]"]) -> None:
-    """Cancels the losers, and closes the answer of one that began at the last moment."""
+    """Cancels the losers, and closes an answer that has begun in the meantime."""
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):

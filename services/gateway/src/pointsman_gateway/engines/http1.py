@@ -1,6 +1,6 @@
-"""A lean HTTP/1.1 client for engines: kept connections, one POST at a time on each.
+"""A fast HTTP/1.1 client for engines: pooled connections, with one POST at a time on each.
 
-Pool.idle or Pool.connect -> Connection.post -> on_news, Connection.taken ... -> Pool.release
+Pool.idle or Pool.connect -> Connection.post -> on_event, Connection.read ... -> Pool.release
 """
 
 import asyncio
@@ -15,55 +15,58 @@ from urllib.parse import urlsplit
 
 import httptools
 
-MOST_UNREAD = 256 * 1024
-"""Bytes of a body that are kept until they are read; beyond them the engine is left waiting."""
-LONGEST_IDLE = 60.0
-"""Seconds that a connection is kept without use: some hundred that must be made anew at once take longer than their
-requests. vLLM by itself closes one that rests for 5, the lora-server's for 75; which is seen, or found out in time."""
-MOST_IDLE = 512
-"""Connections that are kept to one engine."""
-TIME_TO_END = 1.0
-"""Seconds that an answer gets to end properly once nothing more of it is wanted."""
+MAX_UNREAD_BYTES = 256 * 1024
+"""Bytes of a body that are buffered; beyond them reading is paused, and the engine has to wait."""
+MAX_IDLE_SECONDS = 60.0
+"""Seconds that an unused connection is kept. Opening some hundred connections at once takes longer than the requests
+on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
+seen, or the request is sent again on a new connection."""
+MAX_IDLE_CONNECTIONS = 512
+"""Unused connections that are kept for one engine."""
+FINISH_TIMEOUT_SECONDS = 1.0
+"""Seconds that a response gets to end after [DONE], so that its connection can be reused."""
 
 
 class ConnectionFailed(Exception):
-    """The connection cannot be had, or broke before the answer's end."""
+    """The connection could not be opened, or was lost before the end of the response."""
 
 
 class TimedOut(ConnectionFailed):
-    """Nothing came for too long."""
+    """Nothing arrived in time."""
 
 
 class NotConnected(TimedOut):
-    """Not even a connection, within the time for that."""
+    """The connection was not opened in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an engine listens."""
+    """The address of an engine."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None
     path: str
-    """That all of the engine's paths begin with; mostly empty."""
-    head: str
-    """The header lines that name it."""
+    """Prefix of all URL paths; usually empty."""
+    headers: str
+    """Header lines that every request to it has."""
 
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> Origin:
-    """Raises ValueError where it is no http(s) URL."""
+    """Raises ValueError if it is no http(s) URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
-    return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), f"host: {parts.netloc}\r\n")
+    # identity: a compressed stream would arrive in large pieces.
+    headers = f"host: {parts.netloc}\r\ncontent-type: application/json\r\naccept-encoding: identity\r\n"
+    return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), headers)
 
 
 class Connection(asyncio.Protocol):
-    """One connection. Its methods are called by one request at a time."""
+    """One connection, used by one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -71,113 +74,110 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: deque[bytes] = deque()
         self.unread = 0
-        """Bytes."""
+        """Buffered bytes of the body."""
         self._paused = False
         self._failure: ConnectionFailed | None = None
         self.status = 0
         self.retry_after = ""
-        self.complete = True
+        self.is_complete = True
         self.idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._last = self._gap = self._deadline = self._due = 0.0
+        self._last = self._idle_seconds = self._deadline = self._due = 0.0
         self._at_end: Callable[[], None] | None = None
-        self.on_news: Callable[[], None] | None = None
-        """Called when something has arrived or gone wrong; `status`, `taken`, `complete` and `failure` say what."""
+        self.on_event: Callable[[], None] | None = None
+        """Called after data or an error has arrived; `status`, `read`, `is_complete` and `failure` tell which."""
 
-    # -- what a request does
+    # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request; `head` is complete but for the body's length. Raises ConnectionFailed."""
-        self.taken()  # what came behind the answer before belongs to nobody
-        self.status, self.retry_after, self.complete = 0, "", False
+        """Sends a request; `head` lacks only the content length. Raises ConnectionFailed."""
+        self.read()  # drops what arrived after the previous response
+        self.status, self.retry_after, self.is_complete = 0, "", False
         if self._transport is None:
-            raise _anew(self._failure) if self._failure else ConnectionFailed("there is no connection")
+            raise _copy(self._failure) if self._failure else ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
-    async def news(self) -> None:
-        """Waits for the next call of `on_news`, for those who do not set it themselves."""
+    async def wait_for_event(self) -> None:
+        """Waits for the next call of `on_event`, which it sets."""
         arrived = self._loop.create_future()
-        self.on_news = lambda: None if arrived.done() else arrived.set_result(None)
+        self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
             await arrived
         finally:
-            self.on_news = None
+            self.on_event = None
 
-    def taken(self) -> bytes:
-        """All that has come since the last time, and be it nothing."""
+    def read(self) -> bytes:
+        """Removes and returns the buffered bytes of the body; may be empty."""
         pieces = self._pieces
         if not pieces:
             return b""
-        read = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.unread = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return read
+        return data
 
-    def limit(self, gap: float, deadline: float) -> None:
-        """From now on nothing that is waited for may stay away for `gap` seconds, nor come after `deadline`.
-
-        The deadline is on the loop's clock.
-        """
-        self._last, self._gap, self._deadline = self._loop.time(), gap, deadline
-        due = min(self._last + gap, deadline)
+    def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
+        """Fails the connection if nothing arrives for `idle_seconds`, or at `deadline` on the loop's clock."""
+        self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
+        due = min(self._last + idle_seconds, deadline)
         if self._timer is not None and due < self._due:
-            self._unwatch()  # it would look too late
+            self._stop_timer()  # it would fire too late
         if self._timer is None and due < inf:
-            self._watch(due)
+            self._start_timer(due)
 
     def close(self) -> None:
-        """At once, whatever is on its way; which stops the engine's work."""
-        self.on_news = None
-        self._unwatch()
+        """Closes at once; if a response is in progress, the engine stops working on it."""
+        self.on_event = None
+        self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Nothing more of the answer is wanted: calls `then` once it has come to its end, if that is soon."""
-        self.on_news = None
-        self.taken()
-        if self.complete:
+        """Discards the rest of the response, and calls `then` at its end unless that takes too long."""
+        self.on_event = None
+        self.read()
+        if self.is_complete:
             then()
         else:
             self._at_end = then
-            self.limit(TIME_TO_END, self._loop.time() + TIME_TO_END)
+            self.set_timeouts(FINISH_TIMEOUT_SECONDS, self._loop.time() + FINISH_TIMEOUT_SECONDS)
 
     @property
     def failure(self) -> ConnectionFailed | None:
-        """What has gone wrong, once all has been taken that came before it."""
+        """The error of the connection, as soon as everything that arrived before it has been read."""
         return None if self._pieces else self._failure
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         return self._failure is None and self._transport is not None and not self._transport.is_closing()
 
-    # -- time
+    # -- timeouts
 
-    def _watch(self, due: float) -> None:
+    def _start_timer(self, due: float) -> None:
         self._due = due
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._timer = self._loop.call_at(self._due, self._on_timer)
 
-    def _unwatch(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, now = None, self._loop.time()
-        if self.complete:
-            return  # the next answer sets its own limits
-        if self.on_news is None or self._pieces:
-            self._last = now  # it is our own reader who lets it wait
-        if now >= self._deadline or now >= self._last + self._gap:
-            self._fail(TimedOut("nothing came in time"))
+        if self.is_complete:
+            return  # the next request sets its own timeouts
+        if self.on_event is None or self._pieces:
+            self._last = now  # the engine is not late: our own reader has paused
+        if now >= self._deadline or now >= self._last + self._idle_seconds:
+            self._fail(TimedOut("nothing arrived in time"))
             self.close()
         else:
-            self._watch(min(self._last + self._gap, self._deadline))
+            self._start_timer(min(self._last + self._idle_seconds, self._deadline))
 
-    # -- what the connection tells
+    # -- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -197,8 +197,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._at_end = None
-        del self._parser  # these hold us, too
-        self._unwatch()
+        del self._parser  # breaks the reference cycle
+        self._stop_timer()
         self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
 
     def _fail(self, failure: ConnectionFailed) -> None:
@@ -207,14 +207,14 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self.on_news is not None:
-            self.on_news()
+        if self.on_event is not None:
+            self.on_event()
 
-    # -- what the parser tells
+    # -- called by the parser
 
     def on_message_begin(self) -> None:
-        if self.complete:
-            self._fail(ConnectionFailed("it answers what nobody has asked"))
+        if self.is_complete:
+            self._fail(ConnectionFailed("it sent a response without a request"))
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -222,20 +222,22 @@ class Connection(asyncio.Protocol):
             self.retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if not self.complete:
+        if not self.is_complete:
             self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        if self.complete:
+        if self.is_complete:
             return
         self._pieces.append(body)
         self.unread += len(body)
-        if self.unread > MOST_UNREAD and not self._paused and self._transport is not None:
+        if self.unread > MAX_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        self.complete = True  # its timer goes on: setting one takes longer than letting it look once in a while
+        self.is_complete = (
+            True  # its timer keeps running: a useless wake-up is cheaper than cancelling and setting it each time
+        )
         if not self._parser.should_keep_alive():
             self._fail(ConnectionFailed("the connection was closed"))
             self.close()
@@ -244,33 +246,32 @@ class Connection(asyncio.Protocol):
             then()
 
 
-def _anew(failure: ConnectionFailed) -> ConnectionFailed:
-    """The frames in the traceback of one that is raised hold the connection that has it."""
+def _copy(failure: ConnectionFailed) -> ConnectionFailed:
+    """A copy to raise: the traceback of the original would form a reference cycle with the connection."""
     return type(failure)(*failure.args)
 
 
 class Pool:
-    """Keeps connections for the next request."""
+    """Keeps open connections for later requests, by origin."""
 
-    def __init__(self, longest_idle: float = LONGEST_IDLE) -> None:
-        """`longest_idle`: seconds that a connection may have rested and still be used."""
-        self._longest_idle = longest_idle
+    def __init__(self, max_idle_seconds: float = MAX_IDLE_SECONDS) -> None:
+        self._max_idle_seconds = max_idle_seconds
         self._idle: dict[Origin, deque[Connection]] = {}
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> Connection | None:
-        """One that was used a moment ago, or None."""
-        kept = self._idle.get(origin)
-        oldest = self._clock() - self._longest_idle
-        while kept:
-            connection = kept.pop()
-            if connection.open and connection.idle_since > oldest:
+        """An open connection that is not in use; None if there is none."""
+        idle = self._idle.get(origin)
+        oldest = self._clock() - self._max_idle_seconds
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and connection.idle_since > oldest:
                 return connection
             connection.close()
         return None
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> Connection:
-        """A new one, within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
+        """Opens a connection within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
         loop = asyncio.get_running_loop()
         until = min(self._clock() + seconds, deadline)
         try:
@@ -284,26 +285,26 @@ class Pool:
         return connection
 
     def release(self, origin: Origin, connection: Connection) -> None:
-        """Takes one back whose answer has all been read that is wanted."""
+        """Puts a connection back whose response is no longer needed."""
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: Connection) -> None:
-        kept = self._idle.get(origin)
-        if kept is None:
-            self._forget_the_closed()  # engines come at new addresses, and go
-            kept = self._idle[origin] = deque()
-        if not connection.open or len(kept) >= MOST_IDLE:
+        idle = self._idle.get(origin)
+        if idle is None:
+            self._remove_closed()  # members of groups come and go with new addresses
+            idle = self._idle[origin] = deque()
+        if not connection.is_open or len(idle) >= MAX_IDLE_CONNECTIONS:
             connection.close()
             return
         connection.idle_since = self._clock()
-        kept.append(connection)
+        idle.append(connection)
 
-    def _forget_the_closed(self) -> None:
-        for origin in [origin for origin, kept in self._idle.items() if not any(each.open for each in kept)]:
+    def _remove_closed(self) -> None:
+        for origin in [origin for origin, idle in self._idle.items() if not any(one.is_open for one in idle)]:
             del self._idle[origin]
 
     def close(self) -> None:
-        for kept in self._idle.values():
-            for connection in kept:
+        for idle in self._idle.values():
+            for connection in idle:
                 connection.close()
         self._idle.clear()

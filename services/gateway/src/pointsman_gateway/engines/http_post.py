@@ -1,4 +1,4 @@
-"""A POST to an engine whose answer is wanted as a whole: for embeddings."""
+"""A POST to an engine whose response is needed as a whole, for embeddings."""
 
 from collections.abc import Callable
 from math import inf
@@ -9,26 +9,29 @@ from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin
 from pointsman_gateway.pipeline.ports import HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0
-"""Seconds that an engine gets to accept a connection."""
+"""Time for an engine to accept a connection."""
 
 
 class PooledPoster:
-    """Implements `HttpPoster` with the engines' pool of connections."""
+    """Implements `HttpPoster` with the engines' connection pool."""
 
-    def __init__(self, pool: Pool, headers: Callable[[], str]) -> None:
-        """`headers`: more lines for each request's head."""
+    def __init__(self, pool: Pool, trace_headers: Callable[[], str]) -> None:
+        """`trace_headers` returns header lines with the trace context of the current request."""
         self._pool = pool
-        self._headers = headers
+        self._trace_headers = trace_headers
 
-    async def post(self, url: str, api_key: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+    async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+        origin = origin_of(url)
+        head = (
+            f"POST {origin.path} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
+            f"{self._trace_headers()}{auth_header}"
+        ).encode("latin-1")
         try:
-            return await self._post(url, api_key, body, deadline, max_bytes)
+            return await self._post(origin, head, body, deadline, max_bytes)
         except ConnectionFailed as error:
             raise HttpUnreachable(str(error)) from error
 
-    async def _post(self, url: str, api_key: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
-        origin = origin_of(url)
-        head = _head(origin, api_key, self._headers())
+    async def _post(self, origin: Origin, head: bytes, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
         connection = self._pool.idle(origin)
         if connection is not None:
             try:
@@ -38,7 +41,7 @@ class PooledPoster:
             except ConnectionFailed:
                 if connection.status:
                     raise
-                # The engine closed the idle connection as the request went out: it has done nothing yet.
+                # The engine closed the idle connection before it got the request: retry on a new one.
         connection = await self._pool.connect(origin, CONNECT_SECONDS, deadline)
         return await self._exchange(connection, origin, head, body, deadline, max_bytes)
 
@@ -47,8 +50,8 @@ class PooledPoster:
     ) -> HttpReply:
         try:
             connection.post(head, body)
-            connection.limit(inf, deadline)
-            pieces = await _read(connection, max_bytes)
+            connection.set_timeouts(inf, deadline)
+            pieces = await _read_body(connection, max_bytes)
         except BaseException:
             connection.close()
             raise
@@ -58,25 +61,17 @@ class PooledPoster:
         return reply
 
 
-async def _read(connection: Connection, max_bytes: int) -> tuple[bytes, ...]:
+async def _read_body(connection: Connection, max_bytes: int) -> tuple[bytes, ...]:
     pieces, size = [], 0
     while True:
-        piece = connection.taken()
+        piece = connection.read()
         if piece:
             pieces.append(piece)
             size += len(piece)
             if size > max_bytes:
                 raise ConnectionFailed(f"its answer is over {max_bytes} bytes")
-        if connection.status and connection.complete:
+        if connection.status and connection.is_complete:
             return tuple(pieces)
         if connection.failure is not None:
             raise type(connection.failure)(*connection.failure.args)
-        await connection.news()
-
-
-def _head(origin: Origin, api_key: str, more: str) -> bytes:
-    key = f"authorization: Bearer {api_key}\r\n" if api_key else ""
-    return (
-        f"POST {origin.path} HTTP/1.1\r\n{origin.head}content-type: application/json\r\n"
-        f"accept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{more}{key}"
-    ).encode("latin-1")
+        await connection.wait_for_event()

@@ -1,4 +1,4 @@
-"""The lora-server beside one engine, over gRPC: its news are heard, and it is asked to load and told of outcomes."""
+"""The client of one engine's lora-server, over gRPC: watches the engine's state, loads adapters, reports outcomes."""
 
 import asyncio
 import ipaddress
@@ -19,35 +19,36 @@ from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.domain import CanaryMetrics
-from pointsman_gateway.engines.adapter_admin import AdapterDesk, to_alias
-from pointsman_gateway.engines.engines import Engine, Engines
+from pointsman_gateway.engines.adapter_admin import AdapterAdminClient, to_alias
+from pointsman_gateway.engines.engine_state import Engine
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 
 log = logging.getLogger(__name__)
 
-SILENCE = 25.0
-"""Seconds without a word from a lora-server (it promises one every 10) until its stream is opened anew."""
+SILENCE_TIMEOUT_SECONDS = 25.0
+"""Seconds without a message until the stream is reopened; the lora-server sends one every 10 s."""
 
-REST = 5.0
-"""Seconds until a version is asked for again that could not be loaded."""
+LOAD_COOLDOWN_SECONDS = 5.0
+"""Seconds until a version that could not be loaded is requested again."""
 
-REPORT_SECONDS = 2.0
-FACTS_SECONDS = 2.0
+REPORT_TIMEOUT_SECONDS = 2.0
+FACTS_TIMEOUT_SECONDS = 2.0
 
 _UNREACHABLE = "lora_server_unavailable"
 
 
-class Told(StrEnum):
-    """What became of a report."""
+class ReportOutcome(StrEnum):
+    """Whether a report arrived."""
 
     SENT = "sent"
-    KEPT = "kept"  # it has not arrived
+    KEPT = "kept"  # it did not arrive
     REFUSED = "refused"
-    LOST = "lost"  # it may have arrived, or not
+    LOST = "lost"  # it may have arrived
 
 
 class LoraServer:
-    """Implements the engines' `LoraServer`. One call at a time for each version, however many wait for it."""
+    """Implements the engines' `LoraServer`. Loads are single-flight: one call per version, shared by all who wait."""
 
     def __init__(
         self,
@@ -57,126 +58,129 @@ class LoraServer:
         metrics: EngineMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`engines` hold the cell of the engine `name`, which this one keeps true."""
+        """Keeps the state of the engine `name` in `engines` up to date."""
         self._engines = engines
         self._name = name
         self._channel = channel
         self._stub = lora_server_pb2_grpc.LoraServerStub(channel)
         self._metrics = metrics
         self._clock = clock
-        self._ensuring: dict[str, asyncio.Task[None]] = {}
-        self._rests: dict[str, float] = {}
-        """Until when, by version."""
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._cooldowns: dict[str, float] = {}
+        """End of the cooldown, by version."""
 
-    def rest_left(self, version: str) -> float:
-        return max(0.0, self._rests[version] - self._clock()) if version in self._rests else 0.0
+    def cooldown_left(self, version: str) -> float:
+        return max(0.0, self._cooldowns[version] - self._clock()) if version in self._cooldowns else 0.0
 
     async def facts(self, version: str) -> Mapping[str, str]:
         try:
-            told = await self._stub.Get(pb.GetAdapterRequest(version=version), timeout=FACTS_SECONDS)
+            adapter = await self._stub.Get(pb.GetAdapterRequest(version=version), timeout=FACTS_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "lora_server") from error
-        return dict(told.facts)
+        return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Whoever waits may go; the load goes on for the others."""
-        ensuring = self._ensuring.get(version)
-        if ensuring is None:
-            ensuring = asyncio.create_task(self._ensure(version, seconds), name=f"load {version} on {self._name}")
-            self._ensuring[version] = ensuring
-            ensuring.add_done_callback(lambda task: self._ensured(version, task))
+        """Cancelling a wait does not stop the load, because others may wait for it."""
+        load = self._loads.get(version)
+        if load is None:
+            load = asyncio.create_task(self._load(version, seconds), name=f"load {version} on {self._name}")
+            self._loads[version] = load
+            load.add_done_callback(lambda task: self._on_loaded(version, task))
         try:
-            await asyncio.shield(ensuring)
+            await asyncio.shield(load)
         except asyncio.CancelledError:
-            waiting = asyncio.current_task()
-            if ensuring.cancelled() and waiting is not None and not waiting.cancelling():
-                # The engine has left the configuration; nobody has hung up.
-                raise Unavailable(f"engine '{self._name}' is followed no more", code=_UNREACHABLE) from None
+            waiter = asyncio.current_task()
+            if load.cancelled() and waiter is not None and not waiter.cancelling():
+                # The load was cancelled, not the waiter: the engine was removed from the configuration.
+                raise Unavailable(f"engine '{self._name}' is not watched any more", code=_UNREACHABLE) from None
             raise
 
-    async def _ensure(self, version: str, seconds: float) -> None:
+    async def _load(self, version: str, seconds: float) -> None:
         try:
             state = await self._stub.EnsureLoaded(
                 pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=correlation_metadata()
             )
         except grpc.aio.AioRpcError as error:
-            told = from_rpc_error(error, "lora_server")
-            self._metrics.loaded(self._name, _outcome(told))
-            self._rests = {v: until for v, until in self._rests.items() if until > self._clock()}
-            self._rests[version] = self._clock() + REST
-            log.warning("adapter %s is not loaded on engine %s: %s", version, self._name, told.message)
-            raise Unavailable(f"engine '{self._name}': {told.message}", code=told.code, retry_after=REST) from error
+            failure = from_rpc_error(error, "lora_server")
+            self._metrics.loaded(self._name, _load_outcome(failure))
+            self._cooldowns = {v: until for v, until in self._cooldowns.items() if until > self._clock()}
+            self._cooldowns[version] = self._clock() + LOAD_COOLDOWN_SECONDS
+            log.warning("adapter %s is not loaded on engine %s: %s", version, self._name, failure.message)
+            message = f"engine '{self._name}': {failure.message}"
+            raise Unavailable(message, code=failure.code, retry_after=LOAD_COOLDOWN_SECONDS) from error
         self._metrics.loaded(self._name, "loaded")
-        self._rests.pop(version, None)
+        self._cooldowns.pop(version, None)
         before = self._engines.get(self._name)
-        # An answer that is older than the last word, or of a server that was started again since, tells only this much.
-        self._engines.put(_engine(before, state) if state.sequence >= before.sequence else before.holding(version))
+        # A reply that is older than the last report, or from before a restart, proves only that the version is loaded.
+        self._engines.update(
+            _to_engine(before, state) if state.sequence >= before.sequence else before.with_adapter(version)
+        )
 
-    def _ensured(self, version: str, task: "asyncio.Task[None]") -> None:
-        del self._ensuring[version]
+    def _on_loaded(self, version: str, task: "asyncio.Task[None]") -> None:
+        del self._loads[version]
         if not task.cancelled():
-            task.exception()  # those who waited have it; there may be none left
+            task.exception()  # marks it as retrieved: there may be no waiter left
 
-    async def report(self, outcomes: Sequence[CanaryMetrics]) -> Told:
+    async def report(self, outcomes: Sequence[CanaryMetrics]) -> ReportOutcome:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
-            return Told.KEPT
+            return ReportOutcome.KEPT
         try:
             await self._stub.ReportCanaryMetrics(
-                pb.ReportCanaryMetricsRequest(outcomes=map(_outcomes, outcomes)), timeout=REPORT_SECONDS
+                pb.ReportCanaryMetricsRequest(outcomes=map(_to_message, outcomes)), timeout=REPORT_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            told = from_rpc_error(error, "lora_server")
+            failure = from_rpc_error(error, "lora_server")
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return Told.REFUSED
-            if told.code in (_UNREACHABLE, "deadline_exceeded"):
-                return Told.LOST
-            return Told.KEPT if isinstance(told, Unavailable) else Told.REFUSED
-        return Told.SENT
+                return ReportOutcome.REFUSED
+            if failure.code in (_UNREACHABLE, "deadline_exceeded"):
+                return ReportOutcome.LOST
+            return ReportOutcome.KEPT if isinstance(failure, Unavailable) else ReportOutcome.REFUSED
+        return ReportOutcome.SENT
 
-    async def follow(self) -> None:
-        """Keeps the cell true to what the lora-server says, until cancelled."""
-        told = ""
+    async def watch(self) -> None:
+        """Stores every report of the lora-server, until cancelled; reopens the stream half a second after it ends."""
+        logged = ""
         while True:
             try:
                 await self._read_states()
-                why = "its lora-server ended the stream"
+                problem = "its lora-server ended the stream"
             except grpc.aio.AioRpcError as error:
-                why = f"its lora-server cannot be reached ({error.code().name})"
+                problem = f"its lora-server cannot be reached ({error.code().name})"
             except TimeoutError:
-                why = "its lora-server fell silent"
-            # The engine goes on with what is resident: only its stream of news is gone.
-            if why != told:
-                log.warning("engine %s: %s", self._name, why)
-                told = why
+                problem = "its lora-server has sent nothing for too long"
+            # The engine keeps its last state, and serves what is resident.
+            if problem != logged:
+                log.warning("engine %s: %s", self._name, problem)
+                logged = problem
             await asyncio.sleep(0.5)
 
     async def _read_states(self) -> None:
         stream, first = self._stub.Watch(pb.WatchRequest()), True
         try:
             while True:
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(SILENCE_TIMEOUT_SECONDS):
                     state = await stream.read()
                 if state is grpc.aio.EOF:
                     return
                 before = self._engines.get(self._name)
-                # Only a stream's first word may come from a server that counts anew; a later one that is lower is older
-                # than what `EnsureLoaded` has answered meanwhile.
+                # Only the first report of a stream may have a lower sequence number, from a restarted lora-server. A
+                # later one is older than a reply of `EnsureLoaded`.
                 if first or state.sequence >= before.sequence:
-                    self._engines.put(_engine(before, state))
+                    self._engines.update(_to_engine(before, state))
                 first = False
         finally:
             stream.cancel()
 
     async def close(self) -> None:
-        """Gives up what is being loaded."""
-        ensuring = list(self._ensuring.values())
-        for task in ensuring:
+        """Cancels the loads in progress."""
+        loads = list(self._loads.values())
+        for task in loads:
             task.cancel()
-        if ensuring:
-            await asyncio.wait(ensuring)
+        if loads:
+            await asyncio.wait(loads)
 
 
-async def follow(
+async def watch_engine(
     engines: Engines,
     name: str,
     address: str,
@@ -184,36 +188,36 @@ async def follow(
     tls: ClientTls | None = None,
     interceptors: Interceptors = (),
 ) -> None:
-    """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled.
+    """Keeps the state of the engine `name` in `engines` up to date, until cancelled.
 
-    As long as it runs, the engine's cell has its lora-server, and the desk at which its adapters are moved.
+    As long as it runs, the engine's state has clients of the lora-server at `address`.
     """
     async with open_channel(address, tls, interceptors) as channel:
         server = LoraServer(engines, name, channel, metrics)
-        cell = engines.cell(name)
-        cell.lora_server, cell.desk = server, AdapterDesk(channel)
+        state = engines.state(name)
+        state.lora_server, state.adapter_admin = server, AdapterAdminClient(channel)
         try:
-            await server.follow()
+            await server.watch()
         finally:
-            cell.lora_server = cell.desk = None
+            state.lora_server = state.adapter_admin = None
             await server.close()
 
 
-def _outcome(error: PointsmanError) -> str:
+def _load_outcome(error: PointsmanError) -> str:
     if isinstance(error, DeadlineExceeded):
         return "late"
     return "away" if error.code == _UNREACHABLE else "refused"
 
 
-def _engine(before: Engine, state: pb.EngineState) -> Engine:
+def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
     ready, detail = state.status == pb.ENGINE_STATUS_READY, state.detail
     aliases: Sequence[pb.Alias] = state.aliases
     if ready and state.base_model != before.model:
         ready, aliases = False, ()
         detail = f"it serves '{state.base_model}', not '{before.model}' as models.yaml says"
-    elif ready and before.place and _is_here(state.url) and not _is_here(f"//{before.place}"):
+    elif ready and before.endpoint and _is_local(state.url) and not _is_local(f"//{before.endpoint}"):
         ready = False
-        detail = f"its lora-server tells {state.url} of it, which is no place for others: set POINTSMAN_LORA_ENGINE_URL"
+        detail = f"its lora-server reports the local address {state.url}: set POINTSMAN_LORA_ENGINE_URL"
     return replace(
         before,
         url=state.url.rstrip("/"),
@@ -227,8 +231,8 @@ def _engine(before: Engine, state: pb.EngineState) -> Engine:
     )
 
 
-def _is_here(url: str) -> bool:
-    """Whether it leads to whichever machine it is used on."""
+def _is_local(url: str) -> bool:
+    """Whether the host is a loopback or unspecified address, which other machines cannot use."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)
@@ -237,7 +241,7 @@ def _is_here(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _outcomes(outcomes: CanaryMetrics) -> pb.Outcomes:
+def _to_message(outcomes: CanaryMetrics) -> pb.Outcomes:
     return pb.Outcomes(
         alias=outcomes.alias,
         revision=outcomes.revision,

@@ -1,4 +1,7 @@
-"""What is counted of engines; the labels are names in models.yaml, a number within a group, and codes of the code."""
+"""Prometheus metrics of the engines, and the canary outcomes that are reported to the lora-servers.
+
+Labels are bounded: names in models.yaml, numbers in a group, and error codes.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,19 +14,20 @@ from prometheus_client.registry import Collector
 
 from pointsman_gateway.domain import CanaryMetrics, Operation
 from pointsman_gateway.engines.engine_client import EngineRequest
-from pointsman_gateway.engines.engines import Cell, Engines
+from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.fast_metrics import FastCollector, counter
 
 
-class Calls(Protocol):
-    """Times what engines are asked."""
+class CallTimer(Protocol):
+    """Records the duration of engine calls."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
         ...
 
 
-class NobodyTimes:
+class NullCallTimer:
     """Implements `Calls` where nobody looks."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
@@ -31,65 +35,64 @@ class NobodyTimes:
 
 
 class EngineMetrics:
-    """Counts what is asked of engines, and what comes of it."""
+    """Counts engine calls, retries, hedges, adapter loads and changes of groups."""
 
-    def __init__(self, registry: CollectorRegistry, calls: Calls | None = None) -> None:
-        self._calls = calls or NobodyTimes()
-        self._attempts = counter(
-            "pointsman_engine_attempts", "What engines were asked, by its end.", ["engine", "outcome"]
-        )
+    def __init__(self, registry: CollectorRegistry, calls: CallTimer | None = None) -> None:
+        self._calls = calls or NullCallTimer()
+        self._attempts = counter("pointsman_engine_attempts", "Calls to engines by outcome.", ["engine", "outcome"])
         registry.register(FastCollector([self._attempts], []))
         self._opened = Counter(
-            "pointsman_engine_breaker_opened", "Times that an engine was given up.", ["engine"], registry=registry
+            "pointsman_engine_breaker_opened",
+            "Times that an engine's circuit breaker opened.",
+            ["engine"],
+            registry=registry,
         )
         self._retries = Counter(
             "pointsman_retries",
-            "Requests sent again before their first token; refused: the budget was spent.",
+            "Retries before the first token; refused: the retry budget was used up.",
             ["engine", "outcome"],
             registry=registry,
         )
         self._hedges = Counter(
             "pointsman_hedges",
-            "Second engines asked for a first token, by who answered; refused: the budget was spent.",
+            "Hedged requests by which engine answered first; refused: the retry budget was used up.",
             ["engine", "outcome"],
             registry=registry,
         )
         self._loads = Counter(
             "pointsman_adapter_loads",
-            "Adapters that lora-servers were asked to have loaded: loaded, refused, late, or the server was away.",
+            "Adapter loads requested from lora-servers: loaded, refused, late (timeout) or away (unreachable).",
             ["engine", "outcome"],
             registry=registry,
         )
         self._evicted = Counter(
             "pointsman_adapter_evicted",
-            "Requests that came to an engine when it had just let go of their adapter.",
+            "Requests whose adapter the engine had evicted in the meantime.",
             ["engine"],
             registry=registry,
         )
-        self._told = Counter(
+        self._canary_outcomes = Counter(
             "pointsman_canary_outcomes",
-            "Outcomes of requests to aliases with a canary: sent to a lora-server, refused by it, lost, or full.",
+            "Outcomes of requests to aliases with a canary: sent to a lora-server, refused, lost, or full (dropped).",
             ["outcome"],
             registry=registry,
         )
         self._lookups = Counter(
             "pointsman_engine_group_lookups",
-            "Questions to DNS where a group's engines are: answered or failed.",
+            "DNS lookups of engine groups: answered or failed.",
             ["group", "outcome"],
             registry=registry,
         )
         self._changes = Counter(
             "pointsman_engine_group_changes",
-            "Engines that came to a group or went from it.",
+            "Engines that joined (came) or left (went) a group.",
             ["group", "change"],
             registry=registry,
         )
-        self._members = Gauge(
-            "pointsman_engine_group_members", "Engines of a group that are known.", ["group"], registry=registry
-        )
+        self._members = Gauge("pointsman_engine_group_members", "Members of a group.", ["group"], registry=registry)
         self._left_out = Gauge(
             "pointsman_engine_group_left_out",
-            "Addresses beyond the most that a group may have.",
+            "Addresses ignored because the group has max_endpoints members.",
             ["group"],
             registry=registry,
         )
@@ -117,9 +120,9 @@ class EngineMetrics:
     def evicted(self, engine: str) -> None:
         self._evicted.labels(engine).inc()
 
-    def told(self, requests: int, outcome: str) -> None:
-        """`outcome` is "sent", "refused" or "lost"; or "full", where they were never noted."""
-        self._told.labels(outcome).inc(requests)
+    def canary_reported(self, requests: int, outcome: str) -> None:
+        """`outcome` is "sent", "refused", "lost", or "full" if they were dropped before a report."""
+        self._canary_outcomes.labels(outcome).inc(requests)
 
     def looked_up(self, group: str, outcome: str) -> None:
         """`outcome` is "answered" or "failed"."""
@@ -133,84 +136,85 @@ class EngineMetrics:
         self._members.labels(group).set(members)
         self._left_out.labels(group).set(left_out)
 
-    def group_is_gone(self, group: str) -> None:
-        """The configuration names it no more."""
+    def remove_group(self, group: str) -> None:
         self._members.remove(group)
         self._left_out.remove(group)
 
 
 class EngineStates(Collector):
-    """How the engines are at the moment somebody looks."""
+    """Gauges that read the engines' states at each scrape."""
 
-    def __init__(self, cells: Callable[[], Sequence[Cell]]) -> None:
+    def __init__(self, states: Callable[[], Sequence[EngineState]]) -> None:
         """`cells` are those of the generation that serves."""
-        self._cells = cells
+        self._cells = states
 
     def collect(self) -> Iterable[Metric]:
-        yield self._family("in_flight", "Answers that an engine is busy with.", lambda cell: cell.in_flight)
-        yield self._family("ready", "1 where an engine is up.", lambda cell: cell.engine.ready)
+        yield self._family("in_flight", "Answers in progress on the engine.", lambda state: state.in_flight)
+        yield self._family("ready", "1 if the engine is ready.", lambda state: state.engine.ready)
         yield self._family(
-            "breaker_open", "1 where an engine is left alone or on trial.", lambda cell: not cell.breaker.closed
+            "breaker_open",
+            "1 if the engine's circuit breaker is open or half open.",
+            lambda state: not state.breaker.closed,
         )
 
     def describe(self) -> Iterator[Metric]:
         """Nothing, so that registering it looks at no cell."""
         return iter(())
 
-    def _family(self, name: str, told: str, value: Callable[[Cell], float]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily(f"pointsman_engine_{name}", told, labels=["engine"])
-        for cell in self._cells():
-            family.add_metric([cell.engine.name], float(value(cell)))
+    def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"pointsman_engine_{name}", documentation, labels=["engine"])
+        for state in self._cells():
+            family.add_metric([state.engine.name], float(value(state)))
         return family
 
 
-EVERY = 1.0
-"""Seconds."""
+REPORT_INTERVAL_SECONDS = 1.0
+"""Seconds between two reports."""
 
 
-class Trials(Protocol):
-    """Where outcomes are counted."""
+class CanaryOutcomeSource(Protocol):
+    """Counts canary outcomes."""
 
     def take(self) -> Sequence[CanaryMetrics]:
-        """All that has not been handed over."""
+        """Returns the outcomes since the last call."""
         ...
 
     def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
-        """They could not be told."""
+        """Adds outcomes again that could not be reported."""
         ...
 
 
-class Reporter:
-    """Each count is told at most once: what may have arrived is not sent again, so that a batch can be lost.
+class CanaryReporter:
+    """Reports canary outcomes to the lora-servers about once a second, each outcome at most once.
 
-    That is what a second has brought, and only where a lora-server goes away, or answers too late, in the middle of a
-    call. What has certainly not arrived waits for the next time.
+    A report that may have arrived is not repeated, so up to a second of outcomes is lost if a lora-server disappears or
+    times out during a call. A report that cannot have arrived is sent again with the next one.
     """
 
-    def __init__(self, trials: Trials, engines: Callable[[], Engines], metrics: EngineMetrics) -> None:
-        """`engines` are those of the generation that serves."""
-        self._trials = trials
+    def __init__(self, source: CanaryOutcomeSource, engines: Callable[[], Engines], metrics: EngineMetrics) -> None:
+        """`engines` returns those of the active configuration."""
+        self._source = source
         self._engines = engines
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Reports until cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(REPORT_INTERVAL_SECONDS)
             await self.report()
 
     async def report(self) -> None:
-        """To one lora-server of each model, whichever can be reached; they all count into one registry."""
-        outcomes = sorted(self._trials.take(), key=lambda one: one.model)
+        """Reports to one reachable lora-server of each model: they share one registry."""
+        outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
 
     async def _report(self, model: str, outcomes: list[CanaryMetrics]) -> None:
-        for cell in self._engines().cells:
-            if cell.engine.model != model or cell.lora_server is None:
+        for state in self._engines().states:
+            if state.engine.model != model or state.lora_server is None:
                 continue
-            became = await cell.lora_server.report(outcomes)
-            if became != "kept":
-                self._metrics.told(sum(one.requests for one in outcomes), became)
+            outcome = await state.lora_server.report(outcomes)
+            if outcome != "kept":
+                self._metrics.canary_reported(sum(one.requests for one in outcomes), outcome)
                 return
-        self._trials.give_back(outcomes)
+        self._source.give_back(outcomes)

@@ -1,4 +1,4 @@
-"""Sends requests to OpenAI-compatible engines, and pushes their answers on as they arrive."""
+"""The client for OpenAI-compatible engines: sends requests, and pushes the answers to sinks as they arrive."""
 
 import asyncio
 import json
@@ -12,8 +12,15 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Operation
-from pointsman_gateway.engines import engine_client
-from pointsman_gateway.engines.engine_client import EngineRequest
+from pointsman_gateway.engines.engine_client import (
+    EngineRequest,
+    broke_off,
+    no_connection_in_time,
+    no_first_token_in_time,
+    no_more_in_time,
+    out_of_time,
+    refused,
+)
 from pointsman_gateway.engines.http1 import (
     Connection,
     ConnectionFailed,
@@ -27,7 +34,7 @@ from pointsman_gateway.engines.openai_events import EventReader
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Of an answer that is no stream; more of it is not waited for."""
+"""Limit for an error response; the client does not wait for more of it."""
 
 _PATHS: dict[Operation, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
@@ -50,7 +57,7 @@ class OpenAIClient:
 
 
 class OpenAITransfer:
-    """One answer on its way. Implements `Transfer`: callbacks of the connection push it, no task waits for it."""
+    """Implements `Transfer`. The connection's callbacks push the answer; no task waits for it."""
 
     __slots__ = (
         "_client",
@@ -74,7 +81,7 @@ class OpenAITransfer:
         self._reader = EventReader(request.as_a_whole)
         self._has_begun = self._is_new = self._is_paused = False
         self._context = copy_context()
-        """The request's. A copy: what runs in it may resume the request, which enters its own."""
+        """A copy of the request's context: code in it may resume the request's run, which enters the original."""
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
         connection = client.pool.idle(self._origin)
@@ -87,7 +94,7 @@ class OpenAITransfer:
                 self.close()
                 raise
 
-    # -- what the call does
+    # -- called by the engine call
 
     def pause(self) -> None:
         self._is_paused = True
@@ -95,13 +102,13 @@ class OpenAITransfer:
     def resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            self._on_news()
+            self._on_event()
 
     def close(self) -> None:
         self._sink = None
-        self._let_go(complete=self._reader.done)
+        self._release(complete=self._reader.done)
 
-    # -- the connection
+    # -- connection
 
     def _connect(self) -> None:
         context = self._context
@@ -111,7 +118,7 @@ class OpenAITransfer:
 
     def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
         if self._connecting is not connecting:
-            _throw_away(connecting)
+            _discard(connecting)
             return
         self._connecting = None
         if connecting.cancelled():
@@ -123,16 +130,16 @@ class OpenAITransfer:
         except Exception as error:
             self._end(error)
         finally:
-            del connecting  # it holds the error, whose traceback has this frame
+            del connecting  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def _post(self, connection: Connection) -> None:
         self._connection, request = connection, self._request
         connection.post(_head(self._origin, request), _encode(_body(request)))
-        connection.limit(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
-        connection.on_news = self._on_news
+        connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
+        connection.on_event = self._on_event
 
-    def _let_go(self, *, complete: bool = False) -> None:
-        """Gives the connection back if its answer is complete, else closes it, which stops the engine."""
+    def _release(self, *, complete: bool = False) -> None:
+        """Returns the connection to the pool if the answer is complete, else closes it, which stops the engine."""
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -144,61 +151,61 @@ class OpenAITransfer:
         else:
             connection.close()
 
-    # -- what arrives
+    # -- response
 
-    def _on_news(self) -> None:
+    def _on_event(self) -> None:
         connection = self._connection
         if self._is_paused or connection is None:
             return
         if connection.status == 200:
             self._read(connection)
         elif connection.failure is not None:
-            self._lose(connection, connection.failure)
-        elif connection.status and (connection.complete or connection.unread > MAX_REFUSAL_BYTES):
+            self._on_lost(connection, connection.failure)
+        elif connection.status and (connection.is_complete or connection.unread > MAX_REFUSAL_BYTES):
             self._fail(_refusal(self._request, connection))
 
     def _read(self, connection: Connection) -> None:
         reader = self._reader
         if not reader.done:
-            chunks = reader.read(connection.taken())
+            chunks = reader.read(connection.read())
             if chunks and self._sink is not None:
                 if not self._has_begun:
                     self._has_begun = True
                     if not reader.done:
-                        connection.limit(self._request.timeouts.stream_idle_seconds, self._request.deadline)
+                        connection.set_timeouts(self._request.timeouts.stream_idle_seconds, self._request.deadline)
                 self._sink.chunks(chunks, reader.done)
             if self._is_paused or self._sink is None:
                 return  # `resume` comes back here
         if reader.failure:
-            self._fail(engine_client.broke_off(self._request, reader.failure))
+            self._fail(broke_off(self._request, reader.failure))
         elif reader.done:
             self._end(None)
         elif connection.failure is not None:
-            self._lose(connection, connection.failure)
-        elif connection.complete:
-            self._fail(engine_client.broke_off(self._request, "the stream ended without [DONE]"))
+            self._on_lost(connection, connection.failure)
+        elif connection.is_complete:
+            self._fail(broke_off(self._request, "the stream ended without [DONE]"))
 
-    def _lose(self, connection: Connection, failure: ConnectionFailed) -> None:
+    def _on_lost(self, connection: Connection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):
             self._fail(self._failure_of(failure))
-        else:  # the engine closed the idle connection as the request went out: it has done nothing yet
-            self._let_go()
+        else:  # the engine closed the idle connection before it got the request: retry on a new one
+            self._release()
             self._connect()
 
     def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
         request = self._request
         if not isinstance(error, TimedOut):
-            return engine_client.broke_off(request, str(error))
+            return broke_off(request, str(error))
         if self._client.clock() >= request.deadline:
-            return engine_client.out_of_time()
+            return out_of_time()
         if isinstance(error, NotConnected):
-            return engine_client.no_connection_in_time(request)
+            return no_connection_in_time(request)
         if self._has_begun:
-            return engine_client.no_more_in_time(request)
-        return engine_client.no_first_token_in_time(request)
+            return no_more_in_time(request)
+        return no_first_token_in_time(request)
 
     def _fail(self, error: PointsmanError) -> None:
-        self._let_go()
+        self._release()
         self._end(error)
 
     def _end(self, error: Exception | None) -> None:
@@ -207,30 +214,26 @@ class OpenAITransfer:
             sink.ended(error)
 
 
-def _throw_away(connecting: "asyncio.Task[Connection]") -> None:
-    """The connection was made in the very moment in which nobody wanted it any more."""
+def _discard(connecting: "asyncio.Task[Connection]") -> None:
+    """Closes a connection that was opened after the request was closed."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
 
 
 def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
-    """Of an answer that is no stream."""
-    body = connection.taken()
+    """The error of a response that is no stream."""
+    body = connection.read()
     message, param = body[:500].decode("utf-8", "replace"), None
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
         error = json.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
-    return engine_client.refused(request, connection.status, message, param, connection.retry_after)
+    return refused(request, connection.status, message, param, connection.retry_after)
 
 
 def _head(origin: Origin, request: EngineRequest) -> bytes:
-    more = request.trace_headers
-    if request.api_key:
-        more += f"authorization: Bearer {request.api_key}\r\n"
-    # identity: a compressed stream would come in lumps.
     return (
-        f"POST {origin.path}{_PATHS[request.operation]} HTTP/1.1\r\n{origin.head}"
-        f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{more}"
+        f"POST {origin.path}{_PATHS[request.operation]} HTTP/1.1\r\n{origin.headers}"
+        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.auth_header}"
     ).encode("latin-1")
 
 

@@ -1,14 +1,95 @@
-"""What engines write in other shapes than OpenAI's, brought into OpenAI's: nothing behind it expects another."""
+"""The events of OpenAI-compatible streams: how they are decoded, and how other formats are converted to OpenAI's.
+
+Engines differ in tool calls, content in parts and log-probabilities. After `DeltaNormalizer` they do not.
+"""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
-class OddDelta(ValueError):
-    """Nothing can be made of it."""
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: Count | None = None
+
+
+class UsageFields(msgspec.Struct, gc=False):
+    prompt_tokens: Count
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str | None = None
+    content: str | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    index: Count = 0
+    delta: Delta | None = None
+    text: str | None = None
+    """Of a text completion, which has no delta."""
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """An event with a text delta, as most are."""
+
+    choices: list[Choice] | None = None
+    usage: UsageFields | None = None
+    error: Any = None
+    metrics: Any = None
+
+
+class AnyChoice(msgspec.Struct, gc=False):
+    index: Count | None = 0
+    delta: dict[str, Any] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class AnyEvent(msgspec.Struct, gc=False):
+    """An event whose deltas may have any fields."""
+
+    choices: list[AnyChoice] | None = None
+    usage: UsageFields | None = None
+    error: Any = None
+    metrics: Any = None
+
+
+class _TextDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str | None = None
+    content: str = ""
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _TextDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _TextEvent(msgspec.Struct, gc=False):
+    """An event that decodes only if it holds a text and nothing else."""
+
+    choices: Annotated[list[_TextChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: None = None
+    error: None = None
+
+
+decode_event = msgspec.json.Decoder(Event).decode
+decode_events = msgspec.json.Decoder(list[Event]).decode
+decode_texts = msgspec.json.Decoder(list[_TextEvent]).decode
+decode_any_event = msgspec.json.Decoder(AnyEvent).decode
+
+
+class UnreadableDelta(ValueError):
+    """The delta cannot be converted to OpenAI's format."""
 
 
 class _Alternative(msgspec.Struct, gc=False):
@@ -25,71 +106,71 @@ class _Logprobs(msgspec.Struct, gc=False):
     content: list[_Token] | None = None
 
 
-def are_logprobs(told: Any) -> bool:
-    """Whether they are what a conversation's or a completion's log-probabilities look like."""
-    if not isinstance(told, dict):
+def are_logprobs(value: Any) -> bool:
+    """Whether `value` has OpenAI's format for log-probabilities."""
+    if not isinstance(value, dict):
         return False
     try:
-        msgspec.convert(told, _Logprobs)
+        msgspec.convert(value, _Logprobs)
     except msgspec.MsgspecError:
         return False
     return True
 
 
-class Straightened:
-    """The deltas of one stream."""
+class DeltaNormalizer:
+    """Converts the deltas of one stream: content in parts, tool calls without numbers or with arguments as objects."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}
-        """By choice, the last tool call that had no number of its own: the one it was given, and its id."""
+        """By choice, the number and id of the last tool call that had no number of its own."""
 
-    def taken_apart(self, choice: int, delta: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
-        """The text; all else but the role; and whether that is what the delta says word for word. Raises OddDelta.
+    def normalize(self, choice: int, delta: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
+        """Returns the text, the other fields except the role, and whether nothing was changed. Raises UnreadableDelta.
 
-        Of content in parts only the text is taken. A call that has no number has the next one, where it brings a name
-        or an id of its own, else that of the call before it.
+        Only the text is taken from content in parts. A tool call without a number gets the next number if it has a name
+        or an id of its own, else the number of the call before it.
         """
         content = delta.get("content")
         text = _text(content)
         rest = {key: value for key, value in delta.items() if key not in ("role", "content") and value is not None}
-        as_it_came = content is None or text is content
+        is_unchanged = content is None or text is content
         if "tool_calls" in rest:
             calls = rest.pop("tool_calls")
-            straight = self._straight_calls(choice, calls if isinstance(calls, list) else [calls])
-            as_it_came = as_it_came and straight == calls
-            if straight:
-                rest["tool_calls"] = straight
+            normalized = self._normalize_calls(choice, calls if isinstance(calls, list) else [calls])
+            is_unchanged = is_unchanged and normalized == calls
+            if normalized:
+                rest["tool_calls"] = normalized
         if "function_call" in rest:
             call = rest["function_call"]
-            rest["function_call"] = _function(call)
-            as_it_came = as_it_came and rest["function_call"] == call
-        return text, rest, as_it_came
+            rest["function_call"] = _normalize_function(call)
+            is_unchanged = is_unchanged and rest["function_call"] == call
+        return text, rest, is_unchanged
 
-    def _straight_calls(self, choice: int, calls: list[Any]) -> list[dict[str, Any]]:
-        return [self._straight_call(choice, call) for call in calls]
+    def _normalize_calls(self, choice: int, calls: list[Any]) -> list[dict[str, Any]]:
+        return [self._normalize_call(choice, call) for call in calls]
 
-    def _straight_call(self, choice: int, call: Any) -> dict[str, Any]:
+    def _normalize_call(self, choice: int, call: Any) -> dict[str, Any]:
         if not isinstance(call, dict):
-            raise OddDelta("a tool call is no object")
-        straight = dict(call)
+            raise UnreadableDelta("a tool call is no object")
+        normalized = dict(call)
         if call.get("function") is not None:
-            straight["function"] = _function(call["function"])
+            normalized["function"] = _normalize_function(call["function"])
         if isinstance(call.get("id"), int):
-            straight["id"] = str(call["id"])
+            normalized["id"] = str(call["id"])
         elif not isinstance(call.get("id"), str | None):
-            raise OddDelta("a tool call's id is no text")
+            raise UnreadableDelta("a tool call's id is no text")
         number = call.get("index")
         if number is None:
-            straight["index"] = self._number(choice, straight)
+            normalized["index"] = self._number(choice, normalized)
         elif type(number) is not int or number < 0:
-            raise OddDelta("a tool call's index is no number from 0")
-        return straight
+            raise UnreadableDelta("a tool call's index is no number from 0")
+        return normalized
 
     def _number(self, choice: int, call: Mapping[str, Any]) -> int:
         number, last_id = self._calls.get(choice, (-1, ""))
         call_id = call.get("id") or ""
-        begins = call_id != last_id if call_id else bool((call.get("function") or {}).get("name"))
-        if begins or number < 0:
+        is_new = call_id != last_id if call_id else bool((call.get("function") or {}).get("name"))
+        if is_new or number < 0:
             number, last_id = number + 1, call_id
         self._calls[choice] = number, last_id
         return number
@@ -99,17 +180,17 @@ def _text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise OddDelta("content is neither text nor parts")
+        raise UnreadableDelta("content is neither text nor parts")
     parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
     return "".join([text for text in parts if isinstance(text, str)])
 
 
-def _function(function: Any) -> dict[str, Any]:
+def _normalize_function(function: Any) -> dict[str, Any]:
     if not isinstance(function, dict):
-        raise OddDelta("a called function is no object")
-    straight, arguments = dict(function), function.get("arguments")
+        raise UnreadableDelta("a called function is no object")
+    normalized, arguments = dict(function), function.get("arguments")
     if isinstance(arguments, dict | list):
-        straight["arguments"] = json.dumps(arguments, separators=(",", ":"), ensure_ascii=False)
-    if not all(isinstance(straight.get(key), str | None) for key in ("name", "arguments")):
-        raise OddDelta("a called function's name and arguments are no texts")
-    return straight
+        normalized["arguments"] = json.dumps(arguments, separators=(",", ":"), ensure_ascii=False)
+    if not all(isinstance(normalized.get(key), str | None) for key in ("name", "arguments")):
+        raise UnreadableDelta("a called function's name and arguments are no texts")
+    return normalized

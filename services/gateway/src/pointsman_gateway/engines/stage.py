@@ -1,8 +1,9 @@
-"""Chooses the engine for a prompt, and another one if that fails before its first token."""
+"""The backends that answer with engines: `AdapterLoading` around `EngineBackend` around retries, hedging and a call."""
 
 import asyncio
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from pointsman_servicekit.eager import in_task
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.schema import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request
-from pointsman_gateway.engines.call import Accounts, EngineCaller, NoAccounts
+from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
     CompletionRequest,
     EngineClient,
@@ -29,7 +30,7 @@ DEFAULTS = ResilienceConfig()
 
 
 class EngineBackend:
-    """Implements `Backend` with the engines that can answer."""
+    """Implements `Backend`: chooses an engine, and another one if it fails before its first token."""
 
     def __init__(
         self,
@@ -38,20 +39,20 @@ class EngineBackend:
         clock: Callable[[], float],
         resilience: ResilienceConfig = DEFAULTS,
         metrics: EngineMetrics | None = None,
-        accounts: Accounts | None = None,
+        busy_times: BusyTimeTracker | None = None,
     ) -> None:
         """`clock` is the event loop's, by which deadlines are measured."""
-        counted = metrics or EngineMetrics(CollectorRegistry())
+        metrics = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
         budget = RetryBudget(resilience.retries.budget_ratio, resilience.retries.min_retries)
-        caller = EngineCaller(client, counted, clock, accounts or NoAccounts())
-        hedging = Hedging(caller, resilience.hedge_after_seconds, budget, counted)
-        self._retrying = Retrying(hedging, resilience.retries, budget, counted, clock)
+        caller = EngineCaller(client, metrics, clock, busy_times or NullBusyTimeTracker())
+        hedging = Hedging(caller, resilience.hedge_after_seconds, budget, metrics)
+        self._retrying = Retrying(hedging, resilience.retries, budget, metrics, clock)
         self._engines = engines
         self._bound = resilience.load_bound
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises Unavailable once every engine has failed, DeadlineExceeded, and what the engines refuse."""
+        """Raises Unavailable if every engine has failed, DeadlineExceeded, and errors that are the client's fault."""
         path = decision.path
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
@@ -59,9 +60,9 @@ class EngineBackend:
         key = hash_prefix(prompt.messages) if len(targets) > 1 else 0
         candidates = Candidates(targets, key, self._bound)
         first = candidates.take()
-        assert first is not None  # targets() are never none, and nothing has happened since
+        assert first is not None  # `targets` are available, and nothing has been awaited since
         sampling = request.sampling.with_defaults(path.sampling)
-        wanted = CompletionRequest(
+        completion = CompletionRequest(
             prompt.messages,
             sampling,
             request.deadline,
@@ -69,35 +70,42 @@ class EngineBackend:
             path=path.name,
             as_a_whole=request.as_a_whole,
         )
-        return await self._retrying.open(first, candidates, wanted)
+        return await self._retrying.open(first, candidates, completion)
 
 
 MAX_EVICTIONS = 2
-"""How often a request is sent again after an engine had evicted its adapter."""
+"""How often a request is sent again because an engine had evicted its adapter."""
 
 
 class AdapterLoading:
-    """Implements `Backend` around another. A path without an adapter passes through."""
+    """Implements `Backend` around another: waits for an adapter that no engine holds, until an engine has loaded it."""
 
     def __init__(
-        self, inner: Backend, engines: Engines, clock: Callable[[], float], resilience: ResilienceConfig
+        self,
+        inner: Backend,
+        engines: Engines,
+        clock: Callable[[], float],
+        resilience: ResilienceConfig,
+        lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`clock` is the event loop's, by which deadlines are measured."""
+        """`clock` is the event loop's, by which deadlines are measured. While a request waits for a load, its slot is
+        lent to another one."""
         self.inner = inner
         self.engines = engines
+        self.lend_slot = lend_slot
         self.clock = clock
         self.timeout = resilience.adapter_load_timeout_seconds
         self.load_bound = resilience.load_bound
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises NotLoaded, NotLoadedInTime, and what the inner backend raises."""
+        """Raises NotLoaded, NotLoadedInTime, and the inner backend's errors."""
         if not decision.path.adapter:
             return await self.inner.open(request, decision, prompt)
         return await _Load(self, request).open(decision, prompt)
 
 
 class _Load:
-    """The adapter of one request on one path."""
+    """Loads the adapter of one request on one path, as often as it is evicted."""
 
     def __init__(self, loading: AdapterLoading, request: Request) -> None:
         self._loading = loading
@@ -116,32 +124,33 @@ class _Load:
                 answer = await self._loading.inner.open(self._request, decision, prompt)
             except NotResident as error:
                 evictions += 1
-                if evictions > MAX_EVICTIONS or not self._can_be_had(path, version):
+                if evictions > MAX_EVICTIONS or not self._is_obtainable(path, version):
                     raise NotLoaded(error.message, self._waited, error.retry_after or 1.0) from error
             else:
                 return replace(answer, waited=self._waited) if self._waited else answer
 
-    def _can_be_had(self, path: Path, version: str) -> bool:
+    def _is_obtainable(self, path: Path, version: str) -> bool:
         return self._engines.holds(path.model, version) or self._engines.may_load(path.model, version)
 
     async def _load(self, path: Path, version: str) -> None:
-        offers = self._engines.offers(path)
-        if not offers:
+        targets = self._engines.loading_targets(path)
+        if not targets:
             return  # no engine can load it: the inner backend raises the reason
-        await in_task()  # what follows sets a timeout
+        await in_task()  # `asyncio.timeout_at` needs a task
         began = self._clock()
         try:
-            await self._load_on_one(offers, version, began)
+            with self._loading.lend_slot():
+                await self._load_on_one(targets, version, began)
         finally:
             self._waited += self._clock() - began
 
-    async def _load_on_one(self, offers: list[Target], version: str, began: float) -> None:
-        """Tries engine after engine. All gateways begin with the same one: rendezvous hashing with bounded loads.
+    async def _load_on_one(self, targets: list[Target], version: str, began: float) -> None:
+        """Tries one engine after another; all gateways start with the same one (rendezvous hashing, bounded loads).
 
         Raises NotLoaded, NotLoadedInTime.
         """
         timeout = self._loading.timeout
-        candidates = Candidates(offers, zlib.crc32(version.encode()), self._loading.load_bound)
+        candidates = Candidates(targets, zlib.crc32(version.encode()), self._loading.load_bound)
         failure: PointsmanError | None = None
         try:
             async with asyncio.timeout_at(min(began + timeout - self._waited, self._request.deadline)):
@@ -159,10 +168,10 @@ class _Load:
                 raise NotLoadedInTime(waited) from error
             raise NotLoaded(f"adapter '{version}' is not loaded within {timeout:g} s", waited) from error
         finally:
-            del failure  # its traceback has this frame, which would hold it
+            del failure  # breaks the reference cycle between the error's traceback and this frame
 
     async def _load_on(self, target: Target, version: str) -> None:
-        server = target.cell.lora_server
+        server = target.state.lora_server
         if server is None:
-            raise Unavailable(f"engine '{target.engine.name}' is followed no more", code="lora_server_unavailable")
+            raise Unavailable(f"engine '{target.engine.name}' is not watched any more", code="lora_server_unavailable")
         await server.ensure(version, self._loading.timeout)

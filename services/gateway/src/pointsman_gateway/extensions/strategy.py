@@ -47,7 +47,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A prompt in the making."""
+    """A prompt under construction."""
 
     request: Request
     vector: Vector | None
@@ -62,7 +62,7 @@ class Draft:
     collection_versions: tuple[tuple[str, int], ...] = ()
     """(collection, version) of each search that succeeded."""
     is_last: bool = False
-    """Whether no other path can answer the request any more."""
+    """Whether the request has no other path to fall back to."""
 
     def with_system(self, text: str) -> "Draft":
         return replace(self, system=(*self.system, text))

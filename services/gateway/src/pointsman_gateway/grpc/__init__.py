@@ -1,1 +1,1 @@
-"""The internal gRPC interface of the gateway."""
+"""The gRPC server of the gateway."""

@@ -1,19 +1,19 @@
-"""What travels beside gRPC's messages: the credential on the way in; decision, usage and cost on the way out."""
+"""Metadata of gRPC calls: the credential and cache control of requests; decision, usage and cost of answers."""
 
 from collections.abc import Iterable, Mapping
 
 from pointsman_servicekit.logs import request_id
 
+from pointsman_gateway.codec.headers import cost_header, decision_headers
 from pointsman_gateway.domain import Decision, Receipt, Started
-from pointsman_gateway.http.openai_answers import cost_header, decision_headers
 
 Metadata = tuple[tuple[str, str], ...]
 
-_NONE: Mapping[str, str] = {}
+_NO_LIMITS: Mapping[str, str] = {}
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """As HTTP's header; empty where there is none."""
+    """The value of the Authorization header; empty if there is none."""
     for name, value in metadata or ():
         if name == "authorization":
             return str(value)
@@ -21,24 +21,26 @@ def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
 
 
 def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
-    """As HTTP's header of that name; empty where there is none."""
+    """The value of the Cache-Control header; empty if there is none."""
     found = next((value for name, value in metadata or () if name == "cache-control"), "")
     return found.encode() if isinstance(found, str) else found
 
 
-def beginning(started: Started) -> Metadata:
-    """Initial metadata of a stream: what HTTP sends in its response headers, by the same names."""
-    ours = [(name.decode(), _printable(value.decode("latin-1"))) for name, value in decision_headers(started)]
-    return (*ours, *started.limit_headers.items())
+def initial_metadata(started: Started) -> Metadata:
+    """Initial metadata of a stream: the response headers that HTTP sends, by the same names."""
+    headers = [(name.decode(), _to_ascii(value.decode("latin-1"))) for name, value in decision_headers(started)]
+    return (*headers, *started.limit_headers.items())
 
 
-def trailers(decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NONE) -> Metadata:
-    """As much as is known; `limits` where they have not been sent before."""
-    sent = [("x-pointsman-request-id", _printable(request_id.get()))]
+def trailing_metadata(
+    decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
+) -> Metadata:
+    """Trailing metadata as far as it is known; `limits` are the rate limit headers if none were sent before."""
+    sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:
         sent += [
             ("x-pointsman-decision-id", decision.id),
-            ("x-pointsman-path", _printable(decision.path.name)),
+            ("x-pointsman-path", _to_ascii(decision.path.name)),
             ("x-pointsman-kind", decision.path.kind.value),
         ]
     if receipt is not None:
@@ -52,8 +54,8 @@ def trailers(decision: Decision | None, receipt: Receipt | None, limits: Mapping
     return (*sent, *limits.items())
 
 
-def _printable(value: str) -> str:
-    """Metadata is ASCII without control characters; a name in the configuration may be more."""
+def _to_ascii(value: str) -> str:
+    """Replaces characters that metadata cannot hold; names in the configuration may contain any character."""
     if value.isascii() and value.isprintable():
         return value
     return "".join([c if c.isascii() and c.isprintable() else "?" for c in value])

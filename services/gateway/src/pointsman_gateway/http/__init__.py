@@ -1,1 +1,1 @@
-"""The HTTP interface of the gateway: OpenAI's API, Pointsman's own routes, and the console."""
+"""The HTTP server of the gateway: OpenAI's API, the gateway's own routes, and the console."""

@@ -1,32 +1,47 @@
-"""One answer over ASGI, until its client disconnects."""
+"""Sends one answer over ASGI, and stops its run as soon as the client disconnects."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import PointsmanError
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
-from pointsman_gateway.http.answer_sink import HttpAnswer, error_response
-from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.http.hang_up import ClientGone, until_hung_up
-from pointsman_gateway.http.openai_answers import Headers
+from pointsman_gateway.http.encoding import Encoder, error_response
+from pointsman_gateway.http.sinks import HttpSink
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
 
+Result = TypeVar("Result")
 
-class AsgiSink(HttpAnswer, ItemQueue[Message]):
+ON_DISCONNECT = "pointsman.on_disconnect"
+"""Key in the ASGI scope: the callback that the server calls if the client disconnects before its answer is complete.
+
+A server that supports it sets it to None at first, and to `DISCONNECTED` once the client has disconnected. Waiting for
+`receive` instead needs a task for each request, which costs more than reading the request.
+"""
+DISCONNECTED = "disconnected"
+
+
+class ClientDisconnected(Exception):
+    """The client has disconnected before its answer was complete."""
+
+
+class AsgiSink(HttpSink, ItemQueue[Message]):
     """Implements `AnswerSink` as a queue of ASGI messages."""
 
     def __init__(self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]]) -> None:
-        HttpAnswer.__init__(self, encoder, streams, extra_headers)
+        HttpSink.__init__(self, encoder, streams, extra_headers)
         ItemQueue.__init__(self)
 
     def failed(self, error: PointsmanError) -> None:
         if isinstance(error, AnswerNotRead):
             self.close(error)
         else:
-            HttpAnswer.failed(self, error)
+            HttpSink.failed(self, error)
 
     def closed(self) -> None:
         self.detach()
@@ -34,20 +49,20 @@ class AsgiSink(HttpAnswer, ItemQueue[Message]):
     def send_head(self, headers: Headers) -> None:
         self.put({"type": "http.response.start", "status": 200, "headers": headers})
 
-    def send_piece(self, piece: bytes, *, more: bool) -> None:
-        if piece:
-            self.put({"type": "http.response.body", "body": piece, "more_body": True})
+    def send_part(self, part: bytes, *, more: bool) -> None:
+        if part:
+            self.put({"type": "http.response.body", "body": part, "more_body": True})
 
-    def send_end(self, piece: bytes) -> None:
-        self.put({"type": "http.response.body", "body": piece, "more_body": False})
+    def send_end(self, part: bytes) -> None:
+        self.put({"type": "http.response.body", "body": part, "more_body": False})
 
     def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        for message in whole_response(status, headers, body):
+        for message in _to_messages(status, headers, body):
             self.put(message)
 
 
 class AsgiAnswer(Response):
-    """Answers one request while it is sent. FastAPI takes it for a response."""
+    """Runs one request while its answer is sent. A `Response`, so that a FastAPI handler can return it."""
 
     def __init__(
         self,
@@ -61,19 +76,18 @@ class AsgiAnswer(Response):
         self._pipeline = pipeline
         self._request = request
         self._sink = AsgiSink(encoder, streams, extra_headers)
-        self._has_begun = False
+        self._has_run = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The run has metered a request whose client has gone.
         try:
-            await until_hung_up(scope, receive, self._answer(send))
-        except (ClientGone, AnswerNotRead, OSError):
-            if not self._has_begun:
+            await run_until_disconnect(scope, receive, self._run(send))
+        except (ClientDisconnected, AnswerNotRead, OSError):
+            if not self._has_run:  # otherwise the run has written the receipt
                 request = self._request
                 self._pipeline.turned_away(request.operation, None, request.arrived_at, request.caller)
 
-    async def _answer(self, send: Send) -> None:
-        self._has_begun = True
+    async def _run(self, send: Send) -> None:
+        self._has_run = True
         sink = self._sink
         sink.run = run = self._pipeline.run(self._request, sink)
         run.start()
@@ -81,12 +95,56 @@ class AsgiAnswer(Response):
         await sink.write_to(send, self._request.deadline)
 
 
+async def run_until_disconnect(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Returns the result of `work`; cancels it and raises ClientDisconnected if the client disconnects first."""
+    task = asyncio.current_task()
+    assert task is not None
+    watch = _DisconnectWatch(task)
+    listening = None
+    if ON_DISCONNECT not in scope:
+        listening = asyncio.create_task(watch.listen(receive))
+    elif scope[ON_DISCONNECT] is DISCONNECTED:
+        work.close()
+        raise ClientDisconnected
+    else:
+        scope[ON_DISCONNECT] = watch.on_disconnect
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watch.has_disconnected and task.uncancel() == 0:
+            raise ClientDisconnected from None
+        raise
+    finally:
+        if listening is None:
+            scope[ON_DISCONNECT] = DISCONNECTED if watch.has_disconnected else None
+        else:
+            listening.cancel()
+
+
+class _DisconnectWatch:
+    """Cancels a task if the client disconnects."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.has_disconnected = False
+        self._task = task
+
+    def on_disconnect(self) -> None:
+        self.has_disconnected = True
+        self._task.cancel()
+
+    async def listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.on_disconnect()
+
+
 async def send_error(send: Send, error: PointsmanError, extra_headers: Headers) -> None:
-    for message in whole_response(*error_response(error, extra_headers)):
+    """Sends a complete response that reports the error."""
+    for message in _to_messages(*error_response(error, extra_headers)):
         await send(message)
 
 
-def whole_response(status: int, headers: Headers, body: bytes) -> tuple[Message, Message]:
+def _to_messages(status: int, headers: Headers, body: bytes) -> tuple[Message, Message]:
     headers.append((b"content-length", b"%d" % len(body)))
     return (
         {"type": "http.response.start", "status": status, "headers": headers},

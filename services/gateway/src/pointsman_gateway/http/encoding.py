@@ -1,35 +1,111 @@
-"""How one answer is written in one dialect of HTTP: each of OpenAI's endpoints has an encoder of its own."""
+"""What all responses share: the protocol of the encoders of OpenAI's endpoints, JSON, errors, usage and receipts."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.codec.headers import Headers
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Usage
+
+JSON_TYPE = (b"content-type", b"application/json")
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream in most of OpenAI's endpoints."""
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "invalid_request_error",
+    429: "rate_limit_error",
+}
+"""OpenAI's error types by HTTP status; all others are "server_error"."""
+
+to_json = msgspec.json.Encoder().encode
 
 
 class Encoder(Protocol):
-    """Writes one answer: as a stream (`begun`, `chunks`..., then `finished` or `failed`), or as a whole.
+    """Encodes one answer for one endpoint, as a stream or as a whole.
 
-    Everything but `whole` returns server-sent events, complete with their blank lines; there may be none.
+    A stream is `encode_start`, `encode_chunks` any number of times, and `encode_end` or `encode_error`. These return
+    complete server-sent events; the result may be empty.
     """
 
-    def begun(self, started: Started) -> bytes:
-        """What is sent before the first chunk."""
+    def encode_start(self, started: Started) -> bytes:
+        """Events that precede the first chunk."""
         ...
 
-    def chunks(self, chunks: Chunks) -> bytes:
-        """On the hot path: once for each read from an engine."""
+    def encode_chunks(self, chunks: Chunks) -> bytes:
+        """Called once for each read from an engine."""
         ...
 
-    def finished(self, finished: Finished) -> bytes:
-        """What ends a stream that came to its end ("data: [DONE]" in most dialects)."""
+    def encode_end(self, finished: Finished) -> bytes: ...
+
+    def encode_error(self, error: PointsmanError) -> bytes:
+        """The events that end a stream whose answer has failed."""
         ...
 
-    def failed(self, error: PointsmanError) -> bytes:
-        """What ends a stream that broke off."""
+    def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        """The JSON body of an answer that is not streamed."""
         ...
 
-    def whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
-        """The body of a plain answer, in JSON."""
-        ...
+
+def to_event(data: Any) -> bytes:
+    """A server-sent event."""
+    return b"data: " + to_json(data) + b"\n\n"
+
+
+def error_body(error: PointsmanError) -> dict[str, Any]:
+    """An error in OpenAI's format."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": ERROR_TYPES.get(error.http_status, "server_error"),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_headers(error: PointsmanError) -> dict[str, str]:
+    return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
+
+
+def error_response(error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of a response that reports an error."""
+    headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
+    return error.http_status, headers, to_json(error_body(error))
+
+
+def encode_headers(headers: Mapping[str, str]) -> Headers:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage` object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def receipt_body(receipt: Receipt) -> dict[str, Any]:
+    """The `pointsman` object that is added to OpenAI's answers."""
+    return {
+        "path": receipt.decision.path.name,
+        "kind": receipt.decision.path.kind.value,
+        "cost_usd": receipt.cost_usd,
+        "cost_parts_usd": receipt.cost_parts_usd,
+        "seconds": receipt.rounded_seconds,
+        "sources": [
+            {"document_id": source.document_id, "title": source.title, "score": round(source.score, 4)}
+            for source in receipt.sources
+        ],
+        "escalated_from": receipt.escalated_from,
+        "cached": receipt.cached,
+    }

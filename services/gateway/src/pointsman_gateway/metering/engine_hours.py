@@ -174,7 +174,7 @@ class EngineCosts(Collector):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Allocates at an interval for the length of the block."""
+        """Allocates costs periodically for the length of the block."""
         async with running_periodically(self._allocate, Schedule(ALLOCATION_INTERVAL_S), "allocate engine costs"):
             yield
 

@@ -6,8 +6,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.outcome import OK, ROUTED, Fault
-from pointsman_gateway.faults import fault_of, outcome_of
+from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary import CanaryOutcomes
@@ -60,7 +59,7 @@ class Meter:
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
-        """The time counts from the request's arrival or, if that is not set, from now."""
+        """Time is measured from the request's arrival or, if that is not set, from now."""
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()

@@ -190,7 +190,7 @@ class ExpectedCost:
         means = self.statistics.of(path)
         if means is not None:
             return self._picodollars(path.model, means, estimate_own_tokens(request)) / PICODOLLARS
-        answer = estimate_answer_tokens(request, path.sampling.max_tokens)
+        answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
         parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
         return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 

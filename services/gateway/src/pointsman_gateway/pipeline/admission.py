@@ -4,6 +4,8 @@ free slot      the request gets it at once
 no free slot   it waits briefly, by its caller's priority, first come first served within one priority
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
 shutting down  Unavailable ("shutting_down")
+
+At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
 """
 
 import asyncio
@@ -11,7 +13,8 @@ import logging
 import signal
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -20,6 +23,8 @@ from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
+
+log = logging.getLogger(__name__)
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
 MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
@@ -57,10 +62,11 @@ class Admission:
     ) -> None:
         """The gauges show how many requests have a slot, and how many wait for one."""
         self.is_closed = False
-        """No request is admitted any more."""
+        """Whether new requests are rejected."""
         self.is_draining = False
-        """Requests are still admitted, but load balancers should send no more."""
-        self._free = max_in_flight
+        """Whether load balancers should send no more requests; those that arrive are still admitted."""
+        self._free = max_in_flight  # negative while more requests are answered than there are slots; see `lend`
+        self._lent = 0
         self.max_in_flight = max_in_flight
         self._limits = queue or QueueLimits()
         self._queue: list[_Waiter] = []
@@ -73,7 +79,7 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        return self.max_in_flight - self._free
+        return self.max_in_flight - self._free + self._lent
 
     @property
     def waiting(self) -> int:
@@ -104,7 +110,7 @@ class Admission:
         _check(request)
         if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
-        if self._free == 0:  # else the queue is empty: `leave` passes slots on
+        if self._free <= 0:  # else the queue is empty: `leave` passes slots on
             return False
         self._free -= 1
         return True
@@ -128,14 +134,32 @@ class Admission:
 
     def leave(self) -> None:
         self._pace.step()
-        while self._queue:
+        while self._queue and self._free >= 0:
             turn = self._queue.pop(0).turn
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
-        if self._free == self.max_in_flight:
+        if self.in_flight == 0:
             self._empty.set()
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """A block in which an admitted request waits for something other than an engine's answer, and its slot is
+        given to another request. At most as many requests as there are slots do so at once.
+
+        Afterwards the request goes on at once, even if more requests than there are slots are then answered.
+        """
+        if self._lent >= self.max_in_flight:
+            yield
+            return
+        self._lent += 1
+        self.leave()
+        try:
+            yield
+        finally:
+            self._lent -= 1
+            self._free -= 1
 
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter in self._queue:
@@ -212,7 +236,7 @@ def _check(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Before the caller's limits are reserved for each of them."""
+    """Checks `n` before limits are reserved for each choice."""
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
             f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
@@ -238,17 +262,14 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         )
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """In seconds."""
+    """Times in seconds."""
 
     delay: float
-    """All requests are served though readiness says no, until every load balancer has noticed."""
+    """Requests are still served while readiness fails, so that load balancers notice."""
     timeout: float
-    """After that, requests in flight may end."""
+    """Time for the requests in progress to end."""
 
 
 async def drain(
@@ -257,17 +278,17 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns once no request is in flight, or the time is up: False if some are, which will be cut.
+    """Returns when no request is in progress, or after the timeout: False if requests remain, which will be aborted.
 
-    `report_not_serving` says over gRPC health what /readyz says by `admission.is_ready`. SIGINT (Ctrl-C) has no delay:
-    there is no load balancer.
+    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
+    no delay, since nobody stops a gateway behind a load balancer with it.
     """
     admission.is_draining = True
     await report_not_serving()
     await delay_shutdown(stopped_by, times.delay)
     admission.is_closed = True
-    log.info("draining: %d requests in flight", admission.in_flight)
+    log.info("draining: %d requests in progress", admission.in_flight)
     is_empty = await admission.wait_until_empty(times.timeout)
     if not is_empty:
-        log.warning("draining: %d requests are cut after %g s", admission.in_flight, times.timeout)
+        log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
     return is_empty

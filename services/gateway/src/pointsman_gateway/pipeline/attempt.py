@@ -1,4 +1,4 @@
-"""One path's answer on its way to the caller: metered, read along by the validators, and held back if it has to be.
+"""One path's answer on its way to the client: metered, collected for the validators, and buffered if necessary.
 
 source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
 """
@@ -13,12 +13,12 @@ from pointsman_gateway.validation.stage import Judge, Transcript, Verdict, refus
 
 
 class ValidatingSink:
-    """Keeps what the answer says, for the validators and the journal; strips what only the validators asked for."""
+    """Collects the answer for validators and request log; removes what only the validators had requested."""
 
     __slots__ = ("_judge", "_sink", "transcript")
 
     def __init__(self, judge: Judge | None, sink: ChunkSink) -> None:
-        """`judge` is None if the answer is read for the journal alone."""
+        """`judge` is None if only the request log needs the answer."""
         self.transcript = Transcript()
         self._judge = judge
         self._sink = sink
@@ -38,11 +38,11 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Holds an answer back until it is released."""
+    """Buffers an answer until it is released."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
-        """Set at the answer's end; the run sets it earlier if the answer is too long to be validated."""
+        """Set at the answer's end, or earlier if the answer is too long to be validated."""
         self.has_ended = False
         self.error: Exception | None = None
         self.transcript: Transcript | None = None
@@ -74,31 +74,46 @@ class BufferingSink:
 
 
 class Attempt:
-    """One path's answer that has begun. Implements `ChunkSink`: it counts what arrives, and passes it on."""
+    """The answer of one path, from its first chunk on. Implements `ChunkSink`: meters chunks and passes them on."""
 
     __slots__ = (
-        "_buffer", "_judge", "_meter", "_reads", "_sink", "_tried", "_validating", "answer", "decision", "is_complete",
+        "_buffer",
+        "_judge",
+        "_meter",
+        "_path_attempt",
+        "_reads",
+        "_sink",
+        "_validating",
+        "answer",
+        "decision",
+        "is_complete",
         "verdicts",
     )  # fmt: skip
 
     def __init__(
-        self, decision: Decision, answer: OpenAnswer, meter: Meter, tried: PathAttempt, judge: Judge | None, reads: bool
+        self,
+        decision: Decision,
+        answer: OpenAnswer,
+        meter: Meter,
+        path_attempt: PathAttempt,
+        judge: Judge | None,
+        reads: bool,
     ) -> None:
-        """`reads`: whether the request log wants the answer's text."""
+        """`reads`: whether the request log needs the answer's text."""
         self.decision = decision
         self.answer = answer
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer is complete."""
         self.is_complete = False
         self._meter = meter
-        self._tried = tried
+        self._path_attempt = path_attempt
         self._judge = judge
         self._reads = reads or judge is not None
         self._validating: ValidatingSink | None = None
         self._buffer: BufferingSink | None = None
         self._sink: ChunkSink | None = None
 
-    # -- what the source does
+    # -- called by the source
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         usage = chunks[-1].usage
@@ -106,7 +121,7 @@ class Attempt:
             self._meter.set_usage(usage)
             chunks = chunks[:-1]
         if chunks and self._sink is not None:
-            self._tried.count_chunks(chunks)
+            self._path_attempt.count_chunks(chunks)
             self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
@@ -114,13 +129,10 @@ class Attempt:
         if sink is not None:
             sink.ended(error)
 
-    # -- what the run does
+    # -- called by the run
 
     async def hold(self) -> None:
-        """Receives the answer without passing it on, until it is complete or too long to be validated.
-
-        Raises what the engine failed with.
-        """
+        """Buffers the answer until it is complete or too long to be validated. Raises the engine's error."""
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
         if self._validating is not None:
@@ -131,20 +143,20 @@ class Attempt:
             try:
                 raise error
             finally:
-                del error  # its traceback has this frame, which would hold it
+                del error  # breaks the reference cycle between its traceback and this frame
         if buffer.has_ended:
             self.complete()
         self._meter.record_buffering()
 
     def pass_on(self, sink: ChunkSink) -> None:
-        """From now on the answer goes to `sink`, with what was held back first."""
+        """Sends the answer to `sink`, starting with what is buffered."""
         if self._buffer is not None:
             self._buffer.release(sink)
         else:
             self._attach(sink)
 
     def complete(self) -> None:
-        """The answer has come to its end: its validators rule."""
+        """Runs the validators on the complete answer. Idempotent."""
         if self.is_complete:
             return
         self.is_complete = True
@@ -158,13 +170,13 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Why the answer is not to be sent, if it was held back and a validator has refused it."""
+        """The verdict that rejects the answer; None if it was accepted, or not buffered."""
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """None if the answer is more, or less, than one whole text."""
-        assert self._validating is not None  # only answers that are read are asked for
+        """The answer's text for the request log; None unless it is a single complete text."""
+        assert self._validating is not None  # called only if the answer is read
         transcript = self._validating.transcript
         choices = transcript.choices()
         if transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():

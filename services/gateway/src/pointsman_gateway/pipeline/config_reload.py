@@ -1,4 +1,4 @@
-"""The configuration while the gateway runs: an edit becomes the next generation, as a whole or not at all."""
+"""Reloads the configuration while the gateway runs: an edit is applied as a whole, or rejected as a whole."""
 
 import asyncio
 import logging
@@ -13,126 +13,130 @@ from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.pipeline.pipeline import Line
+from pointsman_gateway.pipeline.pipeline import Stages
 
 log = logging.getLogger(__name__)
 
 
-class Names(Protocol):
-    """What a request's `model` may say."""
-
-    def names(self) -> Sequence[str]: ...
+class ModelNames(Protocol):
+    def names(self) -> Sequence[str]:
+        """All values that a request's `model` may have."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """One configuration at work. Requests that began with it end with it."""
+class ConfigSnapshot:
+    """Everything that follows from one configuration. A request uses the snapshot that was active at its start."""
 
-    line: Line
+    stages: Stages
     engines: Engines
-    models: Names
+    models: ModelNames
     embeddings: Embeddings
     paths: Sequence[domain.Path]
-    """Those that the configuration names, in its order."""
+    """In the order of the configuration."""
     catalogue: Catalog
 
     @property
     def id(self) -> str:
-        return self.line.generation
+        """The configuration's digest, which clients see as `generation`."""
+        return self.stages.revision
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """How the configuration stands."""
-
+class ReloadStatus:
     generation: str
+    """The active snapshot's id."""
     loaded_unix: float
     problem: str
-    """Why what is in the folder now is not what serves; empty where it is."""
+    """Why the last edit was rejected; empty if the active snapshot is what the folder contains."""
 
 
-class Meter(Protocol):
-    """Counts changes of the configuration."""
+class ReloadMetrics(Protocol):
+    def count_reload(self, outcome: str, generation: str) -> None:
+        """`outcome` is "swapped" or "refused"; `generation` is the active snapshot's id."""
+        ...
 
-    def count_reload(self, outcome: str, generation: str) -> None: ...
 
-
-class Generations:
-    """Holds the one that serves, and follows what it was read from."""
+class ConfigReloader:
+    """Holds the active snapshot, and replaces it after the configuration's files have changed."""
 
     def __init__(
-        self, first: Generation, watched: Sequence[Path], build: Callable[[], Awaitable[Generation]], meter: Meter
+        self,
+        first: ConfigSnapshot,
+        watched: Sequence[Path],
+        build: Callable[[], Awaitable[ConfigSnapshot]],
+        metrics: ReloadMetrics,
     ) -> None:
-        """`build` reads the folder and makes what is in it; `watched` are the folders and files that it reads.
+        """`build` reads the configuration from `watched`, its folders and files.
 
-        It may raise ConfigError or OSError; the generation before then goes on, and the problem is told.
+        If it raises, the active snapshot stays, and `status` reports the problem.
         """
         self.current = first
         self._watched = watched
         self._build = build
-        self._meter = meter
+        self._metrics = metrics
         self._loaded_unix = time.time()
         self._problem = ""
 
-    def line(self) -> Line:
-        return self.current.line
+    def stages(self) -> Stages:
+        return self.current.stages
 
     @property
-    def status(self) -> Status:
-        return Status(self.current.id, self._loaded_unix, self._problem)
+    def status(self) -> ReloadStatus:
+        return ReloadStatus(self.current.id, self._loaded_unix, self._problem)
 
-    async def follow(self, seconds: float) -> None:
-        """Looks every `seconds`, until cancelled. What has not come to rest between two looks is not read yet."""
-        built = seen = await asyncio.to_thread(_state, self._watched)
+    async def watch(self, seconds: float) -> None:
+        """Checks the files every `seconds`, until cancelled. An edit is read once two checks see the same files."""
+        built = seen = await asyncio.to_thread(_file_states, self._watched)
         while True:
             await asyncio.sleep(seconds)
-            before, seen = seen, await asyncio.to_thread(_state, self._watched)
+            before, seen = seen, await asyncio.to_thread(_file_states, self._watched)
             if seen == before != built:
                 built = seen
                 await self.reload()
 
     async def reload(self) -> None:
-        """Makes what is written now the generation that serves, if it can be."""
+        """Builds a snapshot from the files, and makes it the active one if that succeeds."""
         try:
-            following = await self._build()
+            snapshot = await self._build()
         except (ConfigError, OSError) as error:
-            self._refuse(str(error))
-        except Exception as error:  # whatever it is, the generation that serves must go on
+            self._reject(str(error))
+        except Exception as error:  # a bug must not end the watch: the active snapshot stays
             log.exception("the configuration cannot be built")
-            self._refuse(f"{type(error).__name__}: {error}")
+            self._reject(f"{type(error).__name__}: {error}")
         else:
-            self._swap(following)
+            self._activate(snapshot)
 
-    def _refuse(self, problem: str) -> None:
+    def _reject(self, problem: str) -> None:
         self._problem = problem
-        self._meter.count_reload("refused", self.current.id)
-        log.error("the changed configuration is refused, generation %s goes on: %s", self.current.id, problem)
+        self._metrics.count_reload("refused", self.current.id)
+        log.error("the changed configuration is rejected, %s stays active: %s", self.current.id, problem)
 
-    def _swap(self, following: Generation) -> None:
-        """Also for one that says the same: the engines of the latest that was built alone are kept true."""
+    def _activate(self, snapshot: ConfigSnapshot) -> None:
+        """Also replaces a snapshot with the same id: only the engines of the latest snapshot are kept up to date."""
         self._problem = ""
-        before, self.current = self.current, following
-        if following.id == before.id:
+        before, self.current = self.current, snapshot
+        if snapshot.id == before.id:
             return
         self._loaded_unix = time.time()
-        self._meter.count_reload("swapped", following.id)
-        log.info("generation %s serves", following.id)
+        self._metrics.count_reload("swapped", snapshot.id)
+        log.info("configuration %s is active", snapshot.id)
 
 
-def _state(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Name, inode, size and time of every file."""
-    state = []
+def _file_states(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, inode, size and modification time of every file."""
+    states = []
     for file in (file for root in watched for file in _files(root)):
         try:
-            about = file.stat()
+            stat = file.stat()
         except OSError:
-            continue  # it went while we looked; the next look tells
-        state.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
-    return tuple(state)
+            continue  # it was removed during the check; the next check sees that
+        states.append((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(states)
 
 
 def _files(root: Path) -> list[Path]:
     try:
         return sorted([root, *root.rglob("*")])
-    except OSError:  # a folder of it went
+    except OSError:  # a folder in it was removed
         return [root]

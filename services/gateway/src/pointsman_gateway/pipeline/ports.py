@@ -14,6 +14,7 @@ from pointsman_gateway.domain import (
     Chunks,
     CompletedAnswer,
     Decision,
+    Feedback,
     Finished,
     Labels,
     Prompt,
@@ -30,7 +31,7 @@ class ChunkSink(Protocol):
     """Receives one answer of one source, as it arrives."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """Never empty. `last`: the end is known to follow at once."""
+        """`chunks` is never empty. `last`: the end is known to follow immediately."""
         ...
 
     def ended(self, error: Exception | None) -> None:
@@ -39,20 +40,20 @@ class ChunkSink(Protocol):
 
 
 class AnswerSource(Protocol):
-    """An answer that has begun. It pushes its chunks, from the first one on, to the sink that is attached."""
+    """An answer that has begun. It pushes its chunks, including the first, to the attached sink."""
 
     def attach(self, sink: ChunkSink) -> None:
         """Called once. Pushes what has arrived before it returns."""
         ...
 
     def pause(self) -> None:
-        """Nothing is pushed until `resume`; soon the engine has to wait."""
+        """Pushes nothing until `resume`; the engine has to wait once buffers are full (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Frees the engine; before the answer's end this stops its work. May be called twice."""
+        """Releases the engine; before the answer's end this aborts its work. Idempotent."""
         ...
 
 
@@ -62,46 +63,46 @@ def ignore_acceptance() -> None:
 
 @value
 class OpenAnswer:
-    """An answer of which the first chunk is there."""
+    """An answer whose first chunk has arrived."""
 
     model: str
     source: AnswerSource
     cached: str = ""
-    """How it was found in the cache ("exact", "semantic"); empty if an engine answers."""
+    """"exact" or "semantic" for an answer from the cache; empty if an engine answers."""
     hedged: int = 0
-    """How many other engines were given the same prompt, and had not begun when this one did."""
+    """The number of other engines that had the same prompt and were slower."""
     waited: float = 0.0
-    """Seconds until its adapter was loaded."""
+    """Seconds spent waiting for its adapter to be loaded."""
     embeddings: int = 0
-    """Texts that were embedded for the look-up in the cache."""
+    """Texts embedded for the cache lookup."""
     accepted: Callable[[], None] = ignore_acceptance
-    """To be called at the answer's end, unless a validator has refused it."""
+    """Called at the answer's end unless a validator rejects it."""
 
 
 class AnswerSink(Protocol):
-    """Writes one request's answer to its caller: `started`, `chunks`..., `finished`; or `failed`; and last `closed`.
+    """Writes one answer to its client: `started`, `chunks`..., `finished`, or `failed` at any point; and last `closed`.
 
-    If the caller has gone there is neither `finished` nor `failed`.
+    If the client has disconnected, neither `finished` nor `failed` is called.
     """
 
     def started(self, started: Started) -> None:
-        """The first chunk is there, and follows at once."""
+        """The first chunk follows immediately."""
         ...
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """Never empty. `last`: `finished` is known to follow at once."""
+        """`chunks` is never empty. `last`: `finished` is known to follow immediately."""
         ...
 
     def finished(self, finished: Finished) -> None:
-        """The answer is complete, and its receipt is written."""
+        """The answer is complete and its receipt is written."""
         ...
 
     def failed(self, error: PointsmanError) -> None:
-        """Before or after `started`; the receipt is written. The caller does not read if it is an `AnswerNotRead`."""
+        """The receipt is written. For `AnswerNotRead` nothing can be sent, because the client does not read."""
         ...
 
     def closed(self) -> None:
-        """The request holds nothing any more: the caller may send its next one."""
+        """The request has released everything; the client may send its next one."""
         ...
 
 
@@ -119,12 +120,12 @@ class Backend(Protocol):
     """Opens answers: an engine, the cache in front of engines, or a wrapper around either."""
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Returns once the first chunk is there. Raises PointsmanError."""
+        """Returns once the first chunk has arrived. Raises PointsmanError."""
         ...
 
 
 class Reservation(Protocol):
-    """What one request has reserved of its caller's limits."""
+    """What one request has reserved from its caller's limits."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -169,21 +170,21 @@ class Tenancy(Protocol):
         ...
 
 
-class Journal(Protocol):
-    """Keeps the receipt of every request. Its methods neither wait nor raise."""
+class RequestLog(Protocol):
+    """Records the receipt of every request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Whether `note` needs the texts of the answers."""
+        """Whether `note` needs the answers' texts."""
         ...
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        """Of a request with a decision. `answers`: in the order of the paths; the caller got the last one."""
+        """Records a request with a decision. `answers` are in the order of the paths; the client got the last one."""
         ...
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Of a request that ended before its decision."""
+        """Records a request that ended before its decision."""
         ...
 
 
@@ -196,12 +197,31 @@ class HttpReply:
 
 
 class HttpUnreachable(Exception):
-    """There is no reply; the message says why."""
+    """There is no response; the message gives the reason."""
 
 
 class HttpPoster(Protocol):
-    """Posts a body to an engine, for an answer that is wanted as a whole."""
+    """Posts a body to an engine whose response is needed as a whole."""
 
-    async def post(self, url: str, api_key: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
-        """`deadline` on the event loop's clock, `max_bytes` of the reply's body. Raises HttpUnreachable."""
+    async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+        """`auth_header` is a header line, or empty. `deadline` is on the event loop's clock, and `max_bytes` limits the
+        response's body. Raises HttpUnreachable."""
+        ...
+
+
+class StoredFeedback(Protocol):
+    @property
+    def where(self) -> str:
+        """ "request_log" or "wal"."""
+        ...
+
+    @property
+    def known_already(self) -> bool:
+        """Whether the same feedback had been stored before."""
+        ...
+
+
+class FeedbackStore(Protocol):
+    async def take(self, feedback: Feedback) -> StoredFeedback:
+        """Returns once the feedback is on disk or in Redis. Raises PointsmanError."""
         ...

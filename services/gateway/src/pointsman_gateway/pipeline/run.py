@@ -1,6 +1,6 @@
 """One request from start to end.
 
-admit -> reserve -> classify -> decide -> build the prompt -> call an engine -> meter, validate, hold back, pass on
+admit -> reserve -> classify -> decide -> build the prompt -> call an engine -> meter, validate, buffer, send
                                               ^ another engine, another path ^                   | escalate
                                                                    -> receipt -> settle
 
@@ -31,7 +31,7 @@ from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, Not
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
-from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
+from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, RequestLog, Reservation, Tenancy
 from pointsman_gateway.validation.stage import Judge
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestRun:
-    """Answers one request, and writes its receipt however it ends. Implements `ChunkSink` and `RunControl`."""
+    """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
         "_attempts", "_end", "_end_error", "_execution", "_finish_reason", "_has_first_token", "_is_admitted",
@@ -50,7 +50,7 @@ class RequestRun:
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
-        """In the context of the request: its id is read from there."""
+        """Call it in the request's context, from which the request's id is read."""
         self._pipeline = pipeline
         self._stages = stages = pipeline.current()
         self._request = request
@@ -59,10 +59,10 @@ class RequestRun:
         self._is_admitted = self._is_paused = self._has_first_token = self._reads = False
         self._reservation: Reservation | None = None
         self._reserved_usd = 0.0
-        """Dollars that are reserved for the caller, and not owed yet."""
+        """Dollars that are reserved for an answer that is not charged yet."""
         self._judge: Judge | None = None
         self._attempts: list[Attempt] = []
-        """Those that the journal wants to read."""
+        """The attempts whose text the request log needs."""
         self._source: AnswerSource | None = None
         self._finish_reason = ""
         self._end = Signal()
@@ -75,13 +75,13 @@ class RequestRun:
         return self._execution.is_over
 
     def start(self) -> None:
-        """Returns at the first wait. What cannot wait is done by then; a request may have ended, too."""
+        """Runs until the run has to wait for something, or ends."""
         self._execution.start()
 
-    # -- what the caller does
+    # -- called by the server
 
     def pause(self) -> None:
-        """The caller does not read for now: soon the engine has to wait."""
+        """Stops the answer until `resume`, because the client does not read (backpressure)."""
         self._is_paused = True
         if self._source is not None:
             self._source.pause()
@@ -92,11 +92,11 @@ class RequestRun:
             self._source.resume()
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """The caller has gone, or the request is to fail for `reason`. Stops the engine at once."""
+        """Stops the engine at once: the client has disconnected, or the request fails with `reason`."""
         self._reason = reason
         self._execution.cancel()
 
-    # -- what the answer does
+    # -- called by the answer's source
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         if not self._has_first_token:
@@ -127,7 +127,7 @@ class RequestRun:
         try:
             self._finish(outcome, error)
         finally:
-            error = None  # its traceback would have this frame, which would hold it
+            error = None  # breaks the reference cycle between the error's traceback and this frame
 
     def _finish(self, outcome: str, error: PointsmanError | None) -> None:
         receipt, sink = None, self._sink
@@ -136,7 +136,7 @@ class RequestRun:
         try:
             receipt = self._write_receipt(outcome, error)
             if error is not None:
-                error.__traceback__ = None  # its frames hold what holds it: a cycle for the collector
+                error.__traceback__ = None  # breaks a reference cycle
                 sink.failed(error)
             elif outcome == OK:
                 assert isinstance(receipt, Receipt)  # it was decided
@@ -162,7 +162,7 @@ class RequestRun:
         decision = await self._reserve_cost(decision, reservation)
         if stages.validation.judges(decision):
             self._judge = stages.validation.judge(request, decision)
-        self._reads = self._pipeline.journal.wants_answers(request, decision)
+        self._reads = self._pipeline.request_log.wants_answers(request, decision)
         attempt = await self._accepted_attempt(decision)
         answer = attempt.answer
         self._sink.started(Started(attempt.decision, answer.model, meter.overhead, answer.cached, reservation.headers))
@@ -175,13 +175,13 @@ class RequestRun:
             try:
                 raise failure
             finally:
-                del failure  # its traceback has this frame, which would hold it
+                del failure  # breaks the reference cycle between its traceback and this frame
         attempt.complete()
 
     # -- limits
 
     async def _reserve_cost(self, decision: Decision, reservation: Reservation) -> Decision:
-        """The decision; or by its first alternative that the caller can afford, if it cannot afford its path.
+        """Reserves the cost of the decision's path, or of its first alternative that the caller's budget allows.
 
         Raises ResourceExhausted.
         """
@@ -203,7 +203,7 @@ class RequestRun:
         return decision
 
     async def _affordable(self, decision: Decision) -> Decision:
-        """As `_reserve_cost`, for what the decision costs beyond what is reserved already."""
+        """Like `_reserve_cost`, for a later path: reserves only what exceeds the earlier reservation."""
         reservation, costs = self._reservation, self._stages.metering.expected_cost
         assert reservation is not None  # it was decided
         while True:
@@ -221,35 +221,35 @@ class RequestRun:
     # -- one path after the other
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
-        """The answer that the caller gets: if the first one is refused by a validator, that of the next path.
+        """The answer that the client gets. If a validator rejects the first one, it is that of the next path.
 
-        If there is no other to be had, the refused one is sent after all. Raises PointsmanError.
+        If the next path fails or exceeds the budget, the rejected answer is sent after all. Raises PointsmanError.
         """
         attempt = await self._open(decision)
-        why = attempt.refusal
-        if why is None:
+        verdict = attempt.refusal
+        if verdict is None:
             return attempt
-        refused, meter = attempt.decision, self._meter
-        self._reserved_usd = 0.0  # what was reserved is owed for the refused answer
+        rejected, meter = attempt.decision, self._meter
+        self._reserved_usd = 0.0  # the reservation pays for the rejected answer
         try:
-            following = await self._affordable(refused.with_escalation(why.validator, str(why)))
+            following = await self._affordable(rejected.with_escalation(verdict.validator, str(verdict)))
         except ResourceExhausted as error:
-            attempt.decision = refused.with_failed_escalation(
-                str(why), refused.with_escalation(why.validator, str(why)), error.code
+            attempt.decision = rejected.with_failed_escalation(
+                str(verdict), rejected.with_escalation(verdict.validator, str(verdict)), error.code
             )
             meter.send_refused(attempt.decision)
             return attempt
-        meter.record_escalation(refused.path, following, why.validator)
+        meter.record_escalation(rejected.path, following, verdict.validator)
         try:
             return await self._open(following)
         except PointsmanError as error:
-            attempt.decision = refused.with_failed_escalation(str(why), following, error.code)
+            attempt.decision = rejected.with_failed_escalation(str(verdict), following, error.code)
             meter.record_failure(error.code, _seconds_lost(error))
             meter.restore_refused(following.path, attempt.decision)
             return attempt
 
     async def _open(self, decision: Decision) -> Attempt:
-        """By the decision's path, or by the first alternative that can. Raises PointsmanError."""
+        """Opens the answer of the decision's path, or of the first alternative that works. Raises PointsmanError."""
         while True:
             try:
                 return await self._attempt(decision)
@@ -265,7 +265,7 @@ class RequestRun:
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
-        """The decision by the next path, after that of `decision` failed for `reason`; None if there is none."""
+        """The decision for the next path after this one failed for `reason`; None if there is none."""
         if not decision.alternatives:
             return None
         try:
@@ -275,18 +275,18 @@ class RequestRun:
 
     async def _attempt(self, decision: Decision) -> Attempt:
         stages, request, judge = self._stages, self._request, self._judge
-        tried = self._meter.start_attempt(decision.path)
+        path_attempt = self._meter.start_attempt(decision.path)
         try:
             prompt = await stages.prompts.build(request, decision)
         except NothingRelevant as nothing:
-            tried.prompt = nothing.spent  # it goes to no engine; what was looked up is paid all the same
+            path_attempt.prompt = nothing.spent  # no engine is called, but the search is charged
             raise
-        tried.set_prompt(prompt)
-        wanted = request if judge is None else judge.engine_request(request)
-        answer = await stages.answers.open(wanted, decision, prompt)
+        path_attempt.set_prompt(prompt)
+        engine_request = request if judge is None else judge.engine_request(request)
+        answer = await stages.backend.open(engine_request, decision, prompt)
         self._source = answer.source
-        tried.set_opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
-        attempt = Attempt(decision, answer, self._meter, tried, judge, self._reads)
+        path_attempt.set_opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        attempt = Attempt(decision, answer, self._meter, path_attempt, judge, self._reads)
         if self._reads:
             self._attempts.append(attempt)
         if decision.is_buffered:
@@ -310,11 +310,11 @@ class RequestRun:
         receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
         if error is not None:
             error.receipt = receipt
-        record(self._pipeline.journal, self._request, receipt, self._answers() if outcome == OK else ())
+        record(self._pipeline.request_log, self._request, receipt, self._answers() if outcome == OK else ())
         return receipt
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """Those that are complete; none if the journal does not want them, or if one is more than a text."""
+        """The answers for the request log; none if it does not need them, or if one is not a single text."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
@@ -335,13 +335,16 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
 
 
 def record(
-    journal: Journal, request: Request, receipt: Receipt | UndecidedReceipt, answers: tuple[CompletedAnswer, ...] = ()
+    request_log: RequestLog,
+    request: Request,
+    receipt: Receipt | UndecidedReceipt,
+    answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """On disk when this returns."""
+    """Writes the receipt; it is on disk when this returns."""
     if isinstance(receipt, Receipt):
-        journal.note(request, receipt.decision, receipt, answers)
+        request_log.note(request, receipt.decision, receipt, answers)
     else:
-        journal.note_undecided(receipt)
+        request_log.note_undecided(receipt)
 
 
 def _seconds_lost(error: PointsmanError) -> float:
@@ -350,7 +353,7 @@ def _seconds_lost(error: PointsmanError) -> float:
 
 
 def to_public_error(error: Exception) -> PointsmanError:
-    """The error as the caller is told it. A bug is logged, and the caller gets an id to ask about."""
+    """The error to send to the client. A bug is logged, and the client gets only the request's id."""
     if isinstance(error, PointsmanError):
         return error
     log.exception("internal error (request %s)", request_id.get(), exc_info=error)

@@ -1,4 +1,4 @@
-"""Sinks for an answer's events that a coroutine reads or writes: ASGI, gRPC, shadow requests and tests."""
+"""Answer sinks that a coroutine reads from: for ASGI, gRPC, shadow requests and tests."""
 
 import asyncio
 from collections import deque
@@ -10,38 +10,38 @@ from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
 from pointsman_gateway.domain import Chunk, Chunks, Event, Finished, Started
 
 UNREAD_SECONDS = 0.5
-"""Seconds after the deadline until an answer is given up whose caller does not read it."""
+"""Seconds after the deadline until an answer is aborted because its client does not read it."""
 
 Item = TypeVar("Item")
 
 
 class AnswerNotRead(DeadlineExceeded):
-    """The caller did not read its answer within the request's time."""
+    """The client did not read its answer before the deadline."""
 
     def __init__(self) -> None:
         super().__init__("the answer was not read in the request's time", code="deadline_exceeded")
 
 
 class RunControl(Protocol):
-    """What a sink may do with the run that fills it."""
+    """What a sink may do with its run."""
 
     def pause(self) -> None:
-        """The caller does not read for now: soon the engine has to wait."""
+        """Stops the answer until `resume`, because the client does not read (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """The caller has gone, or the run is to fail for `reason`."""
+        """Stops the run: the client has disconnected, or the request fails with `reason`."""
         ...
 
 
 class ItemQueue(Generic[Item]):
-    """Hands what a run produces to one reader, in lock step: the run pauses until the reader wants more."""
+    """Passes a run's events to one reader in lock step: the run pauses until the reader waits for more."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
-        """Set by whoever starts the run; None again at its end."""
+        """Set by the code that starts the run; None again at its end."""
         self._items: deque[Item] = deque()
         self._is_closed = False
         self._error: Exception | None = None
@@ -54,13 +54,13 @@ class ItemQueue(Generic[Item]):
         self._wake()
 
     def close(self, error: Exception | None = None) -> None:
-        """After the last item. The reader gets the error after the items. Only the first call counts."""
+        """Ends the queue; the reader gets the remaining items, then the error. Only the first call counts."""
         if not self._is_closed:
             self._is_closed, self._error = True, error
             self._wake()
 
     def detach(self) -> None:
-        """The run is over."""
+        """Called at the end of the run."""
         self.run = None
         self.close()
         self._wake()
@@ -69,14 +69,14 @@ class ItemQueue(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        """Raises the error with which the run has failed."""
+        """Raises the run's error."""
         while not self._items:
             if self._is_closed:
                 error, self._error = self._error, None
                 try:
                     raise error or StopAsyncIteration
                 finally:
-                    del error  # its traceback has this frame, which would hold it
+                    del error  # breaks the reference cycle between its traceback and this frame
             if self.run is not None:
                 self.run.resume()
             if not self._items and not self._is_closed:
@@ -84,16 +84,16 @@ class ItemQueue(Generic[Item]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """The reader wants no more: stops the run, and returns once its receipt is written."""
+        """Stops the run, and returns once its receipt is written."""
         if self.run is not None:
             self.run.cancel()
             while self.run is not None:
                 await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
-        """Writes every item. Raises the run's error, and AnswerNotRead if the peer does not take them in time.
+        """Writes every item. Raises the run's error, and AnswerNotRead if writing takes too long.
 
-        Whatever `write` raises stops the run.
+        An error of `write` stops the run.
         """
         try:
             async with asyncio.timeout_at(deadline + UNREAD_SECONDS):
@@ -138,11 +138,11 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """Implements `AnswerSink`: one answer, to be awaited as a whole."""
+    """Implements `AnswerSink`: one answer, to await as a whole."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
-        """Set by whoever starts the run; None again at its end."""
+        """Set by the code that starts the run; None again at its end."""
         self.start: Started | None = None
         self.pieces: list[Chunk] = []
         self._finished: Finished | None = None
@@ -150,7 +150,7 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Once it is complete. Raises the error with which the run has failed. Cancelling this stops the run."""
+        """Returns once the answer is complete. Raises the run's error. Cancelling this stops the run."""
         try:
             await self._over.wait()
         except asyncio.CancelledError:
@@ -163,7 +163,7 @@ class CollectedAnswer:
             if error is not None:
                 raise error
         finally:
-            del error  # its traceback has this frame, which would hold it
+            del error  # breaks the reference cycle between its traceback and this frame
         assert self._finished is not None  # nobody else cancels the run
         return self._finished
 

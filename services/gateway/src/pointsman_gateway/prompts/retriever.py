@@ -83,7 +83,7 @@ class ProtectedSearch:
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         """Raises Unavailable, at once while the breaker is open."""
         if not self._breaker.may_enter():
-            wait = max(1.0, self._breaker.rest_left)
+            wait = max(1.0, self._breaker.cooldown_left)
             raise Unavailable("the retriever has failed and is not asked for a while", code=AWAY, retry_after=wait)
         limit = min(deadline, asyncio.get_running_loop().time() + self._timeout)
         entry = self._breaker.enter()
@@ -104,6 +104,6 @@ class ProtectedSearch:
     def _failed(self, entry: int, error: Unavailable, *, own_time: bool) -> None:
         if error.code == AWAY or (error.code == LATE and own_time):
             if self._breaker.failed(entry, self._terms):
-                log.warning("the retriever is not asked for %.0f s: %s", self._breaker.rest_left, error)
+                log.warning("the retriever is not asked for %.0f s: %s", self._breaker.cooldown_left, error)
         else:
             self._breaker.undecided(entry)  # it has answered: the collection or the request is at fault

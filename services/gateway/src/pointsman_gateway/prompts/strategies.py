@@ -14,7 +14,7 @@ import numpy as np
 from pointsman_servicekit.errors import PointsmanError
 from pydantic import Field
 
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.domain import Passage
 from pointsman_gateway.extensions import Draft, Found, NothingRelevant, Resources, Strategy, StrategyContext
 

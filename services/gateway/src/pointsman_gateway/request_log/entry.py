@@ -1,4 +1,4 @@
-"""An entry of the request log: a decision with its receipt, as JSON; docs/routing.md describes each field.
+"""An entry of the request log: a decision with its receipt, as JSON; docs/request_log.md describes each field.
 
 A training sample, the request with its answers, is added if the task and the caller allow it.
 """

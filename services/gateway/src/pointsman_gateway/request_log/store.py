@@ -139,7 +139,7 @@ class LogEntry:
     entry_id: str
     """In the stream. Ids order entries by time: split at "-", both parts are numbers."""
     json: str
-    """docs/routing.md describes the fields."""
+    """docs/request_log.md describes the fields."""
 
 
 @dataclass(frozen=True, slots=True)

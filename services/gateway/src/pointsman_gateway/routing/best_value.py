@@ -7,7 +7,7 @@ from math import floor
 from pointsman_servicekit.statistics import one_sided_z, wilson_interval
 from pydantic import Field
 
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
 ANSWERS_PER_PRICE = 1000
@@ -117,7 +117,10 @@ def lower_bound(mean: float, count: float, confidence: float) -> float:
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plan the cheapest path that is good and fast, with the others of them as fallbacks; else the nearest to it."""
+    """Plan the cheapest path that is good and fast, with the other good ones as fallbacks.
+
+    If none is good, plan the path that is nearest to it.
+    """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:
         return _nearest(options, assessments, incumbent)

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pointsman_servicekit.errors import PermissionDenied
 
 from pointsman_gateway.domain import Considered, Path
-from pointsman_gateway.domain.caller import Scope
 from pointsman_gateway.domain.decision import planned_escalation
+from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.extensions import Plan
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.strict import Strict
+from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Plan, Policy, PolicyContext
 
 

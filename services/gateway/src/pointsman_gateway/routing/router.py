@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import NotFound
 
 from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, Request, Vector
-from pointsman_gateway.domain.caller import UNRESTRICTED
+from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
 from pointsman_gateway.routing.considered import considered_paths, within_scope
 from pointsman_gateway.routing.path_state import (

@@ -13,7 +13,7 @@ from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt,
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.pipeline import Line, Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline, Stages
 from pointsman_gateway.shadow.budget import DailyBudget
 from pointsman_gateway.shadow.scoring import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess
@@ -65,7 +65,7 @@ class ShadowResult:
 class ShadowPipeline:
     """The pipeline of regular requests, without its admission, caller limits and metrics."""
 
-    def __init__(self, current: Callable[[], Line], max_concurrent: int) -> None:
+    def __init__(self, current: Callable[[], Stages], max_concurrent: int) -> None:
         """`current` returns the stages of the current configuration."""
         unused = CollectorRegistry()  # never exported: `ShadowMetrics` counts shadow requests
         self._current = current

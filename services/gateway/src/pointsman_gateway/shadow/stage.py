@@ -20,7 +20,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.pipeline.ports import Journal
+from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
@@ -40,7 +40,7 @@ class Shadowing:
 
     def __init__(
         self,
-        log: Journal,
+        log: RequestLog,
         runner: ShadowRunner,
         tasks: Callable[[], Mapping[str, ShadowConfig]],
         is_allowed: Callable[[Request, str, str], bool],

@@ -13,8 +13,7 @@ from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
 
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, VerifiedCaller
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenancyMetrics, VerifiedCaller
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class VerifiedKeys:
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """The caller by the cached copy; None if there is no valid one."""
+        """Returns the caller from the cached copy; None if there is no valid one."""
         if len(credential) != credentials.LENGTH or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))

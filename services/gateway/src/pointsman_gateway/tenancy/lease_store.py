@@ -9,8 +9,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
 
 from pointsman_gateway.tenancy.leases import LEASE_S, LeasedLimit
-from pointsman_gateway.tenancy.limits import Clock
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
 
 MAX_LIMITS_PER_CALL = 64
 """Limits in one call: a few hundred microseconds of Redis's time."""

@@ -22,8 +22,15 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore, Needs
 from pointsman_gateway.tenancy.leases import LeasedLimit
-from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitRegistry, TenantLimits, VerifiedCaller
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import (
+    Clock,
+    KeyUsage,
+    LeasedLimits,
+    LimitRegistry,
+    TenancyMetrics,
+    TenantLimits,
+    VerifiedCaller,
+)
 from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, contended, exhausted, headers_of
 from pointsman_gateway.tenancy.tasks import BackgroundTasks
 from pointsman_gateway.tenancy.usage import UsageWriter
@@ -63,7 +70,7 @@ class Tenancy:
             yield
 
     def identify_now(self, credential: str) -> Caller | None:
-        """By a verified copy of the key; None if `identify` has to be awaited."""
+        """Returns the caller from a verified copy of the key; None if `identify` has to be awaited."""
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
@@ -120,7 +127,7 @@ class Tenancy:
             usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """OpenAI's `x-ratelimit-*` headers for a rejected caller."""
+        """Returns OpenAI's `x-ratelimit-*` headers for a rejected caller."""
         assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.usage.limits, self._monotonic())
 
@@ -129,7 +136,7 @@ class Tenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases of `next_needed` are renewed in the same exchange if they have expired."""
+        """Leases what the request needs. Expired leases of `next_needed` are renewed in the same exchange."""
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()
         if not short:
@@ -144,7 +151,7 @@ class Tenancy:
                         self._refuse(limit, need, self._monotonic(), without_redis=True)
 
     def _short(self, needs: Needs) -> Needs:
-        """Those needs that the leases do not cover."""
+        """Returns the needs that the leases do not cover."""
         now = self._monotonic()
         return {limit: need for limit, need in needs.items() if limit.free < need[0] or now >= limit.until}
 

@@ -14,8 +14,7 @@ from redis.exceptions import RedisError
 from pointsman_gateway.tenancy.keys import VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore
 from pointsman_gateway.tenancy.leases import LeasedLimit
-from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenantLimits
-from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenancyMetrics, TenantLimits
 from pointsman_gateway.tenancy.usage import UsageWriter
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""The wrappers that trace the line; `wiring` puts them around the stages where traces are wanted."""
+"""Tracing: wrappers that create OpenTelemetry spans, which `bootstrap` puts around the stages."""

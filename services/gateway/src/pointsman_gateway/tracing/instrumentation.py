@@ -1,4 +1,4 @@
-"""Where no traces are wanted, nothing stands around the parts, and OpenTelemetry is not even imported."""
+"""The wrappers that tracing adds to components. Without tracing there are none, and OpenTelemetry is not imported."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,60 +7,60 @@ from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
-from pointsman_gateway.pipeline.pipeline import Line
-from pointsman_gateway.pipeline.ports import Journal
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.pipeline.ports import RequestLog
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 
-class Around(Protocol):
-    """What stands around the parts of the house."""
+class Instrumentation(Protocol):
+    """Wraps components; each method returns a component of the same type."""
 
     @property
-    def calls(self) -> Interceptors:
-        """Around calls to other services."""
+    def grpc_interceptors(self) -> Interceptors:
+        """For calls to other services."""
         ...
 
-    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """`name` is the model's in the configuration."""
+        """`name` is the model's name in the configuration."""
         ...
 
-    def heads(self) -> str:
-        """Lines of an HTTP head that tell an engine where its work belongs."""
+    def trace_headers(self) -> str:
+        """HTTP header lines with the trace context of the current request; empty without tracing."""
         ...
 
-    def journal(self, journal: Journal) -> Journal: ...
+    def request_log(self, request_log: RequestLog) -> RequestLog: ...
 
-    def line(self, line: Line) -> Line: ...
+    def stages(self, stages: Stages) -> Stages: ...
 
 
-class Nothing:
-    """Implements `Around`."""
+class NoInstrumentation:
+    """Implements `Instrumentation` without wrappers."""
 
-    calls: Interceptors = ()
+    grpc_interceptors: Interceptors = ()
 
-    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         return embedder
 
-    def heads(self) -> str:
+    def trace_headers(self) -> str:
         return ""
 
-    def journal(self, journal: Journal) -> Journal:
-        return journal
+    def request_log(self, request_log: RequestLog) -> RequestLog:
+        return request_log
 
-    def line(self, line: Line) -> Line:
-        return line
+    def stages(self, stages: Stages) -> Stages:
+        return stages
 
 
-def traced_by(spans: "Spans | None") -> Around:
+def instrument_with(spans: "Spans | None") -> Instrumentation:
     if spans is None:
-        return Nothing()
-    from pointsman_gateway.tracing.spans import Traced
+        return NoInstrumentation()
+    from pointsman_gateway.tracing.spans import SpanInstrumentation
 
-    return Traced(spans)
+    return SpanInstrumentation(spans)

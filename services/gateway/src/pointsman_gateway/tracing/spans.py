@@ -1,4 +1,4 @@
-"""A span of each question to an engine, which is told where its own work belongs."""
+"""Wrappers that create spans: for engine calls, for the phases of a request, and for embeddings."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,21 +22,21 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
-from pointsman_gateway.embeddings.stage import Embedded, Embedder, Wanted
+from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
-from pointsman_gateway.pipeline.pipeline import Line
-from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, Journal, OpenAnswer, PromptBuilder
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, OpenAnswer, PromptBuilder, RequestLog
 
 # Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md
 _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completion"}
 
 
 class TracedClient:
-    """Implements `EngineClient` around another."""
+    """Implements `EngineClient` around another: one span per call, whose context is sent to the engine."""
 
     def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
-        """`provider` of a model as OpenTelemetry names it."""
+        """`provider` returns the `gen_ai.provider.name` of a model."""
         self._client = client
         self._spans = spans
         self._provider = provider
@@ -48,7 +48,7 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """Implements `Transfer` around another, and `ChunkSink` for that one."""
+    """Implements `Transfer` around another, and `ChunkSink` for the inner one."""
 
     def __init__(self, client: EngineClient, request: EngineRequest, sink: ChunkSink, span: Span) -> None:
         self._sink: ChunkSink | None = sink
@@ -75,7 +75,7 @@ class TracedTransfer:
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         if self._span is not None:
-            _tell(self._span, chunks)
+            _record_chunks(self._span, chunks)
         if self._sink is not None:
             self._sink.chunks(chunks, last)
 
@@ -99,7 +99,7 @@ def operation_name(operation: Operation) -> str:
 
 def _attributes(request: EngineRequest, name: str, provider: str) -> dict[str, Attribute]:
     server = urlsplit(request.url)
-    told: dict[str, Attribute | None] = {
+    attributes: dict[str, Attribute | None] = {
         "gen_ai.operation.name": name,
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": request.model,
@@ -110,19 +110,19 @@ def _attributes(request: EngineRequest, name: str, provider: str) -> dict[str, A
         "server.port": server.port,
         "pointsman.engine": request.engine,
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in attributes.items() if value is not None}
 
 
-def _tell(span: Span, chunks: Chunks) -> None:
+def _record_chunks(span: Span, chunks: Chunks) -> None:
     last = chunks[-1]
     if last.usage is not None:
-        span.set_attributes(used(last.usage))
+        span.set_attributes(usage_attributes(last.usage))
     reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
     if reasons:
         span.set_attribute("gen_ai.response.finish_reasons", reasons)
 
 
-def used(usage: Usage) -> dict[str, Attribute]:
+def usage_attributes(usage: Usage) -> dict[str, Attribute]:
     return {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
@@ -145,7 +145,7 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Implements `PromptBuilder`; what is looked up for a prompt is a call below its span."""
+    """Implements `PromptBuilder`. Searches for a prompt are child spans."""
 
     def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
         self._inner = inner
@@ -159,8 +159,8 @@ class TracedPrompts:
             return prompt
 
 
-class TracedAnswers:
-    """Implements `Backend`: until an answer begins, a wait for its adapter and engines that failed among it."""
+class TracedBackend:
+    """Implements `Backend`. The span ends with the first token; it includes adapter loads and failed engines."""
 
     def __init__(self, inner: Backend, spans: Spans) -> None:
         self._inner = inner
@@ -178,26 +178,26 @@ class TracedEmbedder:
     """Implements `Embedder`."""
 
     def __init__(self, inner: Embedder, name: str, provider: str, spans: Spans) -> None:
-        """`name` is the model's in the configuration; `provider` as OpenTelemetry names it."""
+        """`name` is the model's name in the configuration; `provider` is its `gen_ai.provider.name`."""
         self._inner = inner
         self._name = name
         self._provider = provider
         self._spans = spans
 
-    async def embed(self, wanted: Wanted) -> Embedded:
+    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
         with self._spans.phase(f"embeddings {self._name}") as span:
             span.set_attribute("gen_ai.operation.name", "embeddings")
             span.set_attribute("gen_ai.provider.name", self._provider)
             span.set_attribute("gen_ai.request.model", self._name)
-            embedded = await self._inner.embed(wanted)
-            span.set_attribute("gen_ai.usage.input_tokens", embedded.tokens)
-            return embedded
+            result = await self._inner.embed(inputs)
+            span.set_attribute("gen_ai.usage.input_tokens", result.tokens)
+            return result
 
 
-class TracedJournal:
-    """Implements `Journal` around another."""
+class TracedRequestLog:
+    """Implements `RequestLog` around another: sets the decision and receipt as attributes of the request's span."""
 
-    def __init__(self, inner: Journal) -> None:
+    def __init__(self, inner: RequestLog) -> None:
         self._inner = inner
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
@@ -208,7 +208,7 @@ class TracedJournal:
     ) -> None:
         span = current_span()
         if span.is_recording():
-            span.set_attributes(_decided(decision) | _came_of_it(request, receipt))
+            span.set_attributes(_decision_attributes(decision) | _receipt_attributes(request, receipt))
         self._inner.note(request, decision, receipt, answers)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
@@ -218,7 +218,7 @@ class TracedJournal:
         self._inner.note_undecided(receipt)
 
 
-def _decided(decision: Decision) -> dict[str, Attribute]:
+def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
     return {
         "pointsman.decision_id": decision.id,
         "pointsman.task": decision.task,
@@ -230,13 +230,13 @@ def _decided(decision: Decision) -> dict[str, Attribute]:
     }
 
 
-def _came_of_it(request: Request, receipt: Receipt) -> dict[str, Attribute]:
+def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribute]:
     return {
         "gen_ai.operation.name": operation_name(request.operation),
         "gen_ai.provider.name": "pointsman",
         "gen_ai.request.model": request.model,
         "gen_ai.response.model": receipt.model,
-        **used(receipt.usage),
+        **usage_attributes(receipt.usage),
         "pointsman.outcome": receipt.outcome,
         "pointsman.cost_usd": receipt.cost_usd,
         "pointsman.cached": receipt.cached,
@@ -245,32 +245,32 @@ def _came_of_it(request: Request, receipt: Receipt) -> dict[str, Attribute]:
     }
 
 
-class Traced:
-    """Implements the wiring's `Around`."""
+class SpanInstrumentation:
+    """Implements `Instrumentation` with spans."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
 
     @property
-    def calls(self) -> Interceptors:
+    def grpc_interceptors(self) -> Interceptors:
         return (TracedCalls(self._spans),)
 
-    def client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
         return TracedEmbedder(embedder, name, provider, self._spans)
 
-    def heads(self) -> str:
+    def trace_headers(self) -> str:
         return trace_header_lines(current_span())
 
-    def journal(self, journal: Journal) -> Journal:
-        return TracedJournal(journal)
+    def request_log(self, request_log: RequestLog) -> RequestLog:
+        return TracedRequestLog(request_log)
 
-    def line(self, line: Line) -> Line:
+    def stages(self, stages: Stages) -> Stages:
         return replace(
-            line,
-            classification=TracedClassification(line.classification, self._spans),
-            prompts=TracedPrompts(line.prompts, self._spans),
-            answers=TracedAnswers(line.answers, self._spans),
+            stages,
+            classification=TracedClassification(stages.classification, self._spans),
+            prompts=TracedPrompts(stages.prompts, self._spans),
+            backend=TracedBackend(stages.backend, self._spans),
         )

@@ -8,10 +8,13 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Decision, Request
 from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.validators import client_schemas
 
 MAX_CHARACTERS = 1_000_000
 """Characters of an answer that are collected; a longer answer is not judged."""
 MAX_CHUNKS = 32_768
+CLIENT_SCHEMA = "json_schema"
+"""The name in verdicts and metrics of the schema in a request's `response_format`."""
 
 
 class Ruling(StrEnum):
@@ -38,7 +41,7 @@ def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 Named = tuple[str, Validator]
-"""A validator with its name in the configuration."""
+"""A validator's name in the configuration, and the validator."""
 
 
 class Validation:
@@ -53,7 +56,13 @@ class Validation:
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
-        return Judge(self._validators.get(decision.task, ()), request)
+        """A client's own `response_format` replaces the validators that check the form of the task's answers."""
+        validators = self._validators.get(decision.task, ())
+        response_format = request.sampling.response_format
+        if response_format is not None:
+            kept = [named for named in validators if not named[1].checks_format]
+            validators = [*kept, *((CLIENT_SCHEMA, schema) for schema in client_schemas(response_format))]
+        return Judge(validators, request)
 
 
 class Judge:

@@ -6,6 +6,7 @@ that is not satisfied and its location, in names that the schema contains.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from statistics import fmean
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -24,7 +25,7 @@ CUT_OFF = {
 """Objections by the engine's finish reason."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
-"""A pattern does not search the text after them."""
+"""Only this many characters at the start of a text are searched."""
 SEARCH_TIMEOUT = 0.05
 """Seconds for one search. A pattern such as `(a+)+$` could search for years, and would block all other requests."""
 
@@ -33,6 +34,7 @@ class Complete(Validator):
     """Refuses an empty choice, and one that was cut off."""
 
     Options = Literal[True]
+    checks_format = False
 
     def __init__(self, options: bool) -> None:
         pass
@@ -93,6 +95,7 @@ class MeanLogprob(Validator):
     """Refuses a choice whose tokens have a low mean log-probability."""
 
     Options = Annotated[float, Field(le=0)]
+    checks_format = False
     needs_logprobs = True
 
     def __init__(self, options: float) -> None:
@@ -101,7 +104,7 @@ class MeanLogprob(Validator):
     def objection(self, choice: Choice) -> str | None:
         """Refuse the choice also if the engine does not report log-probabilities."""
         if not choice.logprobs:
-            return None if choice.only_calls_tools else "the engine told no log-probabilities"
+            return None if choice.only_calls_tools else "the engine reported no log-probabilities"
         mean = fmean(choice.logprobs)
         return None if mean >= self._minimum else f"{mean:.3f}, under {self._minimum:.3f}"
 
@@ -116,6 +119,9 @@ NAMING = frozenset(
 """Keywords whose errors quote property names of the answer."""
 MAX_BACKTRACKING = 10_000
 """Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
+
+MAX_CLIENT_SCHEMA_CHARACTERS = 64 * 1024
+"""As JSON. A larger schema of a client is left to the engine, since compiling it would delay other requests."""
 
 
 class BadSchema(ValueError):
@@ -151,6 +157,27 @@ class JsonSchema(Validator):
     def _location(self, error: ValidationError) -> Iterator[str]:
         for part in error.instance_path:
             yield str(part) if isinstance(part, int) or part in self._names else "*"
+
+
+class ClientSchema(JsonSchema):
+    """The schema of a request's own `response_format`.
+
+    A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
+    reach the limit as well.
+    """
+
+    def objection(self, choice: Choice) -> str | None:
+        return None if choice.finish_reason == "length" else super().objection(choice)
+
+
+def client_schemas(response_format: Mapping[str, Any]) -> Iterator[ClientSchema]:
+    """Yield the schema that a `response_format` contains; none if it contains none that is small and valid."""
+    wrapper = response_format.get("json_schema")
+    schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
+    if not isinstance(schema, Mapping) or len(json.dumps(schema)) > MAX_CLIENT_SCHEMA_CHARACTERS:
+        return
+    with suppress(ValueError):  # the engine judges it too, and its message is better
+        yield ClientSchema(schema)
 
 
 def _validator(schema: Mapping[str, Any], mask: str | None) -> Draft202012Validator:

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.vllm_client import CompletionClient, VllmClient
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.smoke.reference import Reference, compare
@@ -70,76 +69,24 @@ class WarmUp:
 
 
 class LoadSequence:
-    """Loads a version into the engine and checks that both the version and the base model answer correctly.
+    """The steps of one load, in their order: `load`, a trial if it is needed, `verify`."""
 
-    A version's content never changes, so what was checked once is not checked again: the base model's health after its
-    first answer once in this process, its first answer once in each run of the engine.
-    """
-
-    def __init__(
-        self,
-        engine: VllmClient,
-        warm_up: WarmUp,
-        probe: Probe,
-        restart_engine: Callable[[str], None],
-        metrics: LoraServerMetrics,
-    ) -> None:
+    def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
+        self.trials = trials
         self._engine = engine
         self._warm_up = warm_up
-        self._probe = probe
-        self._restart_engine = restart_engine
         self._metrics = metrics
-        self._harmless: set[str] = set()
-        self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     async def load(self, version: str, folder: Path) -> None:
         """Has the engine read the weights. Raises InvalidArgument if it rejects them, Unavailable if it is gone."""
-        with self._metrics.time_load_step("engine"):
-            try:
-                await self._engine.load(version, folder)
-            except InvalidArgument:
-                await self._check_engine(version)
-                raise
-
-    def needs_trial(self, version: str, life: int) -> bool:
-        """Whether the version has not answered yet in this life of the engine."""
-        return version not in self._harmless or self._answered_in.get(version) != life
-
-    async def try_out(self, version: AdapterVersion, life: int) -> None:
-        """Requests first answers, and checks the base model afterwards. Versions must be tried one at a time, so that a
-        corrupted engine can be attributed to one of them.
-
-        Raises InvalidArgument if the version must not serve, Unavailable if the engine is gone.
-        """
-        name = version.version
         try:
-            with self._metrics.time_load_step("trial"):
-                await self._warm_up.warm(version)
+            with self._metrics.time_load_step("engine"):
+                await self._engine.load(version, folder)
         except InvalidArgument:
-            await self._check_engine(name)
+            await self.trials.check_engine(version)
             raise
-        if name not in self._harmless:
-            with self._metrics.time_load_step("probe"):
-                is_healthy = await self._check_engine(name)
-            if not is_healthy:
-                raise InvalidArgument(
-                    f"after {name} was loaded the base model no longer answers as before: its weights corrupt the "
-                    "engine, which is restarted without it",
-                    code="poisons_engine",
-                )
-            self._harmless.add(name)
-        self._answered_in[name] = life
 
     async def verify(self, version: str) -> None:
         """See `WarmUp.verify`."""
         with self._metrics.time_load_step("comparison"):
             await self._warm_up.verify(version)
-
-    async def _check_engine(self, name: str) -> bool:
-        """Whether the base model answers as before. If not, the engine is restarted."""
-        try:
-            await self._probe.check()
-        except EngineCorrupted as error:
-            self._restart_engine(f"corrupted after {name} was loaded: {error.message}")
-            return False
-        return True

@@ -39,9 +39,9 @@ class PhaseStore(Protocol):
 class AdapterLoader:
     """Single-flight: concurrent requests for one version share one load.
 
-    Loads of different versions take turns at making room and reading weights, which takes one step of the engine. The
-    trials of versions that have not answered yet take turns of their own, so a version that is only read again does
-    not wait for them.
+    Loads of different versions take turns at making room and reading weights, which takes one step of the engine.
+    Versions that have not answered yet are tried afterwards, in groups; one that is only read again does not wait for
+    them.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class AdapterLoader:
         self._metrics = metrics
         self._max_wait_seconds = max_wait_seconds
         self._lock = asyncio.Lock()  # first come, first served, so no load starves
-        self._trial_lock = asyncio.Lock()
         self._loads: dict[str, asyncio.Task[bool]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._rejected: dict[str, InvalidArgument] = {}
@@ -76,6 +75,11 @@ class AdapterLoader:
     def set_placed(self, placed: frozenset[str]) -> None:
         """Versions that this engine should hold; they are evicted last."""
         self._slots.placed = placed
+
+    @property
+    def capacity(self) -> int:
+        """How many versions the engine can hold."""
+        return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
         """Why this engine does not accept the version, None if it does."""
@@ -195,12 +199,17 @@ class AdapterLoader:
         await self._sequence.load(name, folder)
 
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
-        """Raises as `LoadSequence.try_out` does."""
-        if not self._sequence.needs_trial(version.version, life):
+        """Raises as `Trials.run` does."""
+        trials = self._sequence.trials
+        if not trials.is_needed(version.version, life):
             return
-        async with self._turn(self._trial_lock, version.version, deadline):
-            self._check_life(life)  # the trial before may have made the lora-server restart the engine
-            await self._sequence.try_out(version, life)
+        trial = trials.enqueue(version, life)
+        try:
+            async with self._turn(trials.turn, version.version, deadline):
+                self._check_life(life)  # the trial before may have made the lora-server restart the engine
+                await trials.run(trial)
+        finally:
+            trials.withdraw(trial)
 
     def _check_life(self, life: int) -> None:
         """Raises Unavailable if the engine was restarted since: it does not hold the version any more."""

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 SYNC_SECONDS = 2.0
 """Between two full passes if no change is announced."""
 
+LOADS_AT_ONCE = 16
+"""Loads that are started together; their trials form one group (`trials.py`)."""
 REDIS_RETRY_SECONDS = 0.5
 CANARY_CHECK_SECONDS = 1.0
 REPORT_TTL_SECONDS = 15.0
@@ -205,19 +207,30 @@ class Reconciler:
             self._settled_life = state.life
 
     async def _load_needed(self, desired: DesiredState) -> None:
-        for name in self._needed(desired):
-            if name in self._engine_state.state.resident:
-                self._lost.discard(name)
-            elif self._retries.is_due(name) and not self._loader.rejection(name):
-                try:
-                    loaded = await self._load(name, desired)
-                    self._retries.record_success(name)
-                except PointsmanError as error:
-                    self._retries.record_failure(name, error)
-                    continue
-                if not loaded and name not in desired.pins:
-                    self._lost.clear()
-                    return  # there is no room for versions of lower priority either
+        needed = self._needed(desired)
+        # One after the other if not all fit, so that those of the highest priority get the room.
+        at_once = LOADS_AT_ONCE if len(needed) <= self._loader.capacity else 1
+        for first in range(0, len(needed), at_once):
+            group = needed[first : first + at_once]
+            results = await asyncio.gather(*(self._load_one(name, desired) for name in group))
+            if not all(results):
+                self._lost.clear()
+                return  # there is no room for versions of lower priority either
+
+    async def _load_one(self, name: str, desired: DesiredState) -> bool:
+        """False if there is no room for it. Errors are recorded, and the load is retried later."""
+        if name in self._engine_state.state.resident:
+            self._lost.discard(name)
+            return True
+        if not self._retries.is_due(name) or self._loader.rejection(name):
+            return True
+        try:
+            loaded = await self._load(name, desired)
+            self._retries.record_success(name)
+        except PointsmanError as error:
+            self._retries.record_failure(name, error)
+            return True
+        return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
         """False if loading would evict a version that is needed more. A version that an alias is about to move to is

@@ -32,7 +32,7 @@ class AdapterSlots:
     ) -> None:
         self._engine = engine
         self._engine_state = engine_state
-        self._slots = slots
+        self.capacity = slots
         self._metrics = metrics
         self.pinned: frozenset[str] = frozenset()
         self.placed: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class AdapterSlots:
         while True:
             listed_at = time.monotonic()
             loaded = await self._engine.list_adapters()
-            if version in loaded or len(loaded) < self._slots:
+            if version in loaded or len(loaded) < self.capacity:
                 self._metrics.observe_slot_wait(time.monotonic() - started)
                 return
             protected = self.pinned | self._engine_state.state.loading
@@ -87,7 +87,7 @@ class AdapterSlots:
         """Whether there is a slot for `version`, if need be after evicting an idle version of lower priority."""
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
-        if version in loaded or len(loaded) < self._slots:
+        if version in loaded or len(loaded) < self.capacity:
             return True
         victim, needed_here = None, self.pinned | self.placed
         if version in needed_here:
@@ -99,7 +99,7 @@ class AdapterSlots:
         if victim is None:
             return False
         await self.evict(victim, time.monotonic())
-        return len(await self._engine.list_adapters()) < self._slots
+        return len(await self._engine.list_adapters()) < self.capacity
 
     async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
         """Evicts in three steps: gateways stop sending requests, the engine stops accepting the name, and the weights
@@ -179,7 +179,7 @@ class AdapterSlots:
             for name, adapter in sorted(loaded.items())
         )
         return ResourceExhausted(
-            f"no slot for {version}: all {self._slots} (POINTSMAN_LORA_HELD) are pinned or in use: {holders}",
+            f"no slot for {version}: all {self.capacity} (POINTSMAN_LORA_HELD) are pinned or in use: {holders}",
             code="no_slot",
             retry_after=1.0,
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pointsman_lora_server.engine.tool_calls import NO_TOOL_CALLING, ToolCalling
+
 DRAIN_SECONDS = 5
 """How long vLLM lets requests finish that arrived at the last moment; it would otherwise abort them at once. Earlier
 requests have finished before vLLM is told to stop, since its own drain was observed to cut answers short."""
@@ -43,6 +45,8 @@ _FORBIDDEN_OPTIONS = {
     "--max-loras": _HAS_SETTING,
     "--max-lora-rank": _HAS_SETTING,
     "--max-model-len": _HAS_SETTING,
+    "--tool-call-parser": _HAS_SETTING,
+    "--enable-auto-tool-choice": "is set if there is a tool-call parser",
 }
 _SHORT_OPTIONS = {"-asc": "--api-server-count"}
 
@@ -61,6 +65,7 @@ class EngineSettings:
     max_model_len: int
     extra_arguments: str = ""
     """More arguments for vLLM, quoted as in a shell."""
+    tool_calling: ToolCalling = NO_TOOL_CALLING
     traces_url: str = ""
     """Where vLLM sends its spans (OTLP over HTTP); empty: nowhere."""
 
@@ -71,6 +76,7 @@ class EngineCommand:
     environment: Mapping[str, str]
     traced: bool = False
     """Whether vLLM sends spans of its requests."""
+    tool_call_parser: str = ""
 
 
 class GuardSecret:
@@ -113,6 +119,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
         *("--shutdown-timeout", str(DRAIN_SECONDS), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         "--disable-uvicorn-access-log",
+        *settings.tool_calling.arguments,
         *((_TRACES_OPTION, traces_url) if traces_url else ()),
         *extra,
     )
@@ -132,6 +139,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         arguments,
         defaults | inherited | {"PYTHONPATH": str(GUARD_FOLDER)},
         traced=bool(traces_url or has_traces_option),
+        tool_call_parser=settings.tool_calling.parser,
     )
 
 

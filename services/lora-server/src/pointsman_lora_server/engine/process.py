@@ -115,7 +115,7 @@ class EngineProcess:
             os.close(write_end)
         output, loop = asyncio.StreamReader(), asyncio.get_running_loop()
         pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb"))
-        log.info("engine started, process group %d: %s", child.group, " ".join(command.arguments))
+        log.info("engine started, process group %d: %s", child.group, _printable(command.arguments))
         return cls(child, pipe, output)
 
     @property
@@ -167,3 +167,8 @@ class EngineProcess:
         if text:
             self._last_lines.append(text)
             engine_log.info("%s", text)
+
+
+def _printable(arguments: Sequence[str]) -> str:
+    """On one line; a chat template is left out."""
+    return " ".join("..." if "\n" in argument else argument for argument in arguments)

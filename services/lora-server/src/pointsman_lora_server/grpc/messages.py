@@ -64,6 +64,7 @@ class EngineIdentity:
     base_model: str
     url: str
     max_model_len: int
+    tool_call_parser: str = ""
 
 
 def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
@@ -80,6 +81,7 @@ def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
         max_model_len=identity.max_model_len,
         loadable=sorted(state.loadable),
         training_seconds=state.training_seconds,
+        tool_call_parser=identity.tool_call_parser,
     )
 
 

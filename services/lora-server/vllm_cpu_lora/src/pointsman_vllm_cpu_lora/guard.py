@@ -1,32 +1,34 @@
-"""Whether a wrapper of vLLM's computes right, found out by asking it; and whether its version is one that we know."""
+"""Tests whether vLLM's CPU wrapper of LoRA computes correctly, by running it on a small input."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-KNOWN = ("0.32.",)
-"""Versions of vLLM that the kernels were read beside and tested with."""
+KNOWN_VERSIONS = ("0.32.",)
+"""Version prefixes of vLLM that the kernels are written for and tested with."""
 
 _OUTPUTS = _RANK = _INPUTS = 8
-_RIGHT = float(_INPUTS * _RANK)
-"""x of ones, through an A of ones and a B of ones."""
+_EXPECTED = float(_INPUTS * _RANK)
+"""The result for an input, an A and a B that are all ones."""
 
 
 class UnknownVllm(RuntimeError):
-    """A vLLM that answers base rows with an adapter's weights, in a version not known to us; the text has the fix."""
+    """An unknown version of vLLM applies adapter weights to rows of the base model. The message says how to fix it."""
 
     def __init__(self, version: str, why: str) -> None:
         super().__init__(
-            f"vLLM {version} {why}; pointsman-vllm-cpu-lora corrects {', '.join(known + 'x' for known in KNOWN)} only. "
-            "Nothing is served, lest it be wrong. Pin vLLM to such a version, or install the plugin's release for this "
-            "one; where no LoRA is served, leave the plugin out: VLLM_PLUGINS names those to load (empty: none)."
+            f"vLLM {version} {why}; pointsman-vllm-cpu-lora corrects {', '.join(v + 'x' for v in KNOWN_VERSIONS)}. "
+            "The engine does not start, because its answers would be wrong. Pin vLLM to such a version, or install the "
+            "plugin's release for this one. Without LoRA the plugin is not needed: VLLM_PLUGINS names the plugins to "
+            "load (empty: none)."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Mapping:
-    """What a wrapper reads of vLLM's LoRAMapping: the adapter id of each token and of each sample, 0 for none."""
+    """The fields of vLLM's LoRAMapping that a wrapper reads: the adapter id of each token and of each sample; 0 means
+    none."""
 
     index_mapping: tuple[int, ...]
     prompt_mapping: tuple[int, ...]
@@ -34,30 +36,31 @@ class _Mapping:
 
 
 def is_needed(version: str, wrapper: type[Any]) -> bool:
-    """Whether vLLM's own `wrapper` has the fault, so that ours is to take its place.
+    """Returns whether vLLM's own `wrapper` has the fault, so that ours must replace it.
 
-    Raises UnknownVllm where it has, or cannot be asked, in a version that we do not know.
+    Raises UnknownVllm if a version that we do not know has the fault or cannot be tested.
     """
     try:
-        if is_right(wrapper):
+        if is_correct(wrapper):
             return False
-    except Exception as error:  # it is another's code, of a version that we may not know
-        raise UnknownVllm(version, f"cannot be asked whether it leaves base rows alone ({error!r})") from error
-    if not version.startswith(KNOWN):
+    except Exception as error:  # the wrapper of an unknown version may raise anything
+        raise UnknownVllm(version, f"cannot be tested for adapter weights in base rows ({error!r})") from error
+    if not version.startswith(KNOWN_VERSIONS):
         raise UnknownVllm(version, "answers rows of the base model with an adapter's weights")
     return True
 
 
-def is_right(wrapper: type[Any]) -> bool:
-    """Both a row without an adapter and one with, in prefill and in decoding, in a linear layer and in the logits.
+def is_correct(wrapper: type[Any]) -> bool:
+    """Tests a row with an adapter and a row without, in prefill and in decoding, in a linear layer and in the
+    logits.
 
-    Raises what the wrapper raises where it is not to be asked like this.
+    Raises whatever the wrapper raises.
     """
-    return all(_answers(wrapper, is_prefill) == [0.0, _RIGHT] * 2 for is_prefill in (True, False))
+    return all(_answers(wrapper, is_prefill) == [0.0, _EXPECTED] * 2 for is_prefill in (True, False))
 
 
 def _answers(wrapper: type[Any], is_prefill: bool) -> list[float]:
-    """One adapter in the one slot there is, which is thus filled: an index of -1 then finds its weights."""
+    """The only slot holds an adapter, so a wrapper with the fault finds its weights at index -1."""
     asked = wrapper(max_num_batched_tokens=2, max_batches=2, device=torch.device("cpu"))
     asked.update_metadata(_Mapping((0, 1), (0, 1), is_prefill), [1], 2, 2 * _OUTPUTS)
     a, b = torch.ones(1, 1, _RANK, _INPUTS), torch.ones(1, 1, _OUTPUTS, _RANK)

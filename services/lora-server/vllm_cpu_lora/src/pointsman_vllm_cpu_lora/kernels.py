@@ -1,52 +1,58 @@
-"""The matrix products of adapters, over those rows alone that a plan gives to an adapter; all of them in place.
+"""Matrix products of adapters, computed in place and only for the rows that the plan assigns to an adapter.
 
-Each adapter's rows meet its own weights only, so that not even NaN weights reach another adapter's rows or the base's.
+Each adapter's rows are multiplied with its own weights only, so even NaN weights cannot reach other rows.
 """
 
 import torch
 
-from pointsman_vllm_cpu_lora.segments import LONG, Group, Plan
+from pointsman_vllm_cpu_lora.segments import MIN_RUN_ROWS, Group, Plan
 from pointsman_vllm_cpu_lora.stacked import Stacked
 
-SMALL = 2**17
-"""Numbers in a layer's result up to which few rows are computed in the weights' 32 bits. In 16 such products take up to
-four times as long, for the cost of their calls; in larger ones arithmetic and memory count, and 16 bits are faster."""
+MAX_SMALL_RESULT = 2**17
+"""Maximum number of values in a layer's result for which few rows are computed in the weights' 32 bits. Up to this
+size
+16-bit products take up to four times as long, because the call dominates. Above it, arithmetic and memory dominate, and
+16 bits are faster.
+"""
 
 
 def add(plan: Plan, y: torch.Tensor, x: torch.Tensor, weights: Stacked, scale: float) -> None:
-    """y[row] += scale * (x[row] @ A.T) @ B, of the row's own adapter. y [tokens, outputs], x [tokens, inputs].
+    """y[row] += scale * (x[row] @ A.T) @ B with the row's own adapter. y [tokens, outputs], x [tokens, inputs], any
+    dtype.
 
-    x and y are of any dtype. Raises ValueError where the plan speaks of more rows than there are.
+    Raises ValueError if the plan has more rows than `x`.
     """
     if plan.tokens > x.shape[0]:
         raise ValueError(f"the plan has {plan.tokens} rows, the layer's input {x.shape[0]}")
     for run in plan.runs:
-        dtype = _fastest(run.rows, run.rows, x, weights)
+        dtype = _compute_dtype(run.rows, run.rows, x, weights)
         shrunk = x[run.start : run.stop].to(dtype) @ weights.a[run.slot].to(dtype).t()
         _add_run(y[run.start : run.stop], shrunk, weights.b[run.slot].to(dtype), scale)
     for group in plan.groups:
-        dtype = _fastest(group.shape[1], group.gather.numel(), x, weights)
+        dtype = _compute_dtype(group.shape[1], group.gather.numel(), x, weights)
         gathered = x.index_select(0, group.gather).to(dtype).view(*group.shape, -1)
         shrunk = gathered.bmm(_of(weights.a, group).to(dtype).transpose(1, 2))
         _add_group(group, y, shrunk.bmm(_of(weights.b, group).to(dtype)), scale)
 
 
 def shrink(plan: Plan, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, scale: float) -> None:
-    """y[row] = scale * x[row] @ A.T. `a` [slots, rank, inputs]; y [tokens, rank or more], often in 32 bits."""
+    """y[row] = scale * x[row] @ A.T. `a` [slots, rank, inputs]; y [tokens, at least rank], often in 32 bits."""
     for slot, rows in plan.rows_by_slot():
         y[rows, : a.shape[1]] = ((x[rows].to(a.dtype) @ a[slot].t()) * scale).to(y.dtype)
 
 
 def expand(plan: Plan, y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, *, add_inputs: bool) -> None:
-    """y[row] = x[row] @ B.T, or += of it. `b` [slots, outputs, rank]; x [tokens, rank]; y [tokens, outputs]."""
+    """y[row] = x[row] @ B.T, or += if `add_inputs`. `b` [slots, outputs, rank]; x [tokens, rank]; y [tokens,
+    outputs]."""
     for slot, rows in plan.rows_by_slot():
         grown = x[rows].to(b.dtype) @ b[slot].t()
         y[rows] = (y[rows] + grown if add_inputs else grown).to(y.dtype)
 
 
-def _fastest(rows_of_one: int, rows: int, x: torch.Tensor, weights: Stacked) -> torch.dtype:
-    """To compute in. `rows` of all adapters, of which the busiest has `rows_of_one`."""
-    few = rows_of_one < LONG and rows * weights.b.shape[-1] <= SMALL
+def _compute_dtype(rows_of_one: int, rows: int, x: torch.Tensor, weights: Stacked) -> torch.dtype:
+    """The dtype to compute in. `rows` counts those of all adapters, `rows_of_one` those of the adapter with the
+    most."""
+    few = rows_of_one < MIN_RUN_ROWS and rows * weights.b.shape[-1] <= MAX_SMALL_RESULT
     return weights.a.dtype if few else x.dtype
 
 

@@ -1,4 +1,4 @@
-"""What vLLM calls in each of its processes before it builds anything: corrects the CPU kernels, or says why not."""
+"""The plugin that vLLM calls in each of its processes before it builds a model: it corrects the CPU kernels of LoRA."""
 
 import os
 
@@ -8,20 +8,22 @@ from vllm.logger import init_logger
 from pointsman_vllm_cpu_lora import guard
 
 SWITCH = "POINTSMAN_VLLM_CPU_LORA"
-"""Set to "off", vLLM's own kernels stay, fault and all: for measuring them."""
+"""The environment variable that keeps vLLM's own, faulty kernels if it is "off"; for benchmarks."""
 
-log = init_logger("vllm.pointsman_cpu_lora")  # vLLM shows its own loggers only
+log = init_logger("vllm.pointsman_cpu_lora")  # vLLM shows only its own loggers
 
 
 def register() -> None:
-    """May be called more than once. Raises guard.UnknownVllm."""
-    from vllm.platforms import current_platform  # finds out what the machine is: nothing for an import to do
+    """Idempotent. Raises guard.UnknownVllm."""
+    from vllm.platforms import (
+        current_platform,
+    )  # this import detects the hardware, so it does not happen when the module is imported
 
     correct(is_cpu=current_platform.is_cpu(), switch=os.environ.get(SWITCH, "on"))
 
 
 def correct(*, is_cpu: bool, switch: str) -> None:
-    """Puts our wrapper in the place of vLLM's, where it is needed. Raises guard.UnknownVllm."""
+    """Replaces vLLM's wrapper if it has the fault. Raises guard.UnknownVllm."""
     if switch == "off":
         log.warning("CPU LoRA kernels of Pointsman are off: %s=off", SWITCH)
     elif not is_cpu:
@@ -40,7 +42,7 @@ def _replace() -> None:
     if not guard.is_needed(vllm.__version__, punica_cpu.PunicaWrapperCPU):
         log.info("CPU LoRA kernels of Pointsman are off: those of vLLM %s leave base rows alone", vllm.__version__)
         return
-    if not guard.is_right(SegmentedPunicaWrapper):
+    if not guard.is_correct(SegmentedPunicaWrapper):
         raise guard.UnknownVllm(vllm.__version__, "computes adapters in another way than its version says")
     # vLLM looks the class up by this name when it loads a model.
     punica_cpu.PunicaWrapperCPU = SegmentedPunicaWrapper

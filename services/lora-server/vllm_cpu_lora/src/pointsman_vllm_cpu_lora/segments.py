@@ -1,4 +1,4 @@
-"""Who computes which rows of a batch: the plan that is made once a step and followed by every layer."""
+"""Plans which rows of a batch belong to which adapter. The plan is made once for each step and used by every layer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,16 @@ from itertools import accumulate
 
 import torch
 
-LONG = 32
-"""Rows from which on an adapter's rows are worth matrix products of their own: below, what counts is the number of
-calls, and a batch of padded products is one call for all adapters; above, it is the arithmetic, and padding costs."""
+MIN_RUN_ROWS = 32
+"""Minimum number of consecutive rows for which an adapter gets matrix products of its own. For fewer rows the number of
+calls
+dominates, and one batch of padded products serves all adapters. For more rows arithmetic dominates, and padding costs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring rows of one adapter, as in a prompt: views do, nothing is copied."""
+    """Consecutive rows of one adapter, as in a prompt. They are used as views and not copied."""
 
     slot: int
     start: int
@@ -26,17 +28,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Scattered rows of some adapters, as in decoding, each adapter padded to as many rows as the busiest one has."""
+    """Scattered rows of several adapters, as in decoding. Each adapter is padded to the row count of the one with the
+    most."""
 
     adapters: int
     slots: torch.Tensor | slice
-    """[adapters], where each adapter's weights are; a slice where they are neighbours."""
+    """[adapters], the slot of each adapter's weights; a slice if the slots are consecutive."""
     gather: torch.Tensor
-    """[adapters * padded], the row that stands at each place. A place that pads repeats a row of the same adapter."""
+    """[adapters * padded], the row at each position. A padding position repeats a row of the same adapter."""
     scatter: torch.Tensor
-    """[rows], the place of each row's result, by rising row; the places that pad are in none."""
+    """[rows], the position of each row's result, in ascending order of rows; padding positions do not occur."""
     rows: torch.Tensor | slice
-    """[rows], the rows that get those results: a slice where they are neighbours."""
+    """[rows], the rows that receive those results; a slice if they are consecutive."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,14 +49,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows in no run and in no group have no adapter, and nobody touches them."""
+    """Rows in no run and in no group have no adapter and stay unchanged."""
 
     tokens: int
     runs: tuple[Run, ...] = ()
     groups: tuple[Group, ...] = ()
 
     def rows_by_slot(self) -> Iterator[tuple[int, torch.Tensor | slice]]:
-        """One adapter after the other, for the products that are made too rarely to be worth batching."""
+        """Yields each slot with its rows, for products that are too rare to be batched."""
         for run in self.runs:
             yield run.slot, slice(run.start, run.stop)
         for group in self.groups:
@@ -68,22 +71,22 @@ class Plan:
 
 
 def plan(indices: torch.Tensor) -> Plan:
-    """`indices` [tokens] has the slot of each row's adapter; a negative one means none."""
+    """`indices` [tokens] holds the slot of each row's adapter; a negative one means no adapter."""
     slots, lengths = (found.tolist() for found in torch.unique_consecutive(indices, return_counts=True))
     stops = list(accumulate(lengths))
     found = [
         Run(slot, stop - length, stop) for slot, length, stop in zip(slots, lengths, stops, strict=True) if slot >= 0
     ]
-    short = [run for run in found if run.rows < LONG]
-    if len(short) < 2:  # a single adapter in decoding, too: nothing to batch it with
+    short = [run for run in found if run.rows < MIN_RUN_ROWS]
+    if len(short) < 2:  # a single adapter in decoding also has nothing to batch with
         return Plan(indices.numel(), tuple(found))
     scattered: dict[int, list[int]] = {}
     for run in short:
         scattered.setdefault(run.slot, []).extend(range(run.start, run.stop))
-    alone = [{slot: rows} for slot, rows in scattered.items() if len(rows) >= LONG]
-    together = {slot: rows for slot, rows in sorted(scattered.items()) if len(rows) < LONG}
+    alone = [{slot: rows} for slot, rows in scattered.items() if len(rows) >= MIN_RUN_ROWS]
+    together = {slot: rows for slot, rows in sorted(scattered.items()) if len(rows) < MIN_RUN_ROWS}
     groups = tuple(_group(rows_of) for rows_of in (*alone, together) if rows_of)
-    return Plan(indices.numel(), tuple(run for run in found if run.rows >= LONG), groups)
+    return Plan(indices.numel(), tuple(run for run in found if run.rows >= MIN_RUN_ROWS), groups)
 
 
 def _group(rows_of: dict[int, list[int]]) -> Group:

@@ -1,4 +1,4 @@
-"""vLLM's wrapper of the CPU kernels, with ours in place of its own."""
+"""Replaces vLLM's wrapper of its CPU LoRA kernels by one that uses ours."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from pointsman_vllm_cpu_lora import kernels
 from pointsman_vllm_cpu_lora.segments import Plan, plan
-from pointsman_vllm_cpu_lora.stacked import Stacked, lay_side_by_side
+from pointsman_vllm_cpu_lora.stacked import Stacked, stack_slices
 
 Tensors = tuple[torch.Tensor, ...]
 
 
 class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the checks do not have vLLM
-    """Plans each batch once, when vLLM says which row has which adapter; the layers follow the plan."""
+    """Plans each batch once, when vLLM reports the adapter of each row; all layers use the plan."""
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **more: Any) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **more)
@@ -37,9 +37,9 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         buffer: Tensors | None = None,
         **more: Any,
     ) -> None:
-        """`y` [tokens, outputs] is changed in place; `buffer` is not needed."""
+        """Changes `y` [tokens, outputs] in place; `buffer` is not used."""
         known = self._layers.get(id(lora_a_stacked))
-        weights = known[1] if known else self._learn(lora_a_stacked, lora_b_stacked, output_slices)
+        weights = known[1] if known else self._stack_layer(lora_a_stacked, lora_b_stacked, output_slices)
         kernels.add(self._tokens, y, x, weights, scale)
 
     def add_lora_logits(
@@ -53,8 +53,8 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         buffer: torch.Tensor | None = None,
         **more: Any,
     ) -> None:
-        """Rows are those that are sampled from. `y` may be narrower than B: vocabularies are padded."""
-        if not lora_a_stacked.any():  # the common case: no adapter here changes the vocabulary's own layer
+        """The rows are those that are sampled from. `y` may be narrower than B because vocabularies are padded."""
+        if not lora_a_stacked.any():  # the common case: no adapter changes the output layer of the vocabulary
             return
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         width = min(y.shape[1], lora_b_stacked.shape[2])
@@ -64,14 +64,15 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, add_inputs: bool = True, **more: Any
     ) -> None:
-        """`x` [tokens, rank] is what A has for each token; rows without an adapter hold another's, and are left."""
+        """`x` [tokens, rank] holds A's row of each token. Rows without an adapter hold the values of another one and
+        are skipped."""
         if x.any() or not add_inputs:
             kernels.expand(self._tokens, y, x, lora_b_stacked[:, 0], add_inputs=add_inputs)
 
     def add_shrink(
         self, y: Tensors | torch.Tensor, x: torch.Tensor, lora_a_stacked: Tensors, scale: float, **more: Any
     ) -> None:
-        """Layers that are shared out over several processes come here, and to `add_expand`."""
+        """Used, with `add_expand`, by layers that are distributed over several processes."""
         x = x.view(-1, x.shape[-1])
         for y_slice, a in zip(y, lora_a_stacked, strict=True):
             kernels.shrink(self._tokens, y_slice.view(-1, y_slice.shape[-1]), x, a[:, 0], scale)
@@ -92,10 +93,10 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
             kernels.expand(self._tokens, part, x_slice, b[:, 0], add_inputs=add_inputs)
             offset_start += width
 
-    def _learn(self, a: Tensors, b: Tensors, output_slices: tuple[int, ...]) -> Stacked:
-        """A layer's tuple lives as long as the layer, and we keep it: its id is no other's."""
+    def _stack_layer(self, a: Tensors, b: Tensors, output_slices: tuple[int, ...]) -> Stacked:
+        """Keeping the tuple of a layer guarantees that its id is not reused."""
         if tuple(output_slices) != tuple(b_slice.shape[2] for b_slice in b):
             raise ValueError(f"slices of {output_slices} outputs, weights of {[tuple(one.shape) for one in b]}")
-        weights = lay_side_by_side(a, b)
+        weights = stack_slices(a, b)
         self._layers[id(a)] = (a, weights)
         return weights

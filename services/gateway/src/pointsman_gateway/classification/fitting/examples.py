@@ -33,9 +33,9 @@ class Examples:
     texts: tuple[str, ...]
     """The excerpt that the classifier reads of each; out-of-scope texts are last."""
     y: NDArray[np.intp]
-    """(texts,): the task's number, or OUT_OF_SCOPE."""
+    """The number of each text's task, or OUT_OF_SCOPE, (texts,)."""
     folds: NDArray[np.intp]
-    """(texts,)"""
+    """The fold of each text, (texts,)."""
 
     @property
     def inside(self) -> NDArray[np.bool_]:

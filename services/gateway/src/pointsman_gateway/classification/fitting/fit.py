@@ -71,7 +71,7 @@ class OutOfFoldResults:
 
     data: Examples
     vectors: Floats
-    """(texts, dimensions): the encoder's."""
+    """The encoder's vectors, (texts, dimensions)."""
     results: StageResults
 
 

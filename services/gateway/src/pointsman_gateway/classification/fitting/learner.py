@@ -23,7 +23,10 @@ TOLERANCE = 0.01
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 MIN_CENTROIDS, MAX_CENTROIDS = 5, 100
-"""For each task. On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2 % of the time."""
+"""Limits of the number of centroids of a task.
+
+On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2 % of the time.
+"""
 
 EXAMPLES_PER_CENTROID = 20
 """A task with many examples is more diverse: for 640 triage messages five centroids are too few."""

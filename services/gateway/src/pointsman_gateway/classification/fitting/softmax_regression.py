@@ -47,7 +47,7 @@ class Dense:
 @dataclass(frozen=True, slots=True)
 class Head:
     weights: tuple[Floats, ...]
-    """(features, tasks), one for each block."""
+    """One matrix (features, tasks) for each block."""
     bias: Floats
     """(tasks,)"""
 

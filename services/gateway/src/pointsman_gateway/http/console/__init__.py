@@ -1,1 +1,1 @@
-"""The console: a page, and the small JSON API that it reads."""
+"""The console: a web page, and the JSON API that it uses."""

@@ -1,38 +1,83 @@
-"""`/console/api`: what the page shows, and how it moves adapters. It is the page's own, and changes with it."""
+"""`/console/api`, the JSON API of the console's page. It may change with any version.
 
-from collections.abc import Awaitable, Callable
+Only the console's own page may call it from a browser. Pages of other sites cannot send the required header without a
+CORS preflight request, which is never granted. If keys are off, the page's host must be local (localhost or an IP
+address) or configured, which prevents DNS rebinding: a name of an attacker that resolves to this machine. If keys are
+on, the attacker lacks the key.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import FastAPI, Query, Request
+from pointsman_servicekit.errors import InvalidArgument, PermissionDenied
 from pydantic import Field
 from starlette.responses import Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapters import AliasMove
-from pointsman_gateway.http.bounded_fields import KnownNames
 from pointsman_gateway.http.console import page
-from pointsman_gateway.http.console.guard import check_site
-from pointsman_gateway.http.http_door import caller_of_request, door_of
+from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
+from pointsman_gateway.http.openai.fields import StrictBody
 
-MOST_AT_ONCE = 200
+CONSOLE_HEADER = "x-pointsman-console"
 
-PLACE = r"^\d{1,20}-\d{1,20}$|^$"
-"""Of an entry in the journal."""
+
+def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
+    """Raises PermissionDenied ("other_site", "unknown_host"), or InvalidArgument if the content type is not JSON.
+
+    `keys`: keys are on. `hosts` are allowed in addition to localhost and IP addresses.
+    """
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if CONSOLE_HEADER not in request.headers or (origin is not None and urlsplit(origin).netloc != host):
+        raise PermissionDenied(
+            f"only the console's own page speaks to this route: same origin, and the header {CONSOLE_HEADER}",
+            code="other_site",
+        )
+    if not keys and not _is_local_or_allowed(host, hosts):
+        raise PermissionDenied(
+            f"keys are off, so the console is served to this machine's own names only, not to '{host[:100]}'; "
+            "POINTSMAN_GATEWAY_CONSOLE_HOSTS names others",
+            code="unknown_host",
+        )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        raise InvalidArgument("the body must be application/json", code="bad_content_type", param="content-type")
+
+
+def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
+    name = (urlsplit(f"//{host}").hostname or "").lower()
+    if name == "localhost" or name.endswith(".localhost") or name in hosts:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+MAX_PAGE_SIZE = 200
+
+PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
+"""The id of an entry in the request log, or empty."""
 
 Handler = Callable[..., Awaitable[Response]]
 
 _encode = msgspec.json.Encoder().encode
 
 
-class _Move(KnownNames):
+class _MoveBody(StrictBody):
     model: str = Field(min_length=1, description="the base model")
     alias: str = Field(min_length=1)
     expected_version: str = Field(default="", description="where it must point now; empty: wherever it points")
 
 
-class AliasBody(_Move):
+class AliasBody(_MoveBody):
     version: str = Field(min_length=1)
     force: bool = Field(default=False, description="even where the evaluation says that prompting is as good")
 
@@ -40,7 +85,7 @@ class AliasBody(_Move):
         return AliasMove(self.alias, self.version, self.expected_version, author, force=self.force)
 
 
-class CanaryBody(_Move):
+class CanaryBody(_MoveBody):
     version: str = Field(default="", description="empty with a weight of 0")
     weight: float = Field(ge=0, le=1, description="the share of users; 0 ends it")
 
@@ -48,7 +93,7 @@ class CanaryBody(_Move):
         return AliasMove(self.alias, self.version, self.expected_version, author, weight=self.weight)
 
 
-class RollbackBody(_Move):
+class RollbackBody(_MoveBody):
     reason: str = Field(default="", max_length=500, description="for the history")
 
     def to_move(self, author: str) -> AliasMove:
@@ -56,28 +101,28 @@ class RollbackBody(_Move):
 
 
 async def overview(request: Request) -> Response:
-    """Paths, tasks, engines, as they are now."""
-    console, caller = _enter(request)
-    status = door_of(request).configuration.status
+    """Returns the current state of paths, tasks, engines and the configuration."""
+    console, caller = _authorize(request)
+    status = dependencies_of(request).configuration.status
     return _json({"overview": await console.overview(caller), "configuration": status})
 
 
 async def decisions(
     request: Request,
-    before: Annotated[str, Query(pattern=PLACE)] = "",
-    count: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 50,
+    before: Annotated[str, Query(pattern=PAGE_CURSOR)] = "",
+    count: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> Response:
-    console, caller = _enter(request)
+    console, caller = _authorize(request)
     return _json(await console.decisions(caller, before, count))
 
 
 async def decision(decision_id: str, request: Request) -> Response:
-    console, caller = _enter(request)
+    console, caller = _authorize(request)
     return _json(await console.decision(caller, decision_id))
 
 
 async def adapters(request: Request) -> Response:
-    console, caller = _enter(request)
+    console, caller = _authorize(request)
     return _json({"models": await console.adapters(caller)})
 
 
@@ -94,7 +139,7 @@ async def roll_back(body: RollbackBody, request: Request) -> Response:
 
 
 async def _move(request: Request, step: str, body: AliasBody | CanaryBody | RollbackBody) -> Response:
-    console, caller = _enter(request)
+    console, caller = _authorize(request)
     return _json(await console.move(caller, body.model, step, body.to_move(_author(caller))))
 
 
@@ -102,21 +147,21 @@ def _author(caller: Caller) -> str:
     return f"console, {caller.key}" if caller.key else "console"
 
 
-def _enter(request: Request) -> tuple[Console, Caller]:
-    """Raises PointsmanError if another site's page sends the request."""
-    console = door_of(request).console
-    assert console is not None  # else its routes are not there
+def _authorize(request: Request) -> tuple[Console, Caller]:
+    """Returns the console and the caller. Raises PointsmanError if the page of another site sends the request."""
+    console = dependencies_of(request).console
+    assert console is not None  # otherwise its routes are not registered
     check_site(request, console.keys, console.hosts)
     return console, caller_of_request(request)
 
 
-def _json(told: Any) -> Response:
+def _json(content: Any) -> Response:
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(_encode(told), headers=headers, media_type="application/json")
+    return Response(_encode(content), headers=headers, media_type="application/json")
 
 
 def add_console(app: FastAPI) -> None:
-    """None of it stands in /openapi.json: docs/console.md describes it."""
+    """Adds the console's routes, which are not in /openapi.json: docs/console.md describes them."""
     app.state.console_assets = page.Assets()
     gets: dict[str, Handler] = {
         "/console": page.page,
@@ -134,5 +179,5 @@ def add_console(app: FastAPI) -> None:
     }
     for path, handler in gets.items():
         app.get(path, include_in_schema=False)(handler)
-    for path, mover in posts.items():
-        app.post(path, include_in_schema=False)(mover)
+    for path, handler in posts.items():
+        app.post(path, include_in_schema=False)(handler)

@@ -1,4 +1,4 @@
-"""The console's page: files of this package, read once, and served with headers that let nothing else in."""
+"""Serves the console's page from the files of this package, with headers that forbid all other content."""
 
 import gzip
 import hashlib
@@ -9,14 +9,14 @@ from fastapi import Request
 from pointsman_servicekit.errors import NotFound
 from starlette.responses import RedirectResponse, Response
 
-TYPES = {
+CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
 
-POLICY = "; ".join(
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -30,23 +30,25 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""Scripts and styles come from files of this gateway; no text becomes markup."""
+"""Allows scripts and styles from files of this gateway only; trusted types prevent that text becomes markup."""
 
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # by its etag it costs a line
+    "cache-control": "no-cache",  # clients revalidate by etag
     "vary": "accept-encoding",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
+    """One file of the page."""
+
     content: bytes
-    packed: bytes
+    compressed: bytes
     kind: str
     etag: str
 
@@ -55,18 +57,18 @@ class Asset:
         if self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(self.packed, headers={**headers, "content-encoding": "gzip"}, media_type=self.kind)
+            return Response(self.compressed, headers={**headers, "content-encoding": "gzip"}, media_type=self.kind)
         return Response(self.content, headers=headers, media_type=self.kind)
 
 
 class Assets:
-    """By file name."""
+    """The files by name."""
 
     def __init__(self) -> None:
         self._assets = {
             file.name: _asset(file.name, file.read_bytes())
             for file in files(__package__).joinpath("assets").iterdir()
-            if file.name.rpartition(".")[2] in TYPES
+            if file.name.rpartition(".")[2] in CONTENT_TYPES
         }
 
     def find(self, name: str) -> Asset:
@@ -79,7 +81,7 @@ class Assets:
 
 def _asset(name: str, content: bytes) -> Asset:
     etag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-    return Asset(content, gzip.compress(content, mtime=0), TYPES[name.rpartition(".")[2]], etag)
+    return Asset(content, gzip.compress(content, mtime=0), CONTENT_TYPES[name.rpartition(".")[2]], etag)
 
 
 async def page(request: Request) -> Response:

@@ -1,0 +1,1 @@
+"""Decoding of requests and encoding of answers as far as the HTTP and the gRPC server share it."""

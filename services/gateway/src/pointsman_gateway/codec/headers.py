@@ -1,0 +1,67 @@
+"""Headers that HTTP and gRPC share, by the same names: HTTP sends them as headers, gRPC as metadata."""
+
+from functools import lru_cache
+
+from pointsman_gateway.domain import Caller, Receipt, Started
+from pointsman_gateway.pipeline.ports import Tenancy
+
+Headers = list[tuple[bytes, bytes]]
+
+CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
+
+
+async def identify_caller(tenancy: Tenancy, authorization: str) -> Caller:
+    """The caller, from an Authorization header ("Bearer KEY"; empty if there is none). Raises PointsmanError."""
+    credential = bearer_token(authorization)
+    caller = tenancy.identify_now(credential)
+    return await tenancy.identify(credential) if caller is None else caller
+
+
+def bearer_token(authorization: str) -> str:
+    """The token of an Authorization header; empty if there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def cache_mode(cache_control: bytes | None) -> str:
+    """How the response cache is used for a request with this Cache-Control header (RFC 9111, section 5.2.1).
+
+    `no-store` neither reads nor writes the cache. `no-cache` and `max-age=0` do not read it, but store the new answer.
+    """
+    if not cache_control:
+        return CACHE_USE
+    directives = {directive.strip() for directive in cache_control.lower().split(b",")}
+    if b"no-store" in directives:
+        return CACHE_OFF
+    return CACHE_RENEW if directives & {b"no-cache", b"max-age=0"} else CACHE_USE
+
+
+def decision_headers(started: Started) -> Headers:
+    """The `x-pointsman-*` headers that describe the decision behind an answer."""
+    decision, path = started.decision, started.decision.path
+    headers = [
+        (b"x-pointsman-decision-id", decision.id.encode()),
+        *_route_headers(decision.task, path.name, path.kind, decision.reason),
+        (b"x-pointsman-confidence", b"%.4f" % decision.confidence),
+        (b"x-pointsman-overhead-ms", b"%.2f" % (started.overhead_seconds * 1000)),
+    ]
+    if path.adapter:
+        headers.append((b"x-pointsman-adapter", started.model.encode()))
+    if started.cached:
+        headers.append((b"x-pointsman-cache", started.cached.encode()))
+    return headers
+
+
+@lru_cache(maxsize=1024)
+def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
+    """The headers that many requests have in common, encoded once."""
+    return [
+        (b"x-pointsman-task", task.encode()),
+        (b"x-pointsman-path", path.encode("latin-1")),
+        (b"x-pointsman-kind", kind.encode()),
+        (b"x-pointsman-reason", reason.encode("latin-1")),
+    ]
+
+
+def cost_header(receipt: Receipt) -> tuple[bytes, bytes]:
+    return b"x-pointsman-cost-usd", b"%.9f" % receipt.cost_usd

@@ -1,0 +1,92 @@
+"""What all schemas share: strict models, bounds of sampling parameters, and entries that name an extension."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer, model_validator
+
+from pointsman_gateway.extensions import POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
+
+
+class Strict(BaseModel):
+    """An immutable model that rejects unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
+
+
+def must_be_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
+    if name not in known:
+        raise ConfigError(f"{what} '{name}'; known: {', '.join(sorted(known))}")
+
+
+MAX_TEMPERATURE = 2.0
+MAX_STOP_SEQUENCES = 4
+SMALLEST_TOP_P = 1e-9
+"""Of APIs that cannot say "above 0"."""
+
+MaxTokens = Annotated[int, Field(ge=1, lt=2**63)]
+Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+class ExtensionConfig(BaseModel):
+    """An extension's name with its options, validated by the type that its class declares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    registry: ClassVar[Registry]
+
+    name: str
+    options: Any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, entry: Any) -> Any:
+        if not (isinstance(entry, Mapping) and len(entry) == 1 and isinstance(next(iter(entry)), str)):
+            known = ", ".join(cls.registry.builtins)
+            raise ValueError(f"an entry names one {cls.registry.kind}, as {{NAME: OPTIONS}}; known: {known}")
+        ((name, options),) = entry.items()
+        # A model of the one key, so that pydantic's errors have the name in their location.
+        shape = create_model("Entry", __base__=Strict, options=(cls.registry.find(name).Options, Field(alias=name)))
+        return {"name": name, "options": shape.model_validate({name: options}).options}  # type: ignore[attr-defined]
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.options}
+
+    @property
+    def implementation(self) -> Any:
+        """The extension's class."""
+        return self.registry.find(self.name)
+
+    def build(self, *context: Any) -> Any:
+        """Construct the extension. Raises ValueError if its options cannot be used."""
+        return self.implementation(self.options, *context)
+
+
+class PolicyConfig(ExtensionConfig):
+    registry = POLICIES
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path that the policy may choose."""
+        return tuple(self.build().paths)
+
+
+class StrategyConfig(ExtensionConfig):
+    registry = STRATEGIES
+
+    @property
+    def resources(self) -> Resources:
+        """What the options refer to."""
+        return self.implementation.resources(self.options)  # type: ignore[no-any-return]  # the class is found by name
+
+
+class ValidatorConfig(ExtensionConfig):
+    registry = VALIDATORS

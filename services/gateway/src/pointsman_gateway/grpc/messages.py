@@ -1,0 +1,249 @@
+"""Converts the messages of the gRPC contract to the gateway's domain types and back."""
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.codec.choices import Choice, collect_choices
+from pointsman_gateway.codec.json_values import reject_non_finite
+from pointsman_gateway.codec.limits import check_body
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
+from pointsman_gateway.domain import (
+    Caller,
+    Chunk,
+    Chunks,
+    Decision,
+    Feedback,
+    Finished,
+    Message,
+    Path,
+    Prompt,
+    Receipt,
+    Request,
+    Sampling,
+    Started,
+)
+
+RESERVED_NAMES = frozenset(
+    {"model", "messages", "user", "metadata", "stream", "stream_options"}
+    | {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
+)
+"""Names that `extra_json` must not contain: the contract has a field for them, or the gateway sets them."""
+
+RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
+"""The same for the `extra_json` of a message."""
+
+_DEFAULT_SAMPLING = Sampling()
+
+
+def to_request(
+    request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
+) -> Request:
+    """Raises InvalidArgument."""
+    return Request(
+        model=request.model,
+        messages=_messages(request.messages),
+        sampling=_sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING,
+        metadata=dict(request.metadata),
+        user=request.user,
+        deadline=deadline,
+        caller=caller,
+        cache=cache,
+        arrived_at=arrived,
+    )
+
+
+def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
+    return Feedback(
+        decision_id=feedback.decision_id,
+        id=feedback.id,
+        rating=_round_float32(feedback.rating) if feedback.HasField("rating") else None,
+        correction=feedback.correction,
+        right_task=feedback.right_task,
+        right_answer=feedback.right_answer,
+        tenant=caller.tenant,
+    )
+
+
+def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
+    # A list takes half the time of a generator.
+    return tuple(
+        [
+            Message(m.role, m.content, _message_extra(m)) if m.name or m.extra_json else Message(m.role, m.content)
+            for m in messages
+        ]
+    )
+
+
+def _message_extra(message: pb.Message) -> dict[str, Any]:
+    """Raises InvalidArgument."""
+    extra = _parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES)
+    return {"name": message.name, **extra} if message.name else extra
+
+
+def _sampling(sampling: pb.Sampling) -> Sampling:
+    given: dict[str, Any] = {}
+    if sampling.HasField("max_tokens"):
+        given["max_tokens"] = _within("max_tokens", sampling.max_tokens, 1, 2**32 - 1)
+    if sampling.HasField("temperature"):
+        given["temperature"] = _within("temperature", _round_float32(sampling.temperature), 0, MAX_TEMPERATURE)
+    if sampling.HasField("top_p"):
+        given["top_p"] = _within("top_p", _round_float32(sampling.top_p), SMALLEST_TOP_P, 1)
+    if sampling.HasField("seed"):
+        given["seed"] = sampling.seed
+    if len(sampling.stop) > MAX_STOP_SEQUENCES:
+        message = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
+        raise InvalidArgument(message, code="bad_parameter", param="stop")
+    return Sampling(**given, stop=tuple(sampling.stop) or None, extra=_parse_extra(sampling.extra_json, RESERVED_NAMES))
+
+
+def _within(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise InvalidArgument(f"'{name}' is {value:g}; {least:g} to {most:g}", code="bad_parameter", param=name)
+    return value
+
+
+def _round_float32(number: float) -> float:
+    """Rounds a 32-bit float to its seven significant digits, so that 0.7 equals the 0.7 of HTTP's JSON."""
+    return float(f"{number:.7g}")
+
+
+def _parse_extra(text: str, reserved: frozenset[str]) -> dict[str, Any]:
+    """Parses an `extra_json`, which must not contain `reserved` names. Raises InvalidArgument."""
+    if not text:
+        return {}
+    check_body(text.encode(), param="extra_json")
+    try:
+        extra = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
+    if not isinstance(extra, dict):
+        raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
+    named = sorted(reserved & extra.keys())
+    if named:
+        raise InvalidArgument(
+            f"'extra_json' holds '{named[0]}', which the request has a place for",
+            code="bad_parameter",
+            param="extra_json",
+        )
+    reject_non_finite(extra, "extra_json")
+    return extra
+
+
+def started_response(started: Started) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(started=_started(started))
+
+
+def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
+    for chunk in chunks:
+        extra = _json(chunk.extra) if chunk.extra else ""
+        delta = pb.Delta(
+            index=chunk.index, content=chunk.content, extra_json=extra, finish_reason=chunk.finish_reason or ""
+        )
+        yield pb.GenerateStreamResponse(delta=delta)
+
+
+def finished_response(finished: Finished) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(
+        finished=pb.Finished(finish_reason=finished.finish_reason, receipt=_receipt(finished.receipt))
+    )
+
+
+def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateResponse:
+    return pb.GenerateResponse(
+        started=_started(started),
+        choices=[_choice(choice) for choice in collect_choices(chunks)],
+        receipt=_receipt(finished.receipt),
+    )
+
+
+def route_response(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> pb.RouteResponse:
+    """`costs_usd`: the expected cost of the request by path."""
+    messages = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
+    return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=costs_usd)
+
+
+def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
+    """`why_not` is None if the path is available."""
+    return pb.PathInfo(
+        name=path.name,
+        kind=path.kind.value,
+        model=path.model,
+        adapter=path.adapter,
+        strategies=path.strategies,
+        available=why_not is None,
+        why_not=why_not or "",
+    )
+
+
+def _started(started: Started) -> pb.Started:
+    return pb.Started(decision=_decision(started.decision), model=started.model, cached=started.cached)
+
+
+def _choice(choice: Choice) -> pb.Choice:
+    extra: dict[str, Any] = {"message": choice.message} if choice.message else {}
+    if choice.logprobs:
+        extra["logprobs"] = choice.logprobs
+    return pb.Choice(
+        index=choice.index,
+        content=choice.content,
+        finish_reason=choice.finish_reason or "",
+        extra_json=_json(extra) if extra else "",
+    )
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decision(decision: Decision) -> pb.Decision:
+    return pb.Decision(
+        id=decision.id,
+        task=decision.task,
+        confidence=decision.confidence,
+        path=decision.path.name,
+        kind=decision.path.kind.value,
+        reason=decision.reason,
+        considered=[pb.Considered(path=c.path, outcome=c.outcome, reason=c.reason) for c in decision.considered],
+        expected_cost_usd=decision.expected_cost_usd,
+        probabilities=_probabilities(decision.probabilities),
+        stage=decision.stage,
+        margin=decision.margin,
+        in_distribution_score=decision.in_distribution_score,
+        notes=decision.notes,
+        generation=decision.generation,
+    )
+
+
+def _probabilities(probabilities: Sequence[tuple[str, float]]) -> list[pb.TaskProbability]:
+    return [pb.TaskProbability(task=task, probability=p) for task, p in probabilities]
+
+
+def _receipt(receipt: Receipt) -> pb.Receipt:
+    usage = receipt.usage
+    message = pb.Receipt(
+        usage=pb.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        ),
+        cost_usd=receipt.cost_usd,
+        outcome=receipt.outcome,
+        path=receipt.decision.path.name,
+        sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
+        escalated_from=receipt.escalated_from,
+        cached=receipt.cached,
+    )
+    _fill(message.cost_parts_usd, receipt.cost_parts_usd)
+    _fill(message.seconds, receipt.seconds)
+    return message
+
+
+def _fill(field: MutableMapping[str, float], numbers: Mapping[str, float]) -> None:
+    """Fills a map field in 60 % of the time that `update` or a constructor argument takes."""
+    for name, number in numbers.items():
+        field[name] = number

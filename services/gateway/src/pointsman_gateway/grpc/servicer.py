@@ -1,0 +1,197 @@
+"""The gRPC service `pointsman.v1.Gateway`: authentication, conversion, and delegation to the pipeline."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+import grpc
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_errors import to_status
+
+from pointsman_gateway.codec.headers import cache_mode, identify_caller
+from pointsman_gateway.codec.limits import check_counts
+from pointsman_gateway.domain import Caller, Event, Operation, Receipt, Request, Started
+from pointsman_gateway.grpc import messages, metadata
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.sinks import CollectedAnswer, EventQueue
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
+
+# In quotes: grpcio's classes are generic in their stubs only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+DEADLINE_MARGIN = 0.05
+"""Seconds before the caller's deadline at which a call fails; at most a tenth of the caller's time.
+
+The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
+
+
+class Configuration(Protocol):
+    """The active configuration."""
+
+    @property
+    def current(self) -> ConfigSnapshot: ...
+
+
+authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
+"""The caller whose key the call of the current task has shown."""
+
+OPERATIONS: dict[str, Operation] = {"GenerateStream": "chat", "Generate": "chat", "Route": "route"}
+"""Methods whose rejected calls leave a receipt."""
+
+
+class Authentication:
+    """Authenticates each call by its metadata, before its message is received. Implements servicekit's `Gate`."""
+
+    def __init__(self, pipeline: Pipeline, tenancy: Tenancy) -> None:
+        self._pipeline = pipeline
+        self._tenancy = tenancy
+
+    async def admit(self, method: str, context: Context) -> str:
+        """Aborts the call with UNAUTHENTICATED if its key is missing, unknown, revoked or expired."""
+        arrived = time.perf_counter()
+        operation = OPERATIONS.get(method)
+        try:
+            caller = await identify_caller(self._tenancy, metadata.authorization(context.invocation_metadata()))
+        except asyncio.CancelledError:
+            if operation:
+                self._pipeline.turned_away(operation, None, arrived)
+            raise
+        except Exception as error:
+            if operation:
+                self._pipeline.turned_away(operation, to_public_error(error), arrived)
+            await _abort(context, error, None)
+        authenticated_caller.set(caller)
+        return caller.tenant
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
+    """Implements the service; its methods are named by the contract."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        feedback: FeedbackStore,
+        request_timeout: float,
+        configuration: Configuration,
+    ) -> None:
+        self._pipeline = pipeline
+        self._feedback = feedback
+        self._request_timeout = request_timeout
+        self._configuration = configuration
+
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Writes to the context and yields nothing: a generator cannot limit the time in which its items are read."""
+        sink = StreamSink()
+        try:
+            decoded = self._decode("chat", request, context)
+            sink.run = run = self._pipeline.run(decoded, sink)
+            run.start()
+            del run
+            await sink.write_to(partial(_write, context), decoded.deadline)
+        except grpc.aio.UsageError as error:  # the call has ended, and is about to be cancelled
+            raise asyncio.CancelledError from error
+        except Exception as error:
+            await _abort(context, error, sink.start)
+        return
+        yield
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        sink = CollectedAnswer()
+        try:
+            decoded = replace(self._decode("chat", request, context), as_a_whole=True)
+            sink.run = run = self._pipeline.run(decoded, sink)
+            run.start()
+            del run
+            finished = await sink.whole()
+        except Exception as error:
+            await _abort(context, error, sink.start)
+        started, receipt = sink.start, finished.receipt
+        assert started is not None  # the answer has finished
+        context.set_trailing_metadata(metadata.trailing_metadata(receipt.decision, receipt, started.limit_headers))
+        return messages.whole_response(started, sink.pieces, finished)
+
+    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
+        decoded = self._decode("route", request, context)
+        routed = await self._pipeline.decide(decoded, request.include_prompt)
+        costs = self._pipeline.costs(decoded, routed.decision)
+        return messages.route_response(routed.decision, costs, routed.prompt)
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:
+        stored = await self._feedback.take(messages.to_feedback(request, authenticated_caller.get()))
+        return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
+
+    async def ListPaths(self, request: pb.ListPathsRequest, context: Context) -> pb.ListPathsResponse:
+        configuration = self._configuration.current
+        paths = [messages.path_info(path, configuration.engines.why_not(path)) for path in configuration.paths]
+        return pb.ListPathsResponse(paths=paths, models=configuration.models.names(), generation=configuration.id)
+
+    def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
+        """Decodes a request, and writes the receipt if that fails. Raises PointsmanError."""
+        arrived = time.perf_counter()
+        cache = cache_mode(metadata.cache_control(context.invocation_metadata()))
+        try:
+            decoded = messages.to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
+            check_counts(decoded.messages, decoded.sampling.extra)
+            return decoded
+        except Exception as error:
+            rejection = to_public_error(error)
+            try:
+                self._pipeline.turned_away(operation, rejection, arrived)
+                if rejection is error:
+                    raise
+                raise rejection from error
+            finally:
+                del rejection  # breaks the reference cycle with this frame, which is in its traceback
+
+    def _deadline(self, context: Context) -> float:
+        """The deadline of the caller or of the gateway, whichever is earlier, on the event loop's clock."""
+        seconds, remaining = self._request_timeout, context.time_remaining()
+        if remaining is not None:
+            seconds = min(seconds, remaining - min(DEADLINE_MARGIN, remaining / 10))
+        return asyncio.get_running_loop().time() + seconds
+
+
+class StreamSink(EventQueue):
+    """The events of a streamed answer; its first one is kept for the metadata of a later error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start: Started | None = None
+
+    def started(self, started: Started) -> None:
+        self.start = started
+        super().started(started)
+
+
+async def _write(context: Context, event: Event) -> None:
+    if isinstance(event, tuple):
+        for response in messages.delta_responses(event):
+            await context.write(response)
+    elif isinstance(event, Started):
+        await context.send_initial_metadata(metadata.initial_metadata(event))
+        await context.write(messages.started_response(event))
+    else:
+        receipt = event.receipt
+        context.set_trailing_metadata(metadata.trailing_metadata(receipt.decision, receipt))
+        await context.write(messages.finished_response(event))
+
+
+async def _abort(context: Context, error: Exception, started: Started | None) -> NoReturn:
+    """Ends the call with the status of the error, and with the same trailing metadata as after an answer."""
+    receipt_of_error = getattr(error, "receipt", None)
+    receipt = receipt_of_error if isinstance(receipt_of_error, Receipt) else None
+    decision = receipt.decision if receipt else started.decision if started else None
+    status = to_status(to_public_error(error))
+    known = metadata.trailing_metadata(decision, receipt, getattr(error, "limits", {}))
+    await context.abort(status.code, status.details, (*known, *status.trailing_metadata))

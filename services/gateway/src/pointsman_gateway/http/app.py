@@ -1,0 +1,64 @@
+"""Builds the ASGI application: the table of routes, the error handlers, and the layers around FastAPI."""
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from pointsman_servicekit.errors import PointsmanError
+from starlette.routing import Route
+from starlette.types import ASGIApp, Scope
+
+from pointsman_gateway.http import routes
+from pointsman_gateway.http.asgi_app import GatewayApp
+from pointsman_gateway.http.console.api import add_console
+from pointsman_gateway.http.dependencies import HttpDependencies
+from pointsman_gateway.http.errors import add_error_handlers, record_rejection
+from pointsman_gateway.http.openai.chat import ChatRoute, chat
+from pointsman_gateway.http.openai.completions import complete
+from pointsman_gateway.http.openai.embeddings import embed
+from pointsman_gateway.http.openai.responses import create_response
+from pointsman_gateway.http.openapi import describe_answers
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
+
+
+def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
+    """The complete application; requests are traced if there are `spans`."""
+
+    def on_rejected(scope: Scope, error: PointsmanError) -> None:
+        record_rejection(dependencies, scope, error)
+
+    api = build_api(dependencies)
+    raw_routes = {("POST", "/v1/chat/completions"): ChatRoute(dependencies)}
+    app = GatewayApp(api, dependencies.tenancy, dependencies.budget, raw_routes, on_rejected)
+    if spans is None:
+        return app
+    from pointsman_gateway.http.tracing import TracingApp  # imports OpenTelemetry
+
+    return TracingApp(app, spans, [route.path for route in api.routes if isinstance(route, Route)])
+
+
+def build_api(dependencies: HttpDependencies) -> FastAPI:
+    """All routes, as FastAPI serves and documents them."""
+    app = FastAPI(title="Pointsman", summary="Prompt it, look it up, or hand it to an adapter.", docs_url="/docs")
+    # Handlers are plain functions that find the dependencies here: FastAPI caches handlers for ever, and a cached bound
+    # method would keep its object alive.
+    app.state.dependencies = dependencies
+    app.post("/v1/chat/completions")(chat)
+    app.post("/v1/completions")(complete)
+    app.post("/v1/responses")(create_response)
+    app.post("/v1/embeddings")(embed)
+    app.get("/v1/models")(routes.list_models)
+    app.get("/v1/models/{name:path}")(routes.find_model)
+    app.post("/v1/route")(routes.route)
+    app.post("/v1/feedback")(routes.feedback)
+    app.get("/v1/tasks")(routes.list_tasks)
+    app.get("/v1/configuration")(routes.configuration)
+    app.get("/healthz")(routes.live)
+    app.get("/readyz")(routes.ready)
+    app.get("/metrics")(routes.metrics)
+    if dependencies.console is not None:
+        add_console(app)
+    add_error_handlers(app)
+    describe_answers(app)
+    return app

@@ -1,0 +1,203 @@
+"""The outermost ASGI application: sets the request id, checks the key before the body is read, and limits the body.
+
+Chat completions go straight to their handler; all other routes go through FastAPI.
+"""
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget, BufferReservation
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+from pointsman_servicekit.logs import request_id
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pointsman_gateway.codec.headers import Headers, identify_caller
+from pointsman_gateway.codec.limits import LIMITS, check_body
+from pointsman_gateway.domain import Caller
+from pointsman_gateway.http.asgi_answer import ClientDisconnected, send_error
+from pointsman_gateway.pipeline.ports import Tenancy
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Paths that need no key, in addition to the console's static files."""
+
+CALLER = "pointsman.caller"
+"""Key in the ASGI scope of a request whose key has been checked: its `Caller`."""
+
+Route = Callable[["RawRequest"], Awaitable[None]]
+
+OnRejected = Callable[[Scope, PointsmanError], None]
+"""Called with each request that is rejected before it reaches FastAPI."""
+
+
+def needs_key(path: str) -> bool:
+    is_console_file = path == "/console" or (path.startswith("/console/") and not path.startswith("/console/api/"))
+    return path not in OPEN_PATHS and not is_console_file
+
+
+class RawRequest:
+    """One HTTP request that is handled without FastAPI."""
+
+    __slots__ = ("_reservation", "arrived", "headers", "receive", "response_headers", "scope", "send")
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Mapping[bytes, bytes],
+        id: str,
+        reservation: BufferReservation,
+    ) -> None:
+        self.arrived = time.perf_counter()
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.headers = headers
+        self.response_headers: Headers = [(b"x-request-id", id.encode())]
+        self._reservation = reservation
+
+    async def read_body(self, caller: Caller) -> bytes:
+        """Raises InvalidArgument, Unavailable, ClientDisconnected."""
+        return await read_body(self.receive, self.headers, caller.tenant, self._reservation)
+
+
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation
+) -> bytes:
+    """The whole body, whose bytes are reserved as they arrive.
+
+    Raises InvalidArgument as soon as the body is known to break a limit, Unavailable if too many bytes of requests are
+    buffered, and ClientDisconnected if the client disconnects before the end of the body.
+    """
+    if int(headers.get(b"content-length", b"0")) > LIMITS.max_bytes:
+        raise _too_large()
+    parts: list[bytes] = []
+    length, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnected
+        part, more = message.get("body", b""), message.get("more_body", False)
+        parts.append(part)
+        length += len(part)
+        if length > LIMITS.max_bytes:
+            raise _too_large()
+        reservation.grow(tenant, len(part))
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    check_body(body)
+    return body
+
+
+class GatewayApp:
+    """The outermost ASGI application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tenancy: Tenancy,
+        budget: BufferedBytesBudget,
+        raw_routes: Mapping[tuple[str, str], Route],
+        on_rejected: OnRejected,
+    ) -> None:
+        """`raw_routes` are handlers by method and path; they check the key themselves before they read the body."""
+        self._app = app
+        self._tenancy = tenancy
+        self._budget = budget
+        self._raw_routes = raw_routes
+        self._on_rejected = on_rejected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        id = request_id_from(headers.get(b"x-request-id"))
+        reservation = BufferReservation(self._budget)
+        token = request_id.set(id)
+        try:
+            route = self._raw_routes.get((scope["method"], scope["path"]))
+            if route is not None:
+                await route(RawRequest(scope, receive, send, headers, id, reservation))
+            else:
+                await self._pass_to_fastapi(scope, receive, _SendWithId(send, id.encode()), headers, reservation)
+        finally:
+            request_id.reset(token)
+            reservation.release()
+
+    async def _pass_to_fastapi(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: "_SendWithId",
+        headers: Mapping[bytes, bytes],
+        reservation: BufferReservation,
+    ) -> None:
+        tenant = ""
+        try:
+            if needs_key(scope["path"]):
+                authorization = headers.get(b"authorization", b"").decode("latin-1")
+                scope[CALLER] = caller = await identify_caller(self._tenancy, authorization)
+                tenant = caller.tenant
+            await self._app(scope, _ReceiveWhole(receive, headers, tenant, reservation), send)
+        except Exception as error:
+            if send.has_ended:
+                return  # Starlette raises an error again after it has sent the response to it
+            if send.has_started or not isinstance(error, PointsmanError):
+                raise
+            self._on_rejected(scope, error)
+            await send_error(send, error, [])
+
+
+def request_id_from(header: bytes | None) -> str:
+    """The id of a request: that of the client's x-request-id header if it is usable, otherwise a new one."""
+    if header:
+        id = header[:64].decode("latin-1")
+        if id.isascii() and id.isprintable():
+            return id
+    return secrets.token_hex(8)
+
+
+class _ReceiveWhole:
+    """Passes the body on in one message after it has been checked."""
+
+    def __init__(
+        self, receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation
+    ) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._tenant = tenant
+        self._reservation = reservation
+        self._has_read = False
+
+    async def __call__(self) -> Message:
+        if self._has_read:
+            return await self._receive()
+        try:
+            body = await read_body(self._receive, self._headers, self._tenant, self._reservation)
+        except ClientDisconnected:
+            return {"type": "http.disconnect"}
+        finally:
+            self._has_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class _SendWithId:
+    """Adds the request id to the response, and records whether the response has started and ended."""
+
+    def __init__(self, send: Send, id: bytes) -> None:
+        self._send = send
+        self._id = id
+        self.has_started = self.has_ended = False
+
+    async def __call__(self, message: Any) -> None:
+        self.has_ended = message["type"] == "http.response.body" and not message.get("more_body")
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
+        await self._send(message)
+
+
+def _too_large() -> InvalidArgument:
+    return InvalidArgument(f"the body is over {LIMITS.max_bytes} bytes", code="body_too_large")

@@ -1,0 +1,117 @@
+"""Limits of one HTTP connection, the responses to requests that break them, and unread request bodies.
+
+An answer that needs no body (such as 401) is sent while the client is still sending the body. A socket that is closed
+with unread data resets the connection, and some clients then lose the answer. Therefore the rest of the body is
+discarded, within limits, before the connection is closed.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+MAX_DISCARDED_BYTES = 9 * 1024 * 1024
+"""The largest body with its framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
+DISCARD_SECONDS = 10.0
+"""Time in which the rest of a body is discarded."""
+READ_ANSWER_SECONDS = 1.0
+"""Time in which a client that sends more than that may read its answer."""
+
+
+def _ignore_rejection(code: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one client may do on a connection. Times are in seconds."""
+
+    max_connections: int = 2000
+    """Concurrent connections of all clients; must be below the limit of open files (`ulimit -n`)."""
+    max_headers: int = 100
+    max_header_bytes: int = 32 * 1024
+    """Bytes of the request line and all headers together."""
+    handshake_timeout: float = 10.0
+    """For the TLS handshake."""
+    header_timeout: float = 10.0
+    """From connecting, or from the first byte of a further request, to the end of its headers."""
+    body_timeout: float = 60.0
+    """From the end of the headers to the end of the body."""
+    idle_timeout: float = 30.0
+    """Between two requests."""
+    stall_timeout: float = 30.0
+    """Time in which a client must read something of an answer that is ready for it."""
+    on_rejection: Callable[[str], None] = _ignore_rejection
+    """Called with the error code of each rejection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An error response that closes the connection."""
+
+    status: int
+    code: str
+    message: str
+
+    def response(self) -> bytes:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
+        body = json.dumps({"error": error}, separators=(",", ":")).encode()
+        head = [
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+            *(["retry-after: 1"] if self.status == 503 else []),
+        ]
+        return "\r\n".join([*head, "", ""]).encode() + body
+
+
+BAD_HTTP = Rejection(400, "bad_http", "this is not HTTP/1.1")
+BAD_TRANSFER_ENCODING = Rejection(400, "bad_transfer_encoding", "the only Transfer-Encoding known here is 'chunked'")
+TRAILERS_TOO_LARGE = Rejection(400, "trailers_too_large", "there is too much between two chunks, or after the last one")
+
+
+def headers_too_large(message: str) -> Rejection:
+    return Rejection(431, "headers_too_large", message)
+
+
+class DiscardingTransport:
+    """The transport that uvicorn's request cycle gets while the body is incomplete.
+
+    Its `close` calls `end` instead, which may discard the rest of the body first.
+    """
+
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = end
+
+    def release(self) -> None:
+        """Breaks the reference cycle with the connection after the connection is lost."""
+        self.close = _do_nothing
+
+
+class UnreadBody:
+    """Counts the bytes that a client sends after its answer, and stops reading if they are too many."""
+
+    def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
+        """Half-closes the connection to show that the answer is complete; TLS does not support that."""
+        self._transport = transport
+        self._clock = clock
+        self._left = MAX_DISCARDED_BYTES
+        self.deadline = clock() + DISCARD_SECONDS
+        """Time on `clock` at which the connection is aborted."""
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def discard(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.pause_reading()
+            self.deadline = min(self.deadline, self._clock() + READ_ANSWER_SECONDS)
+
+
+def _do_nothing() -> None:
+    pass

@@ -1,0 +1,90 @@
+"""What the HTTP routes use: the gateway's parts, the request's caller and deadline, and the way to answer."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from fastapi import Request
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
+from pointsman_servicekit.errors import InvalidArgument
+from prometheus_client import CollectorRegistry
+from starlette.responses import Response
+
+from pointsman_gateway import domain
+from pointsman_gateway.codec.headers import cache_mode
+from pointsman_gateway.console.stage import Console
+from pointsman_gateway.http.asgi_answer import AsgiAnswer
+from pointsman_gateway.http.asgi_app import CALLER
+from pointsman_gateway.http.encoding import Encoder
+from pointsman_gateway.pipeline.config_reload import ConfigSnapshot, ReloadStatus
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+
+
+class Configuration(Protocol):
+    """The active configuration."""
+
+    @property
+    def current(self) -> ConfigSnapshot: ...
+
+    @property
+    def status(self) -> ReloadStatus: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpDependencies:
+    """The parts of the gateway that the HTTP server uses."""
+
+    pipeline: Pipeline
+    tenancy: Tenancy
+    feedback: FeedbackStore
+    configuration: Configuration
+    registry: CollectorRegistry
+    request_timeout: float
+    budget: BufferedBytesBudget
+    """Limits the bytes of request bodies in memory; shared with the gRPC server."""
+    console: Console | None = None
+    """None: the console is not served."""
+
+
+async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
+    """Answers a decoded request in the encoder's format."""
+    cache = cache_mode(request.headers.get("cache-control", "").encode("latin-1"))
+    decoded = replace(decoded, caller=caller_of_request(request), cache=cache, as_a_whole=not streams)
+    return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
+
+
+def caller_of_request(request: Request) -> domain.Caller:
+    """The caller, whose key was checked before the body was read."""
+    caller: domain.Caller = request.scope[CALLER]
+    return caller
+
+
+def dependencies_of(request: Request) -> HttpDependencies:
+    dependencies: HttpDependencies = request.app.state.dependencies
+    return dependencies
+
+
+def deadline_of_request(request: Request) -> float:
+    """The deadline on the event loop's clock. Raises InvalidArgument."""
+    header = request.headers.get("x-request-timeout", "").encode("latin-1")
+    return deadline_after(header, dependencies_of(request).request_timeout)
+
+
+def deadline_after(header: bytes | None, max_seconds: float) -> float:
+    """The deadline on the event loop's clock, from an x-request-timeout header. Raises InvalidArgument."""
+    return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
+
+
+def parse_timeout(header: bytes | None, max_seconds: float) -> float:
+    """The seconds of an x-request-timeout header, limited to `max_seconds`. Raises InvalidArgument."""
+    if not header:
+        return max_seconds
+    try:
+        return min(max_seconds, float(header))
+    except ValueError:
+        raise InvalidArgument(
+            f"x-request-timeout is {header[:50].decode('latin-1')!r}; write seconds",
+            code="bad_parameter",
+            param="x-request-timeout",
+        ) from None

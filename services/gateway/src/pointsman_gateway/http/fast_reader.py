@@ -1,0 +1,146 @@
+"""Reads the common form of a chat request directly from the bytes of a connection, without uvicorn and ASGI.
+
+bytes -> Head, ChatBody -> Request -> RequestRun -> ConnectionSink -> bytes
+
+Every other form is left to uvicorn, which also reports errors: requests without Content-Length, with content in parts,
+with unknown fields, over 256 KiB, malformed, or with a key that has to be looked up.
+"""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.logs import request_id
+
+from pointsman_gateway.codec.headers import bearer_token, cache_mode
+from pointsman_gateway.http.asgi_app import request_id_from
+from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
+from pointsman_gateway.http.openai.chat import decode_plain_chat, includes_usage, to_request
+from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.sinks import Connection, ConnectionSink
+
+CHAT_REQUEST_LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
+"""The first line of every request that is read here."""
+
+MAX_CACHED_HEADS = 1024
+"""Parsed heads that are cached: a client sends the same head again and again."""
+MAX_HEAD_BYTES = 4096
+MAX_BODY_BYTES = 256 * 1024
+"""Longer bodies are left to uvicorn."""
+
+_END_OF_HEAD = b"\r\n\r\n"
+_HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
+"""Header fields by RFC 9112, section 5, with ASCII values; all others are left to uvicorn's parser."""
+_CONNECTION_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
+"""Requests with one of these are left to uvicorn."""
+_PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+"""Heads with one of these are not cached, since they differ between requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The headers of one request, as far as the gateway uses them."""
+
+    length: int
+    """Bytes of the body."""
+    authorization: str
+    request_id: bytes | None
+    """As sent by the client."""
+    timeout: bytes | None
+    cache: str
+    header_count: int
+
+
+class HeadParser:
+    """Parses heads, and caches the results."""
+
+    def __init__(self) -> None:
+        self._cache: dict[bytes, Head] = {}
+
+    def parse(self, head: bytes) -> Head | None:
+        """Parses the bytes from the request line to the empty line; None if the request is left to uvicorn."""
+        cached = self._cache.get(head)
+        if cached is not None:
+            return cached
+        if len(head) > MAX_HEAD_BYTES or not _HEADERS.fullmatch(head, len(CHAT_REQUEST_LINE)):
+            return None
+        lines = [line.partition(b":") for line in head[len(CHAT_REQUEST_LINE) : -len(_END_OF_HEAD)].split(b"\r\n")]
+        headers = {name.lower(): value.strip() for name, _, value in lines}
+        length = headers.get(b"content-length", b"")
+        keeps_alive = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+        if len(headers) < len(lines):
+            return None  # a header is repeated
+        if not length.isdigit() or not keeps_alive or headers.keys() & _CONNECTION_HEADERS:
+            return None
+        parsed = Head(
+            int(length),
+            headers.get(b"authorization", b"").decode("latin-1"),
+            headers.get(b"x-request-id"),
+            headers.get(b"x-request-timeout"),
+            cache_mode(headers.get(b"cache-control")),
+            len(lines),
+        )
+        if not headers.keys() & _PER_REQUEST_HEADERS:
+            if len(self._cache) >= MAX_CACHED_HEADS:
+                self._cache.clear()
+            self._cache[head] = parsed
+        return parsed
+
+
+class BufferingConnection(Connection, Protocol):
+    """The client's connection, as `ChatReader` uses it."""
+
+    def reserve_buffer(self, tenant: str, count: int) -> bool:
+        """Reserves the bytes of the current request once; False if the budget of buffered bytes is exhausted."""
+        ...
+
+
+class ChatReader:
+    """Parses chat requests, and starts their runs."""
+
+    def __init__(self, dependencies: HttpDependencies) -> None:
+        self.budget = dependencies.budget
+        self._pipeline = dependencies.pipeline
+        self._tenancy = dependencies.tenancy
+        self._request_timeout = dependencies.request_timeout
+        self._heads = HeadParser()
+        self._clock = asyncio.get_running_loop().time  # before Python 3.12 each get_running_loop is a system call
+
+    def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
+        """Starts the request in `data`, and returns its sink; the request may have ended by then.
+
+        Returns the length of the request if it has not arrived completely, and 0 if it is left to uvicorn.
+        """
+        arrived = time.perf_counter()
+        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        head = self._heads.parse(data[:end]) if end >= len(_END_OF_HEAD) else None
+        if head is None or head.length > MAX_BODY_BYTES or head.header_count > max_headers:
+            return 0
+        caller = self._tenancy.identify_now(bearer_token(head.authorization))
+        length = end + head.length
+        # No body is buffered before its key is checked, nor if it exceeds the budget.
+        if caller is None or length < len(data) or not connection.reserve_buffer(caller.tenant, length):
+            return 0
+        if length > len(data):
+            return length
+        try:
+            body = decode_plain_chat(data[end:])
+            if body is None:
+                return 0
+            deadline = self._clock() + parse_timeout(head.timeout, self._request_timeout)
+            request = to_request(body, deadline, caller, head.cache, arrived)
+        except InvalidArgument:
+            return 0  # reported when the request is read again
+        id_of_request = request_id_from(head.request_id)
+        encoder = ChatEncoder(includes_usage(body.stream_options))
+        sink = ConnectionSink(connection, deadline, encoder, not request.as_a_whole, id_of_request)
+        token = request_id.set(id_of_request)
+        try:
+            sink.run = run = self._pipeline.run(request, sink)
+            run.start()
+        finally:
+            request_id.reset(token)
+        return sink

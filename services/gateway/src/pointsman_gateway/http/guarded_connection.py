@@ -1,0 +1,259 @@
+"""uvicorn's HTTP/1.1 connection with limits on clients that send too much, send too slowly, or do not read."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from pointsman_gateway.http.asgi_answer import DISCONNECTED, ON_DISCONNECT
+from pointsman_gateway.http.connection_limits import (
+    BAD_HTTP,
+    BAD_TRANSFER_ENCODING,
+    TRAILERS_TOO_LARGE,
+    ConnectionLimits,
+    DiscardingTransport,
+    Rejection,
+    UnreadBody,
+    headers_too_large,
+)
+
+NEVER = float("inf")
+
+SINGLE_HEADERS = (b"authorization", b"host")
+"""Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
+
+
+class _RejectedRequest(Exception):
+    """Stops the parser."""
+
+
+class GuardedConnection(HttpToolsProtocol):
+    """One connection. The server calls `check_timeouts` periodically, so requests start no timers of their own."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], limits: ConnectionLimits
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self.access_log = False  # uvicorn logs addresses, which may hold secrets, if any logger listens
+        self._limits = limits
+        self._bytes_read = 0
+        """Bytes since the last headers ended. For headers that begin within a read: those of later reads."""
+        self._awaited_scope: object = None
+        """The scope of the request of which more is awaited, or of the last one before it."""
+        self._awaits_body = False
+        self._deadline = NEVER
+        """When the awaited headers or body must be complete."""
+        self._read_deadline = NEVER
+        """When the client must have read something of its answer."""
+        self._rejection = BAD_HTTP
+        """The response if the parser stops."""
+        self._has_headers = False
+        """Whether the headers of the current request are complete; the parser then reports trailers as headers."""
+        self._trailers = 0
+        self._trailer_bytes = 0
+        self._read_has_body = False
+        """Whether the last read held a part of the body."""
+        self._bytes_without_body = 0
+        """Bytes of the reads since then: chunk extensions and trailers."""
+        self._discarding: DiscardingTransport | None = None
+        self._unread_body: UnreadBody | None = None
+        """Set when the rest of a body is being discarded."""
+        self._keeps_alive = False
+        """uvicorn's `keep_alive` before the body of the request was found to be incomplete."""
+
+    # -- called by the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's is
+        limit = self._limits.max_connections
+        if len(self.connections) >= limit:
+            self.transport = transport
+            self._reject(Rejection(503, "too_many_connections", f"{limit} connections are open already"))
+            return
+        super().connection_made(transport)
+        self._deadline = self.loop.time() + self._limits.header_timeout
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._discarding is not None:
+            self._discarding.release()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            scope: Any = cycle.scope
+            on_disconnect, scope[ON_DISCONNECT] = scope.get(ON_DISCONNECT), DISCONNECTED
+            if callable(on_disconnect):
+                on_disconnect()
+
+    def data_received(self, data: bytes) -> None:
+        if self._unread_body is not None:
+            self._unread_body.discard(data)
+            return
+        self._bytes_read += len(data)
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            self._await_headers()
+        elif cycle.response_complete:
+            # The data is no request yet (such as an empty line), or a body that nobody reads any more.
+            self._await_headers() if self.timeout_keep_alive_task is None else self._await_nothing()
+        elif cycle.more_body:
+            self._bytes_read = 0
+            self._limit_bytes_without_body(len(data))
+            self._answer_without_body()
+            self._await(body=True, seconds=self._limits.body_timeout)
+        else:
+            self._await_nothing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_deadline = self.loop.time() + self._limits.stall_timeout
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_deadline = NEVER
+
+    # -- called by the parser
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_headers:
+            super().on_header(name, value)
+            return
+        # Trailers are counted and dropped. If they were added to the headers, an API key in them would be accepted.
+        self._trailers += 1
+        self._trailer_bytes += len(name) + len(value) + 4
+        if self._trailers > self._limits.max_headers or self._trailer_bytes > self._limits.max_header_bytes:
+            self._rejection = TRAILERS_TOO_LARGE
+            raise _RejectedRequest
+
+    def on_body(self, body: bytes) -> None:
+        self._read_has_body = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._has_headers = False
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.transport is self._discarding and not cycle.response_started:
+            cycle.keep_alive = self._keeps_alive
+
+    def on_headers_complete(self) -> None:
+        limits = self._limits
+        if len(self.headers) > limits.max_headers:
+            self._rejection = headers_too_large(f"at most {limits.max_headers} headers")
+            raise _RejectedRequest
+        self._reject_ambiguous_headers()
+        if self._bytes_read > limits.max_header_bytes:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.max_header_bytes:
+                self._rejection = self._too_many_header_bytes()
+                raise _RejectedRequest
+        scope: Any = self.scope
+        scope[ON_DISCONNECT] = None
+        super().on_headers_complete()
+        self._bytes_read = 0
+        self._has_headers = self._read_has_body = True
+        self._trailers = self._trailer_bytes = self._bytes_without_body = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn if the parser cannot go on."""
+        self._reject(self._rejection)
+
+    # -- called by the server
+
+    def check_timeouts(self, now: float) -> None:
+        """Closes the connection if its client is too slow."""
+        if now > self._read_deadline:
+            self._limits.on_rejection("reads_nothing")
+            self.transport.abort()
+        elif self._unread_body is not None:
+            if now > self._unread_body.deadline:
+                self.transport.abort()
+        elif now > self._deadline:
+            limits = self._limits
+            if self._waits_for_gateway:
+                self._deadline = now + limits.header_timeout
+            elif self._awaits_body:
+                self._reject(Rejection(408, "slow_body", f"the body did not come within {limits.body_timeout:g} s"))
+            else:
+                self._reject(Rejection(408, "slow_headers", f"no headers came within {limits.header_timeout:g} s"))
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._keeps_alive = False
+
+    def abort(self) -> None:
+        """Closes the connection at once, even if a request is in progress."""
+        self.transport.abort()
+
+    def _reject_ambiguous_headers(self) -> None:
+        """Raises _RejectedRequest if a proxy in front could read another key, host or body from the same request."""
+        names = [name for name, _ in self.headers]
+        for name in SINGLE_HEADERS:
+            if names.count(name) > 1:
+                self._rejection = Rejection(
+                    400, "duplicate_header", f"there are two '{name.decode()}' headers; send one"
+                )
+                raise _RejectedRequest
+        if b"transfer-encoding" in names:
+            encodings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if encodings != [b"chunked"]:
+                self._rejection = BAD_TRANSFER_ENCODING
+                raise _RejectedRequest
+
+    def _limit_bytes_without_body(self, count: int) -> None:
+        """Limits trailers and chunk extensions that the parser does not report yet because they are incomplete."""
+        self._bytes_without_body = 0 if self._read_has_body else self._bytes_without_body + count
+        self._read_has_body = False
+        if self._bytes_without_body > self._limits.max_header_bytes:
+            self._reject(TRAILERS_TOO_LARGE)
+
+    def _answer_without_body(self) -> None:
+        """Lets an answer that needs no body (such as 401) close the connection, which discards the rest of the body.
+
+        `on_message_complete` undoes this if the body is complete before the answer begins.
+        """
+        cycle: Any = self.cycle
+        if self._discarding is None:
+            self._discarding = DiscardingTransport(self.transport, self._close_or_discard)
+        if cycle.transport is not self._discarding:
+            cycle.transport = self._discarding
+            self._keeps_alive, cycle.keep_alive = cycle.keep_alive, False
+
+    def _close_or_discard(self) -> None:
+        """Called after the answer: closes the connection, or first discards the rest of the body."""
+        if not self.cycle.more_body:
+            self.transport.close()
+        elif self._unread_body is None:
+            self._unread_body = UnreadBody(self.transport, self.loop.time)
+
+    @property
+    def _waits_for_gateway(self) -> bool:
+        """Whether the client waits for us: we have paused reading, or not answered the previous request yet."""
+        is_answering = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete
+        return is_answering or self.flow.read_paused
+
+    def _await_headers(self) -> None:
+        if self._bytes_read > self._limits.max_header_bytes:
+            self._reject(self._too_many_header_bytes())
+        self._await(body=False, seconds=self._limits.header_timeout)
+
+    def _await(self, *, body: bool, seconds: float) -> None:
+        if self._awaited_scope is not self.scope or self._awaits_body is not body or self._deadline == NEVER:
+            self._awaited_scope, self._awaits_body = self.scope, body
+            self._deadline = self.loop.time() + seconds
+
+    def _await_nothing(self) -> None:
+        self._bytes_read, self._deadline, self._awaits_body = 0, NEVER, False
+
+    def _too_many_header_bytes(self) -> Rejection:
+        limit = self._limits.max_header_bytes
+        return headers_too_large(f"the request line and all headers have at most {limit} bytes")
+
+    def _reject(self, rejection: Rejection) -> None:
+        if self.transport.is_closing():
+            return
+        self._limits.on_rejection(rejection.code)
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(rejection.response())
+        self.transport.close()

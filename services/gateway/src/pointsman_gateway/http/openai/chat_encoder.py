@@ -1,0 +1,156 @@
+"""Encodes answers of chat completions: `chat.completion` and its chunks."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.codec.choices import Choice, collect_choices
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
+
+_ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
+"""The beginning of an engine's event, if the event begins with its id."""
+
+
+class _LastEvent(msgspec.Struct):
+    choices: list[dict[str, msgspec.Raw]]
+
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+# These keep the values undecoded: they are only passed on.
+_decode_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_last_event = msgspec.json.Decoder(_LastEvent).decode
+
+_EVENT_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage"})
+_CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
+
+
+class ChatEncoder:
+    """Implements `Encoder`.
+
+    The engine's events are passed on unchanged except for the id of the answer. The first event of each choice is
+    encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown to the gateway.
+    """
+
+    def __init__(self, include_usage: bool) -> None:
+        """`include_usage`: a stream ends with a chunk that has the usage."""
+        self._include_usage = include_usage
+        self._head: dict[str, Any] = {}
+        """The fields that all chunks have in common."""
+        self._started: set[int] = set()
+        """Indexes of the choices of which a chunk has been encoded."""
+        self._engine_prefix = self._own_prefix = b""
+        """The bytes up to the id with which an event of the engine begins, and their replacement."""
+
+    def encode_start(self, started: Started) -> bytes:
+        self._head = {
+            "id": "chatcmpl-" + started.decision.id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": started.model,
+        }
+        self._own_prefix = b'{"id":' + to_json(self._head["id"])
+        return b""
+
+    def encode_chunks(self, chunks: Chunks) -> bytes:
+        return b"".join([self._encode_chunk(chunk) for chunk in chunks])
+
+    def encode_end(self, finished: Finished) -> bytes:
+        return (to_event(self._usage_chunk(finished)) if self._include_usage else b"") + DONE
+
+    def encode_error(self, error: PointsmanError) -> bytes:
+        return to_event(error_body(error))
+
+    def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        return to_json(completion(started, chunks, finished))
+
+    def _encode_chunk(self, chunk: Chunk) -> bytes:
+        if chunk.index not in self._started:
+            self._started.add(chunk.index)
+            return self._encode_first(chunk)
+        prefix = self._engine_prefix
+        if chunk.raw and prefix and chunk.raw.startswith(prefix):
+            return b"data: " + self._own_prefix + self._with_null_usage(chunk.raw[len(prefix) :]) + b"\n\n"
+        return to_event(self._to_body(chunk, {}))
+
+    def _encode_first(self, chunk: Chunk) -> bytes:
+        body = self._to_body(chunk, {"role": "assistant"})
+        if not chunk.raw:
+            return to_event(body)
+        prefix = _ID.match(chunk.raw)
+        if prefix:
+            self._engine_prefix = prefix.group()
+        event = _decode(chunk.raw)
+        created = event.get("created")
+        if created and isinstance(created, int):
+            self._head["created"] = body["created"] = created
+        body["choices"][0].update(_unknown_choice_fields(event["choices"]))
+        return to_event(body | _unknown_fields(event))
+
+    def _to_body(self, chunk: Chunk, delta: dict[str, Any]) -> dict[str, Any]:
+        if chunk.content:
+            delta["content"] = chunk.content
+        delta.update(chunk.extra.get("delta", {}))
+        choice: dict[str, Any] = {"index": chunk.index, "delta": delta, "finish_reason": chunk.finish_reason}
+        if "logprobs" in chunk.extra:
+            choice["logprobs"] = chunk.extra["logprobs"]
+        return {**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})}
+
+    def _with_null_usage(self, event: bytes) -> bytes:
+        """As OpenAI does, adds `"usage":null` to every chunk before the one with the usage."""
+        if not self._include_usage or b'"usage":' in event or not event.endswith(b"}"):
+            return event
+        return event[:-1] + b',"usage":null}'
+
+    def _usage_chunk(self, finished: Finished) -> dict[str, Any]:
+        """The last chunk with `stream_options.include_usage`; its field "pointsman" is not OpenAI's."""
+        receipt = finished.receipt
+        return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
+
+
+def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
+    """An answer that is not streamed.
+
+    Fields that are unknown to the gateway are taken from the engine's first event, and from the last event of each
+    choice.
+    """
+    first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
+    return {
+        **(_unknown_fields(_decode_top_level(first)) if first else {}),
+        "id": "chatcmpl-" + started.decision.id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": started.model,
+        "choices": [_choice_body(choice) for choice in collect_choices(chunks)],
+        "usage": usage_body(finished.receipt.usage),
+        "pointsman": receipt_body(finished.receipt),
+    }
+
+
+def _choice_body(choice: Choice) -> dict[str, Any]:
+    may_be_null = "tool_calls" in choice.message or "refusal" in choice.message
+    return {
+        "index": choice.index,
+        "message": {
+            "role": "assistant",
+            "content": (choice.content or None) if may_be_null else choice.content,
+            "refusal": None,
+            **choice.message,
+        },
+        "finish_reason": choice.finish_reason or "stop",
+        "logprobs": {"refusal": None, **choice.logprobs} if choice.logprobs else None,
+        **(_unknown_choice_fields(_decode_last_event(choice.last_event).choices) if choice.last_event else {}),
+    }
+
+
+def _unknown_fields(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in _EVENT_FIELDS}
+
+
+def _unknown_choice_fields(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (choice,) = choices  # chunks with a raw event have one choice
+    return {key: value for key, value in choice.items() if key not in _CHOICE_FIELDS}

@@ -1,0 +1,210 @@
+"""`POST /v1/completions`, OpenAI's older endpoint: a prompt instead of a conversation."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+from pydantic import ConfigDict, Field
+from starlette.responses import Response
+
+from pointsman_gateway import domain
+from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
+from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
+from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
+
+COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
+"""Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""
+
+
+class CompletionBody(SurrogateFreeBody):
+    """Fields that are not declared go to the engine unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
+    prompt: str | FailFastList[str] | FailFastList[int] | FailFastList[FailFastList[int]] | None = Field(
+        default=None, description="one text, alone or in a list; tokens and several prompts are refused"
+    )
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**63, description="0 for a named model alone")
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
+    stop: str | FailFastList[str] | None = Field(default="", description='"": the path\'s; null or []: none')
+    logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
+    user: str | None = None
+    metadata: FailFastDict[str] | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it names a model or an adapter: its engine then reads the prompt without a chat template."""
+        return self.model != domain.AUTO and not self.model.startswith("path:")
+
+    def to_request(self, deadline: float) -> domain.Request:
+        """Raises InvalidArgument."""
+        extra = {**self._logprobs(), **(self.model_extra or {})}
+        if not self.is_raw:
+            self._reject_completion_only(extra)
+        fields = self.model_dump(
+            include={"model", "max_tokens", "temperature", "top_p", "seed", "stop", "user", "metadata"}
+        )
+        message = {"role": "user", "content": self._text()}
+        has_no_output = self.is_raw and self.max_tokens == 0  # returns the log-probabilities of the prompt alone
+        if has_no_output:
+            fields["max_tokens"] = None
+        request = as_chat_request({**extra, **fields, "messages": [message]}, deadline)
+        if has_no_output:
+            request = replace(request, sampling=replace(request.sampling, max_tokens=0))
+        return replace(request, operation="completion") if self.is_raw else request
+
+    def _text(self) -> str:
+        match self.prompt:
+            case str(text) | [str(text)]:
+                if not text or text.isspace():
+                    raise InvalidArgument("'prompt' is empty", code="empty_prompt", param="prompt")
+                return text
+            case None | []:
+                raise InvalidArgument("'prompt' is missing", code="empty_prompt", param="prompt")
+            case [str(), *_]:
+                problem = f"'prompt' holds {len(self.prompt)} texts; send one a request, each has its own decision"
+            case _:
+                problem = "'prompt' holds tokens; send text, which every model can read"
+        raise InvalidArgument(problem, code="unsupported_prompt", param="prompt")
+
+    def _logprobs(self) -> dict[str, Any]:
+        if self.logprobs is None:
+            return {}
+        return {"logprobs": self.logprobs} if self.is_raw else {"logprobs": True, "top_logprobs": self.logprobs}
+
+    def _reject_completion_only(self, extra: dict[str, Any]) -> None:
+        for name, supported in COMPLETION_ONLY.items():
+            if extra.pop(name, None) not in (None, supported):
+                raise InvalidArgument(
+                    f"'{name}' is for a named model or adapter, whose engine reads the prompt as it is; "
+                    f"'{self.model}' answers it as a conversation",
+                    code="unsupported_parameter",
+                    param=name,
+                )
+
+
+async def complete(body: CompletionBody, request: Request) -> Response:
+    """Completes a prompt."""
+    asked, encoder = (
+        body.to_request(deadline_of_request(request)),
+        CompletionEncoder(includes_usage(body.stream_options)),
+    )
+    return await respond(request, asked, encoder, bool(body.stream))
+
+
+FINISH_REASONS = ("stop", "length", "content_filter")
+"""Conversations can also end for other reasons, which are reported as "stop"."""
+
+
+@dataclass(slots=True)
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    characters: int = 0
+    finish_reason: str | None = None
+    logprobs: dict[str, list[Any]] | None = None
+
+
+class CompletionEncoder:
+    """Encodes `text_completion`, whole and as chunks. Implements `Encoder`."""
+
+    def __init__(self, include_usage: bool) -> None:
+        """`include_usage`: a stream ends with a chunk that has the usage."""
+        self._include_usage = include_usage
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+
+    def encode_start(self, started: Started) -> bytes:
+        self._head = _head(started)
+        return b""
+
+    def encode_chunks(self, chunks: Chunks) -> bytes:
+        # As OpenAI does, every chunk before the one with the usage has `"usage": null`.
+        usage = {"usage": None} if self._include_usage else {}
+        return b"".join(to_event({**self._head, "choices": [self._add(c)], **usage}) for c in chunks)
+
+    def encode_end(self, finished: Finished) -> bytes:
+        if not self._include_usage:
+            return DONE
+        receipt = finished.receipt
+        usage = {"usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
+        return to_event({**self._head, "choices": [], **usage}) + DONE
+
+    def encode_error(self, error: PointsmanError) -> bytes:
+        return to_event(error_body(error))
+
+    def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        for chunk in chunks:
+            self._add(chunk)
+        choices = [
+            {
+                "index": index,
+                "text": "".join(choice.text),
+                "finish_reason": choice.finish_reason or "stop",
+                "logprobs": choice.logprobs,
+            }
+            for index, choice in sorted(self._choices.items())
+        ]
+        receipt = finished.receipt
+        usage = {"usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
+        return to_json({**_head(started), "choices": choices, **usage})
+
+    def _add(self, chunk: Chunk) -> dict[str, Any]:
+        """The choice of one chunk, which is also collected for the whole answer."""
+        choice = self._choices.setdefault(chunk.index, _Choice())
+        logprobs = _logprobs(chunk.extra.get("logprobs"), choice.characters)
+        choice.text.append(chunk.content)
+        choice.characters += len(chunk.content)
+        reason = chunk.finish_reason
+        if reason:
+            choice.finish_reason = reason if reason in FINISH_REASONS else "stop"
+        if logprobs:
+            collected = choice.logprobs = choice.logprobs or {name: [] for name in logprobs}
+            for name, values in logprobs.items():
+                collected.setdefault(name, []).extend(values)
+        return {
+            "index": chunk.index,
+            "text": chunk.content,
+            "finish_reason": choice.finish_reason if reason else None,
+            "logprobs": logprobs,
+        }
+
+
+def _head(started: Started) -> dict[str, Any]:
+    return {
+        "id": "cmpl-" + started.decision.id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": started.model,
+    }
+
+
+def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
+    """The log-probabilities in the format of completions, to which those of conversations are converted.
+
+    `offset` is the number of characters before them.
+    """
+    if not isinstance(engine_logprobs, dict):
+        return None
+    if "content" not in engine_logprobs:
+        return {name: values for name, values in engine_logprobs.items() if isinstance(values, list)}
+    logprobs: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for token in engine_logprobs["content"] or ():
+        text = token.get("token") or ""
+        logprobs["tokens"].append(text)
+        logprobs["token_logprobs"].append(token.get("logprob"))
+        tops = token.get("top_logprobs") or ()
+        logprobs["top_logprobs"].append({top["token"]: top["logprob"] for top in tops})
+        logprobs["text_offset"].append(offset)
+        offset += len(text)
+    return logprobs

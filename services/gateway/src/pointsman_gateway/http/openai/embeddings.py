@@ -1,0 +1,121 @@
+"""`POST /v1/embeddings`: converts texts to vectors."""
+
+from typing import Any, Literal
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import ConfigDict, Field
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pointsman_gateway import domain
+from pointsman_gateway.codec.headers import Headers
+from pointsman_gateway.codec.json_values import reject_non_finite
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
+from pointsman_gateway.http.dependencies import (
+    HttpDependencies,
+    caller_of_request,
+    deadline_of_request,
+    dependencies_of,
+)
+from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
+from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody
+from pointsman_gateway.pipeline.run import to_public_error
+
+MAX_INPUTS = 2048
+
+
+class EmbeddingBody(SurrogateFreeBody):
+    """Fields that are not declared go to the engine unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
+    input: str | FailFastList[str] | FailFastList[int] | FailFastList[FailFastList[int]] = Field(
+        description=f"a text, up to {MAX_INPUTS} texts, or tokens (which the gateway's own model does not read)"
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(default=None, ge=1, lt=2**63)
+    user: str | None = None
+
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
+        """Raises InvalidArgument."""
+        if not self.model:
+            raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
+        reject_non_finite(self.model_extra or {})
+        texts, tokens = self._inputs()
+        # Admission checks the first text as if it were the message of a conversation.
+        seen = domain.Message("user", texts[0] if texts else "tokens")
+        return EmbeddingRequest(
+            request=domain.Request(
+                self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
+            ),
+            texts=texts,
+            tokens=tokens,
+            base64=self.encoding_format == "base64",
+            dimensions=self.dimensions,
+            body=self.model_dump(exclude_unset=True),
+        )
+
+    def _inputs(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+        inputs: list[Any] = [self.input] if isinstance(self.input, str) else list(self.input)
+        if inputs and isinstance(inputs[0], int):
+            inputs = [inputs]
+        if not 0 < len(inputs) <= MAX_INPUTS:
+            raise InvalidArgument(
+                f"'input' has {len(inputs)} entries; 1 to {MAX_INPUTS}", code="bad_parameter", param="input"
+            )
+        for number, entry in enumerate(inputs):
+            if not entry or (isinstance(entry, str) and entry.isspace()):
+                raise InvalidArgument(f"input[{number}] is empty", code="empty_input", param="input")
+        if isinstance(inputs[0], str):
+            return tuple(inputs), ()
+        return (), tuple(tuple(entry) for entry in inputs)
+
+
+class EmbeddingResponse(Response):
+    """Embeds the texts of one request while its response is sent."""
+
+    def __init__(self, dependencies: HttpDependencies, wanted: EmbeddingRequest) -> None:
+        self.background = None
+        self._dependencies = dependencies
+        self._wanted = wanted
+        self._has_started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await run_until_disconnect(scope, receive, self._answer(send))
+        except (ClientDisconnected, OSError):
+            if not self._has_started:
+                self._dependencies.pipeline.turned_away("embeddings", None, caller=self._wanted.request.caller)
+
+    async def _answer(self, send: Send) -> None:
+        self._has_started = True
+        embeddings = self._dependencies.configuration.current.embeddings
+        try:
+            embedded = await embeddings.embed(self._wanted, self._dependencies.pipeline.admission.admitted)
+        except Exception as error:
+            rejection = to_public_error(error)
+            if self._wanted.request.model not in embeddings.names():  # otherwise the receipt is written already
+                self._dependencies.pipeline.turned_away("embeddings", rejection, caller=self._wanted.request.caller)
+            await send_error(send, rejection, [])
+            return
+        own_headers = {"x-pointsman-cost-usd": f"{embedded.usd:.9f}", **embedded.headers}
+        headers: Headers = [JSON_TYPE, *encode_headers(own_headers)]
+        await _send_parts(send, headers, embedded)
+
+
+async def embed(body: EmbeddingBody, request: Request) -> Response:
+    """Returns a vector for each text. Those of the gateway's own model have length 1."""
+    return EmbeddingResponse(
+        dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
+    )
+
+
+async def _send_parts(send: Send, headers: Headers, embedded: EmbeddingResult) -> None:
+    length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+    for piece in embedded.pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,105 @@
+"""Types and base classes of request bodies: validation that stops at the first error, and fast strict decoding.
+
+Without the former, pydantic creates an error for each wrong element and unknown name, which takes about 10 microseconds
+and a kilobyte each.
+"""
+
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from pointsman_gateway.codec.json_values import reject_surrogates
+
+MAX_LOCATION_CHARACTERS = 200
+"""Characters of a wrong field's location that an error repeats: names in a body may be as long as the body."""
+
+Element = TypeVar("Element")
+
+FailFastList = Annotated[list[Element], Field(fail_fast=True)]
+FailFastDict = Annotated[dict[str, Element], Field(fail_fast=True)]
+
+
+class StrictBody(BaseModel):
+    """A body that rejects unknown names, since a misspelt one would otherwise be ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown_name(cls, data: Any) -> Any:
+        """Drops all unknown names except the first, for which pydantic then creates its error."""
+        if not isinstance(data, dict):
+            return data
+        known = {name: data[name] for name in cls.model_fields if name in data}
+        unknown = next((name for name in data if name not in cls.model_fields), None)
+        return known if unknown is None else {unknown: data[unknown], **known}
+
+
+class SurrogateFreeBody(BaseModel):
+    """A body that FastAPI decodes; it rejects lone surrogates, which Python's decoder accepts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_surrogates(cls, data: Any) -> Any:
+        reject_surrogates(data)
+        return data
+
+
+def invalid_field(item: Any) -> InvalidArgument:
+    """Converts one error of pydantic."""
+    location = ".".join(str(part)[:MAX_LOCATION_CHARACTERS] for part in item["loc"])[:MAX_LOCATION_CHARACTERS]
+    location = location.encode("utf-8", "backslashreplace").decode()
+    if item["type"] == "json_invalid":
+        return InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json")
+    message = f"'{location}': {item['msg']}" if location else item["msg"]
+    return InvalidArgument(message, code="bad_parameter", param=location or None)
+
+
+_BOUNDS = ("ge", "gt", "le", "lt")
+
+
+def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
+    """A msgspec struct with the fields, defaults and bounds of a pydantic model, which decodes several times faster.
+
+    It rejects unknown fields and values of untyped fields, and converts nothing. Its attribute `model_extra` is None.
+    """
+    fields = []
+    for name, field in model.model_fields.items():
+        kind = _strict_type(Annotated[field.annotation, field])
+        fields.append((name, kind) if field.default is PydanticUndefined else (name, kind, _default(field.default)))
+    return msgspec.defstruct(model.__name__, fields, namespace={"model_extra": None}, forbid_unknown_fields=True)
+
+
+def _default(default: Any) -> Any:
+    return msgspec.field(default_factory=type(default)) if isinstance(default, list | dict) else default
+
+
+def _strict_type(annotation: Any) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        bounds = [bound for one in arguments[1:] if isinstance(one, FieldInfo) for bound in one.metadata]
+        return _bounded(_strict_type(arguments[0]), bounds)
+    if origin in (Union, UnionType):
+        kinds = [_strict_type(argument) for argument in arguments if not _contains_any(argument)]
+        return Union[tuple(kinds)]  # noqa: UP007  # the members are only known at run time
+    if origin is list:
+        return list[_strict_type(arguments[0])]  # type: ignore[misc]  # known at run time only
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return strict_struct(annotation)
+    return annotation
+
+
+def _contains_any(annotation: Any) -> bool:
+    return annotation is Any or any(map(_contains_any, get_args(annotation)))
+
+
+def _bounded(kind: Any, bounds: list[Any]) -> Any:
+    named = {name: getattr(bound, name) for bound in bounds for name in _BOUNDS if hasattr(bound, name)}
+    if isinstance(named.get("lt"), int):
+        named["le"] = named.pop("lt") - 1  # msgspec's bounds are 64-bit integers
+    return Annotated[kind, msgspec.Meta(**named)] if named else kind

@@ -1,0 +1,142 @@
+"""The output items of a response: each change of an item is returned as events."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Event = dict[str, Any]
+
+
+class Item(Protocol):
+    """One output item."""
+
+    def start_events(self) -> Iterator[Event]: ...
+
+    def end_events(self, status: str) -> Iterator[Event]: ...
+
+    def body(self, status: str) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PartKind:
+    """A type of content part, and the names of its events."""
+
+    type: str
+    item: str
+    """The type of the item that contains it."""
+    key: str
+    event: str
+
+
+TEXT = PartKind("output_text", "message", "text", "response.output_text")
+REFUSAL = PartKind("refusal", "message", "refusal", "response.refusal")
+REASONING = PartKind("reasoning_text", "reasoning", "text", "response.reasoning_text")
+
+
+@dataclass(slots=True)
+class _Part:
+    kind: PartKind
+    number: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"type": self.kind.type, self.kind.key: "".join(self.texts)}
+        return body | {"annotations": [], "logprobs": self.logprobs} if self.kind is TEXT else body
+
+
+class Content:
+    """A message or reasoning: content parts, of which the last one grows."""
+
+    def __init__(self, id: str, number: int, kind: str) -> None:
+        self.kind = kind
+        self._id = id
+        self._location = {"item_id": id, "output_index": number}
+        self._number = number
+        self._parts: list[_Part] = []
+
+    def start_events(self) -> Iterator[Event]:
+        yield _item_added(self._number, self.body("in_progress"))
+
+    def add(self, kind: PartKind, text: str, logprobs: list[Any]) -> Iterator[Event]:
+        if not self._parts or self._parts[-1].kind is not kind:
+            yield from self._end_part()
+            self._parts.append(_Part(kind, len(self._parts)))
+            yield self._part_event("response.content_part.added", part=self._parts[-1].body())
+        part = self._parts[-1]
+        part.texts.append(text)
+        part.logprobs.extend(logprobs)
+        fields = {"logprobs": [_without_bytes(p) for p in logprobs]} if kind is TEXT else {}
+        yield self._part_event(f"{kind.event}.delta", delta=text, **fields)
+
+    def end_events(self, status: str) -> Iterator[Event]:
+        yield from self._end_part()
+        yield _item_done(self._number, self.body(status))
+
+    def body(self, status: str) -> dict[str, Any]:
+        content = [part.body() for part in self._parts]
+        if self.kind == "message":
+            return {"id": self._id, "type": "message", "role": "assistant", "status": status, "content": content}
+        return {"id": self._id, "type": "reasoning", "summary": [], "status": status, "content": content}
+
+    def _end_part(self) -> Iterator[Event]:
+        if not self._parts:
+            return
+        part = self._parts[-1]
+        fields: dict[str, Any] = {part.kind.key: "".join(part.texts)}
+        if part.kind is TEXT:
+            fields["logprobs"] = [_without_bytes(p) for p in part.logprobs]
+        yield self._part_event(f"{part.kind.event}.done", **fields)
+        yield self._part_event("response.content_part.done", part=part.body())
+
+    def _part_event(self, event: str, **fields: Any) -> Event:
+        return {"type": event, **self._location, "content_index": self._parts[-1].number, **fields}
+
+
+class FunctionCall:
+    """A call of a function by the model."""
+
+    def __init__(self, id: str, number: int, call_id: str, name: str) -> None:
+        self._id = id
+        self._location = {"item_id": id, "output_index": number}
+        self._number = number
+        self._call_id = call_id
+        self._name = name
+        self._arguments: list[str] = []
+
+    def start_events(self) -> Iterator[Event]:
+        yield _item_added(self._number, self.body("in_progress"))
+
+    def add(self, arguments: str) -> Iterator[Event]:
+        if arguments:
+            self._arguments.append(arguments)
+            yield {"type": "response.function_call_arguments.delta", **self._location, "delta": arguments}
+
+    def end_events(self, status: str) -> Iterator[Event]:
+        arguments = {"name": self._name, "arguments": "".join(self._arguments)}
+        yield {"type": "response.function_call_arguments.done", **self._location, **arguments}
+        yield _item_done(self._number, self.body(status))
+
+    def body(self, status: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "function_call",
+            "status": status,
+            "call_id": self._call_id,
+            "name": self._name,
+            "arguments": "".join(self._arguments),
+        }
+
+
+def _item_added(number: int, item: Mapping[str, Any]) -> Event:
+    return {"type": "response.output_item.added", "output_index": number, "item": item}
+
+
+def _item_done(number: int, item: Mapping[str, Any]) -> Event:
+    return {"type": "response.output_item.done", "output_index": number, "item": item}
+
+
+def _without_bytes(token: Mapping[str, Any]) -> dict[str, Any]:
+    """The log-probability of a token as events report it, without bytes."""
+    tops = [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]]
+    return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": tops}

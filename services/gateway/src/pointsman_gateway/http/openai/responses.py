@@ -1,0 +1,156 @@
+"""`POST /v1/responses`, OpenAI's newer endpoint, answered as a conversation. No state is kept between requests."""
+
+from typing import Any, Literal
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from pointsman_gateway import domain
+from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
+from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.openai.chat import as_chat_request
+from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
+from pointsman_gateway.http.openai.response_conversion import (
+    to_chat_choice,
+    to_chat_tools,
+    to_messages,
+    to_response_format,
+)
+from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
+
+LOGPROBS = "message.output_text.logprobs"
+
+STATEFUL_PARAMETERS = {
+    "previous_response_id": "no response is kept; send the whole conversation as 'input'",
+    "conversation": "no conversation is kept; send the whole of it as 'input'",
+    "prompt": "no prompts are kept under an id; paths.yaml names this gateway's",
+    "background": "a response is made while its client waits",
+}
+"""Parameters that would need stored state, and what to do instead."""
+
+
+class ReasoningBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class TextBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ResponsesBody(SurrogateFreeBody):
+    """Fields that are not declared go to the engine unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
+    input: str | FailFastList[dict[str, Any]] = Field(
+        default="", description="a text, or messages, calls and their outputs"
+    )
+    instructions: str | None = None
+    stream: bool | None = False
+    max_output_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    tools: FailFastList[dict[str, Any]] | None = Field(default=None, description='of type "function"')
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextBody | None = None
+    reasoning: ReasoningBody | None = None
+    top_logprobs: TopLogprobs | None = None
+    include: FailFastList[str] | None = None
+    metadata: FailFastDict[str] | None = None
+    user: str | None = None
+    store: bool | None = Field(default=None, description="nothing is kept, whatever it says; the answer says false")
+    truncation: Literal["auto", "disabled"] | None = None
+    previous_response_id: str | None = Field(default=None, description="refused: nothing is kept")
+    conversation: str | dict[str, Any] | None = Field(default=None, description="refused: nothing is kept")
+    prompt: dict[str, Any] | None = Field(default=None, description="refused: nothing is kept")
+    background: bool | None = Field(default=None, description="true is refused: nothing is kept")
+    max_tool_calls: int | None = Field(default=None, description="of tools that OpenAI runs; there are none here")
+    n: Literal[1] | None = None
+    stream_options: dict[str, Any] | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    def to_request(self, deadline: float) -> domain.Request:
+        """Raises InvalidArgument."""
+        self._reject_state()
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        fields = {
+            "model": self.model,
+            "messages": [*system, *to_messages(self.input)],
+            "max_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "metadata": self.metadata,
+            "user": self.user,
+        }
+        converted = {name: value for name, value in self._converted_fields().items() if value is not None}
+        return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline)
+
+    def _reject_state(self) -> None:
+        for name, why in STATEFUL_PARAMETERS.items():
+            if getattr(self, name):
+                raise InvalidArgument(f"'{name}': {why}", code="unsupported_parameter", param=name)
+        if self.truncation == "auto":
+            raise InvalidArgument(
+                "'truncation' is 'auto'; a conversation that is too long is refused, not cut: send 'disabled'",
+                code="unsupported_parameter",
+                param="truncation",
+            )
+
+    def _converted_fields(self) -> dict[str, Any]:
+        """Parameters that have other names in chat completions."""
+        tools = to_chat_tools(self.tools)
+        return {
+            "tools": tools,
+            "tool_choice": to_chat_choice(self.tool_choice) if tools else None,
+            "parallel_tool_calls": self.parallel_tool_calls if tools else None,
+            "response_format": to_response_format(self.text.format if self.text else None),
+            "verbosity": self.text.verbosity if self.text else None,
+            "reasoning_effort": self.reasoning.effort if self.reasoning else None,
+            "logprobs": True if self.wants_logprobs else None,
+            "top_logprobs": self.top_logprobs if self.wants_logprobs else None,
+        }
+
+    def echoed(self) -> dict[str, Any]:
+        """The fields of the request that a response repeats."""
+        text = self.text or TextBody()
+        return {
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "max_tool_calls": self.max_tool_calls,
+            "metadata": self.metadata or {},
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": (self.reasoning or ReasoningBody()).model_dump(include={"effort", "summary"}),
+            "store": False,
+            "background": False,
+            "temperature": self.temperature,
+            "text": {
+                "format": text.format or {"type": "text"},
+                **({"verbosity": text.verbosity} if text.verbosity else {}),
+            },
+            "tool_choice": self.tool_choice or "auto",
+            "tools": [{"parameters": None, "strict": None, **tool} for tool in self.tools or ()],
+            "top_logprobs": self.top_logprobs or 0,
+            "top_p": self.top_p,
+            "truncation": "disabled",
+            "user": self.user,
+        }
+
+
+async def create_response(body: ResponsesBody, request: Request) -> Response:
+    """Answers one conversation in the format of OpenAI's Responses API."""
+    encoder = ResponseEncoder(body.echoed(), body.wants_logprobs)
+    return await respond(request, body.to_request(deadline_of_request(request)), encoder, bool(body.stream))

@@ -1,0 +1,183 @@
+"""JSON schemas of the answers of all HTTP routes, for the documentation only: no answer is validated against them."""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+ANYTHING: Schema = {"type": "object", "additionalProperties": True}
+
+
+def record(**fields: Schema) -> Schema:
+    """The schema of an object. A field `NAME_or_none` is the optional field `NAME`."""
+    optional = {name.removesuffix("_or_none"): schema for name, schema in fields.items() if name.endswith("_or_none")}
+    required = {name: schema for name, schema in fields.items() if not name.endswith("_or_none")}
+    return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
+
+
+def listing(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def one_of(*words: str) -> Schema:
+    return {"type": "string", "enum": list(words)}
+
+
+def mapping(values: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": values}
+
+
+def reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_COUNTED = {"prompt_tokens": INTEGER, "total_tokens": INTEGER}
+
+_TOKEN = record(token=STRING, logprob=NUMBER, bytes_or_none=nullable(listing(INTEGER)))
+
+TOOL_CALL = record(id=nullable(STRING), type=one_of("function"), function=record(name=STRING, arguments=STRING))
+
+_OUTPUT = record(
+    id=STRING,
+    type=one_of("message", "function_call", "reasoning"),
+    status=one_of("completed", "incomplete"),
+    content_or_none=listing(record(type=one_of("output_text", "refusal", "reasoning_text"))),
+    role_or_none=one_of("assistant"),
+    name_or_none=STRING,
+    call_id_or_none=STRING,
+    arguments_or_none=STRING,
+)
+
+SCHEMAS: dict[str, Schema] = {
+    "Error": record(error=record(message=STRING, type=STRING, param=nullable(STRING), code=STRING)),
+    "Usage": record(**_COUNTED, completion_tokens=INTEGER, prompt_tokens_details=record(cached_tokens=INTEGER)),
+    "Receipt": record(
+        path=STRING,
+        kind=one_of("prompt", "rag", "lora", "hybrid"),
+        cost_usd=NUMBER,
+        cost_parts_usd=mapping(NUMBER),
+        seconds=mapping(NUMBER),
+        sources=listing(record(document_id=STRING, title=STRING, score=NUMBER)),
+        escalated_from=STRING,
+        cached=STRING,
+    ),
+    "Logprobs": record(
+        content=nullable(listing({**_TOKEN, "description": "with top_logprobs"})),
+        refusal_or_none=nullable(listing(_TOKEN)),
+    ),
+    "ChatCompletion": record(
+        id=STRING,
+        object=one_of("chat.completion"),
+        created=INTEGER,
+        model=STRING,
+        choices=listing(
+            record(
+                index=INTEGER,
+                message=record(
+                    role=one_of("assistant"),
+                    content=nullable(STRING),
+                    refusal_or_none=nullable(STRING),
+                    tool_calls_or_none=listing(TOOL_CALL),
+                ),
+                finish_reason=nullable(STRING),
+                logprobs=nullable(reference("Logprobs")),
+            )
+        ),
+        usage=reference("Usage"),
+        pointsman=reference("Receipt"),
+    ),
+    "Completion": record(
+        id=STRING,
+        object=one_of("text_completion"),
+        created=INTEGER,
+        model=STRING,
+        choices=listing(
+            record(
+                index=INTEGER,
+                text=STRING,
+                finish_reason=one_of("stop", "length", "content_filter"),
+                logprobs=nullable(ANYTHING),
+            )
+        ),
+        usage=reference("Usage"),
+        pointsman=reference("Receipt"),
+    ),
+    "Response": record(
+        id=STRING,
+        object=one_of("response"),
+        created_at=INTEGER,
+        model=STRING,
+        status=one_of("completed", "incomplete"),
+        error=nullable(ANYTHING),
+        incomplete_details=nullable(record(reason=one_of("max_output_tokens", "content_filter"))),
+        output=listing(_OUTPUT),
+        usage=record(
+            input_tokens=INTEGER,
+            input_tokens_details=record(cached_tokens=INTEGER),
+            output_tokens=INTEGER,
+            output_tokens_details=record(reasoning_tokens=INTEGER),
+            total_tokens=INTEGER,
+        ),
+        tools=listing(ANYTHING),
+        store=BOOLEAN,
+        pointsman=reference("Receipt"),
+    ),
+    "Embeddings": record(
+        object=one_of("list"),
+        model=STRING,
+        data=listing(
+            record(
+                object=one_of("embedding"),
+                index=INTEGER,
+                embedding={"anyOf": [listing(NUMBER), {"type": "string", "description": "base64 of floats"}]},
+            )
+        ),
+        usage=record(**_COUNTED),
+    ),
+    "Model": record(id=STRING, object=one_of("model"), created=INTEGER, owned_by=STRING),
+    "Models": record(object=one_of("list"), data=listing(reference("Model"))),
+    "Decision": record(
+        id=STRING,
+        task=STRING,
+        confidence=NUMBER,
+        path=STRING,
+        kind=STRING,
+        reason=STRING,
+        stage=STRING,
+        margin=NUMBER,
+        in_distribution_score=NUMBER,
+        notes=listing(STRING),
+        considered=listing(record(path=STRING, outcome=STRING, reason=STRING)),
+        probabilities=mapping(NUMBER),
+        expected_cost_usd=NUMBER,
+        costs_usd=mapping(NUMBER),
+        generation=STRING,
+        prompt_or_none=listing(record(role=STRING, content=STRING)),
+    ),
+    "FeedbackStored": record(stored=one_of("request_log", "wal"), known_already=BOOLEAN),
+    "Tasks": record(
+        generation=STRING,
+        default_path=STRING,
+        tasks=mapping(record(policy=STRING, paths=listing(STRING), metric=nullable(ANYTHING))),
+        paths=mapping(
+            record(
+                kind=one_of("prompt", "rag", "lora", "hybrid"),
+                model=STRING,
+                adapter=STRING,
+                strategies=listing(STRING),
+                collections=listing(STRING),
+                fingerprint=STRING,
+            )
+        ),
+        models=mapping(record(context_window=INTEGER, prices=mapping(NUMBER))),
+        search_usd=NUMBER,
+    ),
+    "Configuration": record(generation=STRING, loaded_unix=NUMBER, problem=STRING),
+}

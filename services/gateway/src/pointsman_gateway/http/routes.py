@@ -1,0 +1,151 @@
+"""The routes for decisions, feedback, models, tasks, the configuration, health and metrics."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pointsman_servicekit.errors import NotFound
+from prometheus_client.exposition import choose_encoder
+from pydantic import Field
+from starlette.responses import Response
+
+from pointsman_gateway.domain import Caller, Decision, Feedback, Path, Prompt
+from pointsman_gateway.http.dependencies import caller_of_request, deadline_of_request, dependencies_of
+from pointsman_gateway.http.errors import HAS_RECEIPT
+from pointsman_gateway.http.openai.chat import RouteBody
+from pointsman_gateway.http.openai.fields import StrictBody
+
+
+async def route(body: RouteBody, request: Request) -> Response:
+    """Returns the decision alone; nothing is generated or charged."""
+    pipeline = dependencies_of(request).pipeline
+    decoded = body.to_request(deadline_of_request(request), caller_of_request(request))
+    request.scope[HAS_RECEIPT] = True
+    routed = await pipeline.decide(decoded, body.include_prompt)
+    costs = pipeline.costs(decoded, routed.decision)
+    return JSONResponse(_decision_body(routed.decision, costs, routed.prompt))
+
+
+def _decision_body(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": decision.id,
+        "task": decision.task,
+        "confidence": decision.confidence,
+        "path": decision.path.name,
+        "kind": decision.path.kind.value,
+        "reason": decision.reason,
+        "stage": decision.stage,
+        "margin": decision.margin,
+        "in_distribution_score": decision.in_distribution_score,
+        "notes": list(decision.notes),
+        "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
+        "probabilities": dict(decision.probabilities),
+        "expected_cost_usd": decision.expected_cost_usd,
+        "costs_usd": dict(costs_usd),
+        "generation": decision.generation,
+    }
+    if prompt is not None:
+        body["prompt"] = [{"role": m.role, "content": m.content, **m.extra} for m in prompt.messages]
+    return body
+
+
+class FeedbackBody(StrictBody):
+    decision_id: str = Field(default="", description="the answer's x-pointsman-decision-id, or its id")
+    id: str = Field(default="", description="names this feedback: sent twice, it counts once; empty: its content does")
+    rating: float | None = Field(default=None, strict=True, description="0 (bad) to 1 (good)")
+    correction: str = Field(default="", description="what was wrong, in words")
+    right_task: str = Field(default="", description='the task that it should have been; "unknown": none')
+    right_answer: str = Field(default="", description="what should have been answered")
+
+    def to_feedback(self, caller: Caller) -> Feedback:
+        return Feedback(**self.model_dump(), tenant=caller.tenant)
+
+
+async def feedback(body: FeedbackBody, request: Request) -> Response:
+    """Stores feedback on an answer. Status 202: it is in the local write-ahead log, and not in Redis yet."""
+    store = dependencies_of(request).feedback
+    stored = await store.take(body.to_feedback(caller_of_request(request)))
+    content = {"stored": stored.where, "known_already": stored.known_already}
+    return JSONResponse(content, status_code=202 if stored.where == "wal" else 200)
+
+
+async def list_models(request: Request) -> dict[str, Any]:
+    """Lists all values of `model`, for conversations and for embeddings."""
+    created = _created(request)
+    return {"object": "list", "data": [_model(name, created) for name in _model_names(request)]}
+
+
+async def find_model(name: str, request: Request) -> dict[str, Any]:
+    """Returns one model, by a name that may contain ':', '@' and '/'."""
+    if name not in _model_names(request):
+        raise NotFound(f"unknown model '{name[:200]}'; GET /v1/models lists them", code="unknown_model", param="model")
+    return _model(name, _created(request))
+
+
+def _model_names(request: Request) -> Iterator[str]:
+    current = dependencies_of(request).configuration.current
+    yield from current.models.names()
+    yield from current.embeddings.names()
+
+
+def _created(request: Request) -> int:
+    """When the configuration was loaded; the models' own dates are unknown."""
+    return int(dependencies_of(request).configuration.status.loaded_unix)
+
+
+def _model(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "pointsman"}
+
+
+async def list_tasks(request: Request) -> dict[str, Any]:
+    """Lists tasks, paths and prices; `pointsman eval` reads it."""
+    generation = dependencies_of(request).configuration.current
+    catalogue = generation.catalogue
+    return {
+        "generation": generation.id,
+        "default_path": catalogue.default_path,
+        "tasks": {name: asdict(task) for name, task in catalogue.tasks.items()},
+        "paths": {name: _path(path) for name, path in catalogue.paths.items()},
+        "models": {name: asdict(model) for name, model in catalogue.models.items()},
+        "search_usd": catalogue.search_usd,
+    }
+
+
+def _path(path: Path) -> dict[str, Any]:
+    return {
+        "kind": path.kind,
+        "model": path.model,
+        "adapter": path.adapter,
+        "strategies": path.strategies,
+        "collections": path.collections,
+        "fingerprint": path.fingerprint,
+    }
+
+
+async def configuration(request: Request) -> dict[str, Any]:
+    """Returns the active configuration, and why the files on disk are not used if they are invalid."""
+    return asdict(dependencies_of(request).configuration.status)
+
+
+async def live() -> PlainTextResponse:
+    """The process is running."""
+    return PlainTextResponse("ok\n")
+
+
+async def ready(request: Request) -> PlainTextResponse:
+    """At least one engine can answer."""
+    dependencies = dependencies_of(request)
+    if not dependencies.pipeline.admission.is_ready:
+        return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
+    if dependencies.configuration.current.engines.any_ready:
+        return PlainTextResponse("ready\n")
+    return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
+
+
+async def metrics(request: Request) -> Response:
+    """Returns all metrics in Prometheus's text format, or with exemplars in OpenMetrics if the client accepts it."""
+    write, content_type = choose_encoder(request.headers.get("accept", ""))
+    # Starlette would add a charset to a `media_type` that has one already.
+    return Response(write(dependencies_of(request).registry), headers={"content-type": content_type})

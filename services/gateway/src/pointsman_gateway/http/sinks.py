@@ -1,0 +1,200 @@
+"""Write one answer as an HTTP response: the same bytes directly to a connection or as ASGI messages."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from pointsman_servicekit.errors import PointsmanError
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from pointsman_gateway.codec.headers import Headers, cost_header, decision_headers
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.http.encoding import JSON_TYPE, Encoder, encode_headers, error_response
+from pointsman_gateway.pipeline.run import RequestRun
+from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead
+
+EVENT_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+CHUNKED = (b"transfer-encoding", b"chunked")
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class HttpSink:
+    """Encodes one answer; a subclass sends it. Implements `AnswerSink` except for `closed`.
+
+    An error before the first byte becomes a response with its own status, a later one the last event of the stream.
+    """
+
+    def __init__(self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self._encoder = encoder
+        self._streams = streams
+        self._extra_headers = extra_headers
+        self._started: Started | None = None
+        self._collected: list[Chunk] = []
+        """The chunks of an answer that is not streamed."""
+
+    def started(self, started: Started) -> None:
+        self._started = started
+        if self._streams:
+            self.send_head([*EVENT_STREAM_HEADERS, *self._extra_headers, *_answer_headers(started)])
+            self.send_part(self._encoder.encode_start(started), more=True)
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        if self._streams:
+            self.send_part(self._encoder.encode_chunks(chunks), more=last)
+        else:
+            self._collected.extend(chunks)
+
+    def finished(self, finished: Finished) -> None:
+        if self._streams:
+            self.send_end(self._encoder.encode_end(finished))
+            return
+        started = self._started
+        assert started is not None  # `started` is always called first
+        headers = [JSON_TYPE, *self._extra_headers, *_answer_headers(started), cost_header(finished.receipt)]
+        self.send_whole(200, headers, self._encoder.encode_whole(started, self._collected, finished))
+
+    def failed(self, error: PointsmanError) -> None:
+        if self._streams and self._started is not None:
+            self.send_end(self._encoder.encode_error(error))
+        else:
+            self.send_whole(*error_response(error, self._extra_headers))
+
+    # -- sending, in subclasses
+
+    def send_head(self, headers: Headers) -> None:
+        """Sends status 200 and the headers of a stream."""
+        raise NotImplementedError
+
+    def send_part(self, part: bytes, *, more: bool) -> None:
+        """Sends a part of a stream, which may be empty. `more`: another part or the end follows at once."""
+        raise NotImplementedError
+
+    def send_end(self, part: bytes) -> None:
+        """Sends the last part of a stream."""
+        raise NotImplementedError
+
+    def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a complete response."""
+        raise NotImplementedError
+
+
+class Connection(Protocol):
+    """The client's connection, as `ConnectionSink` uses it."""
+
+    transport: asyncio.Transport
+
+    @property
+    def default_headers(self) -> Headers:
+        """Headers of every response."""
+        ...
+
+    def end_request(self, *, close: bool = False) -> None:
+        """Called at the end of the request: the connection is closed, or reads its next request."""
+        ...
+
+
+class ConnectionSink(HttpSink):
+    """Writes one answer directly to a connection, without ASGI. Implements `AnswerSink`."""
+
+    def __init__(
+        self, connection: Connection, deadline: float, encoder: Encoder, streams: bool, request_id: str
+    ) -> None:
+        super().__init__(encoder, streams, [(b"x-request-id", request_id.encode())])
+        self.run: RequestRun | None = None
+        self._connection: Connection | None = connection
+        self._deadline = deadline
+        self._unwritten = b""
+        """Written together with the next part, which follows at once: a second write doubles the time."""
+        self._has_answered = False
+        """Whether the end of the response has been written."""
+        self._must_close = False
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    # -- called by the connection
+
+    def pause(self) -> None:
+        """The client has stopped reading. The run is cancelled if it does not read on before the deadline."""
+        run = self.run
+        if run is not None:
+            run.pause()
+            self._unread_timer = asyncio.get_running_loop().call_at(
+                self._deadline + UNREAD_SECONDS, run.cancel, AnswerNotRead()
+            )
+
+    def resume(self) -> None:
+        self._stop_timer()
+        if self.run is not None:
+            self.run.resume()
+
+    def cancel(self) -> None:
+        """The client has disconnected."""
+        if self.run is not None:
+            self.run.cancel()
+
+    # -- called by the run
+
+    def failed(self, error: PointsmanError) -> None:
+        # A response whose end has been written cannot report an error any more.
+        if isinstance(error, AnswerNotRead) or self._has_answered:
+            self._must_close = True
+        else:
+            super().failed(error)
+
+    def closed(self) -> None:
+        self._stop_timer()
+        connection, self._connection, self.run = self._connection, None, None
+        if connection is not None:
+            connection.end_request(close=self._must_close)
+
+    # -- sending
+
+    def send_head(self, headers: Headers) -> None:
+        assert self._connection is not None
+        self._unwritten = _encode_head(200, self._connection.default_headers, [*headers, CHUNKED])
+
+    def send_part(self, part: bytes, *, more: bool) -> None:
+        data = self._unwritten + _encode_chunk(part)
+        if more:
+            self._unwritten = data
+        elif data:
+            self._unwritten = b""
+            self._write(data)
+
+    def send_end(self, part: bytes) -> None:
+        self._has_answered = True
+        self._write(self._unwritten + _encode_chunk(part) + LAST_CHUNK)
+
+    def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        assert self._connection is not None
+        headers.append((b"content-length", b"%d" % len(body)))
+        self._has_answered = True
+        self._write(_encode_head(status, self._connection.default_headers, headers) + body)
+
+    def _write(self, data: bytes) -> None:
+        assert self._connection is not None
+        self._connection.transport.write(data)
+
+    def _stop_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+
+def _answer_headers(started: Started) -> Headers:
+    return [*decision_headers(started), *encode_headers(started.limit_headers)]
+
+
+def _encode_chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part) if part else b""
+
+
+def _encode_head(status: int, default: Headers, headers: Headers) -> bytes:
+    return b"%b%b%b\r\n" % (STATUS_LINE[status], _encode_lines(default), _encode_lines(headers))
+
+
+def _encode_lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,0 +1,162 @@
+"""Trials of versions that the engine has just read: their first answers, and the base model's health afterwards."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
+
+from pointsman_lora_server.domain import AdapterVersion
+from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.metrics import LoraServerMetrics
+
+MAX_GROUP = 16
+"""Versions whose first answers are requested at once; they share one probe of the base model."""
+
+
+def _new_future() -> "asyncio.Future[None]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One version that waits for its trial."""
+
+    version: AdapterVersion
+    life: int
+    """Of the engine, when it read the version."""
+    result: "asyncio.Future[None]" = field(default_factory=_new_future)
+
+    @property
+    def name(self) -> str:
+        return self.version.version
+
+    def fail(self, error: PointsmanError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+class Trials:
+    """Group commit: versions that arrive while a trial is running are tried together after it.
+
+    If anything is wrong in a group, nobody is blamed. Its versions are tried again one at a time, so that a corrupted
+    engine can be attributed to one of them.
+
+    A version's content never changes, so what was checked once is not checked again: the base model's health after its
+    first answer once in this process, its first answer once in each life of the engine.
+    """
+
+    def __init__(
+        self,
+        warm_up: Callable[[AdapterVersion], Awaitable[None]],
+        probe: Probe,
+        restart_engine: Callable[[str], None],
+        metrics: LoraServerMetrics,
+    ) -> None:
+        """`warm_up` requests the first answer of a version; it raises InvalidArgument if there is none."""
+        self.turn = asyncio.Lock()
+        """Held by the load that runs the next group."""
+        self._warm_up = warm_up
+        self._probe = probe
+        self._restart_engine = restart_engine
+        self._metrics = metrics
+        self._waiting: list[Trial] = []
+        self._alone: set[str] = set()  # were in a group with which something was wrong
+        self._harmless: set[str] = set()
+        self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
+
+    def is_needed(self, version: str, life: int) -> bool:
+        """Whether the version has not answered yet in this life of the engine."""
+        return version not in self._harmless or self._answered_in.get(version) != life
+
+    def enqueue(self, version: AdapterVersion, life: int) -> Trial:
+        trial = Trial(version, life)
+        self._waiting.append(trial)
+        return trial
+
+    def withdraw(self, trial: Trial) -> None:
+        """Does nothing if the trial has taken place."""
+        if trial in self._waiting:
+            self._waiting.remove(trial)
+        trial.result.cancel()
+
+    async def run(self, trial: Trial) -> None:
+        """Runs groups until `trial` has taken place; the caller holds `turn`.
+
+        Raises InvalidArgument if the version must not serve, Unavailable if the engine is gone or is restarted because
+        of another version.
+        """
+        while not trial.result.done():
+            group = self._next_group()
+            try:
+                await self._run(group)
+            except BaseException as error:
+                unavailable = error if isinstance(error, Unavailable) else _interrupted()
+                for each in group:
+                    each.fail(unavailable)
+                if not isinstance(error, PointsmanError):
+                    raise
+        trial.result.result()
+
+    async def check_engine(self, cause: str) -> bool:
+        """Whether the base model answers as before. If not, the engine is restarted."""
+        try:
+            with self._metrics.time_load_step("probe"):
+                await self._probe.check()
+        except EngineCorrupted as error:
+            self._restart_engine(f"corrupted after {cause} was loaded: {error.message}")
+            return False
+        return True
+
+    def _next_group(self) -> list[Trial]:
+        first = self._waiting[0]
+        if first.name in self._alone:
+            group = [first]
+        else:
+            group = [trial for trial in self._waiting if trial.name not in self._alone][:MAX_GROUP]
+        self._waiting = [trial for trial in self._waiting if trial not in group]
+        return group
+
+    async def _run(self, group: Sequence[Trial]) -> None:
+        with self._metrics.time_load_step("trial"):
+            answers = await asyncio.gather(*(self._warm_up(trial.version) for trial in group), return_exceptions=True)
+        errors = [error for error in answers if isinstance(error, BaseException)]
+        unexpected = next((error for error in errors if not isinstance(error, InvalidArgument | NotFound)), None)
+        if unexpected is not None:
+            raise unexpected
+        rejected = any(isinstance(error, InvalidArgument) for error in errors)
+        needs_probe = rejected or any(trial.name not in self._harmless for trial in group)
+        is_healthy = not needs_probe or await self.check_engine(", ".join(trial.name for trial in group))
+        if len(group) > 1 and not is_healthy:
+            self._alone.update(trial.name for trial in group)
+            raise _interrupted()
+        if len(group) > 1 and rejected:
+            for trial in group:
+                await self._run([trial])
+            return
+        for trial, answer in zip(group, answers, strict=True):
+            self._conclude(trial, answer, is_healthy)
+
+    def _conclude(self, trial: Trial, answer: BaseException | None, is_healthy: bool) -> None:
+        if isinstance(answer, InvalidArgument):
+            trial.fail(answer)
+        elif isinstance(answer, NotFound):
+            trial.fail(_interrupted())
+        elif not is_healthy:
+            trial.fail(
+                InvalidArgument(
+                    f"after {trial.name} was loaded the base model no longer answers as before: its weights corrupt "
+                    "the engine, which is restarted without it",
+                    code="poisons_engine",
+                )
+            )
+        else:
+            self._alone.discard(trial.name)
+            self._harmless.add(trial.name)
+            self._answered_in[trial.name] = trial.life
+            if not trial.result.done():
+                trial.result.set_result(None)
+
+
+def _interrupted() -> Unavailable:
+    return Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)

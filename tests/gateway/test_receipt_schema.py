@@ -1,0 +1,154 @@
+"""Every field of a receipt reaches every encoder, or the encoder states why it omits the field."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from doubles.remembering import REQUEST, decision
+from pointsman_gateway.console.decisions import to_row
+from pointsman_gateway.domain import Caller, Finished, Passage, Receipt, Started, UndecidedReceipt, Usage
+from pointsman_gateway.grpc import messages
+from pointsman_gateway.http.openai.chat_encoder import completion
+from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
+from pointsman_gateway.request_log.store import LogEntry
+from pointsman_gateway.request_log.wal_records import (
+    DecidedRecord,
+    UndecidedRecord,
+    decided_record,
+    from_line,
+    to_line,
+    undecided_record,
+)
+
+NOW = 1_700_000_000.0
+DECISION = decision()
+
+RECEIPT = Receipt(DECISION, Usage(20, 2, 5), {"prompt": 1_000_000}, {"total": 0.5}, "ok", model="tiny")
+CHANGED: Mapping[str, object] = {
+    "decision": replace(DECISION, id="d2", task="triage"),
+    "usage": Usage(21, 3, 6),
+    "usage.prompt_tokens": Usage(21, 2, 5),
+    "usage.completion_tokens": Usage(20, 3, 5),
+    "usage.cached_tokens": Usage(20, 2, 6),
+    "picodollars": {"prompt": 2_000_000},
+    "seconds": {"total": 0.75, "queue": 0.25},
+    "outcome": "engine_error",
+    "sources": (Passage("handbook", "Leave", "Ask your lead.", 0.9),),
+    "model": "triage@3f9a1c",
+    "escalated_from": "triage_few_shot",
+    "cached": "exact",
+    "fault": "engine",
+    "request_id": "r2",
+}
+"""Another value of each field of `RECEIPT`."""
+
+UNDECIDED = UndecidedReceipt("r1", "embeddings", "ok", "none", {"total": 0.5}, usage=Usage(20, 2, 5))
+UNDECIDED_CHANGED: Mapping[str, object] = {
+    "request_id": "r2",
+    "operation": "chat",
+    "outcome": "unknown_model",
+    "fault": "caller",
+    "seconds": {"total": 0.75},
+    "caller": Caller("key-1", "acme"),
+    "counts_as_request": True,
+    "model": "minilm",
+    "usage": Usage(21, 3, 6),
+    "usage.prompt_tokens": Usage(21, 2, 5),
+    "usage.completion_tokens": Usage(20, 3, 5),
+    "usage.cached_tokens": Usage(20, 2, 6),
+    "picodollars": {"embedding": 2_000_000},
+}
+
+
+def encode_for_wal(receipt: Receipt) -> object:
+    """The receipt as another process restores it."""
+    record = from_line(to_line(decided_record(1, NOW, REQUEST, receipt.decision, receipt)))
+    assert isinstance(record, DecidedRecord)
+    return encode_for_request_log(record.to_pending_entry().receipt)
+
+
+def encode_for_request_log(receipt: Receipt) -> object:
+    return to_entry(PendingEntry(NOW, REQUEST, receipt.decision, receipt), store_messages=False).json
+
+
+def encode_for_console(receipt: Receipt) -> object:
+    row = to_row(LogEntry("1-0", str(encode_for_request_log(receipt))))
+    assert row is not None
+    return row
+
+
+def encode_for_http(receipt: Receipt) -> object:
+    body = completion(Started(receipt.decision, receipt.model, 0.0), (), Finished("stop", receipt))
+    return {key: value for key, value in body.items() if key != "created"}
+
+
+def encode_for_grpc(receipt: Receipt) -> object:
+    started = Started(receipt.decision, receipt.model, 0.0)
+    return messages.whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
+
+
+ONLY_OK = "the API reports other outcomes as errors, which have no receipt"
+STORED_NOWHERE = "passages are the documents' text, which the request log does not store"
+
+ENCODERS: Mapping[Callable[[Receipt], object], Mapping[str, str]] = {
+    encode_for_wal: {"sources": STORED_NOWHERE},
+    encode_for_request_log: {"sources": STORED_NOWHERE},
+    encode_for_console: {
+        "sources": STORED_NOWHERE,
+        "usage.cached_tokens": "the list shows it in the whole entry",
+        "cached": "the list shows it in the whole entry",
+        "request_id": "the list shows it in the whole entry",
+    },
+    encode_for_http: {
+        "outcome": ONLY_OK,
+        "fault": ONLY_OK,
+        "request_id": "sent as the header x-request-id",
+    },
+    encode_for_grpc: {
+        "fault": ONLY_OK,
+        "request_id": "sent as metadata",
+    },
+}
+"""The encoders of receipts, each with the fields that it omits and the reason."""
+
+
+def test_every_field_of_a_receipt_has_another_value_to_test_with() -> None:
+    assert set(CHANGED) == names_of(Receipt) | names_of_usage()
+    assert set(UNDECIDED_CHANGED) == names_of(UndecidedReceipt) | names_of_usage()
+
+
+def names_of(receipt_type: Any) -> set[str]:
+    return {one.name for one in fields(receipt_type) if one.init}
+
+
+def names_of_usage() -> set[str]:
+    return {f"usage.{one.name}" for one in fields(Usage) if one.compare}
+
+
+@pytest.mark.parametrize("encode", ENCODERS, ids=lambda encode: encode.__name__)
+def test_an_encoder_encodes_exactly_the_fields_that_it_does_not_omit(encode: Callable[[Receipt], object]) -> None:
+    encoded = {name for name in CHANGED if encode(changed(RECEIPT, CHANGED, name)) != encode(RECEIPT)}
+    assert set(CHANGED) - encoded == set(ENCODERS[encode])
+
+
+def encode_undecided_for_wal(receipt: UndecidedReceipt) -> object:
+    record = from_line(to_line(undecided_record(1, NOW, receipt)))
+    assert isinstance(record, UndecidedRecord)
+    return record.receipt()
+
+
+def encode_undecided_for_request_log(receipt: UndecidedReceipt) -> object:
+    return to_undecided_json(receipt, NOW)
+
+
+@pytest.mark.parametrize("encode", [encode_undecided_for_wal, encode_undecided_for_request_log])
+def test_every_field_of_a_receipt_without_a_decision_is_encoded(encode: Callable[[UndecidedReceipt], object]) -> None:
+    encoded = {
+        name for name in UNDECIDED_CHANGED if encode(changed(UNDECIDED, UNDECIDED_CHANGED, name)) != encode(UNDECIDED)
+    }
+    assert encoded == set(UNDECIDED_CHANGED)
+
+
+def changed(receipt: Any, values: Mapping[str, object], name: str) -> Any:
+    return replace(receipt, **{name.partition(".")[0]: values[name]})

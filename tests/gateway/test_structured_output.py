@@ -1,0 +1,141 @@
+"""Structured requests: the client's own format and limits replace those of the path and of the task."""
+
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.doors import Door
+from doubles.engine import ScriptedEngine, answer
+from doubles.gateway import Neighbours
+from pointsman_gateway.domain import Sampling
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+def format_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+PATH = Sampling(max_tokens=60, temperature=0.5, stop=("\n\n",), structured_max_tokens=900)
+STRUCTURED: list[dict[str, Any]] = [
+    {"response_format": {"type": "json_object"}},
+    {"response_format": format_of(PERSON)},
+    {"response_format": {"type": "structural_tag", "format": {}}},
+    {"tools": TOOLS},
+    {"functions": [TOOLS[0]["function"]]},
+    {"structured_outputs": {"regex": "[0-9]+"}},
+]
+UNSTRUCTURED: list[dict[str, Any]] = [
+    {},
+    {"top_k": 3},
+    {"response_format": {"type": "text"}},
+    {"response_format": None, "tools": None},
+    {"tools": []},
+]
+
+
+@pytest.mark.parametrize("extra", STRUCTURED)
+def test_a_structured_request_takes_neither_the_paths_stop_nor_its_max_tokens(extra: dict[str, Any]) -> None:
+    sampling = Sampling(extra=extra).with_defaults(PATH)
+
+    assert (sampling.stop, sampling.max_tokens, sampling.temperature) == ((), 900, 0.5)
+    assert Sampling(extra=extra).with_defaults(Sampling(max_tokens=60)).max_tokens is None
+
+
+@pytest.mark.parametrize("extra", STRUCTURED)
+def test_a_structured_requests_own_limits_apply(extra: dict[str, Any]) -> None:
+    sampling = Sampling(max_tokens=7, stop=("END",), extra=extra).with_defaults(PATH)
+
+    assert (sampling.stop, sampling.max_tokens) == (("END",), 7)
+
+
+@pytest.mark.parametrize("extra", UNSTRUCTURED)
+def test_other_requests_take_the_paths_limits(extra: dict[str, Any]) -> None:
+    sampling = Sampling(extra=extra).with_defaults(PATH)
+
+    assert (sampling.stop, sampling.max_tokens) == (("\n\n",), 60)
+    assert Sampling(stop=(), extra=extra).with_defaults(PATH).stop == ()
+
+
+# -- through the APIs
+
+
+@pytest.fixture(autouse=True)
+def paths_with_limits(neighbours: Neighbours) -> None:
+    """Each path has stop sequences and `max_tokens`, and the task checks its own format."""
+    for path in neighbours.config.paths.values():
+        path |= {"stop": ["\n\n"], "max_tokens": 60}
+    neighbours.config.tasks["triage"] |= {
+        "policy": {"escalate": {"paths": ["triage_adapter", "triage_few_shot"]}},
+        "validators": [{"json_schema": {"type": "object", "required": ["urgency"]}}],
+        "fallback": [],
+    }
+
+
+async def test_every_api_leaves_structured_output_uncut(door: Door, engine: ScriptedEngine) -> None:
+    engine.says(*answer('{"name": "Ann"}'))
+
+    for extra in ({"tools": TOOLS}, {"response_format": format_of(PERSON)}):
+        await door.ask(IN_TRIAGE, "path:triage_few_shot", **extra)
+
+        assert not {"stop", "max_tokens"} & engine.bodies[-1].keys()
+    await door.ask(IN_TRIAGE, "path:triage_few_shot")
+    assert (engine.bodies[-1]["stop"], engine.bodies[-1]["max_tokens"]) == (["\n\n"], 60)
+
+
+@pytest.mark.parametrize(
+    ("route", "text"),
+    [("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}), ("completions", {"prompt": "Hi"})],
+)
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [({}, ["\n\n"]), ({"stop": ""}, ["\n\n"]), ({"stop": []}, None), ({"stop": None}, None), ({"stop": "x"}, ["x"])],
+)
+async def test_stop_may_be_switched_off(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str, text: dict[str, Any], sent: Any, received: Any
+) -> None:
+    await http.post(f"/v1/{route}", json={"model": "path:small_talk", **text, **sent})
+
+    assert engine.bodies[-1].get("stop") == received
+
+
+async def test_the_clients_schema_replaces_the_tasks_validator(door: Door, engine: ScriptedEngine) -> None:
+    engine.says(*answer('{"name": "Ann"}'))
+
+    got = await door.ask(IN_TRIAGE, response_format=format_of(PERSON))
+
+    assert (got.text, got.path, len(engine.bodies)) == ('{"name": "Ann"}', "triage_adapter", 1)
+
+
+async def test_an_answer_that_breaks_the_clients_schema_is_tried_on_the_next_path(
+    door: Door, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer('{"urgency": "low"}'))
+
+    got = await door.ask(IN_TRIAGE, response_format=format_of(PERSON))
+
+    assert (got.path, len(engine.bodies)) == ("triage_few_shot", 2)
+
+
+async def test_an_answer_that_its_client_cut_off_is_not_paid_twice(door: Door, engine: ScriptedEngine) -> None:
+    engine.says(*answer('{"na', finish="length"))
+
+    got = await door.ask(IN_TRIAGE, response_format={"type": "json_object"}, max_tokens=3)
+
+    assert (got.text, len(engine.bodies)) == ('{"na', 1)
+
+
+async def test_tool_calls_and_their_results_reach_the_engine_over_every_api(door: Door, engine: ScriptedEngine) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    conversation: list[dict[str, Any]] = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
+    ]
+
+    await door.ask(conversation, "tiny", tools=TOOLS, tool_choice="required")
+
+    body = engine.bodies[-1]
+    assert (body["messages"], body["tools"], body["tool_choice"]) == (conversation, TOOLS, "required")
