@@ -84,8 +84,8 @@ async def _gateway(folder: Path) -> CollectorRegistry:
             auth="on",
             wal_dir=folder / "wal",
         )
-        async with gateway.building(settings, load_config(settings.config)) as house:
-            return house.registry
+        async with gateway.build_gateway(settings, load_config(settings.config)) as components:
+            return components.registry
 
 
 def _retriever() -> CollectorRegistry:

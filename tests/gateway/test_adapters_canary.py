@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from doubles.config_folder import IN_TRIAGE
@@ -277,10 +277,10 @@ class Server:
         return became
 
 
-def reporter(*servers: LoraServer, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
+def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
     states = [EngineState(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for state, server in zip(states, servers, strict=True):
-        state.lora_server = server
+        state.lora_server = cast(LoraServer, server)  # has what the reporter calls
     registry = CollectorRegistry()
     engines = Engines(states)
     return CanaryReporter(trials, lambda: engines, EngineMetrics(registry)), registry

@@ -294,7 +294,9 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    return Embeddings({"m": PricedModel("m", model, 2.0)}, limits, metrics, Receipts())
+    tenancy: Any = limits  # has what the stage calls
+    request_log: Any = Receipts()
+    return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log)
 
 
 async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:

@@ -26,8 +26,9 @@ from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.fast_connection import FastConnection
-from pointsman_gateway.http.fast_reader import ChatReader, ConnectionSink
+from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
+from pointsman_gateway.http.sinks import ConnectionSink
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
