@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from doubles.certificates import Authority
 from grpc_health.v1 import health_pb2
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tls import ServerTls
 
+from tests.gateway.doubles.certificates import Authority
 from tests.grpc_stubs import health_stub
 
 

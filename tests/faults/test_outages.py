@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.load import Outcome, under_load
-from doubles.process_lora_server import OTHER, VERSION, ProcessLoraServer
-from doubles.processes import Process
-from doubles.remembering import decisions_in
-from doubles.town import Town
-from doubles.valkey import Valkey
-from doubles.waiting import found
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.load import Outcome, under_load
+from tests.gateway.doubles.process_lora_server import OTHER, VERSION, ProcessLoraServer
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.remembering import decisions_in
+from tests.gateway.doubles.town import Town
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 DEADLINE = 8.0
 SLACK = 8.0

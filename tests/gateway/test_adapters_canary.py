@@ -5,13 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door, opening_door
-from doubles.engine import BREAK, Refusal, Step, answer, beginning
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY, ScriptedLoraServer
-from doubles.waiting import until
-from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServer
 from pointsman_gateway.engines.engines import Engines
@@ -21,6 +14,14 @@ from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door, opening_door
+from tests.gateway.doubles.engine import BREAK, Refusal, Step, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
+from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.yard import NEW, OLD, PROD, alias
 
 WEIGHT = 0.25
 

@@ -7,12 +7,13 @@ from functools import partial
 
 import httpx
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import HttpStreamDoor
-from doubles.engine import answer
-from doubles.gateway import Neighbours, open_http_client
-from doubles.waiting import until
-from doubles.yard import NEW, OLD, PROD, Yard, alias, running_yard
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import HttpStreamDoor
+from tests.gateway.doubles.engine import answer
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.yard import NEW, OLD, PROD, Yard, alias, running_yard
 
 BOTH = {"local": (OLD, NEW), "second": (OLD, NEW)}
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.artifact import (
     CorruptClassifier,
@@ -22,6 +21,8 @@ from pointsman_gateway.classification.artifact import (
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
+
+from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 
 Examples = Mapping[str, Sequence[str]]
 

@@ -5,16 +5,17 @@ import random
 from dataclasses import replace
 
 import pytest
-from doubles.classifier import ScriptedClassifier, labels
-from doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
-from doubles.doors import Door
-from doubles.engine import ScriptedEngine
 from pointsman_gateway.classification.excerpts import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 from pointsman_servicekit.errors import InvalidArgument
+
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import ScriptedEngine
 
 MEGABYTE = 1_000_000
 

@@ -4,15 +4,16 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from doubles.adapters import NoAdapters
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door
-from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
 from pointsman_gateway.routing.best_value import BestValue, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import Router
+
+from tests.gateway.doubles.adapters import NoAdapters
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.extensions import Situation
 
 TERMS = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
 GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
-from doubles.clients import chunks_of
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
+from tests.gateway.doubles.clients import chunks_of
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 EXACT = CacheConfig()
 QUESTION = Question()

@@ -5,18 +5,19 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.doors import Door
-from doubles.engine import chunk
-from doubles.gateway import Gateway, Neighbours
-from doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
-from doubles.retriever import SERVICE, ScriptedRetriever
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc, retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import chunk
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
+from tests.gateway.doubles.retriever import SERVICE, ScriptedRetriever
+from tests.gateway.doubles.waiting import until
 
 AT_ONCE = 1.0
 """Seconds, on a machine that does other things too; what is promised is 0.2, and measured with the real engine."""

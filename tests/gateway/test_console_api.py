@@ -6,14 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import BREAK, ScriptedEngine, answer
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import ScriptedLoraServer
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import ScriptedLoraServer
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
-from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
@@ -15,6 +13,9 @@ from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.waiting import until
 
 PLAIN = Path("plain", "tiny")
 ADAPTED = Path("adapted", "tiny", adapter="triage@prod")

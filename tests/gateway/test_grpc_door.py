@@ -8,11 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import BREAK, DONE, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, Gateway, Neighbours
-from doubles.lora_server import READY
-from doubles.waiting import until
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -28,6 +23,11 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
 
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.waiting import until
 from tests.grpc_stubs import health_stub, reflection_stub
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from math import inf
 
 import pytest
-from doubles.waiting import until
 from pointsman_gateway.engines.http1 import (
     Connection,
     ConnectionFailed,
@@ -18,6 +17,8 @@ from pointsman_gateway.engines.http1 import (
     origin_of,
 )
 from pointsman_gateway.engines.http_post import PooledPoster
+
+from tests.gateway.doubles.waiting import until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"

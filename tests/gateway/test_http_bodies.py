@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.engine import ScriptedEngine
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import ScriptedEngine
 
 CHAT = "/v1/chat/completions"
 

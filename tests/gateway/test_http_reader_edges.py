@@ -11,11 +11,6 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 import pytest
-from doubles.engine import DONE, ScriptedEngine, answer, beginning
-from doubles.garbage import nothing_is_left
-from doubles.gateway import Gateway, Neighbours, http_dependencies
-from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.breaker import Breaker
@@ -33,6 +28,12 @@ from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
 from uvicorn.server import ServerState
+
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.garbage import nothing_is_left
+from tests.gateway.doubles.gateway import Gateway, Neighbours, http_dependencies
+from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
+from tests.gateway.doubles.waiting import until
 
 MANY = [f"x-{number}: 1" for number in range(150)]
 

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.remembering import Desk, decision, entries_of, receipt
-from doubles.tenancy import register_at
-from doubles.valkey import Valkey
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
@@ -21,6 +17,11 @@ from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.remembering import Desk, decision, entries_of, receipt
+from tests.gateway.doubles.tenancy import register_at
+from tests.gateway.doubles.valkey import Valkey
 
 TERMS = ExtractionTerms("triage", "triage_few_shot", 0.8)
 GOOD = ("accepted",)

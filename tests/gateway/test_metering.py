@@ -7,11 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import TRIAGE, Gateway
-from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.outcome import fault_of
@@ -24,6 +19,12 @@ from pointsman_servicekit.errors import (
     Unavailable,
 )
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.waiting import until
 
 PRICING = Pricing(
     ModelsFile(

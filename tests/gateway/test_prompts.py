@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles.extensions import few_shot, instruction, retrieval
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
@@ -13,6 +12,8 @@ from pointsman_gateway.prompts.stage import Prompts, apply_all
 from pointsman_gateway.prompts.strategies import FewShot
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.extensions import few_shot, instruction, retrieval
 
 TEMPLATES = PromptTemplates(
     {

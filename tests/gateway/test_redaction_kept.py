@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.gateway import Neighbours, open_http_client
-from doubles.remembering import entries_of
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.remembering import entries_of
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 CARD, MAIL = "4111 1111 1111 1111", "ann@example.org"
 

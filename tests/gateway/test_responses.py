@@ -8,13 +8,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, chunk, usage
-from doubles.gateway import Gateway
-from doubles.openai_clients import in_a_thread, opening_client
-from doubles.waiting import until
 from pydantic import BaseModel
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, chunk, usage
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
+from tests.gateway.doubles.waiting import until
 
 URL = "/v1/responses"
 TOOL: dict[str, Any] = {"type": "function", "name": "refund", "parameters": {"type": "object"}, "strict": True}

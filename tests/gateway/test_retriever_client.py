@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from doubles.retriever import ScriptedRetriever
 from pointsman_gateway.domain import Passage
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-from doubles.engine import ScriptedEngine, answer, text_answer
-from doubles.gateway import Gateway, Neighbours
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -20,6 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, text_answer
+from tests.gateway.doubles.gateway import Gateway, Neighbours
 
 CHECKS = [
     not_a_server_error,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from doubles.waiting import until
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.server import serve_http
+
+from tests.gateway.doubles.waiting import until
 
 LONG = 60.0
 BRISK = ConnectionLimits(

@@ -5,9 +5,6 @@ import logging
 import time
 
 import pytest
-from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.leases import LEASE_S
@@ -17,6 +14,10 @@ from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 NOTHING = Usage()
 

@@ -5,9 +5,6 @@ import json
 from contextlib import AsyncExitStack
 
 import pytest
-from doubles.tenancy import Counter, Times, counter_at, issue, register_at
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.domain import Scope
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_S
@@ -16,6 +13,10 @@ from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.keys import records, redis_layout
 from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue, register_at
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 WELL_FORMED = "pm_" + "A" * 8 + "_" + "b" * 32
 

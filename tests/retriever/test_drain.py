@@ -5,12 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
-from doubles.processes import Process
 from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.processes import Process
 from tests.grpc_stubs import health_stub
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

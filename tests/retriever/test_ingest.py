@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import pytest
-from ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.collections.ingest import MAX_DOCUMENTS_IN_FLIGHT
@@ -16,6 +15,7 @@ from pointsman_retriever.domain import Vectors
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
 
 from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 
 SHED = "The ladder hangs in the shed, behind the rakes. " * 12
 ATTIC = "The trunk stands in the attic, under the old maps. " * 12

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.loaders.formats import UnreadableFile, read_lines
 from pointsman_retriever.loaders.html_pdf import read_html, read_pdf
 from pointsman_retriever.sandbox import Sandbox, SandboxError
 
 from tests.retriever.client import Client, Refusal
+from tests.retriever.ingests import WRITTEN, ingest, pdf
 
 PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { color: red }</style></head>
 <body><nav><a href="/">Home</a></nav><h1>Lost property</h1><p>Kept for <b>30</b> days, see <a href="/x">here</a>.</p>

@@ -6,10 +6,10 @@ from typing import TypedDict, Unpack
 
 import grpc
 import pytest
-from ingests import FAILED, WRITTEN, ingest
 from pointsman.v1 import retriever_pb2 as pb
 
 from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.ingests import FAILED, WRITTEN, ingest
 
 NOTE = pb.Document(id="note", text="A note on the ladder.")
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED

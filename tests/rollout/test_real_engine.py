@@ -9,13 +9,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from doubles.processes import Process
-from doubles.valkey import running_valkey
-from doubles.waiting import until
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.valkey import running_valkey
+from tests.gateway.doubles.waiting import until
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]

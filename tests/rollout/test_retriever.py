@@ -9,17 +9,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from doubles.config_folder import IN_POLICY, ConfigFolder
-from doubles.load import Outcome, under_load
-from doubles.process_engine import process_engine
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.process_retriever import ProcessRetriever, process_retriever
-from doubles.waiting import until
 from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.config_folder import IN_POLICY, ConfigFolder
+from tests.gateway.doubles.load import Outcome, under_load
+from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.process_retriever import ProcessRetriever, process_retriever
+from tests.gateway.doubles.waiting import until
 from tests.grpc_stubs import health_stub
 
 STREAMS = 50

@@ -4,7 +4,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.http2_client import DATA, SETTINGS, frame, speaking
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman.v1 import gateway_pb2 as pb
@@ -15,6 +14,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_requests import has_more_fields
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 
+from tests.gateway.doubles.http2_client import DATA, SETTINGS, frame, speaking
 from tests.grpc_stubs import raw_call
 
 ROUTE = "/pointsman.v1.Gateway/Route"

@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.certificates import Authority, copied
-from doubles.waiting import found, until
 from grpc_health.v1 import health_pb2
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.tls import ClientTls, ServerTls, TlsError
 
+from tests.gateway.doubles.certificates import Authority, copied
+from tests.gateway.doubles.waiting import found, until
 from tests.grpc_stubs import health_stub
 
 ASK = health_pb2.HealthCheckRequest()

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.recorded import Recorded
 from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
@@ -16,6 +15,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_client_interceptors, tracing_server_interceptors
 
+from tests.gateway.doubles.recorded import Recorded
 from tests.grpc_stubs import health_stub
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name

@@ -8,7 +8,7 @@ from pointsman_lora_server.settings import Settings as LoraServer
 from pointsman_retriever.settings import Settings as Retriever
 from pydantic_settings import BaseSettings
 
-from manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
 
 SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
 NOT_OURS = {"POINTSMAN_LORA_SERVER"}

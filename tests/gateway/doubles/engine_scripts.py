@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from doubles.answers import ChoiceSaid
-from doubles.engine import chunk
-from doubles.raw_engine import HEAD, LAST, event, in_chunks
+from tests.gateway.doubles.answers import ChoiceSaid
+from tests.gateway.doubles.engine import chunk
+from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
-from doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
 
 
 class GrpcDoor:

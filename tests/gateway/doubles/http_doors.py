@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pointsman_servicekit.errors import FAMILIES, PointsmanError
 
-from doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
 
 HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 

@@ -24,7 +24,7 @@ from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from doubles.waiting import found
+from tests.gateway.doubles.waiting import found
 
 PLAIN = Path("small_talk", "tiny", fingerprint="f1")
 ADAPTED = Path("triage_adapter", "tiny", adapter="triage@prod", fingerprint="f2")
