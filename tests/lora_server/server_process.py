@@ -40,11 +40,13 @@ class ServerProcess(Process):
         slots: int = 4,
         listen: str = "",
         more: Mapping[str, str] = {},
+        token: str = "",
     ) -> None:
-        """`more`: further settings, or others."""
+        """`more`: further settings, or others. `token` is what its callers show."""
         folder.mkdir(parents=True)
         self.folder = folder
         self.address = listen or f"127.0.0.1:{free_port()}"
+        self._token = (lambda: token) if token else None
         self.engine_port = free_port()
         self.engine_url = f"http://127.0.0.1:{self.engine_port}"
         settings = {
@@ -112,7 +114,7 @@ class ServerProcess(Process):
         Raises AioRpcError. A channel of its own: none waits for one that has seen the server die.
         """
         deadline = time.monotonic() + PATIENCE
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, token=self._token) as channel:
             asked = getattr(lora_server_pb2_grpc.LoraServerStub(channel), method)
             while True:
                 try:
@@ -161,7 +163,7 @@ class ServerProcess(Process):
         raise AssertionError(f"it never came to that; {last}\n{self.words[-4000:]}")
 
     async def engine_state(self) -> pb.EngineState:
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, token=self._token) as channel:
             stub = lora_server_pb2_grpc.LoraServerStub(channel)
             async for state in stub.Watch(pb.WatchRequest(), wait_for_ready=True, timeout=PATIENCE):
                 found: pb.EngineState = state

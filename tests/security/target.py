@@ -1,16 +1,18 @@
 """Starts the services that the security tests attack, prints their addresses as a line of JSON, and runs until stopped.
 
     make target
-    {"http": "127.0.0.1:20101", "grpc": ..., "retriever": ..., "lora_server": ..., "key": "pm_...", "gateway_pid": 4711}
+    {"http": "127.0.0.1:20101", "grpc": ..., "retriever": ..., "lora_server": ..., "key": "pm_...", "gateway_pid": 4711,
+     "tokens": {"read": ..., "write": ..., "admin": ...}, "folder": ...}
 
-The gateway (with keys on), the retriever, the lora-server and Valkey are the real ones. The engine is a double that the
-lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and SIGTERM stop all of them,
-as does the end of standard input if that is a pipe: then whoever started this has ended.
+The gateway (with keys on), the retriever, the lora-server and Valkey are the real ones, with tokens between them. The
+engine is a double that the lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and
+SIGTERM stop all of them, as does the end of standard input if that is a pipe: then whoever started this has ended.
 """
 
 import asyncio
 import json
 import os
+import secrets
 import signal
 import stat
 import sys
@@ -45,14 +47,22 @@ class Addresses:
     key: str
     """Of a tenant without limits."""
     gateway_pid: int
+    tokens: dict[str, str]
+    """By the names of the peers, which are those of their roles: read, write, admin."""
+    folder: str
+    """All of their state, and what the lora-server accepts as training data (in `folder`/training)."""
 
 
 @asynccontextmanager
 async def running_target(folder: Path) -> AsyncIterator[Addresses]:
     """All state is below `folder`."""
     async with running_valkey(folder / "valkey") as valkey:
-        retriever = ProcessRetriever(folder, MODEL)
-        lora_server = _lora_server(folder, valkey)
+        tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
+        file = folder / "tokens"
+        file.write_text("".join(f"{role} {role} {token}\n" for role, token in tokens.items()))
+        (folder / "gateway-token").write_text(tokens["write"])
+        retriever = ProcessRetriever(folder, MODEL, file, tokens["admin"])
+        lora_server = _lora_server(folder, valkey, file, tokens["admin"])
         gateway = _gateway(folder, valkey, retriever, lora_server)
         try:
             issued, *_ = await asyncio.gather(
@@ -68,15 +78,19 @@ async def running_target(folder: Path) -> AsyncIterator[Addresses]:
                 lora_server.address,
                 issued.credential.text,
                 gateway.pid,
+                tokens,
+                str(folder),
             )
         finally:
             await asyncio.gather(*[_stop(process) for process in (gateway, lora_server, retriever)])
 
 
-def _lora_server(folder: Path, valkey: Valkey) -> ServerProcess:
+def _lora_server(folder: Path, valkey: Valkey, tokens: Path, token: str) -> ServerProcess:
     base = write_base(folder / "base")
-    more = {"DATA_ROOTS": str(folder), "SERVED_MODEL_NAME": "tiny"}
-    return ServerProcess(folder / "lora-server", base, "local", valkey.url, folder / "store", more=more)
+    roots = folder / "training"
+    roots.mkdir()
+    more = {"DATA_ROOTS": str(roots), "SERVED_MODEL_NAME": "tiny", "TOKENS": str(tokens)}
+    return ServerProcess(folder / "lora-server", base, "local", valkey.url, folder / "store", more=more, token=token)
 
 
 def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_server: ServerProcess) -> ProcessGateway:
@@ -89,6 +103,7 @@ def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_ser
         "redis_url": valkey.url,
         "wal_dir": folder / "wal",
         "auth": "on",
+        "service_token_file": folder / "gateway-token",
     }
     return ProcessGateway(folder, settings)
 

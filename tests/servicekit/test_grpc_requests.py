@@ -44,7 +44,7 @@ async def test_the_gate_is_asked_before_the_message_is_there(servicer: Any) -> N
         client.say(frame(SETTINGS, 1, 0, b""))
         _, trailers = await client.answer(client.call(ROUTE, None))
         assert trailers["grpc-status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
-    assert gate.asked == ["Route"]
+    assert gate.asked == [ROUTE]
     assert not servicer.peers
 
 

@@ -19,7 +19,7 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.logs import request_id
 
-from tests.grpc_stubs import health_stub, raw_call, reflection_stub
+from tests.grpc_stubs import health_stub, raw_call
 
 
 async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
@@ -147,10 +147,17 @@ async def test_a_service_may_start_before_it_is_ready() -> None:
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
-    stub = reflection_stub(channel)
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+async def test_reflection_lists_the_services(channel: grpc.aio.Channel, version: str) -> None:
+    call: grpc.aio.StreamStreamMultiCallable[
+        reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
+    ] = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    responses = [response async for response in stub.ServerReflectionInfo(iter([ask]))]
+    responses = [response async for response in call(iter([ask]))]
     assert {service.name for service in responses[0].list_services_response.service} == {
         "pointsman.v1.Gateway", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
     }  # fmt: skip

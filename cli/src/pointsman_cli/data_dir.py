@@ -55,6 +55,10 @@ class DataDir:
     def wal(self) -> Path:
         return self.folder / "wal"
 
+    def token(self, name: str) -> Path:
+        """A file of tokens; see `service_tokens`."""
+        return self.folder / "tokens" / name
+
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 

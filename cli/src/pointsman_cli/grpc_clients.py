@@ -3,6 +3,7 @@
 Channels use plain text, or TLS if POINTSMAN_CLIENT_TLS_CA names a file. POINTSMAN_CLIENT_TLS_CERTIFICATE and
 POINTSMAN_CLIENT_TLS_KEY name a client certificate for services that ask for one. POINTSMAN_CLIENT_TLS_SERVER_NAME is
 the name in the service's certificate, if it differs from the address (for example through a forwarded port).
+`service_tokens` says which token is sent to which service.
 """
 
 import os
@@ -21,6 +22,7 @@ from pointsman_servicekit.tls import ClientTls, TlsError, client_tls
 from pointsman_cli.errors import CommandError
 from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
 from pointsman_cli.options import bearer
+from pointsman_cli.service_tokens import token_for
 
 CALL_SECONDS = 10.0
 """Timeout of a call that the lora-server answers from Redis."""
@@ -29,9 +31,17 @@ LOAD_SECONDS = 180.0
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """Raises CommandError if the TLS files that the environment names cannot be used."""
+    """Opens a channel to the lora-server or the retriever, with the token for it.
+
+    Raises CommandError if the files that the environment names cannot be used.
+    """
+    return open_anonymous_channel(address, token_for(address))
+
+
+def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
+    """As `open_channel`, but sends no token unless it is given: for the gateway and for health checks."""
     try:
-        return grpc_client.open_channel(address, _tls())
+        return grpc_client.open_channel(address, _tls(), token=token)
     except TlsError as error:
         raise CommandError(f"POINTSMAN_CLIENT_TLS_*: {error}") from error
 
@@ -95,7 +105,7 @@ async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIter
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
     )
-    async with open_channel(address) as channel:
+    async with open_anonymous_channel(address) as channel:
         with service_errors("gateway"):
             async for event in gateway_stub(channel).GenerateStream(
                 request, timeout=_TIMEOUT_SECONDS, metadata=tuple(bearer(key).items())

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
+from pointsman_cli.service_tokens import find_run
 from pointsman_cli.train.events import Message, to_event
 from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import TrainingProgress
@@ -155,7 +155,7 @@ def _call(lora_server: str, data_dir: Path, call: Callable[[Any], Awaitable[Any]
 
 
 def _address(named: str, data_dir: Path) -> str:
-    running = read_run(DataDir.at(data_dir).run_file)
+    running = find_run(data_dir)
     return named or (running.lora_server if running else "")
 
 

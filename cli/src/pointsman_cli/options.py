@@ -14,6 +14,7 @@ import typer
 
 from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.errors import UsageError
+from pointsman_cli.service_tokens import find_run
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -111,15 +112,13 @@ def gateway_grpc_address(given: str, data_dir: Path) -> str:
 
 
 def lora_server_address(given: str, data_dir: Path) -> str:
-    running = read_run(DataDir.at(data_dir).run_file)
+    running = find_run(data_dir)
     return given or (running.lora_server if running else DEFAULT_LORA_SERVER)
 
 
 def retriever_address(given: str, data_dir: Path) -> str:
-    if given:
-        return given
-    running = read_run(DataDir.at(data_dir).run_file)
-    return running.retriever if running else DEFAULT_RETRIEVER
+    running = find_run(data_dir)
+    return given or (running.retriever if running else DEFAULT_RETRIEVER)
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:

@@ -19,18 +19,21 @@ HANDBOOK = {
 
 
 class ProcessRetriever(Process):
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, tokens: Path | None = None, token: str = "") -> None:
+        """`tokens` is the file of those that it accepts, `token` what it is filled with."""
+        self._token = (lambda: token) if token else None
         self.address = f"127.0.0.1:{free_port()}"
         settings = {"LISTEN": self.address, "METRICS_LISTEN": "127.0.0.1:0", "DATA": str(folder / "retriever")}
         environment = {f"POINTSMAN_RETRIEVER_{name}": value for name, value in settings.items()}
         environment["POINTSMAN_RETRIEVER_EMBEDDING_MODEL"] = str(model)
+        environment["POINTSMAN_RETRIEVER_TOKENS"] = str(tokens or "")
         super().__init__(
             [sys.executable, "-m", "pointsman_retriever"], environment, folder / "retriever.log", "serving at"
         )
 
     async def fill(self) -> None:
         documents = [pb.Document(id=name, title=name, text=text) for name, text in HANDBOOK.items()]
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, token=self._token) as channel:
             stub = retriever_pb2_grpc.RetrieverStub(channel)
             await stub.CreateCollection(pb.CreateCollectionRequest(name="handbook", if_missing=True))
             await stub.Upsert(pb.UpsertRequest(collection="handbook", documents=documents))

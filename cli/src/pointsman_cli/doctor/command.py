@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.findings import Finding, Level, fail, ok
 from pointsman_cli.doctor.machine import check_hardware, check_installation, look_at_machine
@@ -26,6 +26,7 @@ from pointsman_cli.options import (
     api_key,
     web_url,
 )
+from pointsman_cli.service_tokens import find_run
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _CHECK_SECONDS = 60.0
@@ -72,7 +73,7 @@ def _findings(
 ) -> Iterator[Finding]:
     yield from check_hardware(look_at_machine(data_dir.folder))
     yield from check_installation(data_dir, engine_python, _BASE_MODEL)
-    run = read_run(data_dir.run_file)
+    run = find_run(data_dir.folder)
     yield check_port("http port", http, "--http", run)
     yield check_port("grpc port", grpc, "--grpc", run)
     if folder is not None:

@@ -2,20 +2,23 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import grpc
 import httpx
-from pointsman.v1 import lora_server_pb2
+from pointsman.v1 import lora_server_pb2, retriever_pb2
 
 from pointsman_cli.data_dir import Run, is_alive
 from pointsman_cli.doctor.findings import Finding, fail, ok, warn
-from pointsman_cli.grpc_clients import lora_server_stub, open_channel
+from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel, retriever_stub
 from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
 from pointsman_cli.up.startup import is_serving
 
 _ANSWER_SECONDS = 5.0
+_COLLECTIONS = retriever_pb2.ListCollectionsRequest()
+_ADAPTERS = lora_server_pb2.ListAdaptersRequest()
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
@@ -38,11 +41,33 @@ async def check_running(run: Run | None) -> list[Finding]:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
     findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
-    return [*findings, await check_configuration(run.http), *await _engine(run.lora_server), *await _prometheus(run)]
+    return [
+        *findings,
+        await _tokens(
+            "retriever", run.retriever, lambda channel: retriever_stub(channel).ListCollections, _COLLECTIONS
+        ),
+        await _tokens("lora-server", run.lora_server, lambda channel: lora_server_stub(channel).List, _ADAPTERS),
+        await check_configuration(run.http),
+        *await _engine(run.lora_server),
+        *await _prometheus(run),
+    ]
+
+
+async def _tokens(name: str, address: str, method: Callable[[grpc.aio.Channel], Any], request: Any) -> Finding:
+    """Checks that the service refuses a call without a token."""
+    what = f"{name} tokens"
+    try:
+        async with open_anonymous_channel(address) as channel:
+            await method(channel)(request, timeout=_ANSWER_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return ok(what, "calls without a known token are refused")
+        return warn(what, f"unknown: {name} does not answer ({error.code().name})")
+    return warn(what, f"none: whoever can connect to {address} may do everything")
 
 
 async def _service(name: str, address: str, run: Run) -> Finding:
-    async with open_channel(address) as channel:
+    async with open_anonymous_channel(address) as channel:
         serving = await is_serving(channel)
     process = run.processes.get(name)
     log = f"; its log is {process.log}" if process else ""

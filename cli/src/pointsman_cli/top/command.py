@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
@@ -22,6 +21,7 @@ from pointsman_cli.options import (
     LoraServerOption,
     web_url,
 )
+from pointsman_cli.service_tokens import find_run
 from pointsman_cli.top.services import ServiceAddresses, Services, View, services
 from pointsman_cli.top.tables import as_json, top_view
 
@@ -71,7 +71,7 @@ def top(
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
     """Returns the given addresses, else those of the running `pointsman up`, else the usual ports."""
-    run = read_run(DataDir.at(data_dir).run_file)
+    run = find_run(data_dir)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
     lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)

@@ -132,6 +132,7 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
     environment = {
         "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
+        "POINTSMAN_RETRIEVER_TOKENS": str(data_dir.token("retriever")),
         "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as for the gateway
@@ -145,6 +146,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
+        "POINTSMAN_LORA_TOKENS": str(data_dir.token("lora-server")),
         "POINTSMAN_LORA_REDIS_URL": redis_url(data_dir),
         "POINTSMAN_LORA_STORE": str(data_dir.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
@@ -168,6 +170,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_GRPC_LISTEN": addresses.grpc,
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
+        "POINTSMAN_GATEWAY_SERVICE_TOKEN_FILE": str(data_dir.token("gateway")),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url(data_dir),
         "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),

@@ -11,7 +11,6 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2
-from pointsman_servicekit.grpc_client import open_channel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,7 +21,8 @@ from pointsman_cli.documents import Document, read_documents, upsert
 from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
-from pointsman_cli.grpc_clients import lora_server_stub
+from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel
+from pointsman_cli.service_tokens import authenticate_to, write_tokens
 from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -41,7 +41,7 @@ async def wait_for_valkey(socket: str) -> None:
 
 async def wait_until_serving(address: str, name: str) -> None:
     """Waits for gRPC health to say SERVING."""
-    async with open_channel(address) as channel:
+    async with open_anonymous_channel(address) as channel:
         await _within(SERVICE_SECONDS, name, _until(lambda: is_serving(channel)))
 
 
@@ -194,6 +194,8 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
     for service in plan.in_order:
         _rotate_log(service)
     prepare_folders(setup.data_dir)
+    write_tokens(setup.data_dir)
+    authenticate_to((setup.addresses.retriever, setup.addresses.lora_server), setup.data_dir)
     with screen.step("valkey"):
         await supervisor.start(plan.valkey)
         await supervisor.unless_one_dies(wait_for_valkey(plan.valkey.address))

@@ -1,7 +1,7 @@
 """How clients open gRPC channels to the services."""
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -9,13 +9,23 @@ from pointsman_servicekit.grpc_server import MAX_MESSAGE_BYTES
 from pointsman_servicekit.tls import ClientTls
 
 Interceptors: TypeAlias = Sequence[grpc.aio.ClientInterceptor]
+Token: TypeAlias = Callable[[], str]
+"""Returns the current token, which may be replaced while the channel is open."""
 
 
-def open_channel(address: str, tls: ClientTls | None = None, interceptors: Interceptors = ()) -> grpc.aio.Channel:
+def open_channel(
+    address: str, tls: ClientTls | None = None, interceptors: Interceptors = (), token: Token | None = None
+) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082") that connects on demand and reconnects within a second.
 
-    Raises TlsError if the files of `tls` cannot be used.
+    Each call sends the `token`, if there is one, as its bearer token. Raises TlsError if the files of `tls` cannot be
+    used.
     """
+    channel = _open_channel(address, tls, interceptors)
+    return channel if token is None else _AuthenticatedChannel(channel, token)
+
+
+def _open_channel(address: str, tls: ClientTls | None, interceptors: Interceptors) -> grpc.aio.Channel:
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -28,3 +38,51 @@ def open_channel(address: str, tls: ClientTls | None = None, interceptors: Inter
     ca, key, certificate = tls.pem()
     credentials = grpc.ssl_channel_credentials(ca, key, certificate)
     return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+
+
+class _AuthenticatedChannel(grpc.aio.Channel):
+    """Adds the token to the metadata of each call of another channel.
+
+    grpc.aio's client interceptors would run every call in two more tasks, and its call credentials need TLS.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, token: Token) -> None:
+        self._channel = channel
+        self._token = token
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        return self._authenticated(self._channel.unary_unary(*arguments, **options))
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._authenticated(self._channel.unary_stream(*arguments, **options))
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:
+        return self._authenticated(self._channel.stream_unary(*arguments, **options))
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._authenticated(self._channel.stream_stream(*arguments, **options))
+
+    def _authenticated(self, call: Any) -> Any:
+        def authenticated(*arguments: Any, metadata: Any = None, **options: Any) -> Any:
+            bearer = ("authorization", f"Bearer {self._token()}")
+            return call(*arguments, metadata=(*(metadata or ()), bearer), **options)
+
+        return authenticated
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+    async def __aenter__(self) -> "_AuthenticatedChannel":
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.close()

@@ -30,7 +30,10 @@ class Gate(Protocol):
     """Decides whether a call may go on, before anything of its message is received."""
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the tenant to which the message's memory is charged. Raises PointsmanError or aborts the call."""
+        """Returns the tenant to which the message's memory is charged. Raises PointsmanError or aborts the call.
+
+        `method` is the whole path: "/pointsman.v1.Gateway/Route".
+        """
         ...
 
 
@@ -72,7 +75,7 @@ class RequestReceiver(grpc.aio.ServerInterceptor):
     def _replace(self, handler: Any, method: str) -> Handler:
         is_ours = method.startswith("/pointsman.")
         gate = self._gate if is_ours else None  # health and reflection need no key
-        receive = _Receive(self._limits, self._budget, gate, method.rpartition("/")[2], handler.request_deserializer)
+        receive = _Receive(self._limits, self._budget, gate, method, handler.request_deserializer)
         serializer = handler.response_serializer
         if handler.request_streaming:
             if gate is None:

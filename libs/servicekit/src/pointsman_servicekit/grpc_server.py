@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import Internal, PointsmanError
@@ -111,6 +111,17 @@ class _Registrar:
         """
 
 
+def _reflection_v1(servicer: Any) -> grpc.GenericRpcHandler:
+    """Reflection under the name that newer clients use; its messages are those of v1alpha."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = {"ServerReflectionInfo": handler}
+    return grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", handlers)
+
+
 class GrpcServer:
     """A running server: its port and its health status."""
 
@@ -159,7 +170,9 @@ async def serving(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registrar)
     names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
     add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # its stubs have no types
-    add_reflection(reflection.aio.ReflectionServicer(names), registrar)
+    reflection_servicer = reflection.aio.ReflectionServicer(names)
+    add_reflection(reflection_servicer, registrar)
+    server.add_generic_rpc_handlers((_reflection_v1(reflection_servicer),))
     try:
         port = server.add_secure_port(listen, _credentials(tls)) if tls else server.add_insecure_port(listen)
     except RuntimeError as error:

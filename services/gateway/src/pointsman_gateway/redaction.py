@@ -77,7 +77,7 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """The function that "module:function" names; None for the empty name. Raises BadHook."""
+    """Imports "module:function"; None for an empty name. Raises InvalidHook."""
     if not name:
         return None
     module, _, function = name.partition(":")

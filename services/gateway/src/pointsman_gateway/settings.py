@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         default=3.0, ge=0, description="seconds after SIGTERM in which requests are accepted while /readyz fails"
     )
     shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
-    request_timeout: float = Field(default=120.0, gt=0, description="seconds for a whole request, fallbacks included")
+    request_timeout: float = Field(default=600.0, gt=0, description="seconds for a whole request, fallbacks included")
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     tls_certificate: Path | None = Field(
@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         default=None, description="PEM, which the gateway presents to them; set with client_tls_key"
     )
     client_tls_key: Path | None = None
+    service_token_file: Path | None = Field(
+        default=None, description="contains the token that the gateway sends to the retriever and the lora-servers"
+    )
     http_connections: int = Field(
         default=2000, ge=1, description="concurrent connections; keep both limits together below `ulimit -n`"
     )
@@ -85,6 +88,11 @@ class Settings(BaseSettings):
     )
     cache_redis_url: str = Field(default="", description="holds cached answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="limit for the cached answers of each tenant")
+
+    @field_validator("service_token_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
 
     @field_validator("dns")
     @classmethod

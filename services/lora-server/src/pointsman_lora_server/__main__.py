@@ -39,10 +39,13 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     settings = bootstrap.with_held(settings)
     command = bootstrap.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    gate = bootstrap.token_gate(settings)
     async with bootstrap.build_app(settings, command) as app:
         with serving_metrics(settings.metrics_listen, app.metrics_registry, app.is_ready) as metrics_port:
             interceptors = [*tracing_server_interceptors(spans), *app.interceptors]
-            async with serving(settings.listen, app.services, app.add_to, interceptors=interceptors, tls=tls) as server:
+            async with serving(
+                settings.listen, app.services, app.add_to, interceptors=interceptors, tls=tls, gate=gate
+            ) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )

@@ -13,6 +13,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag
+from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
@@ -45,10 +46,9 @@ from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.tool_calls import choose_tool_calling
 from pointsman_lora_server.engine.vllm_client import TimedEngine, VllmClient, open_client
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_lora_server.grpc.adapter_servicer import SERVICE as ADAPTER_SERVICE
+from pointsman_lora_server.grpc import adapter_servicer, training_servicer
 from pointsman_lora_server.grpc.adapter_servicer import LoraServerServicer
 from pointsman_lora_server.grpc.messages import EngineIdentity
-from pointsman_lora_server.grpc.training_servicer import SERVICE as TRAINING_SERVICE
 from pointsman_lora_server.grpc.training_servicer import TrainingServicer
 from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
 from pointsman_lora_server.jobs.queue import running_queue
@@ -111,6 +111,12 @@ def _held(settings: Settings) -> int:
     if settings.held is None:
         raise ValueError("the number of held versions is not known yet: call with_held first")
     return settings.held
+
+
+def token_gate(settings: Settings) -> TokenGate | None:
+    """Authenticates calls if tokens are set. Raises TokenFileError."""
+    roles = {**adapter_servicer.METHOD_ROLES, **training_servicer.METHOD_ROLES}
+    return open_token_gate(settings.tokens, roles, settings.listen, "POINTSMAN_LORA_TOKENS")
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand:
@@ -253,12 +259,12 @@ async def _serving(
         command.tool_call_parser,
     )
     async with running_queue(_job_environment(settings), *_job_callbacks(adapters.service, store)) as queue:
-        adapter_servicer = LoraServerServicer(adapters.service, engine_state, identity)
-        training_servicer = TrainingServicer(queue)
+        adapter_calls = LoraServerServicer(adapters.service, engine_state, identity)
+        training_calls = TrainingServicer(queue)
 
         def add_to(server: grpc.aio.Server) -> None:
-            lora_server_pb2_grpc.add_LoraServerServicer_to_server(adapter_servicer, server)
-            training_pb2_grpc.add_TrainingServicer_to_server(training_servicer, server)
+            lora_server_pb2_grpc.add_LoraServerServicer_to_server(adapter_calls, server)
+            training_pb2_grpc.add_TrainingServicer_to_server(training_calls, server)
 
         async def start_shutdown() -> None:
             await adapters.reconciler.hand_over(HAND_OVER_SECONDS)
@@ -269,7 +275,7 @@ async def _serving(
             queue.close()
 
         yield App(
-            services=[ADAPTER_SERVICE, TRAINING_SERVICE],
+            services=[adapter_servicer.SERVICE, training_servicer.SERVICE],
             add_to=add_to,
             interceptors=[CallsInFlight(metrics.registry)],
             engine_state=engine_state,

@@ -12,6 +12,9 @@ class Settings(BaseSettings):
 
     listen: str = "127.0.0.1:8083"
     metrics_listen: str = "127.0.0.1:9083"
+    tokens: Path | None = Field(
+        default=None, description="a file with one NAME ROLE TOKEN a line; if set, every gRPC call needs a token"
+    )
     redis_url: str = "redis://127.0.0.1:6379/0"
     store: str = Field(default=".pointsman/adapters", min_length=1, description="a folder, or an fsspec URL: s3://...")
     store_cache: Path = Field(
@@ -80,6 +83,11 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
 
     @field_validator("protected_aliases", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from pointsman_servicekit.extensions import load_extension
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
 from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.service_tokens import open_token_gate
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from prometheus_client import CollectorRegistry
@@ -32,7 +33,7 @@ from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
 from pointsman_retriever.domain import CollectionInfo, Quota
 from pointsman_retriever.encoder import DocumentEncoder, Embedder
 from pointsman_retriever.events import Observer, TracedObserver
-from pointsman_retriever.grpc.servicer import SERVICE, RetrieverServicer
+from pointsman_retriever.grpc.servicer import METHOD_ROLES, SERVICE, RetrieverServicer
 from pointsman_retriever.index import vector_stores
 from pointsman_retriever.index.bm25 import empty_word_index
 from pointsman_retriever.index.metadata_index import empty_metadata_index
@@ -84,9 +85,11 @@ async def run_service(
     """Runs the service for the length of the block; it listens once all collections are loaded.
 
     `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
-    release and for an unknown extension, OSError for a port that is taken, TlsError for unusable TLS files.
+    release and for an unknown extension, OSError for a port that is taken, TlsError or TokenFileError for files that
+    cannot be used.
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    gate = open_token_gate(settings.tokens, METHOD_ROLES, settings.listen, "POINTSMAN_RETRIEVER_TOKENS")
     metrics, labels = CollectorRegistry(), BoundedLabels()
     export_build_info(metrics, "retriever")
     async with AsyncExitStack() as stack:
@@ -119,6 +122,7 @@ async def run_service(
                 ready=registry.is_consistent,
                 tls=tls,
                 interceptors=[*tracing_server_interceptors(spans), CallsInFlight(metrics)],
+                gate=gate,
             )
         )
         opened.set()

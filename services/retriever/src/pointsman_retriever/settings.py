@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -13,6 +13,9 @@ class Settings(BaseSettings):
 
     listen: str = "127.0.0.1:8082"
     metrics_listen: str = "127.0.0.1:9082"
+    tokens: Path | None = Field(
+        default=None, description="a file with one NAME ROLE TOKEN a line; if set, every gRPC call needs a token"
+    )
     data: Path = Field(default=Path(".pointsman/retriever"), description="the folder that holds the collections")
     embedding_model: Path = Path(".pointsman/models/minilm")
     search_threads: int = Field(default=4, ge=1, description="searches that run at once")
@@ -58,6 +61,11 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
+from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
@@ -103,11 +104,12 @@ async def build_gateway(
     engine_metrics = EngineMetrics(registry, gen_ai)
     canary_outcomes = CanaryOutcomes(lambda: engine_metrics.canary_reported(1, "full"))
     tls = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
+    calls, token = tracing.grpc_interceptors, open_token(settings.service_token_file)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, tls, tracing.grpc_interceptors))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, tls, calls, token))
         pool = Pool()
         stack.callback(pool.close)
-        discovery = EngineDiscovery(engine_metrics, DnsResolver(settings.dns), tls, tracing.grpc_interceptors)
+        discovery = EngineDiscovery(engine_metrics, DnsResolver(settings.dns), tls, calls, token)
         await stack.enter_async_context(discovery)
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))

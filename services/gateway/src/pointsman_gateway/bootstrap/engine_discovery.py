@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
-from pointsman_servicekit.grpc_client import Interceptors
+from pointsman_servicekit.grpc_client import Interceptors, Token
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.config.models_file import DnsName
@@ -88,13 +88,15 @@ class EngineDiscovery:
         resolver: Resolver,
         tls: ClientTls | None = None,
         interceptors: Interceptors = (),
+        token: Token | None = None,
     ) -> None:
-        """`tls` and `interceptors` are for the connections to the lora-servers."""
+        """`tls`, `interceptors` and `token` are for the connections to the lora-servers."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
         self._tls = tls
         self._interceptors = interceptors
+        self._token = token
         self._tracked: dict[_Key, TrackedEngines] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._active: tuple[Engines, Sequence[_Key]] | None = None
@@ -156,7 +158,7 @@ class EngineDiscovery:
 
     def _watch(self, state: EngineState, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
-        watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors)
+        watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors, self._token)
         return self._start(watching, f"watch {name}")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -147,6 +147,7 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
             remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
             provider = providers()[model.provider].gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
+    models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
     return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
 
 

@@ -68,7 +68,7 @@ async def open_shadowing(
     budget = DailyBudget(store)
     runner = ShadowRunner(ShadowPipeline(stages, MAX_CONCURRENT), budget, lambda: _is_busy(admission), metrics)
     scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
-    request_log = Shadowing(persistence.request_log, runner, lambda: settings.tasks, settings.is_allowed, scoring)
+    request_log = Shadowing(persistence.request_log, runner, settings, scoring)
     if store is None:
         try:
             yield ShadowWrappers(request_log, persistence.feedback)

@@ -16,7 +16,7 @@ from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.providers import providers
 from pointsman_gateway.config.schema import PathConfig, StrategyConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -33,7 +33,7 @@ from pointsman_gateway.pipeline.ports import Backend
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
-from pointsman_gateway.routing.router import PATH_PREFIX, Router
+from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Named, Validation
 
 
@@ -71,12 +71,13 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
-    backend = EngineBackend(
-        engines, dependencies.client, now, resilience, dependencies.engine_metrics, dependencies.engine_costs
-    )
+    is_paid_hourly = any(engine.usd_per_hour for engine in config.models.engines.values())
+    busy_times = dependencies.engine_costs if is_paid_hourly else None
+    backend = EngineBackend(engines, dependencies.client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     return Stages(
         revision=config.digest,
+        resolve_model=named.resolve,
         classification=Classification(
             RuleMatcher(config.tasks.tasks), trained.classifier, config.tasks.classifier.languages
         ),
@@ -150,6 +151,20 @@ class NamedModels:
         self.plain = {name: Path(name, name) for name in config.models.models}
         self._paths = tuple(config.paths.paths)
         self._engines = engines
+        aliases, embeddings = config.models.aliases, config.models.embeddings
+        self._aliases = {alias: name for alias, name in aliases.items() if name not in embeddings}
+        self._catch_all = config.models.catch_all
+
+    def resolve(self, model: str) -> str:
+        """Return what an alias stands for, what the configuration has for unknown models, or else `model`."""
+        if model == AUTO:
+            return model
+        target = self._aliases.get(model)
+        if target is not None:
+            return target
+        if self._catch_all is None or not model or model.startswith(PATH_PREFIX) or self.path_of(model) is not None:
+            return model
+        return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
         """The path of a base model or an adapter; None if the name is unknown."""
@@ -160,7 +175,8 @@ class NamedModels:
 
     def names(self) -> Sequence[str]:
         """All values that a request's `model` may have now."""
-        return [AUTO, *self.plain, *(PATH_PREFIX + name for name in self._paths), *self._engines.adapters()]
+        paths = (PATH_PREFIX + name for name in self._paths)
+        return [AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]
 
 
 def check_config(config: Config) -> None:

@@ -7,7 +7,7 @@ import regex
 
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.schema import FlywheelConfig, ModelsFile, PathsFile, StaleConfig, TaskConfig, TasksFile
-from pointsman_gateway.domain import UNKNOWN
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
 
@@ -18,6 +18,7 @@ _ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
     """Check every reference from one file to another, and every combination of settings. Raises ConfigError."""
     _check_models(models)
+    _check_aliases(models, paths)
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
     _check_metrics(models, paths, tasks, prompts)
@@ -30,6 +31,22 @@ def _check_models(models: ModelsFile) -> None:
     for name in models.models:
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:
+    names = {AUTO, *models.models, *(PATH_PREFIX + name for name in paths.paths)}
+    for alias, target in models.aliases.items():
+        if alias in names or alias in models.embeddings or alias.startswith(PATH_PREFIX):
+            raise ConfigError(f"models.yaml: alias '{alias}' hides a model or a path; choose another name")
+        if not _is_adapter(target):
+            must_be_known(f"models.yaml: alias '{alias}' names", target, names | models.embeddings.keys())
+    if models.catch_all is not None and not _is_adapter(models.catch_all):
+        must_be_known("models.yaml: catch_all is", models.catch_all, names)
+
+
+def _is_adapter(name: str) -> bool:
+    """Whether it is an adapter's alias or version, which may come and go; a path's name may not contain "@"."""
+    return "@" in name
 
 
 def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:

@@ -232,6 +232,12 @@ class ModelsFile(Strict):
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
     training: TrainingConfig | None = Field(default=None, description="unset: costs do not include training")
+    aliases: dict[ModelName, ModelName] = Field(
+        default_factory=dict, description="other names for anything that a request's model may say: {gpt-4o-mini: auto}"
+    )
+    catch_all: ModelName | None = Field(
+        default=None, description="what a request gets whose model is unknown; unset: an error"
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ModelsFile":

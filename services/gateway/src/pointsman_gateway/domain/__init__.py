@@ -8,6 +8,7 @@ from pointsman_gateway.domain.receipt import Feedback, PathEvidence, Receipt, Un
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
     AUTO,
+    PATH_PREFIX,
     Caller,
     Message,
     Operation,
@@ -21,6 +22,7 @@ from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Usage, Ve
 __all__ = [
     "ANONYMOUS",
     "AUTO",
+    "PATH_PREFIX",
     "PICODOLLARS",
     "UNKNOWN",
     "Alias",

@@ -67,6 +67,9 @@ ANONYMOUS = Caller(is_operator=True)
 AUTO = "auto"
 """The model name with which a client leaves the choice of the path to the gateway."""
 
+PATH_PREFIX = "path:"
+"""Before the name of a path in a request's `model`."""
+
 Operation = Literal["chat", "completion", "route", "embeddings"]
 """What the client wants: an answer to a conversation ("chat"), the continuation of one message ("completion"), only the
 decision ("route"), or vectors ("embeddings")."""

@@ -190,8 +190,13 @@ class EngineCall:
             self._first += chunks
             self._first_is_last = last
         else:
-            self._target.state.breaker.last_success = self._target.state.clock()
-            self._push(self._sink, chunks, last)
+            state = self._target.state
+            state.breaker.last_success = state.clock()
+            try:
+                self._sink.chunks(chunks, last)
+            except Exception as error:
+                self._leave(asyncio.CancelledError())  # it is not the engine's failure
+                self.ended(error)
 
     def ended(self, error: Exception | None) -> None:
         if self._has_ended:
@@ -222,13 +227,6 @@ class EngineCall:
         if self._sink is None:
             self._awaits_sink = True
             self.pause()
-
-    def _push(self, sink: ChunkSink, chunks: Chunks, last: bool) -> None:
-        try:
-            sink.chunks(chunks, last)
-        except Exception as error:
-            self._leave(asyncio.CancelledError())  # it is not the engine's failure
-            self.ended(error)
 
     def _evicted(self, error: NotServed) -> PointsmanError:
         """The error for a 404. If it is for an adapter, the engine has evicted it, and its state is corrected."""

@@ -13,7 +13,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_client import Interceptors, open_channel
+from pointsman_servicekit.grpc_client import Interceptors, Token, open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
@@ -187,12 +187,13 @@ async def watch_engine(
     metrics: EngineMetrics,
     tls: ClientTls | None = None,
     interceptors: Interceptors = (),
+    token: Token | None = None,
 ) -> None:
     """Keeps the state of the engine `name` in `engines` up to date, until cancelled.
 
     As long as it runs, the engine's state has clients of the lora-server at `address`.
     """
-    async with open_channel(address, tls, interceptors) as channel:
+    async with open_channel(address, tls, interceptors, token) as channel:
         server = LoraServer(engines, name, channel, metrics)
         state = engines.state(name)
         state.lora_server, state.adapter_admin = server, AdapterAdminClient(channel)

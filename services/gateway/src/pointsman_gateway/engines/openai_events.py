@@ -88,7 +88,8 @@ class EventReader:
         self._template_index = 0
         """The index of its choice."""
         self._templates_tried = 0
-        self._normalizer = DeltaNormalizer()
+        self._normalizer: DeltaNormalizer | None = None
+        """Created for the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
         """The chunks of all events that end in this piece, up to the end of the stream. The usage is the last chunk."""
@@ -212,6 +213,8 @@ class EventReader:
         extra: dict[str, Any] = {}
         is_unchanged = choice.index is not None
         if isinstance(delta, dict):
+            if self._normalizer is None:
+                self._normalizer = DeltaNormalizer()
             content, rest, is_openai = self._normalizer.normalize(index, delta)
             is_unchanged = is_unchanged and is_openai
             if rest:

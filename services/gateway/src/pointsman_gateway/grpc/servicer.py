@@ -44,7 +44,11 @@ class Configuration(Protocol):
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
 """The caller whose key the call of the current task has shown."""
 
-OPERATIONS: dict[str, Operation] = {"GenerateStream": "chat", "Generate": "chat", "Route": "route"}
+OPERATIONS: dict[str, Operation] = {
+    f"/{SERVICE}/GenerateStream": "chat",
+    f"/{SERVICE}/Generate": "chat",
+    f"/{SERVICE}/Route": "route",
+}
 """Methods whose rejected calls leave a receipt."""
 
 

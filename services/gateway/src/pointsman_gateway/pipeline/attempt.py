@@ -166,7 +166,8 @@ class Attempt:
                 self._meter.record_verdict(self.decision, verdict.validator, verdict.ruling)
             if refusal(self.verdicts) is not None:
                 return
-        self.answer.accepted()
+        if self.answer.accepted is not None:
+            self.answer.accepted()
 
     @property
     def refusal(self) -> Verdict | None:

@@ -12,7 +12,7 @@ from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
-from pointsman_gateway.pipeline.run import RequestRun, record, reserve
+from pointsman_gateway.pipeline.run import RequestRun, record, reserve, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
@@ -24,6 +24,8 @@ class Stages:
 
     revision: str
     """The configuration's digest."""
+    resolve_model: Callable[[str], str]
+    """Returns what a request's `model` stands for, if it is an alias or unknown."""
     classification: Classifier
     router: Router
     prompts: PromptBuilder
@@ -65,6 +67,7 @@ class Pipeline:
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """Only decides; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
         stages = self.current()
+        request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
         outcome, reservation, failure, decision = CANCELLED, None, None, None
         try:

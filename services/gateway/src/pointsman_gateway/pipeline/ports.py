@@ -57,10 +57,6 @@ class AnswerSource(Protocol):
         ...
 
 
-def ignore_acceptance() -> None:
-    pass
-
-
 @value
 class OpenAnswer:
     """An answer whose first chunk has arrived."""
@@ -75,7 +71,7 @@ class OpenAnswer:
     """Seconds spent waiting for its adapter to be loaded."""
     embeddings: int = 0
     """Texts embedded for the cache lookup."""
-    accepted: Callable[[], None] = ignore_acceptance
+    accepted: Callable[[], None] | None = None
     """Called at the answer's end unless a validator rejects it."""
 
 

@@ -9,6 +9,7 @@ It is one coroutine, and runs without a task for as long as it waits for nothing
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
+    """Replace an alias, or a model that is not known, by what the configuration has for it."""
+    model = resolve_model(request.model)
+    return request if model == request.model else replace(request, model=model)
+
+
 class RequestRun:
     """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
@@ -53,7 +60,7 @@ class RequestRun:
         """Call it in the request's context, from which the request's id is read."""
         self._pipeline = pipeline
         self._stages = stages = pipeline.current()
-        self._request = request
+        self._request = request = with_known_model(request, stages.resolve_model)
         self._sink = sink
         self._meter = stages.metering.start(request)
         self._is_admitted = self._is_paused = self._has_first_token = self._reads = False

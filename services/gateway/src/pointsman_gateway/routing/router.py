@@ -13,7 +13,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import NotFound
 
 from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, Request, Vector
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
 from pointsman_gateway.routing.considered import considered_paths, within_scope
@@ -26,8 +26,6 @@ from pointsman_gateway.routing.path_state import (
     Freshness,
     resolve_adapter,
 )
-
-PATH_PREFIX = "path:"
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 """Stands for a request in previews and in plans that do not depend on it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -32,6 +32,19 @@ TIMEOUT_S = 120.0
 """Seconds that a shadow request may take."""
 
 
+class ShadowSettings(Protocol):
+    """The settings of the active configuration."""
+
+    @property
+    def tasks(self) -> Mapping[str, ShadowConfig]:
+        """The tasks that are shadowed."""
+        ...
+
+    def is_allowed(self, request: Request, task: str, path: str) -> bool:
+        """Whether the request's caller may use the path for the task."""
+        ...
+
+
 class Shadowing:
     """Wraps a request log, and starts a shadow request for a sample of the receipts.
 
@@ -42,16 +55,12 @@ class Shadowing:
         self,
         log: RequestLog,
         runner: ShadowRunner,
-        tasks: Callable[[], Mapping[str, ShadowConfig]],
-        is_allowed: Callable[[Request, str, str], bool],
+        settings: ShadowSettings,
         scorer: PairScorer,
     ) -> None:
-        """`tasks` returns the current configuration by task. `is_allowed` tells whether the request's caller may use a
-        path for a task."""
         self._log = log
         self._runner = runner
-        self._tasks = tasks
-        self._is_allowed = is_allowed
+        self._settings = settings
         self._scorer = scorer
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
@@ -65,18 +74,19 @@ class Shadowing:
         if receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
             return
         path = self._sampled_path(receipt.decision)
-        if path and request.operation == "chat" and self._is_allowed(request, receipt.decision.task, path):
+        if path and request.operation == "chat" and self._settings.is_allowed(request, receipt.decision.task, path):
             self._start(request, receipt, answers[-1] if answers else None, path)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self._log.note_undecided(receipt)
 
     def _sampled_path(self, decision: Decision) -> str:
-        return sampled_path(self._tasks().get(decision.task), decision)
+        config = self._settings.tasks.get(decision.task)
+        return sampled_path(config, decision) if config is not None else ""
 
     def _start(self, request: Request, receipt: Receipt, answer: CompletedAnswer | None, path: str) -> None:
         decision, day = receipt.decision, today()
-        config = self._tasks()[decision.task]
+        config = self._settings.tasks[decision.task]
 
         def report(result: ShadowResult) -> None:
             shadow = result.receipt

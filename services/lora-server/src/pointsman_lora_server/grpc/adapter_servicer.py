@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.service_tokens import author_of, method_roles
 
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.engine_state import EngineStateStore
@@ -16,6 +17,14 @@ from pointsman_lora_server.grpc.messages import to_alias, to_change, to_placemen
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
+
+METHOD_ROLES = method_roles(
+    SERVICE,
+    read=["List", "Get", "History", "Watch"],
+    write=["EnsureLoaded", "ReportCanaryMetrics"],
+    admin=["Register", "SetAlias", "SetCanary", "Rollback", "Pin", "SetPlacement", "Retire", "Delete"],
+)
+"""The role that a peer with a token needs for each method."""
 
 
 class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
@@ -35,7 +44,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
                 request.alias,
                 dict(request.facts),
                 request.parent,
-                request.author,
+                author_of(request.author),
                 request.force,
             )
         )
@@ -57,7 +66,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         messages.check_author(request.author)
         return to_alias(
             await self._service.set_alias(
-                request.alias, request.version, request.expected_version, request.author, request.force
+                request.alias, request.version, request.expected_version, author_of(request.author), request.force
             )
         )
 
@@ -66,34 +75,41 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         terms = messages.from_terms(request.terms)
         return to_alias(
             await self._service.set_canary(
-                request.alias, request.version, request.weight, terms, request.author, request.expected_version
+                request.alias,
+                request.version,
+                request.weight,
+                terms,
+                author_of(request.author),
+                request.expected_version,
             )
         )
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.Alias:
         messages.check_rollback(request)
         return to_alias(
-            await self._service.roll_back(request.alias, request.expected_version, request.author, request.reason)
+            await self._service.roll_back(
+                request.alias, request.expected_version, author_of(request.author), request.reason
+            )
         )
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.AdapterVersion:
         messages.check_author(request.author)
-        return to_version(await self._service.pin(request.version, request.pinned, request.author))
+        return to_version(await self._service.pin(request.version, request.pinned, author_of(request.author)))
 
     async def SetPlacement(self, request: pb.SetPlacementRequest, context: Context) -> pb.Placement:
         messages.check_author(request.author)
         placement = messages.from_placement(request.placement)
         expected = messages.from_placement(request.expected) if request.HasField("expected") else None
-        await self._service.set_placement(request.placement.name, placement, expected, request.author)
+        await self._service.set_placement(request.placement.name, placement, expected, author_of(request.author))
         return to_placement(request.placement.name, placement)
 
     async def Retire(self, request: pb.RetireRequest, context: Context) -> pb.AdapterVersion:
         messages.check_author(request.author)
-        return to_version(await self._service.retire(request.version, request.author, request.reason))
+        return to_version(await self._service.retire(request.version, author_of(request.author), request.reason))
 
     async def Delete(self, request: pb.DeleteAdapterRequest, context: Context) -> pb.DeleteAdapterResponse:
         messages.check_author(request.author)
-        await self._service.delete(request.version, request.author)
+        await self._service.delete(request.version, author_of(request.author))
         return pb.DeleteAdapterResponse()
 
     async def History(self, request: pb.HistoryRequest, context: Context) -> pb.HistoryResponse:

@@ -9,12 +9,16 @@ from google.protobuf.struct_pb2 import Struct
 from pointsman.v1 import training_pb2 as pb
 from pointsman.v1 import training_pb2_grpc
 from pointsman_servicekit.grpc_errors import Context
+from pointsman_servicekit.service_tokens import author_of, method_roles
 
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_lora_server.jobs.queue import JobQueue
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Training"].full_name
 DEFAULT_METHOD = "lora"
+
+METHOD_ROLES = method_roles(SERVICE, read=["Get", "List", "Watch"], admin=["CreateJob", "Cancel"])
+"""The role that a peer with a token needs for each method."""
 
 _STATE = {
     JobState.QUEUED: pb.TRAINING_STATE_QUEUED,
@@ -58,7 +62,7 @@ def _from_request(request: pb.CreateTrainingJobRequest) -> JobRequest:
         parent=request.parent,
         alias_suffix=request.alias,
         force=request.force,
-        author=request.author,
+        author=author_of(request.author),
         options=options,
         facts=dict(request.facts),
     )

@@ -9,6 +9,7 @@ import grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+from pointsman_servicekit.service_tokens import method_roles
 
 from pointsman_retriever.collections.ingest import IngestStream
 from pointsman_retriever.collections.operations import Operations, SnapshotTrailer
@@ -31,6 +32,23 @@ from pointsman_retriever.grpc.messages import (
 from pointsman_retriever.loaders.loader import Loader
 
 SERVICE = "pointsman.v1.Retriever"
+
+METHOD_ROLES = method_roles(
+    SERVICE,
+    read=["ListCollections", "Search", "SearchBatch", "Sketch"],
+    write=["Upsert", "Delete", "Ingest", "Verify"],
+    admin=[
+        "CreateCollection",
+        "DeleteCollection",
+        "ConfigureCollection",
+        "ConfigureSearch",
+        "Snapshot",
+        "Restore",
+        "Reembed",
+    ],
+)
+"""The role that a peer with a token needs for each method. Verify may rebuild an index, and Snapshot exports all of a
+collection."""
 
 DISCARD_SECONDS = 10.0
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.dependencies import deadline_of_request, dependencies_of, respond
 from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
 from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
@@ -96,6 +96,7 @@ class CompletionBody(SurrogateFreeBody):
 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Completes a prompt."""
+    body.model = dependencies_of(request).pipeline.current().resolve_model(body.model)
     asked, encoder = (
         body.to_request(deadline_of_request(request)),
         CompletionEncoder(includes_usage(body.stream_options)),

@@ -1,0 +1,251 @@
+"""Bearer tokens between services: a server checks them by a file of all peers, a client sends the one in its own file.
+
+A server's file has one peer a line, `NAME ROLE TOKEN`, and comments that start with "#":
+
+    # gateways read states, load adapters and report on canaries
+    gateway write 8f0c...
+    ann     admin 51d2...
+
+Both files are read again when they change, so a token can be replaced without a restart.
+"""
+
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pointsman_servicekit.errors import PermissionDenied, Unauthenticated
+from pointsman_servicekit.grpc_errors import Context
+
+log = logging.getLogger(__name__)
+
+MIN_TOKEN_CHARACTERS = 32
+CHECK_SECONDS = 1.0
+"""Between two looks at whether a file has changed."""
+
+T = TypeVar("T")
+
+
+class TokenFileError(OSError):
+    """A file of tokens cannot be read or has an invalid line. The message contains no token."""
+
+
+class Role(IntEnum):
+    """What a peer may do; each role includes those before it."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+def method_roles(
+    service: str, *, read: Iterable[str] = (), write: Iterable[str] = (), admin: Iterable[str] = ()
+) -> Mapping[str, Role]:
+    """The role that each method of a service needs, by the method's path ("/pointsman.v1.Retriever/Search")."""
+    methods = {Role.READ: read, Role.WRITE: write, Role.ADMIN: admin}
+    return {f"/{service}/{name}": role for role, names in methods.items() for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An authenticated client of a service."""
+
+    name: str
+    role: Role
+
+
+authenticated_peer: ContextVar[Peer | None] = ContextVar("authenticated_peer", default=None)
+"""The peer whose call this task serves; None if the service does not authenticate."""
+
+
+def author_of(claimed: str) -> str:
+    """The author to record for a change: the authenticated peer, followed by the name that the request claims.
+
+    Without authentication it is the claimed name alone.
+    """
+    peer = authenticated_peer.get()
+    if peer is None:
+        return claimed
+    return f"{peer.name} ({claimed})" if claimed and claimed != peer.name else peer.name
+
+
+class FollowedFile(Generic[T]):
+    """The parsed content of a file, read again at most once a second if the file has changed."""
+
+    def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
+        """`parse` raises TokenFileError. Raises TokenFileError if the file cannot be used."""
+        self._path = path
+        self._parse = parse
+        self._clock = clock
+        self._checked_at = clock()
+        self._stamp = _stamp(path)
+        self._value = self._read()
+
+    @property
+    def value(self) -> T:
+        """The content of the last valid version of the file."""
+        now = self._clock()
+        if now >= self._checked_at + CHECK_SECONDS:
+            self._checked_at = now
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._read_again()
+        return self._value
+
+    def _read_again(self) -> None:
+        try:
+            self._value = self._read()
+        except TokenFileError as error:
+            log.error("the changed file is not used, the last valid version stays in use: %s", error)
+        else:
+            log.info("%s was read again", self._path)
+
+    def _read(self) -> T:
+        try:
+            text = self._path.read_text("utf-8")
+        except OSError as error:
+            raise TokenFileError(f"{self._path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise TokenFileError(f"{self._path} is not UTF-8 text") from None
+        try:
+            return self._parse(text)
+        except TokenFileError as error:
+            raise TokenFileError(f"{self._path}: {error}") from None
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Changes with the file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+Peers = Mapping[bytes, Peer]
+"""By the SHA-256 of their tokens."""
+
+
+def parse_peers(text: str) -> Peers:
+    """Parses a server's file of tokens. Raises TokenFileError."""
+    peers: dict[bytes, Peer] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        if len(fields) != 3:
+            raise TokenFileError(f"line {number} is not NAME ROLE TOKEN")
+        name, role, token = fields
+        if role.upper() not in Role.__members__:
+            raise TokenFileError(f"line {number}: the role is one of read, write, admin, not '{role[:16]}'")
+        _check_token(token, f"line {number}: ")
+        if any(peer.name == name for peer in peers.values()):
+            raise TokenFileError(f"line {number}: the name '{name}' appears twice")
+        digest = sha256(token.encode()).digest()
+        if digest in peers:
+            raise TokenFileError(f"line {number}: the token is also that of '{peers[digest].name}'")
+        peers[digest] = Peer(name, Role[role.upper()])
+    if not peers:
+        raise TokenFileError("it contains no token; add a line NAME ROLE TOKEN")
+    return peers
+
+
+def parse_token(text: str) -> str:
+    """Parses a client's file, which contains its token alone. Raises TokenFileError."""
+    token = text.strip()
+    _check_token(token)
+    return token
+
+
+def _check_token(token: str, where: str = "") -> None:
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        raise TokenFileError(
+            f"{where}a token has at least {MIN_TOKEN_CHARACTERS} characters, as `openssl rand -hex 32` makes it"
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise TokenFileError(f"{where}a token is one word of printable ASCII characters")
+
+
+class TokenGate:
+    """Authenticates each call by the bearer token in its metadata, before its message is received. Implements `Gate`.
+
+    Health and reflection are not subject to it.
+    """
+
+    def __init__(self, peers: FollowedFile[Peers], roles: Mapping[str, Role]) -> None:
+        """`roles` as `method_roles` returns it."""
+        self._peers = peers
+        self._roles = roles
+
+    async def admit(self, method: str, context: Context) -> str:
+        """Returns the peer's name. Raises Unauthenticated; PermissionDenied if the peer's role is too low.
+
+        A method that is not in the table needs the role admin.
+        """
+        peer = self._identify(context)
+        needed = self._roles.get(method, Role.ADMIN)
+        if peer.role < needed:
+            raise PermissionDenied(
+                f"'{peer.name}' has the role {peer.role.name.lower()}, and {method.rpartition('/')[2]} needs the role "
+                f"{needed.name.lower()}",
+                code="role_too_low",
+            )
+        authenticated_peer.set(peer)
+        return peer.name
+
+    def _identify(self, context: Context) -> Peer:
+        shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        if not shown:
+            raise Unauthenticated(
+                "this service needs a token: send the metadata 'authorization: Bearer TOKEN'", code="missing_token"
+            )
+        scheme, _, token = str(shown[0]).partition(" ")
+        if len(shown) > 1 or scheme.lower() != "bearer":
+            raise Unauthenticated("send one 'authorization: Bearer TOKEN' in the metadata", code="bad_token")
+        digest = sha256(token.strip().encode()).digest()
+        found = None
+        for known, peer in self._peers.value.items():  # all are compared, so that the time does not depend on which
+            if hmac.compare_digest(known, digest):
+                found = peer
+        if found is None:
+            raise Unauthenticated("the token is not known to this service", code="unknown_token")
+        return found
+
+
+def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
+    """The gate for a server at `listen`, or None if `path`, which `setting` holds, is not set.
+
+    Without a gate, logs a warning unless only this machine can connect. Raises TokenFileError.
+    """
+    if path is not None:
+        return TokenGate(FollowedFile(path, parse_peers), roles)
+    if not is_loopback(listen):
+        log.warning("whoever can connect to %s may do everything: no tokens are set (%s)", listen, setting)
+    return None
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
+    if listen.startswith("unix:"):
+        return True
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def open_token(path: Path | None) -> Callable[[], str] | None:
+    """A function that returns a client's current token; None if no file is named. Raises TokenFileError."""
+    if path is None:
+        return None
+    file = FollowedFile(path, parse_token)
+    return lambda: file.value

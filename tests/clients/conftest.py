@@ -1,0 +1,17 @@
+"""One real help desk for all clients."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.standing import EXAMPLE, Standing, standing
+
+
+@pytest.fixture(scope="session")
+def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    home = tmp_path_factory.mktemp("home")
+    environment = {"POINTSMAN_LORA_PROBE_INTERVAL_SECONDS": "3600"}
+    with standing(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home, environment) as it:
+        yield it

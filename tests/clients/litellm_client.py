@@ -1,0 +1,39 @@
+"""LiteLLM's SDK, as an OpenAI-compatible provider."""
+
+import json
+from typing import Any
+
+import litellm
+from checks import BASE_MODEL, CITIES, PERSON, QUESTION, SENTENCE, WEATHER, is_person, run
+
+
+def ask(url: str, text: str, model: str = BASE_MODEL, **parameters: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    return litellm.completion(
+        f"openai/{model}", messages=messages, api_base=f"{url}/v1", api_key="none", temperature=0, **parameters
+    )
+
+
+def plain(url: str) -> None:
+    assert "Paris" in ask(url, QUESTION, max_tokens=12).choices[0].message.content
+
+
+def streaming(url: str) -> None:
+    chunks = ask(url, QUESTION, max_tokens=12, stream=True)
+    assert "Paris" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+def tools(url: str) -> None:
+    answer = ask(url, "Weather in Paris?", tools=[{"type": "function", "function": WEATHER}], tool_choice="required")
+    call = answer.choices[0].message.tool_calls[0].function
+    assert json.loads(call.arguments)["city"] in CITIES, answer
+
+
+def structured(url: str) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    answer = ask(url, SENTENCE, "auto", response_format=form)
+    assert is_person(json.loads(answer.choices[0].message.content)), answer
+
+
+if __name__ == "__main__":
+    run({"plain": plain, "streaming": streaming, "tools": tools, "structured output": structured})
