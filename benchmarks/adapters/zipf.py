@@ -29,7 +29,10 @@ CLIENTS = 16
 MOST_TOKENS = 8
 WARM_UP_REQUESTS = 32
 """Not counted, on either side."""
-REGISTER_AT_ONCE = 4
+REGISTER_AT_ONCE = 16
+"""As many as share one trial."""
+MAX_SLOT_WAIT_SECONDS = 240
+"""On a busy machine the trials of the versions before it may take long."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
 """The streams beside which an adapter is loaded: two of each of these adapters, the others of the base model."""
 REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
@@ -46,7 +49,7 @@ class Extent:
 
 
 FULL = Extent(requests=1000, cold=12, calm=20.0)
-QUICK = Extent(requests=240, cold=5, calm=10.0)
+QUICK = Extent(requests=160, cold=5, calm=10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
     """Raises CannotMeasure, and AioRpcError if an adapter cannot be registered."""
     *made, extra = adapters.constants(count + 1)
     constants = {f"word{number:03}": constant for number, constant in enumerate(made)}
-    plan = Plan(held=count, batch=BATCH, smoke=False, adapters=tuple(constants))
+    patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
+    plan = Plan(held=count, batch=BATCH, smoke=False, adapters=tuple(constants), settings=patient)
     cold = None
     for side in ("ours", "bare"):
         (folder / side).mkdir(parents=True)

@@ -21,6 +21,9 @@ from deploy.grafana.panels import (
 _LENT = f"{ADAPTER_KINDS},{PATH}"
 _ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")
 
+_LOAD_STEP = "pointsman_lora_adapter_load_step_duration_seconds"
+_LOAD_STEP_MEAN = f"{rate(f'{_LOAD_STEP}_sum', 'step')} / {rate(f'{_LOAD_STEP}_count', 'step')}"
+
 _NOW = Row(
     "Now",
     (
@@ -72,10 +75,17 @@ _ENGINES = Row(
     (
         lines(
             "Resident",
-            "Adapters that each engine holds, and its slots.",
+            "Adapters that each engine holds in its host memory, and its slots.",
             "none",
             Query("pointsman_lora_resident_adapters", "{{instance}} holds"),
             Query("pointsman_lora_slots", "{{instance}} slots"),
+        ),
+        lines(
+            "In use",
+            "Adapters that requests in flight use, and how many a batch can use. Above that, requests wait in vLLM.",
+            "none",
+            Query("pointsman_lora_adapters_in_use", "{{instance}} in use"),
+            Query("pointsman_lora_batch_slots", "{{instance}} in a batch"),
         ),
         lines(
             "Loads",
@@ -95,6 +105,12 @@ _ENGINES = Row(
             "s",
             Query(quantile(0.5, "pointsman_lora_adapter_load_duration_seconds"), "p50"),
             Query(quantile(0.95, "pointsman_lora_adapter_load_duration_seconds"), "p95"),
+        ),
+        lines(
+            "Steps of a load, mean",
+            "Where the time of a load goes; fetch includes the check of the hash.",
+            "s",
+            Query(_LOAD_STEP_MEAN, "{{step}}"),
         ),
         lines(
             "Waiting for a slot, p95",

@@ -241,6 +241,21 @@ async def test_what_is_asked_reaches_the_engine_in_its_own_words(
     assert (got.temperature, got.top_p, got.parallel_tool_calls, got.truncation) == (0.2, 0.5, False, "disabled")
 
 
+@pytest.mark.parametrize(
+    ("truncation", "tokens", "reported"),
+    [(None, None, "disabled"), ("disabled", None, "disabled"), ("auto", -1, "auto")],
+)
+async def test_the_engine_is_asked_to_truncate(
+    http: httpx.AsyncClient, engine: ScriptedEngine, truncation: str | None, tokens: int | None, reported: str
+) -> None:
+    body = {"model": "auto", "input": IN_CHAT, "truncation": truncation}
+
+    response = await http.post("/v1/responses", json=body)
+
+    assert engine.bodies[-1].get("truncate_prompt_tokens") == tokens
+    assert response.json()["truncation"] == reported
+
+
 @pytest.mark.parametrize("store", [None, False, True])
 async def test_nothing_is_kept_whatever_is_asked_and_the_response_says_so(
     http: httpx.AsyncClient, store: bool | None
@@ -268,7 +283,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
     ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
     ({"background": True}, "unsupported_parameter", "background"),
-    ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
     ({"tools": [{"type": "web_search"}]}, "unsupported_tool", "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "bad_parameter", "tools[0].name"),
     ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "unsupported_tool", "tool_choice"),

@@ -1,1 +1,1 @@
-"""Text to vectors for whoever asks: the small line behind `/v1/embeddings`."""
+"""The embedding models behind `/v1/embeddings`: admission and limits, the local encoder, and remote endpoints."""

@@ -123,7 +123,7 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Sends the engine nothing for so long, because it asked for that."""
+        """Sends the engine no requests for `seconds`, because it has answered with a Retry-After."""
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
 
@@ -196,7 +196,7 @@ class Aliases:
         self._expire(_keys(self._reports.pop(engine, None)))
 
     def _expire(self, touched: set[_Key]) -> None:
-        """Replaces what nobody has reported for `ALIAS_TTL_SECONDS` by the newest alias that is reported, if any."""
+        """Replaces aliases unreported for `ALIAS_TTL_SECONDS` by the newest reported one, or removes them."""
         for key in touched | self._unreported_since.keys():
             known = self._current.get(key)
             if known is None:

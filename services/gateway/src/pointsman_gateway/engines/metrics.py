@@ -28,7 +28,7 @@ class CallTimer(Protocol):
 
 
 class NullCallTimer:
-    """Implements `Calls` where nobody looks."""
+    """Implements `CallTimer` without recording anything."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         pass
@@ -145,8 +145,8 @@ class EngineStates(Collector):
     """Gauges that read the engines' states at each scrape."""
 
     def __init__(self, states: Callable[[], Sequence[EngineState]]) -> None:
-        """`cells` are those of the generation that serves."""
-        self._cells = states
+        """`states` returns the states of the active configuration's engines."""
+        self._states = states
 
     def collect(self) -> Iterable[Metric]:
         yield self._family("in_flight", "Answers in progress on the engine.", lambda state: state.in_flight)
@@ -158,12 +158,12 @@ class EngineStates(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing, so that registering it looks at no cell."""
+        """Empty, so that registering the collector reads no state."""
         return iter(())
 
     def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"pointsman_engine_{name}", documentation, labels=["engine"])
-        for state in self._cells():
+        for state in self._states():
             family.add_metric([state.engine.name], float(value(state)))
         return family
 

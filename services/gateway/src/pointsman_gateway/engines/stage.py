@@ -1,4 +1,4 @@
-"""The backends that answer with engines: `AdapterLoading` around `EngineBackend` around retries, hedging and a call."""
+"""The backends that answer with engines: `AdapterLoading` wraps `EngineBackend`, which retries, hedges and calls."""
 
 import asyncio
 import zlib

@@ -171,7 +171,7 @@ class GatewayMetrics:
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
-        """Task, path, and the totals since the start."""
+        """Returns task, path, and the totals since the start."""
         self._flush()
         for (task, path), counts in self._path_counts.items():
             yield task, path, counts.totals()

@@ -37,7 +37,7 @@ ENCODED_AT_ONCE = 16
 
 
 class Recorder:
-    """Implements the pipeline's `Journal`.
+    """Implements the pipeline's `RequestLog`.
 
     While Redis is unavailable receipts wait up to a limit; then the oldest are dropped.
     """

@@ -102,12 +102,6 @@ class ResponsesBody(SurrogateFreeBody):
         for name, why in STATEFUL_PARAMETERS.items():
             if getattr(self, name):
                 raise InvalidArgument(f"'{name}': {why}", code="unsupported_parameter", param=name)
-        if self.truncation == "auto":
-            raise InvalidArgument(
-                "'truncation' is 'auto'; a conversation that is too long is refused, not cut: send 'disabled'",
-                code="unsupported_parameter",
-                param="truncation",
-            )
 
     def _converted_fields(self) -> dict[str, Any]:
         """Parameters that have other names in chat completions."""
@@ -121,6 +115,8 @@ class ResponsesBody(SurrogateFreeBody):
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
             "logprobs": True if self.wants_logprobs else None,
             "top_logprobs": self.top_logprobs if self.wants_logprobs else None,
+            # vLLM's own parameter: the engine cuts the conversation to the model's context window.
+            "truncate_prompt_tokens": -1 if self.truncation == "auto" else None,
         }
 
     def echoed(self) -> dict[str, Any]:
@@ -145,7 +141,7 @@ class ResponsesBody(SurrogateFreeBody):
             "tools": [{"parameters": None, "strict": None, **tool} for tool in self.tools or ()],
             "top_logprobs": self.top_logprobs or 0,
             "top_p": self.top_p,
-            "truncation": "disabled",
+            "truncation": self.truncation or "disabled",
             "user": self.user,
         }
 
