@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import grpc
 import httpx
 import pytest
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, http_dependencies
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
@@ -21,6 +18,10 @@ from pointsman_gateway.http.server import serve_http
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, http_dependencies
+from tests.gateway.doubles.waiting import until
 
 MAX_BYTES = 200_000
 """Of which one tenant may hold half."""
@@ -55,7 +56,7 @@ class Servers:
 
 @pytest.fixture(params=["uvicorn", "fast reader"])
 async def servers(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
-    house, budget = gateway.house, BufferedBytesBudget(MAX_BYTES)
+    house, budget = gateway.components, BufferedBytesBudget(MAX_BYTES)
     dependencies = http_dependencies(house, budget=budget)
     reader = ChatReader(dependencies) if request.param == "fast reader" else None
     servicer = GatewayServicer(house.pipeline, house.feedback, 10, house.generations)

@@ -169,6 +169,7 @@ async def test_an_interrupted_answer_is_not_stored(desk: CacheDesk) -> None:
     with pytest.raises(Unavailable):
         async for _ in chunks_of(opened.source):
             pass
+    assert opened.accepted
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
@@ -178,6 +179,7 @@ async def test_an_answer_whose_client_disconnects_is_stopped_and_not_stored(desk
     async with aclosing(chunks_of(opened.source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
     assert desk.engine.closed == 1
+    assert opened.accepted
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
@@ -269,6 +271,7 @@ async def test_valkey_that_hangs_during_an_answer_does_not_delay_it(valkey: Valk
         valkey.hang()
         rest = [chunks async for chunks in answer]
         assert [first, *rest] == desk.engine.says
+        assert opened.accepted
         opened.accepted()
         valkey.go_on()
 

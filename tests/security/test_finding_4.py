@@ -83,8 +83,8 @@ async def test_finding_4_the_gateway_has_the_rights_that_it_needs(target: Addres
         found = await stub.Search(retriever_pb.SearchRequest(collection="handbook", query="bicycle"))
         assert found.passages
     async with connected(target.lora_server, token) as channel:
-        stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        async for state in stub.Watch(lora_pb.WatchRequest(), timeout=30):
+        lora_server = lora_server_pb2_grpc.LoraServerStub(channel)
+        async for state in lora_server.Watch(lora_pb.WatchRequest(), timeout=30):
             assert state.status == lora_pb.ENGINE_STATUS_READY
             break
 

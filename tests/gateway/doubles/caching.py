@@ -157,6 +157,7 @@ class CacheDesk:
         opened = await caching.open(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in chunks_of(opened.source)]
         if accept:
+            assert opened.accepted
             opened.accepted()
             await until(lambda: not self.cache.writer.in_progress)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)
