@@ -328,6 +328,12 @@ def _(c: Cluster) -> None:
     gateway(c)["image"] = "registry.example:5000/pointsman-gateway"
 
 
+@fault("Secret", "a file that its secret has not")
+def _(c: Cluster) -> None:
+    with volume(c, "tokens") as tokens:
+        tokens["secret"]["items"][0]["key"] = "token"
+
+
 @fault("secret in the open", "a Secret that is written down")
 def _(c: Cluster) -> None:
     c.objects.append({"kind": "Secret", "metadata": {"name": "pointsman-redis", "namespace": "pointsman"}})

@@ -42,7 +42,7 @@ async def find(version):
 async def main(folder, python, base):
     methods = installed_methods()
     environment = JobEnvironment(
-        Path(folder), Path(python), Path(base), "tiny", os.environ, methods, checkpoint_seconds=0
+        Path(folder), Path(python), Path(base), "tiny", os.environ, methods, (Path("/"),), checkpoint_seconds=0
     )
     async with running_queue(environment, register, find) as queue:
         add = training_pb2_grpc.add_TrainingServicer_to_server
