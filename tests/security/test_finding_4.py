@@ -149,7 +149,7 @@ def jobs_named(name: str, target: Addresses) -> list[Path]:
     return list(Path(target.folder).glob(f"lora-server/jobs/{name}-*"))
 
 
-async def refusal(training: Any, data: object, **more: str) -> tuple[str, str]:
+async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
     """The code and the message of a job that is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))
