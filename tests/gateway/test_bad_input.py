@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from pointsman_gateway.classification.excerpts import CHARACTERS_PER_END, character_excerpt, is_binary, visible
+from pointsman_gateway.classification.reader import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
