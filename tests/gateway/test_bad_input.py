@@ -8,7 +8,7 @@ from doubles.classifier import ScriptedClassifier, labels
 from doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
 from doubles.doors import Door
 from doubles.engine import ScriptedEngine
-from pointsman_gateway.classification.excerpts import CHARACTERS_PER_END, character_excerpt, is_binary, visible
+from pointsman_gateway.classification.reader import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig

@@ -8,8 +8,7 @@ from doubles.extensions import few_shot, instruction, retrieval
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
-from pointsman_gateway.prompts.stage import Prompts, apply_all
-from pointsman_gateway.prompts.strategies import FewShot
+from pointsman_gateway.prompts.strategies import FewShot, Prompts, apply_all
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Unavailable
 

@@ -15,7 +15,7 @@ from pointsman.v1 import retriever_pb2
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Message, Passage, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
-from pointsman_gateway.prompts.stage import apply_all
+from pointsman_gateway.prompts.strategies import apply_all
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Internal
 
