@@ -55,10 +55,10 @@ class Servers:
 
 @pytest.fixture(params=["uvicorn", "fast reader"])
 async def servers(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
-    house, budget = gateway.house, BufferedBytesBudget(MAX_BYTES)
-    dependencies = http_dependencies(house, budget=budget)
+    components, budget = gateway.components, BufferedBytesBudget(MAX_BYTES)
+    dependencies = http_dependencies(components, budget=budget)
     reader = ChatReader(dependencies) if request.param == "fast reader" else None
-    servicer = GatewayServicer(house.pipeline, house.feedback, 10, house.generations)
+    servicer = GatewayServicer(components.pipeline, components.feedback, 10, components.reloader)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         address = await enter(serve_http(build_app(dependencies), "127.0.0.1:0", grace=1, chat_reader=reader))
@@ -68,7 +68,7 @@ async def servers(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIter
                 [SERVICE],
                 lambda to: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, to),
                 grace=1,
-                gate=Authentication(house.pipeline, house.tenancy),
+                gate=Authentication(components.pipeline, components.tenancy),
                 budget=budget,
             )
         )
