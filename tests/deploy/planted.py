@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from manifest_lint.cluster import Cluster, Object
+from tests.deploy.manifest_lint.cluster import Cluster, Object
 
 Plant = Callable[[Cluster], None]
 

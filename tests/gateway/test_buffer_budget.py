@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import grpc
 import httpx
 import pytest
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, http_dependencies
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
@@ -21,6 +18,10 @@ from pointsman_gateway.http.server import serve_http
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, http_dependencies
+from tests.gateway.doubles.waiting import until
 
 MAX_BYTES = 200_000
 """Of which one tenant may hold half."""

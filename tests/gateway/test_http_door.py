@@ -9,15 +9,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
-from doubles.lora_server import STARTING
-from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
 from pointsman_gateway.http.app import build_api, build_app
 from pointsman_gateway.http.asgi_app import GatewayApp
 from pointsman_gateway.http.server import serve_http
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
+from tests.gateway.doubles.lora_server import STARTING
+from tests.gateway.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]

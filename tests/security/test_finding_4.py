@@ -22,8 +22,8 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.service_tokens import Role
-from tiny_adapters import good_tensors, write_adapter
 
+from tests.lora_server.tiny_adapters import good_tensors, write_adapter
 from tests.security.target import Addresses
 
 ROLES = {
@@ -89,8 +89,8 @@ async def test_finding_4_the_gateway_has_the_rights_that_it_needs(target: Addres
         found = await stub.Search(retriever_pb.SearchRequest(collection="handbook", query="bicycle"))
         assert found.passages
     async with connected(target.lora_server, token) as channel:
-        stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        async for state in stub.Watch(lora_pb.WatchRequest(), timeout=30):
+        lora_server = lora_server_pb2_grpc.LoraServerStub(channel)
+        async for state in lora_server.Watch(lora_pb.WatchRequest(), timeout=30):
             assert state.status == lora_pb.ENGINE_STATUS_READY
             break
 
@@ -149,7 +149,7 @@ def jobs_named(name: str, target: Addresses) -> list[Path]:
     return list(Path(target.folder).glob(f"lora-server/jobs/{name}-*"))
 
 
-async def refusal(training: Any, data: object, **more: str) -> tuple[str, str]:
+async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
     """The code and the message of a job that is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))

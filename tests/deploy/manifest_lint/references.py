@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Object, each_container, matches, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, each_container, matches, where
 
 SECRETS = {
     "pointsman-redis": {"url", "password"},
