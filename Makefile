@@ -71,7 +71,7 @@ up: env ## run the help desk on this machine until Ctrl-C
 
 .PHONY: target
 target: $(VENV)/.done ## run what the security tests attack: all services with keys on and a double of the engine; prints addresses and a key
-	@PYTHONPATH=tests/gateway:tests/lora_server $(BIN)/python -m tests.security.target
+	@$(BIN)/python -m tests.security.target
 
 .PHONY: doctor
 doctor: env ## say what is missing or wrong on this machine

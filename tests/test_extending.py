@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import ConfigFolder
-from doubles.extensions import Situation, strategy_context
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
@@ -18,6 +16,8 @@ from pointsman_scoring import MetricError, is_user_metric, metric_from, spec_fro
 from pointsman_scoring.registry import ENTRY_POINT_GROUP as METRICS
 
 from tests.extension_examples import ENTRY_POINTS, PACKAGE, blocks, configuration, install, names
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.extensions import Situation, strategy_context
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import yaml
-from scipy.optimize import nnls
+from scipy.optimize import nnls  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks.adapters.kernels import ADAPTERS, BASE, engine_running, random_adapter
 from benchmarks.capacity.inputs import EngineFigures, MeasuredRun, Measurements, PathLoad

@@ -3,8 +3,10 @@ environment."""
 
 import re
 from collections import defaultdict
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 from deploy.supply.images import IMAGES, PROJECT, locked
 
@@ -62,7 +64,7 @@ def packages() -> dict[str, list[str]]:
 
 def licence_of(name: str) -> str:
     """Return an installed package's licence, as an SPDX expression if possible. Raises PackageNotFoundError."""
-    about = metadata.metadata(name)
+    about = cast(Message, metadata.metadata(name))  # its protocol lacks `get`
     expression = about.get("License-Expression")
     if expression:
         return str(expression)

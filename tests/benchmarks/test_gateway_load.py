@@ -4,6 +4,9 @@ import asyncio
 import json
 import random
 import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
 from benchmarks.gateway_load.counted_gateway import Counting
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.flatness import slope
-from benchmarks.gateway_load.http_client import Broken, Connection, Target
+from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
 from benchmarks.gateway_load.latency import ask_at
 from benchmarks.gateway_load.profiling import summarised
 from benchmarks.gateway_load.streams import Stream
@@ -29,12 +32,12 @@ def reached(rps: float) -> Measured:
 
 
 @pytest.fixture
-async def engines():
+async def engines() -> AsyncIterator[dict[str, int]]:
     """The mock engine's behaviours by their ports."""
     loop = asyncio.get_running_loop()
     pace = Pace(chunks=5, least_gap=0.001, most_gap=0.002)
     servers = {
-        behaviour: await loop.create_server(lambda which=behaviour: Engine(which, pace), "127.0.0.1", 0)
+        behaviour: await loop.create_server(partial(Engine, behaviour, pace), "127.0.0.1", 0)
         for behaviour in ("at_once", "paced", "failing", "cutting")
     }
     yield {behaviour: server.sockets[0].getsockname()[1] for behaviour, server in servers.items()}
@@ -42,7 +45,7 @@ async def engines():
         server.close()
 
 
-async def ask(port: int, body: bytes):
+async def ask(port: int, body: bytes) -> Answer:
     connection = await Connection.to(port)
     try:
         return await connection.ask(Target(port, "mock").request(body))
@@ -50,7 +53,7 @@ async def ask(port: int, body: bytes):
         connection.close()
 
 
-def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not():
+def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not() -> None:
     chance = random.Random(1)
     seconds = [2.0 * number for number in range(500)]
     jitter = [chance.gauss(0, 0.5) for _ in seconds]
@@ -61,7 +64,7 @@ def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not
     assert creeping.least < 20 < creeping.most
 
 
-def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters():
+def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters() -> None:
     chance = random.Random(2)
     seconds = [2.0 * number for number in range(500)]
     wander, held = 0.0, []
@@ -74,12 +77,12 @@ def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters():
     assert wandering.most - wandering.least > 3 * (jittering.most - jittering.least)
 
 
-def test_a_few_measurements_say_nothing_of_the_slope():
+def test_a_few_measurements_say_nothing_of_the_slope() -> None:
     assert slope([0, 1, 2], [1, 2, 3]).least == float("-inf")
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50, 10_000])
-def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size):
+def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size: int) -> None:
     whole = answers.role() + answers.content(answers.TICK) * 4 + answers.finish() + answers.usage() + answers.DONE
     stream = Stream(begun=0, last=0)
     for start in range(0, len(whole), size):
@@ -87,7 +90,7 @@ def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size):
     assert (stream.ticks, stream.complete) == (4, True)
 
 
-def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since():
+def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since() -> None:
     stream = Stream(begun=0, last=0)
     stream.arrived(answers.content(answers.TICK))
     stream.ended(stream.last + 7)
@@ -95,7 +98,9 @@ def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since
     assert stream.longest_gap >= 7
 
 
-async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_words_and_usage(engines):
+async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_words_and_usage(
+    engines: dict[str, int],
+) -> None:
     plain = json.loads((await ask(engines["at_once"], ASKED)).body)
     events = (await ask(engines["at_once"], STREAMED)).body.split(b"\n\n")
     chunks = [json.loads(one.removeprefix(b"data: ")) for one in events[:-2]]
@@ -105,7 +110,7 @@ async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_wor
     assert events[-2:] == [b"data: [DONE]", b""]
 
 
-async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engines):
+async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engines: dict[str, int]) -> None:
     paced = await ask(engines["paced"], STREAMED)
     assert paced.body.count(answers.TICK.encode()) == 5
     assert paced.body.endswith(answers.DONE)
@@ -114,18 +119,18 @@ async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engin
         await ask(engines["cutting"], STREAMED)
 
 
-async def test_every_request_of_a_fixed_rate_is_asked_and_counted(engines):
+async def test_every_request_of_a_fixed_rate_is_asked_and_counted(engines: dict[str, int]) -> None:
     waited = await ask_at(Target(engines["at_once"], "mock"), [ASKED], rate=500, seconds=0.4)
     assert waited.failed == 0
     assert 0 < waited.p50_ms <= waited.p99_ms < float("inf")
 
 
-async def test_requests_that_fail_are_said_and_have_waited_for_ever(engines):
+async def test_requests_that_fail_are_said_and_have_waited_for_ever(engines: dict[str, int]) -> None:
     waited = await ask_at(Target(engines["failing"], "mock"), [ASKED], rate=500, seconds=0.2)
     assert (waited.failed, waited.p50_ms) == (100, float("inf"))
 
 
-def test_a_profile_is_of_the_main_thread_and_charges_the_interpreter_to_who_called_it():
+def test_a_profile_is_of_the_main_thread_and_charges_the_interpreter_to_who_called_it() -> None:
     raw = """\
 thread (1): MainThread;run (uvloop/loop.so);answer (pointsman_gateway/pipeline.py:7);f (_json.c:9) 6
 thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);Py_DECREF (object.h:5) 3
@@ -138,7 +143,7 @@ thread (2): asyncio_0;wait (threading.py:1) 90
     assert found.modules == [("pointsman_gateway/pipeline", 0.9), ("garbage collection", 0.1)]
 
 
-def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured():
+def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured() -> None:
     found = Findings(
         rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}, missing={LITELLM: "LiteLLM is not installed: ..."}
     )
@@ -152,16 +157,16 @@ def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured():
     assert "not installed" in printed
 
 
-def test_an_aim_that_is_missed_is_said_to_be():
+def test_an_aim_that_is_missed_is_said_to_be() -> None:
     (aim,) = aims(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
     assert (aim.figure, aim.reached) == (0.9, False)
 
 
-def test_instructions_are_counted_by_function_between_two_turns(tmp_path):
-    def once():
+def test_instructions_are_counted_by_function_between_two_turns(tmp_path: Path) -> None:
+    def once() -> int:
         return 1
 
-    def thrice():
+    def thrice() -> int:
         return once() + once() + once()
 
     counting, before = Counting(tmp_path / "counted.json"), sys.gettrace()

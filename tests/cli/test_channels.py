@@ -3,17 +3,19 @@
 from pathlib import Path
 
 import pytest
-from doubles.certificates import Authority
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tls import ServerTls
 
+from tests.gateway.doubles.certificates import Authority
+from tests.grpc_stubs import health_stub
+
 
 async def is_served(address: str) -> bool:
     async with open_channel(address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        answer = await health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

@@ -16,7 +16,8 @@ from pointsman.v1 import retriever_pb2
 from pointsman_cli.grpc_clients import retriever_stub
 from pointsman_cli.sources import MAX_FILE_BYTES
 from pointsman_servicekit.grpc_client import open_channel
-from real_retriever import running
+
+from tests.cli.real_retriever import running
 
 Anybody = Callable[[], AbstractContextManager[None]]
 Cli = Callable[..., Any]

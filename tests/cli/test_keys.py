@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.valkey import Valkey
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import digest_of, is_well_formed
 from pointsman_servicekit.keys.redis_layout import Window, window_at
 from redis import Redis
+
+from tests.gateway.doubles.valkey import Valkey
 
 Keys = Callable[..., Any]
 

@@ -25,10 +25,10 @@ def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
     metrics = ShadowMetrics(registry)
     pair = Pair("d", "20260101", "triage", DEAR, CHEAP)
     for chosen, other in ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0)):
-        metrics.ended("triage", "adapter", "ok", CHEAP.cost_usd)
-        metrics.paired(pair)
-        metrics.scored(pair, chosen, other, regret_of(pair, chosen, other))
-    metrics.ended("triage", "adapter", "crowded", 0.0005)
+        metrics.count_request("triage", "adapter", "ok", CHEAP.cost_usd)
+        metrics.count_pair(pair)
+        metrics.count_scores(pair, chosen, other, regret_of(pair, chosen, other))
+    metrics.count_request("triage", "adapter", "crowded", 0.0005)
     found = seen(registry)
     [one] = found.comparisons
     assert (one.task, one.chosen, one.shadow, one.pairs, one.scored) == ("triage", "few_shot", "adapter", 3, 3)
@@ -42,7 +42,7 @@ def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
 
 def test_a_pair_that_nobody_scored_has_costs_and_no_quality() -> None:
     registry = CollectorRegistry()
-    ShadowMetrics(registry).paired(Pair("d", "20260101", "triage", DEAR, CHEAP))
+    ShadowMetrics(registry).count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
     [one] = seen(registry).comparisons
     assert one.of_chosen.quality is None
     assert one.regret_usd == 0.0
@@ -52,9 +52,9 @@ def test_the_table_has_both_sides_and_says_where_there_is_none(capsys: pytest.Ca
     registry = CollectorRegistry()
     console = Console(width=140)
     metrics = ShadowMetrics(registry)
-    metrics.ended("triage", "adapter", "spent")
+    metrics.count_request("triage", "adapter", "spent")
     console.print(regret_table(seen(registry)))
     assert "no shadow request has been answered" in capsys.readouterr().out
-    metrics.paired(Pair("d", "20260101", "triage", DEAR, CHEAP))
+    metrics.count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
     console.print(regret_table(seen(registry)))
     assert "2.0000 : 1.0000" in capsys.readouterr().out

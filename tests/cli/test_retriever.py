@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_retriever import running
+
+from tests.cli.real_retriever import running
 
 Cli = Callable[..., Any]
 

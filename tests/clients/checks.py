@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping
 
 BASE_MODEL = "smollm2-135m"
 QUESTION = "What is the capital of France?"
-SENTENCE = "Ann is 30 years old."
+SENTENCE = "Ann is 30"
 CITIES = ("Paris", "Rome")
 PERSON = {
     "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 20},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-    },
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from doubles.tenancy import issue
 from playwright.async_api import Browser, async_playwright
 from pointsman_embedding.prepare import prepare
 
 from tests.console.house import House, give_life, running_house
 from tests.console.visitor import CHROMIUM, Visitor, visiting
+from tests.gateway.doubles.tenancy import issue
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 

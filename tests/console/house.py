@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from doubles.engine import Step, answer, running_engine
-from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.retriever import running_retriever
-from doubles.valkey import Valkey, running_valkey
-from doubles.waiting import found
 from pointsman.v1 import lora_server_pb2 as pb
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.engine import Step, answer, running_engine
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.retriever import running_retriever
+from tests.gateway.doubles.valkey import Valkey, running_valkey
+from tests.gateway.doubles.waiting import found
 
 TRIAGE, TRIAGE_NEXT, TRIAGE_BROKEN = "triage@3f9a1c0b77de", "triage@0123456789ab", "triage@badbadbadbad"
 VOICE = "voice@5c0ffee5c0ff"

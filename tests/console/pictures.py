@@ -115,8 +115,9 @@ async def try_out(folder: Path, home: Path, url: str) -> None:
 
 
 def pointsman(home: Path, *arguments: str) -> str:
-    program = [POINTSMAN, *arguments, "--data-dir", home]
-    return subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    program: list[str | Path] = [POINTSMAN, *arguments, "--data-dir", home]
+    done = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 async def live(url: str) -> None:

@@ -5,11 +5,11 @@ import re
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from playwright.async_api import Browser, expect
 
 from tests.console.house import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, House
 from tests.console.visitor import Visitor, visiting
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

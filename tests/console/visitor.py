@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Locator, Page
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE_MS = 15_000
@@ -75,7 +75,12 @@ async def visiting(
     page = await context.new_page()
     visitor = Visitor(page)
     page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-    page.on("console", lambda told: told.type in ("error", "warning") and visitor.complaints.append(told.text))
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            visitor.complaints.append(message.text)
+
+    page.on("console", note)
     await page.goto(f"{url}/console")
     yield visitor
     await context.close()

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import ConfigFolder
-from doubles.valkey import running_valkey
 from pointsman_embedding.prepare import prepare
 from pointsman_gateway import bootstrap as gateway
 from pointsman_gateway.config.load import load_config
@@ -20,6 +18,9 @@ from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
 from pointsman_retriever.metrics import Metrics as RetrieverMetrics
 from pointsman_servicekit.metrics import CallsInFlight
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.valkey import running_valkey
 
 PROJECT = Path(__file__).parents[2]
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}

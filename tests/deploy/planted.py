@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from manifest_lint.cluster import Cluster, Object
+from tests.deploy.manifest_lint.cluster import Cluster, Object
 
 Plant = Callable[[Cluster], None]
 
@@ -326,6 +326,12 @@ def _(c: Cluster) -> None:
 @fault("image without a version", "no tag at all, behind a registry's port")
 def _(c: Cluster) -> None:
     gateway(c)["image"] = "registry.example:5000/pointsman-gateway"
+
+
+@fault("Secret", "a file that its secret has not")
+def _(c: Cluster) -> None:
+    with volume(c, "tokens") as tokens:
+        tokens["secret"]["items"][0]["key"] = "token"
 
 
 @fault("secret in the open", "a Secret that is written down")

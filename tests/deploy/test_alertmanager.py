@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from doubles.waiting import found
 
+from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "alertmanager.yml"

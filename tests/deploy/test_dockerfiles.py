@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rendering import PROJECT
 
 from deploy.supply.images import ENGINE, IMAGES, Image
+from tests.deploy.rendering import PROJECT
 
 FILES = sorted((PROJECT / "deploy" / "docker").glob("*.Dockerfile"))
 HADOLINT = Path(sys.executable).parent / "hadolint"

@@ -11,11 +11,11 @@ import cloudcoil.models.prometheus_operator.v1 as prometheus
 import kubernetes_validate
 import pytest
 import yaml
-from manifest_lint import Cluster, faults
-from planted import PLANTED, Planted
-from rendering import COMPONENTS, K8S, OVERLAYS, PROJECT, overlay, production, training, with_components
 
 from deploy.k8s.generate import MADE, prometheus_rule
+from tests.deploy.manifest_lint import Cluster, faults
+from tests.deploy.planted import PLANTED, Planted
+from tests.deploy.rendering import COMPONENTS, K8S, OVERLAYS, PROJECT, overlay, production, training, with_components
 
 VERSIONS = ("1.32", "1.37")
 RULES = PROJECT / "deploy" / "prometheus" / "rules"

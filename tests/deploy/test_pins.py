@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from manifest_lint.cluster import Cluster, each_container
-from rendering import PROJECT, rendered
 
 from deploy.supply.pins import pin, pushed
 from deploy.supply.versions import PLACES, renewed, version
+from tests.deploy.manifest_lint.cluster import Cluster, each_container
+from tests.deploy.rendering import PROJECT, rendered
 
 PLACE = "registry.example:5000/team"
 DIGESTS = {

@@ -93,13 +93,14 @@ def _unknown(expr: str, samples: Samples) -> list[str]:
     """Names and labels in `expr` that nothing has. What is recorded is known by name alone."""
     parsed, unknown = promql.parse(expr), []
     for vector in _found(promql.VectorSelector, parsed):
-        if vector.name in RECORDED:
+        name = str(vector.name)
+        if name in RECORDED:
             continue
-        if vector.name not in samples:
-            unknown.append(str(vector.name))
+        if name not in samples:
+            unknown.append(name)
             continue
         asked = [matcher.name for matcher in vector.matchers.matchers]
-        unknown += [f"{vector.name}{{{label}}}" for label in asked if label not in samples[vector.name]]
+        unknown += [f"{name}{{{label}}}" for label in asked if label not in samples[name]]
     for aggregate in _found(promql.AggregateExpr, parsed):
         names = [str(vector.name) for vector in _found(promql.VectorSelector, aggregate)]
         if aggregate.modifier and RECORDED.isdisjoint(names):

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from doubles.town import Town, running_town
+
+from tests.gateway.doubles.town import Town, running_town
 
 
 @pytest.fixture

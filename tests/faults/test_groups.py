@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import IN_CHAT, ConfigFolder
-from doubles.dns_server import DnsServer, running_dns
-from doubles.load import Load, Outcome, under_load
-from doubles.process_engine import ProcessEngine
-from doubles.process_gateway import ProcessGateway
-from doubles.town import MODEL, RESILIENCE
-from doubles.waiting import found
 from pointsman_embedding.prepare import prepare
 
+from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.dns_server import DnsServer, running_dns
+from tests.gateway.doubles.load import Load, Outcome, under_load
+from tests.gateway.doubles.process_engine import ProcessEngine
+from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.town import MODEL, RESILIENCE
+from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
 NAME = "engines.pointsman.svc"

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.load import Outcome, under_load
-from doubles.process_lora_server import OTHER, VERSION, ProcessLoraServer
-from doubles.remembering import decisions_in
-from doubles.town import Town
-from doubles.waiting import found
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.load import Outcome, under_load
+from tests.gateway.doubles.process_lora_server import OTHER, VERSION, ProcessLoraServer
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.remembering import decisions_in
+from tests.gateway.doubles.town import Town
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 DEADLINE = 8.0
 SLACK = 8.0
@@ -159,7 +161,7 @@ async def test_everything_hangs_at_once_and_is_killed(town: Town) -> None:
             return False
         return outcome.status == 503 and int(outcome.retry_after) >= 1
 
-    everything = (*town.engines.values(), town.retriever, town.valkey, town.lora_server)
+    everything: list[Process | Valkey] = [*town.engines.values(), town.retriever, town.valkey, town.lora_server]
     async with (
         under_load(gateway.url, IN_POLICY, clients=4, deadline=DEADLINE) as policy,
         under_load(gateway.url, IN_TRIAGE, clients=4, deadline=DEADLINE) as triage,

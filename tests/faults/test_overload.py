@@ -1,8 +1,8 @@
 """More requests than the gateway has places for: those inside are served, the rest are told at once."""
 
-from doubles.config_folder import IN_CHAT
-from doubles.load import Outcome, under_load
-from doubles.town import Town
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.load import Outcome, under_load
+from tests.gateway.doubles.town import Town
 
 
 async def test_two_hundred_clients_at_a_gateway_for_sixteen(narrow_town: Town) -> None:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from doubles.config_folder import ConfigFolder
-from doubles.doors import DOORS, Door, opening_door
-from doubles.engine import ScriptedEngine, running_engine
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import ScriptedLoraServer, running_lora_server
-from doubles.remembering import Desk, desk_at
-from doubles.retriever import ScriptedRetriever, running_retriever
-from doubles.valkey import Valkey, running_valkey
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_embedding.prepare import prepare
+
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.doors import DOORS, Door, opening_door
+from tests.gateway.doubles.engine import ScriptedEngine, running_engine
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.remembering import Desk, desk_at
+from tests.gateway.doubles.retriever import ScriptedRetriever, running_retriever
+from tests.gateway.doubles.valkey import Valkey, running_valkey
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from doubles.clocks import Clock
-from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.routing.path_state import resolve_adapter
+
+from tests.gateway.doubles.clocks import Clock
+from tests.gateway.doubles.extensions import Situation
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
 PATH = Path("triage", "tiny", adapter="triage@prod")

@@ -2,18 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door, opening_door
-from doubles.engine import BREAK, Refusal, Step, answer, beginning
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY, ScriptedLoraServer
-from doubles.waiting import until
-from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
-from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServer
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
@@ -21,6 +14,14 @@ from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door, opening_door
+from tests.gateway.doubles.engine import BREAK, Refusal, Step, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
+from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.yard import NEW, OLD, PROD, alias
 
 WEIGHT = 0.25
 
@@ -280,7 +281,7 @@ class Server:
 def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
     states = [EngineState(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for state, server in zip(states, servers, strict=True):
-        state.lora_server = server
+        state.lora_server = cast(LoraServer, server)  # has what the reporter calls
     registry = CollectorRegistry()
     engines = Engines(states)
     return CanaryReporter(trials, lambda: engines, EngineMetrics(registry)), registry

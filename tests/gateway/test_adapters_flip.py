@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import HttpStreamDoor
-from doubles.engine import answer
-from doubles.gateway import Neighbours, open_http_client
-from doubles.waiting import until
-from doubles.yard import NEW, OLD, PROD, Yard, alias, running_yard
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import HttpStreamDoor
+from tests.gateway.doubles.engine import answer
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.yard import NEW, OLD, PROD, Yard, alias, running_yard
 
 BOTH = {"local": (OLD, NEW), "second": (OLD, NEW)}
 
@@ -89,9 +91,9 @@ async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray
         seen = points.answers
         points.told = move
         await yard.sides[first].say(alias(version, move + 1))
-        await until(lambda version=version: yard.version == version)
+        await until(partial(lambda wanted: yard.version == wanted, version))
         points.heard = move
-        await until(lambda seen=seen: points.answers > seen + 16)
+        await until(partial(lambda before: points.answers > before + 16, seen))
         await yard.sides[late].say(alias(version, move + 1))
     moving = False
     await asyncio.gather(*asking)

@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door, HttpStreamDoor, opening_door
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY, running_lora_server
-from doubles.waiting import until
-from doubles.yard import NEW, OLD, PROD, Side, Yard, alias, names_itself, running_yard
 from pointsman_servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door, HttpStreamDoor, opening_door
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY, running_lora_server
+from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.yard import NEW, OLD, PROD, Side, Yard, alias, names_itself, running_yard
 
 PATH = "path:triage_adapter"
 

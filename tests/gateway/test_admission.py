@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from doubles.waiting import until
 from pointsman_gateway.domain import Caller, Message, Request
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry, Gauge
+
+from tests.gateway.doubles.waiting import until
 
 PATIENT = 30.0
 

@@ -5,10 +5,10 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.artifact import (
     CorruptClassifier,
@@ -21,6 +21,8 @@ from pointsman_gateway.classification.artifact import (
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
+
+from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 
 Examples = Mapping[str, Sequence[str]]
 
@@ -93,7 +95,7 @@ def test_the_same_examples_and_settings_give_the_same_bytes(
     artefact: Path, models: Models, examples: Examples, origin: FitOrigin
 ) -> None:
     again = artefact.with_name("again")
-    reordered = dict(reversed(examples.items()))
+    reordered = dict(reversed(list(examples.items())))
     save(models.fit(reordered, FitSettings()), models.origin(reordered, FitSettings()), again)
     assert again.read_bytes() == artefact.read_bytes()
     assert sorted(path.name for path in artefact.parent.iterdir()) == ["again", artefact.name]
@@ -141,8 +143,9 @@ def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
 
 @pytest.mark.parametrize("part", ["static_model", "encoder", "numpy", "scipy", "format"])
 def test_other_models_and_other_libraries_make_it_stale(artefact: Path, origin: FitOrigin, part: str) -> None:
+    other: dict[str, Any] = {part: "other"}
     with pytest.raises(StaleClassifier, match=f"{part}: has .*, wanted other"):
-        load(artefact, dataclasses.replace(origin, **{part: "other"}))
+        load(artefact, dataclasses.replace(origin, **other))
 
 
 def test_a_missing_file_is_missing(tmp_path: Path, origin: FitOrigin) -> None:

@@ -7,16 +7,17 @@ from itertools import count
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.engine import chunk, usage
-from doubles.garbage import nothing_is_left
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.http_doors import HttpStreamDoor
-from doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import chunk, usage
+from tests.gateway.doubles.garbage import nothing_is_left
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.http_doors import HttpStreamDoor
+from tests.gateway.doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
+from tests.gateway.doubles.waiting import until
 
 PIECES = [f"{number:06d}" + "x" * 63_994 for number in range(750)]
 """48 MB."""

@@ -2,18 +2,20 @@
 
 import base64
 import random
+from dataclasses import replace
 
 import pytest
-from doubles.classifier import ScriptedClassifier, labels
-from doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
-from doubles.doors import Door
-from doubles.engine import ScriptedEngine
-from pointsman_gateway.classification.excerpts import CHARACTERS_PER_END, character_excerpt, is_binary, visible
+from pointsman_gateway.classification.reader import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 from pointsman_servicekit.errors import InvalidArgument
+
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import ScriptedEngine
 
 MEGABYTE = 1_000_000
 
@@ -123,7 +125,11 @@ def test_what_is_not_seen_is_left_out_and_nothing_else() -> None:
 
 
 def rules_of(regex: str) -> RuleMatcher:
-    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=(RuleConfig(name="r", regex=regex),))
+    task = TaskConfig(
+        examples="x.jsonl",
+        policy=PolicyConfig.model_validate({"fixed": "p"}),
+        rules=(RuleConfig(name="r", regex=regex),),
+    )
     return RuleMatcher({"first": task})
 
 
@@ -166,7 +172,7 @@ async def test_a_megabyte_is_classified_three_times_at_most() -> None:
 async def test_the_classifiers_own_note_on_what_it_read_is_kept() -> None:
     text = "Nothing. " * MEGABYTE
     partly = labels("chat", 0.1, 0.0)
-    noted = type(partly)(**{name: getattr(partly, name) for name in partly.__slots__} | {"notes": ("read a bit",)})
+    noted = replace(partly, notes=("read a bit",))
     got = await Classification(RuleMatcher({}), ScriptedClassifier({text: noted})).label(asking(text))
     assert got.notes == ("read a bit",)
 

@@ -4,12 +4,13 @@ import time
 from collections import Counter
 
 import pytest
-from doubles.clocks import Clock
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Candidates, hash_prefix
+
+from tests.gateway.doubles.clocks import Clock
 
 PLAIN = Path("plain", "tiny")
 VERSION = "triage@3f9a1c0b77de"

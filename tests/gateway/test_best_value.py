@@ -4,15 +4,16 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from doubles.adapters import NoAdapters
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door
-from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
 from pointsman_gateway.routing.best_value import BestValue, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import Router
+
+from tests.gateway.doubles.adapters import NoAdapters
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.extensions import Situation
 
 TERMS = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
 GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)
@@ -214,7 +215,7 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
 
     policy = PolicyConfig.model_validate({"best_value": TERMS})
     tasks = {name: TaskConfig(examples="x", policy=policy) for name in ("one", "other")}
-    by = Router(PATHS, tasks, "default", *[Around({}, {})] * 3, ByTask(), NoAdapters())
+    by = Router(PATHS, tasks, "default", Around({}, {}), Around({}, {}), Around({}, {}), ByTask(), NoAdapters())
     labels = {name: Labels(name, 0.9, (), abstained=False, stage="static") for name in tasks}
     request = Request(AUTO, (Message("user", "x"),), user="someone")
     assert by.decide(request, labels["one"]).path.name == "cheap"
@@ -342,7 +343,7 @@ def test_users_on_the_small_side_of_a_split_explore_no_more_than_others() -> Non
     narrow = Router(
         PATHS,
         {"t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"split": {"cheap": 5, "dear": 95}}))},
-        "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
+        "default", Around({}, {}), Around({}, {}), Around({}, {}), Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]
     canaries = [user for user in users if decide(narrow, user).path.name == "cheap"]

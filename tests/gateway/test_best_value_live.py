@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.doors import HttpDoor
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.valkey import Valkey
-from doubles.waiting import found
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import HttpDoor
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 
 @pytest.fixture

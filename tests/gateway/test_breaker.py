@@ -1,9 +1,10 @@
 """A breaker: what opens it, how it is tried again, and what says nothing of the engine."""
 
 import pytest
-from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.schema import BreakerConfig
+
+from tests.gateway.doubles.clocks import Clock
 
 TERMS = BreakerConfig(
     consecutive_failures=3,

@@ -4,13 +4,14 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.prompts.retriever import ProtectedSearch
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+from tests.gateway.doubles.clocks import Clock
 
 NOTHING = Found((), False)
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.engine import ScriptedEngine, answer
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY
-from doubles.tenancy import issue
-from doubles.valkey import Valkey
 from pointsman_gateway.domain import Message, Request, Started
 from pointsman_servicekit.keys.records import Limits
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
 
 GOOD, BAD = '{"urgency": "low"}', '{"intent": "x"}'
 BUDGET = 0.002

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import grpc
 import httpx
 import pytest
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, http_dependencies
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
@@ -21,6 +18,10 @@ from pointsman_gateway.http.server import serve_http
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, http_dependencies
+from tests.gateway.doubles.waiting import until
 
 MAX_BYTES = 200_000
 """Of which one tenant may hold half."""
@@ -55,10 +56,10 @@ class Servers:
 
 @pytest.fixture(params=["uvicorn", "fast reader"])
 async def servers(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
-    house, budget = gateway.house, BufferedBytesBudget(MAX_BYTES)
-    dependencies = http_dependencies(house, budget=budget)
+    components, budget = gateway.components, BufferedBytesBudget(MAX_BYTES)
+    dependencies = http_dependencies(components, budget=budget)
     reader = ChatReader(dependencies) if request.param == "fast reader" else None
-    servicer = GatewayServicer(house.pipeline, house.feedback, 10, house.generations)
+    servicer = GatewayServicer(components.pipeline, components.feedback, 10, components.reloader)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         address = await enter(serve_http(build_app(dependencies), "127.0.0.1:0", grace=1, chat_reader=reader))
@@ -68,7 +69,7 @@ async def servers(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIter
                 [SERVICE],
                 lambda to: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, to),
                 grace=1,
-                gate=Authentication(house.pipeline, house.tenancy),
+                gate=Authentication(components.pipeline, components.tenancy),
                 budget=budget,
             )
         )

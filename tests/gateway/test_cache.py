@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
-from doubles.clients import chunks_of
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
+from tests.gateway.doubles.clients import chunks_of
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 EXACT = CacheConfig()
 QUESTION = Question()
@@ -168,6 +169,7 @@ async def test_an_interrupted_answer_is_not_stored(desk: CacheDesk) -> None:
     with pytest.raises(Unavailable):
         async for _ in chunks_of(opened.source):
             pass
+    assert opened.accepted
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
@@ -177,6 +179,7 @@ async def test_an_answer_whose_client_disconnects_is_stopped_and_not_stored(desk
     async with aclosing(chunks_of(opened.source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
     assert desk.engine.closed == 1
+    assert opened.accepted
     opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
@@ -268,6 +271,7 @@ async def test_valkey_that_hangs_during_an_answer_does_not_delay_it(valkey: Valk
         valkey.hang()
         rest = [chunks async for chunks in answer]
         assert [first, *rest] == desk.engine.says
+        assert opened.accepted
         opened.accepted()
         valkey.go_on()
 

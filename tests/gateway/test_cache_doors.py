@@ -7,17 +7,18 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.engine import BREAK, ScriptedEngine, answer, beginning
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY, ScriptedLoraServer
-from doubles.retriever import ScriptedRetriever
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 HIT = 0.00001
 
@@ -64,7 +65,7 @@ async def kept(client: httpx.AsyncClient, gateway: Gateway, **asked: Any) -> htt
 
 
 def mark(response: httpx.Response) -> str:
-    return response.headers.get("x-pointsman-cache", "")
+    return str(response.headers.get("x-pointsman-cache", ""))
 
 
 async def test_a_hit_is_marked_priced_and_counted_as_one(

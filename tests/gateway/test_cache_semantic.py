@@ -6,14 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of, unit
-from doubles.valkey import Valkey
 from pointsman_embedding import MiniLM
 from pointsman_gateway.cache.keys import distinguishing_words
 from pointsman_gateway.cache.store import MAX_PARTITIONS, MAX_QUESTIONS, SimilarQuestions, encode_vector, parse_question
 from pointsman_gateway.cache.store import Question as Known
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Message, Path, Sampling, Vector
+
+from tests.gateway.doubles.caching import (
+    GREEDY,
+    PASSAGE,
+    PATH,
+    CacheDesk,
+    Question,
+    another,
+    cache_desk_at,
+    steps_of,
+    unit,
+)
+from tests.gateway.doubles.valkey import Valkey
 
 ALIKE = CacheConfig(similarity_threshold=0.95)
 FIRST = Question("May my bike ride?", vector=unit(1))

@@ -1,22 +1,23 @@
 """A client that hangs up, in whatever phase its request is, takes the engine's work with it, and is metered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.doors import Door
-from doubles.engine import chunk
-from doubles.gateway import Gateway, Neighbours
-from doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
-from doubles.retriever import SERVICE, ScriptedRetriever
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc, retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import chunk
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
+from tests.gateway.doubles.retriever import SERVICE, ScriptedRetriever
+from tests.gateway.doubles.waiting import until
 
 AT_ONCE = 1.0
 """Seconds, on a machine that does other things too; what is promised is 0.2, and measured with the real engine."""
@@ -67,6 +68,10 @@ async def retriever() -> AsyncIterator[PausedRetriever]:
         yield paused
 
 
+def size_of(steps: Iterable[object]) -> int:
+    return sum(len(step) for step in steps if isinstance(step, bytes))
+
+
 def cancelled(gateway: Gateway, path: str) -> float:
     return gateway.metric("pointsman_requests_total", outcome="cancelled", path=path)
 
@@ -76,7 +81,7 @@ async def test_the_engines_work_stops(door: Door, engine: RawEngine, gateway: Ga
     steps = PHASES[phase]
     engine.says(*steps, asyncio.Event())
     asking = asyncio.create_task(door.ask(IN_CHAT, "tiny"))
-    await until(lambda: engine.running == 1 and engine.sent == sum(map(len, steps)))
+    await until(lambda: engine.running == 1 and engine.sent == size_of(steps))
     asking.cancel()
     await until(lambda: engine.hung_up == 1, within=AT_ONCE)
     await until(lambda: cancelled(gateway, "tiny") == 1)
@@ -102,14 +107,14 @@ def no_retries(neighbours: Neighbours) -> None:
 
 
 async def test_the_path_that_was_fallen_back_to_stops_too(
-    no_retries: None, door: Door, engine: RawEngine, gateway: Gateway, neighbours: Neighbours
+    no_retries: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
 ) -> None:
     engine.says(HEAD, End.CLOSED)
-    neighbours.retriever.asked.clear()
+    retriever.asked.clear()
     asking = asyncio.create_task(door.ask(IN_CHAT))
-    await until(lambda: neighbours.retriever.searching == 1)  # small talk has failed; the default path looks things up
+    await until(lambda: retriever.searching == 1)  # small talk has failed; the default path looks things up
     asking.cancel()
-    await until(lambda: neighbours.retriever.searching == 0, within=AT_ONCE)
+    await until(lambda: retriever.searching == 0, within=AT_ONCE)
     await until(lambda: cancelled(gateway, "safe_start") == 1)
 
 
@@ -140,7 +145,7 @@ async def test_a_grpc_connection_that_closes_takes_its_calls_with_it(
     channel = open_channel(gateway.grpc_address)
     request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content=IN_CHAT)])
     call = getattr(gateway_pb2_grpc.GatewayStub(channel), method)(request)
-    await until(lambda: engine.running == 1 and engine.sent == sum(map(len, steps)))
+    await until(lambda: engine.running == 1 and engine.sent == size_of(steps))
     await channel.close()
     await until(lambda: engine.hung_up == 1, within=AT_ONCE)
     await until(lambda: cancelled(gateway, "tiny") == 1)

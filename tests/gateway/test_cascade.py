@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
 from numpy.typing import NDArray
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
@@ -20,6 +19,8 @@ from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 from pointsman_gateway.classification.scores import calibration_error, fit_temperature, probabilities
 from pointsman_servicekit.errors import InvalidArgument
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
 
 Examples = Mapping[str, Sequence[str]]
 

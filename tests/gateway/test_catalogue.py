@@ -1,7 +1,7 @@
 """`GET /v1/tasks` tells who compares paths what there is to compare."""
 
-from doubles.config_folder import PRICES
-from doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.config_folder import PRICES
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
 
 
 async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbours: Neighbours) -> None:

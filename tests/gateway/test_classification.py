@@ -1,7 +1,6 @@
 """Rules, then the classifier, with the real embedding models."""
 
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
@@ -9,6 +8,8 @@ from pointsman_gateway.classification.model import FitSettings
 from pointsman_gateway.classification.stage import Classification, RuleMatch, RuleMatcher
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request, Sampling
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,6 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, text_answer, usage
-from doubles.gateway import Gateway, Neighbours
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
@@ -19,6 +16,10 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from pointsman_embedding import MiniLM
 from pydantic import BaseModel, Field
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, text_answer, usage
+from tests.gateway.doubles.gateway import Gateway, Neighbours
 
 Told = TypeVar("Told")
 

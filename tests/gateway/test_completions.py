@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import BREAK, DONE, ScriptedEngine, answer, chunk, text_answer, text_chunk, usage
-from doubles.gateway import TRIAGE, Gateway
-from doubles.openai_clients import in_a_thread, opening_client
-from doubles.waiting import until
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, answer, chunk, text_answer, text_chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
+from tests.gateway.doubles.waiting import until
 
 URL = "/v1/completions"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import ConfigFolder
 from pointsman_gateway import bootstrap
 from pointsman_gateway.__main__ import check
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.domain import Kind
 
 from tests.flywheel.company import write as write_company
+from tests.gateway.doubles.config_folder import ConfigFolder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import BREAK, ScriptedEngine, answer
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import ScriptedLoraServer
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import ScriptedLoraServer
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}
@@ -47,7 +48,7 @@ async def console(kept: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
     """The decision's id."""
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    return (await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", "")
+    return str((await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", ""))
 
 
 async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
@@ -202,7 +203,7 @@ async def test_an_alias_is_moved_tried_with_a_canary_and_rolled_back(
     }  # fmt: skip
 
     async def serves() -> bool:
-        return by("path", (await overview(console))["paths"])["triage_adapter"]["version"] == OTHER
+        return bool(by("path", (await overview(console))["paths"])["triage_adapter"]["version"] == OTHER)
 
     await found(serves)
     back = await console.post("/console/api/adapters/rollback", json={**named, "reason": "worse on refunds"})

@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import ScriptedLoraServer
-from doubles.tenancy import issue
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.keys.records import KeyScope
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import ScriptedLoraServer
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 OURS = {"x-pointsman-console": "1"}
 OVERVIEW = "/console/api/overview"

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from doubles.classifier import ScriptedClassifier, labels
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
+
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 
 DEVELOPMENT = Path(__file__).with_name("development_conversations.jsonl")
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"

@@ -5,13 +5,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from doubles.remembering import PLAIN, decision, ended
 from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_PENDING_RECEIPTS, MAX_PENDING_ROWS, MetricsAggregator
 from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from tests.gateway.doubles.remembering import PLAIN, decision, ended
 
 LABELS = ([PLAIN.name], ["chat"])
 NAMES = ({"tiny": "vllm"}, set[str](), [PLAIN.name])

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from doubles.dns_server import DnsServer, running_dns
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.dns_server import DnsServer, running_dns
 
 NAME = "engines.pointsman.svc"
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from doubles.gateway import Gateway, Neighbours
-from doubles.valkey import Valkey
-from doubles.waiting import until
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.findings import Level
+
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
 
 
 async def judged(cluster: Cluster) -> dict[str, tuple[Level, str]]:

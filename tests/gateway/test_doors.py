@@ -5,13 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
-from doubles.doors import Door, GrpcOnceDoor, HttpStreamDoor
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
-from doubles.lora_server import READY, STARTING
-from doubles.retriever import ScriptedRetriever
-from doubles.waiting import until
 from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
@@ -21,6 +14,14 @@ from pointsman_servicekit.errors import (
     PointsmanError,
     Unavailable,
 )
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, GrpcOnceDoor, HttpStreamDoor
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY, STARTING
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.waiting import until
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": IN_CHAT}

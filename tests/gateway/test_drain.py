@@ -9,15 +9,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from doubles.config_folder import IN_CHAT, ConfigFolder
-from doubles.load import Load, Outcome
-from doubles.process_engine import process_engine
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.waiting import found, until
 from pointsman_gateway.domain import Message, Request
 from pointsman_gateway.pipeline.admission import Admission, DrainTimes, drain
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry, Gauge
+
+from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.load import Load, Outcome
+from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.waiting import found, until
 
 REQUEST = Request("auto", (Message("user", "Hello"),))
 

@@ -12,11 +12,6 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.engine import BREAK, Refusal, ScriptedEngine
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.openai_clients import in_a_thread, opening_client
-from doubles.waiting import until
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
@@ -25,6 +20,12 @@ from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingReques
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.engine import BREAK, Refusal, ScriptedEngine
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
+from tests.gateway.doubles.waiting import until
 
 URL = "/v1/embeddings"
 TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日本 🚂"]
@@ -294,7 +295,9 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    return Embeddings({"m": PricedModel("m", model, 2.0)}, limits, metrics, Receipts())
+    tenancy: Any = limits  # has what the stage calls
+    request_log: Any = Receipts()
+    return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log)
 
 
 async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:

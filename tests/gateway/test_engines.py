@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
-from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
-from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
@@ -14,6 +13,9 @@ from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.waiting import until
 
 PLAIN = Path("plain", "tiny")
 ADAPTED = Path("adapted", "tiny", adapter="triage@prod")
@@ -58,7 +60,7 @@ async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
 ) -> None:
     for version in (VERSION, NEXT):
         await lora_server.say(READY, url=URL, resident=[VERSION, NEXT], aliases={"triage@prod": version})
-        await until(lambda version=version: engines.version_of(ADAPTED) == version)
+        await until(partial(lambda wanted: engines.version_of(ADAPTED) == wanted, version))
         assert engines.targets(ADAPTED)[0].model == version
     assert engines.targets(Path("p", "tiny", adapter=VERSION))[0].model == VERSION  # by its own name still
 

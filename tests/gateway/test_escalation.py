@@ -7,13 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_POLICY, IN_TRIAGE
-from doubles.doors import Door, HttpStreamDoor
-from doubles.engine import BREAK, DONE, ScriptedEngine, Step, answer, beginning, chunk, usage
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.waiting import until
 from pointsman_gateway.domain import Event, Finished, Message, Request, Sampling, Started
 from pointsman_servicekit.errors import DeadlineExceeded
+
+from tests.gateway.doubles.config_folder import IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, HttpStreamDoor
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, Step, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.waiting import until
 
 GOOD, BAD = '{"urgency": "low"}', '{"intent": "lost_item"}'
 SCHEMA = {"type": "object", "required": ["urgency"]}

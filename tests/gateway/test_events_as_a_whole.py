@@ -58,7 +58,7 @@ def test_of_a_stream_each_stays_as_it_came() -> None:
     assert [chunk.event_count for chunk in read] == [1, 1, 1, 1]
 
 
-DELTAS = some.one_of(
+DELTAS: some.SearchStrategy[dict[str, Any]] = some.one_of(
     some.text(max_size=5).map(lambda text: {"content": text}),
     some.sampled_from(
         [{"role": "assistant", "content": ""}, {"content": None}, {"reasoning": "so"}, {"tool_calls": [{}]}, {}]

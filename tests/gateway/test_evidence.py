@@ -4,18 +4,19 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.doors import Door
-from doubles.engine import ScriptedEngine
-from doubles.gateway import Gateway
-from doubles.remembering import ADAPTED, PLAIN, REQUEST, Desk, decision, desk_at, receipt
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.domain import Feedback, PathEvidence
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.store import Batch
 from pointsman_servicekit.errors import PointsmanError, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.remembering import ADAPTED, PLAIN, REQUEST, Desk, decision, desk_at, receipt
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 ERROR = 0.025
 """Relative error of a quantile."""

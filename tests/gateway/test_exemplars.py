@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_POLICY
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.recorded import Recorded
-from doubles.waiting import found
 
 from deploy.grafana import committed
+from tests.gateway.doubles.config_folder import IN_POLICY
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.recorded import Recorded
+from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
 CONFIGURATION = """

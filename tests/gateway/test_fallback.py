@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, Neighbours
-from doubles.waiting import until
 from pointsman_gateway.domain import Event, Finished, Message, Request, Started
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -5,14 +5,15 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.doors import Door, GrpcDoor, HttpDoor
-from doubles.gateway import Gateway, Neighbours
-from doubles.remembering import decisions_in, feedback_in, rated_in
-from doubles.valkey import Valkey
-from doubles.waiting import until
 from pointsman_servicekit.errors import InvalidArgument, NotFound
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.remembering import decisions_in, feedback_in, rated_in
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
 
 
 @pytest.fixture

@@ -13,12 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.doors import Door, GrpcDoor, HttpDoor
-from doubles.gateway import Gateway, Neighbours
-from doubles.remembering import Desk, decisions_in, feedback_in, rated_in
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
@@ -31,6 +25,13 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.remembering import Desk, decisions_in, feedback_in, rated_in
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 
 @pytest.fixture

@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.waiting import until
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.waiting import until
 
 
 def documents(rewritten: int = 0) -> Sketch:

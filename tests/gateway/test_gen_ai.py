@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import Door, HttpDoor
-from doubles.engine import ScriptedEngine, answer
-from doubles.gateway import TRIAGE, Gateway
-from doubles.remembering import ended
 from pointsman_gateway.domain import Event, Finished, Message, Receipt, Request, Usage
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, HttpDoor
+from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.remembering import ended
 
 MANY = 10_000
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 import pytest
-from doubles.config_folder import ConfigFolder
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import BreakerConfig, Timeouts
@@ -16,6 +15,8 @@ from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.config_folder import ConfigFolder
 
 PLAIN = Path("plain", "tiny")
 WHERE = DnsName("engines.pointsman.svc", 8000, "/base")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from doubles.dns_server import DnsServer, running_dns
-from doubles.engine import ScriptedEngine, answer, running_engine
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
-from doubles.waiting import found, until
+
+from tests.gateway.doubles.dns_server import DnsServer, running_dns
+from tests.gateway.doubles.engine import ScriptedEngine, answer, running_engine
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.waiting import found, until
 
 NAME = "lora-server.pointsman.svc"
 VERSION, OTHER = "triage@3f9a1c0b77de", "triage@0123456789ab"

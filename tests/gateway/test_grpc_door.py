@@ -8,14 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import BREAK, DONE, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, Gateway, Neighbours
-from doubles.lora_server import READY
-from doubles.waiting import until
 from google.protobuf import descriptor_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Caller, Request
@@ -27,6 +22,13 @@ from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.waiting import until
+from tests.grpc_stubs import health_stub, reflection_stub
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def stub(channel: grpc.aio.Channel) -> gateway_pb2_grpc.GatewayStub:
     return gateway_pb2_grpc.GatewayStub(channel)
 
 
-def asking(text: str = IN_CHAT, **more: object) -> pb.GenerateRequest:
+def asking(text: str = IN_CHAT, **more: Any) -> pb.GenerateRequest:
     return pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content=text)], **more)
 
 
@@ -299,7 +301,7 @@ async def test_paths_are_listed_with_what_they_are_and_whether_they_can_answer(
 
 async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
-    reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+    reflection = reflection_stub(channel).ServerReflectionInfo(iter([asked]))
     (told,) = [answer async for answer in reflection]
     files = map(descriptor_pb2.FileDescriptorProto.FromString, told.file_descriptor_response.file_descriptor_proto)
     methods = {m.name for file in files for service in file.service for m in service.method}
@@ -352,16 +354,15 @@ class Overheard:
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
     """A door that wants keys, and who came through it."""
     components = gateway.components
-    overheard = Overheard(components.pipeline, [])
+    overheard: Any = Overheard(components.pipeline, [])  # has what the API calls
+    tenancy: Any = ScriptedTenancy()
     servicer = GatewayServicer(overheard, components.feedback, 5, components.reloader)
 
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
     async with (
-        serving(
-            "127.0.0.1:0", [SERVICE], register, grace=0, gate=Authentication(overheard, ScriptedTenancy())
-        ) as server,
+        serving("127.0.0.1:0", [SERVICE], register, grace=0, gate=Authentication(overheard, tenancy)) as server,
         open_channel(server.address) as channel,
     ):
         yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers
@@ -400,5 +401,5 @@ async def test_without_a_key_that_is_known_nothing_is_told(
 
 
 async def test_health_is_served_beside_it(channel: grpc.aio.Channel) -> None:
-    answered = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    answered = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
     assert answered.status == health_pb2.HealthCheckResponse.SERVING

@@ -5,17 +5,18 @@ import gc
 from typing import Any
 
 import pytest
-from doubles.answers import Answer
-from doubles.doors import opening_door
-from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, Gateway
-from doubles.leases import held_back
-from doubles.waiting import until
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
 from pointsman_gateway.engines.openai_client import OpenAITransfer
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
+
+from tests.gateway.doubles.answers import Answer
+from tests.gateway.doubles.doors import opening_door
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.leases import held_back
+from tests.gateway.doubles.waiting import until
 
 COUNTED = (
     "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 
 import pytest
-from doubles.waiting import until
 from pointsman_gateway.engines.http1 import (
     Connection,
     ConnectionFailed,
@@ -17,6 +17,8 @@ from pointsman_gateway.engines.http1 import (
     origin_of,
 )
 from pointsman_gateway.engines.http_post import PooledPoster
+
+from tests.gateway.doubles.waiting import until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -137,7 +139,7 @@ async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(poo
     async with serving(engine) as origin:
         for number in range(1, 4):
             assert await answered(pool, origin) == b"ok"
-            await until(lambda number=number: engine.ended == number)
+            await until(partial(lambda ended: engine.ended == ended, number))
         assert engine.connections == 3
 
 

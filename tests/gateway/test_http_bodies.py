@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.engine import ScriptedEngine
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import ScriptedEngine
 
 CHAT = "/v1/chat/completions"
 
@@ -27,7 +28,7 @@ async def test_a_conversation_with_tools_goes_to_the_engine_as_it_is(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "hi", "name": "ann"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "c1"},

@@ -9,15 +9,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
-from doubles.lora_server import STARTING
-from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
 from pointsman_gateway.http.app import build_api, build_app
 from pointsman_gateway.http.asgi_app import GatewayApp
 from pointsman_gateway.http.server import serve_http
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, http_dependencies, open_http_client
+from tests.gateway.doubles.lora_server import STARTING
+from tests.gateway.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]
@@ -228,6 +229,11 @@ async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
     refused = await http.post(CHAT, json=asking())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert refused.json()["error"]["code"] == "engine_not_ready"
+
+
+async def test_a_base_url_can_be_tested_with_head(http: httpx.AsyncClient) -> None:
+    assert (await http.head("/")).status_code == 200
+    assert (await http.get("/")).status_code == 405
 
 
 async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:

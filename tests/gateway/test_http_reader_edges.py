@@ -11,11 +11,6 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 import pytest
-from doubles.engine import DONE, ScriptedEngine, answer, beginning
-from doubles.garbage import nothing_is_left
-from doubles.gateway import Gateway, Neighbours, http_dependencies
-from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.breaker import Breaker
@@ -26,12 +21,19 @@ from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.fast_connection import FastConnection
-from pointsman_gateway.http.fast_reader import ChatReader, ConnectionSink
+from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
+from pointsman_gateway.http.sinks import ConnectionSink
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
 from uvicorn.server import ServerState
+
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.garbage import nothing_is_left
+from tests.gateway.doubles.gateway import Gateway, Neighbours, http_dependencies
+from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
+from tests.gateway.doubles.waiting import until
 
 MANY = [f"x-{number}: 1" for number in range(150)]
 
@@ -282,11 +284,9 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
 ) -> None:
     engine.says(*answer("Hello", " there"))
     components, log = gateway.components, list[str]()
-    pipeline = replace(
-        components.pipeline,
-        request_log=Logged(components.pipeline.request_log, log),
-        tenancy=Logged(components.pipeline.tenancy, log),
-    )
+    request_log: Any = Logged(components.pipeline.request_log, log)  # has what the pipeline calls
+    tenancy: Any = Logged(components.pipeline.tenancy, log)
+    pipeline = replace(components.pipeline, request_log=request_log, tenancy=tenancy)
     dependencies = replace(http_dependencies(components), pipeline=pipeline)
     connection = FastConnection(
         Config(build_app(dependencies), log_config=None),

@@ -7,21 +7,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.engine_scripts import Script, scripts
-from doubles.garbage import nothing_is_left
-from doubles.gateway import TRIAGE, Gateway, Neighbours, http_dependencies
-from doubles.leases import held_back
-from doubles.raw_engine import RawEngine, running_raw_engine
-from doubles.tenancy import issue
-from doubles.valkey import Valkey
-from doubles.waiting import until
 from hypothesis import HealthCheck, given, settings
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
@@ -32,6 +23,17 @@ from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.http.sinks import ConnectionSink
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.engine_scripts import Script, scripts
+from tests.gateway.doubles.garbage import nothing_is_left
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, http_dependencies
+from tests.gateway.doubles.leases import held_back
+from tests.gateway.doubles.raw_engine import RawEngine, running_raw_engine
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
 
 COUNTED = (
     "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",
@@ -272,7 +274,9 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         await until(lambda: engine.running == 0)
         counted = before + 1
         await until(
-            lambda counted=counted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == counted
+            partial(
+                lambda wanted: ways.gateway.metric("pointsman_requests_total", outcome="cancelled") == wanted, counted
+            )
         )
         assert ways.reader.started == taken + 1
         assert ways.gateway.metric("pointsman_in_flight") == 0

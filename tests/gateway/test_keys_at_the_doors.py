@@ -7,12 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.tenancy import issue, register_at
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.bounded_redis import open_redis
@@ -21,6 +15,13 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.keys.records import KeyScope, Limits
 from pointsman_servicekit.keys.usage import UsageStore
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.tenancy import issue, register_at
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 CHAT = "/v1/chat/completions"
 FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
@@ -61,7 +62,7 @@ async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str 
             await call
         except grpc.aio.AioRpcError as error:
             refusal = from_rpc_error(error, "gateway")
-            refusal.limits = dict(error.trailing_metadata())
+            refusal.limits = {str(name): str(value) for name, value in error.trailing_metadata()}
             raise refusal from error
         return dict([*await call.initial_metadata(), *await call.trailing_metadata()])
 

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.remembering import Desk, decision, receipt
-from doubles.tenancy import register_at
-from doubles.valkey import Valkey
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
@@ -21,6 +17,11 @@ from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.remembering import Desk, decision, entries_of, receipt
+from tests.gateway.doubles.tenancy import register_at
+from tests.gateway.doubles.valkey import Valkey
 
 TERMS = ExtractionTerms("triage", "triage_few_shot", 0.8)
 GOOD = ("accepted",)
@@ -200,7 +201,8 @@ async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_ou
         both = await built(config, valkey, tmp_path)
         await register.consent("acme", [])
         rest = await built(config, valkey, tmp_path)
-        assert [fields["decision"] for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)] == ["d2"]
+        entries = await entries_of(redis, redis_schema.TRAINING_SAMPLES)
+        assert [fields["decision"] for fields in entries] == ["d2"]
     assert (both.manifest["tenants"], rest.manifest["tenants"]) == ({"acme": 1, "bolt": 1}, {"bolt": 1})
     assert rest.manifest["withdrawn"] == 1
     assert "hat" not in str(lines(rest, "train.jsonl", "heldout.jsonl"))

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import ConfigFolder
 from pointsman_gateway.bootstrap.models import EmbeddingModels, origin
 from pointsman_gateway.classification.artifact import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.__main__ import main
+
+from tests.gateway.doubles.config_folder import ConfigFolder
 
 Fit = Callable[..., tuple[int, dict[str, Any], str]]
 

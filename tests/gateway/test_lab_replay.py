@@ -7,12 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
-from doubles.doors import HttpDoor
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.remembering import decision, decisions_in, receipt, routed
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
 from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.request_log import redis_schema
@@ -20,6 +14,13 @@ from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_lab.__main__ import main
 from pointsman_lab.request_log import PAGE_SIZE
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.doors import HttpDoor
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.remembering import decision, decisions_in, receipt, routed
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 Replay = Callable[..., Any]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from doubles.remembering import Desk, decision, routed
-from doubles.valkey import Valkey
 from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
 from pointsman_lab.__main__ import main
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.remembering import Desk, decision, routed
+from tests.gateway.doubles.valkey import Valkey
 
 PASSWORD = [
     "I forgot my password, how can I reset it?",

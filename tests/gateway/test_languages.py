@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from doubles.classifier import ScriptedClassifier
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from doubles.doors import Door, HttpDoor
-from doubles.gateway import Neighbours, open_http_client
 from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
+
+from tests.gateway.doubles.classifier import ScriptedClassifier
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.doors import Door, HttpDoor
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
 
 GERMAN = "Ich habe gestern meinen Regenschirm im Zug nach Saltby vergessen."
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"

@@ -6,13 +6,14 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.engine import ScriptedEngine
-from doubles.gateway import Gateway
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Gateway
 
 DEEP: Any = [[[[0]]]]
 for _ in range(40):

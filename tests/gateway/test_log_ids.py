@@ -9,16 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import DOORS, opening_door
-from doubles.engine import ScriptedEngine
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY
-from doubles.recorded import Recorded
-from doubles.retriever import ScriptedRetriever
 from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import DOORS, opening_door
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.recorded import Recorded
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 CHAT = "/v1/chat/completions"
 

@@ -10,19 +10,20 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.recorded import Recorded
-from doubles.retriever import ScriptedRetriever
-from doubles.valkey import Valkey
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.recorded import Recorded
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
 
 SAID = "xyzzy my mother's maiden name is Plugh"
 ANSWERED = "the answer to xyzzy is Frobozz"

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
-from doubles.gateway import Neighbours, open_http_client
-from doubles.retriever import ScriptedRetriever
-from doubles.valkey import Valkey
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.valkey import Valkey
 
 SEARCH, EMBEDDING = 0.01, 0.001
 

@@ -3,14 +3,10 @@
 import asyncio
 import itertools
 from datetime import date
+from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import GrpcDoor, HttpDoor, HttpStreamDoor
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import TRIAGE, Gateway
-from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.outcome import fault_of
@@ -23,6 +19,12 @@ from pointsman_servicekit.errors import (
     Unavailable,
 )
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.waiting import until
 
 PRICING = Pricing(
     ModelsFile(
@@ -72,12 +74,17 @@ def test_what_a_path_adds_to_a_prompt_stays_whatever_the_request_is_long() -> No
     assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
 
 
+def fields_of(step: object) -> dict[str, Any]:
+    assert isinstance(step, dict)
+    return step
+
+
 async def test_plain_stream_and_grpc_agree_to_the_token_and_the_cent(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("a", "b", "c", prompt_tokens=101, cached_tokens=64))
     async with open_channel(gateway.grpc_address) as channel:
-        doors = [HttpDoor(http), HttpStreamDoor(http), GrpcDoor(channel)]
+        doors: list[Door] = [HttpDoor(http), HttpStreamDoor(http), GrpcDoor(channel)]
         plain, streamed, grpc = [await door.ask(IN_POLICY) for door in doors]
     assert plain == streamed == grpc
     assert plain.cost_usd == pytest.approx(sum(plain.cost_parts_usd.values()), abs=1e-15)
@@ -120,7 +127,7 @@ async def test_an_engine_that_tells_its_queue_has_it_apart_from_the_rest(
 ) -> None:
     *pieces, last, done = answer("a", "b")
     told = {"queue_time_ms": 0.001, "time_to_first_token_ms": 0.002, "generation_time_ms": 0.004, "mean_itl_ms": None}
-    engine.says(*pieces, {**last, "metrics": told}, done)  # as vLLM does with --enable-per-request-metrics
+    engine.says(*pieces, {**fields_of(last), "metrics": told}, done)  # as vLLM does with --enable-per-request-metrics
     seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
     assert seconds["queue"] == pytest.approx(1e-6)
     assert seconds["prefill"] > 0
@@ -145,7 +152,7 @@ async def test_what_an_engine_tells_in_other_words_is_passed_over(
     http: httpx.AsyncClient, engine: ScriptedEngine, metrics: object
 ) -> None:
     *pieces, last, done = answer("a", "b")
-    engine.says(*pieces, {**last, "metrics": metrics}, done)
+    engine.says(*pieces, {**fields_of(last), "metrics": metrics}, done)
     body = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()
     assert body["choices"][0]["message"]["content"] == "ab"
     assert "queue" not in body["pointsman"]["seconds"]

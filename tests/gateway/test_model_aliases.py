@@ -4,11 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.doors import Door
-from doubles.engine import ScriptedEngine
-from doubles.gateway import Neighbours
 from pointsman_gateway.config.load import ConfigError, load_config
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Neighbours
 
 ALIASES = {"gpt-4o-mini": "auto", "gpt-4o": "path:small_talk", "base": "tiny", "support": "triage@prod"}
 

@@ -9,18 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import Door, HttpDoor
-from doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY
-from doubles.remembering import ADAPTED, decision, ended, receipt
-from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import PICODOLLARS, Path, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, PathTotals
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, HttpDoor
+from tests.gateway.doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.remembering import ADAPTED, decision, ended, receipt
+from tests.gateway.doubles.waiting import until
 
 ENGINE = "pointsman_engine_cost_usd_total"
 COUNTERFACTUAL = "pointsman_counterfactual_cost_usd_total"

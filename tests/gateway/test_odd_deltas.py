@@ -6,15 +6,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT
-from doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
-from doubles.gateway import Gateway
-from doubles.openai_clients import opening_client
-from doubles.raw_engine import event
 from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.openai_events import EventReader
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.openai_clients import opening_client
+from tests.gateway.doubles.raw_engine import event
 
 USER: Any = [{"role": "user", "content": IN_CHAT}]
 PARTS = [{"type": "text", "text": "Hel"}, {"type": "image", "url": "x"}, {"text": "lo"}]

@@ -4,11 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.doors import opening_door
-from doubles.engine import DONE, ScriptedEngine, answer, text_answer, usage
-from doubles.gateway import Gateway
 from pointsman_servicekit.errors import InvalidArgument
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import opening_door
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, text_answer, usage
+from tests.gateway.doubles.gateway import Gateway
 
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = (
     f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings")

@@ -6,13 +6,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT
-from doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
-from doubles.gateway import Gateway
-from doubles.openai_clients import as_vllm, in_a_thread, opening_client
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.openai_clients import as_vllm, in_a_thread, opening_client
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]

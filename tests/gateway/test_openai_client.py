@@ -7,15 +7,16 @@ from functools import partial
 from typing import Any
 
 import pytest
-from doubles.clients import sent_by
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
-from doubles.waiting import until
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
 from pointsman_gateway.engines.engine_client import EngineFailed, EngineRequest, NotServed, TransientFailure
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
+
+from tests.gateway.doubles.clients import sent_by
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
+from tests.gateway.doubles.waiting import until
 
 PLAIN = Sampling()
 

@@ -8,12 +8,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT
-from doubles.engine import BREAK, ScriptedEngine, beginning
-from doubles.gateway import Gateway
-from doubles.openai_clients import opening_client
-from doubles.waiting import until
 from pointsman_gateway.http.asgi_answer import send_error
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
@@ -27,6 +21,13 @@ from pointsman_servicekit.errors import (
     Unauthenticated,
     Unavailable,
 )
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, beginning
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.openai_clients import opening_client
+from tests.gateway.doubles.waiting import until
 
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route"]
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ async def test_a_malformed_body_is_the_clients_error(http: httpx.AsyncClient, ro
 @pytest.mark.parametrize("route", ROUTES[1:])
 async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route: str) -> None:
     for kind in ("application/x-www-form-urlencoded", "text/plain", "application/\xff"):
-        answer = await http.post(route, content=b"{}", headers={"content-type": kind.encode("latin-1")})
+        answer = await http.post(route, content=b"{}", headers={b"content-type": kind.encode("latin-1")})
         told = shapes.error(answer)
         assert (answer.status_code, told["code"], told["param"]) == (400, "bad_content_type", "content-type")
         assert told["message"] == f"content-type is {kind!r}; it must be application/json"

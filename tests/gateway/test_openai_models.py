@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.openai_clients import in_a_thread, opening_client
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
 
 
 @pytest.fixture

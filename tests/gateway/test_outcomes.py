@@ -38,7 +38,7 @@ def said(value: ast.expr) -> Iterator[str]:
         case ast.Constant(value=str(code)):
             yield code
         case ast.JoinedStr():
-            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in value.values)
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in value.values)
         case ast.IfExp():
             yield from said(value.body)
             yield from said(value.orelse)

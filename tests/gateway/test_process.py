@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, ConfigFolder
-from doubles.doors import GrpcDoor
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import Neighbours
-from doubles.waiting import until
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.doors import GrpcDoor
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Neighbours
+from tests.gateway.doubles.waiting import until
 
 
 async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:

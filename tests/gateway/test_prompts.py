@@ -1,17 +1,18 @@
 """Each prompt strategy alone, and several together."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from doubles.extensions import few_shot, instruction, retrieval
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
-from pointsman_gateway.prompts.stage import Prompts, apply_all
-from pointsman_gateway.prompts.strategies import FewShot
+from pointsman_gateway.prompts.strategies import FewShot, Prompts, apply_all
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.extensions import few_shot, instruction, retrieval
 
 TEMPLATES = PromptTemplates(
     {
@@ -169,7 +170,7 @@ def numbered(document: str, start: int = 0, tokens: int = 100, score: float = 0.
     return Passage(document, document, f"{document}@{start}", score, start, tokens)
 
 
-async def shown(finds: Finds, draft: Draft | None = None, **options: object) -> list[str]:
+async def shown(finds: Finds, draft: Draft | None = None, **options: Any) -> list[str]:
     made = await retrieval(TEMPLATES, finds, top_k=3, **options).apply(draft or draft_of())
     return [passage.text for passage in made.passages]
 

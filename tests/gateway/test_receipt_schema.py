@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from doubles.remembering import REQUEST, decision
 from pointsman_gateway.console.decisions import to_row
 from pointsman_gateway.domain import Caller, Finished, Passage, Receipt, Started, UndecidedReceipt, Usage
 from pointsman_gateway.grpc import messages
@@ -20,6 +19,8 @@ from pointsman_gateway.request_log.wal_records import (
     to_line,
     undecided_record,
 )
+
+from tests.gateway.doubles.remembering import REQUEST, decision
 
 NOW = 1_700_000_000.0
 DECISION = decision()

@@ -9,21 +9,22 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import DOORS, Door, opening_door
-from doubles.engine import BREAK, ScriptedEngine, answer, beginning
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY
-from doubles.receipts import Body, receipts_in, receipts_once
-from doubles.retriever import ScriptedRetriever
-from doubles.valkey import Valkey
-from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.domain import Finished, Message, Request
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import DOORS, Door, opening_door
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.receipts import Body, receipts_in, receipts_once
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
 
 JSON = {"content-type": "application/json"}
 

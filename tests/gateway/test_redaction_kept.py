@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.gateway import Neighbours, open_http_client
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.remembering import entries_of
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 CARD, MAIL = "4111 1111 1111 1111", "ann@example.org"
 
@@ -37,7 +39,7 @@ async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[st
     """The journal's decisions and the feedback on them."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         streams = ("{pointsman}:decisions", "{pointsman}:feedback")
-        decisions, feedback = [[fields for _, fields in await redis.xrange(name)] for name in streams]
+        decisions, feedback = [await entries_of(redis, name) for name in streams]
         return decisions, feedback
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY
-from doubles.engine import ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import Gateway, Neighbours
-from doubles.waiting import until
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning, chunk, usage
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.waiting import until
 
 SOON = 0.05
 

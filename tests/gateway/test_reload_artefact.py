@@ -4,13 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_NONE
-from doubles.gateway import Gateway, Neighbours
-from doubles.waiting import until
 from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_lab.fit import fit
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.doors import Door, HttpDoor
-from doubles.engine import ScriptedEngine
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.remembering import REQUEST, Desk, decision, decisions_in, desk_at, receipt
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
@@ -25,6 +18,14 @@ from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.periodic import Schedule, running_periodically
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.doors import Door, HttpDoor
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.remembering import REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from doubles.clients import ScriptedClient, chunks_of
-from doubles.clocks import Clock
-from doubles.waiting import until
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.engine_state import Engine, EngineState
@@ -18,6 +15,10 @@ from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.pipeline.ports import OpenAnswer
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.clients import ScriptedClient, chunks_of
+from tests.gateway.doubles.clocks import Clock
+from tests.gateway.doubles.waiting import until
 
 PLAIN = Path("plain", "tiny")
 DECISION = Decision("d1", "chat", 0.9, PLAIN, "policy:fixed", "encoder", (), ())

@@ -1,8 +1,9 @@
 """The retry budget: a share of the recent requests, and a floor."""
 
 import pytest
-from doubles.clocks import Clock
 from pointsman_gateway.engines.failover import RetryBudget
+
+from tests.gateway.doubles.clocks import Clock
 
 
 @pytest.fixture

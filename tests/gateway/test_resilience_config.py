@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from doubles.config_folder import ConfigFolder
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import ModelsFile
 from pointsman_gateway.engines.engines import engine_settings
+
+from tests.gateway.doubles.config_folder import ConfigFolder
 
 
 def models(config_folder: ConfigFolder) -> ModelsFile:

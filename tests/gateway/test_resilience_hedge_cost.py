@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from doubles.config_folder import IN_CHAT, PRICES
-from doubles.engine import ScriptedEngine, answer
-from doubles.gateway import Gateway, Neighbours
 from pointsman_gateway.domain import Finished, Message, Request
+
+from tests.gateway.doubles.config_folder import IN_CHAT, PRICES
+from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.gateway import Gateway, Neighbours
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from doubles.clients import sent_by
-from doubles.engine import ScriptedEngine, Step, answer, beginning
 from pointsman_gateway.config.schema import Timeouts
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+from tests.gateway.doubles.clients import sent_by
+from tests.gateway.doubles.engine import ScriptedEngine, Step, answer, beginning
 
 SHORT = 0.1
 

@@ -8,13 +8,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from doubles import openai_shapes as shapes
-from doubles.config_folder import IN_CHAT, IN_POLICY
-from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, chunk, usage
-from doubles.gateway import Gateway
-from doubles.openai_clients import in_a_thread, opening_client
-from doubles.waiting import until
 from pydantic import BaseModel
+
+from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
+from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, chunk, usage
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
+from tests.gateway.doubles.waiting import until
 
 URL = "/v1/responses"
 TOOL: dict[str, Any] = {"type": "function", "name": "refund", "parameters": {"type": "object"}, "strict": True}
@@ -84,7 +85,7 @@ async def test_every_response_and_every_event_has_the_published_shape_and_both_s
     assert last.usage == whole.usage
     # What the events told piece by piece is what stands there at the end.
     done = [event.item for event in events if event.type == "response.output_item.done"]
-    assert sorted(item.id for item in done) == sorted(item.id for item in last.output)
+    assert sorted(str(item.id) for item in done) == sorted(str(item.id) for item in last.output)
     texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert texts == last.output_text
     for number, item in enumerate(last.output):
@@ -126,7 +127,7 @@ async def test_why_a_response_is_incomplete_is_told(client: openai.AsyncOpenAI, 
         assert got.status == "incomplete"
         assert got.incomplete_details is not None
         assert got.incomplete_details.reason == reason
-        assert got.output[-1].status == "incomplete"
+        assert getattr(got.output[-1], "status", None) == "incomplete"
     assert engine.bodies[-1]["max_tokens"] == 1
 
 
@@ -216,8 +217,9 @@ async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, e
 async def test_what_is_asked_reaches_the_engine_in_its_own_words(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
+    tools: Any = [TOOL]
     got = await client.responses.create(
-        model="auto", input=IN_CHAT, tools=[TOOL], tool_choice={"type": "function", "name": "refund"},  # type: ignore[list-item]  # a dict is one
+        model="auto", input=IN_CHAT, tools=tools, tool_choice={"type": "function", "name": "refund"},
         parallel_tool_calls=False, temperature=0.2, top_p=0.5, reasoning={"effort": "low"}, text={"verbosity": "low"},
         include=["message.output_text.logprobs"], service_tier="flex", prompt_cache_key="k", truncation="disabled",
         extra_body={"top_k": 3},

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from doubles.retriever import ScriptedRetriever
 from pointsman_gateway.domain import Passage
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def test_the_vector_travels_with_its_models_fingerprint(
     (asked,) = retriever.asked
     assert (asked.collection, asked.query, asked.top_k) == ("handbook", "bikes?", 3)
     assert (asked.vector.fingerprint, list(asked.vector.values)) == ("minilm-abc", [0.5, 0.25])
-    assert found.passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)
+    assert found.passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)  # type: ignore[arg-type]  # equal to a float
     assert found.relevant
 
 

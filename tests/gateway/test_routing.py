@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from doubles.adapters import NoAdapters
-from doubles.extensions import Situation
 from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.path_state import NoEvidence
 from pointsman_gateway.routing.router import PolicyPreview, Router
 from pointsman_servicekit.errors import NotFound
+
+from tests.gateway.doubles.adapters import NoAdapters
+from tests.gateway.doubles.extensions import Situation
 
 
 def policy(name: str, options: object) -> PolicyConfig:

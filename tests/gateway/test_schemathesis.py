@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-from doubles.engine import ScriptedEngine, answer, text_answer
-from doubles.gateway import Gateway, Neighbours
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -20,6 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, text_answer
+from tests.gateway.doubles.gateway import Gateway, Neighbours
 
 CHECKS = [
     not_a_server_error,
@@ -34,19 +35,19 @@ EXAMPLES = 25
 MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
 
 
-def _operations(url: str) -> Iterator[schemathesis.APIOperation]:
+def _operations(url: str) -> Iterator[schemathesis.APIOperation[Any, Any, Any, Any]]:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", verify=False)
     for result in schema.get_all_operations():
         assert isinstance(result, Ok)
         yield result.ok()
 
 
-def _modes(operation: schemathesis.APIOperation) -> list[GenerationMode]:
+def _modes(operation: schemathesis.APIOperation[Any, Any, Any, Any]) -> list[GenerationMode]:
     """What has neither parameters nor a body cannot be asked wrongly."""
     return list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
 
 
-def _try(operation: schemathesis.APIOperation, mode: GenerationMode) -> int:
+def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode) -> int:
     """Asks as many things of it, the same each time; how often it was no mistake of the client's."""
     answered = 0
 
@@ -60,7 +61,7 @@ def _try(operation: schemathesis.APIOperation, mode: GenerationMode) -> int:
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode), model=MODELS)
-    def ask(case: schemathesis.Case, model: str) -> None:
+    def ask(case: schemathesis.Case[Any], model: str) -> None:
         nonlocal answered
         _name(case, model)
         got = case.call_and_validate(checks=CHECKS, verify=False, timeout=20)

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.answers import Answer
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.doors import HttpDoor
-from doubles.engine import ScriptedEngine, answer, chunk
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.remembering import decisions_in, rated_in
-from doubles.tenancy import issue
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_servicekit.keys.records import KeyScope
+
+from tests.gateway.doubles.answers import Answer
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.doors import HttpDoor
+from tests.gateway.doubles.engine import ScriptedEngine, answer, chunk
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.remembering import decisions_in, rated_in
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
 

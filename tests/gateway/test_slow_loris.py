@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from doubles.waiting import until
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.server import serve_http
+
+from tests.gateway.doubles.waiting import until
 
 LONG = 60.0
 BRISK = ConnectionLimits(
@@ -215,7 +216,7 @@ async def test_a_client_that_reads_nothing_of_its_answer_loses_it_and_the_work_e
     app.big = True
     async with connecting(app, replace(BRISK, stall_timeout=SOON, on_rejection=refused.append)) as connect:
         client = await connect()
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # as one does who wants to hold us
+        client.reader._transport.pause_reading()  # as one does who wants to hold us
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
         await until(lambda: app.gone == 1, within=20)
         assert refused == ["reads_nothing"]
@@ -244,7 +245,7 @@ async def test_too_many_connections_are_refused_at_once_and_taken_again_later(ap
             client = await connect()
             await client.send(HEAD + b"content-length: 0\r\n\r\n")
             try:
-                return (await client.answer())[0] == 200
+                return bool((await client.answer())[0] == 200)
             except (ConnectionError, asyncio.IncompleteReadError):
                 return False
 

@@ -4,13 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from doubles.config_folder import IN_CHAT
-from doubles.doors import Door, opening_door
-from doubles.engine import chunk, usage
-from doubles.gateway import Gateway, Neighbours
-from doubles.raw_engine import HEAD, LAST, OPEN_HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
-from doubles.waiting import until
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import Door, opening_door
+from tests.gateway.doubles.engine import chunk, usage
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.raw_engine import (
+    HEAD,
+    LAST,
+    OPEN_HEAD,
+    End,
+    RawEngine,
+    Step,
+    event,
+    in_chunks,
+    running_raw_engine,
+)
+from tests.gateway.doubles.waiting import until
 
 ROLE, FIRST, SECOND, FINISH, USAGE, DONE = EVENTS = (
     event(chunk("", role="assistant")),

@@ -6,13 +6,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from doubles.answers import Answer
-from doubles.config_folder import IN_CHAT, PRICES
-from doubles.doors import DOORS, Door, opening_door
-from doubles.engine_scripts import Script, scripts
-from doubles.gateway import Gateway
-from doubles.raw_engine import RawEngine, running_raw_engine
 from hypothesis import HealthCheck, given, settings
+
+from tests.gateway.doubles.answers import Answer
+from tests.gateway.doubles.config_folder import IN_CHAT, PRICES
+from tests.gateway.doubles.doors import DOORS, Door, opening_door
+from tests.gateway.doubles.engine_scripts import Script, scripts
+from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.raw_engine import RawEngine, running_raw_engine
 
 
 @pytest.fixture

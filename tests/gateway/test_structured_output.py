@@ -4,11 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.config_folder import IN_TRIAGE
-from doubles.doors import Door
-from doubles.engine import ScriptedEngine, answer
-from doubles.gateway import Neighbours
 from pointsman_gateway.domain import Sampling
+
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.doors import Door
+from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.gateway import Neighbours
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}

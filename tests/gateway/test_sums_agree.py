@@ -14,19 +14,20 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import BREAK, Refusal, Step, answer, beginning
-from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
-from doubles.lora_server import READY
-from doubles.receipts import Receipts, receipts_in
-from doubles.tenancy import issue
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import PICODOLLARS
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.keys.records import Limits
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.engine import BREAK, Refusal, Step, answer, beginning
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.receipts import Receipts, receipts_in
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 REQUESTS, AT_ONCE = 2000, 32
 TEXTS = (IN_CHAT, IN_POLICY, IN_TRIAGE, "Hello there, how is the weather", "SELECT 1 FROM x")
@@ -223,17 +224,17 @@ def counters_of(gateway: Gateway) -> Sums:
         labels, value = sample.labels, sample.value
         match sample.name:
             case "pointsman_requests_total":
-                sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += value
+                sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += int(value)
             case "pointsman_route_requests_total":
-                sums["requests"][labels["path"], "routed", "none"] += value
+                sums["requests"][labels["path"], "routed", "none"] += int(value)
             case "pointsman_rejected_total":
-                sums["requests"]["", labels["code"], labels["fault"]] += value
+                sums["requests"]["", labels["code"], labels["fault"]] += int(value)
             case "pointsman_embedding_requests_total":
-                sums["requests"]["", labels["outcome"], labels["fault"]] += value
+                sums["requests"]["", labels["outcome"], labels["fault"]] += int(value)
             case "pointsman_tokens_total":
-                sums["tokens"][labels["type"]] += value
+                sums["tokens"][labels["type"]] += int(value)
             case "pointsman_embedding_tokens_total":
-                sums["tokens"]["embedded"] += value
+                sums["tokens"]["embedded"] += int(value)
             case "pointsman_cost_usd_total":
                 sums["picodollars"][labels["component"]] += round(value * PICODOLLARS)
             case "pointsman_embedding_cost_usd_total":

@@ -6,18 +6,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from doubles.config_folder import IN_POLICY
-from doubles.engine import ScriptedEngine
-from doubles.extensions import few_shot, instruction, retrieval
-from doubles.gateway import Neighbours, open_http_client
-from doubles.retriever import ScriptedRetriever
 from pointsman.v1 import retriever_pb2
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import Message, Passage, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
-from pointsman_gateway.prompts.stage import apply_all
+from pointsman_gateway.prompts.strategies import apply_all
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_servicekit.errors import Internal
+
+from tests.gateway.doubles.config_folder import IN_POLICY
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.extensions import few_shot, instruction, retrieval
+from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 CODE = [
     "{{ 6 * 7 }}",

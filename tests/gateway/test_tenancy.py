@@ -5,9 +5,6 @@ import logging
 import time
 
 import pytest
-from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.leases import LEASE_S
@@ -17,6 +14,10 @@ from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 NOTHING = Usage()
 
@@ -276,7 +277,7 @@ async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
         async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:
-            said = ["day", gateway, 100, number, today, used, 0, wish, wish]
+            said: list[str | int] = ["day", gateway, 100, number, today, used, 0, wish, wish]
             return [int(n) for n in (await exchange(keys=["{a}"], args=[0, 1, 10_000, *said]))[3:]]
 
         assert await say(1, 0, 40) == [40, 60, 100]

@@ -3,15 +3,16 @@
 from contextlib import AsyncExitStack, suppress
 
 import pytest
-from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.domain import Caller, Usage
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.keys.redis_layout import Window
+
+from tests.gateway.doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,6 +31,10 @@ from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 NANO = 10**9
 MARGIN = 5.0

@@ -5,9 +5,6 @@ import random
 from contextlib import suppress
 
 import pytest
-from doubles.tenancy import Counter, Times, counter_at, issue
-from doubles.valkey import Valkey
-from doubles.waiting import found, until
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy import lease_store
 from pointsman_servicekit.bounded_redis import open_redis
@@ -17,6 +14,10 @@ from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
 from pointsman_servicekit.keys.redis_layout import Window
 from pointsman_servicekit.keys.usage import UsageStore, sum_counts
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found, until
 
 
 async def written(counter: Counter) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.certificates import Authority, copied
-from doubles.waiting import found
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.server import serve_http
 from pointsman_servicekit.tls import ServerTls, TlsError, client_tls, server_tls
+
+from tests.gateway.doubles.certificates import Authority, copied
+from tests.gateway.doubles.waiting import found
 
 
 @pytest.fixture(scope="module")

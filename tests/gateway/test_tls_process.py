@@ -11,14 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from doubles.certificates import Authority
-from doubles.config_folder import IN_CHAT
-from doubles.doors import GrpcDoor
-from doubles.gateway import Neighbours
-from doubles.waiting import found
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import ClientTls
+
+from tests.gateway.doubles.certificates import Authority
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.doors import GrpcDoor
+from tests.gateway.doubles.gateway import Neighbours
+from tests.gateway.doubles.waiting import found
 
 
 @asynccontextmanager

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator
 import grpc
 import httpx
 import pytest
-from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.doors import DOORS, Door, GrpcDoor, HttpDoor, opening_door
-from doubles.engine import ScriptedEngine, answer, beginning
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from doubles.lora_server import READY
-from doubles.recorded import Recorded, is_below, told
-from doubles.retriever import ScriptedRetriever
-from doubles.waiting import until
 from pointsman_servicekit.errors import NotFound, PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from tests.gateway.doubles.doors import DOORS, Door, GrpcDoor, HttpDoor, opening_door
+from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.recorded import Recorded, is_below, told
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
 SEARCH, ENSURE = "pointsman.v1.Retriever/Search", "pointsman.v1.LoraServer/EnsureLoaded"

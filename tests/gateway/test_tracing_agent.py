@@ -9,14 +9,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from doubles.config_folder import IN_POLICY
-from doubles.engine import ScriptedEngine
-from doubles.gateway import Neighbours
-from doubles.otlp_agent import Agent, running_agent
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.process_retriever import process_retriever
-from doubles.waiting import until
 
+from tests.gateway.doubles.config_folder import IN_POLICY
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Neighbours
+from tests.gateway.doubles.otlp_agent import Agent, running_agent
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.process_retriever import process_retriever
+from tests.gateway.doubles.waiting import until
 from tests.ports import free_port
 
 CHAT = "/v1/chat/completions"

@@ -8,18 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from doubles.config_folder import IN_CHAT, IN_TRIAGE
-from doubles.engine import answer
-from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.remembering import REQUEST, decision, decisions_in, desk_at, receipt
-from doubles.tenancy import issue, register_at
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import CompletedAnswer
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
+
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.engine import answer
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.remembering import REQUEST, decision, decisions_in, desk_at, entries_of, receipt
+from tests.gateway.doubles.tenancy import issue, register_at
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 JSON = '{"intent": "lost_item"}'
 
@@ -44,7 +45,7 @@ def failing() -> Iterator[None]:
 
 async def samples(valkey: Valkey) -> list[dict[str, Any]]:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        return [json.loads(fields["sample"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
+        return [json.loads(fields["sample"]) for fields in await entries_of(redis, redis_schema.TRAINING_SAMPLES)]
 
 
 @asynccontextmanager

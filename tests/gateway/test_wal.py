@@ -11,10 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doubles.receipts import receipts_in
-from doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, desk_at, receipt
-from doubles.valkey import Valkey
-from doubles.waiting import found
 from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
 from pointsman_gateway.request_log import redis_schema
@@ -32,6 +28,11 @@ from pointsman_gateway.request_log.wal_records import (
     undecided_record,
 )
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.receipts import receipts_in
+from tests.gateway.doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 TURNED_AWAY = UndecidedReceipt(
     "r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counts_as_request=True
@@ -315,7 +316,14 @@ def test_a_record_holds_all_of_the_entry_but_what_the_caller_wrote() -> None:
         json.loads(to_entry(read.to_pending_entry(), True).json),
         json.loads(to_entry(PendingEntry(1.7e9, asked, made, came), True).json),
     )
-    lost = {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None, "metadata": {}}
+    lost: dict[str, object] = {
+        "inputs": "",
+        "user_digest": "",
+        "text": "lost",
+        "messages": None,
+        "user": None,
+        "metadata": {},
+    }
     assert recovered == live | lost
     assert read.to_pending_entry().counts == answer_counts(came, redis_schema.day_of(1.7e9))
     assert "Hello" not in to_line(read).decode()

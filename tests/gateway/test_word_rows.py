@@ -1,7 +1,7 @@
 """The sum of a text's word rows does not depend on what was read before."""
 
 import numpy as np
-from pointsman_gateway.classification.fitting.softmax_regression import Floats
+from pointsman_gateway.classification.scores import Floats
 from pointsman_gateway.classification.words import WordRowCache
 
 TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three", "four", "five"], ["a", "ticket"]]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import PROJECT
+
+from tests.deploy.rendering import PROJECT
 
 BASE = PROJECT / ".pointsman" / "images" / "base.tar"
 """Made once; Debian's own Python instead of the one of the Dockerfiles' default."""

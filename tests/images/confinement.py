@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from running import Container
+from tests.images.running import Container
 
 CONFINED = {
     "uid": 10001,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from building import Built
-from manifest_lint.cluster import Cluster, Workload
-from seccomp import default_profile
+
+from tests.deploy.manifest_lint.cluster import Cluster, Workload
+from tests.images.building import Built
+from tests.images.seccomp import default_profile
 
 NAMESPACES = ("pid", "ipc", "uts", "mount")
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted", "ambient")

@@ -9,16 +9,16 @@ from shutil import copytree
 import httpx
 import pytest
 import pytest_asyncio
-from building import Built, base_tar, workshop
-from commands import made_key, pointsman
-from confinement import CONFINED, confinement
-from doubles.valkey import running_valkey
-from doubles.waiting import found
-from manifest_lint.cluster import Cluster
-from rendering import PROJECT, overlay
-from running import Container, running
 
 from deploy.supply.versions import version
+from tests.deploy.manifest_lint.cluster import Cluster
+from tests.deploy.rendering import PROJECT, overlay
+from tests.gateway.doubles.valkey import running_valkey
+from tests.gateway.doubles.waiting import found
+from tests.images.building import Built, base_tar, workshop
+from tests.images.commands import made_key, pointsman
+from tests.images.confinement import CONFINED, confinement
+from tests.images.running import Container, running
 from tests.ports import free_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

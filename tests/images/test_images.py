@@ -6,21 +6,21 @@ from pathlib import Path
 
 import httpx
 import pytest
-from building import Built, Workshop, base_tar, workshop
-from commands import made_key
-from confinement import CONFINED, confinement
-from doubles.lora_server import READY, running_lora_server
-from doubles.process_engine import process_engine
-from doubles.valkey import running_valkey
-from doubles.waiting import found
-from manifest_lint.cluster import Cluster
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
-from rendering import overlay
-from running import Container, running
 
 from deploy.supply.versions import version
+from tests.deploy.manifest_lint.cluster import Cluster
+from tests.deploy.rendering import overlay
+from tests.gateway.doubles.lora_server import READY, running_lora_server
+from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.valkey import running_valkey
+from tests.gateway.doubles.waiting import found
+from tests.images.building import Built, Workshop, base_tar, workshop
+from tests.images.commands import made_key
+from tests.images.confinement import CONFINED, confinement
+from tests.images.running import Container, running
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")

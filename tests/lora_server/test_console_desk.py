@@ -23,22 +23,22 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
         desk = AdapterAdminClient(channel)
         first = (await lora.register("triage", make_adapter(), "prod")).version
         second = (await lora.register("triage", make_adapter("other", seed=1))).version
-        states = {version.version: version.state for version in (await desk.read()).versions}
+        states = {version.version: version.state for version in (await desk.list_adapters()).versions}
         assert states == {first: "serving", second: "warm"}
 
-        tried = await desk.try_out(AliasMove("triage@prod", second, first, "console", weight=0.25))
+        tried = await desk.set_canary(AliasMove("triage@prod", second, first, "console", weight=0.25))
         assert (tried.version, tried.canary_version, tried.canary_weight) == (first, second, 0.25)
         with pytest.raises(FailedPrecondition) as late:
-            await desk.point(AliasMove("triage@prod", first, "triage@000000000000", "console"))
+            await desk.set_alias(AliasMove("triage@prod", first, "triage@000000000000", "console"))
         assert late.value.code == "alias_moved"
-        moved = await desk.point(AliasMove("triage@prod", second, first, "console"))
+        moved = await desk.set_alias(AliasMove("triage@prod", second, first, "console"))
         assert (moved.version, moved.canary_version, moved.previous) == (second, "", first)
         back = await desk.roll_back(AliasMove("triage@prod", "", second, "console", reason="worse on refunds"))
         assert back.version == first
         with pytest.raises(NotFound):
-            await desk.point(AliasMove("triage@prod", "triage@000000000000", "", "console"))
+            await desk.set_alias(AliasMove("triage@prod", "triage@000000000000", "", "console"))
 
-        book = await desk.read()
+        book = await desk.list_adapters()
         assert [(change.kind, change.author) for change in book.changes][:3] == [
             ("rollback", "console"), ("alias", "console"), ("canary", "console")
         ]  # fmt: skip
@@ -49,5 +49,5 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
 async def test_a_lora_server_that_is_away_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable) as away:
-            await AdapterAdminClient(channel).read()
+            await AdapterAdminClient(channel).list_adapters()
     assert away.value.code == "lora_server_unavailable"

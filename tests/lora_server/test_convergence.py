@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
-from server_process import ServerProcess
+
+from tests.lora_server.server_process import ServerProcess
 
 ALIAS = "triage@prod"
 IDS = ([11, 12, 13], [21, 22, 23], [31, 32, 33])

@@ -15,7 +15,8 @@ import aiohttp
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
-from server_process import ServerProcess
+
+from tests.lora_server.server_process import ServerProcess
 
 ALIAS = "triage@prod"
 IDS = {"stable": [11, 12, 13], "new": [21, 22, 23], "other": [31, 32, 33]}
@@ -38,7 +39,7 @@ class Scene:
 
     def begin(self, call: Awaitable[object]) -> None:
         """Its caller may be cut off, and does not come again: what was begun must go on by itself."""
-        self.calls.append(asyncio.ensure_future(call))  # type: ignore[arg-type]  # a coroutine's future is a task
+        self.calls.append(asyncio.ensure_future(call))
 
     async def version(self, name: str) -> str:
         """The newest of `name`."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from doubles.waiting import until
 from pointsman_lora_server.domain import EngineState, EngineStatus
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret, with_secrets
@@ -24,6 +23,7 @@ from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_servicekit.errors import Unavailable
 
+from tests.gateway.doubles.waiting import until
 from tests.ports import free_port
 
 DOUBLE = Path(__file__).parent / "fake_engine.py"

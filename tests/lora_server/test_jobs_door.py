@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -42,7 +42,7 @@ async def find(version):
 async def main(folder, python, base):
     methods = installed_methods()
     environment = JobEnvironment(
-        Path(folder), Path(python), Path(base), "tiny", os.environ, methods, checkpoint_seconds=0
+        Path(folder), Path(python), Path(base), "tiny", os.environ, methods, (Path("/"),), checkpoint_seconds=0
     )
     async with running_queue(environment, register, find) as queue:
         add = training_pb2_grpc.add_TrainingServicer_to_server
@@ -146,7 +146,8 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
         with pytest.raises(grpc.RpcError) as failed:
             call(request, timeout=SECONDS)
         assert failed.value.code() is status
-        assert from_rpc_error(failed.value, "lora-server").code == code
+        error = cast(grpc.aio.AioRpcError, failed.value)  # it has what is read
+        assert from_rpc_error(error, "lora-server").code == code
     assert list(stub.List(pb.ListTrainingJobsRequest(), timeout=SECONDS).jobs) == []
 
 

@@ -1,6 +1,7 @@
 """Jobs in line, with a trainer that does as it is told and trains nothing."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def tell(event, **facts):
     print(json.dumps({"event": event, **facts}), flush=True)
 def stop(*_):
     sys.exit(130)
-what, *more = pathlib.Path(given["--data"]).read_text().split()
+what, *more = json.loads(pathlib.Path(given["--data"]).read_text())["text"].split()
 signal.signal(signal.SIGTERM, signal.SIG_IGN if what == "ignore" else stop)
 out, checkpoint = pathlib.Path(given["--out"]), pathlib.Path(given["--checkpoint"])
 lives = checkpoint / "lives"
@@ -94,7 +95,9 @@ def place(tmp_path: Path) -> JobEnvironment:
     python.write_text(f"#!{sys.executable} -I\n{TRAINER}")
     python.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "POINTSMAN_ENGINE_SECRET": "s3cret"}
-    return JobEnvironment(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment, installed_methods())
+    return JobEnvironment(
+        tmp_path / "jobs", python, tmp_path / "base", "tiny", environment, installed_methods(), (tmp_path,)
+    )
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def enter(place: JobEnvironment, registrar: Registrar) -> Enter:
 def order(tmp_path: Path) -> Callable[..., JobRequest]:
     def make(does: str = "train", **more: Any) -> JobRequest:
         data = tmp_path / "rows.jsonl"
-        data.write_text(does)
+        data.write_text(json.dumps({"text": does}))
         return JobRequest(**{"name": "triage", "data": data, **more})
 
     return make
@@ -445,14 +448,14 @@ async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
     allowed = tmp_path / "allowed"
     allowed.mkdir()
     (allowed / "link.jsonl").symlink_to(order().data)
-    (allowed / "rows.jsonl").write_text("train")
+    (allowed / "rows.jsonl").write_text('{"text": "train"}')
 
     async def find(version: str) -> Path:
         raise NotFound("no", code="unknown_version")
 
     async with running_queue(replace(place, data_roots=(allowed,)), registrar, find) as line:
         for data in (order().data, allowed / "link.jsonl", allowed / ".." / "rows.jsonl"):
-            with pytest.raises(InvalidArgument, match="is not below"):
+            with pytest.raises(InvalidArgument, match="is not a readable regular file"):
                 await line.create(order(data=data))
         assert (await end_of(line, await line.create(order(data=allowed / "rows.jsonl")))).state is JobState.SUCCEEDED
 

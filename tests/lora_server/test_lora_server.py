@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import DesiredState, EngineState, Phase, PhaseRecord
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
@@ -25,6 +25,8 @@ from pointsman_servicekit.errors import (
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import CollectorRegistry, generate_latest
+
+from tests.grpc_stubs import health_stub
 
 MakeAdapter = Callable[..., Path]
 RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
@@ -273,7 +275,7 @@ async def test_while_the_engine_starts_health_says_serving_and_a_registered_vers
 ) -> None:
     go = tmp_path / "go"
     async with run_lora_server("--start-file", str(go)) as lora, open_channel(lora.address) as channel:
-        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        health = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         state = await lora.until(lambda state: state.status == pb.ENGINE_STATUS_STARTING)
         assert state.detail

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "prod, live,")
-    monkeypatch.setenv("POINTSMAN_LORA_DATA_ROOTS", "/srv/data,/home/ann")
+    monkeypatch.setenv("POINTSMAN_LORA_DATA_ROOTS", "/srv/data:/home/ann")
 
     settings = Settings()
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import aiohttp
 import grpc
-from doubles.certificates import Authority
-from doubles.waiting import found
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import ClientTls
-from server_process import ServerProcess
 
+from tests.gateway.doubles.certificates import Authority
+from tests.gateway.doubles.waiting import found
+from tests.lora_server.server_process import ServerProcess
 from tests.ports import free_port
 
 RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]

@@ -12,7 +12,8 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.placement import engines_for
 from pointsman_lora_server.domain import Placement
 from pointsman_servicekit.grpc_errors import from_rpc_error
-from server_process import ServerProcess
+
+from tests.lora_server.server_process import ServerProcess
 
 AT_ONCE = {"SHUTDOWN_DELAY": "0"}
 NAMES = ("triage", "voice", "summary")

@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from doubles.clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman_lora_server.adapters import placement
 from pointsman_lora_server.adapters.placement import PlacementPlanner, engines_for
 from pointsman_lora_server.domain import Alias, DesiredState, FleetState, Placement
 from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.clocks import Clock
 
 VERSION = "triage@3f9a1c0b77de"
 DESIRED = DesiredState(aliases=(Alias("triage@prod", VERSION, 1),), placements={"triage": Placement(1)})

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from doubles.otlp_agent import running_agent
 
+from tests.gateway.doubles.otlp_agent import running_agent
 from tests.monitoring.evening import Evening, spend
 from tests.monitoring.house import House, running_house
 from tests.monitoring.watch import ALERTMANAGER, PROMETHEUS, program

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from doubles.otlp_agent import Arrived
 
 from deploy.grafana import committed
 from deploy.grafana.committed import Panel
+from tests.gateway.doubles.otlp_agent import Arrived
 from tests.monitoring.house import House
 from tests.monitoring.load import KINDS, Load, until
 from tests.monitoring.watch import (

@@ -1,8 +1,8 @@
 """One trace goes from either door of the gateway to vLLM, through a real OpenTelemetry agent; no span stands alone."""
 
 import pytest
-from doubles.otlp_agent import Arrived
 
+from tests.gateway.doubles.otlp_agent import Arrived
 from tests.monitoring.evening import Evening
 
 DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rendering import PROJECT, overlay, training
+
+from tests.deploy.rendering import PROJECT, overlay, training
 
 CHECKOV = PROJECT / ".venv-policy" / "bin" / "checkov"
 CONFIG = PROJECT / "deploy" / "policy" / "checkov.yaml"

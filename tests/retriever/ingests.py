@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from pointsman.v1 import retriever_pb2 as pb
 
+from tests.retriever.client import Client
+
 WRITTEN, UNCHANGED, FAILED = pb.DocumentOutcome.WRITTEN, pb.DocumentOutcome.UNCHANGED, pb.DocumentOutcome.FAILED
 
 
@@ -19,7 +21,7 @@ class Ingested:
 
 
 async def ingest(
-    client,
+    client: Client,
     *documents: pb.Document,
     collection: str = "notes",
     source: str = "folder",

@@ -1,6 +1,9 @@
 """Large collections: an IVF index instead of a full comparison, rebuilt in the background while searches continue."""
 
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -13,6 +16,7 @@ from pointsman_retriever.domain import (
     CollectionInfo,
     Document,
     EncodedDocument,
+    Ids,
     SearchOptions,
     Vectors,
 )
@@ -25,6 +29,8 @@ from pointsman_retriever.store import store
 from pointsman_retriever.store.store import Store
 from threadpoolctl import threadpool_info
 
+from tests.retriever.client import Client
+
 DIMENSIONS = 32
 NOTHING = np.empty(0, np.int64)
 SMALL = IndexThresholds(max_flat=500, max_exact_filtered=20)
@@ -34,7 +40,8 @@ def clustered(count: int, seed: int) -> Vectors:
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(0).normal(size=(60, DIMENSIONS))
     vectors = centres[random.integers(0, 60, count)] + 0.5 * random.normal(size=(count, DIMENSIONS))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def recall(index: FaissIndex, queries: Vectors) -> float:
@@ -50,7 +57,7 @@ def alive_ids(index: FaissIndex) -> np.ndarray:
     return index.ids.first(len(index.alive))[index.alive]
 
 
-def test_an_index_is_flat_while_small_and_becomes_an_ivf_index():
+def test_an_index_is_flat_while_small_and_becomes_an_ivf_index() -> None:
     index = faiss_index.empty_faiss_index(DIMENSIONS, SMALL).with_changes(NOTHING, np.arange(1, 501), clustered(500, 1))
     assert not index.needs_compaction
     index = index.with_changes(NOTHING, np.arange(501, 4_001), clustered(3_500, 2))
@@ -63,7 +70,7 @@ def test_an_index_is_flat_while_small_and_becomes_an_ivf_index():
     assert recall(ivf, clustered(100, 3)) >= 0.98
 
 
-def test_recall_stays_high_through_replacements_and_rebuilds():
+def test_recall_stays_high_through_replacements_and_rebuilds() -> None:
     random = np.random.default_rng(4)
     index = (
         faiss_index.empty_faiss_index(DIMENSIONS, SMALL)
@@ -83,7 +90,7 @@ def test_recall_stays_high_through_replacements_and_rebuilds():
     assert index.count == 3_000
 
 
-def test_compaction_removes_deleted_rows():
+def test_compaction_removes_deleted_rows() -> None:
     index = (
         faiss_index.empty_faiss_index(DIMENSIONS, SMALL)
         .with_changes(NOTHING, np.arange(1, 2_001), clustered(2_000, 1))
@@ -105,16 +112,16 @@ class PausingIndex:
     def __init__(self, index: FaissIndex, pauses: "Pauses") -> None:
         self._index, self._pauses = index, pauses
 
-    def with_changes(self, removed, added, vectors):
+    def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "PausingIndex":
         if self._pauses.changes:
             self._pauses.wait()
         return PausingIndex(self._index.with_changes(removed, added, vectors), self._pauses)
 
-    def compacted(self):
+    def compacted(self) -> "PausingIndex":
         self._pauses.wait()
         return PausingIndex(self._index.compacted(), self._pauses)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
 
@@ -129,14 +136,14 @@ class Pauses:
 
 
 @pytest.fixture
-def pauses():
+def pauses() -> Iterator[Pauses]:
     pauses = Pauses()
     yield pauses
     pauses.go_on.set()
 
 
 @pytest.fixture
-def collection(tmp_path, pauses):
+def collection(tmp_path: Path, pauses: Pauses) -> Iterator[Collection]:
     store.create_store(tmp_path, CollectionInfo("notes", "model", DIMENSIONS))
 
     def make_snapshot(_: CollectionInfo) -> IndexSnapshot:
@@ -168,7 +175,7 @@ def found(collection: Collection, vector: Vectors, text: str = "line", top_k: in
     return [passage.document_id for passage in collection.search(question).passages]
 
 
-def test_a_search_does_not_wait_for_a_change(collection, pauses):
+def test_a_search_does_not_wait_for_a_change(collection: Collection, pauses: Pauses) -> None:
     vectors = clustered(30, 1)
     put(collection, "first", vectors[:10])
     pauses.changes = True
@@ -181,11 +188,14 @@ def test_a_search_does_not_wait_for_a_change(collection, pauses):
     assert found(collection, vectors[12], top_k=1) == ["second"]
 
 
-def test_searches_and_changes_do_not_wait_for_a_rebuild_and_no_change_is_lost(collection, pauses):
+def test_searches_and_changes_do_not_wait_for_a_rebuild_and_no_change_is_lost(
+    collection: Collection, pauses: Pauses
+) -> None:
     vectors = clustered(900, 2)
     put(collection, "first", vectors[:800])
     assert collection.needs_compaction
-    tidy, made = collection.begin_compaction(), []
+    tidy = collection.begin_compaction()
+    made: list[object] = []
     assert not collection.needs_compaction  # one at a time
     rebuilding = threading.Thread(target=lambda: made.append(tidy()))
     rebuilding.start()
@@ -200,7 +210,7 @@ def test_searches_and_changes_do_not_wait_for_a_rebuild_and_no_change_is_lost(co
     assert collection.verify().problems == ()
 
 
-def test_concurrent_readers_see_one_version_each(collection):
+def test_concurrent_readers_see_one_version_each(collection: Collection) -> None:
     """Each edition replaces all chunks of the one before: a mixed answer would be two editions."""
     vectors = clustered(40, 3)
     put(collection, "edition", vectors[:20])
@@ -226,7 +236,7 @@ def test_concurrent_readers_see_one_version_each(collection):
     assert len(set(looked)) > 3
 
 
-async def test_a_search_uses_a_single_core(client):
+async def test_a_search_uses_a_single_core(client: Client) -> None:
     await client.upsert(pb.Document(id="cat", text="A cat."))
     assert await client.found("cat") == ["cat"]
     assert faiss.omp_get_max_threads() == 1

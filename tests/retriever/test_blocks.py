@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from pointsman_embedding import MiniLM
@@ -11,6 +11,7 @@ from pointsman_retriever.chunking.blocks import (
     MAX_BLOCK_CHARACTERS,
     MAX_LINE_CHARACTERS,
     MAX_PART_CHARACTERS,
+    Chunker,
     break_long_lines,
     chunk_document,
     split_blocks,
@@ -24,12 +25,14 @@ SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
 
 
 @pytest.fixture(scope="session")
-def chunkers(minilm: MiniLM):
+def chunkers(minilm: MiniLM) -> Mapping[str, Chunker]:
     return make_chunkers(minilm.tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["markdown", "code", "plain"])
-def test_blocks_are_bounded_and_cover_the_text_without_gaps(chunkers, monkeypatch, kind):
+def test_blocks_are_bounded_and_cover_the_text_without_gaps(
+    chunkers: Mapping[str, Chunker], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(blocks, "MAX_BLOCK_CHARACTERS", 40)
     monkeypatch.setattr(blocks, "MAX_LINE_CHARACTERS", 10)
     for seed in range(2_000):
@@ -42,7 +45,7 @@ def test_blocks_are_bounded_and_cover_the_text_without_gaps(chunkers, monkeypatc
         assert all(0 < span.end - span.start <= 40 for span in spans), seed
 
 
-def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunkers):
+def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunkers: Mapping[str, Chunker]) -> None:
     section = f"# Section\n\n{SENTENCE}\n\n```\n\n# no heading\n\n```\n\n{SENTENCE}\n\n"
     spans = list(split_blocks(section * 400, chunkers["markdown"]))
     assert len(spans) > 2
@@ -50,7 +53,7 @@ def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunk
     assert not any(span.fence for span in spans)
 
 
-def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers):
+def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers: Mapping[str, Chunker]) -> None:
     fence = "```python\n" + "# a comment\n\n" * 6_000 + "```\n"
     text = f"# Before\n\n{fence}\n# After\n\n{SENTENCE}\n"
     assert len(fence) > MAX_PART_CHARACTERS
@@ -61,7 +64,7 @@ def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers):
 
 
 @pytest.mark.parametrize("kind", ["markdown", "plain", "code"])
-def test_a_document_of_many_parts_keeps_its_whole_text(chunkers, kind):
+def test_a_document_of_many_parts_keeps_its_whole_text(chunkers: Mapping[str, Chunker], kind: str) -> None:
     lines = [f"{number} {SENTENCE * (number % 4)}" for number in range(2_000)] + ["y" * 150_000, "z " * 40_000]
     text = "\n\n".join(lines)
     assert len(text) > 5 * MAX_PART_CHARACTERS
@@ -70,7 +73,7 @@ def test_a_document_of_many_parts_keeps_its_whole_text(chunkers, kind):
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())
 
 
-def test_headings_enclose_the_chunks_of_later_parts(minilm: MiniLM):
+def test_headings_enclose_the_chunks_of_later_parts(minilm: MiniLM) -> None:
     text = f"# Handbook\n\n## Trains\n\n{SENTENCE * 2_000}\n\n### Late trains\n\n{SENTENCE * 30}"
     assert len(text) > MAX_PART_CHARACTERS
     chunks = chunk_document(MarkdownChunker(minilm.tokenizer), Document("d", "", text))
@@ -78,7 +81,7 @@ def test_headings_enclose_the_chunks_of_later_parts(minilm: MiniLM):
     assert {chunk.context for chunk in chunks[1:-12]} == {"Handbook > Trains"}
 
 
-def test_definitions_enclose_the_chunks_of_later_parts(minilm: MiniLM):
+def test_definitions_enclose_the_chunks_of_later_parts(minilm: MiniLM) -> None:
     body = "\n".join(f"        self.speed = limit({number}, 'between two stations')" for number in range(1_500))
     text = f"class Train:\n    def brake(self):\n{body}\n\n    def stop(self):\n        self.doors.open()\n"
     assert len(text) > MAX_PART_CHARACTERS
@@ -88,7 +91,7 @@ def test_definitions_enclose_the_chunks_of_later_parts(minilm: MiniLM):
     assert chunks[-1].context == "class Train:"
 
 
-def test_a_long_line_is_broken_after_a_sentence():
+def test_a_long_line_is_broken_after_a_sentence() -> None:
     text = f"{SENTENCE * 100}\n\nA short line.\n"
     broken, inserted = break_long_lines(text)
     assert all(len(line) <= MAX_LINE_CHARACTERS for line in broken.split("\n"))
@@ -96,7 +99,7 @@ def test_a_long_line_is_broken_after_a_sentence():
     assert "".join(part for place, part in enumerate(broken) if place not in inserted) == text
 
 
-def test_a_heading_stays_with_a_long_paragraph(minilm: MiniLM):
+def test_a_heading_stays_with_a_long_paragraph(minilm: MiniLM) -> None:
     first, second, *_ = chunk_document(
         MarkdownChunker(minilm.tokenizer), Document("d", "", f"# Trains\n\n{SENTENCE * 90}")
     )
@@ -121,7 +124,9 @@ HOSTILE: dict[str, tuple[str, int, Callable[[int], str]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_the_time_of_chunking_is_linear_in_the_size_of_hostile_texts(chunkers, name):
+def test_the_time_of_chunking_is_linear_in_the_size_of_hostile_texts(
+    chunkers: Mapping[str, Chunker], name: str
+) -> None:
     """Doubling the size must not triple the CPU time; quadratic time would multiply it by four."""
     kind, repetitions, make = HOSTILE[name]
 
@@ -138,6 +143,6 @@ def test_the_time_of_chunking_is_linear_in_the_size_of_hostile_texts(chunkers, n
     assert ratio() < 3.0 or ratio() < 3.0  # measured again, because other processes disturb the first measurement
 
 
-def test_the_limits_of_parts_blocks_and_lines_fit_each_other():
+def test_the_limits_of_parts_blocks_and_lines_fit_each_other() -> None:
     """A part that is not the last must have at least two blocks, because the last one waits for the next part."""
     assert MAX_PART_CHARACTERS > 2 * MAX_BLOCK_CHARACTERS > 4 * MAX_LINE_CHARACTERS

@@ -38,7 +38,7 @@ def long_method(lines: int) -> str:
     )
 
 
-def test_source_is_split_between_definitions_and_has_them_as_context(minilm: MiniLM):
+def test_source_is_split_between_definitions_and_has_them_as_context(minilm: MiniLM) -> None:
     text = PYTHON.format(body=long_method(30))
     chunks = chunk_document(CodeChunker(minilm.tokenizer), Document("signal.py", "signal.py", text))
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())  # nothing is lost
@@ -49,12 +49,12 @@ def test_source_is_split_between_definitions_and_has_them_as_context(minilm: Min
     assert last.context == "signal.py"
 
 
-def test_small_adjacent_definitions_share_a_chunk(minilm: MiniLM):
+def test_small_adjacent_definitions_share_a_chunk(minilm: MiniLM) -> None:
     text = "".join(f"def f{n}():\n    return {n}\n\n\n" for n in range(6))
     assert len(chunk_document(CodeChunker(minilm.tokenizer), Document("f", "f", text))) == 1
 
 
-def test_other_languages_are_split_the_same_way(minilm: MiniLM):
+def test_other_languages_are_split_the_same_way(minilm: MiniLM) -> None:
     body = "\n".join(f'\t\tlog("the lamp at platform {n} is green, and the driver has seen it")' for n in range(20))
     show = f"func Show(lamp Lamp) {{\n\tfor {{\n{body}\n\t}}\n}}"
     text = f"package signal\n\n{show}\n\ntype Lamp struct {{\n\tColour string\n}}\n"
@@ -83,8 +83,8 @@ def hostile_texts() -> list[str]:
 @pytest.mark.parametrize("media_type", ["text/markdown", "text/plain", "text/x-python"])
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
 def test_every_chunk_fits_the_models_window_with_its_title_and_is_part_of_the_document(
-    minilm: MiniLM, media_type, text
-):
+    minilm: MiniLM, media_type: str, text: str
+) -> None:
     title = "見出し " * 40
     chunker = make_chunkers(minilm.tokenizer)[kind_of(recipe_for(media_type))]
     chunks = chunk_document(chunker, Document("d", title, text))
@@ -96,7 +96,7 @@ def test_every_chunk_fits_the_models_window_with_its_title_and_is_part_of_the_do
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())
 
 
-def test_the_media_type_selects_the_chunker():
+def test_the_media_type_selects_the_chunker() -> None:
     kinds = {
         "": "markdown",
         "text/markdown": "markdown",

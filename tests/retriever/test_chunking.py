@@ -37,7 +37,7 @@ def chunker(minilm: MiniLM) -> MarkdownChunker:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_chunk_matches_its_offsets_and_is_bounded(chunker, minilm: MiniLM, name):
+def test_a_chunk_matches_its_offsets_and_is_bounded(chunker: MarkdownChunker, minilm: MiniLM, name: str) -> None:
     text = TEXTS[name]
     chunks = chunk_document(chunker, Document("id", "Title", text))
     assert chunks
@@ -50,7 +50,7 @@ def test_a_chunk_matches_its_offsets_and_is_bounded(chunker, minilm: MiniLM, nam
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker, name):
+def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker: MarkdownChunker, name: str) -> None:
     text = TEXTS[name]
     chunks = chunk_document(chunker, Document("id", "", text))
     ends = [0, *(chunk.end for chunk in chunks)]
@@ -60,7 +60,7 @@ def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker, name):
         assert text[end:start].strip() == ""
 
 
-def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
+def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker: MarkdownChunker) -> None:
     text = f"# Handbook\n\n## Trains\n\n### Late trains\n\n{SENTENCE * 40}\n\n## Boats\n\n{SENTENCE * 8}\n"
     first, second, *_, boats = chunk_document(chunker, Document("id", "Larkmoor", text))
     assert first.context == "Larkmoor"  # the headings are in the chunk itself, before the section's first sentences
@@ -71,27 +71,27 @@ def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
     assert boats.context == "Larkmoor > Handbook"
 
 
-def test_a_document_that_consists_of_headings_has_a_chunk(chunker):
+def test_a_document_that_consists_of_headings_has_a_chunk(chunker: MarkdownChunker) -> None:
     chunks = chunk_document(chunker, Document("id", "", "# One\n\n## Two\n"))
     assert [chunk.text for chunk in chunks] == ["# One\n\n## Two"]
 
 
-def test_a_title_equal_to_the_first_heading_appears_once(chunker):
+def test_a_title_equal_to_the_first_heading_appears_once(chunker: MarkdownChunker) -> None:
     chunks = chunk_document(chunker, Document("id", "Refunds", f"# Refunds\n\n{SENTENCE * 40}"))
     assert {chunk.context for chunk in chunks} == {"Refunds"}
 
 
-def test_a_chunk_without_title_or_heading_has_no_context(chunker):
+def test_a_chunk_without_title_or_heading_has_no_context(chunker: MarkdownChunker) -> None:
     (chunk,) = chunk_document(chunker, Document("id", "", "Just this."))
     assert chunk.embedded_text == "Just this."
 
 
-def test_headings_in_code_quotes_and_lists_are_ignored():
+def test_headings_in_code_quotes_and_lists_are_ignored() -> None:
     text = "# Real\n\n```\n# in code\n```\n\n> # in a quote\n\n- # in a list\n\nUnderlined\n----------\n\ntext"
     assert [(heading.title, heading.level) for heading in find_headings(text)] == [("Real", 1), ("Underlined", 2)]
 
 
-def test_a_heading_ends_sections_of_its_level_and_below():
+def test_a_heading_ends_sections_of_its_level_and_below() -> None:
     text = "# A\n\n## B\n\n### C\n\n## D\n\nhere"
     headings = find_headings(text)
     assert [text[heading.start :].split("\n")[0] for heading in headings] == ["# A", "## B", "### C", "## D"]
@@ -100,12 +100,12 @@ def test_a_heading_ends_sections_of_its_level_and_below():
     assert enclosing_sections(headings, starts) == ([(), (a, b), (a,), (a, d)], (a, d))
 
 
-def test_the_path_at_the_start_encloses_sections_of_lower_levels():
+def test_the_path_at_the_start_encloses_sections_of_lower_levels() -> None:
     path = ((1, "A"), (2, "B"))
     assert enclosing_sections(find_headings("text\n\n### C\n\n# D\n"), [0], path) == ([path], ((1, "D"),))
 
 
-def test_the_handbooks_chunks_fit_the_models_window(chunker, minilm: MiniLM):
+def test_the_handbooks_chunks_fit_the_models_window(chunker: MarkdownChunker, minilm: MiniLM) -> None:
     for page in HANDBOOK.glob("*.md"):
         text = page.read_text()
         for chunk in chunk_document(chunker, Document(page.stem, text.splitlines()[0].lstrip("# "), text)):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from pointsman_retriever.domain import (
 )
 from pointsman_retriever.index.faiss_index import FaissStore
 from pointsman_retriever.index.snapshot import IndexSnapshot
+from pointsman_retriever.index.vector_stores import VectorIndex
 from pointsman_retriever.search.ranking import ResolvedQuery
 from pointsman_retriever.store.reads import read_chunks
 from pointsman_retriever.store.store import Store, create_store
@@ -51,7 +53,7 @@ def found(collection: Collection, text: str = "note") -> set[str]:
     return {passage.document_id for passage in collection.search(question).passages}
 
 
-def test_changes_made_during_a_compaction_are_kept(store: Store):
+def test_changes_made_during_a_compaction_are_kept(store: Store) -> None:
     collection = Collection(store, snapshot_factory(FaissStore()))
     write(collection, "a", "bb", "ccc", "dddd")
     compacted = collection.begin_compaction()()
@@ -65,7 +67,7 @@ def test_changes_made_during_a_compaction_are_kept(store: Store):
     assert collection.verify().problems == ()
 
 
-def test_a_compaction_that_was_overtaken_by_a_rebuild_is_discarded(store: Store):
+def test_a_compaction_that_was_overtaken_by_a_rebuild_is_discarded(store: Store) -> None:
     collection = Collection(store, snapshot_factory(FaissStore()))
     write(collection, "a", "bb")
     compacted = collection.begin_compaction()()
@@ -79,7 +81,7 @@ def test_a_compaction_that_was_overtaken_by_a_rebuild_is_discarded(store: Store)
 class FailingOnce:
     """A vector index whose `with_changes` fails once."""
 
-    def __init__(self, vectors, failures: list[int]) -> None:
+    def __init__(self, vectors: VectorIndex, failures: list[int]) -> None:
         self._vectors, self._failures = vectors, failures
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FailingOnce":
@@ -88,11 +90,11 @@ class FailingOnce:
             raise MemoryError("no room")
         return FailingOnce(self._vectors.with_changes(removed, added, vectors), self._failures)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._vectors, name)
 
 
-def test_an_index_that_cannot_apply_a_change_is_rebuilt_from_disk(store: Store):
+def test_an_index_that_cannot_apply_a_change_is_rebuilt_from_disk(store: Store) -> None:
     failures: list[int] = []
 
     def snapshot(collection: CollectionInfo) -> IndexSnapshot:
@@ -108,7 +110,7 @@ def test_an_index_that_cannot_apply_a_change_is_rebuilt_from_disk(store: Store):
     assert collection.verify().problems == ()
 
 
-def test_a_lost_vector_is_reported_and_repaired(store: Store):
+def test_a_lost_vector_is_reported_and_repaired(store: Store) -> None:
     collection = Collection(store, snapshot_factory(FaissStore()))
     write(collection, "a", "bb", "ccc")
     version = collection.info.version

@@ -36,7 +36,8 @@ SMALL = IndexThresholds(max_flat=200, max_exact_filtered=5)
 
 def unit_vectors(count: int, seed: int) -> Vectors:
     vectors = np.random.default_rng(seed).normal(size=(count, DIMENSIONS))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def delta(added: range, removed: range = range(0), **metadata: str) -> ChunkDelta:
@@ -86,7 +87,7 @@ def answers(snapshot: IndexSnapshot) -> list[object]:
 )
 def test_changes_to_compacted_parts_do_not_affect_the_snapshots_being_searched(
     thresholds: IndexThresholds, rows: int, removed: int, rebuilt: set[str]
-):
+) -> None:
     snapshot = (
         empty_snapshot(thresholds)
         .with_changes(delta(range(1, rows + 1)))
@@ -128,7 +129,7 @@ class WatchedColumn(Column):
         return super().rows(count)
 
 
-def test_a_metadata_key_added_during_compaction_does_not_disturb_it():
+def test_a_metadata_key_added_during_compaction_does_not_disturb_it() -> None:
     last = metadata_index.empty_metadata_index()
 
     def write_a_new_key() -> None:
@@ -158,13 +159,15 @@ def write(collection: Collection, *names: str) -> None:
     collection.change([lambda change: [change.put(encoded(name)) for name in names]])
 
 
-def test_searches_always_find_written_documents_while_a_compacted_index_is_published(collection: Collection):
+def test_searches_always_find_written_documents_while_a_compacted_index_is_published(collection: Collection) -> None:
     write(collection, *(f"old{number}" for number in range(600)))
     compacted = collection.begin_compaction()()
     for number in range(80):
         write(collection, f"new{number}")
     write(collection, "last")
-    done, wrong, results = threading.Event(), [], []
+    done = threading.Event()
+    wrong: list[object] = []
+    results: list[object] = []
 
     def search_repeatedly() -> None:
         question = ResolvedQuery(

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 import pytest
@@ -10,6 +10,8 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.concurrency import RWLock, ThreadPool
 from pointsman_retriever.domain import Vectors
+
+from tests.retriever.client import Client, Refusal, Start
 
 
 class PausingModel:
@@ -29,13 +31,13 @@ class PausingModel:
 
 
 @pytest.fixture
-def pausing(minilm: MiniLM):
+def pausing(minilm: MiniLM) -> Iterator[PausingModel]:
     model = PausingModel(minilm)
     yield model
     model.go_on.set()
 
 
-async def test_a_search_sees_a_document_before_or_after_its_replacement_never_a_mixture(client):
+async def test_a_search_sees_a_document_before_or_after_its_replacement_never_a_mixture(client: Client) -> None:
     await client.upsert(pb.Document(id="one", text="Edition 1 of the ladder."))
     done = asyncio.Event()
 
@@ -55,7 +57,7 @@ async def test_a_search_sees_a_document_before_or_after_its_replacement_never_a_
     assert sum(await asyncio.gather(*looking)) > 4
 
 
-async def test_concurrent_changes_are_all_applied(client):
+async def test_concurrent_changes_are_all_applied(client: Client) -> None:
     await asyncio.gather(
         *(client.upsert(pb.Document(id=f"caller-{n}", text=f"Left by caller {n}.")) for n in range(16))
     )
@@ -63,7 +65,7 @@ async def test_concurrent_changes_are_all_applied(client):
     assert (collection.documents, collection.version) == (16, 16)
 
 
-async def test_a_slow_upsert_does_not_delay_searches(start, pausing: PausingModel):
+async def test_a_slow_upsert_does_not_delay_searches(start: Start, pausing: PausingModel) -> None:
     async with start(pausing) as client:
         await client.create()
         await client.upsert(pb.Document(id="quick", text="Quick."))
@@ -75,7 +77,7 @@ async def test_a_slow_upsert_does_not_delay_searches(start, pausing: PausingMode
         assert (await slow).version == 2
 
 
-async def test_a_cancelled_search_is_abandoned(start, pausing: PausingModel):
+async def test_a_cancelled_search_is_abandoned(start: Start, pausing: PausingModel) -> None:
     async with start(pausing) as client:
         await client.create()
         call = client.stub.Search(pb.SearchRequest(collection="notes", query="PAUSE"))
@@ -89,7 +91,7 @@ async def test_a_cancelled_search_is_abandoned(start, pausing: PausingModel):
         assert await client.metric('pointsman_retriever_search_duration_seconds_count{collection="notes"}') == 1.0
 
 
-async def test_a_cancelled_upsert_writes_nothing(start, pausing: PausingModel):
+async def test_a_cancelled_upsert_writes_nothing(start: Start, pausing: PausingModel) -> None:
     async with start(pausing) as client:
         await client.create()
         call = client.stub.Upsert(
@@ -104,7 +106,9 @@ async def test_a_cancelled_upsert_writes_nothing(start, pausing: PausingModel):
         assert (await client.upsert(pb.Document(id="y", text="After."))).version == 1
 
 
-async def test_a_search_above_the_limit_is_refused_with_a_retry_time(start, pausing: PausingModel, refusal):
+async def test_a_search_above_the_limit_is_refused_with_a_retry_time(
+    start: Start, pausing: PausingModel, refusal: Refusal
+) -> None:
     async with start(pausing, search_threads=1) as client:
         await client.create()
         calls = [asyncio.create_task(client.search("PAUSE")) for _ in range(257)]
@@ -117,7 +121,9 @@ async def test_a_search_above_the_limit_is_refused_with_a_retry_time(start, paus
         assert all(answer.version == 0 for answer in await asyncio.gather(*waiting))
 
 
-async def test_an_upsert_fails_if_its_collection_is_deleted_while_it_is_encoded(start, pausing: PausingModel, refusal):
+async def test_an_upsert_fails_if_its_collection_is_deleted_while_it_is_encoded(
+    start: Start, pausing: PausingModel, refusal: Refusal
+) -> None:
     async with start(pausing) as client:
         await client.create()
         upsert = asyncio.create_task(client.upsert(pb.Document(id="x", text="PAUSE")))
@@ -129,8 +135,9 @@ async def test_an_upsert_fails_if_its_collection_is_deleted_while_it_is_encoded(
         assert (await client.collection()).documents == 0
 
 
-async def test_work_that_is_cancelled_before_it_starts_never_runs():
-    workers, hold, done = ThreadPool("test", 1), threading.Event(), []
+async def test_work_that_is_cancelled_before_it_starts_never_runs() -> None:
+    workers, hold = ThreadPool("test", 1), threading.Event()
+    done: list[str] = []
     first = asyncio.create_task(workers.run(hold.wait, 30))
     second = asyncio.create_task(workers.run(done.append, "second"))
     await asyncio.sleep(0)  # lets both be queued
@@ -143,7 +150,7 @@ async def test_work_that_is_cancelled_before_it_starts_never_runs():
     assert done == []
 
 
-def test_a_writer_waits_for_readers_and_goes_before_later_readers():
+def test_a_writer_waits_for_readers_and_goes_before_later_readers() -> None:
     lock, order = RWLock(), []
     writer_started = threading.Event()
 

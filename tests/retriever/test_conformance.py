@@ -22,7 +22,7 @@ Make = Callable[[], VectorIndex]
 
 
 @pytest.fixture(scope="module")
-def milvus(tmp_path_factory: pytest.TempPathFactory):
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
     """Milvus Lite; skips the test if its package is not installed."""
     module = pytest.importorskip("pointsman_retriever.index.milvus", exc_type=ImportError)
     stored = module.MilvusStore(
@@ -36,7 +36,8 @@ def milvus(tmp_path_factory: pytest.TempPathFactory):
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VectorStore:
     """The store of docs/extending.md."""
     install(tmp_path, monkeypatch)
-    return import_module("pointsman_examples.vector_store").NumpyStore(VectorStoreOptions())
+    store: VectorStore = import_module("pointsman_examples.vector_store").NumpyStore(VectorStoreOptions())
+    return store
 
 
 @pytest.fixture(params=["flat", "ivf", "gpu", "milvus", "example"])
@@ -63,7 +64,8 @@ def some_vectors(count: int, seed: int = 1) -> Vectors:
     """Unit vectors around a few centres, like the embeddings of texts."""
     random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, DIMENSIONS))
     vectors = centres[random.integers(0, 8, count)] + 0.4 * random.normal(size=(count, DIMENSIONS))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def ids(*numbers: int) -> Ids:
@@ -78,12 +80,12 @@ def exact(stored: dict[int, Vectors], query: Vectors, count: int) -> list[int]:
     return sorted(stored, key=lambda chunk: -float(stored[chunk] @ query))[:count]
 
 
-def test_an_empty_index_finds_nothing(make: Make):
+def test_an_empty_index_finds_nothing(make: Make) -> None:
     assert make().nearest(some_vectors(1)[0], 5, None).tolist() == []
     assert (make().count, make().checksum) == (0, 0)
 
 
-def test_the_nearest_come_first(make: Make):
+def test_the_nearest_come_first(make: Make) -> None:
     vectors = some_vectors(5)
     index = make().with_changes(NOTHING, ids(3, 5, 8, 13, 21), vectors)
     stored = dict(zip([3, 5, 8, 13, 21], vectors, strict=True))
@@ -92,8 +94,9 @@ def test_the_nearest_come_first(make: Make):
     assert index.nearest(query, 100, None).tolist() == exact(stored, query, 5)
 
 
-def test_removed_vectors_never_return_and_added_ones_are_found_at_once(make: Make):
-    random, index, stored, last = np.random.default_rng(7), make(), {}, 0
+def test_removed_vectors_never_return_and_added_ones_are_found_at_once(make: Make) -> None:
+    random, index, last = np.random.default_rng(7), make(), 0
+    stored: dict[int, Vectors] = {}
     for turn in range(8):
         gone = [chunk for chunk in stored if random.random() < 0.3]
         vectors = some_vectors(12, seed=turn)
@@ -112,14 +115,14 @@ def test_removed_vectors_never_return_and_added_ones_are_found_at_once(make: Mak
         )
 
 
-def test_removing_unknown_ids_has_no_effect(make: Make):
+def test_removing_unknown_ids_has_no_effect(make: Make) -> None:
     index = make().with_changes(NOTHING, ids(1, 2), some_vectors(2))
     assert index.with_changes(ids(2, 99), NOTHING, some_vectors(0)).count == 1
     assert index.with_changes(ids(7, 99), NOTHING, some_vectors(0)).checksum == index.checksum
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
-def test_a_filter_is_exact_at_any_selectivity(make: Make, share: float):
+def test_a_filter_is_exact_at_any_selectivity(make: Make, share: float) -> None:
     vectors = some_vectors(400)
     index = compacted(make().with_changes(NOTHING, np.arange(1, 401), vectors))
     allowed = np.sort(np.random.default_rng(3).permutation(np.arange(1, 401))[: int(400 * share)])
@@ -133,7 +136,7 @@ def test_a_filter_is_exact_at_any_selectivity(make: Make, share: float):
     assert index.nearest(vectors[0], 10, ids(1_000, 2_000)).tolist() == []
 
 
-def test_get_returns_vectors_in_the_order_of_the_ids(make: Make):
+def test_get_returns_vectors_in_the_order_of_the_ids(make: Make) -> None:
     vectors = some_vectors(30)
     index = compacted(make().with_changes(NOTHING, np.arange(1, 31), vectors)).with_changes(
         ids(4), ids(40), some_vectors(1, seed=9)
@@ -144,7 +147,7 @@ def test_get_returns_vectors_in_the_order_of_the_ids(make: Make):
     assert index.get(NOTHING).shape == (0, DIMENSIONS)
 
 
-def test_a_change_that_is_not_committed_leaves_no_trace(make: Make):
+def test_a_change_that_is_not_committed_leaves_no_trace(make: Make) -> None:
     vectors = some_vectors(6)
     before = make().with_changes(NOTHING, ids(1, 2, 3), vectors[:3])
     before.with_changes(ids(1), ids(4, 5), vectors[3:5])  # its commit fails: the ids are used again
@@ -155,7 +158,7 @@ def test_a_change_that_is_not_committed_leaves_no_trace(make: Make):
     assert np.allclose(following.get(ids(4)), vectors[5:], atol=1e-6)
 
 
-def test_a_snapshot_does_not_show_later_changes(make: Make):
+def test_a_snapshot_does_not_show_later_changes(make: Make) -> None:
     vectors = some_vectors(6)
     before = make().with_changes(NOTHING, ids(1, 2, 3), vectors[:3])
     after = before.with_changes(ids(2), ids(4, 5, 6), vectors[3:])
@@ -165,7 +168,7 @@ def test_a_snapshot_does_not_show_later_changes(make: Make):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="no GPU, or FAISS without one")
-def test_a_gpu_finds_what_the_cpu_finds():
+def test_a_gpu_finds_what_the_cpu_finds() -> None:
     vectors = some_vectors(2_000)
     small = IndexThresholds(max_flat=20, max_exact_filtered=3)
     index = faiss_index.empty_faiss_index(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).with_changes(
@@ -182,7 +185,7 @@ def test_a_gpu_finds_what_the_cpu_finds():
         assert len(set(found) & set(true)) >= 9
 
 
-def test_a_milvus_store_drops_only_collections_with_its_prefix(tmp_path: Path):
+def test_a_milvus_store_drops_only_collections_with_its_prefix(tmp_path: Path) -> None:
     module = pytest.importorskip("pointsman_retriever.index.milvus", exc_type=ImportError)
     uri = str(tmp_path / "lite.db")
     ours = module.MilvusStore(VectorStoreOptions(uri, "", "ours")).empty_index(

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from pointsman_retriever.index.faiss_index import FaissStore
 from pointsman_retriever.search.ranking import ResolvedQuery
 from pointsman_retriever.store.data_folder import STORE_FILE, claim_data_folder
 from pointsman_retriever.store.store import Store, create_store
+from pointsman_retriever.store.transaction import Change
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted
+
+from tests.retriever.client import Refusal, Start
 
 NOTES = CollectionId("default", "notes")
 
@@ -44,7 +48,7 @@ def found(collection: Collection, axis: int) -> list[str]:
     return [passage.document_id for passage in collection.search(question).passages]
 
 
-def test_after_a_full_disk_refused_a_change_memory_and_disk_agree(collection: Collection):
+def test_after_a_full_disk_refused_a_change_memory_and_disk_agree(collection: Collection) -> None:
     collection.change([lambda change: change.put(made("a", 0))])
     with collection.store.connections.reader() as reader:
         (pages,) = reader.execute("PRAGMA page_count").fetchone()
@@ -65,10 +69,10 @@ def test_after_a_full_disk_refused_a_change_memory_and_disk_agree(collection: Co
     assert collection.verify().problems == ()
 
 
-def test_after_a_failed_commit_memory_and_disk_agree(collection: Collection):
+def test_after_a_failed_commit_memory_and_disk_agree(collection: Collection) -> None:
     collection.change([lambda change: change.put(made("a", 0))])
 
-    def fail_at_commit(change) -> None:
+    def fail_at_commit(change: Change) -> None:
         change.put(made("b", 1))
         # The missing document of this row is only detected at the commit.
         change._connection.execute("PRAGMA defer_foreign_keys = ON")
@@ -85,8 +89,8 @@ def test_after_a_failed_commit_memory_and_disk_agree(collection: Collection):
     assert collection.verify().problems == ()
 
 
-def test_steps_in_one_commit_succeed_or_fail_independently(collection: Collection):
-    def fail(change) -> None:
+def test_steps_in_one_commit_succeed_or_fail_independently(collection: Collection) -> None:
+    def fail(change: Change) -> None:
         change.put(made("x", 3))
         raise ResourceExhausted("no more", code="quota_exceeded")
 
@@ -106,21 +110,23 @@ def test_steps_in_one_commit_succeed_or_fail_independently(collection: Collectio
     assert collection.verify().problems == ()
 
 
-def test_the_write_ahead_log_stays_short(tmp_path: Path):
+def put_long_note(change: Change, number: int) -> None:
+    change.put(made(f"n{number}", 0, "A long note. " * 4_000))
+
+
+def test_the_write_ahead_log_stays_short(tmp_path: Path) -> None:
     create_store(tmp_path, CollectionInfo("notes", "model", 4))
     sizes = []
     with closing(Store(NOTES, tmp_path, 2, checkpoint_bytes=200_000)) as store:
         collection = Collection(store, snapshot_factory(FaissStore()))
         for number in range(30):
-            collection.change(
-                [lambda change, number=number: change.put(made(f"n{number}", 0, "A long note. " * 4_000))]
-            )
+            collection.change([partial(put_long_note, number=number)])
             sizes.append((tmp_path / f"{STORE_FILE}-wal").stat().st_size)
     assert max(sizes) < 600_000
     assert min(sizes[10:]) < 200_000  # not every change triggers a checkpoint
 
 
-def test_a_read_only_disk_is_reported_and_searches_continue(collection: Collection):
+def test_a_read_only_disk_is_reported_and_searches_continue(collection: Collection) -> None:
     collection.change([lambda change: change.put(made("a", 0))])
     with collection.store.connections.transaction() as writer:
         writer.execute("COMMIT")
@@ -131,7 +137,7 @@ def test_a_read_only_disk_is_reported_and_searches_continue(collection: Collecti
     assert found(collection, 1) == ["a"]
 
 
-def test_a_data_folder_that_cannot_be_created_is_named_in_the_error(tmp_path):
+def test_a_data_folder_that_cannot_be_created_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FailedPrecondition, match="file/data") as raised, claim_data_folder(tmp_path / "file" / "data"):
         pass
@@ -155,8 +161,8 @@ def remount(folder: Path, options: str) -> None:
 
 
 async def test_a_service_on_a_full_disk_keeps_acknowledged_documents_and_resumes_when_there_is_space(
-    start, refusal, small_disk: Path
-):
+    start: Start, refusal: Refusal, small_disk: Path
+) -> None:
     acknowledged: set[str] = set()
     error = None
     async with start() as client:

@@ -3,17 +3,19 @@
 import asyncio
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from tests.grpc_stubs import health_stub
+from tests.retriever.client import Client
 
-async def test_health_reports_serving(client):
-    health = health_pb2_grpc.HealthStub(client.channel)
-    answer = await health.Check(health_pb2.HealthCheckRequest())
+
+async def test_health_reports_serving(client: Client) -> None:
+    answer = await health_stub(client.channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_reflection_lists_the_service(client):
+async def test_reflection_lists_the_service(client: Client) -> None:
     def ask() -> tuple[list[str], list[str]]:
         with grpc.insecure_channel(client.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)

@@ -5,11 +5,13 @@ import signal
 import sys
 from pathlib import Path
 
-from doubles.processes import Process
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.processes import Process
+from tests.grpc_stubs import health_stub
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -32,7 +34,7 @@ async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_
     (address,) = await leaving.start()
     try:
         async with open_channel(address) as channel:
-            stub, health = retriever_pb2_grpc.RetrieverStub(channel), health_pb2_grpc.HealthStub(channel)
+            stub, health = retriever_pb2_grpc.RetrieverStub(channel), health_stub(channel)
             await stub.CreateCollection(pb.CreateCollectionRequest(name="notes"))
             watch = health.Watch(health_pb2.HealthCheckRequest())
             leaving.signal(signal.SIGTERM)

@@ -17,6 +17,8 @@ from pointsman_retriever.store.maintenance import check_all
 from pointsman_retriever.store.store import Store, create_store
 from pointsman_servicekit.errors import FailedPrecondition
 
+from tests.retriever.client import OpenClient, Start
+
 DOCUMENTS_PER_CALL = 5
 NOTES = CollectionId("default", "notes")
 
@@ -53,7 +55,7 @@ async def _address(running: asyncio.subprocess.Process) -> str:
     raise AssertionError("it ended before it served")
 
 
-async def test_a_restart_keeps_everything(start):
+async def test_a_restart_keeps_everything(start: Start) -> None:
     async with start() as before:
         await before.create()
         await before.create("empty")
@@ -74,8 +76,8 @@ async def test_a_restart_keeps_everything(start):
 
 @pytest.mark.parametrize("acknowledged_first", [1, 7, 20])
 async def test_kill_9_amid_upserts_loses_nothing_acknowledged(
-    tmp_path, model_folder, start, open_client, acknowledged_first
-):
+    tmp_path: Path, model_folder: Path, start: Start, open_client: OpenClient, acknowledged_first: int
+) -> None:
     data = tmp_path / "data"
     acknowledged: set[int] = set()
     numbers = iter(range(10_000))
@@ -120,7 +122,9 @@ async def test_kill_9_amid_upserts_loses_nothing_acknowledged(
         assert (await client.found("after the crash"))[0] == "new"
 
 
-async def test_sigterm_ends_the_process_with_status_0(tmp_path, model_folder, open_client):
+async def test_sigterm_ends_the_process_with_status_0(
+    tmp_path: Path, model_folder: Path, open_client: OpenClient
+) -> None:
     async with process(tmp_path / "data", model_folder) as (running, address):
         async with open_client(address) as client:
             await client.create()
@@ -128,7 +132,7 @@ async def test_sigterm_ends_the_process_with_status_0(tmp_path, model_folder, op
         assert await running.wait() == 0
 
 
-async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path):
+async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path: Path) -> None:
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -145,7 +149,7 @@ async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path):
     assert b"Traceback" not in stderr
 
 
-def test_a_data_folder_in_use_is_refused_and_named(tmp_path):
+def test_a_data_folder_in_use_is_refused_and_named(tmp_path: Path) -> None:
     with (
         claim_data_folder(tmp_path),
         pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised,
@@ -157,7 +161,7 @@ def test_a_data_folder_in_use_is_refused_and_named(tmp_path):
         assert data_folder.collections() == []
 
 
-def test_a_file_of_another_release_is_refused(tmp_path):
+def test_a_file_of_another_release_is_refused(tmp_path: Path) -> None:
     create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(sqlite3.connect(tmp_path / STORE_FILE)) as file:
         file.execute("PRAGMA user_version = 99")
@@ -166,7 +170,7 @@ def test_a_file_of_another_release_is_refused(tmp_path):
     assert raised.value.code == "unknown_schema_version"
 
 
-def test_each_commit_reaches_the_disk(tmp_path):
+def test_each_commit_reaches_the_disk(tmp_path: Path) -> None:
     create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(Store(NOTES, tmp_path, 1)) as store, store.connections.transaction() as writer:
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)

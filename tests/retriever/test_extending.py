@@ -6,6 +6,7 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 
 from tests.extension_examples import install, names
+from tests.retriever.client import Start
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +15,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", names("pointsman.rerankers"))
-async def test_a_reranker(start, name: str) -> None:
+async def test_a_reranker(start: Start, name: str) -> None:
     async with start(reranker_api=name) as client:
         await client.create()
         await client.upsert(pb.Document(id="far", text="a cat"), pb.Document(id="near", text="the black cat sleeps"))
@@ -25,7 +26,7 @@ async def test_a_reranker(start, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names("pointsman.vector_stores"))
-async def test_a_vector_store(start, name: str) -> None:
+async def test_a_vector_store(start: Start, name: str) -> None:
     async with start(vector_store=name) as client:
         await client.create()
         await client.upsert(pb.Document(id="cat", text="The cat."), pb.Document(id="train", text="The train."))

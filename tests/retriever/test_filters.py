@@ -1,5 +1,7 @@
 """Metadata filters: exact in all combinations and through all changes."""
 
+from typing import Any, Protocol
+
 import grpc
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from google.protobuf.text_format import Parse
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.filters import And, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
 from pointsman_retriever.index import metadata_index
+
+from tests.retriever.client import Client, Refusal
 
 NOTHING = np.empty(0, np.int64)
 
@@ -28,15 +32,15 @@ def fits(entries: dict[str, str], wanted: Filter) -> bool:
             return entries.get(key) in values
         case NumberRange():
             try:
-                value = float(entries[wanted.key])
+                number = float(entries[wanted.key])
             except (KeyError, ValueError):
                 return False
-            return inside(value, wanted)
+            return inside(number, wanted)
         case TextRange():
             return wanted.key in entries and inside(entries[wanted.key], wanted)
 
 
-def inside(value, bounds) -> bool:
+def inside(value: Any, bounds: NumberRange | TextRange) -> bool:
     return (
         (bounds.gte is None or value >= bounds.gte)
         and (bounds.gt is None or value > bounds.gt)
@@ -77,9 +81,10 @@ def some_entries(random: np.random.Generator) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
-def test_a_filter_matches_exactly_the_documents_that_fit(wanted: Filter):
+def test_a_filter_matches_exactly_the_documents_that_fit(wanted: Filter) -> None:
     random = np.random.default_rng(1)
-    held, rows, last = metadata_index.empty_metadata_index(), {}, 0
+    held, last = metadata_index.empty_metadata_index(), 0
+    rows: dict[int, dict[str, str]] = {}
     for _ in range(12):
         gone = [chunk for chunk in rows if random.random() < 0.3]
         added = {last + number: some_entries(random) for number in range(1, 21)}
@@ -94,7 +99,7 @@ def test_a_filter_matches_exactly_the_documents_that_fit(wanted: Filter):
     assert held.compacted().documents_of(ids).tolist() == (ids * 10).tolist()
 
 
-def test_a_snapshot_does_not_show_later_changes():
+def test_a_snapshot_does_not_show_later_changes() -> None:
     first = metadata_index.empty_metadata_index().with_changes(
         NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}]
     )
@@ -110,8 +115,14 @@ def test_a_snapshot_does_not_show_later_changes():
 # -- through the gRPC API
 
 
+class Shop(Protocol):
+    async def __call__(self, where: str, **further: Any) -> set[str]:
+        """Searches with a filter in protobuf's text format and returns the ids of the documents found."""
+        ...
+
+
 @pytest.fixture
-async def shop(client):
+async def shop(client: Client) -> Shop:
     await client.upsert(
         pb.Document(id="tea", text="A pot of green tea.", metadata={"kind": "drink", "price": "3.50"}),
         pb.Document(id="cocoa", text="A mug of hot cocoa.", metadata={"kind": "drink", "price": "12"}),
@@ -119,7 +130,7 @@ async def shop(client):
         pb.Document(id="sign", text="A sign that says open."),
     )
 
-    async def found(where: str, **further) -> set[str]:
+    async def found(where: str, **further: Any) -> set[str]:
         request = pb.SearchRequest(collection="notes", query="something to drink or eat", top_k=50, **further)
         answer = await client.stub.Search(Parse(f"where {{ {where} }}", request))
         return {passage.document_id for passage in answer.passages}
@@ -145,16 +156,16 @@ async def shop(client):
         ('eq { key: "kind" value: "furniture" }', set()),
     ],
 )
-async def test_a_search_respects_its_filter(shop, where, expected):
+async def test_a_search_respects_its_filter(shop: Shop, where: str, expected: set[str]) -> None:
     assert await shop(where) == expected
 
 
-async def test_filter_and_where_must_both_hold(shop):
+async def test_filter_and_where_must_both_hold(shop: Shop) -> None:
     assert await shop('number_range { key: "price" lt: 5 }', filter={"kind": "drink"}) == {"tea"}
 
 
 @pytest.mark.parametrize("share", [1, 20, 300])
-async def test_a_selective_filter_still_fills_the_answer(client, share):
+async def test_a_selective_filter_still_fills_the_answer(client: Client, share: int) -> None:
     """The filter is applied before the nearest are selected, not afterwards."""
     texts = [f"Item {number} of a long list of very similar items." for number in range(600)]
     for start in range(0, 600, 200):
@@ -185,20 +196,22 @@ async def test_a_selective_filter_still_fills_the_answer(client, share):
         ("or { " + 'parts { exists: "kind" } ' * 65 + "}", "65 conditions"),
     ],
 )
-async def test_an_invalid_filter_is_refused(client, refusal, where, reason):
+async def test_an_invalid_filter_is_refused(client: Client, refusal: Refusal, where: str, reason: str) -> None:
     request = Parse(f"where {{ {where} }}", pb.SearchRequest(collection="notes", query="anything"))
     error = await refusal(client.stub.Search(request))
     assert (error.grpc_status, error.code) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_filter")
     assert reason in error.message
 
 
-async def test_a_filter_too_deep_to_be_parsed_is_refused(client, refusal):
+async def test_a_filter_too_deep_to_be_parsed_is_refused(client: Client, refusal: Refusal) -> None:
     """Protobuf parses at most 100 nested messages; the client builds the bytes itself."""
     encoded = pb.Filter(exists="kind").SerializeToString()
     for _ in range(500):
         encoded = b"\x42" + varint(len(encoded)) + encoded  # field 8, `not`
     where = b"\xc2\x02" + varint(len(encoded)) + encoded  # field 40
-    search = client.channel.unary_unary("/pointsman.v1.Retriever/Search", request_serializer=bytes)
+    search: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(
+        "/pointsman.v1.Retriever/Search", request_serializer=bytes
+    )
     error = await refusal(search(pb.SearchRequest(collection="notes", query="tea").SerializeToString() + where))
     assert error.grpc_status is grpc.StatusCode.INVALID_ARGUMENT
 

@@ -12,13 +12,13 @@ def scores(*values: float) -> np.ndarray:
     return np.array(values, np.float64)
 
 
-def test_the_parts_add_up_to_the_total_and_scores_range_from_0_to_1():
+def test_the_parts_add_up_to_the_total_and_scores_range_from_0_to_1() -> None:
     fused = fuse(scores(0.9, 0.5, 0.1), scores(0.0, 8.0, 4.0), APART[:3], FusionParameters())
     assert fused.total == pytest.approx(fused.dense + fused.sparse + fused.support)
     assert fused.score == pytest.approx(1.0 / (1.0 + np.exp(-fused.total)))
 
 
-def test_the_weight_shifts_the_order_from_words_to_meaning():
+def test_the_weight_shifts_the_order_from_words_to_meaning() -> None:
     dense, sparse = scores(0.9, 0.5, 0.1), scores(1.0, 2.0, 9.0)
     first = [
         int(np.argmax(fuse(dense, sparse, APART[:3], FusionParameters(weight)).score))
@@ -27,7 +27,7 @@ def test_the_weight_shifts_the_order_from_words_to_meaning():
     assert first == [2, 2, 0, 0]
 
 
-def test_a_single_side_keeps_its_order():
+def test_a_single_side_keeps_its_order() -> None:
     alike = np.ones((3, 4), np.float32) / 2.0
     dense = fuse(scores(0.1, 0.9, 0.5), scores(9.0, 0.0, 0.0), alike, FusionParameters(1.0))
     assert np.argsort(-dense.score).tolist() == [1, 2, 0]
@@ -35,7 +35,7 @@ def test_a_single_side_keeps_its_order():
     assert not dense.sparse.any()
 
 
-def test_words_count_less_if_they_contradict_the_meaning():
+def test_words_count_less_if_they_contradict_the_meaning() -> None:
     dense = scores(0.9, 0.7, 0.5, 0.3, 0.1)
     agreeing = fuse(dense, scores(9.0, 7.0, 5.0, 3.0, 1.0), APART[:5], FusionParameters()).dense_weight
     contradicting = fuse(dense, scores(1.0, 3.0, 5.0, 7.0, 9.0), APART[:5], FusionParameters()).dense_weight
@@ -43,7 +43,7 @@ def test_words_count_less_if_they_contradict_the_meaning():
     assert 0.4 <= agreeing < contradicting <= 0.9
 
 
-def test_what_all_candidates_share_does_not_affect_the_order():
+def test_what_all_candidates_share_does_not_affect_the_order() -> None:
     """Two are as near to the query; one of them is so by what it shares with all, the other by what it has alone."""
     vectors = np.array([[0.9, 0.1, 0.0], [0.7, 0.4, 0.0], *[[0.9, 0.0, 0.1 * n] for n in range(8)]], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -54,7 +54,7 @@ def test_what_all_candidates_share_does_not_affect_the_order():
     assert fused.dense[1] > fused.dense[0]
 
 
-def test_candidates_similar_to_good_ones_gain_support():
+def test_candidates_similar_to_good_ones_gain_support() -> None:
     """The last two stand equally on both sides; one of them is like the best."""
     dense, sparse = scores(0.9, 0.8, 0.2, 0.1, 0.4, 0.4), scores(5.0, 4.0, 0.5, 0.0, 1.0, 1.0)
     vectors = APART.copy()
@@ -65,7 +65,7 @@ def test_candidates_similar_to_good_ones_gain_support():
     assert fused.score[4] > fused.score[5]
 
 
-def test_among_few_candidates_only_the_most_similar_supports():
+def test_among_few_candidates_only_the_most_similar_supports() -> None:
     """The last is likest the best, and somewhat like all the others, which are bad."""
     dense, sparse = scores(0.9, 0.1, 0.1, 0.1, 0.1, 0.5), scores(5.0, 0.0, 0.0, 0.0, 0.0, 1.0)
     vectors = APART.copy()
@@ -75,7 +75,7 @@ def test_among_few_candidates_only_the_most_similar_supports():
     assert fused.support[5] == pytest.approx(SUPPORT_WEIGHT * (own[0] - own[5]))
 
 
-def test_equal_scores_on_one_side_do_not_affect_the_order():
+def test_equal_scores_on_one_side_do_not_affect_the_order() -> None:
     nothing = fuse(scores(0.2, 0.4), scores(0.0, 0.0), APART[:2], FusionParameters(0.5))
     assert nothing.score[1] > nothing.score[0]
     words = fuse(scores(0.3, 0.3), scores(1.0, 2.0), APART[:2], FusionParameters(0.5))
@@ -84,16 +84,16 @@ def test_equal_scores_on_one_side_do_not_affect_the_order():
 
 @pytest.mark.parametrize("method", list(FusionMethod))
 @pytest.mark.parametrize("weight", [None, 0.0, 0.5, 1.0])
-def test_a_single_candidate_has_a_score(method, weight):
+def test_a_single_candidate_has_a_score(method: FusionMethod, weight: float | None) -> None:
     fused = fuse(scores(0.3), scores(2.0), APART[:1], FusionParameters(weight, method))
     assert np.isfinite(fused.total).all()
 
 
-def test_rrf_depends_on_ranks_only():
+def test_rrf_depends_on_ranks_only() -> None:
     fused = fuse(scores(0.9, 0.2, 0.1), scores(1.0, 100.0, 0.0), APART[:3], FusionParameters(0.5, FusionMethod.RRF))
     assert fused.total == pytest.approx([0.5 / 61 + 0.5 / 62, 0.5 / 62 + 0.5 / 61, 0.5 / 63])  # the third has no word
     assert not fused.support.any()
 
 
-def test_equal_scores_keep_their_order():
+def test_equal_scores_keep_their_order() -> None:
     assert ranks(scores(0.5, 0.9, 0.5)).tolist() == [2, 1, 3]

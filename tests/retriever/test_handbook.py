@@ -5,10 +5,12 @@ from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
 
+from tests.retriever.client import Client
+
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"
 
 
-async def test_the_handbooks_questions_find_their_page(client):
+async def test_the_handbooks_questions_find_their_page(client: Client) -> None:
     pages = {page.stem: page.read_text() for page in sorted((HELPDESK / "handbook").glob("*.md"))}
     lines = (HELPDESK / "config" / "tasks" / "policy_question.jsonl").read_text().splitlines()
     questions = [json.loads(line) for line in lines]

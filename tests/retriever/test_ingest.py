@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import pytest
-from ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.collections.ingest import MAX_DOCUMENTS_IN_FLIGHT
 from pointsman_retriever.domain import Vectors
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
+
+from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 
 SHED = "The ladder hangs in the shed, behind the rakes. " * 12
 ATTIC = "The trunk stands in the attic, under the old maps. " * 12
@@ -34,15 +36,18 @@ class CountingModel:
         return self._model.embed(texts)
 
 
+Counting = tuple[Client, CountingModel]
+
+
 @pytest.fixture
-async def counting(start, minilm: MiniLM):
+async def counting(start: Start, minilm: MiniLM) -> AsyncIterator[Counting]:
     model = CountingModel(minilm)
     async with start(model) as client:
         await client.create()
         yield client, model
 
 
-async def test_each_document_gets_an_outcome_in_order_and_a_bad_one_stops_no_other(client):
+async def test_each_document_gets_an_outcome_in_order_and_a_bad_one_stops_no_other(client: Client) -> None:
     done = await ingest(
         client,
         pb.Document(id="a", text="The kettle stands on the stove."),
@@ -65,7 +70,7 @@ async def test_each_document_gets_an_outcome_in_order_and_a_bad_one_stops_no_oth
     assert set(await client.found("kettle broom", top_k=10)) == {"a", "d"}
 
 
-async def test_a_document_over_the_quota_stops_no_other_in_its_batch(client):
+async def test_a_document_over_the_quota_stops_no_other_in_its_batch(client: Client) -> None:
     quota = pb.Quota(bytes=20_000)
     await client.stub.ConfigureCollection(pb.ConfigureCollectionRequest(collection="notes", quota=quota))
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)]
@@ -81,7 +86,7 @@ async def test_a_document_over_the_quota_stops_no_other_in_its_batch(client):
     assert (await client.collection()).documents == 4
 
 
-async def test_a_client_that_waits_for_each_outcome_receives_it(client):
+async def test_a_client_that_waits_for_each_outcome_receives_it(client: Client) -> None:
     call = client.stub.Ingest()
     await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes")))
     for number in range(3):
@@ -91,7 +96,7 @@ async def test_a_client_that_waits_for_each_outcome_receives_it(client):
     assert (await call.read()).summary.written == 3
 
 
-async def test_outcomes_of_a_batch_come_together_and_in_order(client):
+async def test_outcomes_of_a_batch_come_together_and_in_order(client: Client) -> None:
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(200)]
     documents[3] = pb.Document(id="n3", content=b"\x89PNG", media_type="image/png")
     requests = [
@@ -108,7 +113,7 @@ async def test_outcomes_of_a_batch_come_together_and_in_order(client):
     assert (events[-1].summary.written, events[-1].summary.failed) == (199, 1)
 
 
-async def test_unchanged_documents_are_neither_embedded_nor_written(counting):
+async def test_unchanged_documents_are_neither_embedded_nor_written(counting: Counting) -> None:
     client, model = counting
     documents = [pb.Document(id=f"n{n}", title="Note", text=f"Note {n}.", metadata={"n": str(n)}) for n in range(5)]
     first = await ingest(client, *documents)
@@ -122,7 +127,7 @@ async def test_unchanged_documents_are_neither_embedded_nor_written(counting):
     assert len(model.texts) == embedded
 
 
-async def test_only_changed_chunks_are_embedded_and_old_ones_are_removed(counting):
+async def test_only_changed_chunks_are_embedded_and_old_ones_are_removed(counting: Counting) -> None:
     client, model = counting
     await ingest(client, pb.Document(id="house", text=HOUSE))
     before = (await client.collection()).chunks
@@ -138,7 +143,7 @@ async def test_only_changed_chunks_are_embedded_and_old_ones_are_removed(countin
         assert changed[passage.start : passage.end] == passage.text
 
 
-async def test_changed_metadata_takes_effect_without_embedding(counting):
+async def test_changed_metadata_takes_effect_without_embedding(counting: Counting) -> None:
     client, model = counting
     await client.upsert(pb.Document(id="a", text="A ladder.", metadata={"room": "shed"}))
     model.texts.clear()
@@ -148,7 +153,7 @@ async def test_changed_metadata_takes_effect_without_embedding(counting):
     assert await client.found("ladder", filter={"room": "shed"}) == []
 
 
-async def test_only_documents_missing_from_the_source_are_removed(client):
+async def test_only_documents_missing_from_the_source_are_removed(client: Client) -> None:
     await client.upsert(pb.Document(id="single", text="Upserted by itself."))
     await ingest(client, pb.Document(id="other", text="Of another folder."), source="elsewhere")
     await ingest(client, *(pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)))
@@ -159,7 +164,9 @@ async def test_only_documents_missing_from_the_source_are_removed(client):
     assert set(await client.found("note folder itself", top_k=100)) == {"single", "other", "n0", "n1"}
 
 
-async def test_an_interrupted_stream_removes_nothing_and_keeps_acknowledged_documents(client, refusal):
+async def test_an_interrupted_stream_removes_nothing_and_keeps_acknowledged_documents(
+    client: Client, refusal: Refusal
+) -> None:
     await ingest(client, pb.Document(id="old", text="An old note."))
     call = client.stub.Ingest()
     await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes", source="folder")))
@@ -174,7 +181,7 @@ async def test_an_interrupted_stream_removes_nothing_and_keeps_acknowledged_docu
     assert again.summary.removed == 1
 
 
-async def test_a_document_that_moved_to_another_source_is_not_removed_by_the_first(client):
+async def test_a_document_that_moved_to_another_source_is_not_removed_by_the_first(client: Client) -> None:
     note = pb.Document(id="a", text="A note.")
     await ingest(client, note, source="one")
     assert (await ingest(client, note, source="two")).states == {"a": WRITTEN}
@@ -182,7 +189,7 @@ async def test_a_document_that_moved_to_another_source_is_not_removed_by_the_fir
     assert await client.found("note") == ["a"]
 
 
-async def test_each_line_of_a_json_lines_file_is_a_document(client):
+async def test_each_line_of_a_json_lines_file_is_a_document(client: Client) -> None:
     lines = (
         b'{"id": "x", "title": "Fox", "text": "The fox sleeps.", "metadata": {"year": 1999}}\n'
         b"\n"
@@ -207,7 +214,7 @@ async def test_each_line_of_a_json_lines_file_is_a_document(client):
     )
 
 
-async def test_an_unreadable_line_prevents_removals(client):
+async def test_an_unreadable_line_prevents_removals(client: Client) -> None:
     def file(*lines: str) -> pb.Document:
         return pb.Document(id="f", content="\n".join(lines).encode(), media_type="application/jsonl")
 
@@ -218,7 +225,7 @@ async def test_an_unreadable_line_prevents_removals(client):
     assert whole.summary.removed == 1
 
 
-async def test_a_json_lines_file_is_not_read_beyond_the_maximum_of_bad_lines(start):
+async def test_a_json_lines_file_is_not_read_beyond_the_maximum_of_bad_lines(start: Start) -> None:
     good = b'{"id": "x", "text": "The fox."}\n'
     bad = b"{\n" * 1_000_000
     async with start(max_bad_lines=3) as client:
@@ -245,8 +252,8 @@ async def test_a_json_lines_file_is_not_read_beyond_the_maximum_of_bad_lines(sta
 
 
 @pytest.mark.parametrize("key", ["id", "title", "text", "metadata"])
-async def test_a_line_with_a_lone_surrogate_is_refused_and_stops_no_other(client, key):
-    half = {"id": "half", "title": "Half", "text": "Half of a pair."}
+async def test_a_line_with_a_lone_surrogate_is_refused_and_stops_no_other(client: Client, key: str) -> None:
+    half: dict[str, object] = {"id": "half", "title": "Half", "text": "Half of a pair."}
     half[key] = {"half": "\ud83d"} if key == "metadata" else "\ud83d"
     lines = [{"id": "x", "text": "The fox."}, half, {"id": "y", "text": "The owl."}]
     content = "\n".join(map(json.dumps, lines)).encode()
@@ -258,7 +265,7 @@ async def test_a_line_with_a_lone_surrogate_is_refused_and_stops_no_other(client
     ]
 
 
-async def test_a_json_lines_file_that_is_too_large_prevents_removals(client):
+async def test_a_json_lines_file_that_is_too_large_prevents_removals(client: Client) -> None:
     def file(content: bytes) -> pb.Document:
         return pb.Document(id="f", content=content, media_type="application/jsonl")
 
@@ -270,9 +277,11 @@ async def test_a_json_lines_file_that_is_too_large_prevents_removals(client):
     assert (await client.collection()).documents == 2
 
 
-async def test_a_stream_whose_collection_is_deleted_receives_the_error_while_it_sends(client, refusal):
+async def test_a_stream_whose_collection_is_deleted_receives_the_error_while_it_sends(
+    client: Client, refusal: Refusal
+) -> None:
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.", title="x" * 5_000) for n in range(2_000)]
-    reading = asyncio.create_task(refusal(_all(client.stub.Ingest(steps(documents)))))
+    reading = asyncio.ensure_future(refusal(_all(client.stub.Ingest(steps(documents)))))
     while not (await client.collection()).documents:
         assert not reading.done()
     await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
@@ -289,7 +298,9 @@ class HeldModel(CountingModel):
         return super().embed(texts)
 
 
-async def test_backpressure_slows_a_client_that_sends_faster_than_documents_are_written(start, minilm: MiniLM):
+async def test_backpressure_slows_a_client_that_sends_faster_than_documents_are_written(
+    start: Start, minilm: MiniLM
+) -> None:
     model, sent = HeldModel(minilm), 0
     body = "x" * 100_000  # so that what the connection itself buffers is little beside it
 
@@ -315,7 +326,7 @@ async def test_backpressure_slows_a_client_that_sends_faster_than_documents_are_
     assert events[-1].summary.written == 3 * MAX_DOCUMENTS_IN_FLIGHT
 
 
-async def _all(call) -> list[pb.IngestResponse]:
+async def _all(call: AsyncIterator[pb.IngestResponse]) -> list[pb.IngestResponse]:
     return [event async for event in call]
 
 
@@ -330,14 +341,16 @@ async def _all(call) -> list[pb.IngestResponse]:
         pytest.param(steps([], source="", remove_missing=True), "source_needed", id="everything would be removed"),
     ],
 )
-async def test_a_stream_with_messages_out_of_order_is_refused(client, refusal, requests, code):
+async def test_a_stream_with_messages_out_of_order_is_refused(
+    client: Client, refusal: Refusal, requests: list[pb.IngestRequest], code: str
+) -> None:
     await client.upsert(pb.Document(id="a", text="Stays."))
     error = await refusal(_all(client.stub.Ingest(requests)))
     assert error.code == code
     assert (await client.collection()).documents == 1
 
 
-async def test_a_document_with_its_vector_is_one_chunk_and_is_not_embedded(counting, minilm: MiniLM):
+async def test_a_document_with_its_vector_is_one_chunk_and_is_not_embedded(counting: Counting, minilm: MiniLM) -> None:
     client, model = counting
     values = (3.0 * minilm.embed(["rain tomorrow"])[0]).tolist()
     vector = pb.Vector(fingerprint=minilm.fingerprint, values=values)
@@ -360,8 +373,15 @@ async def test_a_document_with_its_vector_is_one_chunk_and_is_not_embedded(count
     ],
 )
 async def test_a_document_with_an_unusable_vector_is_refused(
-    client, refusal, minilm: MiniLM, text, fingerprint, values, status, code
-):
+    client: Client,
+    refusal: Refusal,
+    minilm: MiniLM,
+    text: str,
+    fingerprint: str,
+    values: list[float],
+    status: grpc.StatusCode,
+    code: str,
+) -> None:
     vector = pb.Vector(fingerprint=fingerprint or minilm.fingerprint, values=values)
     error = await refusal(client.upsert(pb.Document(id="a", text=text, vector=vector)))
     assert (error.grpc_status, error.code) == (status, code)

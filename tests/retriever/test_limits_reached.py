@@ -2,8 +2,10 @@
 
 from pointsman.v1 import retriever_pb2 as pb
 
+from tests.retriever.client import Client
 
-async def test_the_greatest_allowed_values_are_accepted(client):
+
+async def test_the_greatest_allowed_values_are_accepted(client: Client) -> None:
     longest = "é" * 128
     entries = {f"key-{n}": "value" for n in range(16)}
     crowd = [pb.Document(id=f"n{n}", text=f"Note number {n}.") for n in range(999)]

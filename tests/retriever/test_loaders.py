@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.loaders.formats import UnreadableFile, read_lines
 from pointsman_retriever.loaders.html_pdf import read_html, read_pdf
 from pointsman_retriever.sandbox import Sandbox, SandboxError
+
+from tests.retriever.client import Client, Refusal
+from tests.retriever.ingests import WRITTEN, ingest, pdf
 
 PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { color: red }</style></head>
 <body><nav><a href="/">Home</a></nav><h1>Lost property</h1><p>Kept for <b>30</b> days, see <a href="/x">here</a>.</p>
@@ -18,7 +20,7 @@ PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { c
 <pre><code>lookup --id 7</code></pre><script>alert("no")</script><footer>Imprint</footer></body></html>"""
 
 
-def test_html_becomes_markdown_without_navigation_and_scripts():
+def test_html_becomes_markdown_without_navigation_and_scripts() -> None:
     read = read_html(PAGE.encode())
     assert read.title == "Lost & found"
     assert "# Lost property" in read.text
@@ -29,23 +31,20 @@ def test_html_becomes_markdown_without_navigation_and_scripts():
         assert furniture not in read.text, furniture
 
 
-def test_html_is_read_in_the_encoding_it_declares():
+def test_html_is_read_in_the_encoding_it_declares() -> None:
     assert "für" in read_html('<meta charset="iso-8859-1"><p>für'.encode("iso-8859-1")).text
 
 
-def test_a_pdf_yields_its_pages_and_title():
+def test_a_pdf_yields_its_pages_and_title() -> None:
     read = read_pdf(pdf("The heron waits.", "The otter swims.", title="Birds"))
     assert (read.title, read.text) == ("Birds", "The heron waits.\n\nThe otter swims.")
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
-def test_json_lines_end_at_line_feeds_only(separator):
+def test_json_lines_end_at_line_feeds_only(separator: str) -> None:
     text = f"first{separator}second"
     lines = [json.dumps({"text": text}, ensure_ascii=False), "", '{"text": "third"}', ""]
-    assert [(number, line["text"]) for number, line in read_lines("\r\n".join(lines).encode("utf-8-sig"))] == [
-        (1, text),
-        (3, "third"),
-    ]
+    assert list(read_lines("\r\n".join(lines).encode("utf-8-sig"))) == [(1, {"text": text}), (3, {"text": "third"})]
 
 
 @pytest.mark.parametrize(
@@ -53,17 +52,17 @@ def test_json_lines_end_at_line_feeds_only(separator):
     [(b"%PDF-1.4 and no more", "is not a readable PDF"), (b"", "is not a readable PDF"), (pdf(""), "has no text")],
     ids=["torn", "empty", "a scan"],
 )
-def test_an_unreadable_pdf_is_refused_with_the_reason(content, reason):
+def test_an_unreadable_pdf_is_refused_with_the_reason(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadableFile, match=reason):
         read_pdf(content)
 
 
-def test_deeply_nested_html_is_refused():
+def test_deeply_nested_html_is_refused() -> None:
     with pytest.raises(UnreadableFile, match="nested too deeply"):
         read_html(b"<div>" * 20_000 + b"x")
 
 
-async def test_files_are_found_by_their_text(client):
+async def test_files_are_found_by_their_text(client: Client) -> None:
     await client.upsert(
         pb.Document(id="page", content=PAGE.encode(), media_type="text/html"),
         pb.Document(id="birds", content=pdf("The heron waits for hours."), media_type="application/pdf"),
@@ -75,7 +74,7 @@ async def test_files_are_found_by_their_text(client):
     assert (await client.search("Plain")).passages[0].text == "Plain text."
 
 
-async def test_a_media_type_may_have_parameters_and_capitals(client):
+async def test_a_media_type_may_have_parameters_and_capitals(client: Client) -> None:
     content = b"<p>The kettle.</p><script>let it = 1</script>"
     await client.upsert(pb.Document(id="page", content=content, media_type="Text/HTML; charset=utf-8"))
     assert (await client.search("kettle")).passages[0].text == "The kettle."
@@ -85,7 +84,7 @@ async def test_a_media_type_may_have_parameters_and_capitals(client):
     assert (await ingest(client, lines)).states == {"x": WRITTEN}
 
 
-async def test_an_unreadable_file_refuses_the_upsert(client, refusal):
+async def test_an_unreadable_file_refuses_the_upsert(client: Client, refusal: Refusal) -> None:
     error = await refusal(
         client.upsert(
             pb.Document(id="a", text="Fine."), pb.Document(id="b", content=b"%PDF", media_type="application/pdf")
@@ -96,14 +95,16 @@ async def test_an_unreadable_file_refuses_the_upsert(client, refusal):
     assert (await client.collection()).documents == 0
 
 
-async def test_a_large_file_and_a_document_with_both_text_and_file_are_refused(client, refusal):
+async def test_a_large_file_and_a_document_with_both_text_and_file_are_refused(
+    client: Client, refusal: Refusal
+) -> None:
     large = pb.Document(id="a", content=b"x" * (32 * 1024 * 1024 + 1), media_type="text/plain")
     assert (await refusal(client.upsert(large))).code == "document_too_large"
     both = pb.Document(id="a", text="x", content=b"y", media_type="text/plain")
     assert (await refusal(client.upsert(both))).code == "text_and_content"
 
 
-async def test_a_file_that_kills_the_sandbox_or_takes_too_long_affects_no_other():
+async def test_a_file_that_kills_the_sandbox_or_takes_too_long_affects_no_other() -> None:
     async with running(Sandbox()) as reader:
         with pytest.raises(SandboxError, match="ended the process"):
             await read(reader, b"x", "no/reader")  # the worker knows no such type, and dies of it
@@ -113,7 +114,7 @@ async def test_a_file_that_kills_the_sandbox_or_takes_too_long_affects_no_other(
             await read(reader, b"<p>" * 100_000)
 
 
-async def test_a_file_with_too_much_text_is_refused_and_affects_no_other():
+async def test_a_file_with_too_much_text_is_refused_and_affects_no_other() -> None:
     async with running(Sandbox(answer_bytes=2_000)) as reader:
         assert await read(reader, page("д" * 900)) == "д" * 900
         with pytest.raises(SandboxError, match="more than 2,000 bytes of text"):
@@ -121,7 +122,7 @@ async def test_a_file_with_too_much_text_is_refused_and_affects_no_other():
         assert await read(reader, page("Fine.")) == "Fine."
 
 
-async def test_a_sandbox_whose_answer_is_too_large_is_killed():
+async def test_a_sandbox_whose_answer_is_too_large_is_killed() -> None:
     async with running(Sandbox(answer_bytes=10)) as reader:
         for _ in range(2):
             with pytest.raises(SandboxError, match="ended the process"):  # to say that it is too much is too much, too
@@ -136,7 +137,7 @@ async def test_a_sandbox_whose_answer_is_too_large_is_killed():
     ],
     ids=["HTML", "PDF"],
 )
-async def test_a_lone_surrogate_in_a_file_becomes_the_replacement_character(media_type, content):
+async def test_a_lone_surrogate_in_a_file_becomes_the_replacement_character(media_type: str, content: bytes) -> None:
     async with running(Sandbox()) as reader:
         assert await read(reader, content, media_type) == "half \ufffd of a pair"
 
@@ -146,7 +147,8 @@ def page(text: str) -> bytes:
 
 
 async def read(sandbox: Sandbox, content: bytes, media_type: str = "text/html") -> str:
-    return (await sandbox.call("read", content, media_type=media_type))["text"]
+    text: str = (await sandbox.call("read", content, media_type=media_type))["text"]
+    return text
 
 
 @asynccontextmanager
@@ -157,7 +159,7 @@ async def running(sandbox: Sandbox) -> AsyncIterator[Sandbox]:
         await sandbox.close()
 
 
-async def test_the_answer_to_a_cancelled_read_reaches_no_other_call():
+async def test_the_answer_to_a_cancelled_read_reaches_no_other_call() -> None:
     async with running(Sandbox()) as reader:
         first = asyncio.create_task(read(reader, b"<p>first" + b"<b>x</b>" * 50_000))
         await asyncio.wait([first], timeout=0.2)

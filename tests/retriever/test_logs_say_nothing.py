@@ -10,6 +10,8 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit import logs
 
+from tests.retriever.client import Client
+
 SAID = "xyzzy my mother's maiden name is Plugh"
 IDS = [("x-request-id", "r-1"), ("x-pointsman-decision-id", "d-1")]
 
@@ -25,7 +27,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
         root.removeHandler(handler)
 
 
-async def test_neither_documents_nor_queries_are_logged(client, log: io.StringIO) -> None:
+async def test_neither_documents_nor_queries_are_logged(client: Client, log: io.StringIO) -> None:
     stub = client.stub
     await stub.Upsert(
         pb.UpsertRequest(collection="notes", documents=[pb.Document(id="a", title=SAID, text=SAID)]), metadata=IDS

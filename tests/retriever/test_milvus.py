@@ -1,12 +1,16 @@
 """The whole service with Milvus Lite as its vector store."""
 
+from pathlib import Path
+
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
+
+from tests.retriever.client import Start
 
 pytest.importorskip("pymilvus")
 
 
-async def test_a_retriever_serves_from_milvus_and_fills_it_again_at_each_start(start, tmp_path):
+async def test_a_retriever_serves_from_milvus_and_fills_it_again_at_each_start(start: Start, tmp_path: Path) -> None:
     milvus = str(tmp_path / "lite.db")
     async with start(vector_store="milvus", vector_store_url=milvus) as client:
         await client.create()

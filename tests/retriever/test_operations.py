@@ -10,11 +10,14 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
 from pointsman_servicekit.document_sketches import Sketch, changed_share
+
+from tests.grpc_stubs import health_stub
+from tests.retriever.client import Client, Refusal, Start
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)
@@ -34,19 +37,22 @@ def tamper(file: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-async def verify(client, collection="notes", repair=False) -> pb.VerifyResponse:
-    return await client.stub.Verify(pb.VerifyRequest(collection=collection, repair=repair))
+async def verify(client: Client, collection: str = "notes", repair: bool = False) -> pb.VerifyResponse:
+    response: pb.VerifyResponse = await client.stub.Verify(pb.VerifyRequest(collection=collection, repair=repair))
+    return response
 
 
-async def snapshot(client, collection="notes") -> tuple[bytes, pb.SnapshotPart]:
+async def snapshot(client: Client, collection: str = "notes") -> tuple[bytes, pb.SnapshotPart]:
     parts = [part async for part in client.stub.Snapshot(pb.SnapshotRequest(collection=collection))]
     return b"".join(part.data for part in parts), parts[-1]
 
 
-async def restore(client, data: bytes, collection="notes", replace=False, sha256="", tenant="") -> pb.Collection:
+async def restore(
+    client: Client, data: bytes, collection: str = "notes", replace: bool = False, sha256: str = "", tenant: str = ""
+) -> pb.Collection:
     begin = pb.RestoreBegin(tenant=tenant, collection=collection, replace=replace)
     middle = len(data) // 2
-    return await client.stub.Restore(
+    restored: pb.Collection = await client.stub.Restore(
         iter(
             [
                 pb.RestoreRequest(begin=begin),
@@ -56,14 +62,15 @@ async def restore(client, data: bytes, collection="notes", replace=False, sha256
             ]
         )
     )
+    return restored
 
 
-async def is_serving(client) -> bool:
-    answer = await health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest())
+async def is_serving(client: Client) -> bool:
+    answer = await health_stub(client.channel).Check(health_pb2.HealthCheckRequest())
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_verify_finds_no_problem_after_many_kinds_of_changes(client):
+async def test_verify_finds_no_problem_after_many_kinds_of_changes(client: Client) -> None:
     await client.upsert(*NOTES)
     await client.upsert(pb.Document(id="n1", text="# Long\n\n" + "The ladder is in the shed. " * 400))
     await client.upsert(pb.Document(id="n1", text="# Long\n\n" + "The ladder is in the shed. " * 380))
@@ -101,13 +108,15 @@ SWAP = (
         ("UPDATE collection SET bytes = 7", "the recorded bytes is 7"),
     ],
 )
-async def test_verify_names_each_inconsistency(client, file, statement, reason):
+async def test_verify_names_each_inconsistency(client: Client, file: Path, statement: str, reason: str) -> None:
     await client.upsert(*NOTES)
     tamper(file, statement)
     assert reason in "\n".join((await verify(client)).problems)
 
 
-async def test_altered_vectors_are_detected_at_start(start, refusal, file, minilm: MiniLM):
+async def test_altered_vectors_are_detected_at_start(
+    start: Start, refusal: Refusal, file: Path, minilm: MiniLM
+) -> None:
     async with start() as client:
         await client.create()
         await client.create("others")
@@ -135,18 +144,25 @@ async def test_altered_vectors_are_detected_at_start(start, refusal, file, minil
                 await asyncio.wait([asyncio.create_task(client.found("note"))])
 
 
+def damage_file(file: Path, damage: str) -> None:
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    damaged = {
+        "pages": whole[:middle] + b"\xa5" * 65536 + whole[middle + 65536 :],
+        "cut": whole[:middle],
+        "empty": b"",
+    }
+    file.write_bytes(damaged[damage])
+
+
 @pytest.mark.parametrize("damage", ["pages", "cut", "empty"])
-async def test_a_damaged_file_is_reported_and_can_be_deleted(start, refusal, file, damage):
+async def test_a_damaged_file_is_reported_and_can_be_deleted(
+    start: Start, refusal: Refusal, file: Path, damage: str
+) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(*(pb.Document(id=f"{n}", text=f"The ladder {n}. " * 100) for n in range(60)))
-    whole = file.read_bytes()
-    middle = len(whole) // 2
-    file.write_bytes(
-        {"pages": whole[:middle] + b"\xa5" * 65536 + whole[middle + 65536 :], "cut": whole[:middle], "empty": b""}[
-            damage
-        ]
-    )
+    damage_file(file, damage)
     async with start() as client:
         error = await refusal(client.search("ladder"))
         assert error.code in ("collection_damaged", "unknown_schema_version")
@@ -155,7 +171,7 @@ async def test_a_damaged_file_is_reported_and_can_be_deleted(start, refusal, fil
         assert await client.found("ladder") == []
 
 
-async def test_a_torn_write_is_repaired_at_the_next_start(start, file):
+async def test_a_torn_write_is_repaired_at_the_next_start(start: Start, file: Path) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(NOTES[0])
@@ -173,7 +189,7 @@ async def test_a_torn_write_is_repaired_at_the_next_start(start, file):
         assert (await client.collection()).documents == 3
 
 
-async def test_a_snapshot_file_is_one_version_of_a_collection_in_use(client):
+async def test_a_snapshot_file_is_one_version_of_a_collection_in_use(client: Client) -> None:
     await client.upsert(*NOTES)
     done = asyncio.Event()
 
@@ -197,7 +213,7 @@ async def test_a_snapshot_file_is_one_version_of_a_collection_in_use(client):
         assert (await client.found("note 4", collection=f"copy-{number}"))[0] == "n4"
 
 
-async def test_a_restore_replaces_a_collection_durably(start, refusal):
+async def test_a_restore_replaces_a_collection_durably(start: Start, refusal: Refusal) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(*NOTES)
@@ -214,14 +230,14 @@ async def test_a_restore_replaces_a_collection_durably(start, refusal):
         assert not (await verify(client)).problems
 
 
-async def test_a_snapshot_can_be_restored_for_another_tenant(client):
+async def test_a_snapshot_can_be_restored_for_another_tenant(client: Client) -> None:
     await client.upsert(*NOTES)
     data, _ = await snapshot(client)
     restored = await restore(client, data, tenant="acme")
     assert (restored.tenant, restored.documents) == ("acme", len(NOTES))
 
 
-async def test_searches_continue_during_a_restore(client):
+async def test_searches_continue_during_a_restore(client: Client) -> None:
     await client.upsert(*NOTES)
     data, _ = await snapshot(client)
     done = asyncio.Event()
@@ -240,7 +256,7 @@ async def test_searches_continue_during_a_restore(client):
     assert min(await asyncio.gather(*looking)) > 0
 
 
-async def test_a_bad_snapshot_changes_nothing(client, refusal, tmp_path):
+async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, tmp_path: Path) -> None:
     await client.upsert(*NOTES)
     data, _ = await snapshot(client)
     other = tmp_path / "other.sqlite3"
@@ -294,11 +310,13 @@ class NextModel:
 MANY = [pb.Document(id=f"m{n}", title="Many", text=f"Number {n}.\n\n" + f"The ladder {n}. " * 120) for n in range(40)]
 
 
-async def reembed(client) -> list[pb.ReembedProgress]:
+async def reembed(client: Client) -> list[pb.ReembedProgress]:
     return [progress async for progress in client.stub.Reembed(pb.ReembedRequest(collection="notes"))]
 
 
-async def test_a_collection_of_another_model_is_unusable_until_it_is_migrated(start, refusal, minilm: MiniLM):
+async def test_a_collection_of_another_model_is_unusable_until_it_is_migrated(
+    start: Start, refusal: Refusal, minilm: MiniLM
+) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -326,7 +344,9 @@ async def test_a_collection_of_another_model_is_unusable_until_it_is_migrated(st
         assert "n3" in await client.found("note 3", top_k=10)
 
 
-async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(start, refusal, minilm):
+async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(
+    start: Start, refusal: Refusal, minilm: MiniLM
+) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -348,7 +368,7 @@ async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(star
         assert not {"m0", "m39"} & set(await client.found("ladder", top_k=100))
 
 
-async def test_a_second_concurrent_migration_is_refused(start, refusal, minilm):
+async def test_a_second_concurrent_migration_is_refused(start: Start, refusal: Refusal, minilm: MiniLM) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -361,7 +381,7 @@ async def test_a_second_concurrent_migration_is_refused(start, refusal, minilm):
         assert last.collection.fingerprint == "next-model"
 
 
-async def test_verify_repairs_the_index_in_memory(client, file):
+async def test_verify_repairs_the_index_in_memory(client: Client, file: Path) -> None:
     await client.upsert(*NOTES)
     found = await verify(client, repair=True)
     assert (list(found.problems), found.repaired) == ([], False)
@@ -371,7 +391,7 @@ async def test_verify_repairs_the_index_in_memory(client, file):
     assert not found.repaired  # the documents themselves are damaged: no index made anew mends that
 
 
-async def test_sketches_measure_the_share_of_changed_documents(client):
+async def test_sketches_measure_the_share_of_changed_documents(client: Client) -> None:
     async def sketch() -> Sketch:
         reason = await client.stub.Sketch(pb.SketchRequest(collection="notes"))
         return Sketch(reason.documents, tuple(reason.smallest))

@@ -1,11 +1,14 @@
 """Invalid calls are refused with their status and code."""
 
 import math
+from typing import Any
 
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+
+from tests.retriever.client import Client, Refusal, Start
 
 MIB = 1024 * 1024
 NOTE = pb.Document(id="note", text="A note.")
@@ -13,7 +16,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "with space", "../x", "a" * 65, "ü", "a\n"])
-async def test_a_bad_collection_name(client, refusal, name):
+async def test_a_bad_collection_name(client: Client, refusal: Refusal, name: str) -> None:
     for call in (
         client.create(name),
         client.upsert(NOTE, collection=name),
@@ -25,7 +28,7 @@ async def test_a_bad_collection_name(client, refusal, name):
         assert (error.grpc_status, error.code) == (INVALID, "invalid_collection_name")
 
 
-async def test_an_unknown_collection(client, refusal):
+async def test_an_unknown_collection(client: Client, refusal: Refusal) -> None:
     for call in (
         client.upsert(NOTE, collection="nowhere"),
         client.delete("x", collection="nowhere"),
@@ -37,7 +40,7 @@ async def test_an_unknown_collection(client, refusal):
         assert "nowhere" in error.message
 
 
-async def test_a_name_that_is_taken(client, refusal):
+async def test_a_name_that_is_taken(client: Client, refusal: Refusal) -> None:
     error = await refusal(client.create())
     assert (error.grpc_status, error.code) == (grpc.StatusCode.ALREADY_EXISTS, "collection_exists")
 
@@ -63,13 +66,13 @@ async def test_a_name_that_is_taken(client, refusal):
         ),
     ],
 )
-async def test_a_bad_document(client, refusal, documents, code):
+async def test_a_bad_document(client: Client, refusal: Refusal, documents: list[pb.Document], code: str) -> None:
     error = await refusal(client.upsert(*documents))
     assert (error.grpc_status, error.code) == (INVALID, code)
     assert (await client.collection()).version == 0
 
 
-async def test_a_bad_id_to_delete(client, refusal):
+async def test_a_bad_id_to_delete(client: Client, refusal: Refusal) -> None:
     error = await refusal(client.delete("fine", ""))
     assert (error.grpc_status, error.code) == (INVALID, "invalid_document_id")
 
@@ -89,7 +92,7 @@ async def test_a_bad_id_to_delete(client, refusal):
         ),
     ],
 )
-async def test_a_bad_query(client, refusal, query, how, code):
+async def test_a_bad_query(client: Client, refusal: Refusal, query: str, how: dict[str, Any], code: str) -> None:
     error = await refusal(client.search(query, **how))
     assert (error.grpc_status, error.code) == (INVALID, code)
 
@@ -104,13 +107,13 @@ async def test_a_bad_query(client, refusal, query, how, code):
         pytest.param([math.inf] + [1.0] * 383, id="infinite"),
     ],
 )
-async def test_a_bad_vector(client, refusal, minilm: MiniLM, values):
+async def test_a_bad_vector(client: Client, refusal: Refusal, minilm: MiniLM, values: list[float]) -> None:
     error = await refusal(client.search("x", vector=pb.Vector(fingerprint=minilm.fingerprint, values=values)))
     assert (error.grpc_status, error.code, error.param) == (INVALID, "invalid_vector", "vector")
 
 
 @pytest.mark.parametrize("fingerprint", ["", "another-model"])
-async def test_a_vector_of_another_model(client, refusal, fingerprint):
+async def test_a_vector_of_another_model(client: Client, refusal: Refusal, fingerprint: str) -> None:
     error = await refusal(client.search("x", vector=pb.Vector(fingerprint=fingerprint, values=[1.0] * 384)))
     assert (error.grpc_status, error.code) == (grpc.StatusCode.FAILED_PRECONDITION, "fingerprint_mismatch")
 
@@ -126,7 +129,7 @@ class RenamedModel:
         self.embed = model.embed
 
 
-async def test_a_collection_of_another_model(start, refusal, minilm: MiniLM):
+async def test_a_collection_of_another_model(start: Start, refusal: Refusal, minilm: MiniLM) -> None:
     async with start() as before:
         await before.create()
         await before.upsert(NOTE)

@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import grpc
 import pytest
@@ -13,13 +15,25 @@ from pointsman_retriever.rerank.http import tei_reranker
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
+from tests.retriever.client import Refusal, Start
+
+
+class ScoringServer(ThreadingHTTPServer):
+    """A reranker over HTTP on a free port, with the headers and bodies of the requests that it received."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Scorer)
+        self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
+
 
 class Scorer(BaseHTTPRequestHandler):
-    """By length, the shortest first; in either api, after its path."""
+    """Scores texts by length, the shortest first. The request's path selects the API."""
+
+    server: ScoringServer
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((dict(self.headers), asked))  # type: ignore[attr-defined]
+        self.server.asked.append((dict(self.headers), asked))
         texts = asked.get("texts") or asked["documents"]
         scores = sorted(((index, 1.0 / len(text)) for index, text in enumerate(texts)), key=lambda one: -one[1])
         answers = {
@@ -39,9 +53,8 @@ class Scorer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def scorer() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Scorer)
-    server.asked = []  # type: ignore[attr-defined]
+def scorer() -> Iterator[ScoringServer]:
+    server = ScoringServer()
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -50,12 +63,14 @@ def scorer() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def address(scorer: ThreadingHTTPServer, path: str) -> str:
+def address(scorer: ScoringServer, path: str) -> str:
     return f"http://127.0.0.1:{scorer.server_port}/{path}"
 
 
 @pytest.mark.parametrize("api", ["tei", "cohere"])
-async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(start, scorer, api):
+async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(
+    start: Start, scorer: ScoringServer, api: str
+) -> None:
     further = {"reranker_url": address(scorer, api), "reranker_api": api, "reranker_key": "secret"}
     async with start(**further) as client:
         await client.create()
@@ -76,7 +91,7 @@ async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(start, 
 
 
 @pytest.mark.parametrize("path", ["half", "odd", "missing"])
-async def test_a_reranker_that_does_not_score_each_text_is_an_error(scorer, path):
+async def test_a_reranker_that_does_not_score_each_text_is_an_error(scorer: ScoringServer, path: str) -> None:
     reranker = tei_reranker(RerankerOptions(address(scorer, path)))
     with pytest.raises(Unavailable) as raised:
         await reranker.rerank("cat", ["one", "two"])
@@ -84,7 +99,7 @@ async def test_a_reranker_that_does_not_score_each_text_is_an_error(scorer, path
     await reranker.close()
 
 
-async def test_an_unreachable_reranker_does_not_affect_plain_searches(start, refusal):
+async def test_an_unreachable_reranker_does_not_affect_plain_searches(start: Start, refusal: Refusal) -> None:
     async with start(reranker_url="http://127.0.0.1:9/rerank") as client:
         await client.create()
         await client.upsert(pb.Document(id="cat", text="A cat."))
@@ -93,7 +108,7 @@ async def test_an_unreachable_reranker_does_not_affect_plain_searches(start, ref
         assert (error.grpc_status, error.code) == (grpc.StatusCode.UNAVAILABLE, "reranker_failed")
 
 
-async def test_the_reranker_is_not_called_without_passages(start, scorer):
+async def test_the_reranker_is_not_called_without_passages(start: Start, scorer: ScoringServer) -> None:
     async with start(reranker_url=address(scorer, "tei")) as client:
         await client.create()
         answer = await client.stub.Search(pb.SearchRequest(collection="notes", query="cat", rerank=True))
@@ -117,7 +132,7 @@ class ReversingReranker:
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this module importable as `users_rerankers`, and publishes the class as an entry point."""
     info = tmp_path / "users_rerankers-1.0.dist-info"
     info.mkdir()
@@ -128,7 +143,7 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["reverse", "users_rerankers:ReversingReranker"])
-async def test_a_users_reranker_is_found_by_entry_point_and_by_module(start, installed, name):
+async def test_a_users_reranker_is_found_by_entry_point_and_by_module(start: Start, installed: None, name: str) -> None:
     closed = ReversingReranker.closed
     async with start(reranker_api=name, reranker_model="2.5") as client:
         await client.create()
@@ -140,7 +155,7 @@ async def test_a_users_reranker_is_found_by_entry_point_and_by_module(start, ins
     assert ReversingReranker.closed == closed + 1
 
 
-async def test_an_unknown_reranker_api_prevents_the_start_and_lists_the_known_ones(start):
+async def test_an_unknown_reranker_api_prevents_the_start_and_lists_the_known_ones(start: Start) -> None:
     with pytest.raises(FailedPrecondition, match="RERANKER_API is 'tee', which is unknown; use one of cohere, tei"):
         async with start(reranker_api="tee"):
             pass

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from pointsman_retriever.chunking.chunkers import kind_of, make_chunkers
 from pointsman_retriever.chunking.sandboxed import SandboxedChunker
 from pointsman_retriever.domain import Document
 from pointsman_retriever.sandbox import Sandbox
+
+from tests.retriever.client import Client
 
 HOSTILE = "#" * 1_000_000  # about 15 s of CPU
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
@@ -44,13 +46,13 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def chunker(minilm: MiniLM):
+async def chunker(minilm: MiniLM) -> AsyncIterator[SandboxedChunker]:
     sandbox = Sandbox(setup=minilm.tokenizer.to_str().encode())
     yield SandboxedChunker(sandbox)
     await sandbox.close()
 
 
-async def test_the_sandbox_makes_the_same_chunks_as_the_chunkers(chunker: SandboxedChunker, minilm: MiniLM):
+async def test_the_sandbox_makes_the_same_chunks_as_the_chunkers(chunker: SandboxedChunker, minilm: MiniLM) -> None:
     documents = [
         (Document("small", "Trains", f"# One\n\n{SENTENCE}"), "markdown-3"),
         (Document("large", "Boats", f"# Two\n\n## Sub\n\n{SENTENCE * 3_000}\n\n## Sub\n\nEnd."), "markdown-3"),
@@ -64,7 +66,7 @@ async def test_the_sandbox_makes_the_same_chunks_as_the_chunkers(chunker: Sandbo
     assert await chunker.chunk([]) == []
 
 
-async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM):
+async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM) -> None:
     sandbox = Sandbox(answer_bytes=500, setup=minilm.tokenizer.to_str().encode())
     good, bad = Document("good", "", SENTENCE), Document("bad", "", "# Heading\n\nText.\n\n" * 3_000)
     results = await SandboxedChunker(sandbox).chunk([(good, "plain-2"), (bad, "markdown-3"), (good, "plain-2")])
@@ -73,7 +75,7 @@ async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM):
     assert "'bad' cannot be split into chunks: it has more than 500 bytes" in str(results[1])
 
 
-async def test_a_hostile_text_does_not_delay_another_upsert(client):
+async def test_a_hostile_text_does_not_delay_another_upsert(client: Client) -> None:
     hostile = asyncio.create_task(client.upsert(pb.Document(id="hostile", text=HOSTILE)))
     await wait_until_busy()
     started = time.monotonic()
@@ -84,7 +86,7 @@ async def test_a_hostile_text_does_not_delay_another_upsert(client):
     await asyncio.gather(hostile, return_exceptions=True)
 
 
-async def test_a_cancelled_upsert_stops_the_work_on_its_text(client):
+async def test_a_cancelled_upsert_stops_the_work_on_its_text(client: Client) -> None:
     call = client.stub.Upsert(pb.UpsertRequest(collection="notes", documents=[pb.Document(id="hostile", text=HOSTILE)]))
     busy = await wait_until_busy()
     call.cancel()
@@ -93,7 +95,9 @@ async def test_a_cancelled_upsert_stops_the_work_on_its_text(client):
     assert await client.found("branch line") == ["innocent"]
 
 
-async def test_a_subprocess_does_not_inherit_the_services_secrets(monkeypatch, chunker: SandboxedChunker):
+async def test_a_subprocess_does_not_inherit_the_services_secrets(
+    monkeypatch: pytest.MonkeyPatch, chunker: SandboxedChunker
+) -> None:
     monkeypatch.setenv("POINTSMAN_RETRIEVER_RERANKER_KEY", "hunter2")
     await chunker.chunk([(Document("d", "", "x"), "plain-2")])
     (process,) = workers()

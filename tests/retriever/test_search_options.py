@@ -1,10 +1,14 @@
 """Search options: explanations, neighbours, limits per document, diversity, batches, relevance, settings."""
 
 import math
+from typing import Any
 
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
+from pointsman_embedding import MiniLM
+
+from tests.retriever.client import Client, Refusal, Start
 
 SHEET = "\n\n".join(
     f"# Part {number}\n\n" + f"In part {number} the {what} is looked after with much care and patience. " * 12
@@ -17,7 +21,7 @@ def request(query: str, **further: object) -> pb.SearchRequest:
 
 
 @pytest.fixture
-async def filled(client):
+async def filled(client: Client) -> Client:
     await client.upsert(
         pb.Document(id="sheet", title="Work sheet", text=SHEET),
         pb.Document(id="cat", text="A cat sleeps on the warm windowsill."),
@@ -28,7 +32,7 @@ async def filled(client):
     return client
 
 
-async def test_each_score_is_explained_by_its_parts(filled):
+async def test_each_score_is_explained_by_its_parts(filled: Client) -> None:
     answer = await filled.stub.Search(request("who looks after the whistle", explain=True, top_k=20))
     dense = sorted(answer.passages, key=lambda passage: -passage.dense_score)
     for passage in answer.passages:
@@ -42,12 +46,12 @@ async def test_each_score_is_explained_by_its_parts(filled):
     assert (best.document_id, best.explanation.sparse_rank) == ("sheet", 1)
 
 
-async def test_nothing_is_explained_unless_requested(filled):
+async def test_nothing_is_explained_unless_requested(filled: Client) -> None:
     answer = await filled.stub.Search(request("whistle"))
     assert not any(passage.HasField("explanation") for passage in answer.passages)
 
 
-async def test_neighbours_come_in_document_order(filled):
+async def test_neighbours_come_in_document_order(filled: Client) -> None:
     answer = await filled.stub.Search(request("the boiler in part 2", top_k=1, neighbours=1))
     (passage,) = answer.passages
     assert "boiler" in passage.text
@@ -62,7 +66,7 @@ async def test_neighbours_come_in_document_order(filled):
     assert len(starts) >= 3
 
 
-async def test_per_document_limits_the_passages_of_each_document(filled):
+async def test_per_document_limits_the_passages_of_each_document(filled: Client) -> None:
     loose = await filled.stub.Search(request("much care and patience", top_k=6))
     assert [passage.document_id for passage in loose.passages].count("sheet") >= 4
     grouped = await filled.stub.Search(request("much care and patience", top_k=4, per_document=1))
@@ -70,7 +74,7 @@ async def test_per_document_limits_the_passages_of_each_document(filled):
     assert grouped.passages[0].document_id == "sheet"
 
 
-async def test_diversity_removes_near_duplicates(filled):
+async def test_diversity_removes_near_duplicates(filled: Client) -> None:
     plain = await filled.stub.Search(request("a sleeping cat", top_k=2))
     assert {passage.document_id for passage in plain.passages} == {"cat", "cat again"}
     diverse = await filled.stub.Search(request("a sleeping cat", top_k=2, diversity=0.5))
@@ -78,20 +82,20 @@ async def test_diversity_removes_near_duplicates(filled):
     assert diverse.passages[1].document_id not in {"cat", "cat again"}
 
 
-async def test_ranks_can_be_fused_instead_of_scores(filled):
+async def test_ranks_can_be_fused_instead_of_scores(filled: Client) -> None:
     answer = await filled.stub.Search(request("a cat on the windowsill", fusion=pb.RRF, top_k=5))
     assert answer.passages[0].document_id == "cat"
     assert answer.passages[0].score == pytest.approx(1.0)  # first on both sides
     assert all(0.0 <= passage.score <= 1.0 for passage in answer.passages)
 
 
-async def test_a_passage_reports_its_token_count(filled, minilm):
+async def test_a_passage_reports_its_token_count(filled: Client, minilm: MiniLM) -> None:
     answer = await filled.stub.Search(request("whistle", top_k=2))
     for passage in answer.passages:
         assert passage.tokens == len(minilm.tokenizer.encode(passage.text, add_special_tokens=False).ids) > 0
 
 
-async def test_a_batch_is_answered_in_order_and_each_search_fails_alone(filled):
+async def test_a_batch_is_answered_in_order_and_each_search_fails_alone(filled: Client) -> None:
     batch = pb.SearchBatchRequest(
         searches=[request("cat", top_k=1), request(""), request("heavy rain", top_k=1), pb.SearchRequest(query="x")]
     )
@@ -106,7 +110,7 @@ async def test_a_batch_is_answered_in_order_and_each_search_fails_alone(filled):
 
 
 @pytest.mark.parametrize("count", [0, 101])
-async def test_a_batch_of_none_or_too_many_is_refused(client, refusal, count):
+async def test_a_batch_of_none_or_too_many_is_refused(client: Client, refusal: Refusal, count: int) -> None:
     error = await refusal(client.stub.SearchBatch(pb.SearchBatchRequest(searches=[request("x")] * count)))
     assert (error.grpc_status, error.code) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_batch")
 
@@ -122,11 +126,11 @@ async def test_a_batch_of_none_or_too_many_is_refused(client, refusal, count):
         ({"rerank": True}, "no_reranker"),
     ],
 )
-async def test_invalid_options_are_refused(client, refusal, wish, code):
+async def test_invalid_options_are_refused(client: Client, refusal: Refusal, wish: dict[str, Any], code: str) -> None:
     assert (await refusal(client.stub.Search(request("x", **wish)))).code == code
 
 
-async def test_relevant_results_are_distinguished_from_irrelevant_ones(filled):
+async def test_relevant_results_are_distinguished_from_irrelevant_ones(filled: Client) -> None:
     fitting = await filled.stub.Search(request("where does the cat sleep?"))
     assert fitting.relevant
     assert fitting.best_dense > 0.5
@@ -136,7 +140,7 @@ async def test_relevant_results_are_distinguished_from_irrelevant_ones(filled):
     assert beside.passages  # they are there all the same
 
 
-async def test_a_rare_word_alone_makes_a_search_relevant(client):
+async def test_a_rare_word_alone_makes_a_search_relevant(client: Client) -> None:
     await client.upsert(
         pb.Document(id="code", text="QX77-ZORBLE."), *(pb.Document(id=f"{n}", text=f"Rain, day {n}.") for n in range(9))
     )
@@ -145,13 +149,13 @@ async def test_a_rare_word_alone_makes_a_search_relevant(client):
     assert answer.best_coverage == pytest.approx(1.0)
 
 
-async def test_an_empty_collection_has_nothing_relevant(client):
+async def test_an_empty_collection_has_nothing_relevant(client: Client) -> None:
     answer = await client.stub.Search(request("anything"))
     assert not answer.relevant
     assert not answer.passages
 
 
-async def test_the_collections_settings_apply_if_a_query_leaves_them_open(start):
+async def test_the_collections_settings_apply_if_a_query_leaves_them_open(start: Start) -> None:
     async with start() as client:
         await client.create()
         await client.upsert(
@@ -181,6 +185,8 @@ async def test_the_collections_settings_apply_if_a_query_leaves_them_open(start)
         (pb.SearchSettings(least_coverage=-1.0), "invalid_least_coverage"),
     ],
 )
-async def test_invalid_search_settings_are_refused(client, refusal, settings, code):
+async def test_invalid_search_settings_are_refused(
+    client: Client, refusal: Refusal, settings: pb.SearchSettings, code: str
+) -> None:
     call = client.stub.ConfigureSearch(pb.ConfigureSearchRequest(collection="notes", settings=settings))
     assert (await refusal(call)).code == code

@@ -1,22 +1,33 @@
 """Tenants are isolated, names cannot escape the data folder, and quotas hold."""
 
 import asyncio
+from pathlib import Path
+from typing import TypedDict, Unpack
 
 import grpc
 import pytest
-from ingests import FAILED, WRITTEN, ingest
 from pointsman.v1 import retriever_pb2 as pb
+
+from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.ingests import FAILED, WRITTEN, ingest
 
 NOTE = pb.Document(id="note", text="A note on the ladder.")
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def create(client, name="notes", tenant="", **quota: int) -> pb.Collection:
+class Quota(TypedDict, total=False):
+    documents: int
+    chunks: int
+    bytes: int
+
+
+async def create(client: Client, name: str = "notes", tenant: str = "", **quota: Unpack[Quota]) -> pb.Collection:
     request = pb.CreateCollectionRequest(name=name, tenant=tenant, quota=pb.Quota(**quota) if quota else None)
-    return await client.stub.CreateCollection(request)
+    created: pb.Collection = await client.stub.CreateCollection(request)
+    return created
 
 
-async def test_a_collection_is_visible_to_its_tenant_only(start, refusal):
+async def test_a_collection_is_visible_to_its_tenant_only(start: Start, refusal: Refusal) -> None:
     async with start() as client:
         await create(client, tenant="acme")
         await client.stub.Upsert(pb.UpsertRequest(tenant="acme", collection="notes", documents=[NOTE]))
@@ -37,7 +48,7 @@ async def test_a_collection_is_visible_to_its_tenant_only(start, refusal):
         assert [(one.tenant, one.name, one.documents) for one in listed.collections] == [("acme", "notes", 1)]
 
 
-async def test_two_tenants_can_use_the_same_collection_name(start, tmp_path):
+async def test_two_tenants_can_use_the_same_collection_name(start: Start, tmp_path: Path) -> None:
     async with start() as client:
         for tenant in ("acme", "globex"):
             await create(client, tenant=tenant)
@@ -53,7 +64,9 @@ async def test_two_tenants_can_use_the_same_collection_name(start, tmp_path):
 
 
 @pytest.mark.parametrize("tenant", ["..", "a/b", "../default", ".scratch", "UP", "a" * 65, "a\x00"])
-async def test_a_tenant_name_that_could_escape_the_folder_is_refused(client, refusal, tenant):
+async def test_a_tenant_name_that_could_escape_the_folder_is_refused(
+    client: Client, refusal: Refusal, tenant: str
+) -> None:
     for call in (
         client.stub.CreateCollection(pb.CreateCollectionRequest(name="notes", tenant=tenant)),
         client.stub.ListCollections(pb.ListCollectionsRequest(tenant=tenant)),
@@ -73,7 +86,9 @@ async def test_a_tenant_name_that_could_escape_the_folder_is_refused(client, ref
     ],
     ids=["documents", "chunks", "bytes"],
 )
-async def test_a_quota_refuses_only_what_exceeds_it(start, refusal, quota, fits, too_much):
+async def test_a_quota_refuses_only_what_exceeds_it(
+    start: Start, refusal: Refusal, quota: Quota, fits: list[str], too_much: str
+) -> None:
     async with start() as client:
         await create(client, **quota)
         for identifier in fits:
@@ -89,7 +104,7 @@ async def test_a_quota_refuses_only_what_exceeds_it(start, refusal, quota, fits,
         assert set(await client.found("ladder", top_k=10)) == {"a", too_much}
 
 
-async def test_reaching_the_quota_does_not_end_an_ingest(start):
+async def test_reaching_the_quota_does_not_end_an_ingest(start: Start) -> None:
     async with start() as client:
         await create(client, documents=1)
         done = await ingest(client, pb.Document(id="a", text="One."), pb.Document(id="b", text="Two."))
@@ -97,18 +112,19 @@ async def test_reaching_the_quota_does_not_end_an_ingest(start):
         assert [outcome.code for outcome in done.outcomes] == ["", "quota_exceeded"]
 
 
-async def test_one_callers_quota_error_does_not_affect_another_caller(start, refusal):
+async def test_one_callers_quota_error_does_not_affect_another_caller(start: Start, refusal: Refusal) -> None:
     # Calls that wait together are committed together: the one that does not fit must take only itself back.
     async with start() as client:
         await create(client, documents=10)
         many = client.upsert(*(pb.Document(id=f"m{n}", text=f"Many {n}.") for n in range(11)))
         singles = (client.upsert(pb.Document(id=f"s{n}", text=f"Single {n}.")) for n in range(10))
-        error, *_ = await asyncio.gather(refusal(many), *singles)
-        assert error.code == "quota_exceeded"
+        refused = asyncio.ensure_future(refusal(many))
+        await asyncio.gather(*singles)
+        assert (await refused).code == "quota_exceeded"
         assert (await client.collection()).documents == 10
 
 
-async def test_a_quota_can_be_raised_and_lowered_without_losing_documents(start, refusal):
+async def test_a_quota_can_be_raised_and_lowered_without_losing_documents(start: Start, refusal: Refusal) -> None:
     async with start() as client:
         await create(client, documents=1)
         await client.upsert(NOTE)
@@ -124,7 +140,7 @@ async def test_a_quota_can_be_raised_and_lowered_without_losing_documents(start,
         assert (await client.collection()).documents == 2
 
 
-async def test_bytes_count_texts_and_vectors(client):
+async def test_bytes_count_texts_and_vectors(client: Client) -> None:
     document = pb.Document(id="ab", title="Tür", text="Ein Text.", metadata={"k": "v"})
     await client.upsert(document)
     assert (await client.collection()).bytes == 2 + 4 + 9 + 2 + 4 * 384
@@ -132,7 +148,7 @@ async def test_bytes_count_texts_and_vectors(client):
     assert (await client.collection()).bytes == 0
 
 
-async def test_the_number_of_a_tenants_collections_is_limited(start, refusal):
+async def test_the_number_of_a_tenants_collections_is_limited(start: Start, refusal: Refusal) -> None:
     async with start(tenant_collections=2, quota_documents=7) as client:
         assert (await create(client, "one")).quota.documents == 7
         await create(client, "two")

@@ -5,7 +5,6 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from doubles.certificates import Authority
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
@@ -13,6 +12,8 @@ from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import ClientTls, TlsError
+
+from tests.gateway.doubles.certificates import Authority
 
 
 @pytest.fixture

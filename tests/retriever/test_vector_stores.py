@@ -10,6 +10,8 @@ from pointsman_retriever.index.faiss_index import FaissIndex, FaissStore, empty_
 from pointsman_retriever.index.vector_stores import VectorStoreOptions
 from pointsman_servicekit.errors import FailedPrecondition
 
+from tests.retriever.client import Start
+
 
 class CountingStore:
     """A vector store of a user: FAISS, with a record of its calls."""
@@ -27,7 +29,7 @@ class CountingStore:
         CountingStore.calls.append("closed")
 
 
-async def test_a_users_vector_store_is_used_and_closed(start, monkeypatch):
+async def test_a_users_vector_store_is_used_and_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "users_store", sys.modules[__name__])
     settings = {"vector_store_url": "http://vectors", "vector_store_token": "secret", "vector_store_prefix": "ours"}
     async with start(vector_store="users_store:CountingStore", **settings) as client:
@@ -42,11 +44,11 @@ async def test_a_users_vector_store_is_used_and_closed(start, monkeypatch):
     ("name", "reason"),
     [("fais", "use one of faiss, milvus"), ("users:Store", "ModuleNotFoundError"), ("sys:Store", "no attribute")],
 )
-async def test_a_vector_store_that_cannot_be_found_prevents_the_start(start, name, reason):
+async def test_a_vector_store_that_cannot_be_found_prevents_the_start(start: Start, name: str, reason: str) -> None:
     with pytest.raises(FailedPrecondition, match=f"POINTSMAN_RETRIEVER_VECTOR_STORE is '{name}'.*{reason}"):
         async with start(vector_store=name):
             pass
 
 
-def test_faiss_is_the_default():
+def test_faiss_is_the_default() -> None:
     assert isinstance(FaissStore().empty_index(CollectionInfo("notes", "model", 4)), FaissIndex)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import ConfigFolder
-from doubles.town import MODEL
 from pointsman_embedding.prepare import prepare
+
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.town import MODEL
 
 
 @pytest.fixture(scope="session")

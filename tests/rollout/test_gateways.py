@@ -9,16 +9,16 @@ from pathlib import Path
 
 import grpc
 import pytest
-from doubles.config_folder import IN_CHAT, ConfigFolder
-from doubles.envoy import Envoy, running_envoy
-from doubles.load import Load, under_load
-from doubles.process_engine import process_engine
-from doubles.process_gateway import ProcessGateway
-from doubles.waiting import found, until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.envoy import Envoy, running_envoy
+from tests.gateway.doubles.load import Load, under_load
+from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.waiting import found, until
 from tests.ports import free_port
 
 STREAMS = 50

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from doubles.config_folder import IN_TRIAGE, ConfigFolder
-from doubles.dns_server import DnsServer, running_dns
-from doubles.load import Load, under_load
-from doubles.process_gateway import ProcessGateway
-from doubles.valkey import Valkey, running_valkey
-from doubles.waiting import found, until
 from pointsman.v1 import lora_server_pb2 as pb
-from server_process import ServerProcess
-from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.dns_server import DnsServer, running_dns
+from tests.gateway.doubles.load import Load, under_load
+from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.valkey import Valkey, running_valkey
+from tests.gateway.doubles.waiting import found, until
+from tests.lora_server.server_process import ServerProcess
+from tests.lora_server.tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from tests.ports import free_port
 
 NAME = "lora-server.pointsman.svc"

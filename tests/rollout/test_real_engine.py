@@ -9,13 +9,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from doubles.processes import Process
-from doubles.valkey import running_valkey
-from doubles.waiting import until
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.valkey import running_valkey
+from tests.gateway.doubles.waiting import until
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ class LoraServer(Process):
         environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
         super().__init__([sys.executable, "-m", "pointsman_lora_server"], environment, folder / "log", "gRPC on")
 
-    async def until_status(self, status: "pb.EngineStatus.ValueType") -> pb.EngineState:
+    async def until_status(self, status: pb.EngineStatus) -> pb.EngineState:
         async with asyncio.timeout(STARTS), open_channel(self.address) as channel:
             async for state in lora_server_pb2_grpc.LoraServerStub(channel).Watch(pb.WatchRequest()):
                 if state.status == status:

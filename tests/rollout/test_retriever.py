@@ -2,22 +2,25 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
-from doubles.config_folder import IN_POLICY, ConfigFolder
-from doubles.load import Outcome, under_load
-from doubles.process_engine import process_engine
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.process_retriever import ProcessRetriever, process_retriever
-from doubles.waiting import until
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.gateway.doubles.config_folder import IN_POLICY, ConfigFolder
+from tests.gateway.doubles.load import Outcome, under_load
+from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.process_retriever import ProcessRetriever, process_retriever
+from tests.gateway.doubles.waiting import until
+from tests.grpc_stubs import health_stub
 
 STREAMS = 50
 RESTARTS = 2
@@ -66,9 +69,13 @@ class Writer:
                     self.acknowledged.append(document.id)
 
 
+def has_more_than(rows: Sized, count: int) -> bool:
+    return len(rows) > count
+
+
 async def health(address: str) -> int:
     async with open_channel(address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        answer = await health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         return int(answer.status)
 
 
@@ -94,7 +101,7 @@ async def test_a_restart_of_the_retriever_loses_no_stream_and_no_acknowledged_wr
             notice = await health(fleet.retriever.address)
             assert notice == health_pb2.HealthCheckResponse.NOT_SERVING
             written = len(writer.acknowledged)
-            await until(lambda written=written: len(writer.acknowledged) > written)  # it serves on meanwhile
+            await until(partial(has_more_than, writer.acknowledged, written))  # it serves on meanwhile
             assert await fleet.retriever.ended(within=60) == 0
             await fleet.retriever.start()
         await load.more(STREAMS, with_passages)

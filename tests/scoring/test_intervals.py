@@ -80,7 +80,7 @@ def test_few_rows_hold_the_difference_as_often_as_they_say() -> None:
     for rows in (1, 2, 3, 5):
         held = 0
         for _ in range(200):
-            first = np.where(draw.random(rows) < 0.9, draw.uniform(0.9, 1, rows), 0)
+            first = np.where(draw.random(rows) < 0.9, draw.uniform(0.9, 1, rows), 0).tolist()
             found = compare(first, [0.0] * rows).difference
             held += found.low <= 0.9 * 0.95 <= found.high
         assert held >= 190

@@ -1,7 +1,6 @@
 """The services under attack, once for all tests of a process."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,9 +19,7 @@ ROOT = Path(__file__).parents[2]
 def target() -> Iterator[Addresses]:
     """What `make target` starts. At the end all of its processes are gone."""
     program = [sys.executable, "-m", "tests.security.target"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests/gateway", "tests/lora_server"])}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(program, cwd=ROOT, env=environment, text=True, **pipes) as process:
+    with subprocess.Popen(program, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         try:
             yield Addresses(**json.loads(process.stdout.readline()))

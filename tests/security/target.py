@@ -22,15 +22,16 @@ from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from doubles.config_folder import ConfigFolder
-from doubles.process_gateway import ProcessGateway
-from doubles.process_retriever import ProcessRetriever
-from doubles.processes import Process
-from doubles.tenancy import issue
-from doubles.valkey import Valkey, running_valkey
 from pointsman_embedding.prepare import prepare
-from server_process import ServerProcess
-from tiny_adapters import write_base
+
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.process_retriever import ProcessRetriever
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey, running_valkey
+from tests.lora_server.server_process import ServerProcess
+from tests.lora_server.tiny_adapters import write_base
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 STOP_SECONDS = 10.0

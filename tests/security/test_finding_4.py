@@ -1,23 +1,29 @@
 """Finding 4 of the security review: internal services that anyone who reached their ports could command."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as lora_pb
-from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2_grpc
+from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
 from pointsman.v1 import retriever_pb2 as retriever_pb
 from pointsman.v1 import training_pb2 as training_pb
 from pointsman_lora_server.grpc import adapter_servicer, training_servicer
+from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.job import JobRequest
+from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.grpc import servicer as retriever_servicer
+from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.service_tokens import Role
-from tiny_adapters import good_tensors, write_adapter
 
+from tests.lora_server.tiny_adapters import good_tensors, write_adapter
 from tests.security.target import Addresses
 
 ROLES = {
@@ -83,8 +89,8 @@ async def test_finding_4_the_gateway_has_the_rights_that_it_needs(target: Addres
         found = await stub.Search(retriever_pb.SearchRequest(collection="handbook", query="bicycle"))
         assert found.passages
     async with connected(target.lora_server, token) as channel:
-        stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        async for state in stub.Watch(lora_pb.WatchRequest(), timeout=30):
+        lora_server = lora_server_pb2_grpc.LoraServerStub(channel)
+        async for state in lora_server.Watch(lora_pb.WatchRequest(), timeout=30):
             assert state.status == lora_pb.ENGINE_STATUS_READY
             break
 
@@ -121,6 +127,89 @@ async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses, t
     assert version.author == "admin (root)"
     pins = [change.author for change in history.changes if change.kind == "pin"]
     assert pins == ["admin (gateway)", "admin", "admin"]
+
+
+@pytest.fixture
+def roots(target: Addresses) -> Iterator[Path]:
+    """A folder that the lora-server reads training data from."""
+    folder = Path(target.folder) / "training" / "attack"
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def training(target: Addresses) -> AsyncIterator[Any]:
+    async with connected(target.lora_server, target.tokens["admin"]) as channel:
+        yield training_pb2_grpc.TrainingStub(channel)
+
+
+def jobs_named(name: str, target: Addresses) -> list[Path]:
+    """Folders of the lora-server's jobs."""
+    return list(Path(target.folder).glob(f"lora-server/jobs/{name}-*"))
+
+
+async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
+    """The code and the message of a job that is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))
+    told = from_rpc_error(refused.value, "lora-server")
+    return told.code, told.message
+
+
+async def test_finding_4_training_reads_nothing_outside_the_data_roots_and_does_not_say_what_is_there(
+    target: Addresses, training: Any, roots: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "rows.jsonl"
+    outside.write_text('{"text": "a", "output": "b"}\n')
+    link, folder, pipe = roots / "link.jsonl", roots / "folder", roots / "pipe"
+    link.symlink_to(outside)
+    folder.symlink_to(tmp_path)
+    os.mkfifo(pipe)
+    good = roots / "good.jsonl"
+    good.write_text(outside.read_text())
+    missing = ["/etc/no-such-file", "/no/where", roots / "missing", roots / "missing" / "rows.jsonl"]
+    there = ["/etc/shadow", "/etc/passwd", "/proc/self/environ", "/root/.ssh/id_rsa", "/dev/zero", "/tmp", outside]
+    odd = [link, folder / "rows.jsonl", roots / ".." / ".." / "tokens", roots, pipe, "rows.jsonl", "", f"{roots}/a\0b"]
+    answers = {str(path): await refusal(training, path) for path in (*missing, *there, *odd)}
+    as_system = await refusal(training, good, system="/etc/passwd")
+    assert len(set(answers.values())) == 1, answers
+    assert {code for code, _ in answers.values()} == {"bad_path"}
+    assert as_system[0] == "bad_path"
+    assert not jobs_named("attack", target)
+
+
+@pytest.mark.parametrize(
+    "content", [b"root:*:19000:0:99999\n", b"HOME=/root\0PATH=/bin\0", b"", b"[1]\n", b"\xff\xfe{}"]
+)
+async def test_finding_4_the_first_line_is_checked_before_anything_is_copied_and_is_not_quoted(
+    target: Addresses, training: Any, roots: Path, content: bytes
+) -> None:
+    data = roots / "bad.jsonl"
+    data.write_bytes(content)
+    assert await refusal(training, data) == ("bad_data", "the first line of 'data' is not a JSON object")
+    assert not jobs_named("attack", target)
+
+
+async def test_finding_4_copies_of_training_data_are_private(target: Addresses, training: Any, roots: Path) -> None:
+    data = roots / "rows.jsonl"
+    data.write_text('{"text": "a", "output": "b"}\n')
+    data.chmod(0o644)
+    request = training_pb.CreateTrainingJobRequest(name="fine", data=str(data), author="somebody else")
+    job = await training.CreateJob(request)
+    copy = Path(target.folder) / "lora-server" / "jobs" / job.id / "input" / "data" / "rows.jsonl"
+    assert (copy.stat().st_mode & 0o777, copy.read_text()) == (0o600, data.read_text())
+    assert copy.parents[2].stat().st_mode & 0o777 == 0o700
+    assert job.author == "admin (somebody else)"
+    await training.Cancel(training_pb.CancelTrainingJobRequest(id=job.id))
+
+
+def test_finding_4_without_data_roots_no_training_data_is_accepted(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("{}")
+    assert LoraSettings.model_fields["data_roots"].default == ()
+    with ExitStack() as files, pytest.raises(InvalidArgument, match="POINTSMAN_LORA_DATA_ROOTS is empty"):
+        open_inputs(JobRequest("x", data=data), (), files)
 
 
 async def test_finding_4_a_refusal_names_the_role_that_is_needed(target: Addresses) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import plan
 from pointsman_lora_server.jobs.folder import JobFolder
+from pointsman_lora_server.jobs.inputs import open_inputs
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.key_store import KeyStore
@@ -107,7 +109,9 @@ def test_finding_5_a_jobs_copies_are_private_whatever_the_umask(usual_umask: Non
     secret = tmp_path / "data.jsonl"
     secret.write_text('{"text": "secret"}\n')
     folder = JobFolder(tmp_path / "jobs" / "job-1")
-    folder.create(Job("job-1", JobRequest("x", data=secret, heldout=secret), JobState.QUEUED, 0))
+    request = JobRequest("x", data=secret, heldout=secret)
+    with ExitStack() as files:
+        folder.create(Job("job-1", request, JobState.QUEUED, 0), open_inputs(request, [tmp_path], files))
     assert folder.path.stat().st_mode & 0o777 == 0o700
     copies = [path for path in (folder.path / "input").rglob("*") if path.is_file()]
     assert [copy.stat().st_mode & 0o777 for copy in copies] == [0o600, 0o600]

@@ -2,22 +2,15 @@
 
 import asyncio
 import gzip
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 
-from tests.security.measuring import Cost, cost_of, innocent_p99s
-from tests.security.target import Addresses
-
-sys.path.append(str(Path(__file__).parents[1] / "gateway"))
-
-from doubles.http2_client import (  # its folder is none of this package's
+from tests.gateway.doubles.http2_client import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -33,6 +26,9 @@ from doubles.http2_client import (  # its folder is none of this package's
     speaking,
     with_prefix,
 )
+from tests.grpc_stubs import raw_call
+from tests.security.measuring import Cost, cost_of, innocent_p99s
+from tests.security.target import Addresses
 
 GENERATE = "/pointsman.v1.Gateway/Generate"
 EMPTY_MESSAGES = b"\x12\x00" * 4_000_000
@@ -129,7 +125,7 @@ async def _generate(target: Addresses, raw: bytes, metadata: tuple[tuple[str, st
     options = [("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(target.grpc, options=options) as channel:
         try:
-            await channel.unary_unary(GENERATE)(raw, metadata=metadata, timeout=20)
+            await raw_call(channel, GENERATE)(raw, metadata=metadata, timeout=20)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK

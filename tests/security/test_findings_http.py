@@ -147,6 +147,8 @@ INPUTS = elements('{"model":"minilm","input":[', "1,", "null]}", 2 * MIB)
 MESSAGES = elements('{"model":"auto","messages":[', "1,", "1]}")
 FEWER_MESSAGES = elements('{"messages":[', "1,", "1]}", 300_000)
 
+TRAILER = b"x-trailer: " + b"y" * 10_000 + b"\r\n"
+
 ATTACKS: dict[str, Callable[[Addresses], object]] = {
     "embeddings, no key": lambda target: [post(target.http, "/v1/embeddings", INPUTS) for _ in range(50)],
     "route, no key": lambda target: [post(target.http, "/v1/route", MESSAGES) for _ in range(20)],
@@ -181,7 +183,6 @@ def test_finding_1_a_body_in_another_encoding_than_utf_8_is_refused(
 
 # -- trailers, and headers that two servers may read differently
 
-TRAILER = b"x-trailer: " + b"y" * 10_000 + b"\r\n"
 CHAT = b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}'
 
 
@@ -235,7 +236,7 @@ def test_finding_2_a_few_trailers_are_ignored(target: Addresses) -> None:
             assert answer.status == 200, answer
 
 
-AMBIGUOUS = {
+AMBIGUOUS: dict[str, list[tuple[str, ...]]] = {
     "duplicate_header": [("authorization: Bearer x",), ("AUTHORIZATION: Bearer x",), ("host: other",)],
     "bad_transfer_encoding": [
         ("transfer-encoding: gzip, chunked",),

@@ -2,9 +2,10 @@
 
 import time
 
-from doubles.waiting import until
 from pointsman_servicekit.metrics import measuring_event_loop_lag
 from prometheus_client import CollectorRegistry
+
+from tests.gateway.doubles.waiting import until
 
 NAME = "pointsman_event_loop_lag_seconds"
 

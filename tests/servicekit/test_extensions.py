@@ -26,24 +26,24 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "shouting", raising=False)
 
 
-def test_a_built_in_name_is_found():
+def test_a_built_in_name_is_found() -> None:
     import posixpath
 
     assert load("join") is posixpath.join
 
 
-def test_module_and_attribute_are_found():
+def test_module_and_attribute_are_found() -> None:
     assert load("json:JSONDecoder.decode").__name__ == "decode"  # type: ignore[attr-defined]  # it is a function
 
 
-def test_an_entry_point_is_found_and_a_built_in_name_wins(published: None):
+def test_an_entry_point_is_found_and_a_built_in_name_wins(published: None) -> None:
     import posixpath
 
     assert load("shout") is str.upper
     assert load("join") is posixpath.join
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones(published: None):
+def test_an_unknown_name_is_refused_with_the_known_ones(published: None) -> None:
     with pytest.raises(FailedPrecondition, match=r"SOME_SETTING is 'whisper'.*join, missing, shout") as raised:
         load("whisper")
     assert raised.value.code == "unknown_extension"
@@ -58,7 +58,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(published: None):
         ("json:", "AttributeError"),
     ],
 )
-def test_what_cannot_be_imported_is_refused_with_the_reason(name: str, reason: str):
+def test_what_cannot_be_imported_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(FailedPrecondition, match=reason) as raised:
         load(name)
     assert raised.value.code == "extension_not_importable"

@@ -8,7 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.http2_client import (
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
+
+from tests.gateway.doubles.http2_client import (
     CONTINUATION,
     END_HEADERS,
     GOAWAY,
@@ -23,11 +28,7 @@ from doubles.http2_client import (
     speaking,
     with_prefix,
 )
-from doubles.waiting import found, until
-from pointsman.v1 import gateway_pb2 as pb
-from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
+from tests.gateway.doubles.waiting import found, until
 
 ROUTE, GENERATE = "/pointsman.v1.Gateway/Route", "/pointsman.v1.Gateway/Generate"
 MESSAGE = with_prefix(pb.RouteRequest(model="auto").SerializeToString())

@@ -4,7 +4,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.http2_client import DATA, SETTINGS, frame, speaking
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman.v1 import gateway_pb2 as pb
@@ -14,6 +13,9 @@ from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_requests import has_more_fields
 from pointsman_servicekit.grpc_server import ServerLimits, serving
+
+from tests.gateway.doubles.http2_client import DATA, SETTINGS, frame, speaking
+from tests.grpc_stubs import raw_call
 
 ROUTE = "/pointsman.v1.Gateway/Route"
 
@@ -52,7 +54,7 @@ async def test_health_needs_no_gate(servicer: Any) -> None:
         serving("127.0.0.1:0", [], register(servicer), grace=0, gate=gate) as server,
         open_channel(server.address) as channel,
     ):
-        await channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
+        await raw_call(channel, "/grpc.health.v1.Health/Check")(b"")
     assert gate.asked == []
 
 
@@ -91,7 +93,7 @@ async def test_what_cannot_be_parsed_or_has_too_many_fields_is_refused(servicer:
         open_channel(server.address) as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary(ROUTE)(raw)
+            await raw_call(channel, ROUTE)(raw)
         assert refused.value.code().name == code
 
 

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import re
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 from pointsman.v1 import gateway_pb2 as pb
@@ -19,6 +19,8 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.logs import request_id
 
+from tests.grpc_stubs import health_stub, raw_call
+
 
 async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
     servicer.error = Unavailable("engine 'a' is down", code="engine_down", param="model", retry_after=2.5)
@@ -27,7 +29,8 @@ async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     assert failed.value.details() == "engine 'a' is down"
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(failed.value)
+    status = rpc_status.from_call(cast(grpc.Call, failed.value))  # it has what from_call reads
+    assert status
     assert [detail.Unpack(into) for detail, into in zip(status.details, (info, retry), strict=True)] == [True, True]
     assert (info.reason, info.domain, info.metadata["param"]) == ("engine_down", "pointsman", "model")
     assert retry.retry_delay.ToTimedelta().total_seconds() == 2.5
@@ -109,12 +112,12 @@ async def test_a_call_that_takes_too_long_is_told_as_such(channel: grpc.aio.Chan
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await channel.unary_unary("/pointsman.v1.Gateway/Nothing")(b"")
+        await raw_call(channel, "/pointsman.v1.Gateway/Nothing")(b"")
     assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_health_says_what_the_service_says(server: GrpcServer, channel: grpc.aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health = health_stub(channel)
     seen = []
     for serving_now in (None, False, True):
         if serving_now is not None:
@@ -128,7 +131,7 @@ async def test_health_says_what_the_service_says(server: GrpcServer, channel: gr
 
 
 async def test_a_watcher_of_health_hears_of_a_change(server: GrpcServer, channel: grpc.aio.Channel) -> None:
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+    watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     await server.set_serving(False)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -140,13 +143,15 @@ async def test_a_service_may_start_before_it_is_ready() -> None:
         serving("127.0.0.1:0", [], lambda server: None, ready=False) as server,
         open_channel(server.address) as channel,
     ):
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        answer = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize("version", ["v1alpha", "v1"])
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel, version: str) -> None:
-    call = channel.stream_stream(
+    call: grpc.aio.StreamStreamMultiCallable[
+        reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
+    ] = channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
@@ -174,7 +179,7 @@ async def test_the_clients_request_id_is_in_the_log(servicer: Any, call: Any, ca
     for metadata in [("x-request-id", "abc-123")], []:
         with pytest.raises(grpc.aio.AioRpcError):
             await call(metadata)
-    given, made = (record.request_id for record in caplog.records if "internal error" in record.message)
+    given, made = (record.__dict__["request_id"] for record in caplog.records if "internal error" in record.message)
     assert given == "abc-123"
     assert re.fullmatch("[0-9a-f]{16}", made)
 

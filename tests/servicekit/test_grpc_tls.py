@@ -8,12 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.certificates import Authority, copied
-from doubles.waiting import found, until
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.tls import ClientTls, ServerTls, TlsError
+
+from tests.gateway.doubles.certificates import Authority, copied
+from tests.gateway.doubles.waiting import found, until
+from tests.grpc_stubs import health_stub
 
 ASK = health_pb2.HealthCheckRequest()
 
@@ -130,7 +132,7 @@ async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away
         serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
         grpc.aio.insecure_channel(server.address, options=pinging) as channel,
     ):
-        watch = health_pb2_grpc.HealthStub(channel).Watch(ASK)
+        watch = health_stub(channel).Watch(ASK)
         await watch.read()
         with pytest.raises(grpc.aio.AioRpcError) as sent_away:
             await watch.read()
@@ -143,7 +145,7 @@ async def test_a_connection_that_is_old_takes_no_new_calls_and_lets_those_under_
         open_channel(server.address) as channel,
     ):
         assert await _code(channel, ASK) is None
-        watch = health_pb2_grpc.HealthStub(channel).Watch(ASK)
+        watch = health_stub(channel).Watch(ASK)
         await watch.read()
         await _until_sent_away(channel)
         await server.set_serving(False)
@@ -161,7 +163,7 @@ async def _until_sent_away(channel: grpc.aio.Channel) -> None:
 
 async def _code(channel: grpc.aio.Channel, request: Any, metadata: Any = ()) -> grpc.StatusCode | None:
     try:
-        await health_pb2_grpc.HealthStub(channel).Check(request, metadata=metadata, timeout=10)
+        await health_stub(channel).Check(request, metadata=metadata, timeout=10)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return None

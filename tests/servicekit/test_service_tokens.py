@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.http2_client import SETTINGS, frame, speaking
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import PermissionDenied, Unauthenticated
@@ -28,6 +27,9 @@ from pointsman_servicekit.service_tokens import (
     parse_peers,
     parse_token,
 )
+
+from tests.gateway.doubles.http2_client import SETTINGS, frame, speaking
+from tests.grpc_stubs import raw_call
 
 SERVICE = "pointsman.v1.Gateway"
 ROUTE = f"/{SERVICE}/Route"
@@ -254,4 +256,4 @@ async def test_a_channel_with_a_token_sends_it_with_each_kind_of_call(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await gateway_pb2_grpc.GatewayStub(bare).Route(pb.RouteRequest(model="auto"))
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert await bare.unary_unary("/grpc.health.v1.Health/Check")(b"")
+        assert await raw_call(bare, "/grpc.health.v1.Health/Check")(b"")

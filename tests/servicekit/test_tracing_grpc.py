@@ -6,8 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.recorded import Recorded
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit import logs
@@ -15,6 +14,9 @@ from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_client_interceptors, tracing_server_interceptors
+
+from tests.gateway.doubles.recorded import Recorded
+from tests.grpc_stubs import health_stub
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 SEARCH = f"{SERVICE}/Search"
@@ -92,7 +94,7 @@ async def test_what_no_request_has_caused_makes_no_trace_of_its_own_at_the_calle
     server, client = Recorded(), Recorded()
     async with talking(server, client) as (_, channel):
         await retriever_pb2_grpc.RetrieverStub(channel).Search(pb.SearchRequest())
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        await health_stub(channel).Check(health_pb2.HealthCheckRequest())
     assert (len(client), len(server)) == (0, 1)
     assert server.named(SEARCH)[0].parent is None
 

@@ -159,6 +159,11 @@ def _no_prefix(adapter: Adapter) -> None:
     adapter.tensors = {name.removeprefix("base_model.model."): values for name, values in adapter.tensors.items()}
 
 
+def _zeros(adapter: Adapter) -> None:
+    for values in adapter.tensors.values():
+        values.fill(0)
+
+
 def _faint(adapter: Adapter) -> None:
     """Not zero, so that nothing but a trial finds it."""
     for name in adapter.tensors:
@@ -185,7 +190,7 @@ SPOILT: Mapping[str, tuple[str, Callable[[Adapter], object]]] = {
     "infinity": ("not_finite", lambda adapter: adapter.tensors[f"{V}.lora_B.weight"].__setitem__((0, 0), np.inf)),
     "huge weights": ("absurd_scale", lambda adapter: adapter.replace(f"{Q}.lora_B.weight", (576, 8), 1e30)),
     "a huge product": ("absurd_scale", _config(lora_alpha=1e6)),
-    "no effect, by its files": ("no_effect", lambda adapter: [values.fill(0) for values in adapter.tensors.values()]),
+    "no effect, by its files": ("no_effect", _zeros),
     "no effect, by its trial": ("no_effect", _faint),
 }
 

@@ -175,7 +175,7 @@ async def kept(attempt: Callable[[int], Awaitable[float]]) -> None:
 async def asking(way: Way, desk: Desk, asked: Asked) -> AsyncIterator["asyncio.Task[None]"]:
     task = asyncio.ensure_future(way(desk, asked))
     try:
-        yield task  # type: ignore[misc]  # a coroutine's future is a task
+        yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -29,11 +29,16 @@ CHECKS = next(
 
 @pytest.fixture(scope="module")
 def checked() -> dict[str, str]:
-    return _json_of("kernel_checks.py")[0]
+    results: dict[str, str] = _json_of("kernel_checks.py")[0]
+    return results
+
+
+Mixed = tuple[dict[str, list[dict[str, Any]]], str]
+"""Rows by stage, and the engine's log."""
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[dict[str, Any]]], str]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     """What a real engine of three slots answered in mixed batches, and its log."""
     folder = tmp_path_factory.mktemp("adapters")
     (folder / "triage").symlink_to(TRAINED)
@@ -50,7 +55,7 @@ def test_in_the_engines_environment(checked: dict[str, str], check: str) -> None
 
 
 @pytest.mark.parametrize("stage", ["an unfilled slot", "all slots filled"])
-def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(engine, stage: str) -> None:
+def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(engine: Mixed, stage: str) -> None:
     answers = engine[0][stage]
     # PEFT itself is so far from PEFT, where it computes in the engine's 16 bits.
     rounding = max(row["rounding"] for row in answers)
@@ -65,13 +70,13 @@ def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(en
 
 
 @pytest.mark.parametrize("stage", ["an unfilled slot", "all slots filled"])
-def test_each_row_of_a_mixed_batch_answers_as_it_does_alone(engine, stage: str) -> None:
+def test_each_row_of_a_mixed_batch_answers_as_it_does_alone(engine: Mixed, stage: str) -> None:
     """But for ties: logits are of 16 bits, in steps of 0.125 where they are largest, and a batch rounds otherwise."""
     for row in engine[0][stage]:
         assert row["parted"] <= 0.3, row
 
 
-def test_the_engine_says_once_a_process_that_the_kernels_are_active(engine) -> None:
+def test_the_engine_says_once_a_process_that_the_kernels_are_active(engine: Mixed) -> None:
     lines = [line for line in engine[1].splitlines() if "CPU LoRA kernels of Pointsman are active" in line]
     assert 1 <= len(lines) <= 2, engine[1][-2000:]  # vLLM's front, and the process that computes
 

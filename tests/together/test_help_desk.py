@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ QUESTIONS = {
 
 
 @pytest.fixture
-def client(help_desk: Any) -> openai.OpenAI:
+def client(help_desk: Any) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{help_desk.url}/v1", api_key="none", max_retries=0) as opened:
         yield opened
 
@@ -34,7 +34,8 @@ def test_each_kind_of_path_answers_a_request_that_nobody_routed_by_hand(client: 
     answer = raw.parse()
     assert raw.headers["x-pointsman-kind"] == kind
     assert float(raw.headers["x-pointsman-cost-usd"]) > 0
-    assert answer.choices[0].message.content.strip()
+    assert (answer.choices[0].message.content or "").strip()
+    assert answer.usage
     assert answer.usage.prompt_tokens > 0
     assert answer.usage.completion_tokens > 0
 
@@ -43,7 +44,7 @@ def test_the_triage_adapter_answers_json_of_its_form(client: openai.OpenAI) -> N
     answer = client.chat.completions.create(
         model="triage@prod", messages=[{"role": "user", "content": QUESTIONS["lora"]}], temperature=0, max_tokens=160
     )
-    triaged = json.loads(answer.choices[0].message.content)
+    triaged = json.loads(answer.choices[0].message.content or "")
     assert list(triaged) == ["intent", "slots", "urgency"]
     assert triaged["intent"] == "lost_item"
     assert answer.model.startswith("triage@")
@@ -53,8 +54,10 @@ def test_the_triage_adapter_answers_json_of_its_form(client: openai.OpenAI) -> N
 def test_the_hybrid_path_writes_in_the_voice_and_from_the_handbook(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": QUESTIONS["hybrid"]}])
     letter = answer.choices[0].message.content
+    assert letter
     assert letter.startswith("Good day from Larkmoor Railway,")
     assert "The Larkmoor help desk" in letter
+    assert answer.model_extra
     assert answer.model_extra["pointsman"]["sources"]
 
 
@@ -92,6 +95,8 @@ def test_grpc_answers_like_http(help_desk: Any, client: openai.OpenAI) -> None:
     assert events[-1].WhichOneof("event") == "finished"
     assert "".join(event.delta.content for event in events) == plain.choices[0].message.content
     receipt = events[-1].finished.receipt
+    assert plain.usage
+    assert plain.model_extra
     assert receipt.usage.prompt_tokens == plain.usage.prompt_tokens
     assert receipt.usage.completion_tokens == plain.usage.completion_tokens
     assert [s.document_id for s in receipt.sources] == [
@@ -112,7 +117,7 @@ def test_a_prompt_longer_than_the_context_window_is_refused_over_both_doors(
     with grpc.insecure_channel(help_desk.grpc) as channel, pytest.raises(grpc.RpcError) as failed:
         list(gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=60))
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "4096" in failed.value.details()
+    assert "4096" in (failed.value.details() or "")
 
 
 def test_the_base_model_stays_itself_beside_adapters(client: openai.OpenAI) -> None:

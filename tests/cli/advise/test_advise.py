@@ -125,9 +125,9 @@ def test_the_best_beyond_chance_is_recommended(paths: list[PathFigures], verdict
 
 
 def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_known() -> None:
-    as_good = {"chance": (("few_shot", "adapter"),)}
+    chance = (("few_shot", "adapter"),)
     few_shot = path("few_shot", "prompt", 0.78, FEW_SHOT.usd_per_1000)
-    without = advice(few_shot, LORA, **as_good).recommendation
+    without = advice(few_shot, LORA, chance=chance).recommendation
     assert without.path == "few_shot"
     assert (
         "an adapter would be as good: adapter pays from 200 requests on; give --requests-per-month to compare costs"
@@ -136,7 +136,7 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
     # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
         terms = CostTerms(training=TRAINED.training, monthly=monthly)
-        assert advice(few_shot, LORA, terms=terms, **as_good).recommendation.path == chosen
+        assert advice(few_shot, LORA, terms=terms, chance=chance).recommendation.path == chosen
 
 
 def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_right() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.config_folder import ConfigFolder
-from doubles.engine import Refusal, ScriptedEngine, answer, running_engine
-from doubles.gateway import TRIAGE, Gateway, Neighbours
-from doubles.lora_server import running_lora_server
-from doubles.retriever import running_retriever
 from pointsman_embedding.prepare import prepare
+
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.engine import Refusal, ScriptedEngine, answer, running_engine
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
+from tests.gateway.doubles.lora_server import running_lora_server
+from tests.gateway.doubles.retriever import running_retriever
 
 MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
 

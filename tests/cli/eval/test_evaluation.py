@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.engine import ScriptedEngine, answer
-from doubles.gateway import TRIAGE, Gateway, Neighbours
-from doubles.tenancy import issue
-from doubles.valkey import running_valkey
-from doubles.waiting import until
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
 from pointsman_cli.eval.command import evaluated
 from pointsman_cli.eval.dataset import read_dataset
@@ -27,6 +22,11 @@ from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
+from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import running_valkey
+from tests.gateway.doubles.waiting import until
 
 TERMS = EvalSettings(at_once=4, confidence=0.95, examples=5)
 

@@ -85,11 +85,12 @@ def test_an_empty_or_unreadable_set_is_refused(tmp_path: Path, content: bytes, s
 
 def test_the_command_names_what_is_wrong_and_leaves_with_2(cli: Cli, tmp_path: Path) -> None:
     file = write(tmp_path, '{"text": "a", "output": "x"}')
-    for arguments, says, code in [
+    refused: list[tuple[list[str | Path], str, int]] = [
         ([file], "rows.jsonl:1 names no task; add", 2),
         ([file, "--task", "chat", "--url", "127.0.0.1:1"], "no gateway answers at http://127.0.0.1:1", 1),
         ([file, "--task", "chat", "--html", tmp_path / "none" / "x.html"], "cannot write", 2),
         ([file, "--task", "chat", "--answers", "a", "--resume", "b"], "give only one of them", 2),
-    ]:
+    ]
+    for arguments, says, code in refused:
         outcome = cli("eval", *arguments, "--data-dir", tmp_path / "home")
         assert (outcome.code, says in outcome.err) == (code, True), outcome.err

@@ -1,7 +1,17 @@
 """Faults that a schema cannot see: what names something that is not there, and what the checklist of ours forbids."""
 
-from manifest_lint import exposure, monitoring, networks, pods, probes, references, rollouts, scaling, settings
-from manifest_lint.cluster import Cluster, Fault
+from tests.deploy.manifest_lint import (
+    exposure,
+    monitoring,
+    networks,
+    pods,
+    probes,
+    references,
+    rollouts,
+    scaling,
+    settings,
+)
+from tests.deploy.manifest_lint.cluster import Cluster, Fault
 
 MODULES = (references, networks, probes, pods, exposure, settings, rollouts, scaling, monitoring)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from manifest_lint.cluster import Cluster, Fault, each_container, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, each_container, where
 
 POLICY = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 _HASHED = re.compile(r"-[a-z0-9]{10}$")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import promql_parser as promql
 
-from manifest_lint.cluster import Cluster, Fault, Object, Workload, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
 JOBS = {"gateway", "retriever", "lora-server", "engine"}
 """The rules' names of them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Object, Workload, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
 
 def selecting_services(cluster: Cluster) -> Iterator[Fault]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, each_container, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, each_container, where
 
 GPU = "nvidia.com/gpu"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 

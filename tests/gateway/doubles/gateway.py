@@ -22,11 +22,11 @@ from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from pointsman_servicekit.tracing.spans import Spans
 
-from doubles.config_folder import ConfigFolder
-from doubles.engine import ScriptedEngine
-from doubles.lora_server import READY, ScriptedLoraServer
-from doubles.retriever import ScriptedRetriever
-from doubles.waiting import until
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
+from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.waiting import until
 
 TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
 """Adapter versions that the scripted engine holds."""

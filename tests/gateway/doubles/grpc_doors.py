@@ -9,7 +9,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
-from doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
 
 
 class GrpcDoor:
@@ -102,7 +102,7 @@ def _fields(messages: Messages | str, model: str, parameters: dict[str, Any]) ->
         **{name: parameters.pop(name) for name in ("max_tokens", "temperature", "top_p", "seed") if name in parameters},
         stop=parameters.pop("stop", ()),
     )
-    beside = {name: parameters.pop(name) for name in ("metadata", "user") if name in parameters}
+    beside: dict[str, Any] = {name: parameters.pop(name) for name in ("metadata", "user") if name in parameters}
     if parameters:
         sampling.extra_json = json.dumps(parameters)
     return {

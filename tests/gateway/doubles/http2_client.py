@@ -111,7 +111,8 @@ class Http2Client:
 
     async def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
         """Data and trailers of one that is answered while no other is. Raises ConnectionResetError."""
-        data, told = b"", {}
+        data = b""
+        told: dict[str, str] = {}
         while True:
             frame = await self.next(DATA, HEADERS, RST_STREAM, stream=stream)
             if frame.kind == RST_STREAM:
@@ -124,7 +125,7 @@ class Http2Client:
                 return data, told
 
     def headers(self, frame: Frame) -> dict[str, str]:
-        return dict(self._decoder.decode(frame.payload))
+        return {str(name): str(value) for name, value in self._decoder.decode(frame.payload)}
 
     async def flush(self) -> None:
         """Waits until the kernel has taken what was said."""

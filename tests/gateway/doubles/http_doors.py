@@ -1,13 +1,13 @@
 """Clients of the HTTP door."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 from pointsman_servicekit.errors import FAMILIES, PointsmanError
 
-from doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
 
 HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 
@@ -52,7 +52,7 @@ class HttpStreamDoor(HttpDoor):
 
     async def events(
         self, body: Mapping[str, Any], told: dict[str, str] | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         """The events before [DONE]; asserts that it comes. Notes in `told` what the headers say."""
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from doubles.waiting import until
+from tests.gateway.doubles.waiting import until
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
@@ -143,7 +144,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
                 said = self._state
                 yield said
                 async with self._news:
-                    await self._news.wait_for(lambda said=said: self._state.sequence > said.sequence)
+                    await self._news.wait_for(partial(lambda seen: self._state.sequence > seen, said.sequence))
         finally:
             self.watchers -= 1
 

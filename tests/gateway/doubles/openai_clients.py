@@ -8,8 +8,8 @@ from typing import TypeVar
 import httpx
 import openai
 
-from doubles.engine import Step
-from doubles.gateway import Gateway, open_http_client
+from tests.gateway.doubles.engine import Step
+from tests.gateway.doubles.gateway import Gateway, open_http_client
 
 Told = TypeVar("Told")
 

@@ -39,33 +39,39 @@ AN_ENGINES = frozenset({"reasoning", "reasoning_content", "stop_reason", "token_
 
 
 def chat_completion(data: Any) -> ChatCompletion:
-    return _checked(ChatCompletion, data)
+    checked: ChatCompletion = _checked(ChatCompletion, data)
+    return checked
 
 
 def chat_chunk(data: Any) -> ChatCompletionChunk:
-    return _checked(ChatCompletionChunk, data)
+    checked: ChatCompletionChunk = _checked(ChatCompletionChunk, data)
+    return checked
 
 
 def completion(data: Any, *, chunk: bool = False) -> Completion:
     """A chunk may leave its reason to end open, as OpenAI's do, though one shape describes both."""
     if chunk:
         data = {**data, "choices": [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in data["choices"]]}
-    return _checked(Completion, data)
+    checked: Completion = _checked(Completion, data)
+    return checked
 
 
 def embeddings(data: Any) -> CreateEmbeddingResponse:
     for one in data["data"]:  # the client asks for base64, and decodes it: the shape knows numbers only
         if isinstance(one["embedding"], str):
             one["embedding"] = [0.0]
-    return _checked(CreateEmbeddingResponse, data)
+    checked: CreateEmbeddingResponse = _checked(CreateEmbeddingResponse, data)
+    return checked
 
 
 def model(data: Any) -> Model:
-    return _checked(Model, data)
+    checked: Model = _checked(Model, data)
+    return checked
 
 
 def response(data: Any) -> Response:
-    return _checked(Response, data)
+    checked: Response = _checked(Response, data)
+    return checked
 
 
 def response_event(data: Any) -> Any:

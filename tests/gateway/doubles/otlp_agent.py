@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from doubles.processes import Process
-from doubles.waiting import found
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from doubles.engine import DONE, chunk, usage
-from doubles.processes import Process
+from tests.gateway.doubles.engine import DONE, chunk, usage
+from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 
@@ -33,7 +33,7 @@ class ProcessEngine(Process):
         self.url = f"http://{host}:{self.port}"
         pace = ["--pieces", str(pieces), "--first", str(first), "--gap", str(gap)]
         where = ["--host", host, "--port", str(self.port)]
-        program = [sys.executable, "-m", "doubles.process_engine", *where, "--say", say, *pace]
+        program = [sys.executable, "-m", "tests.gateway.doubles.process_engine", *where, "--say", say, *pace]
         super().__init__(program, {}, folder / f"engine-{say}.log", "engine is up")
 
 

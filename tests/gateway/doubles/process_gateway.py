@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from doubles.processes import Process
-from doubles.waiting import found
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.waiting import found
 
 
 class ProcessGateway(Process):

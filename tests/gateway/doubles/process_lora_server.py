@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from doubles.lora_server import READY, running_lora_server
-from doubles.processes import Process
+from tests.gateway.doubles.lora_server import READY, running_lora_server
+from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 VERSION = "triage@3f9a1c0b77de"
@@ -22,7 +22,7 @@ class ProcessLoraServer(Process):
         """`version` is what the alias `triage@prod` leads to; `loadable`, another one, is held once it is asked for."""
         self.address = address or f"127.0.0.1:{free_port()}"
         told = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
-        program = [sys.executable, "-m", "doubles.process_lora_server", *told]
+        program = [sys.executable, "-m", "tests.gateway.doubles.process_lora_server", *told]
         super().__init__(program, {}, folder / "lora-server.log", "lora-server is up")
 
 

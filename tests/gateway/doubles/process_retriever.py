@@ -9,7 +9,7 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-from doubles.processes import Process
+from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 HANDBOOK = {

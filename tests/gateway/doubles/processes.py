@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 class Process:
@@ -24,8 +24,8 @@ class Process:
 
     async def start(self, within: float = 60.0) -> tuple[str, ...]:
         """The groups of what it said when it was up."""
-        paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"PYTHONPATH": paths} | self._settings
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        environment = {**os.environ, "PYTHONPATH": paths, **self._settings}
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program, env=environment, stdout=log, stderr=asyncio.subprocess.STDOUT

@@ -73,10 +73,10 @@ class RawEngine:
                 self.hung_up += cut
                 for task in (answering, following):
                     task.cancel()
-                end, begun = await asyncio.gather(answering, following, return_exceptions=True)
+                end, received = await asyncio.gather(answering, following, return_exceptions=True)
                 if cut or end is not None:
                     return
-                begun = begun if isinstance(begun, bytes) else b""
+                begun = received if isinstance(received, bytes) else b""
         finally:
             writer.transport.abort()
 

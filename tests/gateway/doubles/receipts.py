@@ -10,8 +10,8 @@ from pointsman_gateway.domain import PICODOLLARS
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
-from doubles.remembering import decisions_in
-from doubles.waiting import found
+from tests.gateway.doubles.remembering import decisions_in, entries_of
+from tests.gateway.doubles.waiting import found
 
 Body = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Receipts:
 
 async def receipts_in(url: str) -> Receipts:
     async with Redis.from_url(url, decode_responses=True) as redis:
-        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(redis_schema.UNDECIDED)]
+        undecided = [json.loads(fields["entry"]) for fields in await entries_of(redis, redis_schema.UNDECIDED)]
     return Receipts(await decisions_in(url), undecided)
 
 

@@ -24,7 +24,7 @@ from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from doubles.waiting import found
+from tests.gateway.doubles.waiting import found
 
 PLAIN = Path("small_talk", "tiny", fingerprint="f1")
 ADAPTED = Path("triage_adapter", "tiny", adapter="triage@prod", fingerprint="f2")
@@ -32,7 +32,13 @@ REQUEST = Request("auto", (Message("user", "Hello"),))
 
 
 def decision(name: str = "d1", task: str = "chat", path: Path = PLAIN, **fields: Any) -> Decision:
-    given = {"confidence": 0.9, "reason": "policy:fixed", "stage": "encoder", "considered": (), "alternatives": ()}
+    given: dict[str, Any] = {
+        "confidence": 0.9,
+        "reason": "policy:fixed",
+        "stage": "encoder",
+        "considered": (),
+        "alternatives": (),
+    }
     return Decision(id=name, task=task, path=path, **(given | fields))
 
 
@@ -115,7 +121,8 @@ async def feedback_in(url: str) -> list[dict[str, str]]:
 async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     """How many ratings there are today of each path, and their mean."""
     async with Redis.from_url(url, decode_responses=True) as redis:
-        counts = from_fields(await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today()))
+        fields: Any = await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today())
+        counts = from_fields(fields)
     return {
         cell.path: (named["rated"], named.get("rating", 0) / UNITS_PER_RATING / named["rated"])
         for cell, named in counts.items()
@@ -125,4 +132,10 @@ async def rated_in(url: str) -> dict[str, tuple[int, float]]:
 
 async def _stream(url: str, name: str) -> list[dict[str, str]]:
     async with Redis.from_url(url, decode_responses=True) as redis:
-        return [fields for _, fields in await redis.xrange(name)]
+        return await entries_of(redis, name)
+
+
+async def entries_of(redis: "Redis", stream: str) -> list[dict[str, str]]:
+    """Returns the entries of a stream, oldest first. `redis` decodes responses."""
+    entries: Any = await redis.xrange(stream)
+    return [fields for _, fields in entries]

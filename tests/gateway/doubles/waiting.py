@@ -14,7 +14,7 @@ async def until(condition: Callable[[], object], within: float = 5.0) -> None:
             await asyncio.sleep(0.002)
 
 
-async def found(look: Callable[[], Awaitable[Found]], within: float = 10.0) -> Found:
+async def found(look: Callable[[], Awaitable[Found | None]], within: float = 10.0) -> Found:
     """The first thing that `look` finds; raises TimeoutError where it finds none within so many seconds."""
     async with asyncio.timeout(within):
         while True:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from pointsman.v1 import lora_server_pb2 as pb
 
-from doubles.engine import Script, ScriptedEngine, answer, running_engine
-from doubles.gateway import Gateway, Neighbours
-from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
-from doubles.waiting import until
+from tests.gateway.doubles.engine import Script, ScriptedEngine, answer, running_engine
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from tests.gateway.doubles.waiting import until
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
 PROD = "triage@prod"

@@ -8,6 +8,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import vllm
@@ -31,20 +32,22 @@ class Layer:
 
     @property
     def inputs(self) -> int:
-        return self.a[0].shape[-1]
+        return int(self.a[0].shape[-1])
 
 
-class FixedUpstream(UPSTREAM):
+class FixedUpstream(punica_cpu.PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not there where types are checked
     """As a vLLM would be that skips rows without an adapter: its own answers, those rows put back."""
 
-    def add_lora_linear(self, y, *rest, **more):
+    def add_lora_linear(self, y: torch.Tensor, *rest: Any, **more: Any) -> None:
         self._leaving_alone(self.token_lora_indices, y, super().add_lora_linear, *rest, **more)
 
-    def add_lora_logits(self, y, *rest, **more):
+    def add_lora_logits(self, y: torch.Tensor, *rest: Any, **more: Any) -> None:
         self._leaving_alone(self.sampler_indices, y, super().add_lora_logits, *rest, **more)
 
     @staticmethod
-    def _leaving_alone(indices, y, compute, *rest, **more):
+    def _leaving_alone(
+        indices: torch.Tensor, y: torch.Tensor, compute: Callable[..., object], *rest: Any, **more: Any
+    ) -> None:
         before = y.clone()
         compute(y, *rest, **more)
         y[indices < 0] = before[indices < 0]

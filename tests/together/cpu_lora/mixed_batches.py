@@ -89,7 +89,7 @@ class Peft:
         for name in others:
             self._model.load_adapter(folders[name], name, autocast_adapter_dtype=False)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not there where types are checked
     def logits(self, adapter: str, answer: Answer) -> torch.Tensor:
         """[tokens, vocabulary], where `answer` decoded its tokens."""
         ids = torch.tensor([[*answer.row.prompt, *answer.tokens]])
@@ -137,7 +137,7 @@ def main() -> None:
     vllm = Vllm(Path(base), folders)
     exact, rounded = (Peft(Path(base), folders, dtype) for dtype in (torch.float32, torch.bfloat16))
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    found = {}
+    found: dict[str, list[dict[str, object]]] = {}
     for stage, adapters in (("an unfilled slot", names[:-1]), ("all slots filled", names)):
         found[stage] = []
         for answer in vllm.answer(rows(adapters, tokenizer)):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.lab import LabJob, lab_facts
 from pointsman_cli.lab_commands import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
@@ -43,6 +43,7 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
+from pointsman_cli.service_tokens import find_run
 
 RUNS_FOLDER = "retrain"
 """In the data directory."""
@@ -141,7 +142,7 @@ class Addresses:
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
         """Uses the given addresses, else those of the running `pointsman up`; raises UsageError if there are none."""
-        running = read_run(data_dir.run_file)
+        running = find_run(data_dir.folder)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url
             retriever, lora_server = retriever or running.retriever, lora_server or running.lora_server

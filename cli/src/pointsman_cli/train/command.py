@@ -6,13 +6,14 @@ from pathlib import Path
 from rich.console import Console
 
 from pointsman_cli.adapters.registration import Provenance, register_adapter
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import EngineEnvironment, find_engine, prepare_base_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.jobs import TrainingOrder, start_job
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption, RunningLoraServerOption
 from pointsman_cli.processes import run_to_end
+from pointsman_cli.service_tokens import find_run
 from pointsman_cli.train import options as given
 from pointsman_cli.train.events import Done, parse_event
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
@@ -73,7 +74,7 @@ def train(
     job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
     at = DataDir.at(data_dir)
-    running = read_run(at.run_file)
+    running = find_run(data_dir)
     address = lora_server or (running.lora_server if running else "")
     if on_server:
         _refuse_local(out, merged_out, checkpoint, resume or check_only or evaluate_only, stop_on)

@@ -151,6 +151,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
         "POINTSMAN_LORA_STORE": str(data_dir.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
         "POINTSMAN_LORA_JOBS": str(data_dir.jobs),
+        "POINTSMAN_LORA_DATA_ROOTS": _data_roots(example, data_dir),
         "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
         "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
@@ -162,6 +163,12 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
     program = (programs.python, "-m", "pointsman_lora_server")
     # Longer than the engine's grace, because the lora-server stops vLLM before it exits.
     return Service("lora-server", program, environment, addresses.lora_server, data_dir.log("lora-server"), grace=30)
+
+
+def _data_roots(example: Example, data_dir: DataDir) -> str:
+    """By default, training data may be in the current folder, the example's folder and the data directory."""
+    folders = dict.fromkeys((Path.cwd(), example.folder.absolute(), data_dir.folder))
+    return os.environ.get("POINTSMAN_LORA_DATA_ROOTS") or os.pathsep.join(map(str, folders))
 
 
 def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:

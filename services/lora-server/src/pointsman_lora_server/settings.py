@@ -1,5 +1,6 @@
 """The lora-server's settings, read once from the environment (`POINTSMAN_LORA_*`)."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +24,7 @@ class Settings(BaseSettings):
     jobs: Path = Field(default=Path(".pointsman/jobs"), description="training jobs: their data, logs and checkpoints")
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
-        description="folders, separated by commas, that training data must be in; empty allows every folder",
+        description="folders, separated by colons, below which clients may name training data; empty: none is read",
     )
     training_methods: Annotated[dict[str, str], NoDecode] = Field(
         default={},
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     @field_validator("data_roots", mode="before")
     @classmethod
     def _split_folders(cls, value: object) -> object:
-        return tuple(Path(folder) for folder in _split(value)) if isinstance(value, str) else value
+        return tuple(Path(folder) for folder in value.split(os.pathsep) if folder) if isinstance(value, str) else value
 
     @field_validator("training_methods", mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend
-from pointsman_gateway.prompts.stage import Prompts
+from pointsman_gateway.prompts.strategies import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
 from pointsman_gateway.routing.router import Router

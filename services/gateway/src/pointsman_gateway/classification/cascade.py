@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_gateway.classification.excerpts import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.model import ENCODER, STATIC, ClassifierModel, StageModel, Vocabulary
+from pointsman_gateway.classification.reader import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.scores import Floats, probabilities
 from pointsman_gateway.classification.words import WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector

@@ -10,8 +10,7 @@ from dataclasses import replace
 from enum import Enum
 from itertools import filterfalse
 
-from pointsman_gateway.classification.excerpts import LONG_CHARACTERS
-from pointsman_gateway.classification.reader import Reader, is_sure
+from pointsman_gateway.classification.reader import LONG_CHARACTERS, Reader, is_sure
 from pointsman_gateway.classification.words import COURTESIES, FOLLOW_UP_OPENINGS, NO_CONTENT, REFERENCES, THANKS
 from pointsman_gateway.domain import Labels, Message
 

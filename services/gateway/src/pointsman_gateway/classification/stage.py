@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pointsman_gateway.classification.conversation import Conversation, user_turns
-from pointsman_gateway.classification.excerpts import CharacterExcerpt, character_excerpt
-from pointsman_gateway.classification.reader import LanguageDetector, Reader, abstention
+from pointsman_gateway.classification.reader import (
+    CharacterExcerpt,
+    LanguageDetector,
+    Reader,
+    abstention,
+    character_excerpt,
+)
 from pointsman_gateway.config.schema import RuleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request
 

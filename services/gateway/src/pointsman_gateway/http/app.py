@@ -54,6 +54,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.post("/v1/feedback")(routes.feedback)
     app.get("/v1/tasks")(routes.list_tasks)
     app.get("/v1/configuration")(routes.configuration)
+    app.head("/", include_in_schema=False)(routes.live)  # with which some clients test the base URL
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
     app.get("/metrics")(routes.metrics)

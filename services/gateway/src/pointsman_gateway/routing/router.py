@@ -16,7 +16,6 @@ from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfi
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
-from pointsman_gateway.routing.considered import considered_paths, within_scope
 from pointsman_gateway.routing.path_state import (
     ALWAYS_FRESH,
     Adapters,
@@ -24,7 +23,9 @@ from pointsman_gateway.routing.path_state import (
     Evidence,
     ExpectedCost,
     Freshness,
+    considered_paths,
     resolve_adapter,
+    within_scope,
 )
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pointsman_lora_server.jobs.inputs import Inputs, copy_input
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 
 _JOB, _EVENTS = "job.json", "events.jsonl"
@@ -42,7 +43,7 @@ class JobFolder:
         except FileNotFoundError:
             return 0
 
-    def create(self, job: Job) -> Job:
+    def create(self, job: Job, inputs: Inputs) -> Job:
         """Copies the request's files, since the originals may change while the job waits. Returns the job with the
         copies' paths. Raises OSError.
 
@@ -50,11 +51,7 @@ class JobFolder:
         """
         self.path.mkdir(parents=True, mode=0o700)
         request = job.request
-        copies = {
-            kind: self._copy(kind, source)
-            for kind, source in (("data", request.data), ("heldout", request.heldout), ("system", request.system))
-            if source is not None
-        }
+        copies = {kind: self._copy(kind, source, getattr(request, kind).name) for kind, source in inputs.items()}
         created = replace(job, request=replace(request, **copies))  # type: ignore[arg-type]  # paths, by their names
         self.write(created)
         return created
@@ -117,12 +114,11 @@ class JobFolder:
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _copy(self, kind: str, source: Path) -> Path:
+    def _copy(self, kind: str, source: BinaryIO, name: str) -> Path:
         """Keeps the file's name, which appears in the training report."""
-        target = self.path / "input" / kind / source.name
+        target = self.path / "input" / kind / name
         target.parent.mkdir(parents=True)
-        shutil.copyfile(source, target)
-        target.chmod(0o600)
+        copy_input(source, target)
         return target
 
 

@@ -1,9 +1,7 @@
 """The values of training jobs, and the validation of requests."""
 
 import enum
-import os
-import stat
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +9,6 @@ from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.domain import check_alias, check_name, check_version
 
-MAX_FILE_BYTES = 1 << 30
-"""Of one input file, which is copied."""
 MAX_MINUTES = 7 * 24 * 60.0
 
 _OPTION_BOUNDS: dict[str, tuple[float, float]] = {
@@ -115,13 +111,13 @@ class JobEnvironment:
     methods: Mapping[str, str]
     """Training method -> what the trainer's --method receives for it: the name, or "module:attribute"."""
     data_roots: tuple[Path, ...] = ()
-    """The folders that training data must be in; empty allows every folder."""
+    """The folders that training data must be in; empty accepts none."""
     checkpoint_seconds: float = 30.0
     """Between two checkpoints, which is also how much work a kill may cost."""
 
 
-def check_request(request: JobRequest, methods: Collection[str], data_roots: Sequence[Path]) -> None:
-    """Raises InvalidArgument, before anything is copied."""
+def check_request(request: JobRequest, methods: Collection[str]) -> None:
+    """Raises InvalidArgument. The files are checked as they are opened (`inputs`)."""
     check_name(request.name)
     if request.alias_suffix:
         check_alias(f"{request.name}@{request.alias_suffix}")
@@ -133,9 +129,6 @@ def check_request(request: JobRequest, methods: Collection[str], data_roots: Seq
             code="bad_method",
             param="method",
         )
-    for param, path in (("data", request.data), ("heldout", request.heldout), ("system", request.system)):
-        if path is not None:
-            _check_file(path, param, data_roots)
     for option, value in request.options.items():
         _check_option(option, value)
 
@@ -148,27 +141,3 @@ def _check_option(option: str, value: str) -> None:
         raise InvalidArgument(
             f"{option} is {value}; it must be {lowest:g} to {highest:g}", code="bad_option", param=option
         )
-
-
-def _check_file(path: Path, param: str, data_roots: Sequence[Path]) -> None:
-    if not path.is_absolute() or "\0" in str(path):
-        raise _bad_path(f"'{path}' is not an absolute path on the lora-server's machine", param)
-    try:
-        resolved = path.resolve(strict=True)
-        status = resolved.stat()
-    except OSError as error:
-        raise _bad_path(
-            f"there is no '{path}' on the lora-server's machine ({os.strerror(error.errno or 0)})", param
-        ) from error
-    if data_roots and not any(resolved.is_relative_to(root.resolve()) for root in data_roots):
-        raise _bad_path(
-            f"'{path}' is not below {' or '.join(map(str, data_roots))}, where training data must be", param
-        )
-    if not stat.S_ISREG(status.st_mode):
-        raise _bad_path(f"'{path}' is not a regular file", param)
-    if status.st_size > MAX_FILE_BYTES:
-        raise _bad_path(f"'{path}' has {status.st_size} bytes; at most {MAX_FILE_BYTES} are accepted", param)
-
-
-def _bad_path(message: str, param: str) -> InvalidArgument:
-    return InvalidArgument(message, code="bad_path", param=param)

@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from pointsman_lora_server.jobs.execution import (
     wait_for_trainer,
 )
 from pointsman_lora_server.jobs.folder import JobFolder
+from pointsman_lora_server.jobs.inputs import Inputs, open_inputs
 from pointsman_lora_server.jobs.job import (
     FindVersion,
     Job,
@@ -70,11 +71,12 @@ class JobQueue:
 
     async def create(self, request: JobRequest) -> Job:
         """Raises InvalidArgument; ResourceExhausted if the queue is full."""
-        await asyncio.to_thread(check_request, request, self._environment.methods, self._environment.data_roots)
-        with self._reserve_place():
+        check_request(request, self._environment.methods)
+        with self._reserve_place(), ExitStack() as files:
             if request.parent:
                 await self._find_version(request.parent)
-            job = await self._create_folder(request)
+            inputs = await asyncio.to_thread(open_inputs, request, self._environment.data_roots, files)
+            job = await self._create_folder(request, inputs)
             self._put(job)
         return job
 
@@ -137,7 +139,7 @@ class JobQueue:
         finally:
             self._jobs_being_created -= 1
 
-    async def _create_folder(self, request: JobRequest) -> Job:
+    async def _create_folder(self, request: JobRequest, inputs: Inputs) -> Job:
         """Raises InvalidArgument."""
         now = time.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
@@ -145,11 +147,11 @@ class JobQueue:
         job = Job(job_id, request, JobState.QUEUED, int(now * 1000))
         folder = self._folder(job.id)
         try:
-            return await asyncio.to_thread(folder.create, job)
+            return await asyncio.to_thread(folder.create, job, inputs)
         except OSError as error:
             folder.remove()
             raise InvalidArgument(
-                f"the job's files cannot be copied: {error}", code="bad_path", param="data"
+                f"the job's files cannot be copied: {error.strerror or error}", code="bad_path", param="data"
             ) from error
 
     def _next(self) -> Job | None:
