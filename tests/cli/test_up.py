@@ -36,7 +36,7 @@ engine = find_engine(data_dir, python)
 addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
 plan = make_plan(loaded, data_dir, addresses, Programs(python, server_binary(), str(python)))
 setup = StartPlan(loaded, data_dir, engine, str(python), addresses, plan)
-run_interruptibly(run_up(setup, StartupOutput(Console(width=200)), Backoff(first=0.05)))
+run_interruptibly(run_up(setup, StartupOutput(Console(width=400)), Backoff(first=0.05)))
 """
 
 

@@ -92,7 +92,7 @@ async def test_another_method_is_refused(http: httpx.AsyncClient, route: str) ->
         assert (answer.status_code, shapes.error(answer)["code"]) == (405, "unknown_route")
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/chat", "/v1/images/generations", "/", "/v1/responses/resp_1"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/chat", "/v1/images/generations", "/v1/responses/resp_1"])
 async def test_a_route_that_there_is_not_is_told(http: httpx.AsyncClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = await http.request(method, path)

@@ -33,7 +33,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         bad_message message_too_complex
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
-        other_site unknown_host bad_content_type not_operator
+        other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
@@ -50,7 +50,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
         alias_moved not_warm placement_moved unknown_adapter
-        bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
+        bad_data bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
         broke_off canary_is_stable cannot_answer contended differs_from_peft hash_mismatch in_use no_effect
         not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
         smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
