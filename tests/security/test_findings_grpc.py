@@ -92,8 +92,8 @@ FLOODS: dict[str, Attack] = {
 
 MAX_CPU_SECONDS = 1.5
 MAX_CPU_SECONDS_OF_PINGS = 7.5
-"""25 us for each of 300,000 pings. gRPC closes the connection after the third, but only when its current write has ended;
-until then, if the client does not read, gRPC goes on parsing. On an idle machine the flood costs 0.1 s."""
+"""25 us for each of 300,000 pings. gRPC closes the connection after the third, but only when its current write has
+ended; until then, if the client does not read, gRPC goes on parsing. On an idle machine the flood costs 0.1 s."""
 MAX_MIB = 64.0
 
 

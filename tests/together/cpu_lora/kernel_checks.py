@@ -173,7 +173,7 @@ def an_unknown_version_with_the_fault_is_refused_and_the_text_says_what_to_do() 
 
 
 def kernels_that_cannot_be_asked_are_refused_not_guessed_at() -> None:
-    _assert_refused("0.32.0", dict, "cannot be asked")
+    _assert_refused("0.32.0", dict, "cannot be tested")
 
 
 def nothing_is_replaced_off_the_cpu_or_when_switched_off_and_twice_is_once() -> None:

@@ -36,8 +36,8 @@ gRPC checks the length of a message before it decompresses it and not afterwards
 
 MAX_READ_BYTES = 64 * 1024
 """Bytes that one read of a connection takes at most. gRPC processes all of them before it closes the connection of a
-client that floods it: 300,000 pings (5 MB) cost 11 s of CPU time with its default of 4 MiB, and 0.1 s with 64 KiB if the
-client reads the answers. If it does not, gRPC parses them all before it can close: 5 s, in threads of its own."""
+client that floods it: 300,000 pings (5 MB) cost 11 s of CPU time with its default of 4 MiB, and 0.1 s with 64 KiB if
+the client reads the answers. If it does not, gRPC parses them all before it can close: 5 s, in threads of its own."""
 
 
 @dataclass(frozen=True, slots=True)
