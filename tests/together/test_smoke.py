@@ -107,7 +107,7 @@ async def test_the_examples_adapters_pass_and_are_told_apart(
     assert smoke.pid == pid is not None
     assert all(row.text.startswith('{"intent": "') for row in triage.rows)
     assert compare(triage, again.rows).same == 4
-    with pytest.raises(InvalidArgument, match="otherwise than PEFT"):
+    with pytest.raises(InvalidArgument, match="differently than PEFT"):
         compare(triage, voice.rows)
 
 
