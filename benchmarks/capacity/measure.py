@@ -125,7 +125,10 @@ def measure(seconds: float) -> list[tuple[Run, float, float]]:
 
 
 def measure_and_write(seconds: float, out: Path) -> None:
-    """Raises CannotMeasure if the engine fails."""
+    """Measures the engine under each load for `seconds` and writes the fitted figures to the file `out`.
+
+    Raises CannotMeasure if the engine fails.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the engine is stopped too
     found = measure(seconds)
     figures = EngineFigures(

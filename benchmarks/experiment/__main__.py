@@ -19,7 +19,7 @@ from pointsman_cli.eval.report import Report, read_report
 
 from benchmarks.experiment import adapters, picture, table
 from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
-from benchmarks.experiment.house import running
+from benchmarks.experiment.services import running
 from benchmarks.experiment.tasks import OWN_ADAPTERS, TASKS, paths_of
 from benchmarks.gateway_load.machine import CannotMeasure
 

@@ -1,5 +1,7 @@
-"""List the licences of all packages in the images: `python -m deploy.supply.licences`, run in the services'
-environment."""
+"""Lists the licences of all packages in the images, as docs/licences.md.
+
+Run `python -m deploy.supply.licences` in the services' environment.
+"""
 
 import re
 from collections import defaultdict

@@ -92,7 +92,7 @@ def to_catalog(config: Config) -> Catalog:
 
 
 def _paths_of(task: TaskConfig, default: str) -> list[str]:
-    """All paths that the task's requests may take, in order."""
+    """The names of all paths that may answer the task's requests: the policy's, the fallbacks, then the default."""
     return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
 
 

@@ -1,1 +1,1 @@
-"""The console's data: decisions from the request log, paths with their evidence, engines, and adapters."""
+"""Collects what the console shows: decisions from the request log, measured quality of paths, engines, adapters."""

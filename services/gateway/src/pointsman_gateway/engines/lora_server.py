@@ -58,7 +58,7 @@ class LoraServer:
         metrics: EngineMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keeps the state of the engine `name` in `engines` up to date."""
+        """Follows the lora-server behind `channel` and updates the state of its engine, `name` in `engines`."""
         self._engines = engines
         self._name = name
         self._channel = channel

@@ -1,4 +1,7 @@
-"""Reads an engine's server-sent events into chunks. A chunk keeps the engine's bytes if clients can get them as is."""
+"""Parses an engine's server-sent events into chunks.
+
+If an event can be sent to clients unchanged, its chunk also holds the original bytes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +172,7 @@ class EventReader:
         return payloads
 
     def _events(self, payloads: list[bytes]) -> Sequence[Event | AnyEvent]:
-        """The decoded events, up to one that ends the stream early."""
+        """Decodes the payloads of events. Stops before an event that reports an error or cannot be read."""
         if not payloads:
             return ()
         try:

@@ -117,7 +117,10 @@ class ShadowRunner:
         return len(self._running)
 
     def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
-        """Returns at once. Calls `report` at the end of the request, if it is started."""
+        """Starts a shadow request in the background if budget and capacity allow it, and returns at once.
+
+        `report` is called with the result when the request has ended.
+        """
         reason = self._denial_reason(job)
         if reason:
             self._metrics.count_request(job.task, job.path, reason)

@@ -176,7 +176,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class NullReservation:
-    """A reservation without limits."""
+    """The reservation of a request to which no limits apply: it allows every cost and records nothing."""
 
     __slots__ = ()
     headers = _NO_HEADERS

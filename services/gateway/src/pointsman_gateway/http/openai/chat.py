@@ -86,9 +86,9 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 
 
 def decode_plain_chat(body: bytes) -> ChatBody | None:
-    """Decodes a valid body that has declared fields only and no content in parts; returns None for any other body.
+    """Decodes the common kind of chat body in a fraction of the time of `decode_chat`.
 
-    Takes a fraction of the time of `decode_chat`.
+    Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.
     """
     try:
         return cast(ChatBody, _decode_plain(body))

@@ -1,4 +1,4 @@
-"""Runs `pointsman up` on the experiment's folder for a block's length, on free ports and in a home of its own."""
+"""Runs `pointsman up` on the folder of the experiment, on free ports and with a data directory of its own."""
 
 import json
 import signal
