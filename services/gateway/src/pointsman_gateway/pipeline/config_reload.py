@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 from pointsman_gateway import domain
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain.path import Catalog
+from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.pipeline.pipeline import Stages
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 class ModelNames(Protocol):
     def names(self) -> Sequence[str]:
         """All values that a request's `model` may have."""
+        ...
+
+    def path_of(self, model: str) -> domain.Path | None:
+        """The path of a base model or an adapter; None if the name is unknown."""
         ...
 
 
@@ -40,6 +45,21 @@ class ConfigSnapshot:
     def id(self) -> str:
         """The configuration's digest, which clients see as `generation`."""
         return self.stages.revision
+
+    def model_names(self, scope: Scope) -> Sequence[str]:
+        """The values that the `model` of a key's requests may have; embedding models have names of their own."""
+        names = self.models.names()
+        if scope is UNRESTRICTED:
+            return names
+        paths = scope.visible(self.catalogue).paths
+        return [name for name in names if self._is_visible(name, scope, paths)]
+
+    def _is_visible(self, name: str, scope: Scope, paths: Collection[str]) -> bool:
+        name = self.stages.resolve_model(name)
+        if name.startswith(domain.PATH_PREFIX):
+            return name.removeprefix(domain.PATH_PREFIX) in paths
+        path = self.models.path_of(name)
+        return name == domain.AUTO or (path is not None and scope.tasks is None and scope.allows(path))
 
 
 @dataclass(frozen=True, slots=True)
