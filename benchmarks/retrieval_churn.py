@@ -127,7 +127,7 @@ async def searching(address: str) -> AsyncIterator[list[float]]:
         sys.executable, __file__, SEARCHES, address, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    await process.stdout.readline()  # it has begun
+    await process.stdout.readline()  # it has started
     found: list[float] = []
     yield found
     told, _ = await process.communicate(b"")  # that is all: the end of its input
@@ -144,11 +144,11 @@ async def search_until_told(address: str) -> None:
             if told.is_set():
                 break
             if turn == 0:
-                print("begun", flush=True)
-            begun = time.perf_counter()
+                print("started", flush=True)
+            started = time.perf_counter()
             await stub.Search(pb.SearchRequest(collection=COLLECTION, query=text_of(random_, 8), top_k=10))
             if turn >= 0:
-                found.append((time.perf_counter() - begun) * 1000.0)
+                found.append((time.perf_counter() - started) * 1000.0)
     print(json.dumps(found))
 
 
@@ -161,12 +161,12 @@ async def idle_for(address: str, seconds: float) -> list[float]:
 async def stream(stub, documents: Sequence[pb.Document], rate: float, together: int = 1) -> tuple[int, float]:
     """Documents acknowledged, and in how many seconds; `rate` is a second, 0 as fast as it goes; `together` go into one
     message, and their outcomes into as few as can be."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
 
     async def steps() -> AsyncIterator[pb.IngestRequest]:
         yield pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION, together=together > 1))
         for number in range(0, len(documents), together):
-            if rate and (ahead := begun + number / rate - time.perf_counter()) > 0.0:
+            if rate and (ahead := started + number / rate - time.perf_counter()) > 0.0:
                 await asyncio.sleep(ahead)
             if together > 1:
                 yield pb.IngestRequest(documents=pb.Documents(documents=documents[number : number + together]))
@@ -180,19 +180,19 @@ async def stream(stub, documents: Sequence[pb.Document], rate: float, together: 
         for outcome in outcomes:
             assert outcome.state == pb.DocumentOutcome.WRITTEN, outcome
             written += 1
-    return written, time.perf_counter() - begun
+    return written, time.perf_counter() - started
 
 
 async def upserts(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
     """The same by calls, each of which is sent when its time has come, whether or not the last was answered."""
-    begun, calls = time.perf_counter(), list[asyncio.Task[pb.UpsertResponse]]()
+    started, calls = time.perf_counter(), list[asyncio.Task[pb.UpsertResponse]]()
     for number in range(0, len(documents), A_CALL):
-        await asyncio.sleep(begun + number / rate - time.perf_counter())
+        await asyncio.sleep(started + number / rate - time.perf_counter())
         call = pb.UpsertRequest(collection=COLLECTION, documents=documents[number : number + A_CALL])
         calls.append(asyncio.ensure_future(stub.Upsert(call)))
     answers = await asyncio.gather(*calls)
     assert not sum(answer.unchanged for answer in answers)
-    return sum(answer.documents for answer in answers), time.perf_counter() - begun
+    return sum(answer.documents for answer in answers), time.perf_counter() - started
 
 
 async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
@@ -364,11 +364,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of searching, each time")
     parser.add_argument("--rate", type=float, default=RATE, help="upserts a second")
     parser.add_argument("--rounds", type=int, default=50, help="kills")
-    given = parser.parse_args()
-    if given.parts[:1] == [SEARCHES]:
-        asyncio.run(search_until_told(given.parts[1]))
+    options = parser.parse_args()
+    if options.parts[:1] == [SEARCHES]:
+        asyncio.run(search_until_told(options.parts[1]))
         return
-    print(json.dumps(measure(given.parts, given.rows, given.seconds, given.rate, given.rounds)))
+    print(json.dumps(measure(options.parts, options.rows, options.seconds, options.rate, options.rounds)))
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The peers, each with the vectors it is given: run by retrieval_quality.py with .venv-bench/retrieval/bin/python.
+"""The peers, each with the vectors it is options: run by retrieval_quality.py with .venv-bench/retrieval/bin/python.
 
 python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # one JSON object at the end
 """
@@ -24,14 +24,14 @@ POOL = 100
 
 def main() -> None:
     what, file = sys.argv[1:]
-    given = np.load(file, allow_pickle=False)
-    print(json.dumps(rank(given) if what == "sets" else neighbours(given)))
+    options = np.load(file, allow_pickle=False)
+    print(json.dumps(rank(options) if what == "sets" else neighbours(options)))
 
 
-def rank(given: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
+def rank(options: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
     """For each peer and query the rows found, best first."""
-    vectors, queries = given["vectors"], given["queries"]
-    texts, asked = given["texts"].tolist(), given["asked"].tolist()
+    vectors, queries = options["vectors"], options["queries"]
+    texts, asked = options["texts"].tolist(), options["asked"].tolist()
     count = min(POOL, len(vectors))
     found: dict[str, list[list[int]]] = {}
     chroma = in_chroma(vectors)
@@ -66,22 +66,22 @@ def hybrid(table: lancedb.table.Table, query: np.ndarray, text: str, count: int)
     return search.limit(count).to_list()
 
 
-def neighbours(given: np.lib.npyio.NpzFile) -> dict[str, float]:
+def neighbours(options: np.lib.npyio.NpzFile) -> dict[str, float]:
     """Chroma's recall@10 and median milliseconds, without a filter and with one that a tenth of the rows fit.
 
     It visits as many candidates as its recall takes to come up to what is asked of it.
     """
-    vectors, queries, wanted = given["vectors"], given["queries"], float(given["recall"])
-    groups, group = given["groups"], int(given["group"])
+    vectors, queries, wanted = options["vectors"], options["queries"], float(options["recall"])
+    groups, group = options["groups"], int(options["group"])
     measured: dict[str, float] = {}
     for candidates in (25, 50, 100, 200):  # made anew for each: a change of the number does not reach what is in memory
         chroma = in_chroma(vectors, groups, candidates)
-        recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, given["truth"])
+        recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, options["truth"])
         measured = {"recall10": recall, "p50_ms": milliseconds, "ef_search": candidates}
         if recall >= wanted:
             break
     recall, milliseconds = timed(
-        partial(nearest_in_chroma, chroma, count=10, where={"group": group}), queries, given["filtered_truth"]
+        partial(nearest_in_chroma, chroma, count=10, where={"group": group}), queries, options["filtered_truth"]
     )
     return {**measured, "filtered_recall10": recall, "filtered_p50_ms": milliseconds}
 
@@ -89,9 +89,9 @@ def neighbours(given: np.lib.npyio.NpzFile) -> dict[str, float]:
 def timed(search: Callable[[np.ndarray], list[int]], queries: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     seconds, hits = [], 0
     for query, true in zip(queries, truth, strict=True):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = search(query)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         hits += len(set(found) & set(true.tolist()))
     return hits / truth.size, float(np.median(seconds) * 1000)
 

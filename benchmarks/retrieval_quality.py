@@ -44,19 +44,19 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
     parser.add_argument("--only", nargs="*", default=["ndcg10", "ann", "embed", "churn"], help="parts to measure")
-    given = parser.parse_args()
+    options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)  # one core for each search
-    folders = given.folders or [given.data / name for name in SETS]
+    folders = options.folders or [options.data / name for name in SETS]
     result: dict[str, object] = {}
     chunks: list[Chunks] = []
-    if {"ndcg10", "ann"} & set(given.only):
+    if {"ndcg10", "ann"} & set(options.only):
         result["ndcg10"], chunks = measure_quality([read_set(folder) for folder in folders])
-    if "ann" in given.only:
+    if "ann" in options.only:
         result["ann"] = measure_neighbours(chunks)
-    if "embed" in given.only:
+    if "embed" in options.only:
         result["embed"] = measure_embedding(chunks)
-    if "churn" in given.only:
+    if "churn" in options.only:
         from retrieval_churn import measure
 
         churned = measure()
@@ -103,8 +103,8 @@ def _peers_cached(judged: JudgedSet) -> dict[str, Ranked]:
 
 def _ask_peers(what: str, arrays: dict[str, np.ndarray]) -> dict:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        np.savez(Path(folder) / "given.npz", **arrays)
-        asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "given.npz"]
+        np.savez(Path(folder) / "options.npz", **arrays)
+        asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "options.npz"]
         one_core = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
         told = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True, env=one_core)
         return json.loads(told.stdout.splitlines()[-1])
@@ -151,9 +151,9 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
     metadata = metadata_index.empty_metadata_index().with_changes(
         nothing, ids, ids, [{"group": str(group)} for group in groups]
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     index = flat.compacted()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     truth = [_exact(vectors, query, None) for query in queries]
     inside = [_exact(vectors, query, groups == 0) for query in queries]
     recall, p50 = _timed(lambda query: index.nearest(query, 10, None), queries, truth)
@@ -197,9 +197,9 @@ def _exact(vectors: np.ndarray, query: np.ndarray, allowed: np.ndarray | None) -
 def _timed(search, queries, truth) -> tuple[float, float]:
     seconds, hits = [], 0
     for query, true in zip(queries, truth, strict=True):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = search(query)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         hits += len(np.intersect1d(found, true))
     return hits / (10 * len(truth)), float(np.median(seconds) * 1000)
 
@@ -217,14 +217,14 @@ def measure_embedding(chunks: list[Chunks]) -> dict[str, float]:
     model.embed(queries[:20])
     seconds = []
     for query in queries:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model.embed([query])
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     batches = [texts[start : start + 8] for start in range(0, len(texts), 8)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with ThreadPoolExecutor(2) as two:
         made = np.concatenate(list(two.map(model.embed, batches)))
-    rate = len(texts) / (time.perf_counter() - begun)
+    rate = len(texts) / (time.perf_counter() - started)
     cosine = float((made[:200] * _in_full_precision(texts[:200])).sum(axis=1).mean()) if texts else float("nan")
     p50 = float(np.median(seconds) * 1000)
     print(

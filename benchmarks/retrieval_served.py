@@ -125,11 +125,11 @@ async def _ranked(
     each, seconds = [], []
     for (query, text), vector in zip(judged.queries.items(), asked, strict=True):
         sent = pb.Vector(fingerprint=model.fingerprint, values=vector.tolist())
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answer = await stub.Search(
             pb.SearchRequest(collection="judged", query=text, vector=sent, top_k=10, per_document=1, **mode)
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         each.append(ndcg10([names[one.document_id] for one in answer.passages], judged.relevant[query]))
     return Ranked(each, float(np.median(seconds) * 1000))
 

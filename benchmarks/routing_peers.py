@@ -72,15 +72,15 @@ def tfidf(data: RoutingSet) -> Ask:
 PEERS = {"semantic_router": semantic_router, "tfidf_logistic_regression": tfidf}
 
 
-def measured(data: RoutingSet, peer: Callable[[RoutingSet], Ask]) -> dict[str, float]:
+def measure(data: RoutingSet, peer: Callable[[RoutingSet], Ask]) -> dict[str, float]:
     started = time.perf_counter()
     ask = peer(data)
     fit_seconds = time.perf_counter() - started
     answers = []
     for text, _ in data.test:
-        began = time.perf_counter()
+        started = time.perf_counter()
         label, score = ask(text)
-        answers.append(Answer(label, score, 1000 * (time.perf_counter() - began)))
+        answers.append(Answer(label, score, 1000 * (time.perf_counter() - started)))
     figures = scores([label for _, label in data.test], answers) | {"fit_s": fit_seconds}
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -91,11 +91,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/routing"))
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
-    asked = parser.parse_args()
-    own = asked.set == "own"
-    data = routing_data.from_files(asked.train, asked.test) if own else routing_data.clinc150(asked.data)
+    options = parser.parse_args()
+    own = options.set == "own"
+    data = routing_data.from_files(options.train, options.test) if own else routing_data.clinc150(options.data)
     with threadpool_limits(limits=1):
-        print(json.dumps({name: measured(data, peer) for name, peer in PEERS.items()}))
+        print(json.dumps({name: measure(data, peer) for name, peer in PEERS.items()}))
 
 
 if __name__ == "__main__":

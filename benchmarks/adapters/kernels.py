@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from benchmarks.gateway_load.machine import ROOT, CannotMeasure, described, free_ports
+from benchmarks.gateway_load.machine import ROOT, CannotMeasure, describe_machine, free_ports
 
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
 BASE_MODEL = ROOT / ".pointsman/models/smollm2-135m"
@@ -35,16 +35,16 @@ BASE = "smollm2-135m"
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTERS = ("first", "second", "third")
 RANK = 8
-STARTS_WITHIN = 300.0
+START_SECONDS = 300.0
 """Seconds; 30 are usual on two idle cores."""
 
 CONCURRENT = 16
-DECODED = 64
+DECODED_TOKENS = 64
 """Tokens a request in decoding; its prompt has PROMPT tokens."""
-PROMPT = 8
-PREFILLED = 256
+PROMPT_TOKENS = 8
+PREFILL_TOKENS = 256
 """Tokens of a prompt in prefill, of which PROMPTS come at once; one token is decoded."""
-PROMPTS = 8
+PREFILL_REQUESTS = 8
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Engine:
         """The one and the other come first in turn: what the machine does besides drifts within a round."""
         kinds: list[tuple[str, Sequence[str]]] = [("base", (BASE,)), ("lora", ADAPTERS)]
         for kind, models in kinds if number % 2 else reversed(kinds):
-            seconds = self.ask(CONCURRENT, models, PROMPT, DECODED)
-            self.decode[kind].append(CONCURRENT * DECODED / seconds)
-            seconds = self.ask(PROMPTS, models, PREFILLED, 1)
-            self.prefill[kind].append(PROMPTS * PREFILLED / seconds)
+            seconds = self.ask(CONCURRENT, models, PROMPT_TOKENS, DECODED_TOKENS)
+            self.decode[kind].append(CONCURRENT * DECODED_TOKENS / seconds)
+            seconds = self.ask(PREFILL_REQUESTS, models, PREFILL_TOKENS, 1)
+            self.prefill[kind].append(PREFILL_REQUESTS * PREFILL_TOKENS / seconds)
 
     def ask(self, requests: int, models: Sequence[str], prompt_tokens: int, tokens: int) -> float:
         """All at once, the models in turn; the seconds until the last has ended. Prompts are random: none is cached."""
@@ -98,7 +98,9 @@ def compare(rounds: int) -> tuple[Engine, Engine]:
         for engine, word in zip(engines, ("are active", "are off"), strict=True):
             if word not in engine.log.read_text():
                 raise CannotMeasure("pointsman-vllm-cpu-lora is not installed in the engine's environment: make env")
-            engine.ask(CONCURRENT, (BASE, *ADAPTERS), PROMPT, 2)  # the first request with an adapter reads its files
+            engine.ask(
+                CONCURRENT, (BASE, *ADAPTERS), PROMPT_TOKENS, 2
+            )  # the first request with an adapter reads its files
         for number in range(rounds):
             for engine in engines:
                 engine.round(number)
@@ -141,7 +143,7 @@ def engine_running(log: Path, adapters: dict[str, Path], switch: str) -> Iterato
 
 
 def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + STARTS_WITHIN
+    deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if httpx.get(f"{engine.url}/health", trust_env=False).status_code == 200:
@@ -152,14 +154,14 @@ def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
 
 def random_adapter(folder: Path, seed: int) -> Path:
     """Of every linear layer, with an effect that leaves text to be decoded."""
-    chance, tensors = np.random.default_rng(seed), {}
+    generator, tensors = np.random.default_rng(seed), {}
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:
         names = base.keys()
         shapes = {name.removesuffix(".weight"): base.get_slice(name).get_shape() for name in names}
     for module, shape in shapes.items():
         if module.endswith(MODULES):
-            a = chance.normal(0, shape[1] ** -0.5, (RANK, shape[1]))
-            b = chance.normal(0, 0.02, (shape[0], RANK))
+            a = generator.normal(0, shape[1] ** -0.5, (RANK, shape[1]))
+            b = generator.normal(0, 0.02, (shape[0], RANK))
             tensors[f"base_model.model.{module}.lora_A.weight"] = a.astype(np.float32)
             tensors[f"base_model.model.{module}.lora_B.weight"] = b.astype(np.float32)
     folder.mkdir()
@@ -203,7 +205,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engines end with us
     with_plugin, without = compare(rounds)
-    print(described())
+    print(describe_machine())
     print(table((("with the plugin", with_plugin), ("without", without))))
     print(json.dumps(_ratios(with_plugin, without)))
 

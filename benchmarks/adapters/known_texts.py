@@ -14,7 +14,7 @@ MARKS = frozenset(f"{word} {number}" for words in SETS.values() for word in word
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownText:
     """One version of an adapter, by the one word that stands in nobody else's text."""
 
     name: str
@@ -26,7 +26,7 @@ class Known:
         return " ".join(f"{self.word} {number}" for number in NUMBERS)
 
 
-KNOWN = tuple(Known(name, word) for name, words in SETS.items() for word in words)
+KNOWN = tuple(KnownText(name, word) for name, words in SETS.items() for word in words)
 
 QUESTIONS = (
     "What is the capital of France?",

@@ -31,12 +31,12 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def trained(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def train_missing(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """These adapters below `folder`; what is missing is trained (some minutes each, on two cores)."""
-    return {name: _trained(folder, name, recipe) for name, recipe in recipes().items() if name in names}
+    return {name: _train(folder, name, recipe) for name, recipe in recipes().items() if name in names}
 
 
-def _trained(folder: Path, name: str, recipe: Recipe) -> Path:
+def _train(folder: Path, name: str, recipe: Recipe) -> Path:
     out = folder / name
     if not (out / "training.json").is_file():
         data = write_rows(recipe.rows, folder / f"{name}.jsonl")

@@ -15,7 +15,7 @@ EXAMPLE = ROOT / "examples/helpdesk"
 Row = Mapping[str, Any]
 
 
-def lay_out(folder: Path, adapters: Mapping[str, Path]) -> Path:
+def write_folder(folder: Path, adapters: Mapping[str, Path]) -> Path:
     """Writes a folder that `pointsman up` runs; `adapters` are more than the example's, by name."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(EXAMPLE / "config", folder / "config")

@@ -12,12 +12,12 @@ from benchmarks.experiment.adapters import POINTSMAN
 from benchmarks.experiment.folder import ROOT
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
-_LONGEST_START = 600.0
+_MAX_START_SECONDS = 600.0
 """Seconds; one is usual on two idle cores, and each new adapter is tried first."""
 
 
 @contextmanager
-def running(example: Path, home: Path) -> Iterator[str]:
+def run_services(example: Path, home: Path) -> Iterator[str]:
     """Yields the gateway's URL. Raises CannotMeasure where it does not come up."""
     home.mkdir(parents=True, exist_ok=True)
     models = home / "models"
@@ -36,16 +36,16 @@ def running(example: Path, home: Path) -> Iterator[str]:
 
 
 def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _LONGEST_START
-    while not _is_of(run_file, up.pid):
+    deadline = time.monotonic() + _MAX_START_SECONDS
+    while not _is_written_by(run_file, up.pid):
         if up.poll() is not None:
             raise CannotMeasure(f"pointsman up ended with exit code {up.returncode}")
         if time.monotonic() > deadline:
-            raise CannotMeasure(f"pointsman up was not ready after {_LONGEST_START:g} s")
+            raise CannotMeasure(f"pointsman up was not ready after {_MAX_START_SECONDS:g} s")
         time.sleep(0.5)
 
 
-def _is_of(run_file: Path, pid: int) -> bool:
+def _is_written_by(run_file: Path, pid: int) -> bool:
     try:
         return bool(json.loads(run_file.read_text("utf-8"))["pid"] == pid)
     except (FileNotFoundError, KeyError, ValueError):

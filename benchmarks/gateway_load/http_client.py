@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[Answer] | None = None
-        self._arrived: Callable[[bytes], None] = lambda data: None
+        self._on_data: Callable[[bytes], None] = lambda data: None
         self.open = False
 
     @classmethod
@@ -52,14 +52,14 @@ class Connection(asyncio.Protocol):
         _, connection = await asyncio.get_running_loop().create_connection(cls, HOST, port)
         return connection
 
-    async def ask(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> Answer:
-        """`arrived` is told of each piece of the body; without it the body is in the answer."""
-        return await self.begin(request, arrived)
+    async def ask(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> Answer:
+        """`on_data` is told of each piece of the body; without it the body is in the answer."""
+        return await self.begin(request, on_data)
 
-    def begin(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
+    def begin(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
         self._answer = asyncio.get_running_loop().create_future()
         self._body = bytearray()
-        self._arrived = arrived or self._body.extend
+        self._on_data = on_data or self._body.extend
         if self.open:
             self._parser = httptools.HttpResponseParser(self)
             self._transport.write(request)
@@ -90,13 +90,13 @@ class Connection(asyncio.Protocol):
     # -- what the parser calls
 
     def on_body(self, data: bytes) -> None:
-        self._arrived(data)
+        self._on_data(data)
 
     def on_message_complete(self) -> None:
-        status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
+        status, keep_alive = self._parser.get_status_code(), self._parser.should_keep_alive()
         if status == 100:
             return
-        if not keeps:
+        if not keep_alive:
             self.open = False
             self._transport.close()
         if self._answer and not self._answer.done():
@@ -107,25 +107,25 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(error)
 
 
-async def get(port: int, path: str, within: float = 5.0) -> Answer:
+async def get(port: int, path: str, timeout: float = 5.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), within)
+    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), timeout)
 
 
-async def post(target: Target, body: Mapping[str, Any], within: float = 20.0) -> Answer:
+async def post(target: Target, body: Mapping[str, Any], timeout: float = 20.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(target.port, target.request(json.dumps(body).encode()), within)
+    return await _once(target.port, target.request(json.dumps(body).encode()), timeout)
 
 
 async def answers_at(port: int, path: str = "/health", status: int = 200) -> bool:
     """Whether somebody answers there so."""
     with suppress(Broken, OSError, TimeoutError):
-        return (await get(port, path, within=2.0)).status == status
+        return (await get(port, path, timeout=2.0)).status == status
     return False
 
 
-async def _once(port: int, request: bytes, within: float) -> Answer:
-    async with asyncio.timeout(within):
+async def _once(port: int, request: bytes, timeout: float) -> Answer:
+    async with asyncio.timeout(timeout):
         connection = await Connection.to(port)
         try:
             return await connection.ask(request)

@@ -13,7 +13,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-/:@. üñ中"
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class JunkResult:
     """Series of the gateway's metrics, before and after."""
 
     names: int
@@ -26,21 +26,23 @@ class Left:
     grown_mb: float
 
 
-async def measure(gateway: Gateway, names: int) -> Left:
-    before = await series(gateway)
-    chosen = random.Random(11)
-    junk = ["".join(chosen.choices(ALPHABET, k=chosen.randrange(1, 60))) + str(n) for n in range(names)]
+async def measure(gateway: Gateway, names: int) -> JunkResult:
+    before = await count_series(gateway)
+    generator = random.Random(11)
+    junk = ["".join(generator.choices(ALPHABET, k=generator.randrange(1, 60))) + str(n) for n in range(names)]
     # Some of the forms that mean something: a path, an adapter's alias.
     junk = [("path:", "", "", "triage@")[number % 4] + name for number, name in enumerate(junk)]
     refused = await _ask(gateway, junk[:4])
-    after_first, resident = await series(gateway), gateway.running.resident_mb()
+    after_first, resident = await count_series(gateway), gateway.process.resident_mb()
     refused += await _ask(gateway, junk[4:])
-    return Left(names, before, after_first, await series(gateway), refused, gateway.running.resident_mb() - resident)
+    return JunkResult(
+        names, before, after_first, await count_series(gateway), refused, gateway.process.resident_mb() - resident
+    )
 
 
-async def series(gateway: Gateway) -> int:
+async def count_series(gateway: Gateway) -> int:
     """How many lines `/metrics` has that are no comments."""
-    text = (await get(gateway.http, "/metrics", within=20)).body.decode()
+    text = (await get(gateway.http, "/metrics", timeout=20)).body.decode()
     return sum(1 for line in text.splitlines() if line and not line.startswith("#"))
 
 

@@ -76,16 +76,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def described() -> str:
+def describe_machine() -> str:
     """The commit and the processor, in a line."""
-    commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "services", "libs", "proto")
+    commit = _output_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    changed = _output_of("git", "-C", str(ROOT), "status", "--porcelain", "services", "libs", "proto")
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     state = " with changes that are not committed" if changed else ""
     return f"commit {commit or 'unknown'}{state}; {os.cpu_count()} cores, {model.partition(':')[2].strip()}"
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

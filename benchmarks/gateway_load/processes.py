@@ -13,14 +13,14 @@ from types import TracebackType
 
 from benchmarks.gateway_load.machine import CannotMeasure, program
 
-GRACE = 8.0
+STOP_SECONDS = 8.0
 """Seconds that a program gets to stop by itself."""
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class ManagedProcess:
     """A program of ours, the leader of its own process group."""
 
     name: str
@@ -45,23 +45,23 @@ class Running:
         lines = self.log.read_text("utf-8", "replace").splitlines()[-12:]
         return "\n".join(["  " + line[:200] for line in lines])
 
-    async def until_ready(self, answers: Callable[[], Awaitable[bool]], within: float) -> None:
+    async def until_ready(self, answers: Callable[[], Awaitable[bool]], timeout: float) -> None:
         """Raises CannotMeasure where the program ends first, or does not answer in time."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + timeout
         while not await answers():
             if self.process.poll() is not None:
                 raise CannotMeasure(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise CannotMeasure(f"{self.name} does not answer after {within:g} s:\n{self.tail()}")
+                raise CannotMeasure(f"{self.name} does not answer after {timeout:g} s:\n{self.tail()}")
             await asyncio.sleep(0.05)
 
     def end(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
+            self.process.wait(STOP_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # children that outlived it, too
-        self.process.wait(GRACE)
+        self.process.wait(STOP_SECONDS)
 
     def _stats(self) -> list[list[str]]:
         """The fields of /proc/PID/stat after the name, of each process of the group."""
@@ -82,14 +82,16 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
 
 
-class Crew:
+class Processes:
     """All that was started; nothing of it outlives the block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._running: list[Running] = []
+        self._running: list[ManagedProcess] = []
 
-    def start(self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None) -> Running:
+    def start(
+        self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> ManagedProcess:
         """Raises NotInstalled where `taskset` is missing, CannotMeasure where the program cannot be run."""
         log = self.folder / f"{name}.log"
         try:
@@ -105,15 +107,15 @@ class Crew:
                 )
         except OSError as error:
             raise CannotMeasure(f"{name} cannot be started: {error}") from error
-        running = Running(name, process, log)
+        running = ManagedProcess(name, process, log)
         self._running.append(running)
         return running
 
-    def end(self, running: Running) -> None:
+    def end(self, running: ManagedProcess) -> None:
         self._running.remove(running)
         running.end()
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -14,7 +14,7 @@ from benchmarks.gateway_load.throughput import run_wrk
 RATE = 250  # samples a second
 FRAME = re.compile(r"^(?P<function>.*?) \((?P<file>.*?)(:\d+)?\)$")
 MAIN = re.compile(r"^thread \(.*\): MainThread$")
-NOBODY = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
+CALLER_FILES = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
 """Files whose time belongs to who called them."""
 COLLECTOR = "gc_collect"
 
@@ -36,27 +36,27 @@ async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) 
     """Raises NotInstalled, CannotMeasure."""
     spy, file = peer_program("py-spy", "py-spy"), folder / "profile.txt"
     how = ["--native", "--threads", "--format", "raw", "--rate", str(RATE), "--output", str(file)]
-    loading = asyncio.create_task(run_wrk(gateway.path("fast"), script, seconds + 4))
+    load = asyncio.create_task(run_wrk(gateway.path("fast"), script, seconds + 4))
     await asyncio.sleep(1)
-    watching = await asyncio.create_subprocess_exec(
-        spy, "record", *how, "--duration", str(round(seconds)), "--pid", str(gateway.running.pid),
+    py_spy = await asyncio.create_subprocess_exec(
+        spy, "record", *how, "--duration", str(round(seconds)), "--pid", str(gateway.process.pid),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
         async with asyncio.timeout(seconds + 40):
-            output, _ = await watching.communicate()
-        await loading
+            output, _ = await py_spy.communicate()
+        await load
     finally:
-        loading.cancel()
-        if watching.returncode is None:
-            watching.kill()
-            await watching.wait()
+        load.cancel()
+        if py_spy.returncode is None:
+            py_spy.kill()
+            await py_spy.wait()
     if not file.exists():
         raise CannotMeasure(f"py-spy says: {output.decode()[-500:]}")
-    return summarised(file.read_text("utf-8", "replace"))
+    return summarize(file.read_text("utf-8", "replace"))
 
 
-def summarised(raw: str) -> Profile:
+def summarize(raw: str) -> Profile:
     """Of lines of a thread, frames, outermost first, and a count; of the main thread alone, for the others wait."""
     functions: Counter[str] = Counter()
     packages: Counter[str] = Counter()
@@ -74,11 +74,11 @@ def summarised(raw: str) -> Profile:
     return Profile(total, *ordered)
 
 
-def _first(frames: list[str], naming: Callable[[str], str]) -> str:
+def _first(frames: list[str], name_of: Callable[[str], str]) -> str:
     """What the innermost frame that has a name is called; collecting garbage is nobody's own work."""
     if COLLECTOR in frames[-1]:
         return "garbage collection"
-    return next((name for frame in reversed(frames) if (name := naming(frame))), "the rest")
+    return next((name for frame in reversed(frames) if (name := name_of(frame))), "the rest")
 
 
 def _parts(frame: str) -> tuple[str, str]:
@@ -94,7 +94,7 @@ def _function(frame: str) -> str:
 def _package(frame: str) -> str:
     """Of ours the folder too; a C file of the interpreter's ("_json.c") counts as the module that it speeds up."""
     file = _parts(frame)[1]
-    if not file or NOBODY.search(file):
+    if not file or CALLER_FILES.search(file):
         return ""
     first, *rest = file.split("/")
     if first.startswith("pointsman"):

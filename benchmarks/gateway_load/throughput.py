@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.gateway_load.contenders import Contender
-from benchmarks.gateway_load.conversations import with_model, write_lines
 from benchmarks.gateway_load.http_client import HOST, Target
 from benchmarks.gateway_load.machine import CannotMeasure, program
+from benchmarks.gateway_load.request_bodies import encode_bodies, write_lines
 
 CONNECTIONS = 64
 Bodies = list[dict[str, object]]
@@ -40,12 +40,12 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Throughput:
     """Of one contender, medians over the rounds."""
 
     rps: float
-    least: float
-    most: float
+    min_rps: float
+    max_rps: float
     p50_ms: float
     p99_ms: float
     cpu_us: float
@@ -76,22 +76,22 @@ class Plan:
     warm_up: float
 
 
-async def measure(asked: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Measured]:
+async def measure(bodies: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Throughput]:
     """All contenders once a round, so that a slow minute of the machine is everybody's. Raises NotInstalled."""
-    scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(asked)]
+    scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(bodies)]
     rounds: dict[str, list[Round]] = {one.name: [] for one, _ in scripts}
     for one, script in scripts:
         await run_wrk(one.plain, script, plan.warm_up)
-        await one.come_to_rest()
+        await one.wait_until_idle()
     for _ in range(plan.rounds):
         for one, script in scripts:
             rounds[one.name].append(await _round(one, script, plan.seconds))
-            await one.come_to_rest()
-    return {one.name: _over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
+            await one.wait_until_idle()
+    return {one.name: _median_over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
 
 
-def write_script(target: Target, asked: Bodies, folder: Path, number: int) -> Path:
-    lines = write_lines(with_model(asked, target.model), folder / f"bodies-{number}.jsonl")
+def write_script(target: Target, bodies: Bodies, folder: Path, number: int) -> Path:
+    lines = write_lines(encode_bodies(bodies, target.model), folder / f"bodies-{number}.jsonl")
     headers = {"content-type": "application/json", **target.headers}
     written = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
     script = folder / f"wrk-{number}.lua"
@@ -102,7 +102,7 @@ def write_script(target: Target, asked: Bodies, folder: Path, number: int) -> Pa
 async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, float]:
     """What its `done` says. Raises NotInstalled, CannotMeasure."""
     command = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script)]
-    asking = await asyncio.create_subprocess_exec(
+    wrk = await asyncio.create_subprocess_exec(
         program("wrk"),
         *command,
         f"http://{HOST}:{target.port}",
@@ -111,11 +111,11 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
     )
     try:
         async with asyncio.timeout(seconds + 40):
-            output, _ = await asking.communicate()
+            output, _ = await wrk.communicate()
     finally:
-        if asking.returncode is None:
-            asking.kill()
-            await asking.wait()
+        if wrk.returncode is None:
+            wrk.kill()
+            await wrk.wait()
     for line in output.decode().splitlines():
         if line.startswith("RESULT "):
             found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
@@ -124,21 +124,21 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
 
 
 async def _round(one: Contender, script: Path, seconds: float) -> Round:
-    cpu, begun = one.cpu_seconds(), time.monotonic()
-    said = await run_wrk(one.plain, script, seconds)
-    spent = (one.cpu_seconds() - cpu) / (time.monotonic() - begun) * said["seconds"]
-    failed = int(said["refused"] + said["broken"])
-    answered = max(said["requests"] - said["refused"], 0)
-    rps = answered / said["seconds"]
-    return Round(rps, said["p50_ms"], said["p99_ms"], 1e6 * spent / max(answered, 1), failed)
+    cpu, started = one.cpu_seconds(), time.monotonic()
+    output = await run_wrk(one.plain, script, seconds)
+    spent = (one.cpu_seconds() - cpu) / (time.monotonic() - started) * output["seconds"]
+    failed = int(output["refused"] + output["broken"])
+    answered = max(output["requests"] - output["refused"], 0)
+    rps = answered / output["seconds"]
+    return Round(rps, output["p50_ms"], output["p99_ms"], 1e6 * spent / max(answered, 1), failed)
 
 
-def _over(rounds: list[Round], resident_mb: float) -> Measured:
+def _median_over(rounds: list[Round], resident_mb: float) -> Throughput:
     rates = [one.rps for one in rounds]
-    return Measured(
+    return Throughput(
         rps=median(rates),
-        least=min(rates),
-        most=max(rates),
+        min_rps=min(rates),
+        max_rps=max(rates),
         p50_ms=median(one.p50_ms for one in rounds),
         p99_ms=median(one.p99_ms for one in rounds),
         cpu_us=median(one.cpu_us for one in rounds),

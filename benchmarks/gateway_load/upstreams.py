@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from benchmarks.gateway_load import answers
 from benchmarks.gateway_load.http_client import answers_at
 from benchmarks.gateway_load.machine import ROOT, Cores, NotInstalled, free_ports, program
-from benchmarks.gateway_load.processes import Crew
+from benchmarks.gateway_load.processes import Processes
 from benchmarks.gateway_load.upstream import Pace
 
-NGINX = """
+NGINX_CONFIG = """
 daemon off;
 worker_processes 1;
 pid nginx-{name}.pid;
@@ -29,7 +29,9 @@ http {{
   {rest}
 }}
 """
-SAYS = "server {{ listen 127.0.0.1:{port} backlog=2048; default_type {kind}; location / {{ return 200 '{body}'; }} }}"
+SERVER_CONFIG = (
+    "server {{ listen 127.0.0.1:{port} backlog=2048; default_type {kind}; location / {{ return 200 '{body}'; }} }}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +48,41 @@ class Upstreams:
     made_by: str
 
 
-async def start_upstreams(crew: Crew, cores: Cores, pace: Pace) -> Upstreams:
+async def start_upstreams(processes: Processes, cores: Cores, pace: Pace) -> Upstreams:
     """On the load's core. Without nginx the mock in Python answers everything, which is several times slower."""
     slow = dict(zip(("at_once", "paced", "failing", "cutting"), free_ports(4), strict=True))
     command = [sys.executable, "-m", "benchmarks.gateway_load.upstream", json.dumps(slow)]
-    paced = ["--chunks", str(pace.chunks), "--gap", str(pace.least_gap), str(pace.most_gap)]
-    mock = crew.start("mock", cores.load, [*command, *paced], {"PYTHONPATH": str(ROOT)})
-    await mock.until_ready(lambda: answers_at(slow["cutting"]), within=20)
+    paced = ["--chunks", str(pace.chunks), "--gap", str(pace.min_gap), str(pace.max_gap)]
+    mock = processes.start("mock", cores.load, [*command, *paced], {"PYTHONPATH": str(ROOT)})
+    await mock.until_ready(lambda: answers_at(slow["cutting"]), timeout=20)
     rest = {"paced": slow["paced"], "failing": slow["failing"], "cutting": slow["cutting"]}
     try:
-        plain, stream = await _fast(crew, cores)
+        plain, stream = await _fast(processes, cores)
     except NotInstalled as missing:
         print(f"{missing}; the mock in Python answers instead, and bounds what is measured")
         return Upstreams(plain=slow["at_once"], stream=slow["at_once"], **rest, made_by="Python")
     return Upstreams(plain=plain, stream=stream, **rest, made_by="nginx")
 
 
-async def _fast(crew: Crew, cores: Cores) -> tuple[int, int]:
+async def _fast(processes: Processes, cores: Cores) -> tuple[int, int]:
     plain, stream = free_ports(2)
     servers = [
-        SAYS.format(port=plain, kind="application/json", body=answers.plain().decode()),
-        SAYS.format(port=stream, kind="text/event-stream", body=answers.stream().decode()),
+        SERVER_CONFIG.format(port=plain, kind="application/json", body=answers.plain().decode()),
+        SERVER_CONFIG.format(port=stream, kind="text/event-stream", body=answers.stream().decode()),
     ]
-    running = crew.start("engine", cores.load, nginx_command(crew, "engine", "\n".join(servers)))
-    await running.until_ready(lambda: answers_at(stream), within=20)
+    running = processes.start("engine", cores.load, nginx_command(processes, "engine", "\n".join(servers)))
+    await running.until_ready(lambda: answers_at(stream), timeout=20)
     return plain, stream
 
 
-def nginx_command(crew: Crew, name: str, rest: str) -> list[str]:
+def nginx_command(processes: Processes, name: str, rest: str) -> list[str]:
     """Writes the configuration. Raises NotInstalled."""
-    file = crew.folder / f"{name}.conf"
-    file.write_text(NGINX.format(name=name, rest=rest))
-    return [program("nginx"), "-p", str(crew.folder), "-c", str(file)]
+    file = processes.folder / f"{name}.conf"
+    file.write_text(NGINX_CONFIG.format(name=name, rest=rest))
+    return [program("nginx"), "-p", str(processes.folder), "-c", str(file)]
 
 
 def nginx_version() -> str:
     """Raises NotInstalled."""
-    said = subprocess.run([program("nginx"), "-v"], capture_output=True, text=True, timeout=10)
-    return said.stderr.rpartition("/")[2].strip()
+    output = subprocess.run([program("nginx"), "-v"], capture_output=True, text=True, timeout=10)
+    return output.stderr.rpartition("/")[2].strip()

@@ -1,4 +1,4 @@
-"""The experiment's picture: the score of each path with its interval, and beside it what it takes."""
+"""The experiment's chart: the score of each path with its interval, and beside it what it takes."""
 
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -13,7 +13,7 @@ _LEFT, _BAR, _RIGHT = 190, 420, 640
 """Where the names end, how long a score of 1 is, where the figures begin."""
 
 
-def draw(reports: Mapping[str, Report]) -> str:
+def draw_chart(reports: Mapping[str, Report]) -> str:
     """An SVG, on white: it is looked at on light and on dark pages."""
     parts, y = list(_legend()), _LEGEND
     for task, report in reports.items():

