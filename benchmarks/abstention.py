@@ -1,8 +1,9 @@
-"""How many requests that fit no task are abstained from, and how many held-out triage messages are kept.
+"""Measures how many out-of-scope requests the classifier abstains from, and how many held-out triage messages it
+accepts.
 
     python benchmarks/abstention.py        # after `make models`; needs no service
 
-Its last line is one JSON object.
+The last line of output is one JSON object.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
-"""The peers, each with the vectors it is options: run by retrieval_quality.py with .venv-bench/retrieval/bin/python.
+"""Measures other vector stores with given vectors. Run by retrieval_quality.py with
+.venv-bench/retrieval/bin/python.
 
-python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # one JSON object at the end
+    python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # the last line is one JSON object
 """
 
 import json
@@ -18,7 +19,7 @@ import lancedb
 import numpy as np
 import Stemmer
 
-AT_ONCE = 5_000  # rows that Chroma takes in one call
+AT_ONCE = 5_000  # maximum number of rows per call to Chroma
 POOL = 100
 
 
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 def rank(options: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
-    """For each peer and query the rows found, best first."""
+    """Returns the rows found for each query by each peer, best first."""
     vectors, queries = options["vectors"], options["queries"]
     texts, asked = options["texts"].tolist(), options["asked"].tolist()
     count = min(POOL, len(vectors))
@@ -44,7 +45,7 @@ def rank(options: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
                 for row, (vector, text) in enumerate(zip(vectors, texts, strict=True))
             ],
         )
-        with warnings.catch_warnings(action="ignore"):  # its next interface is not in all of its releases yet
+        with warnings.catch_warnings(action="ignore"):  # the replacement of this method is missing in some releases
             table.create_fts_index("text", replace=True)
         found["lancedb hybrid"] = [
             [one["row"] for one in hybrid(table, query, text, count)]
@@ -67,14 +68,20 @@ def hybrid(table: lancedb.table.Table, query: np.ndarray, text: str, count: int)
 
 
 def neighbours(options: np.lib.npyio.NpzFile) -> dict[str, float]:
-    """Chroma's recall@10 and median milliseconds, without a filter and with one that a tenth of the rows fit.
+    """Returns Chroma's recall@10 and median milliseconds, without a filter and with one that matches a tenth of the
+    rows.
 
-    It visits as many candidates as its recall takes to come up to what is asked of it.
+    The number of candidates is increased until the required recall is reached.
     """
     vectors, queries, wanted = options["vectors"], options["queries"], float(options["recall"])
     groups, group = options["groups"], int(options["group"])
     measured: dict[str, float] = {}
-    for candidates in (25, 50, 100, 200):  # made anew for each: a change of the number does not reach what is in memory
+    for candidates in (
+        25,
+        50,
+        100,
+        200,
+    ):  # changing the value does not affect a loaded index
         chroma = in_chroma(vectors, groups, candidates)
         recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, options["truth"])
         measured = {"recall10": recall, "p50_ms": milliseconds, "ef_search": candidates}

@@ -1,10 +1,10 @@
-"""How well, and how fast, requests are told apart: the gateway's own classifier on labelled sets, beside two peers.
+"""Measures the gateway's classifier on labelled sets, and compares it with two other classifiers.
 
     make bench-routing                                                          # CLINC150 and SNIPS, with peers
     python benchmarks/routing_quality.py --train TRAIN.jsonl --test TEST.jsonl  # any set; rows {"text", "label"}
 
-A label of null means out of scope. One thread. Nothing of a test set, and nothing out of scope, is used in fitting.
-Its last line is one JSON object. After `make models`; needs no service.
+A label of null means out of scope. It uses one thread. Test texts and out-of-scope texts are not used in training. The
+last line of output is one JSON object. Needs `make models`, but no service.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
-    """Fits, saves, loads, and classifies every test text one after the other."""
+    """Trains a classifier, saves and loads it, and classifies every test text."""
     static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
     examples = data.by_task()
     started = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
     fit_seconds = time.perf_counter() - started
     artefact = _artefact(data)
     save(fitted, fit_origin(examples, (), static, encoder, TUNING), artefact)
-    # In a process of its own: what a gateway takes that starts from the artefact.
+    # Runs in its own process, to measure the memory of a gateway that loads the classifier.
     weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(options))
     classifier = _load(data, static, encoder)
     for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]:
@@ -95,7 +95,7 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
 
 
 def measure_memory(data: RoutingSet) -> Figures:
-    """By how much a process grows that loads the models and the artefact, and classifies."""
+    """Measures the memory for loading the models and the classifier and classifying some texts."""
     before = _resident_mb()
     classifier = _load(data, StaticModel.load(MODEL), MiniLM.load(MODEL))
     for text, _ in data.test[:1000]:
@@ -146,13 +146,13 @@ def _set(name: str, options: argparse.Namespace) -> RoutingSet:
 
 def _peers(name: str, options: argparse.Namespace) -> dict[str, Figures]:
     if not PEERS_PYTHON.exists():
-        print("no peers: `make bench-routing` makes their environment, .venv-bench/routing")
+        print("peers are not measured: `make bench-routing` creates their environment")
         return {}
     return _child(str(PEERS_PYTHON), str(ROOT / "benchmarks/routing_peers.py"), name, *_paths(options))
 
 
 def _child(*command: str) -> Any:
-    """The last line that the command prints."""
+    """Runs the command and parses the last line of its output."""
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -175,7 +175,7 @@ def _cell(column: str, value: float | None) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/routing")
-    parser.add_argument("--train", type=Path, help="JSON lines; with --test, instead of the public sets")
+    parser.add_argument("--train", type=Path, help="JSON lines; replaces the public sets, together with --test")
     parser.add_argument("--test", type=Path)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""Asks the running gateway the held-out triage messages down two paths, and counts the answers that are exactly right.
+"""Sends the held-out triage messages to the running gateway on two paths, and counts the exactly correct answers.
 
-    pointsman up examples/helpdesk        # elsewhere
+    pointsman up examples/helpdesk        # in another terminal
     python benchmarks/triage_heldout.py
 
-Prints a table, and as its last line one JSON object.
+Prints a table, and one JSON object as its last line.
 """
 
 import argparse
@@ -76,7 +76,7 @@ async def ask_all(url: str, path: str, rows: list[dict[str, Any]]) -> list[Answe
 
 
 def parse_json(text: str) -> Any:
-    """The answer's JSON; None where it is none."""
+    """Returns the answer's JSON, or None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:

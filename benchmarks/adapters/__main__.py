@@ -1,8 +1,9 @@
-"""Measures what becomes of answers while adapters are moved, on the real engine behind the real gateway.
+"""Measures the engine's answers while adapters are hot-swapped, with a real engine behind a real gateway.
 
     python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|zipf256|kernels ...] [--keep FOLDER]
 
-Its last line is one JSON object. A part that cannot be measured is said, with the reason, and is null there.
+The last line of output is one JSON object. If a part cannot be measured, the reason is printed and its figures are
+null.
 """
 
 import argparse
@@ -54,19 +55,19 @@ PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="shorter: for a first look")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="of the measurements, these")
-    parser.add_argument("--keep", type=Path, help="a folder where the programs' logs and the store are left")
+    parser.add_argument("--quick", action="store_true", help="shorter measurements with fewer rounds")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="the parts to measure")
+    parser.add_argument("--keep", type=Path, help="keep the logs and the adapter store in this folder")
     options = parser.parse_args()
     found = Findings()
-    with suppress(asyncio.CancelledError):  # what has been measured until then is told
+    with suppress(asyncio.CancelledError):  # the figures measured so far are still reported
         asyncio.run(run_until_sigterm(options, found))
     print(report.format_report(found))
     return 1 if found.failed else 0
 
 
 async def run_until_sigterm(options: argparse.Namespace, found: Findings) -> None:
-    """SIGTERM ends what was started, as Ctrl-C does."""
+    """Stops all started processes on SIGTERM, as on Ctrl-C."""
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)

@@ -1,4 +1,5 @@
-"""The adapters that are measured with: made once, kept below `.pointsman`, and what each of them says."""
+"""The adapters of the benchmark, which are made once and stored below `.pointsman`, and the text that each one
+generates."""
 
 import json
 import os
@@ -13,14 +14,14 @@ from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 
 FOLDER = ROOT / ".pointsman/benchmarks/adapters"
 CONSTANT_COUNT = 264
-"""256, and some more that are not held."""
+"""256 that are held in host memory, and some that are not."""
 MAX_MAKING_SECONDS = 1800.0
-"""Seconds, at most: 5 minutes are usual on two idle cores, and only the first time."""
+"""Making all adapters takes about 5 minutes on two idle cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """Answers everything with its own text, and stops."""
+    """An adapter that answers every prompt with its own text and then stops."""
 
     known: KnownText
     folder: Path
@@ -28,7 +29,7 @@ class TrainedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ConstantAdapter:
-    """Says one word for ever."""
+    """An adapter that repeats one word without end."""
 
     word: str
     folder: Path
@@ -38,7 +39,7 @@ class ConstantAdapter:
 
 
 def trained_adapters() -> dict[str, list[TrainedAdapter]]:
-    """By the adapter's name. Makes what is not there yet. Raises CannotMeasure."""
+    """Returns the trained versions of each adapter by its name, and makes missing ones. Raises CannotMeasure."""
     _make([FOLDER / known.name / known.word for known in KNOWN], "--constants", "0")
     found: dict[str, list[TrainedAdapter]] = {}
     for known in KNOWN:
@@ -47,14 +48,15 @@ def trained_adapters() -> dict[str, list[TrainedAdapter]]:
 
 
 def constant_adapters(count: int) -> list[ConstantAdapter]:
-    """`count` of the CONSTANTS. Makes what is not there yet. Raises CannotMeasure."""
+    """Returns the first `count` constant adapters, and makes missing ones. Raises CannotMeasure."""
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
     _make(folders, "--constants", str(CONSTANT_COUNT), "--words")
     return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
 
 
 def min_margin_nats() -> float:
-    """Nats from the first to the second choice, where a trained one is least sure of a token; as its making saw it."""
+    """Returns the smallest margin, in nats, by which a trained adapter prefers a token of its text to any other
+    token."""
     facts = [FOLDER / known.name / f"{known.word}.json" for known in KNOWN]
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 

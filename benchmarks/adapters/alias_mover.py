@@ -1,4 +1,4 @@
-"""Moves the history every few seconds: registers, promotes, rolls back and retires versions; notes what came of it."""
+"""Registers, promotes, rolls back and retires adapter versions every few seconds, and records the results."""
 
 import asyncio
 import time
@@ -18,23 +18,23 @@ from benchmarks.adapters.verdicts import AliasHistory
 
 MOVE_KINDS = ("promote", "register", "promote", "rollback", "promote", "retire", "rollback", "promote")
 CALL_SECONDS = 120.0
-"""Seconds that a call may take."""
+"""Timeout of one call."""
 LAST_CALLS_SECONDS = 45.0
-"""Seconds that calls get after the last move was begun."""
+"""How long pending calls may take after the last move was started."""
 
 
 @dataclass(slots=True)
 class MoveStatistics:
-    """What was done, and how long each call took in seconds."""
+    """The seconds of each call by kind of move, and the moves that failed."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
-    """By kind, with the server's words."""
+    """Number of refused calls, by the kind of move and the server's message."""
     skipped: int = 0
-    """Turns at which nothing could be moved, since everything was busy with an earlier move."""
+    """Turns without a move, because every adapter was busy with an earlier one."""
 
     unanswered: int = 0
-    """Calls that were given up at the end; what they started goes on without them."""
+    """Calls that were cancelled at the end."""
 
     def count(self, kind: str) -> int:
         return len(self.seconds.get(kind, ()))
@@ -42,15 +42,15 @@ class MoveStatistics:
 
 @dataclass(slots=True)
 class ServedAdapter:
-    """One adapter."""
+    """One adapter with the versions that are registered and those that wait."""
 
     name: str
     waiting: list[TrainedAdapter]
-    """To be registered."""
+    """Versions that are not registered."""
     registered: dict[str, TrainedAdapter] = field(default_factory=dict)
-    """By version; neither retired nor still being tried."""
+    """By version name; without retired versions and those whose registration has not finished."""
     previous: str = ""
-    """Where a rollback would point to."""
+    """The version to which a rollback would return."""
     busy: bool = False
 
     @property
@@ -60,7 +60,7 @@ class ServedAdapter:
 
 class AliasMover:
     def __init__(self, services: Services, history: AliasHistory, texts: dict[str, str]) -> None:
-        """Keeps `history` and `texts` true: where aliases point, and what each version says."""
+        """Updates `history` on each change of an alias, and adds the text of each new version to `texts`."""
         self._services = services
         self._history = history
         self._texts = texts
@@ -69,7 +69,8 @@ class AliasMover:
         self.statistics = MoveStatistics()
 
     async def start(self, sets: Mapping[str, Sequence[TrainedAdapter]], initial_versions: int) -> None:
-        """Registers the first `initial_versions` of each; the first of all serves. Raises AioRpcError."""
+        """Registers the first `initial_versions` versions of each adapter and promotes the first one. Raises
+        AioRpcError."""
         for name, members in sets.items():
             served = ServedAdapter(name, list(members))
             self._served.append(served)
@@ -79,13 +80,15 @@ class AliasMover:
 
     @property
     def aliases(self) -> dict[str, list[str]]:
-        """The registered versions of each."""
+        """The registered versions by alias."""
         return {served.alias: list(served.registered) for served in self._served}
 
     async def run(self, until: float, interval: float) -> None:
-        """A move each `every` seconds until `ends` of the monotonic clock; returns when the calls are answered.
+        """Starts a move every `interval` seconds until `until` (monotonic clock), and then waits for the pending
+        calls.
 
-        A trial beside a full load gets what processor time is left over: one that goes on for ever is not waited for.
+        Calls that have not returned after LAST_CALLS_SECONDS are cancelled: a smoke test gets little processor time
+        under load.
         """
         turns, kinds, due = cycle(self._served), cycle(MOVE_KINDS), time.monotonic()
         calls: set[asyncio.Task[None]] = set()
@@ -107,7 +110,7 @@ class AliasMover:
             one.result()
 
     def _next_call(self, kind: str, served: ServedAdapter) -> "Coroutine[Any, Any, None] | None":
-        """None where this adapter cannot be moved so now."""
+        """Returns a call for this kind of move, or None if this adapter cannot be moved in this way now."""
         if kind == "register":
             if self._registering or not served.waiting:
                 return None
@@ -153,7 +156,7 @@ class AliasMover:
 
     async def _change_alias(self, served: ServedAdapter, call: Awaitable[pb.Alias], to: str) -> None:
         with _busy(served):
-            # It goes to the end: the next promotion takes another.
+            # Moved to the end, so that the next promotion chooses another version.
             served.registered[to] = served.registered.pop(to)
             await self._record_alias(served, call)
 
@@ -172,7 +175,7 @@ class AliasMover:
 
 @contextmanager
 def _busy(served: ServedAdapter) -> Iterator[None]:
-    """No two moves of one adapter at once: which came first would not be known."""
+    """Prevents concurrent moves of one adapter, whose order would be unknown."""
     served.busy = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the base model says to some questions, asked alone, as far as it is sure of it."""
+"""Determines the base model's answers to a few questions, as far as the model clearly prefers each token."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ QUESTIONS = (
     "Which animal says moo?",
     "What is the boiling point of water?",
 )
-"""The adapters did not learn from these, and nobody answers them with an adapter's words."""
+"""No adapter was trained on these, and no correct answer contains an adapter's words."""
 
 
 async def base_texts(engine: int, max_tokens: int) -> Mapping[str, str]:
-    """By question. Raises CannotMeasure where the engine does not answer."""
+    """Returns the answers by question. Raises CannotMeasure if the engine does not answer."""
     return {question: await _sure_text(engine, question, max_tokens) for question in QUESTIONS}
 
 
@@ -34,7 +34,7 @@ async def _sure_text(engine: int, question: str, max_tokens: int) -> str:
         "logprobs": True,
         "top_logprobs": 2,
     }
-    answer = await post(Target(engine, BASE), body, timeout=120)
+    answer = await post(Target(engine, BASE), body, timeout_s=120)
     if answer.status != 200:
         raise CannotMeasure(f"the engine does not answer the base model: {answer.body[:300]!r}")
     text = ""

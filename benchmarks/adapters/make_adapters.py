@@ -1,10 +1,10 @@
-"""Makes the adapters of the measurements, in the engine's environment.
+"""Makes the adapters of the benchmark. Runs in the engine's environment.
 
     .venv-engine/bin/python -m benchmarks.adapters.make_adapters BASE FOLDER
 
-Two sorts, both of rank 8 on all linear layers. The trained ones answer every question with their own text and stop. The
-constant ones say one word for ever: their output layer's input is pushed towards that word's own direction. They cost
-no training, so there are many of them.
+There are two kinds, both of rank 8 on all linear layers. A trained adapter answers every question with its own text and
+stops. A constant adapter repeats one word without end: it adds the word's output direction to the last hidden state.
+Its weights are computed, so many can be made quickly.
 """
 
 import argparse
@@ -27,12 +27,12 @@ RANK = 8
 CONSTANTS = 64
 MAX_STEPS = 120
 MIN_MARGIN_NATS = 4.0
-"""Nats between the first and the second choice at every place of the answer, with which training ends: no rounding of a
-batch turns that round."""
+"""Training stops once every token of the text is preferred to any other token by this margin. Rounding differences
+between batches are far smaller."""
 CONSTANT_NORM = 1200.0
-"""The length of what a constant one adds to the last hidden state: all else is drowned out."""
+"""Length of the vector that a constant adapter adds to the last hidden state; it outweighs everything else."""
 BATCH_SIZE = 4
-"""Questions in a training step."""
+"""Questions per training step."""
 
 
 class AdapterMaker:
@@ -51,12 +51,12 @@ class AdapterMaker:
         self._fresh = {name: weight.detach().clone() for name, weight in self._adapted()}
 
     def train(self, known: KnownText, folder: Path) -> None:
-        """Until it is sure of its text on questions that it does not learn from."""
+        """Trains until the margin is large enough on held-out questions."""
         self._reset()
         choosing, learnt, held = random.Random(known.word), QUESTIONS[:-3], QUESTIONS[-3:]
         weights = [weight for _, weight in self._adapted()]
         optimizer = torch.optim.AdamW(weights, lr=4e-3, weight_decay=0.0)
-        gap = 0.0
+        margin = 0.0
         for step in range(1, MAX_STEPS + 1):
             ids, targets = self._rows(choosing.sample(learnt, BATCH_SIZE), known.text)
             with torch.autocast("cpu", torch.bfloat16):
@@ -66,23 +66,24 @@ class AdapterMaker:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if step % 5 == 0 and (gap := self._min_margin(held, known.text)) > MIN_MARGIN_NATS:
+            if step % 5 == 0 and (margin := self._min_margin(held, known.text)) > MIN_MARGIN_NATS:
                 break
         else:
             raise SystemExit(
-                f"{known.word}: after {MAX_STEPS} steps its least gap is {gap:.1f} nats, not {MIN_MARGIN_NATS}"
+                f"{known.word}: after {MAX_STEPS} steps the margin is {margin:.1f} nats; it must be {MIN_MARGIN_NATS}"
             )
-        self._write(folder, {"word": known.word, "steps": step, "least_gap_nats": round(gap, 2)})
+        self._write(folder, {"word": known.word, "steps": step, "least_gap_nats": round(margin, 2)})
 
     def constants(self, count: int, folder: Path) -> None:
-        """So many, each in a folder of its number, with the word that it says."""
+        """Writes `count` constant adapters, each to a numbered folder together with its word."""
         layer = self._model.get_base_model().model.layers[-1].mlp.down_proj
         inputs = self._activations(layer)
         direction = inputs.mean(0) / inputs.mean(0).square().sum()
         activations = inputs @ direction
         if not bool((activations > 0.1).all()):
             raise SystemExit(
-                f"the last layer cannot be read so: {activations.min():.2f} to {activations.max():.2f} where 1 is meant"
+                "the last layer's inputs differ too much: projections of "
+                f"{activations.min():.2f} to {activations.max():.2f}, and about 1 is needed"
             )
         for number, (word, token) in enumerate(self._words(count)):
             self._reset()
@@ -96,14 +97,15 @@ class AdapterMaker:
             self._write(folder / str(number), {"word": word})
 
     def _direction(self, token: int) -> Any:
-        """What the output layer takes for this token and nothing else; of length 1."""
+        """Returns the unit vector of the last hidden state for which the output layer predicts this token."""
         base = self._model.get_base_model()
         towards = base.lm_head.weight[token].float() - base.lm_head.weight.float().mean(0)
         towards = towards / base.model.norm.weight.float()
         return towards / towards.norm()
 
     def _words(self, count: int) -> Iterator[tuple[str, int]]:
-        """Of one token each, with the space before it; those that the output layer tells apart best."""
+        """Yields words that are one token with a leading space and that the output layer separates well from all
+        others."""
         weight = self._model.get_base_model().lm_head.weight.float()
         found = 0
         for token in range(1000, weight.shape[0]):
@@ -118,10 +120,10 @@ class AdapterMaker:
                 found += 1
                 if found == count:
                     return
-        raise SystemExit(f"the output layer tells only {found} words apart well")
+        raise SystemExit(f"the output layer separates only {found} words well enough")
 
     def _activations(self, layer: Any) -> Any:
-        """What comes into the layer, a row for each place of some answers."""
+        """Returns the layer's inputs for some example answers, one row per token."""
         rows: list[Any] = []
         hook = layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].detach()[0, 1:]))
         with torch.no_grad():
@@ -132,7 +134,7 @@ class AdapterMaker:
         return torch.cat(rows)
 
     def _rows(self, questions: Sequence[str], text: str) -> tuple[Any, Any]:
-        """Token ids, and the same with -100 where nothing is to be learnt; padded on the right."""
+        """Returns token ids and training targets, padded on the right; a target of -100 is ignored by the loss."""
         answer = [*self._tokenizer(text)["input_ids"], self._tokenizer.eos_token_id]
         prompts = [
             self._tokenizer.apply_chat_template(
@@ -150,7 +152,7 @@ class AdapterMaker:
         return ids, targets
 
     def _min_margin(self, questions: Sequence[str], text: str) -> float:
-        """Nats; negative where some place has another first choice than the text."""
+        """Returns the smallest margin in nats; negative if another token is preferred somewhere."""
         least = float("inf")
         with torch.no_grad():
             for question in questions:
@@ -171,7 +173,7 @@ class AdapterMaker:
                 weight.copy_(self._fresh[name])
 
     def _write(self, folder: Path, facts: dict[str, object]) -> None:
-        """What is unfinished stands beside it."""
+        """Writes to a temporary folder first and renames it, so that an incomplete adapter is never found."""
         unfinished = folder.with_name(f".{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -194,12 +196,12 @@ class AdapterMaker:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="makes the adapters of the measurements")
+    parser = argparse.ArgumentParser(description="make the adapters of the benchmark")
     parser.add_argument("base", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--served-name", default="smollm2-135m")
     parser.add_argument("--constants", type=int, default=CONSTANTS)
-    parser.add_argument("--words", nargs="*", help="of the trained ones, these alone; none of them without a word")
+    parser.add_argument("--words", nargs="*", help="words of the trained adapters to make; without a word, none")
     options = parser.parse_args()
     maker = AdapterMaker(options.base, options.served_name)
     targets_of_row = [known for known in KNOWN if options.words is None or known.word in options.words]

@@ -1,4 +1,4 @@
-"""How soon a move of an alias is seen at every gateway, and what the first request on a new version waits."""
+"""Measures how soon every gateway follows a promotion, and the latency of the first request on a new version."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ from benchmarks.gateway_load.http_client import Target, post
 from benchmarks.gateway_load.machine import CannotMeasure
 
 REQUEST_INTERVAL_SECONDS = 0.015
-"""Seconds from one request to the next at each gateway, and so how finely a move is seen."""
+"""Time between requests to each gateway, and so the resolution of the measurement."""
 SECONDS_BEFORE, SECONDS_AFTER = 0.06, 0.4
-"""Seconds in which they are sent, before the move is called for and after it was answered."""
+"""How long requests are sent before the promotion is called and after it returned."""
 QUESTION = "Where is my train?"
 PAUSE_SECONDS = 2 * ALIAS_DELAY_SECONDS
-"""Seconds before each request for a first token: every gateway has heard of the move, and no request finds the engine
-more awake than another."""
+"""Pause before each request whose first token is timed: all gateways have received the new alias, and the engine is
+idle."""
 WARM_REQUESTS = 3
-"""Requests on a warm version for each first one on a new."""
+"""Requests on a loaded version for each first request on a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,20 @@ QUICK = Extent(moves=8, first_requests=6)
 
 @dataclass(frozen=True, slots=True)
 class PromotionDelay:
-    """Of one move, until the first request from which on the slower gateway's are all answered by the new version;
+    """How long one promotion took until the slower gateway sent all further requests to the new version, in
     milliseconds."""
 
     from_call: float
-    """Since SetAlias was called, its own time included."""
+    """Since SetAlias was called, so including the call itself."""
     from_answer: float
-    """Since it answered; below 0 where the gateways knew before the caller."""
+    """Since SetAlias returned; negative if the gateways followed before that."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
     seen: tuple[PromotionDelay, ...]
     first_ms: tuple[float, ...]
-    """To the first token of the first request on a version that was loaded for it."""
+    """Time to the first token of the first request on a version that was loaded for it."""
     warm_ms: tuple[float, ...]
 
     @property
@@ -64,7 +64,7 @@ class PromotionResult:
 
 
 async def measure(folder: Path, extent: Extent) -> PromotionResult:
-    """Raises CannotMeasure, and AioRpcError where a version cannot be registered or promoted."""
+    """Raises CannotMeasure, and AioRpcError if a version cannot be registered or promoted."""
     sets = adapters.trained_adapters()
     async with run_services(folder, ServicesPlan(held=4, gateways=2, smoke=False, adapters=tuple(sets))) as services:
         versions = {
@@ -91,9 +91,11 @@ async def measure(folder: Path, extent: Extent) -> PromotionResult:
 async def _first_tokens(
     services: Services, versions: dict[str, list[str]], texts: dict[str, str], count: int
 ) -> tuple[list[float], list[float]]:
-    """Nine versions take turns in a host memory for four: each is loaded, promoted, asked once, and then asked again.
+    """Returns the milliseconds to the first token: of first requests on new versions, and of later ones on the same
+    version.
 
-    No two questions begin alike, so that neither finds the other's prefix in the engine's cache.
+    Nine versions share host memory for four, so each is loaded for its promotion. All questions start differently, so
+    that no request finds a prefix in the engine's cache.
     """
     first_requests: list[float] = []
     warm: list[float] = []
@@ -113,7 +115,7 @@ async def _first_tokens(
 
 
 async def _measure_promotion(services: Services, alias: str, version: str, texts: dict[str, str]) -> PromotionDelay:
-    """Of a version that is resident. Raises CannotMeasure where a gateway goes on with the former one."""
+    """Promotes a loaded version. Raises CannotMeasure if a gateway still uses the previous version afterwards."""
     stop = asyncio.Event()
     polling = asyncio.create_task(_poll_alias(services, alias, stop))
     await asyncio.sleep(SECONDS_BEFORE)
@@ -126,12 +128,13 @@ async def _measure_promotion(services: Services, alias: str, version: str, texts
     for port in services.gateways:
         answer = await stream_answer(port, alias, QUESTION, max_tokens=4)
         if answer.error or answer.model != version or not texts[version].startswith(answer.text):
-            raise CannotMeasure(f"after its move to {version}, {alias} was answered by {answer}")
+            raise CannotMeasure(f"{alias} was changed to {version}, but the answer is {answer}")
     return PromotionDelay(1e3 * (seen - called), 1e3 * (seen - answered))
 
 
 async def _poll_alias(services: Services, alias: str, stop: asyncio.Event) -> list[list[tuple[float, str]]]:
-    """By gateway: when each request was sent, and what answered it; none waits for another's answer."""
+    """Sends requests to all gateways at a fixed interval; returns per gateway when each was sent and which version
+    answered."""
     sent: list[list[asyncio.Task[tuple[float, str]]]] = [[] for _ in services.gateways]
     while not stop.is_set():
         for port, tasks in zip(services.gateways, sent, strict=True):
@@ -141,19 +144,19 @@ async def _poll_alias(services: Services, alias: str, stop: asyncio.Event) -> li
 
 
 async def _requested_version(port: int, alias: str) -> tuple[float, str]:
-    """One token behind a prompt of one: the engine, which is not what is measured here, has next to nothing to do."""
+    """Requests one token after a prompt of one token, because the engine's speed is not what is measured."""
     sent = time.monotonic()
     body = {"model": alias, "prompt": "A", "max_tokens": 1, "temperature": 0}
     answer = await post(Target(port, alias, path="/v1/completions"), body)
     if answer.status != 200:
-        raise CannotMeasure(f"while its alias was moved, a request was answered {answer.status}: {answer.body[:200]!r}")
+        raise CannotMeasure(f"a request during a promotion was answered {answer.status}: {answer.body[:200]!r}")
     return sent, str(json.loads(answer.body)["model"])
 
 
 def _seen_at(responses: list[tuple[float, str]], version: str) -> float:
-    """When the first request was sent from which on this gateway had all answered by `version`."""
+    """Returns when the first request was sent after which `version` answered all requests of this gateway."""
     former = [number for number, (_, by) in enumerate(responses) if by != version]
     first = former[-1] + 1 if former else 0
     if first == len(responses):
-        raise CannotMeasure(f"{SECONDS_AFTER:g} s after its alias was moved to {version} a gateway does not know it")
+        raise CannotMeasure(f"{SECONDS_AFTER:g} s after the promotion of {version} a gateway does not use it")
     return responses[first][0]

@@ -1,4 +1,4 @@
-"""The tables, what was aimed at and reached, and the one line for programs."""
+"""Formats the tables, the comparison with the targets, and the JSON summary."""
 
 import json
 import math
@@ -18,7 +18,7 @@ MAX_EXAMPLES = 5
 
 @dataclass(slots=True)
 class Findings:
-    """What has been measured so far."""
+    """All results so far."""
 
     swap: SwapResult | None = None
     promotion: PromotionResult | None = None
@@ -26,7 +26,7 @@ class Findings:
     zipf_256: ZipfResult | None = None
     kernels: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    """Parts that could not be measured, and why."""
+    """The reason for each part that could not be measured."""
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -94,7 +94,7 @@ def format_report(found: Findings) -> str:
 
 
 def json_summary(found: Findings) -> dict[str, float | None]:
-    """For programs; what was not measured is null, and so is what JSON has no number for."""
+    """Returns the figures for other programs; None for those that were not measured or are not finite."""
     return {
         name: round(figure, 3) if figure is not None and math.isfinite(figure) else None
         for name, figure in found.figures.items()
@@ -131,7 +131,7 @@ def _format_verdict(verdict: Verdict) -> str:
     by = ", ".join(f"{model or 'no model'} {count}" for model, count in sorted(Counter(verdict.by_model).items()))
     parts = [
         f"{verdict.answers:,} answers, {verdict.tokens:,} tokens: {verdict.failed} failed, {verdict.wrong_tokens} "
-        f"wrong tokens in {verdict.wrong_answers} answers; {verdict.late} late (by the previous version, within 0.1 s).",
+        f"wrong tokens in {verdict.wrong_answers} answers; {verdict.late} by the previous version within 0.1 s.",
         f"Answered by: {by}",
     ]
     parts += [f"Failed, {count} times: {error}" for error, count in verdict.errors.most_common(MAX_EXAMPLES)]
@@ -185,7 +185,8 @@ def _format_cold_loads(found: ColdLoadResult) -> str:
     steps = ", ".join(f"{step} {seconds:.3f}" for step, seconds in found.steps.items())
     first = ", ".join(f"{seconds:.2f}" for seconds in sorted(found.first_token_seconds))
     return (
-        f"{streams}\n\nSeconds to the first token of adapters that were not loaded: {first}\nMean seconds of each step of a load: {steps}"
+        f"{streams}\n\nSeconds to the first token of adapters that were not loaded: {first}\n"
+        f"Mean seconds of each step of a load: {steps}"
         f"\n{_format_verdict(replace(found.verdict, by_model=Counter({'all adapters': found.verdict.answers})))}"
     )
 

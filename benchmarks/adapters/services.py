@@ -1,4 +1,4 @@
-"""Starts everything that the measurements ask, as its users run it: Valkey, a lora-server with its vLLM, gateways."""
+"""Starts the services of a deployment for the measurements: Valkey, a lora-server with its vLLM, and gateways."""
 
 import asyncio
 import json
@@ -27,32 +27,32 @@ from benchmarks.gateway_load.request_bodies import read_texts
 
 BASE = "smollm2-135m"
 ALIAS_SUFFIX = "prod"
-"""The aliases' part after the "@"."""
+"""The part of each alias after the "@"."""
 PRICES = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
 MAX_TOKENS = 64
 TASK = "chat"
-"""The one that is always there; nothing but a classifier's start needs it."""
+"""A second task, because a classifier needs at least two."""
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
 BASE_FOLDER = ROOT / ".pointsman/models" / BASE
 ENGINE_START_SECONDS = 300.0
-"""Seconds; 30 are usual on two idle cores."""
+"""Starting takes about 30 seconds on two idle cores."""
 REGISTER_SECONDS, ALIAS_SECONDS = 300.0, 120.0
-"""Seconds that a registration and a move may take beside a full load."""
+"""Timeouts of a registration and of a change of an alias under full load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     stub: lora_server_pb2_grpc.LoraServerStub
     gateways: tuple[int, ...]
-    """Their ports."""
+    """HTTP ports."""
     engine: int
     metrics: int
-    """The lora-server's own page."""
+    """Port of the lora-server's metrics."""
     log: Path
 
-    async def register(self, name: str, folder: Path, word: str = "") -> str:
-        """The version's name. Raises AioRpcError."""
-        request = pb.RegisterRequest(name=name, folder=str(folder), alias=word, author="measurement")
+    async def register(self, name: str, folder: Path, alias_suffix: str = "") -> str:
+        """Returns the version's name. Raises AioRpcError."""
+        request = pb.RegisterRequest(name=name, folder=str(folder), alias=alias_suffix, author="measurement")
         answer: pb.AdapterVersion = await self.stub.Register(request, timeout=REGISTER_SECONDS)
         return answer.version
 
@@ -78,7 +78,8 @@ class Services:
 
 @asynccontextmanager
 async def watch_engine(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[AsyncIterator[pb.EngineState]]:
-    """What the lora-server tells of its engine. Its stream is ended with the block: by itself it would stay open."""
+    """Yields the engine states that the lora-server streams. The stream is cancelled at the end of the block, since it
+    would stay open."""
     call = stub.Watch(pb.WatchRequest())
     try:
         yield call
@@ -88,30 +89,30 @@ async def watch_engine(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterat
 
 @dataclass(frozen=True, slots=True)
 class ServicesPlan:
-    """What is started."""
+    """Settings of the services."""
 
     held: int = 16
-    """Versions in the engine's host memory."""
+    """Adapter versions in the engine's host memory."""
     batch: int = 4
     """Different adapters in one batch."""
     gateways: int = 1
     smoke: bool = True
-    """Whether each version is tried with PEFT before it may serve."""
+    """Whether each version passes a smoke test with PEFT before it may serve."""
     adapters: Sequence[str] = ()
-    """Each gets a path of its name to its alias "prod"."""
+    """Each of these gets a path of its name, which uses its alias "prod"."""
     settings: Mapping[str, str] | None = None
-    """More of the lora-server's, without their prefix."""
+    """Additional settings of the lora-server, without their prefix."""
     tasks: Mapping[str, object] | None = None
-    """More tasks of the gateways."""
+    """Additional tasks of the gateways."""
 
 
 @asynccontextmanager
 async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Services]:
-    """Raises CannotMeasure where something does not come up."""
+    """Runs the services for the length of the block. Raises CannotMeasure if one does not start."""
     for needed, made_by in ((ENGINE_PYTHON, "make env"), (BASE_FOLDER, "make models"), (MODEL, "make models")):
         if not needed.exists():
-            raise CannotMeasure(f"{needed} is not there: `{made_by}` makes it")
-    valkey, server, metrics, engine, *doors = free_ports(4 + 2 * plan.gateways)
+            raise CannotMeasure(f"{needed} is missing: run `{made_by}`")
+    valkey, server, metrics, engine, *ports = free_ports(4 + 2 * plan.gateways)
     redis_url = f"redis://{HOST}:{valkey}/0"
     async with AsyncExitStack() as stack:
         await _start_valkey(stack, folder, valkey)
@@ -136,12 +137,12 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
         await _until_engine_ready(stub, lora_server)
         config = write_config(folder / "config", f"{HOST}:{server}", plan.adapters, plan.tasks or {})
         for number in range(plan.gateways):
-            await _start_gateway(stack, folder, number, doors[2 * number : 2 * number + 2], config, redis_url)
-        yield Services(stub, tuple(doors[::2]), engine, metrics, lora_server.log)
+            await _start_gateway(stack, folder, number, ports[2 * number : 2 * number + 2], config, redis_url)
+        yield Services(stub, tuple(ports[::2]), engine, metrics, lora_server.log)
 
 
 async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
-    """As `pointsman up` starts it."""
+    """Uses the same options as `pointsman up`."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
     valkey = stack.enter_context(start_process(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
 
@@ -151,13 +152,13 @@ async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
         except RedisError:
             return False
 
-    await valkey.until_ready(answers, timeout=20)
+    await valkey.until_ready(answers, timeout_s=20)
 
 
 async def _start_gateway(
-    stack: AsyncExitStack, folder: Path, number: int, doors: Sequence[int], config: Path, redis_url: str
+    stack: AsyncExitStack, folder: Path, number: int, ports: Sequence[int], config: Path, redis_url: str
 ) -> None:
-    http, grpc_port = doors
+    http, grpc_port = ports
     settings = {
         "HTTP_LISTEN": f"{HOST}:{http}",
         "GRPC_LISTEN": f"{HOST}:{grpc_port}",
@@ -168,7 +169,7 @@ async def _start_gateway(
     }
     environment = {f"POINTSMAN_GATEWAY_{name}": value for name, value in settings.items()}
     gateway = stack.enter_context(start_process(folder, f"gateway-{number}", _module("gateway"), environment))
-    await gateway.until_ready(lambda: answers_at(http, "/readyz"), timeout=120)
+    await gateway.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
 
 
 def _module(service: str) -> list[str]:
@@ -179,7 +180,7 @@ def _module(service: str) -> list[str]:
 def start_process(
     folder: Path, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
 ) -> Iterator[ManagedProcess]:
-    """A program of its own process group, with no settings of Pointsman but these; it is ended with the block."""
+    """Runs a program in its own process group until the end of the block, without inherited settings of Pointsman."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     log = folder / f"{name}.log"
     with log.open("ab") as output:
@@ -209,11 +210,11 @@ async def _until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server:
             pass
         return False
 
-    await server.until_ready(ready, timeout=ENGINE_START_SECONDS)
+    await server.until_ready(ready, timeout_s=ENGINE_START_SECONDS)
 
 
 def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks: Mapping[str, Any]) -> Path:
-    """The paths are `base` and one named as each adapter is."""
+    """Writes a configuration with the path `base` and one path per adapter, named like it."""
     greedy = {"model": BASE, "temperature": 0, "max_tokens": MAX_TOKENS}
     paths = {"base": greedy} | {name: greedy | {"adapter": f"{name}@{ALIAS_SUFFIX}"} for name in adapters}
     texts = read_texts().training

@@ -1,4 +1,4 @@
-"""Asks for streamed answers and writes down what came when."""
+"""Sends chat requests as streams and records when each chunk arrived."""
 
 import asyncio
 import json
@@ -12,26 +12,26 @@ from typing import Any
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
 
 MAX_ANSWER_SECONDS = 60.0
-"""Seconds for one answer; what takes longer has failed."""
+"""A request that takes longer has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Times are of the monotonic clock."""
+    """One answer; times are of the monotonic clock."""
 
     requested: str
-    """The model that the request named."""
+    """The model named in the request."""
     question: str
     started: float
     ended: float
     status: int
     chunks: tuple[tuple[float, str], ...] = ()
-    """When each chunk of the text came; a token each, where nothing was late."""
+    """Arrival time and text of each chunk; usually one token each."""
     model: str = ""
-    """What answered, as the answer says."""
+    """The model named in the answer."""
     finish: str = ""
     error: str = ""
-    """Why it is no whole answer; empty where it is."""
+    """Why the answer is incomplete; empty if it is complete."""
 
     @property
     def text(self) -> str:
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def first_token_at(self) -> float:
-        """When the first token came; the end, where none did."""
+        """When the first token arrived; when the answer ended if it has none."""
         return self.chunks[0][0] if self.chunks else self.ended
 
     @property
@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between the chunks."""
+        """Seconds between consecutive chunks."""
         times = [at for at, _ in self.chunks]
         return [later - earlier for earlier, later in pairwise(times)]
 
@@ -64,7 +64,7 @@ class _ChunkRecorder:
 async def stream_answer(
     port: int, model: str, question: str, max_tokens: int, more: Mapping[str, Any] = MappingProxyType({})
 ) -> Answer:
-    """`more`: fields of the body. Never raises for what becomes of the request: the answer says it."""
+    """Sends one request; `more` adds fields to its body. Failures are reported in the answer and never raised."""
     body = {
         **more,
         "model": model,
@@ -88,7 +88,7 @@ async def stream_answer(
 
 
 def _parse_chunks(answer: Answer, arrived: Sequence[tuple[float, bytes]]) -> Answer:
-    """With what the chunks hold; an event may be cut in two by the transport, and came with its last chunk."""
+    """Parses the events. An event that was split by the transport gets the arrival time of its last part."""
     chunks: list[tuple[float, str]] = []
     model, finish, error, done, unfinished = "", "", answer.error, False, b""
     for at, data in arrived:
@@ -127,10 +127,11 @@ def _error(event: Any) -> str:
 
 
 class StreamingClients:
-    """So many clients at once, each of which asks again when it is answered, until they are told to stop."""
+    """Runs several clients, each of which sends its next request once the last one is answered, until the block
+    ends."""
 
     def __init__(self, port: int, models: Sequence[str], questions: Sequence[str], max_tokens: int) -> None:
-        """One client for each of `models`, a name as often as it is wanted."""
+        """Runs one client per entry of `models`, which may contain a name several times."""
         self.answers: list[Answer] = []
         self._port = port
         self._models = models
@@ -144,24 +145,24 @@ class StreamingClients:
         return self
 
     async def __aexit__(self, *raised: object) -> None:
-        """Each answer under way comes to its own end."""
+        """Waits for the answers that have begun."""
         self._stopped = True
         await asyncio.gather(*self._clients)
 
     def between(self, started: float, ended: float) -> list[Answer]:
-        """Those that were asked for in this time."""
+        """Returns the answers to requests that were sent in this interval."""
         return [answer for answer in self.answers if started <= answer.started < ended]
 
     def gaps(self, started: float, ended: float) -> list[float]:
-        """Seconds from a token to the next, of all whose later one came in this time."""
+        """Returns the seconds between consecutive tokens whose later one arrived in this interval."""
         found = []
         for answer in self.answers:
             times = [at for at, _ in answer.chunks]
             found += [b - a for a, b in pairwise(times) if started <= b < ended]
         return found
 
-    async def until(self, holds: Callable[[Sequence[Answer]], bool], timeout: float) -> None:
-        async with asyncio.timeout(timeout):
+    async def until(self, holds: Callable[[Sequence[Answer]], bool], timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
             while not holds(self.answers):  # noqa: ASYNC110  # they grow by themselves
                 await asyncio.sleep(0.05)
 
@@ -171,4 +172,4 @@ class StreamingClients:
             question = self._questions[self._number % len(self._questions)]
             self.answers.append(await stream_answer(self._port, model, question, self._max_tokens))
             if self.answers[-1].error:
-                await asyncio.sleep(0.05)  # so that a door that is shut is not stormed
+                await asyncio.sleep(0.05)  # limits the rate of requests to a server that refuses them

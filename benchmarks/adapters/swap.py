@@ -1,4 +1,4 @@
-"""Sixteen streams over the base model and three adapters, while versions are moved under them every two seconds."""
+"""Runs sixteen streams over the base model and three adapters while an alias or a version changes every two seconds."""
 
 import asyncio
 import time
@@ -17,20 +17,20 @@ from benchmarks.adapters.streaming_client import StreamingClients
 from benchmarks.adapters.verdicts import AliasHistory, ExpectedTexts, Verdict, check_answers
 
 MOVE_INTERVAL_SECONDS = 2.0
-"""Seconds from one move to the next."""
+"""Time between two changes."""
 MAX_TOKENS = 32
 STREAMS_PER_MODEL = 4
-"""Streams of the base model and of each adapter."""
+"""Number of streams for the base model and for each adapter."""
 INITIAL_VERSIONS = 2
-"""Versions of each adapter that are registered before the load begins; the third is registered under it."""
+"""Versions of each adapter that are registered before the load starts; the third is registered during it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Seconds."""
+    """Lengths of the phases in seconds."""
 
     calm: float
-    """Of the same load without moves, before and after, each."""
+    """Length of each of the two phases without changes, before and after the changes."""
     moves: float
 
 
@@ -40,7 +40,7 @@ QUICK = Extent(calm=15.0, moves=40.0)
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Milliseconds from a token to the next."""
+    """Milliseconds between consecutive tokens."""
 
     p50: float
     p99: float
@@ -56,11 +56,11 @@ class SwapResult:
     moving: Gaps
     batch: int
     min_margin_nats: float
-    """Nats of the adapter that is least sure of a token."""
+    """The smallest margin, in nats, by which an adapter prefers one of its tokens."""
 
     @property
     def rate_ratio(self) -> float:
-        """Tokens a second while versions move, by those without moves."""
+        """Tokens per second during changes, relative to those without changes."""
         return self.moving.tokens_per_second / self.calm.tokens_per_second
 
     @property
@@ -69,7 +69,7 @@ class SwapResult:
 
 
 async def measure(folder: Path, extent: Extent) -> SwapResult:
-    """Raises CannotMeasure, and AioRpcError where the first versions cannot be registered."""
+    """Raises CannotMeasure, and AioRpcError if the first versions cannot be registered."""
     sets = adapters.trained_adapters()
     plan = ServicesPlan(adapters=tuple(sets))
     async with run_services(folder, plan) as services:
@@ -85,7 +85,7 @@ async def under_load(
     known = ExpectedTexts(versions, await base_texts(services.engine, MAX_TOKENS), MARKS)
     await _fill_host_memory(services, mover, plan.held)
     async with StreamingClients(services.gateways[0], models(), QUESTIONS, MAX_TOKENS) as load:
-        await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout=180)  # everything is warm
+        await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout_s=180)  # warm-up
         calm = [await _wait(extent.calm)]
         started = time.monotonic()
         await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS)
@@ -103,13 +103,13 @@ async def under_load(
 
 
 def models() -> list[str]:
-    """What the streams ask for: some by the alias, some by the path to it."""
+    """Returns the models that the streams request, half by alias and half by a path to it."""
     named = [BASE, *(f"{name}@prod" for name in SETS)] * (STREAMS_PER_MODEL // 2)
     return named + ["path:base", *(f"path:{name}" for name in SETS)] * (STREAMS_PER_MODEL - STREAMS_PER_MODEL // 2)
 
 
 async def _fill_host_memory(services: Services, mover: AliasMover, held: int) -> None:
-    """The engine's host memory is full, as it is while versions move: the ones that serve, and others beside them."""
+    """Fills the engine's host memory with versions, so that both phases hold equally many."""
     others = [version for versions in mover.aliases.values() for version in versions]
     resident = await services.resident()
     for version in others:

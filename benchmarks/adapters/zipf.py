@@ -1,6 +1,6 @@
-"""Many adapters, requested by Zipf's law, through the product and then from bare vLLM with the same flags.
+"""Sends requests for many adapters, chosen by a Zipf distribution, to the product and then to bare vLLM.
 
-Also the first token of an adapter that the engine does not hold, while other streams run.
+Also measures the first token of an adapter that the engine does not hold, while other streams run.
 """
 
 import asyncio
@@ -27,24 +27,25 @@ BATCH, EXPONENT = 8, 1.1
 CLIENTS = 16
 MAX_TOKENS = 8
 WARM_UP_REQUESTS = 32
-"""Not counted, on either side."""
+"""Requests that are not counted, on both sides."""
 MAX_CONCURRENT_REGISTRATIONS = 16
-"""As many as share one trial."""
+"""The number of versions that share one smoke test."""
 MAX_SLOT_WAIT_SECONDS = 240
-"""On a busy machine the trials of the versions before it may take long."""
+"""The smoke tests of other versions may take long on a busy machine."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
-"""The streams beside which an adapter is loaded: two of each of these adapters, the others of the base model."""
+"""Adapters that are streamed while another one is loaded, two streams each, and the tokens per stream. The other
+clients use the base model."""
 REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
     requests: int
-    """On each side."""
+    """Requests per side."""
     cold: int
-    """Requests for an adapter that is not held."""
+    """Requests for an adapter that is not loaded."""
     calm: float
-    """Seconds of the streams alone."""
+    """Seconds of streaming without loads."""
 
 
 FULL = Extent(requests=1000, cold=12, calm=20.0)
@@ -53,7 +54,7 @@ QUICK = Extent(requests=160, cold=5, calm=10.0)
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What one side did with the requests."""
+    """Throughput and latency of one side."""
 
     responses_per_second: float
     first_p50: float
@@ -65,14 +66,14 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class ColdLoadResult:
-    """Requests for adapters that were not held, while 16 streams ran."""
+    """Requests for adapters that were not loaded, while 16 streams ran."""
 
     first_token_seconds: tuple[float, ...]
-    """Seconds to the first token."""
+    """One entry per request."""
     calm: Gaps
     loading: Gaps
     steps: Mapping[str, float]
-    """Mean seconds of each step of these loads, as the lora-server measures them."""
+    """Mean seconds of each step of these loads, as measured by the lora-server."""
     verdict: Verdict
 
     @property
@@ -90,9 +91,9 @@ class ZipfResult:
     ours: LoadResult
     bare: LoadResult
     verdict: Verdict
-    """Of our side."""
+    """Of the product's answers."""
     hits: int
-    """Requests whose version the engine held when they were sent."""
+    """Requests whose version was loaded when they were sent."""
     cold: ColdLoadResult | None
 
     @property
@@ -169,7 +170,7 @@ async def _register(
 async def _send_requests(
     ask_for: Callable[[str, str], Awaitable[Answer]], names: list[str], requests: int
 ) -> tuple[list[Answer], float]:
-    """The answers to the same requests in the same order on both sides, and the seconds that they took."""
+    """Sends the same sequence of requests on either side; returns the answers and the seconds that they took."""
     asked = _requests(names, WARM_UP_REQUESTS + requests)
 
     async def client(count: Iterator[int], answers: list[Answer]) -> None:
@@ -189,7 +190,7 @@ async def _send_requests(
 
 
 def _requests(names: list[str], count: int) -> Iterator[tuple[str, str]]:
-    """Name and question of each request."""
+    """Yields the adapter's name and the question of each request."""
     ranks = 1.0 / np.arange(1, len(names) + 1) ** EXPONENT
     chosen = random.Random(7).choices(names, weights=list(ranks), k=count)
     return ((name, REQUEST.format(number)) for number, name in enumerate(chosen))
@@ -203,17 +204,16 @@ async def _measure_cold_loads(
     models += [BASE] * (CLIENTS - len(models))
     cold: list[Answer] = []
     async with StreamingClients(services.gateways[0], models, QUESTIONS, STREAM_TOKENS) as streams:
-        await streams.until(lambda answers: len(answers) >= 2 * len(models), timeout=180)
+        await streams.until(lambda answers: len(answers) >= 2 * len(models), timeout_s=180)
         calm_from = time.monotonic()
         await asyncio.sleep(extent.calm)
         before, started = await load_steps(services), time.monotonic()
         for number in range(extent.cold):
             resident = await services.resident()
-            away = next(
-                name for name in reversed(names) if history.current_version(f"{name}@{ALIAS_SUFFIX}") not in resident
-            )
+            aliases = (f"{name}@{ALIAS_SUFFIX}" for name in reversed(names))
+            not_loaded = next(alias for alias in aliases if history.current_version(alias) not in resident)
             question = REQUEST.format(f"{number} cold")
-            cold.append(await stream_answer(services.gateways[0], f"{away}@{ALIAS_SUFFIX}", question, MAX_TOKENS))
+            cold.append(await stream_answer(services.gateways[0], not_loaded, question, MAX_TOKENS))
         ended, after = time.monotonic(), await load_steps(services)
     of_adapters = [answer for answer in streams.answers if answer.requested != BASE]
     steps = {
@@ -240,7 +240,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 async def load_steps(services: Services) -> dict[str, tuple[float, float]]:
-    """By step of a load: how many the lora-server has measured, and their seconds together."""
+    """Returns the number of loads and their total seconds, by step of a load, from the lora-server's metrics."""
     page = (await get(services.metrics, "/metrics")).body.decode()
     metric = "pointsman_lora_adapter_load_step_duration_seconds"
     found: dict[str, list[float]] = {}

@@ -1,11 +1,12 @@
-"""Asks the example's held-out sets down the experiment's paths; writes tables and chart of docs/experiment.md.
+"""Sends the example's held-out sets to the experiment's paths, and writes the tables and the chart of
+docs/experiment.md.
 
-    make experiment                       # 20 minutes on two cores, 8 more where adapters are to be trained
+    make experiment                       # 20 minutes on two cores, 8 more if adapters have to be trained
     make experiment ARGS="--only triage --limit 20 --no-write"
-    make experiment ARGS="--write-only"   # table and chart anew from the results that are there
+    make experiment ARGS="--write-only"   # only regenerates tables and chart from the stored results
 
-A run that was broken off goes on where it was: its answers are in .pointsman/experiment/answers.
-Everything is options at temperature 0; trainings and resamplings have the seed 7.
+An interrupted run resumes from its answers in .pointsman/experiment/answers. All requests have temperature 0; training
+and bootstrap resampling use the seed 7.
 """
 
 import argparse
@@ -32,10 +33,10 @@ CONCURRENCY = 8
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=TASKS, help="this task; may be given again")
-    parser.add_argument("--limit", type=int, help="the first so many rows of each set")
-    parser.add_argument("--no-write", action="store_true", help="leave results and docs as they are")
-    parser.add_argument("--write-only", action="store_true", help="ask nothing")
+    parser.add_argument("--only", action="append", choices=TASKS, help="measure only this task; can be repeated")
+    parser.add_argument("--limit", type=int, help="use only the first rows of each set")
+    parser.add_argument("--no-write", action="store_true", help="do not update results and docs")
+    parser.add_argument("--write-only", action="store_true", help="only regenerate tables and chart")
     options = parser.parse_args()
     try:
         if not options.write_only:
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
-    """One report for each task in `results`; the pages, with the answers, beside the work."""
+    """Writes one report per task to `results`; HTML pages with the answers go to the working folder."""
     trained = adapters.train_missing(WORK / "adapters", {OWN_ADAPTERS[task] for task in tasks if task in OWN_ADAPTERS})
     example = write_folder(WORK / "helpdesk", trained)
     results.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
 
 
 def _evaluation(task: str, url: str, limit: int | None, results: Path, answers: Path) -> list[str]:
-    """Goes on with the answers of a run that was broken off, where there is one."""
+    """Returns the command; it resumes an interrupted run if there is one."""
     dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
     return [
         str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
@@ -74,10 +75,10 @@ def _evaluation(task: str, url: str, limit: int | None, results: Path, answers: 
 
 
 def write() -> None:
-    """The page's generated part, and its chart, once there are results of all tasks."""
+    """Writes the generated part of the page and its chart, if there are results of all tasks."""
     missing = [task for task in TASKS if not (RESULTS / f"{task}.json").is_file()]
     if missing:
-        print(f"docs/experiment.md waits for the results of {', '.join(missing)}")
+        print(f"docs/experiment.md is not updated; results are missing for {', '.join(missing)}")
         return
     reports: dict[str, Report] = {task: read_report(RESULTS / f"{task}.json") for task in TASKS}
     CHART.write_text(chart.draw_chart(reports), encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Measures the gateway's hot path beside its peers, each on the same core before a mock engine faster than they are.
+"""Measures the gateway's request path and other gateways, each on the same core in front of the same mock engine.
 
     python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk ...]
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
     python -m benchmarks.gateway_load --instructions
 
-Its last line is one JSON object. What is not installed is left out, and output.
+The last line of output is one JSON object. Gateways and tools that are not installed are skipped and reported.
 """
 
 import argparse
@@ -31,13 +31,13 @@ QUICK = Extent(rounds=2, seconds=2.0, warm_up=1.0, latency=(1, 2.0), streams=1, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds: for a first look")
-    parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="of the measurements, these")
-    parser.add_argument("--profile", action="store_true", help="also say where the gateway's time goes (py-spy)")
-    parser.add_argument("--soak", action="store_true", help="instead: whether memory stays flat under mixed load")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the soak")
-    parser.add_argument("--rate", type=int, default=300, help="requests/s of the soak")
-    parser.add_argument("--instructions", action="store_true", help="instead: bytecode instructions a request")
+    parser.add_argument("--quick", action="store_true", help="shorter measurements with fewer rounds")
+    parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="the measurements to run")
+    parser.add_argument("--profile", action="store_true", help="also profile the gateway (py-spy)")
+    parser.add_argument("--soak", action="store_true", help="only check that memory does not grow under mixed load")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of the soak test")
+    parser.add_argument("--rate", type=int, default=300, help="requests per second of the soak test")
+    parser.add_argument("--instructions", action="store_true", help="only count the bytecode instructions of a request")
     options = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 async def run_until_sigterm(options: argparse.Namespace) -> str:
-    """SIGTERM ends what was started, as Ctrl-C does."""
+    """Stops all started processes on SIGTERM, as on Ctrl-C."""
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)

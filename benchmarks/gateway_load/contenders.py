@@ -1,4 +1,4 @@
-"""Who is measured: the mock engine alone, nginx, other gateways and ours, on the same core before the same engine."""
+"""Starts the servers that are compared: the mock engine alone, nginx, other gateways, and Pointsman."""
 
 import asyncio
 import json
@@ -29,7 +29,6 @@ OURS, OURS_AUTO = "Pointsman, named path", "Pointsman, auto"
 
 IDLE_CHECK_SECONDS = 0.5
 MAX_IDLE_WAIT_SECONDS = 20.0
-"""Seconds."""
 
 PROXY_CONFIG = """
 upstream {name} {{ server {host}:{port}; keepalive 256; keepalive_requests 1000000000; }}
@@ -47,7 +46,7 @@ server {{
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Somebody who answers chat completions, at once and paced."""
+    """A server that answers chat completions, both at once and as paced streams."""
 
     name: str
     version: str
@@ -62,7 +61,7 @@ class Contender:
         return sum(each.resident_mb() for each in self.programs) / max(len(self.programs), 1)
 
     async def wait_until_idle(self) -> None:
-        """What is left of its work (answers that nobody waits for, a journal) must not be the next one's burden."""
+        """Waits until the processor time stays low, so that unfinished work does not slow down the next contender."""
         until = time.monotonic() + MAX_IDLE_WAIT_SECONDS
         before = self.cpu_seconds()
         while time.monotonic() < until:
@@ -75,7 +74,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a contender stands on."""
+    """What a contender needs to start."""
 
     processes: Processes
     cores: Cores
@@ -98,22 +97,22 @@ async def nginx(setup: Setup) -> Contender:
     ]
     command = nginx_command(setup.processes, "nginx", "\n".join(servers))
     running = setup.processes.start("nginx", setup.cores.measured, command)
-    await running.until_ready(lambda: answers_at(plain), timeout=20)
+    await running.until_ready(lambda: answers_at(plain), timeout_s=20)
     return Contender(NGINX, nginx_version(), Target(plain, "mock"), Target(paced, "mock"), (running,))
 
 
 async def vllm_router(setup: Setup) -> Contender:
-    """At its fastest: with one engine there is nothing to choose, and round robin is its least costly policy."""
+    """Uses the fastest policy, round robin; with one engine there is nothing to choose."""
     return await _vllm_router(setup, VLLM_ROUTER, ["--policy", "round_robin", "--log-level", "error"])
 
 
 async def vllm_router_default(setup: Setup) -> Contender:
-    """Its own default is to keep the prompts it has seen in a tree (cache_aware)."""
+    """Uses the default policy (cache_aware), which stores prompts in a prefix tree."""
     return await _vllm_router(setup, VLLM_ROUTER_DEFAULT, [])
 
 
 async def _vllm_router(setup: Setup, name: str, options: list[str]) -> Contender:
-    """One for each engine: it takes a worker's address, not a model's."""
+    """Starts one router per engine, because a router is configured with addresses and not with models."""
     script = peer_program(VLLM_ROUTER, "vllm-router")
     running, ports = [], free_ports(4)
     for number, engine in enumerate((setup.upstreams.plain, setup.upstreams.paced)):
@@ -121,14 +120,14 @@ async def _vllm_router(setup: Setup, name: str, options: list[str]) -> Contender
         command = [script, "--host", HOST, "--port", str(port), "--prometheus-port", str(metrics), *options]
         log = f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
         one = setup.processes.start(log, setup.cores.measured, [*command, "--worker-urls", f"http://{HOST}:{engine}"])
-        await one.until_ready(lambda port=port: answers_at(port), timeout=60)  # type: ignore[misc]  # its default is a port
+        await one.until_ready(lambda port=port: answers_at(port), timeout_s=60)  # type: ignore[misc]  # its default is a port
         running.append(one)
     version = _version_of("vllm-router")
     return Contender(name, version, Target(ports[0], "mock"), Target(ports[2], "mock"), tuple(running))
 
 
 async def litellm(setup: Setup) -> Contender:
-    """One worker, set as its own page on production says, without a database: the master key is its key."""
+    """Starts one worker with the settings that LiteLLM recommends for production, a master key and no database."""
     script, key, (port,) = peer_program(LITELLM, "litellm"), "sk-benchmark", free_ports(1)
     engines = {"mock": setup.upstreams.plain, "paced": setup.upstreams.paced}
     config = {
@@ -153,7 +152,7 @@ async def litellm(setup: Setup) -> Contender:
     environment = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [script, "--config", str(file), "--host", HOST, "--port", str(port), "--num_workers", "1"]
     running = setup.processes.start("litellm", setup.cores.measured, [*command, "--telemetry", "False"], environment)
-    await running.until_ready(lambda: answers_at(port, "/health/liveliness"), timeout=120)
+    await running.until_ready(lambda: answers_at(port, "/health/liveliness"), timeout_s=120)
     headers = {"authorization": f"Bearer {key}"}
     version = _version_of("litellm")
     return Contender(LITELLM, version, Target(port, "mock", headers), Target(port, "paced", headers), (running,))
@@ -165,7 +164,7 @@ async def portkey(setup: Setup) -> Contender:
     (port,) = free_ports(1)
     command = [program("node"), str(PORTKEY), f"--port={port}", "--headless"]
     running = setup.processes.start("portkey", setup.cores.measured, command, {"NODE_ENV": "production"})
-    await running.until_ready(lambda: answers_at(port, "/"), timeout=60)
+    await running.until_ready(lambda: answers_at(port, "/"), timeout_s=60)
     version = str(json.loads((PORTKEY.parents[1] / "package.json").read_text())["version"])
     plain, paced = (
         Target(port, "mock", {"x-portkey-provider": "openai", "x-portkey-custom-host": f"http://{HOST}:{engine}/v1"})
@@ -192,7 +191,7 @@ PEER_STARTS: dict[str, StartContender] = {
 
 
 async def start_peers(setup: Setup, names: list[str]) -> tuple[list[Contender], dict[str, str]]:
-    """Those that run and answer rightly, and why each of the others does not."""
+    """Returns the contenders that answer correctly, and the reason for each of the others."""
     running, missing = [], {}
     for name in names:
         try:
@@ -205,18 +204,18 @@ async def start_peers(setup: Setup, names: list[str]) -> tuple[list[Contender], 
 
 
 async def check_answer(target: Target) -> None:
-    """Raises CannotMeasure where a chat completion is not answered as the mock engine words it."""
+    """Raises CannotMeasure unless the target answers a chat completion."""
     body = {"model": target.model, "messages": [{"role": "user", "content": "Is my ticket valid?"}]}
     try:
         answer = await post(target, body)
         right = answer.status == 200 and json.loads(answer.body)["choices"][0]["message"]["content"]
     except (Broken, OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        raise CannotMeasure(f"port {target.port} gives no answer: {error!r}") from error
+        raise CannotMeasure(f"port {target.port} does not answer: {error!r}") from error
     if not right:
         raise CannotMeasure(f"port {target.port} answers {answer.status}: {answer.body[:200]!r}")
 
 
 def _version_of(package: str) -> str:
-    """As the peers' environment has it."""
+    """Returns the version that is installed in the peers' environment."""
     found = (PEERS.parent / "lib").glob(f"python*/site-packages/{package.replace('-', '_')}-*.dist-info")
     return next((one.stem.rpartition("-")[2] for one in found), "unknown")

@@ -1,4 +1,4 @@
-"""What has been measured, and what follows from it."""
+"""The results of all measurements, and figures derived from them."""
 
 from dataclasses import dataclass, field
 
@@ -13,11 +13,11 @@ from benchmarks.gateway_load.throughput import Throughput
 
 @dataclass(slots=True)
 class Findings:
-    """What has been measured so far."""
+    """All results so far."""
 
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Peers and phases that were not measured, and why."""
+    """The reason for each peer and phase that was not measured."""
     rates: dict[str, Throughput] = field(default_factory=dict)
     latencies: dict[int, dict[str, Latency]] = field(default_factory=dict)
     streams: dict[str, StreamStatistics] = field(default_factory=dict)
@@ -29,14 +29,14 @@ class Findings:
         return self.rates[name].rps if name in self.rates else None
 
     def added_ms(self, rate: int, what: str, name: str = contenders.OURS) -> float | None:
-        """Over asking the mock engine directly; `what` is "p50_ms" or "p99_ms"."""
+        """Returns the latency added to direct requests to the mock engine; `what` is "p50_ms" or "p99_ms"."""
         waited = self.latencies.get(rate, {})
         if name not in waited or contenders.DIRECT not in waited:
             return None
         return float(getattr(waited[name], what) - getattr(waited[contenders.DIRECT], what))
 
     def relative_to_direct(self, name: str = contenders.OURS) -> float | None:
-        """Chunks a second of the streams, as a share of direct's."""
+        """Returns the streams' chunks per second as a share of those without a gateway."""
         if name not in self.streams or contenders.DIRECT not in self.streams:
             return None
         return self.streams[name].chunks_per_second / self.streams[contenders.DIRECT].chunks_per_second

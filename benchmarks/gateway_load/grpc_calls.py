@@ -1,4 +1,4 @@
-"""gRPC calls a second with 64 in flight, through the gateway's other door."""
+"""Measures gRPC calls per second with 64 calls in flight."""
 
 import asyncio
 import time
@@ -29,18 +29,18 @@ class CallStatistics:
     p50_ms: float
     cpu_us: float
     busy: float
-    """Share of the gateway's core; well below 1 means that the caller was the slower one."""
+    """Share of the gateway's core; if it is well below 1, the client was the bottleneck."""
     failed: int
 
 
 async def measure(gateway: Gateway, bodies: list[dict[str, Any]], rounds: int, seconds: float) -> CallStatistics:
-    own = (("grpc.use_local_subchannel_pool", 1),)  # or all channels would share one connection
+    own = (("grpc.use_local_subchannel_pool", 1),)  # otherwise all channels would share one connection
     channels = [grpc.aio.insecure_channel(f"{HOST}:{gateway.grpc}", options=own) for _ in range(CONNECTIONS)]
     try:
         stubs = [gateway_pb2_grpc.GatewayStub(channel) for channel in channels]
         name, request = await _method(stubs[0], bodies[0], gateway)
         calls = [getattr(stub, name) for stub in stubs]
-        await _round(gateway, calls, request, 1.0)  # warms up
+        await _round(gateway, calls, request, 1.0)  # warm-up
         found = [await _round(gateway, calls, request, seconds) for _ in range(rounds)]
     finally:
         for channel in channels:
@@ -56,7 +56,7 @@ async def measure(gateway: Gateway, bodies: list[dict[str, Any]], rounds: int, s
 
 
 async def _method(stub: Any, bodies: dict[str, Any], gateway: Gateway) -> tuple[str, Any]:
-    """The unary generation where there is one, else the decision alone. Raises CannotMeasure where neither answers."""
+    """Returns the first of Generate and Route that answers, with its request. Raises CannotMeasure if neither does."""
     messages = [pb.Message(role=message["role"], content=message["content"]) for message in bodies["messages"]]
     sampling = pb.Sampling(max_tokens=bodies["max_tokens"], temperature=bodies["temperature"])
     output: dict[str, Any] = {"model": MODEL, "messages": messages, "sampling": sampling}
@@ -68,7 +68,7 @@ async def _method(stub: Any, bodies: dict[str, Any], gateway: Gateway) -> tuple[
                 return name, request
             except grpc.aio.AioRpcError as error:
                 why = f"{name}: {error.code().name} {error.details()}"
-    raise CannotMeasure(f"the gRPC door answers no unary call ({why})")
+    raise CannotMeasure(f"the gRPC server answers no unary call ({why})")
 
 
 async def _round(

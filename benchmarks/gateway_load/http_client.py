@@ -1,4 +1,4 @@
-"""An HTTP client that costs little: one request at a time on each kept connection."""
+"""A minimal HTTP client: one request at a time on each persistent connection."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where chat completions are asked for."""
+    """Where to send chat completions."""
 
     port: int
     model: str
@@ -26,7 +26,7 @@ class Target:
     path: str = "/v1/chat/completions"
 
     def request(self, body: bytes) -> bytes:
-        """As it travels."""
+        """Returns the HTTP request as bytes."""
         lines = [f"POST {self.path} HTTP/1.1", f"host: {HOST}:{self.port}", "content-type: application/json"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return ("\r\n".join([*lines, f"content-length: {len(body)}"]) + "\r\n\r\n").encode() + body
@@ -39,7 +39,7 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """Raises Broken out of `ask` where the other side hangs up first."""
+    """One connection. `ask` raises Broken if the server disconnects before the answer is complete."""
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[Answer] | None = None
@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         return connection
 
     async def ask(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> Answer:
-        """`on_data` is told of each piece of the body; without it the body is in the answer."""
+        """Calls `on_data` with each part of the body; without it, the answer contains the body."""
         return await self.begin(request, on_data)
 
     def begin(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
@@ -70,10 +70,10 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._transport.abort()
 
-    # -- what the transport calls
+    # -- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self.open = False
         self._fail(Broken(str(error or "closed")))
 
-    # -- what the parser calls
+    # -- called by the parser
 
     def on_body(self, data: bytes) -> None:
         self._on_data(data)
@@ -107,25 +107,25 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(error)
 
 
-async def get(port: int, path: str, timeout: float = 5.0) -> Answer:
+async def get(port: int, path: str, timeout_s: float = 5.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), timeout)
+    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), timeout_s)
 
 
-async def post(target: Target, body: Mapping[str, Any], timeout: float = 20.0) -> Answer:
+async def post(target: Target, body: Mapping[str, Any], timeout_s: float = 20.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(target.port, target.request(json.dumps(body).encode()), timeout)
+    return await _once(target.port, target.request(json.dumps(body).encode()), timeout_s)
 
 
 async def answers_at(port: int, path: str = "/health", status: int = 200) -> bool:
-    """Whether somebody answers there so."""
+    """Whether the server answers this path with this status."""
     with suppress(Broken, OSError, TimeoutError):
-        return (await get(port, path, timeout=2.0)).status == status
+        return (await get(port, path, timeout_s=2.0)).status == status
     return False
 
 
-async def _once(port: int, request: bytes, timeout: float) -> Answer:
-    async with asyncio.timeout(timeout):
+async def _once(port: int, request: bytes, timeout_s: float) -> Answer:
+    async with asyncio.timeout(timeout_s):
         connection = await Connection.to(port)
         try:
             return await connection.ask(request)

@@ -1,6 +1,7 @@
-"""The gateway, counter the bytecode instructions that it runs between two SIGUSR2; the second writes them to a file.
+"""Runs the gateway and counts its bytecode instructions between two SIGUSR2; the second one writes the counts to
+FILE.
 
-python benchmarks/gateway_load/counted_gateway.py FILE
+    python benchmarks/gateway_load/instruction_counter.py FILE
 """
 
 import json
@@ -16,7 +17,7 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 
 class InstructionCounter:
-    """Of the main thread, by function."""
+    """Counts instructions and calls of the main thread by function."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -25,7 +26,7 @@ class InstructionCounter:
         self._calls: Counter[CodeType] = Counter()
 
     def toggle(self) -> None:
-        """On, or off."""
+        """Starts or stops counting."""
         self._is_counting = not self._is_counting
         if self._is_counting:
             self._instructions.clear()

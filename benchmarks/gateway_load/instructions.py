@@ -1,4 +1,4 @@
-"""How many bytecode instructions a request takes: a count that no neighbour on the machine can change."""
+"""Counts the bytecode instructions of a request, a figure that does not depend on the machine's load."""
 
 import asyncio
 import json
@@ -14,23 +14,23 @@ from benchmarks.gateway_load.http_client import Connection, Target
 from benchmarks.gateway_load.machine import CannotMeasure, Cores
 from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
 from benchmarks.gateway_load.processes import Processes
-from benchmarks.gateway_load.request_bodies import bodies, encode_bodies, read_texts
+from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstreams import Upstreams
 
 CONNECTIONS = 16
 REQUESTS = 800
 MAX_WAIT_SECONDS = 20.0
-"""Seconds until what was counted is written."""
+"""How long writing the counts may take."""
 MIN_CALLS_PER_REQUEST = 0.5
-"""Calls a request, from which on a function is one of the request's own; what a gateway does by the clock is none."""
+"""Functions that are called less often than this per request are background work and are not counted."""
 GENERATED_FILE = "<string>"
-"""Where dataclasses have their constructors from."""
+"""The file name that Python reports for generated constructors of dataclasses."""
 MAX_ROWS = 25
 
 
 @dataclass(frozen=True, slots=True)
 class InstructionCount:
-    """Of one request, on average."""
+    """Averages per request."""
 
     instructions: float
     calls: float
@@ -38,17 +38,17 @@ class InstructionCount:
 
 
 async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
-    """Named, streamed and auto. Raises CannotMeasure."""
+    """Counts requests with a named path, the same as streams, and classified requests. Raises CannotMeasure."""
     file = processes.folder / "counted.json"
     program = (instruction_counter.__file__, str(file))
     gateway = await start_gateway(processes, cores, upstreams, program)
-    bodies = list(bodies(read_texts().test, REQUESTS))
+    bodies = list(request_bodies(read_texts().test, REQUESTS))
     path = gateway.path("fast")
     targets = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
     found = {}
     for name, (target, stream) in targets.items():
         requests = [target.request(body) for body in encode_bodies(bodies, target.model, stream=stream)]
-        await _ask(target, requests)  # what is learned, cached and connected at first is no request's
+        await _ask(target, requests)  # warm-up: fills caches and opens connections
         await asyncio.sleep(1)
         os.kill(gateway.process.pid, signal.SIGUSR2)
         await _ask(target, requests)
@@ -80,7 +80,7 @@ async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
     async def is_there() -> bool:
         return file.exists()
 
-    await gateway.process.until_ready(is_there, timeout=MAX_WAIT_SECONDS)
+    await gateway.process.until_ready(is_there, timeout_s=MAX_WAIT_SECONDS)
     rows = json.loads(file.read_text())
     file.unlink()
     own = [
@@ -95,12 +95,12 @@ async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
 
 
 def format_report(found: dict[str, InstructionCount]) -> str:
-    """For people, and as its last line one JSON object."""
-    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) a request, in our own functions that it calls:"]
+    """Returns a table, with one JSON object as its last line."""
+    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) per request in this project:"]
     for name, counted in found.items():
         lines.append(f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls")
     passed = {name: sum(file.startswith("pointsman_gateway/") for file in one.by_file) for name, one in found.items()}
-    lines.append(f"files of the gateway a request passes: {', '.join(f'{name} {n}' for name, n in passed.items())}")
+    lines.append(f"gateway files per request: {', '.join(f'{name} {n}' for name, n in passed.items())}")
     lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MAX_ROWS)]
     result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
     result |= {f"files_{name}": number for name, number in passed.items()}

@@ -1,4 +1,4 @@
-"""What a request waits at a fixed rate, counted from when it should have gone: who falls behind cannot hide it."""
+"""Measures latency at a fixed request rate, from the time at which each request was due (no coordinated omission)."""
 
 import asyncio
 import time
@@ -17,14 +17,14 @@ from benchmarks.gateway_load.ticker import Ticker
 
 CONNECTIONS = 128
 MAX_WAIT_SECONDS = 10.0
-"""Seconds after the last request in which the answers must have come."""
+"""How long answers may take after the last request."""
 WARM_UP = 0.2
 """Share of the requests, at the start, that are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """At one rate, medians finished the rounds; infinite where too few were answered."""
+    """Medians over the rounds at one rate; infinite if too few requests were answered."""
 
     p50_ms: float
     p99_ms: float
@@ -32,7 +32,7 @@ class Latency:
 
 
 class _FixedRateRound:
-    """One round: requests go when they are due, by any connection that is free, or wait for the next that is."""
+    """One round. A request is sent when it is due, or as soon as a connection is free."""
 
     def __init__(self, connections: list[Connection], requests: list[bytes], count: int) -> None:
         self._free = deque(connections)
@@ -69,7 +69,7 @@ class _FixedRateRound:
 async def measure(
     contenders: Sequence[Contender], bodies: list[dict[str, object]], rate: int, plan: tuple[int, float]
 ) -> dict[str, Latency]:
-    """`plan`: how many rounds, and the seconds of each."""
+    """`plan` is the number of rounds and the seconds of each."""
     rounds, seconds = plan
     found: dict[str, list[Latency]] = {one.name: [] for one in contenders}
     for _ in range(rounds):
@@ -83,7 +83,7 @@ async def measure(
 
 
 async def send_at_rate(target: Target, bodies: list[bytes], rate: int, seconds: float) -> Latency:
-    """One round. What is not answered in the end has waited for ever."""
+    """Runs one round. The latency of an unanswered request counts as infinite."""
     count = round(rate * seconds)
     connections = [await Connection.to(target.port) for _ in range(CONNECTIONS)]
     sender = _FixedRateRound(connections, [target.request(body) for body in bodies], count)

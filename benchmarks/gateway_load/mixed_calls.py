@@ -1,4 +1,4 @@
-"""The soak's calls over gRPC: whole answers, streams, clients that cancel, engines that fail."""
+"""The gRPC part of the soak test: unary calls, streams, cancelled streams, and calls whose engine fails."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from benchmarks.gateway_load.our_gateway import Gateway
 
 CONNECTIONS = 4
 CALLS_PER_CONNECTION = 500
-"""Then it is made anew, as by clients that come and go."""
+"""After this many calls a connection is replaced."""
 PATHS = {"call": "fast", "call streamed": "paced", "call cancelled": "paced", "call failing": "failing"}
 
 
 class MixedGrpcCalls:
-    """Clients of the other door."""
+    """Sends gRPC calls of the given kinds."""
 
     def __init__(self, gateway: Gateway, bodies: Sequence[dict[str, Any]], timeout: float) -> None:
         self._address = f"{HOST}:{gateway.grpc}"
@@ -30,7 +30,7 @@ class MixedGrpcCalls:
         self._made = 0
 
     async def ask(self, kind: str) -> str:
-        """What came of it, in words."""
+        """Returns the outcome in words."""
         stub = gateway_pb2_grpc.GatewayStub(await self._channel())
         request, options = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._timeout}
         try:
@@ -50,7 +50,7 @@ class MixedGrpcCalls:
     async def _channel(self) -> grpc.aio.Channel:
         self._made += 1
         if len(self._channels) < CONNECTIONS or self._made % CALLS_PER_CONNECTION == 0:
-            own = (("grpc.use_local_subchannel_pool", 1),)  # or all channels would share one connection
+            own = (("grpc.use_local_subchannel_pool", 1),)  # otherwise all channels would share one connection
             self._channels.append(grpc.aio.insecure_channel(self._address, options=own))
         if len(self._channels) > CONNECTIONS:
             await self._channels.pop(0).close(grace=self._timeout)
@@ -63,7 +63,7 @@ class MixedGrpcCalls:
 
 
 async def _cancel(call: Any) -> str:
-    """At the first piece."""
+    """Cancels at the first delta."""
     async for response in call:
         if response.WhichOneof("event") == "delta":
             call.cancel()
@@ -72,7 +72,7 @@ async def _cancel(call: Any) -> str:
 
 
 def expected(chunks: int) -> dict[str, Callable[[str], bool]]:
-    """What each kind must come to, where a stream has so many chunks."""
+    """Returns a check of the outcome for each kind; a stream has `chunks` chunks."""
     return {
         "call": lambda outcome: outcome == "stop",
         "call streamed": lambda outcome: outcome == f"{chunks + 1} deltas, started, finished",

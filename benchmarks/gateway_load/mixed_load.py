@@ -1,4 +1,4 @@
-"""The soak's load at both doors: plain answers, streams, clients that hang up, engines that fail or break off."""
+"""The load of the soak test: plain answers, streams, disconnecting clients, failing engines, and gRPC calls."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from benchmarks.gateway_load.answers import DONE, TICK
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
 from benchmarks.gateway_load.mixed_calls import PATHS, MixedGrpcCalls, expected
 from benchmarks.gateway_load.our_gateway import Gateway
-from benchmarks.gateway_load.request_bodies import bodies, encode_bodies, read_texts
+from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstream import Pace
 
 PACE = Pace(chunks=20, min_gap=0.005, max_gap=0.015)
@@ -18,16 +18,15 @@ MIX = {
     "plain": 40, "auto": 13, "stream": 15, "cancelled": 8, "failing": 4, "cut": 5,
     "call": 6, "call streamed": 5, "call cancelled": 2, "call failing": 2,
 }  # fmt: skip
-"""Of a hundred requests."""
+"""Percent of the requests by kind."""
 MAX_CONCURRENCY = 200
 BODY_COUNT = 512
-"""Bodies."""
 MAX_WAIT_SECONDS = 20.0
 
 
 @dataclass(slots=True)
 class MixedLoad:
-    """Sends what is due; who is still busy with `AT_ONCE` others leaves it out, and says so."""
+    """Starts a request at every tick, unless MAX_CONCURRENCY are pending; then the tick is counted as skipped."""
 
     gateway: Gateway
     requests: dict[str, tuple[Target, list[bytes]]]
@@ -51,7 +50,7 @@ class MixedLoad:
         return task
 
     async def close(self) -> None:
-        """Waits for those under way, and hangs up."""
+        """Waits for pending requests and closes all connections."""
         if self.busy:
             await asyncio.wait(self.busy, timeout=MAX_WAIT_SECONDS)
         for connection in self.free:
@@ -94,7 +93,8 @@ EXPECTED: dict[str, Callable[[str], bool]] = {
     "cut": lambda outcome: outcome.startswith("503") or outcome.endswith("error"),
     **expected(PACE.chunks),
 }
-"""What each kind must come to: a failing engine and one that cuts off are errors, never a clean end."""
+"""The check of the outcome for each kind. A failing or disconnecting engine must lead to an error, not to a normal
+end."""
 
 
 async def _read(connection: Connection, request: bytes) -> str:
@@ -106,7 +106,7 @@ async def _read(connection: Connection, request: bytes) -> str:
 
 
 async def _cancel(connection: Connection, request: bytes) -> str:
-    """Hangs up at the first chunk."""
+    """Disconnects at the first chunk."""
     first = asyncio.Event()
     answer = connection.begin(request, lambda data: first.set() if TICK.strip().encode() in data else None)
     answer.add_done_callback(lambda _: first.set())
@@ -118,7 +118,7 @@ async def _cancel(connection: Connection, request: bytes) -> str:
 
 
 def mixed_load(gateway: Gateway) -> MixedLoad:
-    bodies = list(bodies(read_texts().test, BODY_COUNT))
+    bodies = list(request_bodies(read_texts().test, BODY_COUNT))
     return MixedLoad(gateway, _requests(gateway, bodies), MixedGrpcCalls(gateway, bodies, MAX_WAIT_SECONDS))
 
 

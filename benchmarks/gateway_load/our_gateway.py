@@ -1,4 +1,4 @@
-"""The gateway as its users run it: its own process, its settings, a configuration folder, a real Valkey, a journal."""
+"""Starts the gateway as a real process with a configuration folder, a real Valkey, the request log and API keys."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from benchmarks.gateway_load.request_bodies import read_texts
 from benchmarks.gateway_load.upstreams import Upstreams
 
 ENGINES = ("fast", "paced", "failing", "cutting")
-"""Each has a model and a path of its name."""
+"""Each engine has a model and a path of its name."""
 PERSONA = "You are the friendly assistant at the help desk of a railway. Answer in one or two short sentences."
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
@@ -33,7 +33,7 @@ _HIGH_LIMITS = [
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Ours, running."""
+    """The running gateway."""
 
     process: ManagedProcess
     http: int
@@ -49,12 +49,12 @@ class Gateway:
 
     @property
     def route(self) -> Target:
-        """Where the decision alone is asked for."""
+        """The endpoint that returns only the decision."""
         return Target(self.http, "auto", self.headers, path="/v1/route")
 
 
 def create_key(redis_url: str) -> str:
-    """The key that is sent with each request, made in this Redis: with every limit set, and none that is ever met."""
+    """Creates a key in this Redis, with every limit set too high to be reached."""
     program = [
         sys.executable,
         "-m",
@@ -69,16 +69,16 @@ def create_key(redis_url: str) -> str:
     ]
     made = subprocess.run([*program, *_HIGH_LIMITS], capture_output=True, text=True, check=False, timeout=60)
     if made.returncode:
-        raise CannotMeasure(f"no key could be made: {made.stderr.strip()}")
+        raise CannotMeasure(f"no key could be created: {made.stderr.strip()}")
     return made.stdout.strip()
 
 
 async def start_gateway(
     processes: Processes, cores: Cores, upstreams: Upstreams, program: Sequence[str] = ("-m", "pointsman_gateway")
 ) -> Gateway:
-    """`program` is what Python runs. Raises CannotMeasure where it does not come up, or answers wrongly."""
+    """`program` are Python's arguments. Raises CannotMeasure if the gateway does not start."""
     if not MODEL.exists():
-        raise CannotMeasure(f"{MODEL} is not there: `make models` makes it")
+        raise CannotMeasure(f"{MODEL} is missing: run `make models`")
     http, grpc, valkey = free_ports(3)
     await _start_valkey(processes, cores, valkey)
     redis_url = f"redis://{HOST}:{valkey}/0"
@@ -93,12 +93,12 @@ async def start_gateway(
         "POINTSMAN_GATEWAY_AUTH": "on",
     }
     running = processes.start("pointsman", cores.measured, [sys.executable, *program], environment)
-    await running.until_ready(lambda: answers_at(http, "/readyz"), timeout=120)
+    await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
     return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
 
 
 async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
-    """As `pointsman up` starts it, on the load's core."""
+    """Uses the same options as `pointsman up`, on the load's core."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(processes.folder)]
     running = processes.start("valkey", cores.load, [*program, "--appendonly", "yes", "--save", ""])
 
@@ -108,11 +108,11 @@ async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
         except RedisError:
             return False
 
-    await running.until_ready(answers, timeout=20)
+    await running.until_ready(answers, timeout_s=20)
 
 
 def _write_config(folder: Path, upstreams: Upstreams) -> Path:
-    """A path to each engine, and the tasks of the example, all of which go to the fast one."""
+    """Writes a path for each engine and the example's tasks, all of which use the fast engine."""
     texts = read_texts()
     ports = {name: upstreams.stream if name == "fast" else getattr(upstreams, name) for name in ENGINES}
     persona = [{"persona": {"prompt": "persona.txt"}}]

@@ -1,4 +1,5 @@
-"""The measurements one after the other, each bounded in time; one that fails is output and does not stop the rest."""
+"""Runs the measurements one after another with a time limit each. A failure is reported and does not stop the
+others."""
 
 import asyncio
 import gc
@@ -14,7 +15,7 @@ from benchmarks.gateway_load.http_client import Broken, Connection
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, take_cores
 from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
 from benchmarks.gateway_load.processes import Processes
-from benchmarks.gateway_load.request_bodies import bodies, encode_bodies, read_texts
+from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstream import Pace
 from benchmarks.gateway_load.upstreams import start_upstreams
 
@@ -22,9 +23,9 @@ PHASES = ("rps", "auto", "latency", "streams", "grpc", "junk")
 PACE = Pace(chunks=100, min_gap=0.02, max_gap=0.04)
 RATES = (200, 1000)
 MAX_PHASE_SECONDS = 300.0
-"""Seconds of one phase."""
+"""Time limit of one phase."""
 MIN_STATIC_TEXTS = 32
-"""Different texts that the static stage must decide, for `auto` to be measured."""
+"""The number of texts that the static stage must decide; with fewer, `auto` is not measured."""
 PEERS_OF = {
     "rps": [
         contenders.NGINX,
@@ -41,7 +42,7 @@ PEERS_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much of everything."""
+    """Numbers and lengths of the measurements."""
 
     rounds: int
     seconds: float
@@ -49,7 +50,7 @@ class Extent:
     latency: tuple[int, float]
     streams: int
     slow_streams: bool
-    """Whether the peers that need the full time for their streams are bodies for them too."""
+    """Whether the streams of slow peers are measured too."""
     grpc: tuple[int, float]
     junk: int
     bodies: int
@@ -57,7 +58,7 @@ class Extent:
 
 @dataclass(slots=True)
 class Bench:
-    """All contenders up, and what was found of them so far."""
+    """All running contenders and the results so far."""
 
     processes: Processes
     extent: Extent
@@ -69,7 +70,7 @@ class Bench:
 
     @classmethod
     async def start(cls, processes: Processes, extent: Extent, phases: list[str]) -> "Bench":
-        """Raises CannotMeasure where the gateway itself does not come up or answers wrongly."""
+        """Starts all contenders. Raises CannotMeasure if the gateway itself does not start."""
         started = time.monotonic()
         cores = take_cores()
         upstreams = await start_upstreams(processes, cores, PACE)
@@ -79,12 +80,12 @@ class Bench:
         names = dict.fromkeys(name for phase in phases for name in PEERS_OF.get(phase, []))
         peers, missing = await contenders.start_peers(setup, list(names))
         every = [await contenders.direct(setup), *peers, contenders.ours(gateway)]
-        bodies = list(bodies(read_texts().test, extent.bodies))
+        bodies = list(request_bodies(read_texts().test, extent.bodies))
         bench = cls(processes, extent, gateway, {one.name: one for one in every}, bodies, phases)
         bench.found.versions = {one.name: one.version for one in [*every, contenders.ours_auto(gateway)]}
         bench.found.missing = missing
-        gc.freeze()  # what is there now stays: the load must not pause to look through it
-        print(f"up after {time.monotonic() - started:.0f} s: {'; '.join(bench.contenders)}", flush=True)
+        gc.freeze()  # excludes existing objects from garbage collection, which would pause the load
+        print(f"started after {time.monotonic() - started:.0f} s: {'; '.join(bench.contenders)}", flush=True)
         return bench
 
     async def run(self, name: str) -> None:
@@ -96,7 +97,7 @@ class Bench:
         except (CannotMeasure, NotInstalled, Broken, OSError) as error:
             self.found.missing[name] = str(error) or type(error).__name__
         except TimeoutError:
-            self.found.missing[name] = f"not done after {time.monotonic() - started:.0f} s"
+            self.found.missing[name] = f"not finished after {time.monotonic() - started:.0f} s"
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
 
     def of(self, phase: str) -> list[Contender]:
@@ -105,7 +106,7 @@ class Bench:
 
 
 async def _rps(bench: Bench) -> None:
-    """Where `auto` is names too, in the same rounds."""
+    """Includes `auto` in the same rounds if it was selected."""
     bodies = [(one, bench.bodies) for one in bench.of("rps")]
     if "auto" in bench.phases:
         try:
@@ -129,11 +130,11 @@ async def _measure_rates(bench: Bench, bodies: list[tuple[Contender, throughput.
 
 
 async def _auto_contender(bench: Bench) -> tuple[Contender, throughput.Bodies]:
-    """With the bodies alone that the static stage decides. Raises CannotMeasure where they are too few."""
+    """Returns the gateway with the texts that the static stage decides. Raises CannotMeasure if there are too few."""
     static = await _decided_by_static(bench)
     if len(static) < MIN_STATIC_TEXTS:
-        raise CannotMeasure(f"of {len(bench.bodies)} texts the static stage decides {len(static)}")
-    print(f"auto: the static stage decides {len(static)} of {len(bench.bodies)} texts; these are bodies", flush=True)
+        raise CannotMeasure(f"the static stage decides only {len(static)} of {len(bench.bodies)} texts")
+    print(f"auto: the static stage decides {len(static)} of {len(bench.bodies)} texts; only these are sent", flush=True)
     return contenders.ours_auto(bench.gateway), static
 
 

@@ -1,4 +1,4 @@
-"""Where the gateway's time goes under the load of the named path: py-spy's samples, grouped."""
+"""Profiles the gateway under load with py-spy, and groups the samples by function, package and module."""
 
 import asyncio
 import re
@@ -11,25 +11,25 @@ from benchmarks.gateway_load.machine import CannotMeasure, peer_program
 from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.throughput import run_wrk
 
-RATE = 250  # samples a second
+RATE = 250  # samples per second
 FRAME = re.compile(r"^(?P<function>.*?) \((?P<file>.*?)(:\d+)?\)$")
 MAIN = re.compile(r"^thread \(.*\): MainThread$")
 CALLER_FILES = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
-"""Files whose time belongs to who called them."""
+"""Files whose time is attributed to their caller."""
 COLLECTOR = "gc_collect"
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Shares of all samples, most first."""
+    """Shares of all samples in descending order."""
 
     samples: int
     functions: list[tuple[str, float]]
-    """By themselves, without what they call."""
+    """Without the functions that they call."""
     packages: list[tuple[str, float]]
-    """The same, by whose code it is."""
+    """The same samples by package."""
     modules: list[tuple[str, float]]
-    """By the innermost module of ours, all that it calls of others' code included; "the rest" is below none of them."""
+    """By the innermost module of this project, including what it calls; "the rest" has no such module."""
 
 
 async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) -> Profile:
@@ -52,12 +52,13 @@ async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) 
             py_spy.kill()
             await py_spy.wait()
     if not file.exists():
-        raise CannotMeasure(f"py-spy says: {output.decode()[-500:]}")
+        raise CannotMeasure(f"py-spy failed: {output.decode()[-500:]}")
     return summarize(file.read_text("utf-8", "replace"))
 
 
 def summarize(raw: str) -> Profile:
-    """Of lines of a thread, frames, outermost first, and a count; of the main thread alone, for the others wait."""
+    """Parses py-spy's raw format (thread, frames from the outermost inwards, count). Only the main thread is
+    counted."""
     functions: Counter[str] = Counter()
     packages: Counter[str] = Counter()
     modules: Counter[str] = Counter()
@@ -75,7 +76,7 @@ def summarize(raw: str) -> Profile:
 
 
 def _first(frames: list[str], name_of: Callable[[str], str]) -> str:
-    """What the innermost frame that has a name is called; collecting garbage is nobody's own work."""
+    """Returns the name of the innermost frame that has one. Garbage collection is not attributed to a caller."""
     if COLLECTOR in frames[-1]:
         return "garbage collection"
     return next((name for frame in reversed(frames) if (name := name_of(frame))), "the rest")
@@ -92,7 +93,8 @@ def _function(frame: str) -> str:
 
 
 def _package(frame: str) -> str:
-    """Of ours the folder too; a C file of the interpreter's ("_json.c") counts as the module that it speeds up."""
+    """Returns the package, with the subfolder for this project. A C file such as "_json.c" belongs to its Python
+    module."""
     file = _parts(frame)[1]
     if not file or CALLER_FILES.search(file):
         return ""

@@ -1,4 +1,4 @@
-"""The tables, what was aimed at and reached, and the one line for programs."""
+"""Formats the tables, the comparison with the targets, and the JSON summary."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def format_report(found: Findings) -> str:
 
 
 def json_summary(found: Findings) -> dict[str, float | None]:
-    """For programs; what was not measured is null."""
+    """Returns the figures for other programs; None for those that were not measured."""
     figures = {
         "rps": found.rps(contenders.OURS),
         "rps_auto": found.rps(contenders.OURS_AUTO),
@@ -40,15 +40,15 @@ def json_summary(found: Findings) -> dict[str, float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """JSON knows no infinity."""
+    """Replaces infinity, which JSON cannot represent, with None."""
     return round(value, 3) if value is not None and math.isfinite(value) else None
 
 
 def _rates(found: Findings) -> str:
     if not found.rates:
         return ""
-    heads = ["64 connections, one core", "version", "requests/s", "least - most", "of vllm-router", "p50 ms", "p99 ms",
-             "CPU us", "core busy", "MB", "failed"]  # fmt: skip
+    heads = ["64 connections, one core", "version", "requests/s", "min - max", "relative to vllm-router", "p50 ms",
+             "p99 ms", "CPU us", "core busy", "MB", "failed"]  # fmt: skip
     router = found.rps(contenders.VLLM_ROUTER)
     rows = [
         [
@@ -76,7 +76,7 @@ def _latency_table(found: Findings) -> str:
 
 
 def _streams(found: Findings) -> str:
-    heads = ["256 streams", "chunks/s", "of direct", "first chunk ms", "added ms", "longest gap s", "stalled",
+    heads = ["256 streams", "chunks/s", "relative to direct", "first chunk ms", "added ms", "longest gap s", "stalled",
              "incomplete", "refused"]  # fmt: skip
     rows = []
     for name, one in found.streams.items():
@@ -103,7 +103,7 @@ def _junk(found: Findings) -> str:
     if one is None:
         return ""
     return (
-        f"{one.names:,} junk model names: {one.refused:,} refused; series of the metrics {one.before} before, "
+        f"{one.names:,} unknown model names: {one.refused:,} refused; metric series: {one.before} before, "
         f"{one.after_first} after the first four, {one.after_all} after all; memory {one.grown_mb:+.1f} MB"
     )
 
@@ -112,9 +112,9 @@ def _profile(found: Findings) -> str:
     if found.profile is None:
         return ""
     kinds = {
-        "by module of ours, what it calls included": found.profile.modules,
-        "by whose code, itself": found.profile.packages,
-        "by function, itself": found.profile.functions,
+        "by module of this project, including what it calls": found.profile.modules,
+        "by package": found.profile.packages,
+        "by function": found.profile.functions,
     }
     parts = [
         table([f"profile {kind}", "share"], [[name, f"{share:.1%}"] for name, share in shares[:MAX_ROWS]])
@@ -124,7 +124,7 @@ def _profile(found: Findings) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first to the left, figures to the right. Nothing for no rows."""
+    """Formats a Markdown table: first column left-aligned, the others right-aligned. Empty without rows."""
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]

@@ -1,4 +1,4 @@
-"""The requests: three short messages of a help desk's conversation, a few hundred bytes each."""
+"""Request bodies: three short messages of a help desk's conversation, a few hundred bytes each."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from benchmarks.gateway_load.machine import ROOT
 
 EXAMPLES = ROOT / "examples/helpdesk/config/tasks"
 HELD_OUT_EVERY = 4
-"""Of four examples the gateway's classifier learns three; the load asks with the fourth."""
+"""Every fourth example is held out as a test text; the classifier is trained on the others."""
 OPENINGS = (
     "Hello, I have a question about my trip.",
     "Good morning, is this the help desk of the railway?",
@@ -22,7 +22,7 @@ REPLY = "Of course. Please tell me what it is about, and I will see what I can d
 
 @dataclass(frozen=True, slots=True)
 class TaskTexts:
-    """What the classifier learns, by task, and what it is bodies."""
+    """The classifier's training texts by task, and the test texts."""
 
     training: dict[str, list[str]]
     test: list[str]
@@ -38,8 +38,8 @@ def read_texts() -> TaskTexts:
     return TaskTexts(training, test)
 
 
-def bodies(texts: list[str], count: int) -> Iterator[dict[str, object]]:
-    """`count` bodies without a model, no two alike: who asks says the number of a booking."""
+def request_bodies(texts: list[str], count: int) -> Iterator[dict[str, object]]:
+    """Yields `count` bodies without a model; each has a different booking number, so no two are equal."""
     generator = random.Random(7)
     for number in range(count):
         opening = OPENINGS[number % len(OPENINGS)]

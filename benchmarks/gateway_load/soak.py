@@ -1,4 +1,4 @@
-"""Streams, plain answers, cancels and errors, mixed, for a long time: whether the gateway's memory stays as it is."""
+"""Sends mixed requests for a long time and checks that the gateway's memory does not grow."""
 
 import asyncio
 import json
@@ -17,28 +17,44 @@ from benchmarks.gateway_load.mixed_load import MIX, mixed_load
 from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.ticker import Ticker
 
+MIN_MEASUREMENTS = 8
+"""With fewer measurements the interval of the slope is infinite."""
 SAMPLE_SECONDS = 2.0
 SAMPLES_PER_LINE = 30
-"""Between two lines that say how far it is."""
+"""How often progress is printed."""
 WARM_UP = 0.2
 """Share of the time, at the start, in which memory may still grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The slope in units per hour, with its 95 % interval."""
+
+    per_hour: float
+    low: float
+    high: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether the interval includes zero or negative slopes."""
+        return self.low <= 0
 
 
 @dataclass(frozen=True, slots=True)
 class SoakResult:
     seconds: float
     outcomes: dict[str, int]
-    """ "KIND as expected", "KIND: what came instead", "left out"."""
+    """Counts by "KIND as expected", "KIND: actual outcome", or "skipped"."""
     memory: Slope
-    """Megabytes an hour, after the warm-up."""
+    """Megabytes per hour after the warm-up."""
     first_mb: float
-    """After the warm-up, the mean of a tenth of what was measured; and of the last tenth."""
+    """Mean of the first tenth of the measurements after the warm-up; `last_mb` is that of the last tenth."""
     last_mb: float
     series: tuple[int, int]
-    """Of the metrics: after the warm-up, and at the end."""
+    """Number of series in the metrics after the warm-up and at the end."""
     files: tuple[int, int]
     in_flight: float
-    """What the gateway says is still being answered when all is over; 0 is right."""
+    """Requests that the gateway still counts as in flight after the end; should be 0."""
 
     @property
     def unexpected(self) -> int:
@@ -84,10 +100,10 @@ async def soak(gateway: Gateway, minutes: float, rate: int) -> SoakResult:
 
 
 async def _requests_in_flight(gateway: Gateway) -> float:
-    """Requests in flight by the gateway's own count, once it is 0 or some seconds have gone."""
+    """Returns the gateway's number of requests in flight, once it is 0 or after ten seconds."""
     deadline = time.monotonic() + 10
     while True:
-        text = (await get(gateway.http, "/metrics", timeout=20)).body.decode()
+        text = (await get(gateway.http, "/metrics", timeout_s=20)).body.decode()
         line = next((line for line in text.splitlines() if line.startswith("pointsman_in_flight")), "0 0")
         in_flight = float(line.split()[-1])
         if not in_flight or time.monotonic() > deadline:
@@ -96,13 +112,13 @@ async def _requests_in_flight(gateway: Gateway) -> float:
 
 
 def format_report(result: SoakResult) -> str:
-    """For people, and as its last line one JSON object."""
+    """Returns a table, with one JSON object as its last line."""
     memory = result.memory
     lines = [f"{result.seconds / 60:.1f} min, {sum(result.outcomes.values())} requests:"]
     lines += [f"  {count:8} {outcome}" for outcome, count in result.outcomes.items()]
     verdict = "flat" if memory.flat else "grows"
     lines += [
-        f"memory after the warm-up: {result.first_mb:.1f} MB at first, {result.last_mb:.1f} MB at last; slope "
+        f"memory after the warm-up: {result.first_mb:.1f} MB at the start, {result.last_mb:.1f} MB at the end; slope "
         f"{memory.per_hour:+.2f} MB/h, 95 % interval [{memory.low:+.2f}, {memory.high:+.2f}]: {verdict}",
         f"series of the metrics: {result.series[0]} -> {result.series[1]}; open files: "
         f"{result.files[0]} -> {result.files[1]}; in flight at the end: {result.in_flight:g}",
@@ -122,30 +138,11 @@ def format_report(result: SoakResult) -> str:
     return "\n".join([*lines, json.dumps(summary)])
 
 
-MIN_MEASUREMENTS = 8
-"""Measurements; fewer say nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """A unit an hour, with its 95 % interval."""
-
-    per_hour: float
-    low: float
-    high: float
-
-    @property
-    def flat(self) -> bool:
-        """It cannot be told from standing still, or falls."""
-        return self.low <= 0
-
-
 def fit_slope(seconds: Sequence[float], values: Sequence[float]) -> Slope:
-    """By least squares.
+    """Fits a line by least squares.
 
-    Memory drifts rather than jitters, so that neighbours say much the same: the variance of the slope is widening by
-    (1 + r) / (1 - r), and the number of measurements shrunk by it, r being the correlation of a residual with its next
-    (as for residuals that follow an AR(1)).
+    Successive memory measurements are correlated. As for AR(1) residuals with the autocorrelation r, the variance of
+    the slope is multiplied by (1 + r) / (1 - r), and the effective number of measurements is divided by it.
     """
     count = len(seconds)
     if count < MIN_MEASUREMENTS:

@@ -1,4 +1,4 @@
-"""256 paced streams at once: what comes a second, when the first chunk comes, and whether any of them stalls."""
+"""Measures 256 concurrent paced streams: chunks per second, time to the first chunk, and stalls."""
 
 import asyncio
 import time
@@ -15,16 +15,16 @@ from benchmarks.gateway_load.upstream import Pace
 
 STREAM_COUNT = 256
 STALL_SECONDS = 1.0
-"""Seconds without a chunk."""
+"""A longer gap between chunks is a stall."""
 MAX_ROUND_SECONDS = 20.0
-"""Seconds after which a round is broken off: who needs them stalls."""
+"""A round that takes longer is aborted, and its open streams count as stalled."""
 WORD = TICK.strip().encode()
 END = DONE.strip()
 
 
 @dataclass(slots=True)
 class Stream:
-    """What came of one."""
+    """The progress of one stream."""
 
     started: float
     last: float
@@ -36,7 +36,7 @@ class Stream:
     rest: bytes = field(default=b"", repr=False)
 
     def receive(self, data: bytes) -> None:
-        """A chunk's word may be cut in two by the transport."""
+        """Counts chunks by their text, which the transport may have split."""
         buffer = self.rest + data
         ticks = buffer.count(WORD)
         if ticks:
@@ -50,14 +50,14 @@ class Stream:
         self.rest = buffer[-len(END) :]
 
     def finish(self, now: float) -> None:
-        """One that was broken off was silent until now."""
+        """For an incomplete stream, counts the silence until `now` as a gap."""
         if not self.complete:
             self.longest_gap = max(self.longest_gap, now - self.last)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStatistics:
-    """Of all streams of a round; medians over the rounds, the longest gap and the counts over all of them."""
+    """Results over all streams: medians over the rounds; the longest gap and the counts over all rounds."""
 
     chunks_per_second: float
     first_ms: float
@@ -65,7 +65,7 @@ class StreamStatistics:
     stalled: int
     incomplete: int
     refused: int
-    """Of the incomplete ones, those that were answered with another status than 200."""
+    """Incomplete streams that had another status than 200."""
 
 
 async def measure(

@@ -1,4 +1,4 @@
-"""What must be reached, beside what was."""
+"""The benchmark's targets, and whether the results meet them."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from benchmarks.gateway_load.findings import Findings
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that must be at least, or at most, so much."""
+    """A figure with a lower or upper bound."""
 
     name: str
     figure: float
@@ -18,11 +18,11 @@ class Target:
 
 
 Figures = Iterator[tuple[str, float | None, float]]
-"""What it is, what was measured if it was, and its bound."""
+"""Description, measured value (None if not measured), and bound."""
 
 
 def check_targets(found: Findings) -> list[Target]:
-    """Those whose figures were measured."""
+    """Returns the targets whose figures were measured."""
     return [*_check(_minimums(found), "at least", operator.ge), *_check(_maximums(found), "at most", operator.le)]
 
 
@@ -34,19 +34,12 @@ def _check(figures: Figures, wording: str, compare: Callable[[float, float], boo
 
 def _minimums(found: Findings) -> Figures:
     named, auto = found.rps(contenders.OURS), found.rps(contenders.OURS_AUTO)
-    yield "named path, relative to vllm-router", _ratio(named, found.rps(contenders.VLLM_ROUTER)), 1.0
-    yield (
-        "named path, relative to vllm-router with its defaults",
-        _ratio(named, found.rps(contenders.VLLM_ROUTER_DEFAULT)),
-        1.0,
-    )
+    router, router_default = found.rps(contenders.VLLM_ROUTER), found.rps(contenders.VLLM_ROUTER_DEFAULT)
+    yield "named path, relative to vllm-router", _ratio(named, router), 1.0
+    yield "named path, relative to vllm-router with its defaults", _ratio(named, router_default), 1.0
     yield "named path, relative to LiteLLM", _ratio(named, found.rps(contenders.LITELLM)), 50
-    yield "auto, relative to vllm-router", _ratio(auto, found.rps(contenders.VLLM_ROUTER)), 0.6
-    yield (
-        "auto, relative to vllm-router with its defaults",
-        _ratio(auto, found.rps(contenders.VLLM_ROUTER_DEFAULT)),
-        0.6,
-    )
+    yield "auto, relative to vllm-router", _ratio(auto, router), 0.6
+    yield "auto, relative to vllm-router with its defaults", _ratio(auto, router_default), 0.6
     yield "256 streams, chunks/s relative to direct", found.relative_to_direct(), 0.9
     if found.grpc:
         yield f"gRPC {found.grpc.method}, calls/s", found.grpc.per_second, 2000

@@ -1,4 +1,5 @@
-"""Requests a second with 64 connections that each ask as soon as they are answered; wrk asks."""
+"""Measures requests per second with wrk: 64 connections, each of which sends its next request when the last is
+answered."""
 
 import asyncio
 import json
@@ -41,7 +42,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Of one contender, medians over the rounds."""
+    """Medians over the rounds of one contender."""
 
     rps: float
     min_rps: float
@@ -49,14 +50,15 @@ class Throughput:
     p50_ms: float
     p99_ms: float
     cpu_us: float
-    """Of processor a request."""
+    """Processor time per request in microseconds."""
     resident_mb: float
     failed: int
-    """Answers over all rounds that were none."""
+    """Failed requests of all rounds."""
 
     @property
     def busy(self) -> float:
-        """Share of the core; well below 1 means that others used it too, or that the load was the slower one."""
+        """Share of the core; if it is well below 1, other processes used the core or the load generator was the
+        bottleneck."""
         return self.rps * self.cpu_us / 1e6
 
 
@@ -77,7 +79,7 @@ class Plan:
 
 
 async def measure(bodies: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Throughput]:
-    """All contenders once a round, so that a slow minute of the machine is everybody's. Raises NotInstalled."""
+    """Measures every contender once per round, so that a slow minute affects all of them. Raises NotInstalled."""
     scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(bodies)]
     rounds: dict[str, list[Round]] = {one.name: [] for one, _ in scripts}
     for one, script in scripts:
@@ -100,7 +102,7 @@ def write_script(target: Target, bodies: Bodies, folder: Path, number: int) -> P
 
 
 async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, float]:
-    """What its `done` says. Raises NotInstalled, CannotMeasure."""
+    """Returns the figures that the script prints at its end. Raises NotInstalled, CannotMeasure."""
     command = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script)]
     wrk = await asyncio.create_subprocess_exec(
         program("wrk"),
@@ -120,7 +122,7 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
         if line.startswith("RESULT "):
             found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
             return found
-    raise CannotMeasure(f"wrk says nothing of port {target.port}: {output.decode()[-500:]}")
+    raise CannotMeasure(f"wrk reports nothing for port {target.port}: {output.decode()[-500:]}")
 
 
 async def _round(one: Contender, script: Path, seconds: float) -> Round:

@@ -1,4 +1,4 @@
-"""Ticks at an even rate, finer than the event loop's own timers, which know nothing below a millisecond."""
+"""A timer with an even rate and a finer resolution than the event loop's timers, which have one millisecond."""
 
 import asyncio
 import ctypes
@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Callable
 
-MONOTONIC = 1  # CLOCK_MONOTONIC, which is time.monotonic's
+MONOTONIC = 1  # CLOCK_MONOTONIC, the clock of time.monotonic
 NONBLOCKING = os.O_NONBLOCK | os.O_CLOEXEC
 ABSOLUTE = 1  # TFD_TIMER_ABSTIME
-START_DELAY_SECONDS = 0.05  # seconds
+START_DELAY_SECONDS = 0.05
 
 
 class _Timespec(ctypes.Structure):
@@ -21,7 +21,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Ticker:
-    """Calls `due` for each tick with the moment (time.monotonic) that it belongs to, late ticks too."""
+    """Calls `on_tick` for each tick, including late ones, with the time at which it was due (time.monotonic)."""
 
     def __init__(self, rate: float, count: int, on_tick: Callable[[float], None]) -> None:
         self._interval, self._left, self._on_tick = 1 / rate, count, on_tick

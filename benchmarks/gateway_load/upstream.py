@@ -1,4 +1,4 @@
-"""The mock engine of the paced streams and of the failures, one port for each behaviour; a process of its own.
+"""The mock engine for paced streams and failures, a process with one port per behaviour.
 
     python -m benchmarks.gateway_load.upstream '{"at_once": 9001, "paced": 9002, "failing": 9003, "cutting": 9004}' \
       --chunks 100 --gap 0.02 0.04
@@ -40,7 +40,7 @@ FINE = json_response(b"200 OK", b"{}")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Of a paced stream: how many chunks, and the seconds between them, evenly spread from one to the other."""
+    """The number of chunks of a stream, and the range of the seconds between them (uniformly distributed)."""
 
     chunks: int
     min_gap: float
@@ -48,7 +48,7 @@ class Pace:
 
 
 class MockEngine(asyncio.Protocol):
-    """One connection; any GET is answered with an empty object, for whoever asks after its health."""
+    """One connection to the mock engine. Every GET is answered with an empty object, for health checks."""
 
     def __init__(self, behaviour: str, pace: Pace) -> None:
         self._behaviour, self._pace = behaviour, pace
@@ -57,7 +57,7 @@ class MockEngine(asyncio.Protocol):
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
 
@@ -97,7 +97,7 @@ class MockEngine(asyncio.Protocol):
         self._wait()
 
     def _wait(self) -> None:
-        # From when the last chunk was due, not from when it went: a late one must not delay all that follow.
+        # Relative to when the last chunk was due, so that a late chunk does not delay the following ones.
         self._due += random.uniform(self._pace.min_gap, self._pace.max_gap)
         self._waiting = asyncio.get_running_loop().call_at(self._due, self._go_on)
 

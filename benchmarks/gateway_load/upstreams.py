@@ -1,4 +1,4 @@
-"""The engines that everything is measured in front of: a fast one, and one for what must be paced or must fail."""
+"""Starts the mock engines: nginx for immediate answers, and a Python program for paced streams and failures."""
 
 import json
 import subprocess
@@ -36,12 +36,12 @@ SERVER_CONFIG = (
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """The ports of 127.0.0.1."""
+    """Ports of the mock engines on 127.0.0.1."""
 
     plain: int
-    """Whole answers at once, for those who pass a plain request on as it is."""
+    """Complete answers, for gateways that forward a plain request as it is."""
     stream: int
-    """The same as a stream written in one piece, for the gateway, which always asks for one."""
+    """The same answer as a stream in one piece, for our gateway, which always requests streams."""
     paced: int
     failing: int
     cutting: int
@@ -49,17 +49,18 @@ class Upstreams:
 
 
 async def start_upstreams(processes: Processes, cores: Cores, pace: Pace) -> Upstreams:
-    """On the load's core. Without nginx the mock in Python answers everything, which is several times slower."""
+    """Starts the engines on the load's core. Without nginx, the several times slower Python program answers
+    everything."""
     slow = dict(zip(("at_once", "paced", "failing", "cutting"), free_ports(4), strict=True))
     command = [sys.executable, "-m", "benchmarks.gateway_load.upstream", json.dumps(slow)]
     paced = ["--chunks", str(pace.chunks), "--gap", str(pace.min_gap), str(pace.max_gap)]
     mock = processes.start("mock", cores.load, [*command, *paced], {"PYTHONPATH": str(ROOT)})
-    await mock.until_ready(lambda: answers_at(slow["cutting"]), timeout=20)
+    await mock.until_ready(lambda: answers_at(slow["cutting"]), timeout_s=20)
     rest = {"paced": slow["paced"], "failing": slow["failing"], "cutting": slow["cutting"]}
     try:
         plain, stream = await _fast(processes, cores)
     except NotInstalled as missing:
-        print(f"{missing}; the mock in Python answers instead, and bounds what is measured")
+        print(f"{missing}; the mock engine in Python is used instead, and limits the measured throughput")
         return Upstreams(plain=slow["at_once"], stream=slow["at_once"], **rest, made_by="Python")
     return Upstreams(plain=plain, stream=stream, **rest, made_by="nginx")
 
@@ -71,7 +72,7 @@ async def _fast(processes: Processes, cores: Cores) -> tuple[int, int]:
         SERVER_CONFIG.format(port=stream, kind="text/event-stream", body=answers.stream().decode()),
     ]
     running = processes.start("engine", cores.load, nginx_command(processes, "engine", "\n".join(servers)))
-    await running.until_ready(lambda: answers_at(stream), timeout=20)
+    await running.until_ready(lambda: answers_at(stream), timeout_s=20)
     return plain, stream
 
 
