@@ -42,8 +42,8 @@ GRPC_STREAMS = 128
 """Concurrent calls on one gRPC connection. Calls are answered in the order of their arrival, so another client may have
 to wait for these: about 20 ms if none of them has a valid key."""
 NO_GUARANTEES = (
-    "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or swaps "
-    "without a wrong token; a lora-server provides these (docs/engines.md)"
+    "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
+    "swaps without a wrong token; a lora-server provides these (docs/engines.md)"
 )
 """About adapters that no lora-server manages."""
 

@@ -49,7 +49,7 @@ def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:
 
 
 def _is_adapter(name: str) -> bool:
-    """Whether it is an alias or version of a lora-server's adapter, which may come and go; no path's name has an "@"."""
+    """Whether it is an alias or version of a managed adapter, which may come and go; no path's name has an "@"."""
     return "@" in name
 
 
@@ -82,8 +82,8 @@ def _check_adapter(path: str, model: str, adapter: str, models: ModelsFile) -> N
     engines = [engine for engine in models.engines.values() if engine.model == model and engine.has_adapters]
     if not engines:
         raise ConfigError(
-            f"paths.yaml: path '{path}' has an adapter, which needs an engine for '{model}' with a lora_server, or with "
-            "a url and adapters: discover"
+            f"paths.yaml: path '{path}' has an adapter, which needs an engine for '{model}' with a lora_server, or "
+            "with a url and adapters: discover"
         )
     if not any(engine.discovers_adapters for engine in engines) and not _MANAGED_ADAPTER.fullmatch(adapter):
         raise ConfigError(
