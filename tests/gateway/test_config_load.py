@@ -174,8 +174,8 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
         (
             _set("models", "engines", "local", to={"model": "tiny", "url": "http://127.0.0.1:1"}),
-            "path 'triage_adapter' has an adapter, which needs an engine for 'tiny' with a lora_server, or with a url and "
-            "adapters: discover",
+            "path 'triage_adapter' has an adapter, which needs an engine for 'tiny' with a lora_server, or "
+            "with a url and adapters: discover",
         ),
         # tasks.yaml
         (

@@ -1,4 +1,4 @@
-"""Adapters of a vLLM that runs already: the gateway reads them from its /v1/models, over real sockets, and follows it."""
+"""Adapters of a vLLM that already runs: the gateway reads them from its /v1/models over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
