@@ -39,7 +39,7 @@ class MixedGrpcCalls:
                 return f"{kinds.count('delta')} deltas, {kinds[0]}, {kinds[-1]}"
             if kind == "call cancelled":
                 return await _cancel(stub.GenerateStream(request, **options))
-            return (await stub.Generate(request, **options)).choices[0].finish_reason
+            return str((await stub.Generate(request, **options)).choices[0].finish_reason)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
 
