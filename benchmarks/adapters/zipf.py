@@ -33,6 +33,8 @@ REGISTER_AT_ONCE = 16
 """As many as share one trial."""
 MAX_SLOT_WAIT_SECONDS = 240
 """On a busy machine the trials of the versions before it may take long."""
+MORE_THAN_HELD = 4
+"""Adapters beyond those that fit, so that some are not held."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
 """The streams beside which an adapter is loaded: two of each of these adapters, the others of the base model."""
 REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
@@ -111,15 +113,17 @@ class Zipfed:
 
 async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> Zipfed:
     """Raises CannotMeasure, and AioRpcError if an adapter cannot be registered."""
-    *made, extra = adapters.constants(count + 1)
-    constants = {f"word{number:03}": constant for number, constant in enumerate(made)}
+    named = {f"word{number:03}": made for number, made in enumerate(adapters.constants(count + MORE_THAN_HELD))}
+    constants, extra = dict(list(named.items())[:count]), dict(list(named.items())[count:])
     patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
-    plan = Plan(held=count, batch=BATCH, smoke=False, adapters=tuple(constants), settings=patient)
+    plan = Plan(held=count, batch=BATCH, smoke=False, adapters=tuple(named), settings=patient)
     cold = None
     for side in ("ours", "bare"):
         (folder / side).mkdir(parents=True)
     async with running(folder / "ours", plan) as house:
-        points, texts = await _register(house, constants)
+        points, known = Points(), dict[str, str]()
+        texts = Texts(known, {}, frozenset())
+        await _register(house, constants, points, known)
         resident = await house.resident()
         hits = [0]
 
@@ -131,9 +135,8 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
         verdict = judged(answers, texts, points)
         ours = _summary(answers, seconds, verdict.failed, verdict.wrong_tokens)
         if with_cold:
-            version = await house.register("extra", extra.folder)  # one more than the engine can hold
-            assert version
-            cold = await _cold(house, points, texts, list(constants), extent)
+            await _register(house, extra, points, known)
+            cold = await _cold(house, points, texts, list(named), extent)
     async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, BATCH) as port:
 
         async def ask_bare(name: str, question: str) -> Answer:
@@ -150,8 +153,10 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
     return Zipfed(count, ours, bare, verdict, hits[0] - WARM_UP_REQUESTS, cold)
 
 
-async def _register(house: House, constants: Mapping[str, adapters.Constant]) -> tuple[Points, Texts]:
-    points, texts = Points(), dict[str, str]()
+async def _register(
+    house: House, constants: Mapping[str, adapters.Constant], points: Points, known: dict[str, str]
+) -> None:
+    """Adds them to `points`, and their texts to `known`."""
     places = asyncio.Semaphore(REGISTER_AT_ONCE)
 
     async def register(name: str, adapter: adapters.Constant) -> None:
@@ -159,10 +164,9 @@ async def _register(house: House, constants: Mapping[str, adapters.Constant]) ->
             called = time.monotonic()
             version = await house.register(name, adapter.folder, WORD)
             points.moved(f"{name}@{WORD}", Move(version, called, time.monotonic()))
-            texts[version] = adapter.text(STREAM_TOKENS)
+            known[version] = adapter.text(STREAM_TOKENS)
 
     await asyncio.gather(*(register(name, adapter) for name, adapter in constants.items()))
-    return points, Texts(texts, {}, frozenset())
 
 
 async def _load(
