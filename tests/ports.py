@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 FIRST, LAST = 10_000, 32_767
-"""Above LAST the kernel takes ports for outgoing connections by default, so a port there can be taken before the server binds it."""
+"""Above LAST the kernel takes ports for outgoing connections, so one can be taken before the server binds it."""
 WORKER_SHARE = 1_400
 """Ports per pytest worker: 16 workers fit. No two workers ever hand out the same port."""
 
@@ -15,7 +15,7 @@ WORKER_SHARE = 1_400
 def _candidates() -> Iterator[int]:
     """Endless; each port of this process's share once per round, from a random start.
 
-    A port that was handed out is not bound until its server starts, so drawing at random would hand some ports out twice.
+    A port that was handed out is not bound until its server starts, so drawing at random would hand some out twice.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     shares = (LAST + 1 - FIRST) // WORKER_SHARE
