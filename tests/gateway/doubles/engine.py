@@ -50,6 +50,15 @@ class ScriptedEngine:
         self.adapters: set[str] | None = None
         """The versions that it holds; None: whichever it is asked for."""
         self.embeds: Embedding = lambda body: embedded(body)
+        self.lists: Callable[[], web.StreamResponse] = lambda: model_list("tiny")
+        """Its answer to GET /v1/models."""
+        self.listed = 0
+        """Times that its models were listed."""
+        self.list_headers: Mapping[str, str] = {}
+        """Of the last request for its models."""
+        self.listing = 0
+        self.most_listing = 0
+        """Requests for its models in progress, and the most at once."""
 
     def says(self, *steps: Step) -> None:
         self.script = lambda body: steps
@@ -81,6 +90,17 @@ class ScriptedEngine:
             return await self._stream(request, script)
         finally:
             self.running -= 1
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        self.listed += 1
+        self.list_headers = {name.lower(): value for name, value in request.headers.items()}
+        self.listing += 1
+        self.most_listing = max(self.most_listing, self.listing)
+        try:
+            await asyncio.sleep(0)
+            return self.lists()
+        finally:
+            self.listing -= 1
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -129,6 +149,7 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
     app.router.add_post("/v1/chat/completions", engine.chat)
     app.router.add_post("/v1/completions", engine.chat)
     app.router.add_post("/v1/embeddings", engine.embeddings)
+    app.router.add_get("/v1/models", engine.models)
     # handler_cancellation: as vLLM, it stops working when the caller hangs up.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -139,6 +160,19 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
         yield engine
     finally:
         await runner.cleanup()
+
+
+def model_card(name: str, root: str, parent: str | None = None) -> dict[str, Any]:
+    """One entry of vLLM's list of models, with all fields of vLLM 0.32."""
+    card = {"id": name, "object": "model", "created": 1764320000, "owned_by": "vllm", "root": root, "parent": parent}
+    permission = {"id": "modelperm-b0", "object": "model_permission", "organization": "*", "group": None}
+    return {**card, "max_model_len": None if parent else 4096, "permission": [permission]}
+
+
+def model_list(base: str, loras: Mapping[str, str] | None = None, root: str = "/models/base") -> web.Response:
+    """As vLLM lists a base model and its adapters, which are their folders by name."""
+    cards = [model_card(base, root), *(model_card(name, at, base) for name, at in (loras or {}).items())]
+    return web.json_response({"object": "list", "data": cards})
 
 
 def chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:

@@ -133,5 +133,5 @@ class Neighbours:
                     chat_reader=ChatReader(dependencies) if spans is None else None,
                 ) as address,
             ):
-                await until(lambda: "no word" not in components.engines.get("local").detail)
+                await until(lambda: components.engines.get("local").has_reported)
                 yield Gateway(components, f"http://{address}", grpc_server.address, settings.config)

@@ -48,6 +48,7 @@ from pointsman_gateway.embeddings.stage import EmbeddingMetrics
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool
+from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
@@ -107,7 +108,15 @@ async def build_gateway(
         channel = await stack.enter_async_context(open_channel(settings.retriever, tls, calls, token))
         pool = Pool()
         stack.callback(pool.close)
-        discovery = EngineDiscovery(engine_metrics, DnsResolver(settings.dns), tls, calls, token)
+        discovery = EngineDiscovery(
+            engine_metrics,
+            DnsResolver(settings.dns),
+            PooledPoster(pool, tracing.trace_headers),
+            settings.discovery_seconds,
+            tls,
+            calls,
+            token,
+        )
         await stack.enter_async_context(discovery)
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
