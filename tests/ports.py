@@ -1,14 +1,15 @@
-"""Ports for servers that are told theirs."""
+"""Free ports for servers that need a port number in advance."""
 
 import random
 import socket
 
 BELOW = 32_768
-"""From here on the kernel takes ports for outgoing connections, as a rule; one of those may be gone a moment later."""
+"""Start of the range from which the kernel takes ports for outgoing connections; such a port may be taken at any
+time."""
 
 
 def free_port() -> int:
-    """Of 127.0.0.1."""
+    """Returns a free port of 127.0.0.1."""
     while True:
         port = random.SystemRandom().randrange(10_000, BELOW)
         with socket.socket() as probe:
@@ -21,5 +22,5 @@ def free_port() -> int:
 
 
 def free_address() -> str:
-    """Of 127.0.0.1, as `host:port`."""
+    """Returns a free address on 127.0.0.1, as `host:port`."""
     return f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""The judge of the hot-swap's measurements finds what it is there for, and excuses nothing else."""
+"""The checker of the hot-swap benchmark finds every kind of wrong answer, and accepts correct ones."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ BASE = "smollm2-135m"
 
 @pytest.fixture
 def history() -> AliasHistory:
-    """Ruby from 10, cherry from the move that was called at 20 and answered at 21."""
+    """Red points to RUBY from time 10, and to CHERRY after a change that was called at 20 and returned at 21."""
     history = AliasHistory()
     history.record("red@prod", AliasMove(RUBY, 10.0, 11.0))
     history.record("red@prod", AliasMove(CHERRY, 20.0, 21.0))

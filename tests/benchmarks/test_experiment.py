@@ -1,4 +1,4 @@
-"""The experiment's folder is one that the gateway takes, and its page says what was measured."""
+"""The gateway accepts the experiment's configuration, and the generated page reports the measured figures."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def figures(path: str, kind: str, score: float, tokens: float) -> PathFigures:
 
 
 def report(task: str, scores: Mapping[str, float]) -> Report:
-    """One path of each kind; those without an adapter have 200 tokens, the others 50."""
+    """Returns a report with one path of each kind: 200 prompt tokens without an adapter, 50 with one."""
     paths = tuple(
         figures(f"{task}_{kind}", kind, score, 200 if kind in ("prompt", "rag") else 50)
         for kind, score in scores.items()

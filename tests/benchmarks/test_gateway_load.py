@@ -1,4 +1,4 @@
-"""The parts of the gateway's benchmark whose mistakes would look like results."""
+"""The parts of the gateway benchmark in which a bug would falsify results."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def reached(rps: float) -> Throughput:
 
 @pytest.fixture
 async def engines() -> AsyncIterator[dict[str, int]]:
-    """The mock engine's behaviours by their ports."""
+    """The port of each behaviour of the mock engine."""
     loop = asyncio.get_running_loop()
     pace = Pace(chunks=5, min_gap=0.001, max_gap=0.002)
     servers = {
@@ -170,7 +170,7 @@ def test_instructions_are_counted_by_function_between_two_turns(tmp_path: Path) 
         return once() + once() + once()
 
     counter, before = InstructionCounter(tmp_path / "counted.json"), sys.gettrace()
-    once()  # nobody counts yet
+    once()  # not counted yet
     try:
         counter.toggle()
         thrice()
