@@ -15,6 +15,8 @@ from pointsman_cli.doctor.findings import Level
 from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
+from tests.gateway.doubles.config_folder import ConfigFolder
+
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
 
@@ -141,6 +143,21 @@ def test_the_help_desks_configuration_is_well(cli: Cli, arguments: tuple[object,
     outcome = cli("doctor", example_folder, *arguments)
 
     assert "all well" in lines(outcome)["ok config"]
+
+
+def test_it_says_which_guarantees_discovered_adapters_lack(
+    cli: Cli, arguments: tuple[object, ...], example_folder: Path
+) -> None:
+    config = ConfigFolder(example_folder / "config")
+    config.models["engines"]["local"] = {"model": "tiny", "url": "http://127.0.0.1:1", "adapters": "discover"}
+    config.write()
+
+    found = lines(cli("doctor", example_folder, *arguments))
+
+    assert found["warn config"].startswith(
+        "engine 'local' discovers its adapters: the same name may come to mean other"
+    )
+    assert "all well" in found["ok config"]
 
 
 def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tuple[object, ...]) -> None:

@@ -40,7 +40,13 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
     """All routes, as FastAPI serves and documents them."""
-    app = FastAPI(title="Pointsman", summary="Prompt it, look it up, or hand it to an adapter.", docs_url="/docs")
+    # FastAPI's own pages would run scripts of another site on the console's origin.
+    app = FastAPI(
+        title="Pointsman",
+        summary="Prompt it, look it up, or hand it to an adapter.",
+        docs_url=None,
+        redoc_url=None,
+    )
     # Handlers are plain functions that find the dependencies here: FastAPI caches handlers for ever, and a cached bound
     # method would keep its object alive.
     app.state.dependencies = dependencies
@@ -58,6 +64,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
     app.get("/metrics")(routes.metrics)
+    app.get("/docs", include_in_schema=False)(routes.docs)
     if dependencies.console is not None:
         add_console(app)
     add_error_handlers(app)

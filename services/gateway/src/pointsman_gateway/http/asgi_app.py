@@ -19,9 +19,7 @@ from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, send_error
 from pointsman_gateway.pipeline.ports import Tenancy
 
-OPEN_PATHS = frozenset(
-    {"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
-)
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no key, in addition to the console's static files."""
 
 CALLER = "pointsman.caller"

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pointsman_servicekit.errors import NotFound
 from prometheus_client.exposition import choose_encoder
 from pydantic import Field
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, Prompt
 from pointsman_gateway.http.dependencies import caller_of_request, deadline_of_request, dependencies_of
@@ -142,6 +142,11 @@ async def ready(request: Request) -> PlainTextResponse:
     if dependencies.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
+
+
+async def docs() -> Response:
+    """Where FastAPI applications have their documentation: the schema, which any OpenAPI viewer opens."""
+    return RedirectResponse("openapi.json")
 
 
 async def metrics(request: Request) -> Response:
