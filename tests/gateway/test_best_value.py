@@ -7,7 +7,7 @@ import pytest
 from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
-from pointsman_gateway.routing.best_value import BestValue, BestValueOptions, lower_bound
+from pointsman_gateway.routing.policies import BestValue, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import Router
 
 from tests.gateway.doubles.adapters import NoAdapters

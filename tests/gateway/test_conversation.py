@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.conversation import MAX_CLASSIFICATIONS, NOTE, Utterance, utterance_type
-from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.stage import (
+    MAX_CLASSIFICATIONS,
+    NOTE,
+    Classification,
+    RuleMatcher,
+    Utterance,
+    utterance_type,
+)
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
 

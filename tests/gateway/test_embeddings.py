@@ -15,7 +15,7 @@ import pytest
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
-from pointsman_gateway.embeddings.local import BATCH_TEXTS, LocalEmbedder
+from pointsman_gateway.embeddings.models import BATCH_TEXTS, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
