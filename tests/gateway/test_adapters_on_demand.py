@@ -247,9 +247,7 @@ async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
 ) -> None:
     await hold(yard, "local", "second")
     evicted, other = "local", "second"
-    yard.gateway.components.engines.state(
-        other
-    ).in_flight += 100  # so `evicted` is asked first
+    yard.gateway.components.engines.state(other).in_flight += 100  # so `evicted` is asked first
     yard.sides[evicted].engine.adapters = set()
     assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
     assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]

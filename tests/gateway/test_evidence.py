@@ -153,9 +153,7 @@ async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
         await desk.recorder.read_evidence(day)
     assert desk.board.of("chat", PLAIN).answers == 111
     desk.board.window = 2
-    await desk.recorder.read_evidence(
-        redis_schema.last_days(4)[3]
-    )  # an unknown, later day
+    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # an unknown, later day
     assert desk.board.of("chat", PLAIN).answers == 11
 
 

@@ -58,9 +58,7 @@ async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew
             "fallback",
             f"30 % of its topic's documents have changed since {TRIAGE} was trained",
         )
-        assert (await decided(gateway, "path:triage_adapter"))[
-            "path"
-        ] == "triage_adapter"
+        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"
         topical.retriever.documents = documents()
         await looked(topical)
         assert (await decided(gateway))["path"] == "triage_adapter"
