@@ -15,6 +15,8 @@ from pointsman_cli.doctor.findings import Level
 from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
+from tests.gateway.doubles.config_folder import ConfigFolder
+
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
 
@@ -98,7 +100,7 @@ def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:
 
 
 def lines(outcome: Any) -> dict[str, str]:
-    """What follows the colon, by what stands before it: {"fail example": "..."}."""
+    """Parses the output into the text after each colon, by the text before it: {"fail example": "..."}."""
     return {
         " ".join(what.split()): rest for what, _, rest in (line.partition(": ") for line in outcome.out.splitlines())
     }
@@ -106,7 +108,7 @@ def lines(outcome: Any) -> dict[str, str]:
 
 @pytest.fixture
 def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
-    """With which all of this machine is well but for what a test breaks."""
+    """Arguments for which every check passes on this machine, except for what a test breaks."""
     free = "127.0.0.1:0"
     return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--data-dir", tmp_path / ".pointsman")
 
@@ -141,6 +143,21 @@ def test_the_help_desks_configuration_is_well(cli: Cli, arguments: tuple[object,
     outcome = cli("doctor", example_folder, *arguments)
 
     assert "all well" in lines(outcome)["ok config"]
+
+
+def test_it_says_which_guarantees_discovered_adapters_lack(
+    cli: Cli, arguments: tuple[object, ...], example_folder: Path
+) -> None:
+    config = ConfigFolder(example_folder / "config")
+    config.models["engines"]["local"] = {"model": "tiny", "url": "http://127.0.0.1:1", "adapters": "discover"}
+    config.write()
+
+    found = lines(cli("doctor", example_folder, *arguments))
+
+    assert found["warn config"].startswith(
+        "engine 'local' discovers its adapters: the same name may come to mean other"
+    )
+    assert "all well" in found["ok config"]
 
 
 def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tuple[object, ...]) -> None:
@@ -196,7 +213,7 @@ async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, 
             self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
 
         def log_message(self, *words: object) -> None:
-            """Says nothing."""
+            """Disables the log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.serve_forever, daemon=True).start()

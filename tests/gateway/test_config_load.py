@@ -1,4 +1,4 @@
-"""A configuration folder is read into one checked whole, or the message says what would be right."""
+"""A configuration folder is loaded and checked as a whole, or an error says what would be valid."""
 
 import re
 from collections.abc import Callable
@@ -160,11 +160,22 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             _set("paths", "small_talk", "temprature", to=1),
             "unknown key 'paths.small_talk.temprature'; known here: model, a",
         ),
-        (_set("paths", "small_talk", "adapter", to="../voice"), "'paths.small_talk.adapter': String should match"),
+        (_set("paths", "small_talk", "adapter", to="a voice"), "'paths.small_talk.adapter': String should match"),
+        (
+            _set("paths", "small_talk", "adapter", to="voice"),
+            "path 'small_talk': a lora_server names adapters NAME@ALIAS or NAME@VERSION (it is 'voice')",
+        ),
+        (
+            _set("models", "engines", "local", "adapters", to="discover"),
+            "'adapters: discover' is for engines with a ur",
+        ),
+        (_set("models", "engines", "local", "adapters", to="all"), "'engines.local.adapters': Input should be 'discov"),
+        (_set("models", "aliases", to={"gpt": "sql"}), "models.yaml: alias 'gpt' names 'sql'; known: "),
         (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
         (
             _set("models", "engines", "local", to={"model": "tiny", "url": "http://127.0.0.1:1"}),
-            "path 'triage_adapter' needs an engine with a lora_server for 'tiny'",
+            "path 'triage_adapter' has an adapter, which needs an engine for 'tiny' with a lora_server, or "
+            "with a url and adapters: discover",
         ),
         # tasks.yaml
         (
@@ -262,6 +273,36 @@ def test_what_cannot_work_is_refused_in_words_that_help(
     config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], message: str
 ) -> None:
     bend(config_folder)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_and_check(config_folder.write())
+
+
+def _discover(config: ConfigFolder) -> None:
+    config.models["engines"]["local"] = {"model": "tiny", "url": "http://127.0.0.1:1", "adapters": "discover"}
+
+
+def test_a_discovered_adapter_may_have_any_name_and_aliases(config_folder: ConfigFolder) -> None:
+    _discover(config_folder)
+    config_folder.paths["triage_adapter"]["adapter"] = "Acme/Triage_v2"
+    config_folder.models["aliases"] = {"gpt-4o-mini": "Acme/Triage_v2"}
+    assert load_and_check(config_folder.write()).paths.paths["triage_adapter"].adapter == "Acme/Triage_v2"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"stale": {"after_changed_share": 0.2, "path": "handbook"}}, "stale needs an adapter of a lora_server"),
+        (
+            {"flywheel": {"student": "triage_adapter", "teacher": "triage_few_shot"}},
+            "the flywheel of task 'triage' needs an engine with a lora_server",
+        ),
+    ],
+)
+def test_what_only_a_lora_server_can_do_is_refused_for_discovered_adapters(
+    config_folder: ConfigFolder, section: dict[str, Any], message: str
+) -> None:
+    _discover(config_folder)
+    config_folder.tasks["triage"] |= section
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_and_check(config_folder.write())
 

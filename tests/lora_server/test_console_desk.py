@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_gateway.domain.adapters import AliasMove
+from pointsman_gateway.domain.path import AliasMove
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel

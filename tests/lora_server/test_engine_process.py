@@ -1,6 +1,7 @@
 """The engine as a child: how it is started, and that nothing of it stays behind."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -288,6 +289,15 @@ def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
     assert "http://agent/v1/traces" not in made.arguments
     assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in made.environment
     assert made.traced
+
+
+def test_json_is_compact_unless_the_operator_configures_structured_outputs() -> None:
+    by_default = build_command(settings(), {}, {0})
+    configured = build_command(settings(extra_arguments="--structured_outputs-config.backend=xgrammar"), {}, {0})
+
+    assert json.loads(option(by_default, "--structured-outputs-config"))["disable_any_whitespace"] is True
+    assert "--structured-outputs-config" not in configured.arguments
+    assert configured.arguments[-1] == "--structured_outputs-config.backend=xgrammar"
 
 
 @pytest.mark.parametrize(

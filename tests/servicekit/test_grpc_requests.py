@@ -48,6 +48,17 @@ async def test_the_gate_is_asked_before_the_message_is_there(servicer: Any) -> N
     assert not servicer.peers
 
 
+def test_empty_messages_of_one_tenant_may_end_in_any_order() -> None:
+    budget = BufferedBytesBudget(1000)
+    with budget.reserved("ours", 0):
+        with budget.reserved("ours", 0), budget.reserved("ours", 100):
+            assert budget.used == 100
+        with pytest.raises(Unavailable), budget.reserved("ours", 501):
+            pass
+    with budget.reserved("ours", 500):
+        assert budget.used == 500
+
+
 async def test_health_needs_no_gate(servicer: Any) -> None:
     gate = ClosedGate()
     async with (

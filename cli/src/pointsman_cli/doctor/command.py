@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.findings import Finding, Level, fail, ok
+from pointsman_cli.doctor.findings import Finding, Level, fail, ok, warn
 from pointsman_cli.doctor.machine import check_hardware, check_installation, look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import UsageError, run_interruptibly
@@ -104,6 +104,8 @@ def check_example(folder: Path) -> Iterator[Finding]:
         yield fail("config", f"the gateway did not judge {loaded.config} within {_CHECK_SECONDS:g} s")
         return
     said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    for note in said[:-1] if done.returncode == 0 else ():
+        yield warn("config", note)
     last = said[-1] if said else _silence(done.returncode)
     yield ok("config", last) if done.returncode == 0 else fail("config", last)
 

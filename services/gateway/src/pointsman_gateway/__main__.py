@@ -42,6 +42,12 @@ MEGABYTE = 1024 * 1024
 GRPC_STREAMS = 128
 """Concurrent calls on one gRPC connection. Calls are answered in the order of their arrival, so another client may have
 to wait for these: about 20 ms if none of them has a valid key."""
+NO_GUARANTEES = (
+    "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
+    "swaps without a wrong token; a lora-server provides these (docs/engines.md)"
+)
+"""About adapters that no lora-server manages."""
+
 FLUSH_SECONDS = 2
 """Seconds that the servers have to send what is already written after the last request has ended."""
 
@@ -71,6 +77,9 @@ def main() -> int:
 def check(folder: Path) -> int:
     config = load_config(folder)
     bootstrap.check_config(config)
+    for name, engine in config.models.engines.items():
+        if engine.discovers_adapters:
+            print(f"engine '{name}' discovers its adapters: {NO_GUARANTEES}")
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         default=Path(".pointsman/wal"), description="folder of the write-ahead log of receipts and feedback"
     )
     reload_seconds: float = Field(default=1.0, gt=0, description="interval of checks for a changed configuration")
+    discovery_seconds: float = Field(
+        default=5.0, gt=0, description="interval at which engines with `adapters: discover` list their adapters"
+    )
     freshness_seconds: float = Field(
         default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
     )

@@ -48,18 +48,17 @@ from pointsman_gateway.embeddings.stage import EmbeddingMetrics
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool
+from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
-from pointsman_gateway.pipeline.config_reload import ConfigReloader, ConfigSnapshot
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
-from pointsman_gateway.tracing.instrumentation import Instrumentation, instrument_with
+from pointsman_gateway.tracing import Instrumentation, instrument_with
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -109,7 +108,15 @@ async def build_gateway(
         channel = await stack.enter_async_context(open_channel(settings.retriever, tls, calls, token))
         pool = Pool()
         stack.callback(pool.close)
-        discovery = EngineDiscovery(engine_metrics, DnsResolver(settings.dns), tls, calls, token)
+        discovery = EngineDiscovery(
+            engine_metrics,
+            DnsResolver(settings.dns),
+            PooledPoster(pool, tracing.trace_headers),
+            settings.discovery_seconds,
+            tls,
+            calls,
+            token,
+        )
         await stack.enter_async_context(discovery)
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))

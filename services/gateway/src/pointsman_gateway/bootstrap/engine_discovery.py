@@ -12,9 +12,11 @@ from pointsman_servicekit.tls import ClientTls
 from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.config.schema import EngineConfig, ModelsFile
+from pointsman_gateway.engines.adapter_discovery import AdapterDiscovery
 from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, engine_settings
+from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 
@@ -27,7 +29,7 @@ _Key = tuple[str, EngineConfig]
 def to_engine(name: str, config: EngineConfig) -> Engine:
     """The initial facts about an engine. Raises ConfigError if the environment lacks its API key."""
     header = auth_header(f"engine '{name}'", config.provider, config.api_key_env)
-    ready = bool(config.url) and not config.group
+    ready = bool(config.url) and not config.group and not config.discovers_adapters
     return Engine(name, config.model, config.url.rstrip("/"), ready=ready, auth_header=header)
 
 
@@ -48,7 +50,7 @@ class _TrackedEngine:
 
     state: EngineState
     task: asyncio.Task[None] | None
-    """None for an engine without a lora-server."""
+    """Follows its lora-server or its list of models; None for an engine of which only the URL is known."""
     aliases: Aliases | None = None
     """Set for a member of a group: its reports are forgotten, because another member may get its name."""
 
@@ -86,14 +88,18 @@ class EngineDiscovery:
         self,
         metrics: EngineMetrics,
         resolver: Resolver,
+        http: PooledPoster,
+        poll_seconds: float,
         tls: ClientTls | None = None,
         interceptors: Interceptors = (),
         token: Token | None = None,
     ) -> None:
-        """`tls`, `interceptors` and `token` are for the connections to the lora-servers."""
+        """`http` reads engines' lists of models, every `poll_seconds`. `tls`, `interceptors` and `token` are for the
+        connections to the lora-servers."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
+        self._http, self._poll_seconds = http, poll_seconds
         self._tls = tls
         self._interceptors = interceptors
         self._token = token
@@ -111,7 +117,7 @@ class EngineDiscovery:
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
         for key, engine in added.items():
             self._tracked[key] = self._track(key, engine)
-        reporting = [self._tracked[key] for key in added if key[1].lora_server or key[1].group]
+        reporting = [self._tracked[key] for key in added if key[1].is_watched]
         if reporting and wait_seconds:
             await _wait_for_reports(reporting, wait_seconds)
         return Engines(self._states(keys), engine_settings(models), self.aliases)
@@ -143,22 +149,29 @@ class EngineDiscovery:
         if config.group:
             return self._track_group(engine, config, config.group)
         state = EngineState(engine)
-        return _TrackedEngine(state, self._watch(state, config.lora_server, self._tls) if config.lora_server else None)
+        return _TrackedEngine(state, self._watch(state, config, config.lora_server, self._tls))
 
     def _track_group(self, engine: Engine, config: EngineConfig, name: DnsName) -> _TrackedGroup:
         tls = self._tls and replace(self._tls, server_name=self._tls.server_name or name.host)
 
         def track(member: Engine) -> _TrackedEngine:
-            state = EngineState(member)
-            task = self._watch(state, member.endpoint, tls) if config.lora_server else None
-            return _TrackedEngine(state, task, self.aliases)
+            state = EngineState(replace(member, ready=member.ready and not config.discovers_adapters))
+            return _TrackedEngine(state, self._watch(state, config, member.endpoint, tls), self.aliases)
 
         group = EngineGroup(engine, name, config.endpoint_limit, track, self._update_active, self._metrics)
         return _TrackedGroup(group, self._start(group.watch(self._resolver), f"look up {engine.name}"))
 
-    def _watch(self, state: EngineState, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
+    def _watch(
+        self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
+    ) -> asyncio.Task[None] | None:
+        """`address` is the lora-server's, if the engine has one."""
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
-        watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors, self._token)
+        if config.lora_server:
+            watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors, self._token)
+        elif config.discovers_adapters:
+            watching = AdapterDiscovery(engines, name, self._http, self._metrics, self._poll_seconds).watch()
+        else:
+            return None
         return self._start(watching, f"watch {name}")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

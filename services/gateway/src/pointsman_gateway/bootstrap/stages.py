@@ -22,8 +22,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
-from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering
@@ -139,7 +138,7 @@ def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
     """Models with their `gen_ai.provider.name`, adapters without their version, and paths."""
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
-        names[engine.model] = VLLM if engine.lora_server else providers()[engine.provider].gen_ai_provider
+        names[engine.model] = VLLM if engine.has_adapters else providers()[engine.provider].gen_ai_provider
     adapters = {path.adapter.partition("@")[0] for path in config.paths.paths.values() if path.adapter}
     return names, adapters, list(config.paths.paths)
 
@@ -176,7 +175,8 @@ class NamedModels:
     def names(self) -> Sequence[str]:
         """All values that a request's `model` may have now."""
         paths = (PATH_PREFIX + name for name in self._paths)
-        return [AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]
+        # A discovered adapter may be called like a model or an alias, which then has the name.
+        return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
 
 
 def check_config(config: Config) -> None:

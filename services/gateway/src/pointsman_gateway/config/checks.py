@@ -11,6 +11,9 @@ from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
 
+_MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
+"""An alias or a version of an adapter that a lora-server manages."""
+
 _ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 """An adapter's alias; a version ends in a hash instead."""
 
@@ -22,7 +25,7 @@ def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
     _check_metrics(models, paths, tasks, prompts)
-    _check_learning(paths, tasks)
+    _check_learning(models, paths, tasks)
 
 
 def _check_models(models: ModelsFile) -> None:
@@ -34,18 +37,19 @@ def _check_models(models: ModelsFile) -> None:
 
 
 def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:
+    discovered = {path.adapter for path in paths.paths.values() if path.adapter}
     names = {AUTO, *models.models, *(PATH_PREFIX + name for name in paths.paths)}
     for alias, target in models.aliases.items():
         if alias in names or alias in models.embeddings or alias.startswith(PATH_PREFIX):
             raise ConfigError(f"models.yaml: alias '{alias}' hides a model or a path; choose another name")
         if not _is_adapter(target):
-            must_be_known(f"models.yaml: alias '{alias}' names", target, names | models.embeddings.keys())
+            must_be_known(f"models.yaml: alias '{alias}' names", target, names | discovered | models.embeddings.keys())
     if models.catch_all is not None and not _is_adapter(models.catch_all):
-        must_be_known("models.yaml: catch_all is", models.catch_all, names)
+        must_be_known("models.yaml: catch_all is", models.catch_all, names | discovered)
 
 
 def _is_adapter(name: str) -> bool:
-    """Whether it is an adapter's alias or version, which may come and go; a path's name may not contain "@"."""
+    """Whether it is an alias or version of a managed adapter, which may come and go; no path's name has an "@"."""
     return "@" in name
 
 
@@ -66,12 +70,29 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
         names = [strategy.name for strategy in path.strategies]
         if len(set(names)) != len(names):
             raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
-        if path.adapter and not any(e.lora_server and e.model == path.model for e in models.engines.values()):
-            raise ConfigError(f"paths.yaml: path '{name}' needs an engine with a lora_server for '{path.model}'")
+        if path.adapter:
+            _check_adapter(name, path.model, path.adapter, models)
         if path.cache and not models.cache:
             raise ConfigError(
                 f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{usd_per_hit: DOLLARS}}"
             )
+
+
+def _check_adapter(path: str, model: str, adapter: str, models: ModelsFile) -> None:
+    engines = [engine for engine in models.engines.values() if engine.model == model and engine.has_adapters]
+    if not engines:
+        raise ConfigError(
+            f"paths.yaml: path '{path}' has an adapter, which needs an engine for '{model}' with a lora_server, or "
+            "with a url and adapters: discover"
+        )
+    if not any(engine.discovers_adapters for engine in engines) and not _MANAGED_ADAPTER.fullmatch(adapter):
+        raise ConfigError(
+            f"paths.yaml: path '{path}': a lora_server names adapters NAME@ALIAS or NAME@VERSION (it is '{adapter}')"
+        )
+
+
+def _has_lora_server(models: ModelsFile, model: str) -> bool:
+    return any(engine.lora_server for engine in models.engines.values() if engine.model == model)
 
 
 def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
@@ -145,14 +166,23 @@ def _check_pattern(what: str, pattern: str) -> None:
         raise ConfigError(f"{what}: {error} (it is {pattern!r})") from error
 
 
-def _check_learning(paths: PathsFile, tasks: TasksFile) -> None:
+def _check_learning(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None:
     for name in tasks.learning.tasks if tasks.learning else ():
         must_be_known("tasks.yaml: learning names task", name, tasks.tasks)
     for name, task in tasks.tasks.items():
         if task.stale:
             _check_stale(name, task.stale, paths)
+            adapted = [path for path in (paths.paths[one] for one in task.policy.paths) if path.adapter]
+            if adapted and not any(_has_lora_server(models, path.model) for path in adapted):
+                raise ConfigError(
+                    f"tasks.yaml: task '{name}': stale needs an adapter of a lora_server, which knows its training data"
+                )
         if task.flywheel:
             _check_flywheel(name, task.flywheel, paths)
+            if not _has_lora_server(models, paths.paths[task.flywheel.student].model):
+                raise ConfigError(
+                    f"tasks.yaml: the flywheel of task '{name}' needs an engine with a lora_server, which trains"
+                )
 
 
 def _check_stale(name: str, stale: StaleConfig, paths: PathsFile) -> None:

@@ -3,7 +3,7 @@
 import ipaddress
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -158,6 +158,10 @@ class EngineConfig(Strict):
     model: str
     lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
     url: str = Field(default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT")
+    adapters: Literal["discover"] | None = Field(
+        default=None,
+        description="discover: read the adapters of an engine with a url from its /v1/models; unset: it has none",
+    )
     max_endpoints: int | None = Field(
         default=None, ge=1, le=1000, description=f"members of a group that are used; unset: {DEFAULT_MAX_ENDPOINTS}"
     )
@@ -184,9 +188,27 @@ class EngineConfig(Strict):
     def _has_one_address(self) -> "EngineConfig":
         if bool(self.lora_server) == bool(self.url):
             raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        if self.adapters and not self.url:
+            raise ValueError(
+                "'adapters: discover' is for engines with a url; a lora_server reports the adapters itself"
+            )
         if self.group is None and self.max_endpoints is not None:
             raise ValueError("'max_endpoints' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
         return self
+
+    @property
+    def discovers_adapters(self) -> bool:
+        return self.adapters == "discover"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether paths with adapters may use it."""
+        return bool(self.lora_server) or self.discovers_adapters
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it is used only after a first report of its state."""
+        return self.has_adapters or self.group is not None
 
     @property
     def group(self) -> DnsName | None:

@@ -32,7 +32,11 @@ class CacheConfig(Strict):
 
 class PathConfig(Strict):
     model: str
-    adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}$")
+    adapter: str = Field(
+        default="",
+        pattern=r"^[!-~]{0,200}$",
+        description="an alias or version of a lora-server (NAME@ALIAS), or the name of a discovered adapter",
+    )
     strategies: tuple[StrategyConfig, ...] = ()
     max_tokens: int | None = Field(default=None, ge=1)
     structured_max_tokens: int | None = Field(

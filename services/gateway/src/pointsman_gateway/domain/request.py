@@ -99,8 +99,8 @@ PATH_PREFIX = "path:"
 """Before the name of a path in a request's `model`."""
 
 Operation = Literal["chat", "completion", "route", "embeddings"]
-"""What the client wants: an answer to a conversation ("chat"), the continuation of one message ("completion"), only the
-decision ("route"), or vectors ("embeddings")."""
+"""What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
+the decision ("route"), or vectors ("embeddings")."""
 
 
 @value

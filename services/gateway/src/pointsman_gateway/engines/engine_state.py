@@ -1,4 +1,4 @@
-"""The state of each engine: what its lora-server reported last, its circuit breaker and its load; and all aliases."""
+"""The state of each engine: what it or its lora-server reported last, its breaker and its load; and all aliases."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Alias, CanaryMetrics
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 
-NOT_REPORTED = "no word from its lora-server yet"
+NOT_REPORTED = "its state has not been reported yet"
 
 ALIAS_TTL_SECONDS = 60.0
 """How long an alias stays where it was after no lora-server reports it any more.
@@ -47,6 +47,8 @@ class Engine:
     """The name in models.yaml, if the engine is a member of a group. Its own name is then `group/NUMBER`."""
     endpoint: str = ""
     """HOST:PORT of a group's member. Each gateway numbers the members itself, but all know them by their endpoint."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """Adapters that the engine lists and that no request may use, with the reason; only with `adapters: discover`."""
 
     @property
     def has_reported(self) -> bool:

@@ -255,7 +255,7 @@ class Engines:
             details = "; ".join(f"{state.engine.name}: {state.engine.detail}" for state in of_model)
             return _Refusal(f"no engine for '{path.model}' is ready: {details}", "engine_not_ready")
         if not lookup.serving:
-            return _not_resident(path, lookup)
+            return _not_resident(path, lookup, [state.engine for state in of_model])
         states = [target.state for target in lookup.serving]
         waits = [max(state.breaker.cooldown_left, state.cooldown_left) for state in states if not state.is_retired]
         reasons = "; ".join(f"{state.engine.name} {_why_unavailable(state)}" for state in states)
@@ -263,8 +263,11 @@ class Engines:
         return _Refusal(reasons, code, max(1.0, min(waits, default=DEFAULT_RETRY_AFTER_SECONDS)))
 
 
-def _not_resident(path: Path, lookup: _Lookup) -> _Refusal:
+def _not_resident(path: Path, lookup: _Lookup, engines: Sequence[Engine]) -> _Refusal:
     reason = f"adapter '{path.adapter}' is not resident on any engine"
+    unusable = [f"{engine.name}: {why}" for engine in engines if (why := engine.unusable.get(path.adapter))]
+    if unusable:
+        return _Refusal(f"{reason} ({'; '.join(unusable)})", NOT_RESIDENT)
     waits = [
         (server.cooldown_left(target.model), target.engine.name)
         for target in lookup.loadable

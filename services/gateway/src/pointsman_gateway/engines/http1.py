@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._failure: ConnectionFailed | None = None
         self.status = 0
-        self.retry_after = ""
+        self.retry_after = self.location = ""
         self.is_complete = True
         self.idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
     def post(self, head: bytes, body: bytes) -> None:
         """Sends a request; `head` lacks only the content length. Raises ConnectionFailed."""
         self.read()  # drops what arrived after the previous response
-        self.status, self.retry_after, self.is_complete = 0, "", False
+        self.status, self.retry_after, self.location, self.is_complete = 0, "", "", False
         if self._transport is None:
             raise _copy(self._failure) if self._failure else ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
@@ -220,6 +220,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 11 and name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1")
+        elif len(name) == 8 and name.lower() == b"location":
+            self.location = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         if not self.is_complete:

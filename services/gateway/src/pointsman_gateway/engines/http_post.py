@@ -1,4 +1,4 @@
-"""A POST to an engine whose response is needed as a whole, for embeddings."""
+"""Requests to engines whose response is needed as a whole: POST for embeddings, GET for the list of models."""
 
 from collections.abc import Callable
 from math import inf
@@ -21,17 +21,28 @@ class PooledPoster:
         self._trace_headers = trace_headers
 
     async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+        return await self._send("POST", url, auth_header, body, deadline, max_bytes)
+
+    async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
+        """As `post`, without a body."""
+        return await self._send("GET", url, auth_header, b"", deadline, max_bytes)
+
+    async def _send(
+        self, method: str, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int
+    ) -> HttpReply:
         origin = origin_of(url)
         head = (
-            f"POST {origin.path} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
+            f"{method} {origin.path} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
             f"{self._trace_headers()}{auth_header}"
         ).encode("latin-1")
         try:
-            return await self._post(origin, head, body, deadline, max_bytes)
+            return await self._send_on_pool(origin, head, body, deadline, max_bytes)
         except ConnectionFailed as error:
             raise HttpUnreachable(str(error)) from error
 
-    async def _post(self, origin: Origin, head: bytes, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+    async def _send_on_pool(
+        self, origin: Origin, head: bytes, body: bytes, deadline: float, max_bytes: int
+    ) -> HttpReply:
         connection = self._pool.idle(origin)
         if connection is not None:
             try:
@@ -56,7 +67,7 @@ class PooledPoster:
             connection.close()
             raise
         wait = connection.retry_after
-        reply = HttpReply(connection.status, pieces, float(wait) if wait.isdecimal() else None)
+        reply = HttpReply(connection.status, pieces, float(wait) if wait.isdecimal() else None, connection.location)
         self._pool.release(origin, connection)
         return reply
 

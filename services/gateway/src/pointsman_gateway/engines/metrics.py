@@ -89,6 +89,18 @@ class EngineMetrics:
             ["group", "change"],
             registry=registry,
         )
+        self._listings = Counter(
+            "pointsman_engine_model_lists",
+            "Polls of engines with `adapters: discover`: listed, or why their models could not be read.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self._adapter_changes = Counter(
+            "pointsman_engine_adapter_changes",
+            "Discovered adapters that an engine began (came) or ceased (went) to list.",
+            ["engine", "change"],
+            registry=registry,
+        )
         self._members = Gauge("pointsman_engine_group_members", "Members of a group.", ["group"], registry=registry)
         self._left_out = Gauge(
             "pointsman_engine_group_left_out",
@@ -128,6 +140,15 @@ class EngineMetrics:
         """`outcome` is "answered" or "failed"."""
         self._lookups.labels(group, outcome).inc()
 
+    def models_listed(self, engine: str, outcome: str) -> None:
+        """`outcome` is "listed", "unreachable", "rejected", "missing", "overloaded", "redirect", "invalid",
+        "other_model" or "error"."""
+        self._listings.labels(engine, outcome).inc()
+
+    def adapters_changed(self, engine: str, came: int, went: int) -> None:
+        self._adapter_changes.labels(engine, "came").inc(came)
+        self._adapter_changes.labels(engine, "went").inc(went)
+
     def group_changed(self, group: str, change: str) -> None:
         """`change` is "came" or "went"."""
         self._changes.labels(group, change).inc()
@@ -151,6 +172,7 @@ class EngineStates(Collector):
     def collect(self) -> Iterable[Metric]:
         yield self._family("in_flight", "Answers in progress on the engine.", lambda state: state.in_flight)
         yield self._family("ready", "1 if the engine is ready.", lambda state: state.engine.ready)
+        yield self._family("adapters", "Adapters that the engine holds.", lambda state: len(state.engine.resident))
         yield self._family(
             "breaker_open",
             "1 if the engine's circuit breaker is open or half open.",

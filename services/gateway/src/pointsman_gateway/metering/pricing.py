@@ -43,9 +43,12 @@ def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
 
 
 def choice_count(request: Request) -> int:
-    """Admission has checked that `n` is a number."""
-    count: int = request.sampling.extra.get("n") or 1
-    return count
+    """The number of choices: `n` for each prompt of a completion. Admission has checked that `n` is a number."""
+    extra = request.sampling.extra
+    if not extra:
+        return 1
+    count: int = extra.get("n") or 1
+    return count * len(request.messages) if request.operation == "completion" else count
 
 
 def _unknown_duration(model: str, version: str) -> float:

@@ -190,6 +190,8 @@ class HttpReply:
     pieces: tuple[bytes, ...]
     """The body."""
     retry_after: float | None = None
+    location: str = ""
+    """The target of a redirect, which is not followed."""
 
 
 class HttpUnreachable(Exception):
