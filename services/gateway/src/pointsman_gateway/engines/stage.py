@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import PointsmanError, Unavailable
@@ -63,7 +64,7 @@ class EngineBackend:
         assert first is not None  # `targets` are available, and nothing has been awaited since
         sampling = request.sampling
         if sampling.extra:
-            sampling = _select_fields(sampling, targets)
+            sampling = _select_fields(request, targets)
         completion = CompletionRequest(
             prompt.messages,
             sampling.with_defaults(path.sampling),
@@ -76,12 +77,16 @@ class EngineBackend:
         return await self._retrying.open(first, candidates, completion)
 
 
-def _select_fields(sampling: Sampling, targets: Sequence[Target]) -> Sampling:
+def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
     """Keeps the client's fields that all of the engines get. Raises InvalidArgument if one does not accept a field."""
-    fields = sampling.extra
+    sampling = request.sampling
+    fields, own = sampling.extra, dict[str, Any]()
+    if request.operation == "completion" and "prompt" in fields:  # several prompts, which are not an option
+        own = {"prompt": fields["prompt"]}
+        fields = {name: value for name, value in fields.items() if name != "prompt"}
     for target in targets:
         fields = target.settings.accepted_fields.select(fields)
-    return sampling if fields is sampling.extra else replace(sampling, extra=fields)
+    return replace(sampling, extra={**fields, **own})
 
 
 MAX_EVICTIONS = 2
