@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
@@ -75,6 +76,7 @@ class RemoteEmbedder:
         with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
             error = json.loads(body)["error"]
             message, param = str(error["message"]), error.get("param")
+        message = mask_secrets(message)  # it may quote the API key
         if reply.status in (400, 413, 422):
             return InvalidArgument(message, code="engine_refused", param=param if isinstance(param, str) else None)
         return Unavailable(

@@ -149,13 +149,14 @@ def refused(
     request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
 ) -> PointsmanError:
     """The error for a response that is no stream. `retry_after` is the header's value; `param` is from the body."""
+    message = mask_secrets(message)  # it may quote the API key
     if status in (400, 413, 422):
         if param in ("input_tokens", "prompt"):
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
         if "--tool-call-parser" in message:
             message = f"{message}; for an engine that a lora-server starts, set POINTSMAN_LORA_TOOL_CALL_PARSER"
         return InvalidArgument(message, code="engine_refused", param=param)
-    text = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the API key
+    text = f"engine '{request.engine}' answered {status}: {message}"
     if status == 429:
         return NotEngineFault(text, code=OVERLOADED, retry_after=_seconds(retry_after))
     if status == 404:

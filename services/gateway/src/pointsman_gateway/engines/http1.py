@@ -17,6 +17,8 @@ import httptools
 
 MAX_UNREAD_BYTES = 256 * 1024
 """Bytes of a body that are buffered; beyond them reading is paused, and the engine has to wait."""
+MAX_OVERHEAD_BYTES = 256 * 1024
+"""Bytes of headers or trailers, without any of a body between them; more of them are a failure of the engine."""
 MAX_IDLE_SECONDS = 60.0
 """Seconds that an unused connection is kept. Opening some hundred connections at once takes longer than the requests
 on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
@@ -75,6 +77,8 @@ class Connection(asyncio.Protocol):
         self._pieces: deque[bytes] = deque()
         self.unread = 0
         """Buffered bytes of the body."""
+        self._overhead = 0
+        """Bytes since the last part of a body."""
         self._paused = False
         self._failure: ConnectionFailed | None = None
         self.status = 0
@@ -189,7 +193,17 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(ConnectionFailed(f"it does not speak HTTP: {error}"))
             self.close()
+        if self._pieces:
+            self._overhead = 0
+        else:
+            self._count_overhead(len(data))
         self._wake()
+
+    def _count_overhead(self, count: int) -> None:
+        self._overhead += count
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            self._fail(ConnectionFailed("its headers do not end"))
+            self.close()
 
     def eof_received(self) -> None:
         return None

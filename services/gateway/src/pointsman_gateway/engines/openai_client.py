@@ -78,7 +78,8 @@ class OpenAITransfer:
         self._request = request
         self._sink: ChunkSink | None = sink
         self._origin = origin_of(request.url)
-        self._reader = EventReader(request.as_a_whole)
+        extra = request.sampling.extra
+        self._reader = EventReader(request.as_a_whole, _choice_count(request) if extra else 1)
         self._has_begun = self._is_new = self._is_paused = False
         self._context = copy_context()
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
@@ -257,6 +258,12 @@ def _body(request: EngineRequest) -> dict[str, Any]:
     if sampling.stop:
         body["stop"] = sampling.stop
     return body
+
+
+def _choice_count(request: EngineRequest) -> int:
+    """`n`, for each prompt of a completion."""
+    count: int = request.sampling.extra.get("n") or 1
+    return count * len(request.messages) if request.operation == "completion" else count
 
 
 def _prompt(request: EngineRequest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 If an event can be sent to clients unchanged, its chunk also holds the original bytes.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,17 @@ CLOSING_EVENTS = 3
 MAX_TEMPLATES = 3
 """Attempts to learn a template in one stream; without success its events differ in more than their text."""
 
+MAX_EVENT_DEPTH = 64
+"""Levels of objects and lists within each other."""
+MAX_FLAT_BYTES = 512
+"""The depth of shorter data need not be checked."""
+BRACKETS_PER_EVENT = 8
+"""Objects and lists of an event that is not deep."""
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BEFORE_TEXT = b'"delta":{"content":'
 _ANY_TEXT = b'"?"'
 _decode_text = msgspec.json.Decoder(str).decode
@@ -55,7 +67,7 @@ class EventTemplate:
             return ""
         try:
             return _decode_text(event[len(self.before) : -len(self.after)])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             return ""
 
 
@@ -71,7 +83,7 @@ def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None
     try:
         other: Any = decode_event(before + _ANY_TEXT + after)
         other_text, other.choices[0].delta.content = other.choices[0].delta.content, text
-    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+    except (*_UNREADABLE, LookupError, TypeError, AttributeError):
         return None
     return EventTemplate(BEGIN + before, after + END) if other_text == "?" and other == event else None
 
@@ -79,9 +91,13 @@ def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None
 class EventReader:
     """Reads one stream, piece by piece. The data of each event must be on one line."""
 
-    def __init__(self, as_a_whole: bool = False) -> None:
-        """`as_a_whole`: the client does not stream, so texts that arrive together may become one chunk."""
+    def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
+        """`as_a_whole`: the client does not stream, so texts that arrive together may become one chunk.
+
+        `choices`: how many the client has requested; a stream with another one has failed.
+        """
         self._as_a_whole = as_a_whole
+        self._choices = choices
         self.done = False
         """Whether [DONE] has arrived."""
         self.failure = ""
@@ -109,7 +125,7 @@ class EventReader:
         """One chunk for all texts before the closing events, if there are no other events."""
         try:
             events = decode_texts(b"[%b]" % b",".join(payloads[:-CLOSING_EVENTS]))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             return self._chunks(payloads)
         texts = [event.choices[0].delta.content for event in events]
         pieces = len(texts) - texts.count("")  # a role alone is no token
@@ -138,6 +154,8 @@ class EventReader:
                 raw = payload if len(choices) == 1 and event.usage is None else b""
                 for choice in choices:
                     delta = choice.delta
+                    if (choice.index or 0) >= self._choices:
+                        raise UnreadableDelta(f"choice {choice.index} was not requested")
                     if not isinstance(delta, Delta) or choice.logprobs is not None:
                         self._add(choice, raw, chunks)
                     elif delta.content or choice.finish_reason:  # a role alone is no token
@@ -175,9 +193,13 @@ class EventReader:
         """Decodes the payloads of events. Stops before an event that reports an error or cannot be read."""
         if not payloads:
             return ()
+        data = b"[%b]" % b",".join(payloads)
+        if len(data) > MAX_FLAT_BYTES and is_deep(data, len(payloads)):
+            self.done, self.failure = False, f"an event of its stream is more than {MAX_EVENT_DEPTH} levels deep"
+            return ()
         try:
-            events = decode_events(b"[%b]" % b",".join(payloads))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            events = decode_events(data)
+        except _UNREADABLE:
             return self._one_by_one(payloads)
         if len(events) != len(payloads) or [event for event in events if event.error]:
             return self._one_by_one(payloads)
@@ -198,10 +220,10 @@ class EventReader:
         event: Event | AnyEvent
         try:
             event = decode_event(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             try:
                 event = decode_any_event(data)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except _UNREADABLE:
                 self.failure = f"an event of its stream cannot be read: {data[:100]!r}"
                 return None
         if event.error:
@@ -231,6 +253,16 @@ class EventReader:
                 is_unchanged = False
         if content or choice.finish_reason or extra:
             chunks.append(Chunk(index, content, choice.finish_reason, extra, None, raw if is_unchanged else b""))
+
+
+def is_deep(data: bytes, events: int) -> bool:
+    """Whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels. Linear in the length of the data."""
+    if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
+        return False
+    brackets = _STRING.sub(b"", data).translate(_AS_LISTS, _NO_BRACKETS)
+    for _ in range(MAX_EVENT_DEPTH + 1):  # in addition to the list of events
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:

@@ -1,5 +1,7 @@
 """Meters one request: times its phases, prices its attempts, and writes its receipt, however it ends."""
 
+import logging
+from dataclasses import replace
 from time import perf_counter
 
 from pointsman_servicekit.errors import PointsmanError
@@ -9,7 +11,9 @@ from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, U
 from pointsman_gateway.domain.receipt import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
-from pointsman_gateway.metering.pricing import CostParts, ExpectedCost, Pricing, estimate_own_tokens
+from pointsman_gateway.metering.pricing import CostParts, ExpectedCost, Pricing, choice_count, estimate_own_tokens
+
+log = logging.getLogger(__name__)
 
 NO_FAULT = Fault.NONE.value
 NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
@@ -55,6 +59,7 @@ class Meter:
         "_metering",
         "_refused",
         "_request",
+        "_usage_note",
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
@@ -73,6 +78,8 @@ class Meter:
         """The attempt whose answer the caller gets."""
         self._refused: PathAttempt | None = None
         """The attempt whose answer was refused, so that the request was escalated."""
+        self._usage_note = ""
+        """What an engine reported that cannot be; empty if nothing."""
 
     def mark_admitted(self) -> None:
         """The request has a slot, and a reservation of its caller's limits."""
@@ -125,8 +132,30 @@ class Meter:
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        assert self._answering is not None
-        self._answering.usage = usage
+        """Sets the usage of the current attempt, capped at what its request allows."""
+        path = self._current.path
+        window = self._metering.pricing.context_window(path.model)
+        limit = self._request.sampling.max_tokens
+        if usage.prompt_tokens > window or usage.completion_tokens > (window if limit is None else limit):
+            usage = self._cap(usage, path, window)
+        self._current.usage = usage
+
+    def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
+        """An engine can have read at most the context window for each prompt, and written at most n x max_tokens."""
+        request, choices = self._request, choice_count(self._request)
+        prompts = len(request.messages) if request.operation == "completion" else 1
+        limit = request.sampling.with_defaults(path.sampling).max_tokens
+        answer = choices * (window if limit is None else max(1, min(limit, window)))
+        prompt = min(usage.prompt_tokens, prompts * window)
+        capped = Usage(prompt, min(usage.completion_tokens, answer), min(usage.cached_tokens, prompt), usage.seconds)
+        if capped == usage:
+            return usage
+        self._usage_note = (
+            f"usage capped: the engine reported {usage.prompt_tokens} prompt and {usage.completion_tokens} completion "
+            f"tokens, at most {prompts * window} and {answer} are possible"
+        )
+        log.warning("path %s: %s", path.name, self._usage_note)
+        return capped
 
     def mark_first_token(self, chunks: Chunks) -> bool:
         """Called with the chunks that are sent to the caller, until it returns True because one of them has a token."""
@@ -177,6 +206,8 @@ class Meter:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)
             self._count_tokens()
+        if self._usage_note:
+            decision = replace(decision, notes=(*decision.notes, self._usage_note))
         receipt = Receipt(
             decision,
             usage,

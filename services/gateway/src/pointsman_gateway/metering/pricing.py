@@ -72,11 +72,16 @@ class Pricing:
         self._whole_prices = {
             name: whole for name, prices in self._token_prices.items() if (whole := _to_whole(prices))
         }
+        self._windows = {name: model.context_window for name, model in models.models.items()}
         self._search = round(models.retrieval.usd_per_search * PICODOLLARS)
         self._embedding = round(models.retrieval.usd_per_embedding * PICODOLLARS)
         self._cache_hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
+
+    def context_window(self, model: str) -> int:
+        """Tokens of the prompt and the answer together."""
+        return self._windows[model]
 
     def token_prices(self, model: str) -> TokenPrices:
         return self._token_prices[model]
