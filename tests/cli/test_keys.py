@@ -71,7 +71,8 @@ def test_a_key_has_the_given_limits_scope_and_expiry(keys: Keys) -> None:
     record = json.loads(made.out)
     assert is_well_formed(record.pop("key"))
     assert record["scope"] == {
-        "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"]
+        "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"],
+        "embeddings": None,
     }  # fmt: skip
     assert record["limits"] == {
         "requests_per_minute": 60, "tokens_per_minute": 9000, "concurrent_streams": 5,

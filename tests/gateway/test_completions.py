@@ -54,7 +54,7 @@ async def test_a_named_models_engine_gets_the_raw_prompt(
     assert engine.bodies == [
         {
             "model": known_as, "prompt": "Once", "max_tokens": 5, "echo": False, "suffix": ".", "logprobs": 2,
-            "best_of": 1, "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
+            "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
         }
     ]  # fmt: skip
     assert (got.choices[0].text, got.choices[0].finish_reason, got.model) == (" upon a time", "stop", known_as)

@@ -131,7 +131,14 @@ async def test_without_embedding_models_the_route_is_not_found(neighbours: Neigh
 
 
 async def test_an_engines_answer_is_forwarded_byte_for_byte(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    body = {"model": "small", "input": [[1, 2], [3]], "encoding_format": "base64", "dimensions": 3, "user": "u", "x": 1}
+    body = {
+        "model": "small",
+        "input": [[1, 2], [3]],
+        "encoding_format": "base64",
+        "dimensions": 3,
+        "user": "u",
+        "truncate_prompt_tokens": 8,
+    }
     answer = await http.post(URL, json=body)
     assert engine.bodies == [{**body, "model": "text-3"}]
     assert engine.headers[0]["authorization"] == "Bearer sesame"
