@@ -104,7 +104,8 @@ async def test_a_named_models_engine_gets_all_prompts_in_one_call(
         text_chunk("A", finish="stop"), usage(30, 7), DONE,
     )  # fmt: skip
     create: Any = client.completions.create  # its overloads know no variable arguments
-    asked: dict[str, Any] = {"model": "tiny", "prompt": prompt, "n": 2, "max_tokens": 4}
+    n = 4 if prompt == [1, 2, 3] else 2  # these are the token ids of one prompt
+    asked: dict[str, Any] = {"model": "tiny", "prompt": prompt, "n": n, "max_tokens": 4}
     choices: dict[int, tuple[str, str | None]] = {}
     if stream:
         options = {"include_usage": True}

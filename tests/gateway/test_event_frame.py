@@ -22,13 +22,13 @@ def written(data: Any, *, ascii_only: bool = True) -> bytes:
 
 
 def read_together(events: list[bytes]) -> list[Chunks]:
-    reader = EventReader()
+    reader = EventReader(choices=2)
     return [reader.read(each) for each in events]
 
 
 def read_apart(events: list[bytes]) -> list[Chunks]:
     """Reads each event with a new reader."""
-    return [EventReader().read(each) for each in events]
+    return [EventReader(choices=2).read(each) for each in events]
 
 
 def raw_of(chunks: list[Chunks]) -> list[bytes]:
@@ -78,14 +78,14 @@ def test_a_text_elsewhere_is_not_taken_for_the_deltas() -> None:
 
 def test_an_incomplete_event_waits_for_its_rest() -> None:
     whole = [event("one"), event(" two"), event(" three")]
-    reader = EventReader()
+    reader = EventReader(choices=2)
     pieces = [whole[0], whole[1], whole[2][:30], whole[2][30:] + whole[1], whole[0]]
     told = [chunk.content for piece in pieces for chunk in reader.read(piece)]
     assert told == ["one", " two", " three", " two", "one"]
 
 
 def test_invalid_events_are_not_treated_as_text() -> None:
-    reader = EventReader()
+    reader = EventReader(choices=2)
     reader.read(event("one"))
     reader.read(event(" two").replace(b" two", b"\xff"))
     assert reader.failure

@@ -37,7 +37,7 @@ def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]
 
 
 def read_at_once(stream: bytes, *, as_a_whole: bool) -> tuple[Any, ...]:
-    reader = EventReader(as_a_whole)
+    reader = EventReader(as_a_whole, choices=2)
     return summed_up(reader, reader.read(stream))
 
 

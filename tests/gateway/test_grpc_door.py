@@ -65,6 +65,9 @@ async def test_a_stream_is_started_then_deltas_then_finished(
     assert finished.receipt.seconds["total"] >= finished.receipt.seconds["first_token"] > 0
 
 
+TWO_CHOICES = pb.Sampling(extra_json='{"n": 2}')
+
+
 async def test_sources_carry_title_and_score(stub: gateway_pb2_grpc.GatewayStub) -> None:
     *_, last = [response async for response in stub.GenerateStream(asking(IN_POLICY))]
     (source,) = last.finished.receipt.sources
@@ -178,7 +181,7 @@ async def test_a_unary_answer_has_complete_tool_calls_and_logprobs(
         chunk("b", index=1, reasoning="hm", logprobs={"content": [{"token": "b"}]}),
         chunk("", finish="tool_calls"), chunk("", index=1, finish="stop"), usage(), DONE,
     )  # fmt: skip
-    called, spoken = (await stub.Generate(asking())).choices
+    called, spoken = (await stub.Generate(asking(sampling=TWO_CHOICES))).choices
     function = {"name": "refund", "arguments": '{"booking": "AB12"}'}
     assert json.loads(called.extra_json) == {
         "message": {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
@@ -194,7 +197,8 @@ async def test_each_choice_of_a_stream_has_a_finish_reason(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(chunk("a"), chunk("b", index=1, finish="length"), chunk("", finish="stop"), usage(), DONE)
-    deltas = [r.delta for r in [r async for r in stub.GenerateStream(asking())] if r.WhichOneof("event") == "delta"]
+    responses = [response async for response in stub.GenerateStream(asking(sampling=TWO_CHOICES))]
+    deltas = [response.delta for response in responses if response.WhichOneof("event") == "delta"]
     assert [(d.index, d.finish_reason) for d in deltas] == [(0, ""), (1, "length"), (0, "stop")]
 
 

@@ -65,7 +65,7 @@ async def test_tool_calls_reasoning_and_logprobs_are_kept(engine: ScriptedEngine
     engine.says(
         chunk(tool_calls=[call]), chunk("a", reasoning="hm", logprobs=logprobs), chunk("b", index=1), usage(), DONE
     )
-    called, reasoned, second, _ = await collect(stream())
+    called, reasoned, second, _ = await collect(stream(sampling=Sampling(extra={"n": 2})))
     assert called.extra == {"delta": {"tool_calls": [call]}}
     assert reasoned.extra == {"delta": {"reasoning": "hm"}, "logprobs": logprobs}
     assert (second.index, second.content) == (1, "b")
