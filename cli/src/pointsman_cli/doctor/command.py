@@ -15,6 +15,7 @@ from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.findings import Finding, Level, fail, ok, warn
 from pointsman_cli.doctor.machine import check_hardware, check_installation, look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
+from pointsman_cli.doctor.security import check_deployment, check_gateway, summary
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
 from pointsman_cli.options import (
@@ -49,15 +50,21 @@ def doctor(
     ] = "",
     cluster_grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Also check its gRPC address.")] = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
+    security: Annotated[
+        bool, typer.Option("--security", help="Only report what the running deployment leaves open.")
+    ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Also have one request answered there (costs money).")] = False,
 ) -> None:
     """Check this machine and say what to fix. Exit code 1 if a check fails.
 
-    With --cluster: check a running deployment from outside.
+    With --cluster: check a running deployment from outside. With --security: report what this machine's deployment, or
+    the one behind --cluster, leaves open.
     """
     console = Console()
     failed = False
-    if cluster:
+    if security:
+        found = _security_findings(web_url(cluster) if cluster else "", DataDir.at(data_dir))
+    elif cluster:
         found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, api_key(key_env), ask)))
     else:
         found = list(_findings(folder, http, grpc, DataDir.at(data_dir), engine_python))
@@ -79,6 +86,13 @@ def _findings(
     if folder is not None:
         yield from check_example(folder)
     yield from run_interruptibly(check_running(run))
+
+
+def _security_findings(url: str, data_dir: DataDir) -> list[Finding]:
+    """The findings on security of the gateway at `url`, or else of this machine's deployment."""
+    run = find_run(data_dir.folder)
+    found = run_interruptibly(check_gateway(url) if url else check_deployment(run, data_dir))
+    return [*found, summary(found)]
 
 
 async def _of_cluster(cluster: Cluster) -> list[Finding]:

@@ -43,13 +43,20 @@ async def check_running(run: Run | None) -> list[Finding]:
     findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
     return [
         *findings,
+        *await check_tokens(run),
+        await check_configuration(run.http),
+        *await _engine(run.lora_server),
+        *await _prometheus(run),
+    ]
+
+
+async def check_tokens(run: Run) -> list[Finding]:
+    """Checks that the internal services refuse calls without a token."""
+    return [
         await _tokens(
             "retriever", run.retriever, lambda channel: retriever_stub(channel).ListCollections, _COLLECTIONS
         ),
         await _tokens("lora-server", run.lora_server, lambda channel: lora_server_stub(channel).List, _ADAPTERS),
-        await check_configuration(run.http),
-        *await _engine(run.lora_server),
-        *await _prometheus(run),
     ]
 
 
