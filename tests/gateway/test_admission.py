@@ -191,7 +191,7 @@ async def test_a_disconnect_at_the_moment_of_admission_releases_the_slot() -> No
         await stands(h, 1)
         following = h.comes("following")
         await stands(h, 2)
-        h.admission.leave()  # at the same turn of the event loop as the disconnection
+        h.admission.leave(request())  # at the same turn of the event loop as the disconnection
         gone.cancel()
         await until(lambda: "following" in h.entered)
         assert "gone" not in h.entered

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
     )
     max_in_flight: int = Field(default=256, ge=1, description="concurrent requests; further ones are queued")
+    tenant_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="of the concurrent and of the queued requests that one tenant may have; the rest is for others",
+    )
     queue_size: int = Field(default=64, ge=0, description="queued requests, by priority; further ones are rejected")
     queue_timeout: float = Field(default=1.0, ge=0, description="seconds that a request may stay queued")
     shutdown_delay: float = Field(

@@ -127,7 +127,9 @@ async def build_gateway(
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         cost_metrics = CostMetrics.register(registry, metrics)
         queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth)
+        admission = Admission(
+            settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share
+        )
         dependencies = Dependencies(
             tracing.engine_client(OpenAIClient(pool), gen_ai),
             ProtectedSearch(retriever, Breaker()),

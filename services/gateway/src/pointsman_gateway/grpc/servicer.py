@@ -21,6 +21,7 @@ from pointsman_gateway.codec.headers import cache_mode, cost_header, decision_he
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages
+from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
@@ -153,7 +154,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Writes to the context and yields nothing: a generator cannot limit the time in which its items are read."""
-        sink = StreamSink()
+        sink = StreamSink(self._pipeline.admission.unread)
         try:
             decoded = self._decode("chat", request, context)
             sink.run = run = self._pipeline.run(decoded, sink)
@@ -231,8 +232,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 class StreamSink(EventQueue):
     """The events of a streamed answer; its first one is kept for the metadata of a later error."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, unread: UnreadBudget) -> None:
+        super().__init__(unread)
         self.start: Started | None = None
 
     def started(self, started: Started) -> None:

@@ -12,11 +12,15 @@ from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
 from pointsman_gateway.http.encoding import Encoder, error_response
 from pointsman_gateway.http.sinks import HttpSink
+from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.batch import RequestBatch
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
 
 Result = TypeVar("Result")
+
+CALLER = "pointsman.caller"
+"""Key in the ASGI scope of a request whose key has been checked: its `Caller`."""
 
 ON_DISCONNECT = "pointsman.on_disconnect"
 """Key in the ASGI scope: the callback that the server calls if the client disconnects before its answer is complete.
@@ -34,9 +38,11 @@ class ClientDisconnected(Exception):
 class AsgiSink(HttpSink, ItemQueue[Message]):
     """Implements `AnswerSink` as a queue of ASGI messages."""
 
-    def __init__(self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]], unread: UnreadBudget
+    ) -> None:
         HttpSink.__init__(self, encoder, streams, extra_headers)
-        ItemQueue.__init__(self)
+        ItemQueue.__init__(self, unread)
 
     def failed(self, error: PointsmanError) -> None:
         if isinstance(error, AnswerNotRead):
@@ -52,14 +58,14 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
     def send_part(self, part: bytes, *, more: bool) -> None:
         if part:
-            self.put({"type": "http.response.body", "body": part, "more_body": True})
+            self.put({"type": "http.response.body", "body": part, "more_body": True}, len(part))
 
     def send_end(self, part: bytes) -> None:
-        self.put({"type": "http.response.body", "body": part, "more_body": False})
+        self.put({"type": "http.response.body", "body": part, "more_body": False}, len(part))
 
     def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
         for message in _to_messages(status, headers, body):
-            self.put(message)
+            self.put(message, len(message.get("body", b"")))
 
 
 class AsgiAnswer(Response):
@@ -76,7 +82,7 @@ class AsgiAnswer(Response):
         self.background = None
         self._pipeline = pipeline
         self._request = request
-        self._sink = AsgiSink(encoder, streams, extra_headers)
+        self._sink = AsgiSink(encoder, streams, extra_headers, pipeline.admission.unread)
         self._has_run = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,14 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pointsman_gateway.codec.headers import Headers, identify_caller
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.http.asgi_answer import ClientDisconnected, send_error
+from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
 from pointsman_gateway.pipeline.ports import Tenancy
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no key, in addition to the console's static files."""
-
-CALLER = "pointsman.caller"
-"""Key in the ASGI scope of a request whose key has been checked: its `Caller`."""
 
 Route = Callable[["RawRequest"], Awaitable[None]]
 

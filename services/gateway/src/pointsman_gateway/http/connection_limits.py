@@ -15,6 +15,8 @@ MAX_DISCARDED_BYTES = 9 * 1024 * 1024
 """The largest body with its framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
 DISCARD_SECONDS = 10.0
 """Time in which the rest of a body is discarded."""
+RESERVED_CONNECTIONS = 16
+"""Connections beyond the limit, for health checks while all others are in use by clients with keys."""
 READ_ANSWER_SECONDS = 1.0
 """Time in which a client that sends more than that may read its answer."""
 

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.http.asgi_answer import AsgiAnswer, BatchAnswer
-from pointsman_gateway.http.asgi_app import CALLER
+from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer
 from pointsman_gateway.http.encoding import Encoder
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy

@@ -38,10 +38,19 @@ class FastConnection(GuardedConnection):
         """Bytes that the current request has reserved in the budget, for `_tenant`."""
         self._idle_until = NEVER
         self._closes_after_request = False
+        self._has_shown_key = False
 
     @property
     def default_headers(self) -> Headers:
         return self.server_state.default_headers
+
+    @property
+    def has_shown_key(self) -> bool:
+        return self._has_shown_key or super().has_shown_key
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._is_busy and super().is_idle
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
         """Reserves the bytes of the current request once; False if the budget of buffered bytes is exhausted."""
@@ -122,6 +131,7 @@ class FastConnection(GuardedConnection):
     def end_request(self, *, close: bool = False) -> None:
         """Called at the end of the request: the connection is closed, or reads its next request."""
         self._is_busy, self._sink = False, None
+        self._has_shown_key = True
         self._release_buffer()
         self.server_state.total_requests += 1
         if close or self._closes_after_request:

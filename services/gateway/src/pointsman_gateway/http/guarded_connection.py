@@ -1,16 +1,18 @@
 """uvicorn's HTTP/1.1 connection with limits on clients that send too much, send too slowly, or do not read."""
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pointsman_gateway.http.asgi_answer import DISCONNECTED, ON_DISCONNECT
+from pointsman_gateway.http.asgi_answer import CALLER, DISCONNECTED, ON_DISCONNECT
 from pointsman_gateway.http.connection_limits import (
     BAD_HTTP,
     BAD_TRANSFER_ENCODING,
+    RESERVED_CONNECTIONS,
     TRAILERS_TOO_LARGE,
     ConnectionLimits,
     DiscardingTransport,
@@ -23,6 +25,10 @@ NEVER = float("inf")
 
 SINGLE_HEADERS = (b"authorization", b"host")
 """Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
+
+
+MAX_STRANGERS_CHECKED = 16
+"""Connections that are considered for closing when a further one arrives at the limit."""
 
 
 class _RejectedRequest(Exception):
@@ -38,6 +44,8 @@ class GuardedConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state)
         self.access_log = False  # uvicorn logs addresses, which may hold secrets, if any logger listens
         self._limits = limits
+        self.strangers: dict[GuardedConnection, None] = {}
+        """The server's connections on which no valid key has been shown yet, the oldest first."""
         self._bytes_read = 0
         """Bytes since the last headers ended. For headers that begin within a read: those of later reads."""
         self._awaited_scope: object = None
@@ -66,16 +74,18 @@ class GuardedConnection(HttpToolsProtocol):
     # -- called by the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's is
-        limit = self._limits.max_connections
-        if len(self.connections) >= limit:
+        limit, count = self._limits.max_connections, len(self.connections)
+        if count >= limit and not self._close_a_stranger() and count >= limit + RESERVED_CONNECTIONS:
             self.transport = transport
             self._reject(Rejection(503, "too_many_connections", f"{limit} connections are open already"))
             return
         super().connection_made(transport)
+        self.strangers[self] = None
         self._deadline = self.loop.time() + self._limits.header_timeout
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.strangers.pop(self, None)
         if self._discarding is not None:
             self._discarding.release()
         cycle = self.cycle
@@ -84,6 +94,31 @@ class GuardedConnection(HttpToolsProtocol):
             on_disconnect, scope[ON_DISCONNECT] = scope.get(ON_DISCONNECT), DISCONNECTED
             if callable(on_disconnect):
                 on_disconnect()
+
+    @property
+    def has_shown_key(self) -> bool:
+        """Whether one of its requests has had a valid key. Without authentication every key is valid."""
+        return self.cycle is not None and CALLER in self.cycle.scope
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in progress, apart from headers that are incomplete."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_a_stranger(self) -> bool:
+        """Closes the oldest idle connection without a key, so that such connections cannot keep new ones out.
+
+        False if none of the oldest ones is idle.
+        """
+        for connection in list(islice(self.strangers, MAX_STRANGERS_CHECKED)):
+            if connection.has_shown_key:
+                del self.strangers[connection]
+            elif connection.is_idle:
+                del self.strangers[connection]
+                self._limits.on_rejection("closed_for_another")
+                connection.transport.abort()
+                return True
+        return False
 
     def data_received(self, data: bytes) -> None:
         if self._unread_body is not None:

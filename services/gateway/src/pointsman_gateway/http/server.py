@@ -87,6 +87,7 @@ class _Server(uvicorn.Server):
         self._limits = limits
         self._tls = tls
         self._chat_reader = chat_reader
+        self._strangers: dict[GuardedConnection, None] = {}
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -117,7 +118,10 @@ class _Server(uvicorn.Server):
 
     def _build_connection(self) -> GuardedConnection:
         parts = self.config, self.server_state, self.lifespan.state, self._limits
-        return GuardedConnection(*parts) if self._chat_reader is None else FastConnection(*parts, self._chat_reader)
+        reader = self._chat_reader
+        connection = GuardedConnection(*parts) if reader is None else FastConnection(*parts, reader)
+        connection.strangers = self._strangers
+        return connection
 
     def _tls_options(self) -> dict[str, Any]:
         if self._tls is None:

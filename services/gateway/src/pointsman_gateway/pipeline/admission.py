@@ -3,6 +3,7 @@
 free slot      the request gets it at once
 no free slot   it waits briefly, by its caller's priority, first come first served within one priority
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
+large tenant   a tenant may have a share of the slots only, so that it cannot occupy all of them with long streams
 shutting down  Unavailable ("shutting_down")
 
 At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
@@ -10,6 +11,7 @@ At shutdown, `drain` first reports not ready, then admits no more requests, and 
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from bisect import insort
@@ -33,6 +35,8 @@ MAX_USER_CHARACTERS = 512
 MAX_CHOICES = 128
 """OpenAI's limit on `n`."""
 MAX_RETRY_AFTER_SECONDS = 30.0
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Of all answers together that their clients have not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,29 @@ class QueueLimits:
     """Seconds that a request waits at most."""
 
 
+class UnreadBudget:
+    """Bounds the bytes of answers that are complete before their clients have read them. Such answers have no slot."""
+
+    def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        self._left = max_bytes
+
+    def take(self, count: int) -> bool:
+        if count > self._left:
+            return False
+        self._left -= count
+        return True
+
+    def give_back(self, count: int) -> None:
+        self._left += count
+
+
 @dataclass(order=True, slots=True)
 class _Waiter:
     """One request in the queue; the smallest gets the next slot."""
 
     rank: tuple[int, int]
     turn: "asyncio.Future[None]" = field(compare=False)
+    tenant: str = field(compare=False)
 
     @property
     def priority(self) -> int:
@@ -58,9 +79,19 @@ class Admission:
     """Gives requests one of a fixed number of slots."""
 
     def __init__(
-        self, max_in_flight: int, in_flight: Gauge, queue: QueueLimits | None = None, waiting: Gauge | None = None
+        self,
+        max_in_flight: int,
+        in_flight: Gauge,
+        queue: QueueLimits | None = None,
+        waiting: Gauge | None = None,
+        tenant_share: float = 1.0,
     ) -> None:
-        """The gauges show how many requests have a slot, and how many wait for one."""
+        """The gauges show how many requests have a slot, and how many wait for one.
+
+        A tenant that is alone may have `tenant_share` of the slots and of the queue. The threshold is dynamic: with f
+        free slots, a tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury
+        and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+        """
         self.is_closed = False
         """Whether new requests are rejected."""
         self.is_draining = False
@@ -68,7 +99,12 @@ class Admission:
         self._free = max_in_flight  # negative while more requests are answered than there are slots; see `lend`
         self._lent = 0
         self.max_in_flight = max_in_flight
+        self.unread = UnreadBudget()
         self._limits = queue or QueueLimits()
+        self._share = tenant_share
+        self._slots_per_free = tenant_share / (1 - tenant_share) if tenant_share < 1 else math.inf
+        self._by_tenant: dict[str, int] = {}
+        """The slots of each tenant; requests without one are not limited."""
         self._queue: list[_Waiter] = []
         self._arrivals = 0
         self._pace = _Pace(time.monotonic)
@@ -110,14 +146,12 @@ class Admission:
         _check(request)
         if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
-        if self._free <= 0:  # else the queue is empty: `leave` passes slots on
-            return False
-        self._free -= 1
-        return True
+        # If a slot is free, the requests in the queue are those of tenants that have their share.
+        return self._free > 0 and self._take(request.caller.tenant)
 
     async def wait(self, request: Request) -> None:
         """Waits in the queue for a slot, which `leave` gives back. Raises Unavailable."""
-        waiter = self._enqueue(request.caller.priority)
+        waiter = self._enqueue(request.caller.priority, request.caller.tenant)
         loop = asyncio.get_running_loop()
         # No asyncio.timeout: the request may have no task.
         timer = loop.call_at(min(loop.time() + self._limits.timeout, request.deadline), self._give_up, waiter)
@@ -127,21 +161,49 @@ class Admission:
             if waiter in self._queue:
                 self._queue.remove(waiter)
             elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
-                self.leave()  # it got a slot at the same moment
+                self.leave(request)  # it got a slot at the same moment
             raise
         finally:
             timer.cancel()
 
-    def leave(self) -> None:
+    def leave(self, request: Request) -> None:
+        tenant = request.caller.tenant
+        if tenant:
+            held = self._by_tenant[tenant] - 1
+            if held:
+                self._by_tenant[tenant] = held
+            else:
+                del self._by_tenant[tenant]
+        self._free_slot()
+
+    def _free_slot(self) -> None:
         self._pace.step()
-        while self._queue and self._free >= 0:
-            turn = self._queue.pop(0).turn
-            if not turn.done():
-                turn.set_result(None)
-                return
         self._free += 1
+        if self._queue:
+            self._grant()
         if self.in_flight == 0:
             self._empty.set()
+
+    def _take(self, tenant: str) -> bool:
+        """Takes a free slot; False if the tenant has its share already."""
+        if tenant:
+            held = self._by_tenant.get(tenant, 0)
+            if held >= self._slots_per_free * self._free:
+                return False
+            self._by_tenant[tenant] = held + 1
+        self._free -= 1
+        return True
+
+    def _grant(self) -> None:
+        """Gives free slots to the first requests in the queue whose tenants do not have their share."""
+        for waiter in list(self._queue):
+            if self._free <= 0:
+                return
+            if waiter.turn.done():
+                self._queue.remove(waiter)
+            elif self._take(waiter.tenant):
+                self._queue.remove(waiter)
+                waiter.turn.set_result(None)
 
     @contextmanager
     def lend(self) -> Iterator[None]:
@@ -154,7 +216,7 @@ class Admission:
             yield
             return
         self._lent += 1
-        self.leave()
+        self._free_slot()
         try:
             yield
         finally:
@@ -164,22 +226,30 @@ class Admission:
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter in self._queue:
             self._queue.remove(waiter)
-            waiter.turn.set_exception(self._overloaded())
+            waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
-    def _enqueue(self, priority: int) -> _Waiter:
+    def _enqueue(self, priority: int, tenant: str) -> _Waiter:
         """If the queue is full, evicts its last request if that has a lower priority, else raises Unavailable."""
+        if tenant and len(self._queue) >= self._share * self._limits.max_waiting:
+            own = sum(waiter.tenant == tenant for waiter in self._queue)
+            if own and own >= self._share * self._limits.max_waiting:
+                raise self._overloaded(tenant)
         if len(self._queue) >= self._limits.max_waiting:
             if not self._queue or self._queue[-1].priority >= priority:
-                raise self._overloaded()
-            self._queue.pop().turn.set_exception(self._overloaded())
+                raise self._overloaded(tenant)
+            evicted = self._queue.pop()
+            evicted.turn.set_exception(self._overloaded(evicted.tenant))
         self._arrivals += 1
-        waiter = _Waiter((-priority, self._arrivals), asyncio.get_running_loop().create_future())
+        waiter = _Waiter((-priority, self._arrivals), asyncio.get_running_loop().create_future(), tenant)
         insort(self._queue, waiter)
         return waiter
 
-    def _overloaded(self) -> Unavailable:
+    def _overloaded(self, tenant: str) -> Unavailable:
         wait = min(max(1.0, (len(self._queue) + 1) * self._pace.seconds), MAX_RETRY_AFTER_SECONDS)
-        message = f"{self.max_in_flight} requests are being answered already, and {len(self._queue)} wait"
+        held, of_tenant = self.max_in_flight, ""
+        if self._free > 0:  # for other tenants
+            held, of_tenant = self._by_tenant.get(tenant, 0), f" of this tenant, its share of {self.max_in_flight},"
+        message = f"{held} requests{of_tenant} are being answered already, and {len(self._queue)} wait"
         return Unavailable(message, code="overloaded", retry_after=wait)
 
 
@@ -197,7 +267,7 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.leave()
+        self._admission.leave(self._request)
 
 
 class _Pace:

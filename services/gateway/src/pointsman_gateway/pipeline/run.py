@@ -327,7 +327,7 @@ class RequestRun:
 
     def _settle(self, receipt: Receipt | UndecidedReceipt | None) -> None:
         if self._is_admitted:
-            self._pipeline.admission.leave()
+            self._pipeline.admission.leave(self._request)
         if self._reservation is not None and receipt is not None:
             self._reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
 

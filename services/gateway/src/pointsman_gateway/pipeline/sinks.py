@@ -8,6 +8,12 @@ from typing import Generic, Protocol, TypeVar
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
 
 from pointsman_gateway.domain import Chunk, Chunks, Event, Finished, Started
+from pointsman_gateway.pipeline.admission import UnreadBudget
+
+MAX_UNREAD_BYTES_EACH = 64 * 1024
+"""Of one answer that its client has not read yet; as much as asyncio buffers for a connection."""
+EVENT_BYTES = 512
+"""About the size of an event apart from its text."""
 
 UNREAD_SECONDS = 0.5
 """Seconds after the deadline until an answer is aborted because its client does not read it."""
@@ -37,21 +43,41 @@ class RunControl(Protocol):
 
 
 class ItemQueue(Generic[Item]):
-    """Passes a run's events to one reader in lock step: the run pauses until the reader waits for more."""
+    """Passes a run's events to one reader: the run pauses while too many bytes of its answer wait for the reader.
 
-    def __init__(self) -> None:
+    A run that ends before the reader has read everything releases its slot and its engine.
+    """
+
+    def __init__(self, unread: UnreadBudget | None = None) -> None:
+        """Without `unread` the run pauses until the reader waits for more."""
         self.run: RunControl | None = None
         """Set by the code that starts the run; None again at its end."""
+        self._unread = unread
+        self._unread_bytes = 0
         self._items: deque[Item] = deque()
         self._is_closed = False
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item, size: int = 0) -> None:
+        """`size`: about how many bytes it has."""
         self._items.append(item)
-        if self.run is not None:
+        if self.run is not None and not self._may_wait(size):
             self.run.pause()
         self._wake()
+
+    def _may_wait(self, size: int) -> bool:
+        """Whether the item may wait for the reader while the run goes on."""
+        unread = self._unread
+        if unread is None or self._unread_bytes + size > MAX_UNREAD_BYTES_EACH or not unread.take(size):
+            return False
+        self._unread_bytes += size
+        return True
+
+    def _release_unread(self) -> None:
+        if self._unread is not None and self._unread_bytes:
+            self._unread.give_back(self._unread_bytes)
+            self._unread_bytes = 0
 
     def close(self, error: Exception | None = None) -> None:
         """Ends the queue; the reader gets the remaining items, then the error. Only the first call counts."""
@@ -71,6 +97,7 @@ class ItemQueue(Generic[Item]):
     async def __anext__(self) -> Item:
         """Raises the run's error."""
         while not self._items:
+            self._release_unread()
             if self._is_closed:
                 error, self._error = self._error, None
                 try:
@@ -85,6 +112,8 @@ class ItemQueue(Generic[Item]):
 
     async def aclose(self) -> None:
         """Stops the run, and returns once its receipt is written."""
+        self._release_unread()
+        self._unread = None
         if self.run is not None:
             self.run.cancel()
             while self.run is not None:
@@ -122,13 +151,13 @@ class EventQueue(ItemQueue[Event]):
     """Implements `AnswerSink`: the events of one answer, to iterate over."""
 
     def started(self, started: Started) -> None:
-        self.put(started)
+        self.put(started, EVENT_BYTES)
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        self.put(chunks)
+        self.put(chunks, sum([len(chunk.raw) + len(chunk.content) + EVENT_BYTES for chunk in chunks]))
 
     def finished(self, finished: Finished) -> None:
-        self.put(finished)
+        self.put(finished, EVENT_BYTES)
 
     def failed(self, error: PointsmanError) -> None:
         self.close(error)

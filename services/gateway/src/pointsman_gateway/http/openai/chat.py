@@ -16,7 +16,7 @@ from pointsman_gateway.codec.json_values import reject_non_finite, reject_surrog
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
-from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientDisconnected, send_error
+from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, ClientDisconnected, send_error
 from pointsman_gateway.http.asgi_app import RawRequest
 from pointsman_gateway.http.dependencies import HttpDependencies, deadline_after, deadline_of_request, respond
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
@@ -220,7 +220,9 @@ class ChatRoute:
 
     async def _prepare(self, request: RawRequest) -> AsgiAnswer:
         parts, headers = self._dependencies, request.headers
-        caller = await identify_caller(parts.tenancy, headers.get(b"authorization", b"").decode("latin-1"))
+        request.scope[CALLER] = caller = await identify_caller(
+            parts.tenancy, headers.get(b"authorization", b"").decode("latin-1")
+        )
         body = decode_chat(await request.read_body(caller))
         deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
         decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
