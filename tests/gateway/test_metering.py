@@ -70,7 +70,7 @@ def test_what_a_path_adds_to_a_prompt_stays_whatever_the_request_is_long() -> No
     expected.statistics.add(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
     longer = Request("auto", (Message("user", "x" * 4000),))
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
-    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * expected.usd(path, longer) * 10**12)
+    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * (expected.usd(path, longer) or 0) * 10**12)
     assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
 
 

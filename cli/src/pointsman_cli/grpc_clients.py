@@ -130,7 +130,7 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         stage=decision.stage,
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
         considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
-        expected_cost_usd=decision.expected_cost_usd,
+        expected_cost_usd=decision.expected_cost_usd if decision.HasField("expected_cost_usd") else None,
         margin=decision.margin,
         in_distribution_score=decision.in_distribution_score,
         notes=tuple(decision.notes),
@@ -142,7 +142,7 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
     return AnswerEnd(
         prompt_tokens=receipt.usage.prompt_tokens,
         completion_tokens=receipt.usage.completion_tokens,
-        cost_usd=receipt.cost_usd,
+        cost_usd=receipt.cost_usd if receipt.HasField("cost_usd") else None,
         path=receipt.path,
         sources=tuple(source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,

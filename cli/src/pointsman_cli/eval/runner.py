@@ -73,7 +73,7 @@ async def _request(client: httpx.AsyncClient, work: RowRequest) -> Answer:
     if ending.path != work.path:
         return _failed_answer(work, "answered_by_another", f"path {ending.path or '(none)'} answered")
     if ending.cost_usd is None or ending.prompt_tokens is None or ending.completion_tokens is None:
-        return _failed_answer(work, "no_receipt", "the answer came without its tokens or its cost")
+        return _failed_answer(work, "no_receipt", "the answer came without its tokens or a known cost")
     return Answer(
         work.row.id, work.row.task, work.path, OK, None,
         text="".join(pieces), model=ending.model, finish_reason=ending.finish_reason,

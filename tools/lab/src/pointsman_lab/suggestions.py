@@ -60,14 +60,23 @@ class LogFindings:
 def examples_of(config: Config) -> list[Example]:
     """All examples, in the classifier's order (by task name), with their line numbers in the file."""
     return [
-        Example(example.text, task, config.tasks.tasks[task].examples, line)
+        Example(example.text, task, _file_of(config, task), line)
         for task in sorted(config.examples)
         for line, example in zip(_lines_of(config, task), config.examples[task], strict=True)
     ]
 
 
+def _file_of(config: Config, task: str) -> str:
+    """The file with the examples; for those in the configuration itself, the key."""
+    written = config.tasks.tasks[task].examples
+    return written if isinstance(written, str) else f"tasks.{task}.examples"
+
+
 def _lines_of(config: Config, task: str) -> list[int]:
-    text = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8-sig")
+    written = config.tasks.tasks[task].examples
+    if not isinstance(written, str):
+        return list(range(1, len(written) + 1))
+    text = (config.folder / written).read_text("utf-8-sig")
     return [number for number, _ in numbered_lines(text)]
 
 

@@ -84,7 +84,7 @@ def to_catalog(config: Config) -> Catalog:
     """What clients need to compare the paths: models with their prices, tasks with their paths and metrics."""
     return Catalog(
         default_path=config.tasks.default_path,
-        search_usd=config.models.retrieval.usd_per_search,
+        search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
         tasks={name: _catalog_task(task, config) for name, task in config.tasks.tasks.items()},
         paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
         models={name: _catalog_model(model) for name, model in config.models.models.items()},
@@ -110,4 +110,5 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
 
 
 def _catalog_model(model: ModelConfig) -> CatalogModel:
-    return CatalogModel(model.context_window, model.usd_per_million_tokens.model_dump())
+    prices = model.usd_per_million_tokens
+    return CatalogModel(model.context_window, prices.model_dump() if prices else None)

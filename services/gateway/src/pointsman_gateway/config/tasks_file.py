@@ -1,9 +1,9 @@
 """The schema of tasks.yaml: tasks with rules, policy and validators, the classifier, the request log, and learning."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pointsman_scoring import is_user_metric
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from pointsman_gateway.config.field_types import PolicyConfig, Strict, ValidatorConfig
 
@@ -168,8 +168,27 @@ class ShadowConfig(Strict):
     )
 
 
+FILE_TAG, ROWS_TAG = "[file]", "[rows]"
+"""The two forms of `examples`, in the location of pydantic's errors."""
+
+
+class InlineExample(Strict):
+    """An example that the configuration file contains itself; a string is its text."""
+
+    text: str
+    output: Any = Field(default=None, description="the right answer; an object is written as JSON")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, written: Any) -> Any:
+        return {"text": written} if isinstance(written, str) else written
+
+
 class TaskConfig(Strict):
-    examples: str = Field(description="a JSONL file in the configuration folder")
+    examples: Annotated[
+        Annotated[str, Tag(FILE_TAG)] | Annotated[tuple[InlineExample, ...], Tag(ROWS_TAG)],
+        Discriminator(lambda written: FILE_TAG if isinstance(written, str) else ROWS_TAG),
+    ] = Field(description="a JSONL file in the configuration folder, or the examples themselves")
     policy: PolicyConfig
     fallback: tuple[str, ...] = Field(default=(), description="paths to try, in order, before the first token")
     rules: tuple[RuleConfig, ...] = ()

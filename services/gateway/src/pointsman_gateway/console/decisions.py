@@ -34,7 +34,7 @@ class DecisionRow(msgspec.Struct, frozen=True, gc=False):
     fault: str
     model: str
     requested: str
-    cost_usd: float
+    cost_usd: float | None
     seconds: float
     """From arrival to end; 0 without an answer."""
     first_token: float
@@ -70,7 +70,7 @@ class _EntryFields(msgspec.Struct):
     fault: str
     model: str
     requested: str
-    cost_usd: float
+    cost_usd: float | None
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
     escalated_from: str
@@ -230,6 +230,7 @@ def by_path(rows: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFig
 def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
     complete = [row for row in rows if row.outcome == "ok"]
     seconds = sorted(row.seconds for row in complete)
+    known = [row.cost_usd for row in rows if row.cost_usd is not None]
     first_tokens = sorted(row.first_token for row in complete if row.first_token)
     return PathFigures(
         requests=len(rows),
@@ -240,7 +241,7 @@ def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
         p50_seconds=_quantile(seconds, 0.5),
         p95_seconds=_quantile(seconds, 0.95),
         first_token_p50_seconds=_quantile(first_tokens, 0.5),
-        usd_per_1k=1000 * sum(row.cost_usd for row in rows) / len(rows),
+        usd_per_1k=1000 * sum(known) / len(known) if known else None,
         bars=_bars(rows, window),
     )
 

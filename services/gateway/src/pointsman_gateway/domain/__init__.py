@@ -17,7 +17,7 @@ from pointsman_gateway.domain.request import (
     Request,
     Scope,
 )
-from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Usage, Vector, round_to_microseconds
+from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, EngineSeconds, Usage, Vector, round_to_microseconds
 
 __all__ = [
     "ANONYMOUS",
@@ -25,6 +25,7 @@ __all__ = [
     "PATH_PREFIX",
     "PICODOLLARS",
     "UNKNOWN",
+    "UNPRICED",
     "Alias",
     "Caller",
     "CanaryMetrics",

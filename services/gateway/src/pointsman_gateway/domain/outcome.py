@@ -67,7 +67,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         too_many_documents
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,
-    Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
+    Fault.STATE: "redis_unavailable keys_unavailable limits_contended price_unknown",
 }
 
 OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pointsman_gateway.domain.decision import Decision
 from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
-from pointsman_gateway.domain.value import PICODOLLARS, Usage, round_to_microseconds
+from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, Usage, round_to_microseconds
 
 
 @dataclass(slots=True)
@@ -32,18 +32,22 @@ class Receipt:
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
     request_id: str = ""
-    _in_dollars: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
+    _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
-    def cost_usd(self) -> float:
-        return sum(self.picodollars.values()) / PICODOLLARS
+    def cost_usd(self) -> float | None:
+        """None if a model with an unknown price has worked."""
+        picodollars = self.picodollars
+        return None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
 
     @property
-    def cost_parts_usd(self) -> dict[str, float]:
-        """Cost by component; computed once, since the response and the request log both need it."""
+    def cost_parts_usd(self) -> dict[str, float | None]:
+        """Cost by component, None if it is unknown; computed once, since the response and the request log need it."""
         if self._in_dollars is None:
             self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
+            if UNPRICED in self._in_dollars:
+                self._in_dollars[UNPRICED] = None
         return self._in_dollars
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import cost_header, decision_headers
+from pointsman_gateway.codec.headers import cost_headers, decision_headers
 from pointsman_gateway.domain import Decision, Receipt, Started
 
 Metadata = tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ def trailing_metadata(
     if receipt is not None:
         usage = receipt.usage
         sent += [
-            ("x-pointsman-cost-usd", cost_header(receipt)[1].decode()),
+            *((name.decode(), cost.decode()) for name, cost in cost_headers(receipt)),
             ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
             ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
             ("x-pointsman-cached-tokens", str(usage.cached_tokens)),

@@ -184,4 +184,5 @@ def _outcome(answering: "asyncio.Task[None]") -> str:
 
 
 def _usd(receipt: Receipt | None) -> float:
-    return receipt.cost_usd if receipt else 0.0
+    cost = receipt.cost_usd if receipt else None
+    return 0.0 if cost is None else cost

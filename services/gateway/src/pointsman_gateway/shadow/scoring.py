@@ -55,7 +55,8 @@ class Regret:
 def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
     text = answer.text if answer else ""
     quality = _quality(answer) if answer else None
-    return Side(evidence_key(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
+    usd = receipt.cost_usd or 0.0  # a task with a path of unknown price has no shadow
+    return Side(evidence_key(receipt), usd, receipt.seconds["total"], text, quality)
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
