@@ -84,7 +84,7 @@ class Run:
     example: str
     http: str  # "http://127.0.0.1:8080"
     grpc: str  # "127.0.0.1:8081"
-    retriever: str
+    retriever: str  # empty: none runs, as for all addresses below
     lora_server: str
     engine: str  # "http://127.0.0.1:8101"
     redis_url: str

@@ -111,14 +111,20 @@ def gateway_grpc_address(given: str, data_dir: Path) -> str:
     return running.grpc if running else DEFAULT_GRPC
 
 
+def _running_address(name: str, address: str) -> str:
+    if not address:
+        raise UsageError(f"the running `pointsman up` has no {name}; name one with its option if it is elsewhere")
+    return address
+
+
 def lora_server_address(given: str, data_dir: Path) -> str:
     running = find_run(data_dir)
-    return given or (running.lora_server if running else DEFAULT_LORA_SERVER)
+    return given or _running_address("lora-server", running.lora_server if running else DEFAULT_LORA_SERVER)
 
 
 def retriever_address(given: str, data_dir: Path) -> str:
     running = find_run(data_dir)
-    return given or (running.retriever if running else DEFAULT_RETRIEVER)
+    return given or _running_address("retriever", running.retriever if running else DEFAULT_RETRIEVER)
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:

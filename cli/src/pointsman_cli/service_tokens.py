@@ -8,7 +8,7 @@ POINTSMAN_CLIENT_TOKEN_FILE names.
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def _write_private(file: Path, content: str) -> None:
     unfinished.replace(file)
 
 
-def authenticate_to(addresses: tuple[str, ...], data_dir: DataDir) -> None:
+def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
     """Sends the data directory's token to these addresses from now on, and to no others."""
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
@@ -65,7 +65,7 @@ def find_run(data_dir: Path) -> Run | None:
     """As `read_run`, and lets this command authenticate to the services that run."""
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
-    authenticate_to((run.retriever, run.lora_server) if run else (), at)
+    authenticate_to([address for address in (run.retriever, run.lora_server) if address] if run else (), at)
     return run
 
 

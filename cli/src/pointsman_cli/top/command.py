@@ -73,8 +73,8 @@ def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: P
     """Returns the given addresses, else those of the running `pointsman up`, else the usual ports."""
     run = find_run(data_dir)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
-    metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
-    lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)
+    metrics = lora_metrics or (run and run.lora_server_metrics) or DEFAULT_LORA_METRICS
+    lora_server = lora_server or (run and run.lora_server) or DEFAULT_LORA_SERVER
     return ServiceAddresses(_metrics_url(gateway), lora_server, _metrics_url(metrics))
 
 

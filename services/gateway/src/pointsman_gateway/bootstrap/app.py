@@ -42,7 +42,7 @@ from pointsman_gateway.bootstrap.stages import (
     to_path,
 )
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics
 from pointsman_gateway.engines.dns_groups import DnsResolver
@@ -158,7 +158,7 @@ async def build_gateway(
         )
         first = await builder.build(config)
         metrics.set_generation(first.id)
-        watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
+        watched = [*watched_files(settings.config), *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
         _run_until_closed(stack, reloader.watch(settings.reload_seconds), "watch the configuration")

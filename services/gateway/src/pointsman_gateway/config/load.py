@@ -182,6 +182,14 @@ def single_file(at: FilePath) -> FilePath | None:
     return file
 
 
+def watched_files(at: FilePath) -> list[FilePath]:
+    """Return the folders and files whose change is a change of the configuration `at`.
+
+    If it is one file, other files in its folder need not belong to it.
+    """
+    return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
+
+
 def _read_folder(folder: FilePath, environment: Mapping[str, str]) -> tuple[ModelsFile, PathsFile, TasksFile]:
     models, paths, tasks = (folder / name for name in _PARTS)
     return (
@@ -268,6 +276,8 @@ def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
         return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
     if item["type"] == "missing":
         return f"{file}: '{key}' is missing"
+    if not key:  # a check of the whole file, which is too long to be shown
+        return f"{file}: {item['msg'].removeprefix('Value error, ')}"
     return f"{file}: '{key}': {item['msg']} (it is {item['input']!r})"
 
 
