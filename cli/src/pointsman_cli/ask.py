@@ -12,8 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
-from pointsman_cli.gateway_http import ask_http, request_route, send_feedback, to_decision
+from pointsman_cli.gateway_http import (
+    AnswerEnd,
+    ConsideredPath,
+    Decision,
+    Event,
+    Question,
+    TextChunk,
+    ask_http,
+    request_route,
+    send_feedback,
+    to_decision,
+)
 from pointsman_cli.grpc_clients import ask_grpc
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,

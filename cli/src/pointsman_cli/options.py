@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import typer
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
-from pointsman_cli.service_tokens import find_run
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_URL = "http://127.0.0.1:8080"

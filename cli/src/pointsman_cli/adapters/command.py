@@ -9,8 +9,6 @@ import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
 from pointsman_cli.adapters.freshness import freshness
-from pointsman_cli.adapters.registration import Provenance
-from pointsman_cli.adapters.registration import register_adapter as have_registered
 from pointsman_cli.adapters.tables import (
     adapters_table,
     alias_text,
@@ -26,7 +24,8 @@ from pointsman_cli.adapters.tables import (
 from pointsman_cli.adapters.watch import watch
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
-from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, Provenance, call_lora_server, fetch_adapters
+from pointsman_cli.grpc_clients import register_adapter as have_registered
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +26,7 @@ from pointsman_cli.options import (
     lora_server_address,
     retriever_address,
 )
-from pointsman_cli.retriever.client import fetch_sketch
+from pointsman_cli.retriever.command import fetch_sketch
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 """Facts in an adapter's manifest, written by `pointsman retrain`."""

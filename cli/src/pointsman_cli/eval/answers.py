@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.dataset import whole_lines
 from pointsman_cli.eval.plan import Plan
-from pointsman_cli.json_lines import whole_lines
 
 OK = "ok"
 

@@ -13,8 +13,7 @@ from pointsman_cli.eval.answers import OK, Answer, AnswerFile
 from pointsman_cli.eval.dataset import Row
 from pointsman_cli.eval.plan import Plan
 from pointsman_cli.eval.scoring import Scorer
-from pointsman_cli.gateway_answers import AnswerEnd, TextChunk
-from pointsman_cli.gateway_http import stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, TextChunk, stream_answer
 
 _MAX_ATTEMPTS = 5
 _MAX_WAIT_SECONDS = 60.0  # a longer wait for a rate limit counts as a failure

@@ -14,8 +14,7 @@ import typer
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
-from pointsman_servicekit.keys.usage import UsageStore, sum_counts
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, UsageStore, sum_counts
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly

@@ -10,10 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, find_run
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.lab import LabJob, lab_facts
-from pointsman_cli.lab_commands import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
+from pointsman_cli.lab_commands import (
+    ConfigOption,
+    DatasetsOption,
+    LabJob,
+    TaskArgument,
+    config_folder_of,
+    datasets_folder,
+    lab_facts,
+)
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -43,7 +50,6 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
-from pointsman_cli.service_tokens import find_run
 
 RUNS_FOLDER = "retrain"
 """In the data directory."""

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.retrain.run_state import RunState, StepState
-from pointsman_cli.train.events import Evaluation, Message, Step, to_event
+from pointsman_cli.train.progress import Evaluation, Message, Step, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
 """Minimum time between two progress lines on the same subject."""

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from pointsman_cli.data_dir import find_run
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
@@ -21,7 +22,6 @@ from pointsman_cli.options import (
     LoraServerOption,
     web_url,
 )
-from pointsman_cli.service_tokens import find_run
 from pointsman_cli.top.services import ServiceAddresses, Services, View, services
 from pointsman_cli.top.tables import as_json, top_view
 

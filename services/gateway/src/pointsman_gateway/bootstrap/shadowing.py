@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.persistence import Persistence

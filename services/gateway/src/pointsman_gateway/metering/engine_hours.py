@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
