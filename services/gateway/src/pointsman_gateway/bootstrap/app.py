@@ -25,13 +25,14 @@ from pointsman_gateway.bootstrap.models import (
 )
 from pointsman_gateway.bootstrap.persistence import (
     Persistence,
+    ShadowSettings,
     open_cache,
     open_console,
     open_persistence,
     open_redaction,
+    open_shadowing,
     open_tenancy,
 )
-from pointsman_gateway.bootstrap.shadowing import ShadowSettings, open_shadowing
 from pointsman_gateway.bootstrap.stages import (
     Dependencies,
     NamedModels,

@@ -18,7 +18,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.config.models_file import Timeouts
 from pointsman_gateway.domain import Message, Operation, Sampling
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink

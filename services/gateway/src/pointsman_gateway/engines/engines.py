@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
 from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from pointsman_servicekit.extensions import Registry
+
 from pointsman_gateway.domain import PathEvidence, Request, Vector
-from pointsman_gateway.extensions.registry import Registry
 
 POLICIES = Registry(
     "policy",

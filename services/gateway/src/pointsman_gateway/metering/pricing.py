@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Request, Usage
 
 TOKENS_PER_PRICE = 1_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission

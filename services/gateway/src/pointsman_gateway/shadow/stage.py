@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import (
     ANONYMOUS,
     CompletedAnswer,
