@@ -32,6 +32,8 @@ MAX_CONCURRENT_REGISTRATIONS = 16
 """The number of versions that share one smoke test."""
 MAX_SLOT_WAIT_SECONDS = 240
 """The smoke tests of other versions may take long on a busy machine."""
+EXTRA_ADAPTERS = 4
+"""Registered for the cold loads beyond those that the engine can hold, so that some are not held."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
 """Adapters that are streamed while another one is loaded, two streams each, and the tokens per stream. The other
 clients use the base model."""
@@ -111,15 +113,17 @@ class ZipfResult:
 
 async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> ZipfResult:
     """Raises CannotMeasure, and AioRpcError if an adapter cannot be registered."""
-    *made, extra = adapters.constant_adapters(count + 1)
-    constants = {f"word{number:03}": constant for number, constant in enumerate(made)}
+    made = [(f"word{number:03}", one) for number, one in enumerate(adapters.constant_adapters(count + EXTRA_ADAPTERS))]
+    constants, extra = dict(made[:count]), dict(made[count:])
     patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
-    plan = ServicesPlan(held=count, batch=BATCH, smoke=False, adapters=tuple(constants), settings=patient)
+    plan = ServicesPlan(held=count, batch=BATCH, smoke=False, adapters=(*constants, *extra), settings=patient)
     cold = None
     for side in ("ours", "bare"):
         (folder / side).mkdir(parents=True)
     async with run_services(folder / "ours", plan) as services:
-        history, texts = await _register(services, constants)
+        history, known_texts = AliasHistory(), dict[str, str]()
+        texts = ExpectedTexts(known_texts, {}, frozenset())
+        await _register(services, constants, history, known_texts)
         resident = await services.resident()
         hits = [0]
 
@@ -131,9 +135,8 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
         verdict = check_answers(answers, texts, history)
         ours = _summary(answers, seconds, verdict.failed, verdict.wrong_tokens)
         if with_cold:
-            version = await services.register("extra", extra.folder)  # one more than the engine can hold
-            assert version
-            cold = await _measure_cold_loads(services, history, texts, list(constants), extent)
+            await _register(services, extra, history, known_texts)
+            cold = await _measure_cold_loads(services, history, texts, [*constants, *extra], extent)
     async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, BATCH) as port:
 
         async def ask_bare(name: str, question: str) -> Answer:
@@ -151,9 +154,12 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
 
 
 async def _register(
-    services: Services, constants: Mapping[str, adapters.ConstantAdapter]
-) -> tuple[AliasHistory, ExpectedTexts]:
-    history, texts = AliasHistory(), dict[str, str]()
+    services: Services,
+    constants: Mapping[str, adapters.ConstantAdapter],
+    history: AliasHistory,
+    texts: dict[str, str],
+) -> None:
+    """Adds the adapters' aliases to `history`, and the texts of their versions to `texts`."""
     places = asyncio.Semaphore(MAX_CONCURRENT_REGISTRATIONS)
 
     async def register(name: str, adapter: adapters.ConstantAdapter) -> None:
@@ -164,7 +170,6 @@ async def _register(
             texts[version] = adapter.text(STREAM_TOKENS)
 
     await asyncio.gather(*(register(name, adapter) for name, adapter in constants.items()))
-    return history, ExpectedTexts(texts, {}, frozenset())
 
 
 async def _send_requests(

@@ -1,4 +1,4 @@
-"""The gateway's desk for the console, before the whole lora-server with a real Valkey."""
+"""The gateway's adapter admin client for the console, with a complete lora-server and a real Valkey."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
