@@ -16,17 +16,40 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy  # type: ignore[import-untyped]  # it ships no types
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.classification.cascade import Encoder, StaticModel
 from pointsman_gateway.classification.scores import Floats, Scale
 
 STATIC, ENCODER = "static", "encoder"
+
+
+class StaticModel(Protocol):
+    """An embedding model that looks up one row per token and sums them."""
+
+    fingerprint: str
+
+    def sum_of(self, text: str) -> NDArray[np.float32]:
+        """Return the sum of the rows, (dimensions,); zeros if no token is known."""
+        ...
+
+    def spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Return the start and the end of each token, in characters."""
+        ...
+
+
+class Encoder(Protocol):
+    """An embedding model that returns unit vectors."""
+
+    fingerprint: str
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed n texts as (n, dimensions)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
