@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.dataset import DataReport, describe_data
+from pointsman_lora_server.training.data_report import DataReport, describe_data
 
 
 def row(question: str, answer: object, number: int = 1) -> Conversation:

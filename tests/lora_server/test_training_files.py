@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.folders import (
+from pointsman_lora_server.training.adapter_folder import (
     AdapterFiles,
     check_merged_target,
     check_target,
     write_adapter,
     write_merged_model,
 )
+from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.exits import TrainingError
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
 

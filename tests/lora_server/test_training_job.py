@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from pointsman_lora_server.training.adapter_folder import with_parent_recipe
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.folders import with_parent_recipe
 from pointsman_lora_server.training.options import TrainingOptions, parse
 
 LEAST = ("--base-model", "base", "--data", "rows.jsonl", "--out", "out")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pointsman_lora_server.training.batches import Example
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.heldout import NearestRows, few_shot_questions
+from pointsman_lora_server.training.prompt_baseline import NearestRows, few_shot_questions
 
 KNOWN = [
     Conversation((Message("user", question),), answer, "rows.jsonl:1")

@@ -30,8 +30,6 @@ class Scorer(Protocol):
 
 
 class MetricScorer:
-    """Scores by a metric of `pointsman_scoring`."""
-
     def __init__(self, name: str, metric: Metric) -> None:
         self._name = name
         self._metric = metric

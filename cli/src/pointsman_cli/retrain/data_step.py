@@ -91,7 +91,6 @@ class DataStep:
         return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _request_teacher_answers(self) -> Path:
-        """Returns a file with the teacher's answers."""
         assert self.texts is not None
         texts = read_prompts(self.texts)
         answers = await self.gateway.answers(

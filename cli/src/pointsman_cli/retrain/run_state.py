@@ -58,8 +58,6 @@ class RunState:
 
 
 class RunFile:
-    """The state file of one run."""
-
     def __init__(self, folder: Path, state: RunState) -> None:
         self.folder = folder
         self.state = state
@@ -111,8 +109,6 @@ PROMOTED, REJECTED = "promoted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The result of a step."""
-
     said: str
     """One line for the terminal."""
     facts: Facts

@@ -38,8 +38,6 @@ class LabelledQuery:
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    """The best scores of one search."""
-
     dense: float
     coverage: float
 

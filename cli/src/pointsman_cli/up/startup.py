@@ -39,7 +39,6 @@ _CALL_SECONDS = 2.0
 
 
 async def wait_for_valkey(socket: str) -> None:
-    """Waits for Valkey to answer at its Unix socket."""
     await _within(SERVICE_SECONDS, "valkey", _until(lambda: _ping(socket)))
 
 

@@ -64,7 +64,6 @@ class LogBuckets:
         return cls(1 / math.log2((1 + error) / (1 - error)), smallest, largest)
 
     def index(self, value: float) -> int:
-        """The bucket that `value` is counted in."""
         if value <= self.smallest:
             return 0
         return math.ceil(self.per_doubling * math.log2(min(value, self.largest) / self.smallest))
@@ -97,7 +96,6 @@ class LogBuckets:
         return self._upper(max(counts)) if counts else 0.0
 
     def _upper(self, bucket: float) -> float:
-        """The upper border of a bucket."""
         return float(self.smallest * 2 ** (bucket / self.per_doubling))
 
 

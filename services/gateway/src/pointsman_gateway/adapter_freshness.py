@@ -58,8 +58,6 @@ class Collections(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
-    """The paths to be monitored in one configuration."""
-
     paths: Sequence[Path] = ()
     """Paths with adapters, of tasks with a `stale` section."""
     manifests: Manifests | None = None

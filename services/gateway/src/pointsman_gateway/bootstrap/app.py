@@ -231,7 +231,6 @@ class _SnapshotBuilder:
 
 
 def _run_until_closed(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Runs a background task until the stack is closed."""
     task = asyncio.create_task(work, name=name)
 
     async def stop() -> None:

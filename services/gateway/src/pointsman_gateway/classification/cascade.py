@@ -147,7 +147,6 @@ class CascadeClassifier:
         return np.asarray(vectors[0])
 
     def _without_encoder(self, excerpt: TokenExcerpt) -> tuple[Labels | None, StageOutput | None]:
-        """Return the labels if the encoder is not needed, and the static stage's output."""
         if self._static is None:
             readable = any(map(str.isalnum, excerpt.text))
             return None if readable else self._unreadable(excerpt, ENCODER), None

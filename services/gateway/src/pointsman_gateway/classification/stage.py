@@ -161,8 +161,6 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
-    """The rule that matched, and its task."""
-
     task: str
     rule: str
     notes: tuple[str, ...] = ()

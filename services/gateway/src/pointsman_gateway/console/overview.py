@@ -126,8 +126,6 @@ class DecisionView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The adapter versions of one engine."""
-
     engine: str
     problem: str
     """Why its lora-server cannot be read; empty if it can."""
@@ -136,8 +134,6 @@ class EngineAdapters:
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """All adapters of a base model."""
-
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]

@@ -46,8 +46,6 @@ class CompletionRequest:
 
 @value
 class EngineRequest:
-    """A request to one engine."""
-
     engine: str
     url: str
     model: str

@@ -27,7 +27,6 @@ def estimate_tokens(messages: Iterable[Message]) -> int:
 
 
 def estimate_own_tokens(request: Request) -> int:
-    """Tokens of the request's own messages."""
     return request.characters // CHARACTERS_PER_TOKEN
 
 
@@ -99,7 +98,6 @@ class Pricing:
         }
 
     def cache_hit(self) -> CostParts:
-        """Cost of an answer from the cache."""
         assert self._cache_hit is not None  # a configuration with a cache and without this price is rejected
         return {"cache": self._cache_hit}
 

@@ -48,7 +48,6 @@ def has_token_times(receipt: Receipt) -> bool:
 
 
 def cost_column(component: str) -> str:
-    """The name of a cost component's column in a row."""
     return component + "_usd"
 
 

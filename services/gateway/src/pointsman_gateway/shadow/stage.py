@@ -36,9 +36,7 @@ class ShadowSettings(Protocol):
     """The settings of the active configuration."""
 
     @property
-    def tasks(self) -> Mapping[str, ShadowConfig]:
-        """The tasks that are shadowed."""
-        ...
+    def tasks(self) -> Mapping[str, ShadowConfig]: ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller may use the path for the task."""

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from pointsman_lora_server.training.adapter_folder import check_merged_target, check_target
 from pointsman_lora_server.training.exits import TrainingError, set_signal_handler
-from pointsman_lora_server.training.folders import check_merged_target, check_target
 from pointsman_lora_server.training.options import TrainingOptions, parse
 
 if TYPE_CHECKING:

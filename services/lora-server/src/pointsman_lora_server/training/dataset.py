@@ -1,165 +1,17 @@
-"""The rows of a run as tokens, for training and evaluation, and the report on the data that precedes all computing.
+"""The rows of a run as tokens: for training, for evaluation, and for the adapter's folder."""
 
-The report lists rows left out, lengths, contradictions, and the balance of labels.
-"""
-
-import json
-import statistics
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pointsman_lora_server.training import data, heldout
+from pointsman_lora_server.training.adapter_folder import weights_digest
+from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import Example, Row
-from pointsman_lora_server.training.data import Conversation, Key
+from pointsman_lora_server.training.data import Conversation
+from pointsman_lora_server.training.data_report import DataReport, describe_data
 from pointsman_lora_server.training.exits import DataError
-from pointsman_lora_server.training.folders import BaseFolder, weights_digest
 from pointsman_lora_server.training.methods import TrainingRows
 from pointsman_lora_server.training.options import TrainingOptions
-
-MAX_IMBALANCE = 10
-"""A warning is given if the most frequent label has at least this many times as many rows as the least frequent one."""
-MIN_LABEL_ROWS = 5
-"""A warning is given if a label has fewer rows."""
-MAX_LISTED = 5
-
-WHOLE_ANSWER = "answer"
-"""The field's name if the whole answer is the label."""
-MAX_LABEL_CHARACTERS = 64
-MAX_LABELS = 200
-"""Of one field."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataReport:
-    """All of it goes into the "data" event as it is."""
-
-    rows: int
-    heldout_rows: int
-    left_out: Mapping[str, int]
-    """Number of rows by reason: "duplicate", "held_out_too", "too_long"."""
-    contradictory: tuple[str, ...]
-    """Pairs of rows whose prompts differ only in case and white space, but whose answers differ."""
-    tokens: Mapping[str, int]
-    """Length of a row including its answer: "median", "p95", "longest"."""
-    learnt_tokens: int
-    """Of all answers together, including the ends of turns."""
-    labels: Mapping[str, Mapping[str, int]]
-    """Rows of each label, the most frequent first, if answers are short labels or JSON objects that contain some."""
-    warnings: tuple[str, ...] = field(default=())
-
-    def facts(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def describe_data(
-    training: Sequence[Conversation],
-    heldout: Sequence[Conversation],
-    notes: Sequence[str],
-    lengths: Sequence[int],
-    learnt_tokens: int,
-) -> DataReport:
-    """`notes` say which rows were left out; `lengths` are the tokens of the remaining rows."""
-    contradictory = tuple(_contradictory(training))
-    labels = count_labels(training)
-    warnings = (*_warnings(labels, count_labels(heldout, labels)),)
-    if contradictory:
-        warnings = (
-            *warnings,
-            f"{len(contradictory)} pairs of rows have the same prompt but for case and spaces, and different answers",
-        )
-    return DataReport(
-        rows=len(training),
-        heldout_rows=len(heldout),
-        left_out=_left_out(notes),
-        contradictory=contradictory[:MAX_LISTED],
-        tokens=_lengths(lengths),
-        learnt_tokens=learnt_tokens,
-        labels=labels,
-        warnings=warnings,
-    )
-
-
-def count_labels(
-    rows: Sequence[Conversation], fields_of: Mapping[str, object] | None = None
-) -> dict[str, dict[str, int]]:
-    """Counts the rows by field and label, the most frequent first.
-
-    A label is a short answer that occurs repeatedly, or such a value in a JSON object. With `fields_of`, the values of
-    those fields are counted, whether they are labels or not.
-    """
-    fields: dict[str, Counter[str]] = {}
-    for row in rows:
-        for name, value in _values(row.answer):
-            fields.setdefault(name, Counter())[value] += 1
-    if fields_of is not None:
-        return {name: dict(counts.most_common()) for name, counts in fields.items() if name in fields_of}
-    return {name: dict(counts.most_common()) for name, counts in fields.items() if _are_labels(counts, len(rows))}
-
-
-def _are_labels(counts: Counter[str], rows: int) -> bool:
-    """Whether the values are short, occur in nearly every row, and repeat. Free text has another value in each row."""
-    return (
-        counts.total() >= 0.9 * rows
-        and rows >= 4
-        and len(counts) <= min(MAX_LABELS, max(2, counts.total() // 3))
-        and all(len(label) <= MAX_LABEL_CHARACTERS for label in counts)
-    )
-
-
-def _values(answer: str) -> Iterator[tuple[str, str]]:
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        value = answer
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(inner, str | bool | int):
-                yield str(key), str(inner)
-    else:
-        yield WHOLE_ANSWER, answer.strip()
-
-
-def _left_out(notes: Sequence[str]) -> dict[str, int]:
-    reasons = {"the same as": "duplicate", "is held out too": "held_out_too", "tokens are more than": "too_long"}
-    counts = Counter(reason for note in notes for text, reason in reasons.items() if text in note)
-    return {reason: counts[reason] for reason in reasons.values()}
-
-
-def _lengths(lengths: Sequence[int]) -> dict[str, int]:
-    if not lengths:
-        return {}
-    ordered = sorted(lengths)
-    return {
-        "median": round(statistics.median(ordered)),
-        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        "longest": ordered[-1],
-    }
-
-
-def _contradictory(rows: Sequence[Conversation]) -> Iterator[str]:
-    """Answers that differ only in case are no contradiction: "to SALTBY" and "to Saltby" may be answered as written."""
-    first: dict[Key, Conversation] = {}
-    for row in rows:
-        known = first.setdefault(row.key, row)
-        if known.answer.casefold().split() != row.answer.casefold().split():
-            yield f"{known.where} and {row.where}"
-
-
-def _warnings(labels: Mapping[str, Mapping[str, int]], heldout: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    for name, counts in labels.items():
-        most, least = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
-        if len(counts) == 1:
-            yield f"{name}: every row has {most!r}; there is nothing to distinguish"
-        elif counts[most] >= MAX_IMBALANCE * counts[least]:
-            yield f"{name}: {most!r} has {counts[most]} rows and {least!r} {counts[least]}; give more of the rare ones"
-        elif counts[least] < MIN_LABEL_ROWS:
-            yield f"{name}: {least!r} has only {counts[least]} rows"
-        unknown = [label for label in heldout.get(name, {}) if label not in counts]
-        if unknown:
-            others = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            yield f"{name}: {unknown[0]!r} is held out and never trained on{others}"
-
 
 MAX_SAMPLES = 16
 """Held-out rows that are stored with the adapter, for its smoke test."""

@@ -1,98 +1,19 @@
-"""Generates the answers to held-out rows for as long as there is time.
+"""Generates the answers to held-out rows for as long as there is time."""
 
-The baseline that training has to beat is the base model, prompted with the training rows most similar to the question.
-"""
-
-import math
 import random
-import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from pointsman_lora_server.training.batches import Example, Render, Row, batch_by_length
-from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.folders import BaseFolder
+from pointsman_lora_server.training.base_folder import BaseFolder
+from pointsman_lora_server.training.batches import Row, batch_by_length
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Pace
+from pointsman_lora_server.training.prompt_baseline import Question
 from pointsman_lora_server.training.scoring import ScoredAnswer
-
-_WORD = re.compile(r"\w+")
-
-
-class NearestRows:
-    """Finds the rows that share the most words with a question, weighted by inverse document frequency."""
-
-    def __init__(self, rows: Sequence[Conversation]) -> None:
-        self._rows = rows
-        self._words = [_words(row.question) for row in rows]
-        counts = Counter(word for words in self._words for word in words)
-        self._weight = {word: math.log(1 + len(rows) / count) for word, count in counts.items()}
-
-    def find(self, question: str, count: int) -> list[Conversation]:
-        """The most similar rows, the best first; of equal ones the earlier."""
-        query = _words(question)
-        ranked = sorted(range(len(self._rows)), key=lambda index: (-self._similarity(query, self._words[index]), index))
-        return [self._rows[index] for index in ranked[:count]]
-
-    def _similarity(self, query: frozenset[str], words: frozenset[str]) -> float:
-        """Cosine of the two weighted sets of words."""
-        shared = sum(self._weight[word] ** 2 for word in query & words)
-        return shared / (1e-9 + math.sqrt(self._squared_norm(query) * self._squared_norm(words)))
-
-    def _squared_norm(self, words: frozenset[str]) -> float:
-        return sum(self._weight.get(word, 0.0) ** 2 for word in words)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt to answer, and the row that it belongs to."""
-
-    prompt_ids: tuple[int, ...]
-    example: Example
-
-    @property
-    def answer_length(self) -> int:
-        return self.example.answer_length
-
-
-def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
-    """The rows' own prompts."""
-    return tuple(Question(row.prompt_ids, row) for row in rows)
-
-
-def few_shot_questions(
-    rows: Sequence[Example], nearest: NearestRows, shots: int, render: Render, max_tokens: int
-) -> tuple[Question, ...]:
-    """The rows' prompts with `shots` answered examples before each; fewer if the prompt would be too long."""
-    return tuple(_few_shot_question(row, nearest.find(row.source.question, shots), render, max_tokens) for row in rows)
-
-
-def _few_shot_question(row: Example, shots: Sequence[Conversation], render: Render, max_tokens: int) -> Question:
-    for count in range(len(shots), 0, -1):
-        ids = render(_messages(row.source, shots[:count]), True)
-        if len(ids) + row.answer_length <= max_tokens:
-            return Question(tuple(ids), row)
-    return Question(row.prompt_ids, row)
-
-
-def _messages(row: Conversation, shots: Sequence[Conversation]) -> list[Message]:
-    """The system message, the shots as turns (the most similar one last, next to the question), and the row's own
-    prompt."""
-    system = [message for message in row.prompt[:1] if message.role == "system"]
-    turns = [
-        turn for shot in reversed(shots) for turn in (Message("user", shot.question), Message("assistant", shot.answer))
-    ]
-    return [*system, *turns, *row.prompt[len(system) :]]
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(text.casefold()))
-
 
 MAX_LOSS_ROWS = 256
 ROWS_PER_BATCH = 16

@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
+from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.folders import BaseFolder, read_parent_config, to_plain_config
 
 if TYPE_CHECKING:  # options names the methods, which use this module
     from pointsman_lora_server.training.options import TrainingOptions

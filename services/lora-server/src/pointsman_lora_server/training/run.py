@@ -9,17 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsman_lora_server.training import checkpoint, evaluation, folders, loop, time_budget
+from pointsman_lora_server.training import adapter_folder, checkpoint, evaluation, loop, time_budget
+from pointsman_lora_server.training.adapter_folder import AdapterFiles, with_parent_recipe
+from pointsman_lora_server.training.base_folder import BaseFolder, open_base, show_example
 from pointsman_lora_server.training.batches import plan_batches
-from pointsman_lora_server.training.checkpoint import Checkpoint, RunState, StepCounter
+from pointsman_lora_server.training.checkpoint import Checkpoint
 from pointsman_lora_server.training.dataset import Dataset, build_dataset, run_fingerprint
 from pointsman_lora_server.training.evaluation import Evaluator, RunResult
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.folders import AdapterFiles, BaseFolder, open_base, show_example, with_parent_recipe
 from pointsman_lora_server.training.learner import Learner, open_learner, to_safetensors, write_merged
 from pointsman_lora_server.training.loop import Batches, Emit, LoopOptions, Objective, Pace, TrainingLoop
 from pointsman_lora_server.training.methods import TrainingRows, method_for_config
 from pointsman_lora_server.training.options import TrainingOptions
+from pointsman_lora_server.training.schedule import RunState, StepCounter
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 Warn = Callable[[str], None]
@@ -73,7 +75,7 @@ def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, 
     metrics |= scores.metrics
     emit("evaluation", when="end", step=0, **_without_prefix(metrics))
     report = evaluation.evaluated_report(older, options, dataset, metrics)
-    folders.write_report(options.out, report, dataset.samples)
+    adapter_folder.write_report(options.out, report, dataset.samples)
     emit("done", folder=str(options.out), seconds=round(time.monotonic() - started, 1), steps=0, metrics=metrics)
 
 
@@ -235,11 +237,11 @@ class _TrainingRun:
         adapter = AdapterFiles(
             to_safetensors(learner.weights()), config, report, self._dataset.samples, merge if is_inside else None
         )
-        folders.write_adapter(options.out, adapter)
+        adapter_folder.write_adapter(options.out, adapter)
         if is_inside:
-            return options.out / folders.MERGED
+            return options.out / adapter_folder.MERGED
         if options.merged_out is not None:
-            folders.write_merged_model(options.merged_out, merge)
+            adapter_folder.write_merged_model(options.merged_out, merge)
         return options.merged_out
 
 
@@ -267,16 +269,16 @@ def _without_prefix(metrics: dict[str, float]) -> dict[str, float]:
 
 def _read_report(options: TrainingOptions) -> dict[str, object]:
     try:
-        report = json.loads((options.out / folders.REPORT).read_text("utf-8"))
+        report = json.loads((options.out / adapter_folder.REPORT).read_text("utf-8"))
     except FileNotFoundError:
         return {"name": options.name, "base_model": options.base_model_name}
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{options.out / folders.REPORT} cannot be read: {error}") from error
+        raise TrainingError(f"{options.out / adapter_folder.REPORT} cannot be read: {error}") from error
     return dict(report)
 
 
 def _read_config(options: TrainingOptions) -> dict[str, object]:
     try:
-        return dict(json.loads((options.out / folders.CONFIG).read_text("utf-8")))
+        return dict(json.loads((options.out / adapter_folder.CONFIG).read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise TrainingError(f"--evaluate-only: there is no adapter in {options.out}: {error}") from error

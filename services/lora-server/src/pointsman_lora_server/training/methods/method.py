@@ -12,7 +12,7 @@ from pointsman_lora_server.training.data import Split, read_split
 from pointsman_lora_server.training.exits import TrainingError
 
 if TYPE_CHECKING:  # these need torch
-    from pointsman_lora_server.training.folders import BaseFolder
+    from pointsman_lora_server.training.base_folder import BaseFolder
     from pointsman_lora_server.training.learner import Learner
     from pointsman_lora_server.training.loop import Objective
     from pointsman_lora_server.training.options import TrainingOptions

@@ -1,8 +1,6 @@
-"""The folders of a run: the base model's is read, an adapter's is read and written.
+"""Reads and writes an adapter's folder: configuration, weights, report, held-out samples, perhaps a merged model.
 
-The base model's folder has the tokenizer and chat template, and what distinguishes it from other models. An adapter's
-folder has configuration, weights, report, held-out samples, and perhaps a merged model; it is written atomically: it
-appears complete or not at all.
+A folder is written atomically: it appears complete or not at all.
 """
 
 import enum
@@ -15,68 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer
-
-from pointsman_lora_server.training.batches import Example
-from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.data import Conversation
 from pointsman_lora_server.training.exits import TrainingError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # options names the methods, which use this module
     from pointsman_lora_server.training.options import TrainingOptions
-
-
-LEARNT_START, LEARNT_END = "⟦", "⟧"
-
-
-@dataclass(frozen=True, slots=True)
-class BaseFolder:
-    folder: Path
-    tokenizer: Any
-
-    def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
-        """See `batches.Render`."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
-        return [int(token) for token in ids]
-
-    @property
-    def end_of_turn(self) -> int:
-        return int(self.tokenizer.eos_token_id)
-
-    def fingerprint(self) -> str:
-        """Hash of the configuration and of the names and sizes of its weights, which differs between models."""
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        for path in sorted(self.folder.glob("*.safetensors")):
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        digest.update(self.digest().encode())
-        return digest.hexdigest()
-
-    def digest(self) -> str:
-        """The digest of the weights that pointsman.json states, empty if there is none."""
-        try:
-            return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-
-def open_base(folder: Path) -> BaseFolder:
-    """Raises TrainingError."""
-    if not (folder / "config.json").is_file():
-        raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not tokenizer.chat_template:
-        raise TrainingError(f"--base-model {folder} has no chat template; use an instruction-tuned model")
-    return BaseFolder(folder, tokenizer)
-
-
-def show_example(base: BaseFolder, example: Example) -> str:
-    """The text as the model reads it, with special tokens. The part between ⟦ and ⟧ is learnt."""
-    prompt, answer = (
-        base.tokenizer.decode(list(ids), skip_special_tokens=False)
-        for ids in (example.prompt_ids, example.ids[example.prompt_length :])
-    )
-    return f"{prompt}{LEARNT_START}{answer}{LEARNT_END}"
-
 
 CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "training.json"
 SAMPLES = "samples.jsonl"

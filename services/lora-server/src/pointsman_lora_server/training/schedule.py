@@ -1,0 +1,62 @@
+"""The state of a run, and the learning rate as a function of the steps alone, so that a resumed run repeats it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+WARM_UP_SHARE = 0.05
+
+
+def learning_rate_scale(progress: float) -> float:
+    """The fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine down to 0."""
+    if progress < WARM_UP_SHARE:
+        return progress / WARM_UP_SHARE
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)))
+
+
+@dataclass(slots=True)
+class StepCounter:
+    """Counts the steps. If the machine slows down, the rest is shortened and the learning rate falls faster."""
+
+    steps: int
+    """Total number of steps, as planned now."""
+    step: int = 0
+    """Steps that are done."""
+    progress: float = 0.0
+
+    @property
+    def left(self) -> int:
+        return self.steps - self.step
+
+    def next_scale(self) -> float:
+        """The learning rate scale of the next step, taken at its middle."""
+        return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
+
+    def advance(self) -> None:
+        self.progress = min(1.0, self.progress + self._progress_per_step())
+        self.step += 1
+
+    def shorten(self, left: int) -> None:
+        """Spreads the remaining progress over `left` steps, if that is fewer than before."""
+        self.steps = self.step + min(left, self.left)
+
+    def _progress_per_step(self) -> float:
+        return (1.0 - self.progress) / self.left
+
+
+@dataclass(slots=True)
+class RunState:
+    """The results of a run so far. A checkpoint contains it, the weights and the optimizer."""
+
+    counter: StepCounter
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    tokens: int = 0
+    step_seconds: float = 0.0
+    """Time spent in steps."""
+    elapsed_seconds: float = 0.0
+    """Time of the whole run, without what was lost between a checkpoint and a kill."""
+    best_value: float = math.inf
+    """The lowest value so far; a metric that should be high is negated."""
+    best_step: int = 0
+    evaluations_since_best: int = 0
