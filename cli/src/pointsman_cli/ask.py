@@ -1,6 +1,5 @@
 """`pointsman ask`, `route` and `feedback`: send a question, show how it would be routed, rate an answer."""
 
-import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -34,6 +33,7 @@ from pointsman_cli.options import (
     api_key,
     gateway_grpc_address,
     gateway_url,
+    print_json,
 )
 
 _BAR = 20  # characters of the bar for a probability of 1
@@ -149,7 +149,7 @@ def route(
         request_route(gateway_url(url, data_dir), question, api_key(key_env), include_prompt=prompt)
     )
     if as_json:
-        print(json.dumps(body, indent=2, ensure_ascii=False))
+        print_json(body)
         return
     console = Console()
     try:

@@ -21,7 +21,7 @@ from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.engine_environment import prepare_embedding_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
 from pointsman_cli.processes import ProcessEnd, run_to_end
 
 LAB_MODULE = "pointsman_lab"
@@ -92,7 +92,7 @@ async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report["facts"], indent=2, ensure_ascii=False))
+        print_json(report["facts"])
         return
     console = Console()
     for section in report["page"]:

@@ -4,9 +4,10 @@ If an address is not given, it is that of the running `pointsman up`, else the s
 """
 
 import getpass
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -93,6 +94,11 @@ IfVersionOption = Annotated[
         metavar="VERSION", help="Only if the alias points to this version now (compare-and-set).", show_default=False
     ),
 ]
+
+
+def print_json(content: Any) -> None:
+    """Prints the content on standard output, as all commands do with `--json`."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def gateway_url(given: str, data_dir: Path) -> str:

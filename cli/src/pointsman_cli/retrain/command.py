@@ -1,6 +1,5 @@
 """`pointsman retrain`: the command, and the construction of its steps."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -32,6 +31,7 @@ from pointsman_cli.options import (
     RunningLoraServerOption,
     UrlOption,
     api_key,
+    print_json,
     web_url,
 )
 from pointsman_cli.retrain.data_step import DataStep, Gateway
@@ -123,7 +123,7 @@ def retrain(
         run_retraining(plan, wish, run_file, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
     )
     if as_json:
-        typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
+        print_json(asdict(ended))
     if ended.outcome == REJECTED:
         raise typer.Exit(REJECTED_EXIT_CODE)
 
@@ -132,7 +132,7 @@ def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
     if run_file is None:
         raise UsageError(f"task '{task}' has not been retrained here")
     if as_json:
-        typer.echo(json.dumps(asdict(run_file.state), indent=2, ensure_ascii=False))
+        print_json(asdict(run_file.state))
     else:
         print_run(run_file.state)
 
