@@ -17,10 +17,9 @@ from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
-from pointsman_lora_server.adapters.canary import roll_back_failing_canaries
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
-from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate
+from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
 from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.adapters.slots import AdapterSlots

@@ -7,8 +7,7 @@ import regex
 
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.paths_file import PathsFile
-from pointsman_gateway.config.tasks_file import FlywheelConfig, StaleConfig, TaskConfig, TasksFile
+from pointsman_gateway.config.tasks_file import FlywheelConfig, PathsFile, StaleConfig, TaskConfig, TasksFile
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.paths_file import PathsFile
-from pointsman_gateway.config.tasks_file import TasksFile
+from pointsman_gateway.config.tasks_file import PathsFile, TasksFile
 from pointsman_gateway.extensions import Example
 
 
