@@ -1,4 +1,4 @@
-"""The `suggest` command: what would improve the classifier, judged by its examples and the request log, and its report."""
+"""The `suggest` command and its report: what would improve the classifier, by its examples and the request log."""
 
 import json
 from collections import Counter
