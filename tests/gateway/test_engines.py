@@ -102,7 +102,7 @@ async def test_an_engine_that_serves_another_model_is_never_used(
         ("127.0.0.2:8083", "http://127.0.0.2:8101", True),
     ],
 )
-async def test_an_engine_with_a_loopback_address_on_another_host_is_not_used(
+async def test_an_engine_needs_an_address_that_the_gateway_can_reach(
     lora_server: ScriptedLoraServer, endpoint: str, url: str, is_used: bool
 ) -> None:
     engines = Engines([Engine("fleet/0", "tiny", group="fleet", endpoint=endpoint)])
