@@ -1,4 +1,5 @@
-"""What README.md, CONTRIBUTING.md and docs/ name is there: pages, files, targets, commands, settings, metrics."""
+"""Everything that README.md, CONTRIBUTING.md and docs/ name exists: pages, files, targets, commands, settings,
+metrics."""
 
 import re
 from functools import cache
@@ -39,20 +40,21 @@ def series(metric: str) -> str:
 
 
 def code_of(page: Path) -> str:
-    """A page's blocks of code, then each piece of code within a sentence on a line of its own."""
+    """Returns a page's code blocks, followed by each inline code on its own line."""
     blocks = re.split(r"^```.*$", page.read_text(), flags=re.MULTILINE)
     inline = [" ".join(code.split()) for prose in blocks[::2] for code in re.findall(r"`([^`]+)`", prose)]
     return "\n".join([*blocks[1::2], *inline])
 
 
 def variables_of(page: Path) -> set[str]:
-    """`POINTSMAN_LORA_{JOBS,STORE}` is two; a beginning, as in `POINTSMAN_LORA_`, is none."""
+    """Returns the variables in a text: `POINTSMAN_LORA_{JOBS,STORE}` names two, and a prefix such as `POINTSMAN_LORA_`
+    none."""
     found = re.findall(r"(POINTSMAN_[A-Z0-9_]+)(?:\{([A-Z0-9_,]+)\})?", page.read_text())
     return {stem + end for stem, ends in found for end in ends.split(",") if not (stem + end).endswith("_")}
 
 
 @page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
@@ -63,7 +65,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @page
-def test_every_file_target_setting_and_metric_is_there(page: Path) -> None:
+def test_every_named_file_target_setting_and_metric_exists(page: Path) -> None:
     code, targets = code_of(page), re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     paths = re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", code)
     missing = {path for path in paths if not (ROOT / path).exists()}
@@ -77,7 +79,7 @@ def test_every_file_target_setting_and_metric_is_there(page: Path) -> None:
 
 
 @page
-def test_every_command_and_option_is_there(page: Path) -> None:
+def test_every_named_command_and_option_exists(page: Path) -> None:
     for line in re.findall(
         r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?pointsman ((?:[a-z]|--).*)", code_of(page), re.MULTILINE
     ):
@@ -92,7 +94,7 @@ def test_every_command_and_option_is_there(page: Path) -> None:
         assert not unknown, f"pointsman {line}: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
 
 
-def test_nothing_is_left_out() -> None:
+def test_everything_is_documented() -> None:
     assert variables_of(ROOT / "docs/architecture.md") >= SETTINGS, "docs/architecture.md lists every setting"
     listed = {*re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text())}
     assert listed >= {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}, "README.md leads to every page"

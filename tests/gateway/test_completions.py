@@ -1,16 +1,31 @@
-"""`POST /v1/completions`: a raw prompt for a named model, a conversation for a path; each answer in its shape."""
+"""`POST /v1/completions`: a raw prompt for a named model, or a conversation for a path."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from pointsman_gateway.http.openai.completions import CompletionBody
+from pointsman_gateway.metering.pricing import estimate_total_tokens
+from pointsman_gateway.pipeline.batch import MAX_CONCURRENT_RUNS
 
 from tests.gateway.doubles import openai_shapes as shapes
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
-from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, answer, chunk, text_answer, text_chunk, usage
+from tests.gateway.doubles.engine import (
+    BREAK,
+    DONE,
+    TOO_LONG,
+    Refusal,
+    ScriptedEngine,
+    Step,
+    answer,
+    chunk,
+    text_answer,
+    text_chunk,
+    usage,
+)
 from tests.gateway.doubles.gateway import TRIAGE, Gateway
 from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
 from tests.gateway.doubles.waiting import until
@@ -28,7 +43,7 @@ async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 @pytest.mark.parametrize(("model", "known_as"), [("tiny", "tiny"), ("triage@prod", TRIAGE)])
-async def test_a_named_models_engine_reads_the_prompt_as_it_is(
+async def test_a_named_models_engine_gets_the_raw_prompt(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, model: str, known_as: str
 ) -> None:
     engine.says(*text_answer(" upon", " a time"))
@@ -39,7 +54,7 @@ async def test_a_named_models_engine_reads_the_prompt_as_it_is(
     assert engine.bodies == [
         {
             "model": known_as, "prompt": "Once", "max_tokens": 5, "echo": False, "suffix": ".", "logprobs": 2,
-            "best_of": 1, "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
+            "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
         }
     ]  # fmt: skip
     assert (got.choices[0].text, got.choices[0].finish_reason, got.model) == (" upon a time", "stop", known_as)
@@ -66,13 +81,149 @@ async def test_an_engines_logprobs_are_joined(http: httpx.AsyncClient, engine: S
     assert (logprobs.tokens, logprobs.text_offset, got.choices[0].finish_reason) == (["a", "b"], [0, 1], "length")
 
 
-async def test_several_choices_stay_apart(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_several_choices_are_kept_separate(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(
         text_chunk("b", index=1), text_chunk("a"), text_chunk("B", index=1, finish="stop"),
         text_chunk("A", finish="length"), usage(), DONE,
     )  # fmt: skip
     got = await client.completions.create(model="tiny", prompt="x", n=2)
     assert [(c.index, c.text, c.finish_reason) for c in got.choices] == [(0, "aA", "length"), (1, "bB", "stop")]
+
+
+# -- several prompts and token ids
+
+
+@pytest.mark.parametrize("prompt", [["Once", "Twice"], [1, 2, 3], [[1, 2], [3]]])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_named_models_engine_gets_all_prompts_in_one_call(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine, prompt: Any, stream: bool
+) -> None:
+    engine.says(
+        text_chunk("c", index=2), text_chunk("a"), text_chunk("b", index=1), text_chunk("d", index=3, finish="stop"),
+        text_chunk("C", index=2, finish="length"), text_chunk("B", index=1, finish="stop"),
+        text_chunk("A", finish="stop"), usage(30, 7), DONE,
+    )  # fmt: skip
+    create: Any = client.completions.create  # its overloads know no variable arguments
+    asked: dict[str, Any] = {"model": "tiny", "prompt": prompt, "n": 2, "max_tokens": 4}
+    choices: dict[int, tuple[str, str | None]] = {}
+    if stream:
+        options = {"include_usage": True}
+        async for part in await create(**asked, stream=True, stream_options=options):
+            for choice in part.choices:
+                text, reason = choices.get(choice.index, ("", None))
+                choices[choice.index] = (text + choice.text, choice.finish_reason or reason)
+            used = part.usage
+    else:
+        whole = await create(**asked)
+        choices, used = {c.index: (c.text, c.finish_reason) for c in whole.choices}, whole.usage
+    assert choices == {0: ("aA", "stop"), 1: ("bB", "stop"), 2: ("cC", "length"), 3: ("d", "stop")}
+    assert used is not None
+    assert (used.prompt_tokens, used.completion_tokens) == (30, 7)
+    assert [(body["prompt"], body["n"]) for body in engine.bodies] == [(prompt, 2)]
+
+
+def test_tokens_are_estimated_for_all_choices_of_all_prompts() -> None:
+    def estimate(**fields: Any) -> int:
+        (request,) = CompletionBody(model="tiny", max_tokens=10, **fields).to_requests(1.0)
+        return estimate_total_tokens(request)
+
+    assert estimate(prompt="x") == 10
+    assert estimate(prompt=["x", "y"]) == 20
+    assert estimate(prompt=["x" * 40, "y" * 40], n=3) == 80
+    assert estimate(prompt=[[5] * 100, [6] * 100]) >= 199 + 20
+
+
+async def test_each_prompt_of_a_list_has_its_own_decision_and_receipt(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    """The answers arrive in another order than the prompts."""
+    second = asyncio.Event()
+
+    def script(body: Mapping[str, Any]) -> list[Step]:
+        last = body["messages"][-1]["content"]
+        if last == IN_CHAT:
+            return [chunk("first "), second, chunk("talk", finish="stop"), usage(10, 2), DONE]
+        second.set()
+        return [chunk("sorted", finish="stop"), usage(20, 1), DONE]
+
+    engine.script = script
+    raw = await client.completions.with_raw_response.create(model="auto", prompt=[IN_CHAT, IN_TRIAGE])
+    got = raw.parse()
+    assert [(c.index, c.text, c.finish_reason) for c in got.choices] == [
+        (0, "first talk", "stop"),
+        (1, "sorted", "stop"),
+    ]
+    assert got.usage is not None
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (30, 3)
+    told = got.model_extra["pointsman"]  # type: ignore[index]  # the gateway always adds it
+    paths = [part["path"] for part in told["prompts"]]
+    assert paths[0] == raw.headers["x-pointsman-path"] == "small_talk"
+    assert paths[1] != "small_talk"
+    assert told["prompts"][0]["decision_id"] == raw.headers["x-pointsman-decision-id"]
+    assert told["cost_usd"] == pytest.approx(sum(part["cost_usd"] for part in told["prompts"]))
+    assert float(raw.headers["x-pointsman-cost-usd"]) == pytest.approx(told["cost_usd"])
+    assert gateway.metric("pointsman_requests_total", outcome="ok") == 2
+
+
+async def test_a_long_list_of_prompts_is_answered_a_few_at_a_time(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    most = 0
+
+    def script(body: Mapping[str, Any]) -> list[Step]:
+        nonlocal most
+        most = max(most, engine.running + 1)
+        return answer(body["messages"][-1]["content"])
+
+    engine.script = script
+    prompts = [f"hello {number}" for number in range(40)]
+    stream = await client.completions.create(model="path:small_talk", prompt=prompts, stream=True)
+    texts = dict.fromkeys(range(40), "")
+    async for part in stream:
+        for choice in part.choices:
+            texts[choice.index] += choice.text
+    assert list(texts.values()) == prompts
+    assert most <= MAX_CONCURRENT_RUNS
+    assert gateway.metric("pointsman_requests_total", outcome="ok") == 40
+
+
+async def test_choices_of_several_prompts_are_numbered_consecutively(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
+    def script(body: Mapping[str, Any]) -> list[Step]:
+        text = body["messages"][-1]["content"]
+        return [chunk(text + "0", finish="stop"), chunk(text + "1", index=1, finish="stop"), usage(5, 2), DONE]
+
+    engine.script = script
+    got = await client.completions.create(model="path:small_talk", prompt=["a", "b"], n=2)
+    assert [(c.index, c.text) for c in got.choices] == [(0, "a0"), (1, "a1"), (2, "b0"), (3, "b1")]
+
+
+async def test_the_first_error_ends_a_list_of_prompts(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.script = lambda body: (
+        Refusal(400, TOO_LONG) if body["messages"][-1]["content"] == "b" else [chunk("a"), asyncio.Event()]
+    )
+    body = {"model": "path:small_talk", "prompt": ["a", "b", *"cdefghijklmn"]}
+    told = shapes.error(await http.post(URL, json=body))
+    assert told["code"] == "context_length_exceeded"
+    await until(lambda: engine.running == 0)
+    streamed = await http.post(URL, json={**body, "stream": True})
+    assert shapes.events(streamed.text)[-1]["error"]["code"] == "context_length_exceeded"
+    await until(lambda: engine.running == 0)
+
+
+async def test_a_client_that_disconnects_stops_all_prompts(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(chunk("a"), asyncio.Event())
+    stream = await client.completions.create(model="path:small_talk", prompt=["a", "b", "c"], stream=True)
+    await anext(stream)
+    await until(lambda: engine.running == 3)
+    await stream.close()
+    await until(lambda: engine.running == 0)
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 3)
 
 
 # -- of a path
@@ -89,7 +240,7 @@ async def test_a_path_answers_a_prompt_as_a_conversation(client: openai.AsyncOpe
     ]
 
 
-async def test_a_conversations_logprobs_are_told_in_the_older_shape(
+async def test_a_conversations_logprobs_are_converted_to_the_completions_format(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     def token(text: str) -> dict[str, Any]:
@@ -110,7 +261,7 @@ async def test_a_conversations_logprobs_are_told_in_the_older_shape(
 
 
 @pytest.mark.parametrize("beside", [{"echo": True}, {"suffix": "."}, {"best_of": 3}])
-async def test_a_path_refuses_what_only_a_raw_prompt_can_have(
+async def test_a_path_rejects_options_of_raw_prompts(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, beside: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -124,7 +275,7 @@ async def test_a_path_refuses_what_only_a_raw_prompt_can_have(
 
 @pytest.mark.parametrize("model", ["auto", "tiny"])
 @pytest.mark.parametrize("include_usage", [False, True])
-async def test_every_chunk_has_the_published_shape(
+async def test_every_chunk_conforms_to_the_published_type(
     http: httpx.AsyncClient, engine: ScriptedEngine, model: str, include_usage: bool
 ) -> None:
     engine.says(*(text_answer("a", "b") if model == "tiny" else answer("a", "b")))
@@ -142,7 +293,9 @@ async def test_every_chunk_has_the_published_shape(
         assert events[-1]["pointsman"]["cost_usd"] > 0
 
 
-async def test_the_clients_stream(client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_the_client_reads_the_stream(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
     engine.says(*text_answer("a", "b"))
     streamed = [c.choices[0].text async for c in await client.completions.create(model="tiny", prompt="x", stream=True)]
     assert streamed == ["a", "b"]
@@ -161,7 +314,7 @@ async def test_a_broken_stream_ends_with_an_error(client: openai.AsyncOpenAI, en
         await anext(stream)
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(
+async def test_a_disconnect_stops_the_engine(
     client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(text_chunk("a"), asyncio.Event())
@@ -176,9 +329,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "tiny"}, "empty_prompt", "prompt"),
     ({"model": "tiny", "prompt": " \n"}, "empty_prompt", "prompt"),
     ({"model": "tiny", "prompt": []}, "empty_prompt", "prompt"),
-    ({"model": "tiny", "prompt": ["a", "b"]}, "unsupported_prompt", "prompt"),
-    ({"model": "tiny", "prompt": [1, 2]}, "unsupported_prompt", "prompt"),
-    ({"model": "tiny", "prompt": [[1], [2]]}, "unsupported_prompt", "prompt"),
+    ({"model": "tiny", "prompt": ["a", " "]}, "empty_prompt", "prompt"),
+    ({"model": "tiny", "prompt": [[1], []]}, "empty_prompt", "prompt"),
+    ({"model": "auto", "prompt": [1, 2]}, "unsupported_prompt", "prompt"),
+    ({"model": "path:small_talk", "prompt": [[1], [2]]}, "unsupported_prompt", "prompt"),
+    ({"model": "tiny", "prompt": ["a"] * 129}, "too_many_prompts", "prompt"),
+    ({"model": "auto", "prompt": ["a"] * 65, "n": 2}, "too_many_prompts", "prompt"),
+    ({"model": "tiny", "prompt": ["a", "b"], "n": 0}, "bad_parameter", "n"),
+    ({"model": "auto", "prompt": ["a", "b"], "n": "many"}, "bad_parameter", "n"),
+    ({"model": "tiny", "prompt": [1, -2]}, "bad_parameter", "prompt.str"),
+    ({"model": "tiny", "prompt": [1, 2**31]}, "bad_parameter", "prompt.str"),
+    ({"model": "tiny", "prompt": [True]}, "bad_parameter", "prompt.str"),
+    ({"model": "tiny", "prompt": ["a", [1]]}, "bad_parameter", "prompt.str"),
     ({"model": "tiny", "prompt": "x", "stop": list("abcde")}, "bad_parameter", "stop"),
     ({"model": "path:small_talk", "prompt": "x", "max_tokens": 0}, "bad_parameter", "max_tokens"),
     ({"model": "tiny", "prompt": "x", "max_tokens": -1}, "bad_parameter", "max_tokens"),
@@ -187,7 +349,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
         told = shapes.error(await http.post(URL, json=body))
         assert (told["type"], told["code"], told["param"]) == ("invalid_request_error", code, param), body
@@ -197,7 +359,7 @@ async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, e
     assert engine.bodies == []
 
 
-async def test_prompt_and_conversation_are_priced_alike(
+async def test_prompt_and_conversation_have_equal_prices(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*text_answer("a", "b"))

@@ -4,17 +4,17 @@ If an address is not given, it is that of the running `pointsman up`, else the s
 """
 
 import getpass
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
 import typer
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
-from pointsman_cli.service_tokens import find_run
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -94,6 +94,11 @@ IfVersionOption = Annotated[
         metavar="VERSION", help="Only if the alias points to this version now (compare-and-set).", show_default=False
     ),
 ]
+
+
+def print_json(content: Any) -> None:
+    """Prints the content on standard output, as all commands do with `--json`."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def gateway_url(given: str, data_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""A retriever that finds what a test has laid out."""
+"""A retriever with scripted results."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,10 +6,10 @@ from typing import Any
 
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
-from pointsman_servicekit.document_sketches import Sketch
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.logs import decision_id, request_id
+from pointsman_servicekit.statistics import Sketch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 
@@ -23,10 +23,10 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
         self.ids: list[tuple[str, str]] = []
-        """Of each request and its decision, as its log would have them."""
+        """The ids of each request and its decision, as in a log."""
         self.documents = Sketch(0, ())
         self.looks = 0
-        """How often it was asked what documents there are."""
+        """How often its documents were requested."""
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)

@@ -10,7 +10,7 @@ import httpx
 from pointsman.v1 import lora_server_pb2, retriever_pb2
 
 from pointsman_cli.data_dir import Run, is_alive
-from pointsman_cli.doctor.findings import Finding, fail, ok, warn
+from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel, retriever_stub
 from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready

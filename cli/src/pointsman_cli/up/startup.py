@@ -15,14 +15,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pointsman_cli.adapters.registration import list_registered, register_adapter
-from pointsman_cli.data_dir import DataDir, Run
-from pointsman_cli.documents import Document, read_documents, upsert
+from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
 from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
-from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel
-from pointsman_cli.service_tokens import authenticate_to, write_tokens
+from pointsman_cli.grpc_clients import (
+    list_registered,
+    lora_server_stub,
+    open_anonymous_channel,
+    open_channel,
+    register_adapter,
+)
+from pointsman_cli.sources import Document, read_documents, upsert
 from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -35,7 +39,6 @@ _CALL_SECONDS = 2.0
 
 
 async def wait_for_valkey(socket: str) -> None:
-    """Waits for Valkey to answer at its Unix socket."""
     await _within(SERVICE_SECONDS, "valkey", _until(lambda: _ping(socket)))
 
 

@@ -40,8 +40,6 @@ def parse_age(age: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """A decision as the request log holds it."""
-
     id: str
     request: Request
     """Its messages have no content if the text was not stored."""

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.stages import label_values, to_path
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, TaskConfig
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.engines.engine_state import Engine

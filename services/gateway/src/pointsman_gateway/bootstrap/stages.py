@@ -13,17 +13,17 @@ from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.providers import providers
-from pointsman_gateway.config.schema import PathConfig, StrategyConfig, TaskConfig
+from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
-from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering

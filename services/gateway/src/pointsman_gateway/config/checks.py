@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import regex
 
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
-from pointsman_gateway.config.schema import FlywheelConfig, ModelsFile, PathsFile, StaleConfig, TaskConfig, TasksFile
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.tasks_file import FlywheelConfig, PathsFile, StaleConfig, TaskConfig, TasksFile
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}

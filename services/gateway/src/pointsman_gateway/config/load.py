@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig, Strict
-from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
-from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.extensions import Example
 
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
-from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
+from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.routing.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
+from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95
@@ -127,8 +127,6 @@ class DecisionView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The adapter versions of one engine."""
-
     engine: str
     problem: str
     """Why its lora-server cannot be read; empty if it can."""
@@ -137,8 +135,6 @@ class EngineAdapters:
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """All adapters of a base model."""
-
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
@@ -148,12 +144,6 @@ class ModelAdapters:
 
 class Evidence(Protocol):
     def of(self, task: str, path: Path) -> PathEvidence: ...
-
-
-def is_in_scope(scope: Scope, path: Path) -> bool:
-    """Whether a key may use the path for any task."""
-    some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
-    return scope.denial_reason(some_task, path) is None
 
 
 def to_path_views(
@@ -220,7 +210,7 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
         choice=preview.choice,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
-        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if is_in_scope(scope, p.path)],
+        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if scope.allows(p.path)],
     )
 
 

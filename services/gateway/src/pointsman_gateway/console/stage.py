@@ -26,11 +26,11 @@ from pointsman_gateway.console.overview import (
     Overview,
 )
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
+from pointsman_gateway.domain.path import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.request import AllowedNames
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
 
 Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
@@ -140,7 +140,7 @@ class Console:
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
         previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
-        paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
+        paths = [path for path in generation.paths if caller.scope.allows(path)]
         unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
         configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)

@@ -261,5 +261,6 @@ def _body(request: EngineRequest) -> dict[str, Any]:
 
 def _prompt(request: EngineRequest) -> dict[str, Any]:
     if request.operation == "completion":
-        return {"prompt": request.messages[-1].content}
+        # Several prompts and token ids are among the parameters, in the form that the client has sent.
+        return {} if "prompt" in request.sampling.extra else {"prompt": request.messages[-1].content}
     return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]}

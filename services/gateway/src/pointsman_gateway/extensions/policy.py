@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from pointsman_servicekit.extensions import Registry
+
 from pointsman_gateway.domain import PathEvidence, Request, Vector
-from pointsman_gateway.extensions.registry import Registry
 
 POLICIES = Registry(
     "policy",
@@ -14,7 +15,7 @@ POLICIES = Registry(
     {
         "fixed": "pointsman_gateway.routing.policies:Fixed",
         "split": "pointsman_gateway.routing.policies:Split",
-        "best_value": "pointsman_gateway.routing.best_value:BestValue",
+        "best_value": "pointsman_gateway.routing.policies:BestValue",
         "escalate": "pointsman_gateway.routing.policies:Escalate",
     },
     method="plan",

@@ -12,6 +12,7 @@ from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
 from pointsman_gateway.http.encoding import Encoder, error_response
 from pointsman_gateway.http.sinks import HttpSink
+from pointsman_gateway.pipeline.batch import RequestBatch
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
 
@@ -92,6 +93,26 @@ class AsgiAnswer(Response):
         sink.run = run = self._pipeline.run(self._request, sink)
         run.start()
         del run
+        await sink.write_to(send, self._request.deadline)
+
+
+class BatchAnswer(AsgiAnswer):
+    """Runs several requests while their merged answer is sent."""
+
+    def __init__(
+        self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: Encoder, streams: bool
+    ) -> None:
+        """`choices` is the number of choices of each request."""
+        super().__init__(pipeline, requests[0], encoder, streams)
+        self._requests = requests
+        self._choices = choices
+
+    async def _run(self, send: Send) -> None:
+        self._has_run = True
+        sink = self._sink
+        sink.run = batch = RequestBatch(self._pipeline, self._requests, self._choices, sink)
+        batch.start()
+        del batch
         await sink.write_to(send, self._request.deadline)
 
 

@@ -1,6 +1,7 @@
 """What the HTTP routes use: the gateway's parts, the request's caller and deadline, and the way to answer."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,11 +14,10 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.http.asgi_answer import AsgiAnswer
+from pointsman_gateway.http.asgi_answer import AsgiAnswer, BatchAnswer
 from pointsman_gateway.http.asgi_app import CALLER
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.pipeline.config_reload import ConfigSnapshot, ReloadStatus
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 
 
@@ -45,13 +45,27 @@ class HttpDependencies:
     """Limits the bytes of request bodies in memory; shared with the gRPC server."""
     console: Console | None = None
     """None: the console is not served."""
+    has_metrics_port: bool = False
+    """Whether metrics and schema are served on a port of their own, and not with the API."""
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers a decoded request in the encoder's format."""
-    cache = cache_mode(request.headers.get("cache-control", "").encode("latin-1"))
-    decoded = replace(decoded, caller=caller_of_request(request), cache=cache, as_a_whole=not streams)
+    decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
+
+
+async def respond_to_all(
+    request: Request, decoded: Sequence[domain.Request], choices: int, encoder: Encoder, streams: bool
+) -> Response:
+    """Answers several decoded requests with `choices` choices each as one, in the encoder's format."""
+    requests = [_with_headers(request, each, streams) for each in decoded]
+    return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
+
+
+def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> domain.Request:
+    cache = cache_mode(request.headers.get("cache-control", "").encode("latin-1"))
+    return replace(decoded, caller=caller_of_request(request), cache=cache, as_a_whole=not streams)
 
 
 def caller_of_request(request: Request) -> domain.Caller:

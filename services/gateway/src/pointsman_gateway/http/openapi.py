@@ -51,7 +51,16 @@ CHAT_MESSAGES: Schema = {
     "minItems": 1,
 }
 
-PROMPT: Schema = {"anyOf": [SOME_TEXT, {**listing(SOME_TEXT), "minItems": 1, "maxItems": 1}]}
+TOKEN_IDS: Schema = {**listing({"type": "integer", "minimum": 0, "maximum": 2**31 - 1}), "minItems": 1}
+
+PROMPT: Schema = {
+    "anyOf": [
+        SOME_TEXT,
+        {**listing(SOME_TEXT), "minItems": 1, "maxItems": 128},
+        TOKEN_IDS,
+        {**listing(TOKEN_IDS), "minItems": 1, "maxItems": 128},
+    ]
+}
 
 INPUTS: Schema = {
     "anyOf": [

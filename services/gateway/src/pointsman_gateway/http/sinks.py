@@ -83,8 +83,6 @@ class HttpSink:
 
 
 class Connection(Protocol):
-    """The client's connection, as `ConnectionSink` uses it."""
-
     transport: asyncio.Transport
 
     @property

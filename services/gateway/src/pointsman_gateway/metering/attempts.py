@@ -16,8 +16,6 @@ Work = tuple[Usage, CostParts, dict[str, float]]
 
 
 class PathAttempt:
-    """One path's attempt to answer."""
-
     # Reading a slot takes a tenth of the time of reading a default value from the class.
     __slots__ = (
         "buffered_seconds",

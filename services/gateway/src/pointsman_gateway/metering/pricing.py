@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
 
 TOKENS_PER_PRICE = 1_000_000
@@ -27,7 +27,6 @@ def estimate_tokens(messages: Iterable[Message]) -> int:
 
 
 def estimate_own_tokens(request: Request) -> int:
-    """Tokens of the request's own messages."""
     return request.characters // CHARACTERS_PER_TOKEN
 
 
@@ -43,9 +42,12 @@ def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
 
 
 def choice_count(request: Request) -> int:
-    """Admission has checked that `n` is a number."""
-    count: int = request.sampling.extra.get("n") or 1
-    return count
+    """The number of choices: `n` for each prompt of a completion. Admission has checked that `n` is a number."""
+    extra = request.sampling.extra
+    if not extra:
+        return 1
+    count: int = extra.get("n") or 1
+    return count * len(request.messages) if request.operation == "completion" else count
 
 
 def _unknown_duration(model: str, version: str) -> float:
@@ -101,7 +103,6 @@ class Pricing:
         }
 
     def cache_hit(self) -> CostParts:
-        """Cost of an answer from the cache."""
         assert self._cache_hit is not None  # a configuration with a cache and without this price is rejected
         return {"cache": self._cache_hit}
 

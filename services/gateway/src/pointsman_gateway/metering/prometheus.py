@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt
-from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.domain.receipt import OK
 from pointsman_gateway.fast_metrics import (
     Count,
     FastCollector,
@@ -48,7 +48,6 @@ def has_token_times(receipt: Receipt) -> bool:
 
 
 def cost_column(component: str) -> str:
-    """The name of a cost component's column in a row."""
     return component + "_usd"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import (
     PICODOLLARS,
     CompletedAnswer,

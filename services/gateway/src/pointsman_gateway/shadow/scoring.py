@@ -6,7 +6,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Receipt
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, evidence_key
 

@@ -246,8 +246,6 @@ def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribu
 
 
 class SpanInstrumentation:
-    """Implements `Instrumentation` with spans."""
-
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
 

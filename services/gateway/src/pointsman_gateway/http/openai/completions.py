@@ -13,23 +13,25 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.dependencies import deadline_of_request, dependencies_of, respond
+from pointsman_gateway.http.dependencies import deadline_of_request, dependencies_of, respond, respond_to_all
 from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
-from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
+from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody, TokenIds
+from pointsman_gateway.pipeline.admission import MAX_CHOICES
+from pointsman_gateway.pipeline.batch import BatchFinished
 
 COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 """Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""
 
 
 class CompletionBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine unchanged."""
+    """Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    prompt: str | FailFastList[str] | FailFastList[int] | FailFastList[FailFastList[int]] | None = Field(
-        default=None, description="one text, alone or in a list; tokens and several prompts are refused"
+    prompt: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] | None = Field(
+        default=None, description="a text or a list of texts; for a named model also token ids, or a list of such lists"
     )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -47,36 +49,72 @@ class CompletionBody(SurrogateFreeBody):
         """Whether it names a model or an adapter: its engine then reads the prompt without a chat template."""
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
-    def to_request(self, deadline: float) -> domain.Request:
-        """Raises InvalidArgument."""
-        extra = {**self._logprobs(), **(self.model_extra or {})}
+    @property
+    def choices(self) -> int:
+        """The choices for each prompt, or 1 if `n` is not a number, which admission rejects."""
+        n = (self.model_extra or {}).get("n")
+        return n if type(n) is int and n > 0 else 1
+
+    def to_requests(self, deadline: float) -> list[domain.Request]:
+        """One request if the engine of a named model takes all prompts, otherwise one for each prompt.
+
+        Raises InvalidArgument.
+        """
+        prompts = self._prompts()
+        if not self.is_raw:
+            return [self._to_request([_to_text(prompt)], {}, deadline) for prompt in prompts]
+        is_one_text = len(prompts) == 1 and isinstance(prompts[0], str)
+        extra = {} if is_one_text else {"prompt": self.prompt}
+        return [self._to_request([_to_text(prompt) for prompt in prompts], extra, deadline)]
+
+    def _to_request(self, texts: list[str], extra: dict[str, Any], deadline: float) -> domain.Request:
+        extra = {**self._logprobs(), **(self.model_extra or {}), **extra}
         if not self.is_raw:
             self._reject_completion_only(extra)
         fields = self.model_dump(
             include={"model", "max_tokens", "temperature", "top_p", "seed", "stop", "user", "metadata"}
         )
-        message = {"role": "user", "content": self._text()}
+        messages = [{"role": "user", "content": text} for text in texts]
         has_no_output = self.is_raw and self.max_tokens == 0  # returns the log-probabilities of the prompt alone
         if has_no_output:
             fields["max_tokens"] = None
-        request = as_chat_request({**extra, **fields, "messages": [message]}, deadline)
+        request = as_chat_request({**extra, **fields, "messages": messages}, deadline)
         if has_no_output:
             request = replace(request, sampling=replace(request.sampling, max_tokens=0))
         return replace(request, operation="completion") if self.is_raw else request
 
-    def _text(self) -> str:
+    def _prompts(self) -> list[str] | list[list[int]]:
         match self.prompt:
-            case str(text) | [str(text)]:
-                if not text or text.isspace():
-                    raise InvalidArgument("'prompt' is empty", code="empty_prompt", param="prompt")
-                return text
             case None | []:
                 raise InvalidArgument("'prompt' is missing", code="empty_prompt", param="prompt")
-            case [str(), *_]:
-                problem = f"'prompt' holds {len(self.prompt)} texts; send one a request, each has its own decision"
+            case str(text):
+                prompts: Any = [text]
+            case [int(), *_]:
+                prompts = [self.prompt]
             case _:
-                problem = "'prompt' holds tokens; send text, which every model can read"
-        raise InvalidArgument(problem, code="unsupported_prompt", param="prompt")
+                prompts = self.prompt
+        self._check_prompts(prompts)
+        return prompts  # type: ignore[no-any-return]  # pydantic has checked the union
+
+    def _check_prompts(self, prompts: Sequence[str | list[int]]) -> None:
+        if isinstance(prompts[0], list) and not self.is_raw:
+            raise InvalidArgument(
+                f"'prompt' holds token ids, and '{self.model}' needs a text to decide or to fill a prompt; "
+                "send text, or name a model or an adapter, whose engine reads token ids (GET /v1/models lists them)",
+                code="unsupported_prompt",
+                param="prompt",
+            )
+        if len(prompts) * self.choices > MAX_CHOICES:
+            raise InvalidArgument(
+                f"'prompt' holds {len(prompts)} prompts with {self.choices} choices each; "
+                f"a request has at most {MAX_CHOICES} choices",
+                code="too_many_prompts",
+                param="prompt",
+            )
+        for number, prompt in enumerate(prompts):
+            if not prompt or (isinstance(prompt, str) and prompt.isspace()):
+                where = f"prompt[{number}]" if isinstance(self.prompt, list) else "'prompt'"
+                raise InvalidArgument(f"{where} is empty", code="empty_prompt", param="prompt")
 
     def _logprobs(self) -> dict[str, Any]:
         if self.logprobs is None:
@@ -94,14 +132,20 @@ class CompletionBody(SurrogateFreeBody):
                 )
 
 
+def _to_text(prompt: str | list[int]) -> str:
+    """The prompt as a text. Token ids become numbers of at least four characters with their space, as estimates of
+    tokens expect."""
+    return prompt if isinstance(prompt, str) else " ".join([f"{token:03}" for token in prompt])
+
+
 async def complete(body: CompletionBody, request: Request) -> Response:
-    """Completes a prompt."""
+    """Completes one prompt or several."""
     body.model = dependencies_of(request).pipeline.current().resolve_model(body.model)
-    asked, encoder = (
-        body.to_request(deadline_of_request(request)),
-        CompletionEncoder(includes_usage(body.stream_options)),
-    )
-    return await respond(request, asked, encoder, bool(body.stream))
+    requests = body.to_requests(deadline_of_request(request))
+    encoder = CompletionEncoder(includes_usage(body.stream_options))
+    if len(requests) == 1:
+        return await respond(request, requests[0], encoder, bool(body.stream))
+    return await respond_to_all(request, requests, body.choices, encoder, bool(body.stream))
 
 
 FINISH_REASONS = ("stop", "length", "content_filter")
@@ -137,9 +181,7 @@ class CompletionEncoder:
     def encode_end(self, finished: Finished) -> bytes:
         if not self._include_usage:
             return DONE
-        receipt = finished.receipt
-        usage = {"usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
-        return to_event({**self._head, "choices": [], **usage}) + DONE
+        return to_event({**self._head, "choices": [], **_usage(finished)}) + DONE
 
     def encode_error(self, error: PointsmanError) -> bytes:
         return to_event(error_body(error))
@@ -156,9 +198,7 @@ class CompletionEncoder:
             }
             for index, choice in sorted(self._choices.items())
         ]
-        receipt = finished.receipt
-        usage = {"usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
-        return to_json({**_head(started), "choices": choices, **usage})
+        return to_json({**_head(started), "choices": choices, **_usage(finished)})
 
     def _add(self, chunk: Chunk) -> dict[str, Any]:
         """The choice of one chunk, which is also collected for the whole answer."""
@@ -188,6 +228,14 @@ def _head(started: Started) -> dict[str, Any]:
         "created": int(time.time()),
         "model": started.model,
     }
+
+
+def _usage(finished: Finished) -> dict[str, Any]:
+    """The usage and the receipt; for several decisions also the receipt of each prompt."""
+    receipt = receipt_body(finished.receipt)
+    if isinstance(finished, BatchFinished):
+        receipt["prompts"] = [{"decision_id": part.decision.id, **receipt_body(part)} for part in finished.parts]
+    return {"usage": usage_body(finished.receipt.usage), "pointsman": receipt}
 
 
 def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:

@@ -23,6 +23,8 @@ Element = TypeVar("Element")
 FailFastList = Annotated[list[Element], Field(fail_fast=True)]
 FailFastDict = Annotated[dict[str, Element], Field(fail_fast=True)]
 
+TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
+
 
 class StrictBody(BaseModel):
     """A body that rejects unknown names, since a misspelt one would otherwise be ignored."""

@@ -1,0 +1,145 @@
+"""Answers several requests as one: a list of prompts of which each needs its own decision."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.domain import Chunks, Finished, Receipt, Request, Started, Usage
+from pointsman_gateway.domain.value import value
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import AnswerSink
+from pointsman_gateway.pipeline.run import RequestRun
+
+MAX_CONCURRENT_RUNS = 8
+"""Requests of one batch that are answered at once; the others wait, without a slot of the admission control."""
+
+
+@value
+class BatchFinished(Finished):
+    """The end of a batch. Its `receipt` is that of the first request, with the usage and cost of all."""
+
+    parts: tuple[Receipt, ...] = ()
+    """The receipts of all requests, in their order."""
+
+
+class RequestBatch:
+    """Runs several requests, and merges their answers into one. Implements `RunControl`.
+
+    The choices of each request follow those of the one before it. Every request has its own decision, receipt and
+    place in the caller's limits. The first error ends the batch and cancels the requests in progress.
+    """
+
+    def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
+        """`choices` is the number of choices of each request. Call it in the request's context."""
+        self._pipeline = pipeline
+        self._sink = sink
+        self._waiting = deque(_Part(self, request, number * choices) for number, request in enumerate(requests))
+        self._parts = tuple(self._waiting)
+        self._running: dict[_Part, RequestRun] = {}
+        self._is_starting = self._is_paused = self._has_started = self._has_failed = False
+
+    def start(self) -> None:
+        """Starts the first request. The others follow when it has begun to answer, so the first names the answer."""
+        self._start_waiting()
+
+    # -- called by the server
+
+    def pause(self) -> None:
+        self._is_paused = True
+        for run in tuple(self._running.values()):
+            run.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        for run in tuple(self._running.values()):
+            run.resume()
+
+    def cancel(self, reason: PointsmanError | None = None) -> None:
+        self._waiting.clear()
+        for run in tuple(self._running.values()):
+            run.cancel(reason)
+
+    # -- called by the parts
+
+    def part_started(self, started: Started) -> None:
+        if not self._has_started:
+            self._has_started = True
+            self._sink.started(started)
+            self._start_waiting()
+
+    def part_chunks(self, chunks: Chunks) -> None:
+        if not self._has_failed:
+            self._sink.chunks(chunks, False)
+
+    def part_failed(self, error: PointsmanError) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            self.cancel()
+            self._sink.failed(error)
+
+    def part_closed(self, part: "_Part") -> None:
+        del self._running[part]
+        self._start_waiting()
+        if self._running or self._waiting:
+            return
+        receipts = tuple(part.receipt for part in self._parts if part.receipt is not None)
+        if len(receipts) == len(self._parts) and not self._has_failed:
+            self._sink.finished(_merged(receipts))
+        self._sink.closed()
+
+    def _start_waiting(self) -> None:
+        """Starts as many requests as may run at once. A run that ends at once calls this again, which does nothing."""
+        if self._is_starting:
+            return
+        self._is_starting = True
+        try:
+            while self._waiting and len(self._running) < (MAX_CONCURRENT_RUNS if self._has_started else 1):
+                part = self._waiting.popleft()
+                self._running[part] = run = self._pipeline.run(part.request, part)
+                if self._is_paused:
+                    run.pause()
+                run.start()
+        finally:
+            self._is_starting = False
+
+
+class _Part:
+    """One request of a batch. Implements `AnswerSink`."""
+
+    def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
+        self.request = request
+        self.receipt: Receipt | None = None
+        """Set when the request is answered."""
+        self._batch = batch
+        self._first_index = first_index
+
+    def started(self, started: Started) -> None:
+        self._batch.part_started(started)
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        # The engine's bytes hold the engine's index.
+        self._batch.part_chunks(
+            tuple(msgspec.structs.replace(c, index=self._first_index + c.index, raw=b"") for c in chunks)
+        )
+
+    def finished(self, finished: Finished) -> None:
+        self.receipt = finished.receipt
+
+    def failed(self, error: PointsmanError) -> None:
+        self._batch.part_failed(error)
+
+    def closed(self) -> None:
+        self._batch.part_closed(self)
+
+
+def _merged(receipts: tuple[Receipt, ...]) -> BatchFinished:
+    picodollars: dict[str, int] = {}
+    for receipt in receipts:
+        for component, amount in receipt.picodollars.items():
+            picodollars[component] = picodollars.get(component, 0) + amount
+    seconds = {"total": max(receipt.seconds["total"] for receipt in receipts)}
+    usage = sum([receipt.usage for receipt in receipts], Usage())
+    return BatchFinished("", replace(receipts[0], usage=usage, picodollars=picodollars, seconds=seconds), receipts)
