@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pointsman_cli.__main__ import run
-from pointsman_cli.doctor.findings import Level
+from pointsman_cli.doctor.machine import Level
 from pointsman_cli.doctor.security import check_files, check_gateway, check_redis, is_loopback, listening_ports
 
 from tests.security.target import Addresses

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pointsman_cli.data_dir import DataDir, Run
-from pointsman_cli.doctor.findings import Finding, Level, fail, ok, warn
+from pointsman_cli.doctor.machine import Finding, Level, fail, ok, warn
 from pointsman_cli.doctor.running import check_tokens
 
 ANSWER_SECONDS = 5.0
