@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import DEFAULT_PROVIDER, check_provider
+from pointsman_gateway.domain import Overflow
 
 LORA_SERVER_GROUP = "dns:///"
 """Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
@@ -216,6 +217,9 @@ class EmbeddingConfig(Strict):
     api_key_env: str = Field(default="", description="the environment variable with the API key")
     provider: ProviderName = DEFAULT_PROVIDER
     model: str = Field(default="", description="the endpoint's name for it; empty: the same name")
+    overflow: Overflow = Field(
+        default="error", description="of the local model: what is done with texts that are too long for it"
+    )
 
     @model_validator(mode="after")
     def _is_local_or_remote(self) -> "EmbeddingConfig":
@@ -223,6 +227,8 @@ class EmbeddingConfig(Strict):
             raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
         if self.local and (self.api_key_env or self.model):
             raise ValueError("the local embedding model has no api_key_env and no model")
+        if self.url and self.overflow != "error":
+            raise ValueError("overflow is for local: true alone")
         return self
 
 

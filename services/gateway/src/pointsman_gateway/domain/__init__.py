@@ -17,7 +17,7 @@ from pointsman_gateway.domain.request import (
     Request,
     Scope,
 )
-from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Usage, Vector, round_to_microseconds
+from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Overflow, Usage, Vector, round_to_microseconds
 
 __all__ = [
     "ANONYMOUS",
@@ -41,6 +41,7 @@ __all__ = [
     "Labels",
     "Message",
     "Operation",
+    "Overflow",
     "Passage",
     "Path",
     "PathEvidence",

@@ -41,6 +41,13 @@ class RemoteEmbedder:
     async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
         """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
         endpoint = self._endpoint
+        if inputs.overflow not in (None, "error"):
+            raise InvalidArgument(
+                f"'overflow' is for the gateway's own model; '{endpoint.name}' is of another API, which has its own "
+                'parameter if it can (vLLM: "truncate_prompt_tokens": -1)',
+                code="unsupported_parameter",
+                param="overflow",
+            )
         body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
         try:
             reply = await self._http.post(

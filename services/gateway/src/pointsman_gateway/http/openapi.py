@@ -8,7 +8,6 @@ from fastapi.openapi.utils import get_openapi
 
 from pointsman_gateway.http.openapi_schemas import (
     ANYTHING,
-    INTEGER,
     SCHEMAS,
     STRING,
     TOOL_CALL,
@@ -66,8 +65,8 @@ INPUTS: Schema = {
     "anyOf": [
         SOME_TEXT,
         {**listing(SOME_TEXT), "minItems": 1, "maxItems": 2048},
-        {**listing(INTEGER), "minItems": 1},
-        {**listing({**listing(INTEGER), "minItems": 1}), "minItems": 1, "maxItems": 2048},
+        TOKEN_IDS,
+        {**listing(TOKEN_IDS), "minItems": 1, "maxItems": 2048},
     ]
 }
 

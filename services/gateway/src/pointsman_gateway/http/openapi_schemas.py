@@ -140,6 +140,11 @@ SCHEMAS: dict[str, Schema] = {
             )
         ),
         usage=record(**_COUNTED),
+        pointsman_or_none=record(
+            overflow=listing(
+                record(index=INTEGER, applied=one_of("truncate", "mean"), windows=INTEGER, tokens_read=INTEGER)
+            )
+        ),
     ),
     "Model": record(id=STRING, object=one_of("model"), created=INTEGER, owned_by=STRING),
     "Models": record(object=one_of("list"), data=listing(reference("Model"))),

@@ -20,7 +20,7 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
-from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody
+from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody, TokenIds
 from pointsman_gateway.pipeline.run import to_public_error
 
 MAX_INPUTS = 2048
@@ -32,8 +32,11 @@ class EmbeddingBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
-    input: str | FailFastList[str] | FailFastList[int] | FailFastList[FailFastList[int]] = Field(
-        description=f"a text, up to {MAX_INPUTS} texts, or tokens (which the gateway's own model does not read)"
+    input: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] = Field(
+        description=f"a text, up to {MAX_INPUTS} texts, or token ids of the model's own tokenizer"
+    )
+    overflow: domain.Overflow | None = Field(
+        default=None, description="of the gateway's own model: what is done with texts that are too long for it"
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
@@ -55,7 +58,8 @@ class EmbeddingBody(SurrogateFreeBody):
             tokens=tokens,
             base64=self.encoding_format == "base64",
             dimensions=self.dimensions,
-            body=self.model_dump(exclude_unset=True),
+            overflow=self.overflow,
+            body=self.model_dump(exclude_unset=True, exclude={"overflow"}),
         )
 
     def _inputs(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
