@@ -10,12 +10,12 @@ from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
-from pointsman_servicekit.errors import InvalidArgument
 
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 MEGABYTE = 1_000_000
 
@@ -58,11 +58,23 @@ INJECTIONS = [
 ]
 
 
-async def test_nothing_to_answer_is_refused(door: Door) -> None:
+async def test_an_empty_message_takes_the_default_path(door: Door, engine: ScriptedEngine) -> None:
     for text in ("", " ", "\n\t \u3000"):
-        with pytest.raises(InvalidArgument, match="the last user message is empty") as refused:
-            await door.ask(text)
-        assert refused.value.code == "empty_message"
+        told = await door.route(text)
+        assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), text
+        await door.ask(text)
+        assert engine.bodies[-1]["messages"][-1] == {"role": "user", "content": text}
+
+
+async def test_an_empty_turn_is_read_with_the_turns_before_it(door: Door) -> None:
+    turns = [{"role": "user", "content": IN_TRIAGE}, {"role": "assistant", "content": "One moment."}]
+    told = await door.route([*turns, {"role": "user", "content": ""}])
+    assert told["task"] == "triage"
+
+
+async def test_nothing_is_searched_for_an_empty_message(door: Door, retriever: ScriptedRetriever) -> None:
+    await door.ask(" ", model="path:handbook")
+    assert retriever.asked == []
 
 
 async def test_what_is_no_text_takes_the_default_path_and_the_decision_says_so(door: Door) -> None:

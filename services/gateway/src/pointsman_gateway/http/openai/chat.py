@@ -29,6 +29,9 @@ from pointsman_gateway.http.openai.fields import (
 )
 from pointsman_gateway.pipeline.run import to_public_error
 
+TEXT_PARTS = ("text", "refusal", "thinking")
+"""Content parts that are supported. Each has a field of its name, with a text."""
+
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -183,17 +186,19 @@ def _message(number: int, body: MessageBody) -> Message:
 
 
 def _part_text(number: int, index: int, part: dict[str, Any]) -> str:
-    """The text of a content part: a text, or a refusal from an earlier answer of a model."""
+    """The text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
+
+    vLLM too shows the model its earlier thinking as a line of the message.
+    """
     kind = part.get("type")
-    text = part.get(kind) if kind in ("text", "refusal") else None
+    text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
         where = f"messages[{number}].content[{index}]"
+        known = ", ".join([f'"{name}" with a "{name}"' for name in TEXT_PARTS])
         raise InvalidArgument(
-            f'{where} has type {str(kind)[:50]!r}; known: "text" with a "text", "refusal" with a "refusal"',
-            code="unsupported_content",
-            param=where,
+            f"{where} has type {str(kind)[:50]!r}; known: {known}", code="unsupported_content", param=where
         )
-    return text
+    return text + "\n" if kind == "thinking" else text
 
 
 class ChatRoute:

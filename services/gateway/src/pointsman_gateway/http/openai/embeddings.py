@@ -48,11 +48,11 @@ class EmbeddingBody(SurrogateFreeBody):
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
         reject_non_finite(self.model_extra or {})
         texts, tokens = self._inputs()
-        # Admission checks the first text as if it were the message of a conversation.
-        seen = domain.Message("user", texts[0] if texts else "tokens")
+        # Admission checks these fields as those of a conversation.
+        first = domain.Message("user", texts[0] if texts else "")
         return EmbeddingRequest(
             request=domain.Request(
-                self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
+                self.model, (first,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
             ),
             texts=texts,
             tokens=tokens,
