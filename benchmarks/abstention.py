@@ -1,8 +1,9 @@
-"""How many requests that fit no task are abstained from, and how many held-out triage messages are kept.
+"""Measures how many out-of-scope requests the classifier abstains from, and how many held-out triage messages it
+accepts.
 
     python benchmarks/abstention.py        # after `make models`; needs no service
 
-Its last line is one JSON object.
+The last line of output is one JSON object.
 """
 
 import asyncio
@@ -27,8 +28,8 @@ async def main() -> None:
     config = load_config(HELPDESK / "config")
     encoder, static = MiniLM.load(MODEL), StaticModel.load(MODEL)
     texts = {task: [example.text for example in examples] for task, examples in config.examples.items()}
-    asked = config.tasks.classifier
-    tuning = FitSettings(target_coverage=asked.target_coverage, stages=asked.stages, seed=asked.seed)
+    options = config.tasks.classifier
+    tuning = FitSettings(target_coverage=options.target_coverage, stages=options.stages, seed=options.seed)
     fitted = fit_classifier(texts, config.out_of_scope, static, encoder, tuning)
     classifier = CascadeClassifier(fitted, static, encoder)
     started = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Whether the last turn of a conversation is given its task, against the classifier on the last turn alone.
+"""Measures how often the last turn of a conversation is assigned its task, with and without the earlier turns.
 
     python benchmarks/conversations.py        # after `make models`; needs no service
 
-The conversations are the help desk's held-out ones; `--conversations` takes another file of the same form, such as the
-one that the thresholds were chosen on. Its last line is one JSON object.
+The default conversations are the help desk's held-out ones. `--conversations` accepts another file in the same format,
+for example the one with which the thresholds were chosen. The last line of output is one JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HELPDESK = ROOT / "examples/helpdesk"
 async def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--conversations", type=Path, default=HELPDESK / "heldout/conversations.jsonl")
-    arguments.add_argument("--wrong", action="store_true", help="print what is given another task")
+    arguments.add_argument("--wrong", action="store_true", help="print misclassified conversations")
     options = arguments.parse_args()
     rows = [json.loads(row) for row in options.conversations.read_text("utf-8").splitlines()]
     learned = train_classifier(

@@ -1,9 +1,9 @@
-"""How long the gateway takes from the bytes of a request's body to the path, everything in between included.
+"""Measures how long the gateway takes from the bytes of a request's body to the chosen path.
 
     python benchmarks/decision.py        # after `make models`; needs no service
 
-One thread. The requests are the held-out triage messages and the requests that fit no task, as OpenAI bodies.
-Its last line is one JSON object.
+It uses one thread. The requests are the held-out triage messages and out-of-scope messages, as OpenAI bodies. The last
+line of output is one JSON object.
 """
 
 import argparse
@@ -38,7 +38,7 @@ async def main() -> None:
                 started = time.perf_counter()
                 request = ChatBody.model_validate_json(body).to_request(float("inf"))
                 routed = await components.pipeline.decide(request)
-                if number:  # the first round warms up
+                if number:  # the first round is a warm-up
                     seconds[routed.decision.stage].append(time.perf_counter() - started)
     count = sum(map(len, seconds.values()))
     result = {
@@ -64,5 +64,5 @@ def bodies() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the gateway runs
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the gateway uses the same event loop
         runner.run(main())

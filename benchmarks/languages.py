@@ -1,9 +1,9 @@
-"""How many texts in other languages are recognised, how many English ones are sent away, and what it costs.
+"""Measures how many foreign texts are recognised, how many English texts are rejected, and the time per text.
 
     python benchmarks/languages.py        # needs no service and no model
 
-The held-out texts are the help desk's; `--data` is a folder with CLINC150 (`routing/clinc150/data_full.json`), 23,700
-English requests, all that they are used for here. Its last line is one JSON object.
+The held-out texts are the help desk's. `--data` is a folder with CLINC150 (`routing/clinc150/data_full.json`), of which
+23,700 English requests are used. The last line of output is one JSON object.
 """
 
 import argparse
@@ -36,13 +36,13 @@ def main() -> None:
         "recognised": len(others) - len(missed),
         "named_rightly": sum(languages.foreign(row["text"]) == row["language"] for row in others),
     }
-    print("not recognised:", *missed, sep="\n  ")
+    print("foreign texts that were not recognised:", *missed, sep="\n  ")
     for name, texts in english.items():
         started = time.perf_counter()
         sent_away = [text for text in texts if languages.foreign(text)]
         microseconds = 1e6 * (time.perf_counter() - started) / len(texts)
         result[name] = {"texts": len(texts), "sent_away": len(sent_away), "mean_us": round(microseconds, 1)}
-        print(f"{name}, English, sent away:", *sent_away, sep="\n  ")
+        print(f"{name}, English texts that were rejected:", *sent_away, sep="\n  ")
     print(json.dumps(result))
 
 

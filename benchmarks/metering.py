@@ -1,15 +1,14 @@
-"""What metering costs a request: the line with its meter beside the same line with one that does nothing, in one run.
+"""Measures what metering adds to a request: the pipeline with its meter compared with one whose meter does nothing.
 
     make bench-metering        # one thread, no service; under a minute
 
-Both lines are the gateway's own: admission, a forced path, its prompt, the engines' balancing and breakers, and an
-engine in memory that answers at once. The metered one has the meter, its counters and histograms, the price list and
-the engine's account by the hour. Requests go through both in turns, so that what else the machine does falls on both
-alike; what is counted is the thread's own time. What metering leaves for later (receipts that wait to be counted, the
-engine's dollars that wait to be shared out) is done, and timed, after each turn; a gateway shares dollars out more
-rarely, once a second. Told apart is what the write-ahead log costs, which only a gateway with Redis has;
-and what a scrape of all metrics takes, before and after ten thousand callers have made names up. Its last line is one
-JSON object.
+Both are the gateway's own pipeline: admission, a named path, its prompt, load balancing and circuit breakers, and an
+engine in memory that answers immediately. The metered one has the meter, its counters and histograms, the price list
+and the allocation of the engine's hourly cost. They are measured alternately, so that other load on the machine affects
+both, and by the thread's own processor time. Deferred work of the meter (aggregating receipts, allocating the engine's
+cost) is done and timed after each turn; a gateway allocates costs less often, once a second. Measured separately: a
+record of the write-ahead log, which only a gateway with Redis writes, and a scrape of all metrics before and after
+requests with ten thousand unknown model names. The last line of output is one JSON object.
 """
 
 import argparse
@@ -34,6 +33,7 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
+from pointsman_gateway.metering.pricing import ExpectedCost
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
@@ -44,32 +44,32 @@ from pointsman_servicekit.process import freeze_gc
 from prometheus_client import CollectorRegistry, generate_latest
 
 MODEL = Path(__file__).parents[1] / ".pointsman/models/minilm"
-AT_MOST = 15.0
-"""Microseconds a request."""
-PIECES = (8, 136)
-"""Of an answer; the difference shows what a piece costs."""
-IN_A_ROW = 128
-"""Requests through one line before it is the other's turn: as many as are counted together."""
-JUNK = 10_000
+MAX_METERING_US = 15.0
+"""Target in microseconds per request."""
+CHUNK_COUNTS = (8, 136)
+"""Chunks of an answer; the difference shows the cost of a chunk."""
+REQUESTS_PER_TURN = 128
+"""As many receipts as are aggregated in one batch."""
+UNKNOWN_NAMES = 10_000
 SCRAPES = 51
 
 
 class MemoryClient:
-    """Implements `EngineClient`: answers at once, and tells its times as vLLM does."""
+    """Implements `EngineClient`: answers immediately, and reports its phases as vLLM does."""
 
     def __init__(self) -> None:
-        self.pieces = PIECES[0]
+        self.chunk_count = CHUNK_COUNTS[0]
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> "MemoryTransfer":
-        return MemoryTransfer(self.pieces, sink)
+        return MemoryTransfer(self.chunk_count, sink)
 
 
 class MemoryTransfer:
     """Implements `Transfer`."""
 
-    def __init__(self, pieces: int, sink: ChunkSink) -> None:
-        self._left = pieces
-        self._usage = Usage(200, pieces, 50, EngineSeconds(0.0001, 0.0002))
+    def __init__(self, chunk_count: int, sink: ChunkSink) -> None:
+        self._left = chunk_count
+        self._usage = Usage(200, chunk_count, 50, EngineSeconds(0.0001, 0.0002))
         self._sink: ChunkSink | None = sink
         self._is_paused = False
         asyncio.get_running_loop().call_soon(self._push)
@@ -97,41 +97,55 @@ class MemoryTransfer:
                 return
 
 
+class NoAttempt:
+    """Implements `PathAttempt`: does nothing."""
+
+    def set_prompt(self, prompt: object) -> None:
+        pass
+
+    def set_opened(self, *reported: object) -> None:
+        pass
+
+    def count_chunks(self, chunks: Chunks) -> None:
+        pass
+
+
 class NoMeter:
-    """A meter that does nothing."""
+    """Implements the pipeline's `Metering` and `Meter`: does nothing."""
 
     overhead = elapsed = 0.0
-    metrics = None
 
-    def __init__(self) -> None:
+    def __init__(self, expected_cost: ExpectedCost) -> None:
+        self.expected_cost = expected_cost
         self._decision: Any = None
 
     def start(self, request: Request) -> "NoMeter":
         return self
 
-    def tries(self, path: object) -> "NoMeter":
-        return self
-
-    def handed_on(self, chunks: Chunks) -> bool:
-        return True
-
-    def came(self, chunks: Chunks) -> None:
+    def mark_admitted(self) -> None:
         pass
 
-    def decided(self, decision: Any) -> None:
+    def set_decision(self, decision: Any) -> None:
         self._decision = decision
+
+    def start_attempt(self, path: object) -> NoAttempt:
+        return NO_ATTEMPT
+
+    def set_usage(self, usage: object) -> None:
+        pass
+
+    def mark_first_token(self, chunks: Chunks) -> bool:
+        return True
 
     def finish(self, outcome: str, error: object = None) -> Receipt:
         return Receipt(self._decision, Usage(), {}, {}, outcome)
 
-    def _nothing(self, *args: object, **named: object) -> None:
-        pass
 
-    admitted = prompted = opened = held = used = failed = judged = _nothing
+NO_ATTEMPT = NoAttempt()
 
 
-class Forgetful:
-    """Implements the pipeline's `Journal`, and keeps nothing but the last one."""
+class LastReceipt:
+    """Implements the pipeline's `RequestLog`: keeps only the last receipt."""
 
     def __init__(self) -> None:
         self.last: tuple[Any, ...] = ()
@@ -147,95 +161,94 @@ class Forgetful:
 
 
 @dataclass(frozen=True)
-class Side:
+class Variant:
     pipeline: Pipeline
     settle: Callable[[], None]
-    """Does what it leaves for later."""
+    """Does the deferred work."""
 
 
 @dataclass(frozen=True)
-class Sides:
-    metered: Side
-    bare: Side
+class Variants:
+    metered: Variant
+    unmetered: Variant
     client: MemoryClient
-    journal: Forgetful
-    """The metered line's."""
+    request_log: LastReceipt
+    """Of the metered variant."""
 
 
-def sides_of(components: bootstrap.GatewayComponents, engines: Engines) -> Sides:
-    pipeline, line, client = components.pipeline, components.reloader.current.stages, MemoryClient()
+def build_variants(components: bootstrap.GatewayComponents, engines: Engines) -> Variants:
+    pipeline, stages, client = components.pipeline, components.reloader.current.stages, MemoryClient()
     now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
-    metered = replace(
-        line,
-        backend=EngineBackend(engines, client, now, metrics=metrics, busy_times=components.cost_metrics.engine_costs),
+    costs = components.cost_metrics.engine_costs
+    metered = replace(stages, backend=EngineBackend(engines, client, now, metrics=metrics, busy_times=costs))
+    unmetered = replace(
+        stages,
+        backend=EngineBackend(engines, client, now, metrics=metrics),
+        metering=NoMeter(stages.metering.expected_cost),  # type: ignore[arg-type]  # it has the methods that are called
     )
-    bare = replace(line, backend=EngineBackend(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
-    journal = Forgetful()
+    request_log = LastReceipt()
 
     def settle() -> None:
-        line.metering.counting.settle()
-        components.cost_metrics.engine_costs.share_out()
+        stages.metering.aggregator.flush()
+        costs.allocate()
 
-    return Sides(
-        Side(replace(pipeline, current=lambda: metered, request_log=journal), settle),
-        Side(replace(pipeline, current=lambda: bare, request_log=Forgetful()), lambda: None),
+    return Variants(
+        Variant(replace(pipeline, current=lambda: metered, request_log=request_log), settle),
+        Variant(replace(pipeline, current=lambda: unmetered, request_log=LastReceipt()), lambda: None),
         client,
-        journal,
+        request_log,
     )
 
 
-async def seconds_of(side: Side, count: int) -> float:
-    """A request, on average."""
-    pipeline = side.pipeline
+async def seconds_per_request(variant: Variant, count: int) -> float:
+    pipeline = variant.pipeline
     text = "I left my umbrella on the 9:15 to Saltby, please find it"
-    begun = time.thread_time()
+    started = time.thread_time()
     for _ in range(count):
         request = Request("path:plain", (Message("user", text),), arrived_at=time.perf_counter())
         async for _event in pipeline.answer(request):
             pass
-    side.settle()
-    return (time.thread_time() - begun) / count
+    variant.settle()
+    return (time.thread_time() - started) / count
 
 
-async def compare(sides: Sides, pieces: int, rounds: int) -> tuple[float, float]:
-    """Microseconds a request: the bare line's, and what the meter adds.
+async def compare(variants: Variants, chunk_count: int, rounds: int) -> tuple[float, float]:
+    """Returns microseconds per request: without a meter, and what the meter adds.
 
-    Of each line the tenth percentile over the rounds: whatever else runs on the machine only ever adds.
+    Each is the tenth percentile over the rounds, because other load on the machine can only add time.
     """
-    sides.client.pieces = pieces
-    bare, metered = [], []
+    variants.client.chunk_count = chunk_count
+    unmetered, metered = [], []
     for number in range(rounds + 5):
-        one, other = (sides.bare, sides.metered) if number % 2 else (sides.metered, sides.bare)
-        first, second = await seconds_of(one, IN_A_ROW), await seconds_of(other, IN_A_ROW)
-        without, with_meter = (first, second) if number % 2 else (second, first)
-        if number >= 5:  # the first rounds warm up
-            bare.append(without)
-            metered.append(with_meter)
-    quiet = 1e6 * quantiles(bare, n=10)[0]
-    return quiet, 1e6 * quantiles(metered, n=10)[0] - quiet
+        order = (variants.unmetered, variants.metered) if number % 2 else (variants.metered, variants.unmetered)
+        seconds = {id(variant): await seconds_per_request(variant, REQUESTS_PER_TURN) for variant in order}
+        if number >= 5:  # the first rounds are a warm-up
+            unmetered.append(seconds[id(variants.unmetered)])
+            metered.append(seconds[id(variants.metered)])
+    base = 1e6 * quantiles(unmetered, n=10)[0]
+    return base, 1e6 * quantiles(metered, n=10)[0] - base
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """What one look at all of the gateway's metrics takes."""
+    """Time and size of a scrape of all metrics."""
 
     milliseconds: float
-    size: int
-    """Bytes."""
+    size_bytes: int
 
     @classmethod
     def of(cls, registry: CollectorRegistry) -> "Scrape":
-        """The median of some."""
-        took, told = [], b""
+        """The median of several scrapes."""
+        seconds, text = [], b""
         for _ in range(SCRAPES):
-            begun = time.thread_time()
-            told = generate_latest(registry)
-            took.append(time.thread_time() - begun)
-        return cls(1e3 * median(took), len(told))
+            started = time.thread_time()
+            text = generate_latest(registry)
+            seconds.append(time.thread_time() - started)
+        return cls(1e3 * median(seconds), len(text))
 
 
-async def junk(pipeline: Pipeline, names: int) -> None:
-    """Asks for models that there are not, each by a name of its own."""
+async def send_unknown_models(pipeline: Pipeline, names: int) -> None:
+    """Sends requests for models that do not exist, each with another name."""
     for number in range(names):
         try:
             async for _event in pipeline.answer(Request(f"junk-{number}", (Message("user", "x"),))):
@@ -244,22 +257,22 @@ async def junk(pipeline: Pipeline, names: int) -> None:
             continue
 
 
-def wal_us(noted: tuple[Any, ...], folder: Path, rounds: int) -> float:
-    """Microseconds to write a receipt to the write-ahead log; the tenth percentile of the rounds."""
-    took, now = [], time.time()
+def wal_us(receipt: tuple[Any, ...], folder: Path, rounds: int) -> float:
+    """Returns the microseconds to append a receipt to the write-ahead log; the tenth percentile of the rounds."""
+    seconds, now = [], time.time()
     for _ in range(rounds):
         wal = WriteAheadLog(folder, secrets.token_hex(8), RequestLogMetrics(CollectorRegistry()))
-        begun = time.thread_time()
-        for _ in range(IN_A_ROW):
-            wal.append_decided(now, *noted)
-        took.append((time.thread_time() - begun) / IN_A_ROW)
-        wal.settle(Offsets(IN_A_ROW))
+        started = time.thread_time()
+        for _ in range(REQUESTS_PER_TURN):
+            wal.append_decided(now, *receipt)
+        seconds.append((time.thread_time() - started) / REQUESTS_PER_TURN)
+        wal.settle(Offsets(REQUESTS_PER_TURN))
         wal.close()
-    return 1e6 * quantiles(took, n=10)[0]
+    return 1e6 * quantiles(seconds, n=10)[0]
 
 
 def write_config(folder: Path) -> Path:
-    """One path, an engine by the hour, and two tasks, without which there is no configuration."""
+    """Writes a configuration with one path, an engine with an hourly price, and the two tasks that are the minimum."""
     prices = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
     written: dict[str, Any] = {
         "models": {
@@ -284,40 +297,40 @@ def write_config(folder: Path) -> Path:
 
 
 async def main(rounds: int) -> bool:
-    """Whether the aim is met."""
+    """Returns whether the target is met."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
         async with bootstrap.build_gateway(settings, load_config(settings.config)) as components:
             freeze_gc()
-            sides = sides_of(components, components.engines)
-            results = {pieces: await compare(sides, pieces, rounds) for pieces in PIECES}
-            await junk(sides.metered.pipeline, 1)  # from the first one on there are series of refusals
+            variants = build_variants(components, components.engines)
+            results = {chunks: await compare(variants, chunks, rounds) for chunks in CHUNK_COUNTS}
+            await send_unknown_models(variants.metered.pipeline, 1)  # the first one adds the series of refusals
             before = Scrape.of(components.registry)
-            await junk(sides.metered.pipeline, JUNK)
+            await send_unknown_models(variants.metered.pipeline, UNKNOWN_NAMES)
             after = Scrape.of(components.registry)
-            on_disk = wal_us(sides.journal.last, Path(folder) / "wal", rounds)
-    (bare, added), (_, added_to_long) = (results[pieces] for pieces in PIECES)
-    a_piece = (added_to_long - added) / (PIECES[1] - PIECES[0])
-    print(f"a request of {PIECES[0]} pieces takes {bare:.1f} us without a meter, and {added:.1f} us more with one")
-    print(f"each further piece takes {a_piece:.3f} us more with one")
-    print(f"writing its receipt to the write-ahead log takes another {on_disk:.1f} us, with Redis")
+            wal = wal_us(variants.request_log.last, Path(folder) / "wal", rounds)
+    (base, added), (_, added_to_long) = (results[chunks] for chunks in CHUNK_COUNTS)
+    per_chunk = (added_to_long - added) / (CHUNK_COUNTS[1] - CHUNK_COUNTS[0])
+    print(f"a request with {CHUNK_COUNTS[0]} chunks takes {base:.1f} us without a meter; the meter adds {added:.1f} us")
+    print(f"the meter adds {per_chunk:.3f} us for each further chunk")
+    print(f"with Redis, writing the receipt to the write-ahead log adds {wal:.1f} us")
     print(
-        f"a scrape takes {before.milliseconds:.1f} ms ({before.size / 1024:.0f} kB); "
-        f"after {JUNK} names of models that there are not, {after.milliseconds:.1f} ms ({after.size / 1024:.0f} kB)"
+        f"a scrape takes {before.milliseconds:.1f} ms ({before.size_bytes / 1024:.0f} kB); after {UNKNOWN_NAMES} "
+        f"unknown model names, {after.milliseconds:.1f} ms ({after.size_bytes / 1024:.0f} kB)"
     )
-    result = {"bare_us": round(bare, 1), "metering_us": round(added, 1), "a_piece_us": round(a_piece, 3)}
-    result |= {"wal_us": round(on_disk, 1)}
+    result = {"bare_us": round(base, 1), "metering_us": round(added, 1), "a_piece_us": round(per_chunk, 3)}
+    result |= {"wal_us": round(wal, 1)}
     result |= {"scrape_ms": round(before.milliseconds, 2), "scrape_after_junk_ms": round(after.milliseconds, 2)}
-    print(json.dumps({**result, "at_most_us": AT_MOST, "met": added <= AT_MOST}))
-    return added <= AT_MOST
+    print(json.dumps({**result, "at_most_us": MAX_METERING_US, "met": added <= MAX_METERING_US}))
+    return added <= MAX_METERING_US
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=200, help=f"of {IN_A_ROW} requests through each line")
+    parser.add_argument("--rounds", type=int, default=200, help=f"of {REQUESTS_PER_TURN} requests for each variant")
     return parser.parse_args(given)
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the gateway runs
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the gateway uses the same event loop
         sys.exit(0 if runner.run(main(arguments().rounds)) else 1)

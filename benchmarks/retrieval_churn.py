@@ -1,15 +1,16 @@
-"""What writing does to searching, and what kill -9 does to what was written; with the real service in its own process.
+"""Measures searches while documents are written, and checks that no acknowledged write is lost after kill -9.
 
     python benchmarks/retrieval_churn.py                # both parts
     python benchmarks/retrieval_churn.py crash --rounds 50
 
-Churn: a collection of one-chunk documents with their vectors is searched without a pause, by text, by a client in a
-process of its own; then again while another client replaces documents, 1,000 a second, by calls of Upsert with 20 in
-each; then while an ingest stream does, 20 in a message; then while one does with a message for each ("singly"); then
-alone once more, so that what else the machine does meets all; and at last while a stream replaces them as fast as it
-goes. Crash: the process is killed amid upserts, ingests and deletes; after each start every row is verified and
-compared with what was acknowledged.
-The last line is one JSON object.
+Both parts use the real service in its own process.
+Churn: a client process searches a collection of one-chunk documents continuously by text. It is measured alone; while
+another client replaces 1,000 documents per second by calls of Upsert with 20 documents each; while an ingest stream
+does so with 20 documents per message; while a stream does so with one document per message ("singly"); alone again; and
+while a stream replaces documents as fast as possible.
+Crash: the process is killed during upserts, ingests and deletes. After each restart all rows are verified and compared
+with what was acknowledged.
+The last line of output is one JSON object.
 """
 
 import argparse
@@ -43,10 +44,10 @@ MODEL = ROOT / ".pointsman/models/minilm"
 WORDS = sorted(set(re.findall(r"[a-z]{3,}", (ROOT / "README.md").read_text().lower())))
 COLLECTION = "bench"
 GONE = 0
-SEARCHES = "searches"  # what the searching client's process is started with, and the retriever's address
+SEARCHES = "searches"  # first argument of the searching client's process; the second is the retriever's address
 WARM_UP = 100  # searches
-A_CALL = 20  # documents of an Upsert
-RATE = 1_020.0  # documents sent a second, so that 1,000 are acknowledged, the wait for the last of them included
+DOCUMENTS_PER_CALL = 20  # documents per Upsert call
+RATE = 1_020.0  # documents sent per second; about 1,000 are acknowledged, because the last acknowledgements take time
 
 
 @dataclass
@@ -77,7 +78,7 @@ async def service(data: Path) -> AsyncIterator[Service]:
     while address is None:
         line = await process.stderr.readline()
         if not line:
-            raise RuntimeError("the retriever ended before it served")
+            raise RuntimeError("the retriever exited before it was ready")
         if found := re.search(rb"serving at (\S+),", line):
             address = found[1].decode()
     drain = asyncio.create_task(process.stderr.read())
@@ -122,33 +123,35 @@ def with_vectors(count: int, fingerprint: str, seed: int) -> list[pb.Document]:
 
 @asynccontextmanager
 async def searching(address: str) -> AsyncIterator[list[float]]:
-    """Milliseconds of each search that was made during the block, known at its end; see `search_until_told`."""
+    """Runs a client that searches until the end of the block, and then fills the list with the milliseconds of each
+    search."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, SEARCHES, address, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    await process.stdout.readline()  # it has begun
+    await process.stdout.readline()  # it has started searching
     found: list[float] = []
     yield found
-    told, _ = await process.communicate(b"")  # that is all: the end of its input
-    found += json.loads(told)
+    output, _ = await process.communicate(b"")  # closing its input stops it
+    found += json.loads(output)
 
 
-async def search_until_told(address: str) -> None:
-    """The searching client's process: begins, says so, goes on until its input ends, and prints what it measured."""
-    random_, found, told = random.Random(5), [], asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), told.set)
+async def search_until_stopped(address: str) -> None:
+    """Main function of the searching client: prints "begun", searches until its input is closed, and prints the
+    times."""
+    random_, found, output = random.Random(5), [], asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), output.set)
     async with open_channel(address) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         for turn in itertools.count(-WARM_UP):
-            if told.is_set():
+            if output.is_set():
                 break
             if turn == 0:
-                print("begun", flush=True)
-            begun = time.perf_counter()
+                print("started", flush=True)
+            started = time.perf_counter()
             await stub.Search(pb.SearchRequest(collection=COLLECTION, query=text_of(random_, 8), top_k=10))
             if turn >= 0:
-                found.append((time.perf_counter() - begun) * 1000.0)
+                found.append((time.perf_counter() - started) * 1000.0)
     print(json.dumps(found))
 
 
@@ -159,14 +162,14 @@ async def idle_for(address: str, seconds: float) -> list[float]:
 
 
 async def stream(stub, documents: Sequence[pb.Document], rate: float, together: int = 1) -> tuple[int, float]:
-    """Documents acknowledged, and in how many seconds; `rate` is a second, 0 as fast as it goes; `together` go into one
-    message, and their outcomes into as few as can be."""
-    begun = time.perf_counter()
+    """Ingests documents; returns how many were acknowledged, and the seconds. `rate` is per second (0: no limit), and
+    `together` is the number of documents per message."""
+    started = time.perf_counter()
 
     async def steps() -> AsyncIterator[pb.IngestRequest]:
         yield pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION, together=together > 1))
         for number in range(0, len(documents), together):
-            if rate and (ahead := begun + number / rate - time.perf_counter()) > 0.0:
+            if rate and (ahead := started + number / rate - time.perf_counter()) > 0.0:
                 await asyncio.sleep(ahead)
             if together > 1:
                 yield pb.IngestRequest(documents=pb.Documents(documents=documents[number : number + together]))
@@ -180,19 +183,19 @@ async def stream(stub, documents: Sequence[pb.Document], rate: float, together: 
         for outcome in outcomes:
             assert outcome.state == pb.DocumentOutcome.WRITTEN, outcome
             written += 1
-    return written, time.perf_counter() - begun
+    return written, time.perf_counter() - started
 
 
 async def upserts(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
-    """The same by calls, each of which is sent when its time has come, whether or not the last was answered."""
-    begun, calls = time.perf_counter(), list[asyncio.Task[pb.UpsertResponse]]()
-    for number in range(0, len(documents), A_CALL):
-        await asyncio.sleep(begun + number / rate - time.perf_counter())
-        call = pb.UpsertRequest(collection=COLLECTION, documents=documents[number : number + A_CALL])
+    """Upserts documents at a fixed rate, without waiting for the previous call; returns the same as `stream`."""
+    started, calls = time.perf_counter(), list[asyncio.Task[pb.UpsertResponse]]()
+    for number in range(0, len(documents), DOCUMENTS_PER_CALL):
+        await asyncio.sleep(started + number / rate - time.perf_counter())
+        call = pb.UpsertRequest(collection=COLLECTION, documents=documents[number : number + DOCUMENTS_PER_CALL])
         calls.append(asyncio.ensure_future(stub.Upsert(call)))
     answers = await asyncio.gather(*calls)
     assert not sum(answer.unchanged for answer in answers)
-    return sum(answer.documents for answer in answers), time.perf_counter() - begun
+    return sum(answer.documents for answer in answers), time.perf_counter() - started
 
 
 async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
@@ -202,24 +205,24 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
             stub = running.stub
             await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION))
             filled, fill_seconds = await stream(stub, with_vectors(rows, fingerprint, 1), 0.0)
-            print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} a second", flush=True)
+            print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} per second", flush=True)
             others = [with_vectors(min(rows, int(rate * seconds)), fingerprint, seed) for seed in (2, 3, 4)]
             yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 5)
             before = await idle_for(running.address, seconds / 2)
-            called = await under(running, upserts(stub, others[0], rate))
-            streamed = await under(running, stream(stub, others[1], rate, A_CALL))
-            singly = await under(running, stream(stub, others[2], rate))
+            called = await search_during(running, upserts(stub, others[0], rate))
+            streamed = await search_during(running, stream(stub, others[1], rate, DOCUMENTS_PER_CALL))
+            singly = await search_during(running, stream(stub, others[2], rate))
             idle = Latencies(before + await idle_for(running.address, seconds / 2))
-            fast = await under(running, stream(stub, yet_others, 0.0))
+            fast = await search_during(running, stream(stub, yet_others, 0.0))
             verified = await stub.Verify(pb.VerifyRequest(collection=COLLECTION))
             assert not verified.problems, verified.problems
     result = {
         "rows": rows,
         "idle_p50_ms": idle.at(0.5),
         "idle_p99_ms": idle.at(0.99),
-        **_beside(idle, "churn", called),
-        **_beside(idle, "streamed", streamed),
-        **_beside(idle, "singly", singly),
+        **_compare(idle, "churn", called),
+        **_compare(idle, "streamed", streamed),
+        **_compare(idle, "singly", singly),
         "flat_out_upserts_per_s": fast[1],
         "flat_out_p99_ms": fast[0].at(0.99),
     }
@@ -228,7 +231,7 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
     return result
 
 
-def _beside(idle: Latencies, name: str, found: tuple[Latencies, float]) -> dict[str, float]:
+def _compare(idle: Latencies, name: str, found: tuple[Latencies, float]) -> dict[str, float]:
     latencies, upserts_per_s = found
     return {
         f"{name}_upserts_per_s": upserts_per_s,
@@ -238,8 +241,8 @@ def _beside(idle: Latencies, name: str, found: tuple[Latencies, float]) -> dict[
     }
 
 
-async def under(running: Service, writing: Coroutine[Any, Any, tuple[int, float]]) -> tuple[Latencies, float]:
-    """Searches while documents are replaced, and how many of these a second."""
+async def search_during(running: Service, writing: Coroutine[Any, Any, tuple[int, float]]) -> tuple[Latencies, float]:
+    """Searches while documents are replaced; returns the latencies and the documents replaced per second."""
     async with searching(running.address) as found:
         written, seconds = await writing
     return Latencies(found), written / seconds
@@ -250,10 +253,11 @@ async def under(running: Service, writing: Coroutine[Any, Any, tuple[int, float]
 
 @dataclass
 class Ledger:
-    """What each document may be after a crash: its acknowledged state, or any that was sent after it."""
+    """The states that each document may have after a crash: the last acknowledged one, and all that were sent after
+    it."""
 
-    sent: dict[str, int] = field(default_factory=dict)  # the greatest edition
-    may_be: dict[str, set[int]] = field(default_factory=dict)  # editions; GONE for not there
+    sent: dict[str, int] = field(default_factory=dict)  # the highest edition sent
+    may_be: dict[str, set[int]] = field(default_factory=dict)  # editions; GONE means deleted
     lost: int = 0
     ghosts: int = 0
 
@@ -270,7 +274,7 @@ class Ledger:
 
 
 async def write_until_killed(stub, ledger: Ledger, writer: int, random_: random.Random) -> None:
-    """Names are a writer's own, so that what it sent is in one order."""
+    """Each writer uses its own document names, so that the order of its writes is known."""
     try:
         for turn in range(10_000):
             names = [f"w{writer}-{number}" for number in random_.sample(range(60), 4)]
@@ -288,7 +292,7 @@ async def write_until_killed(stub, ledger: Ledger, writer: int, random_: random.
             else:
                 await _ingest(stub, ledger, names, random_)
     except grpc.aio.AioRpcError:
-        return  # killed
+        return  # the process was killed
 
 
 async def _ingest(stub, ledger: Ledger, names: Sequence[str], random_: random.Random) -> None:
@@ -303,7 +307,7 @@ async def _ingest(stub, ledger: Ledger, names: Sequence[str], random_: random.Ra
 
 
 def check(data: Path, ledger: Ledger) -> list[str]:
-    """What is lost, a ghost or out of step on the disk; notes what is there."""
+    """Returns the lost, resurrected and inconsistent documents on disk, and records what was found."""
     store = Store(CollectionId("default", COLLECTION), data / "default" / COLLECTION, 1)
     try:
         problems = list(check_all(store).problems)
@@ -315,12 +319,12 @@ def check(data: Path, ledger: Ledger) -> list[str]:
     for name in {*ledger.may_be, *held}:
         state, right = held.get(name, GONE), ledger.may_be.get(name, {GONE})
         if state not in right:
-            # A ghost is there again after its deletion was acknowledged; anything else that is wrong was acknowledged
-            # and is not what is found.
+            # A ghost exists although its deletion was acknowledged. Any other wrong state means that an acknowledged
+            # write was lost.
             ledger.ghosts += right == {GONE}
             ledger.lost += right != {GONE}
-            problems.append(f"{name} is {state}, and may be {sorted(right)} ({GONE}: not there)")
-        ledger.may_be[name] = {state}  # from now on it is this
+            problems.append(f"{name} is {state}, allowed are {sorted(right)} ({GONE}: deleted)")
+        ledger.may_be[name] = {state}  # the state that later rounds start from
     return problems
 
 
@@ -352,23 +356,23 @@ async def crash(rounds: int) -> dict[str, float]:
     for problem in problems:
         print(problem)
     sent = sum(ledger.sent.values())
-    print(f"kill -9: {rounds} times amid {sent:,} documents sent; {len(problems)} problems")
-    tally = {"lost": ledger.lost, "ghosts": ledger.ghosts, "problems": len(problems)}
-    return {"kills": rounds, "documents": sent, **tally}
+    print(f"kill -9: {rounds} times during {sent:,} documents sent; {len(problems)} problems")
+    counts = {"lost": ledger.lost, "ghosts": ledger.ghosts, "problems": len(problems)}
+    return {"kills": rounds, "documents": sent, **counts}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["churn", "crash"], help="churn, crash")
     parser.add_argument("--rows", type=int, default=20_000, help="documents in the collection")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of searching, each time")
-    parser.add_argument("--rate", type=float, default=RATE, help="upserts a second")
-    parser.add_argument("--rounds", type=int, default=50, help="kills")
-    given = parser.parse_args()
-    if given.parts[:1] == [SEARCHES]:
-        asyncio.run(search_until_told(given.parts[1]))
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of each measurement of searches")
+    parser.add_argument("--rate", type=float, default=RATE, help="upserts per second")
+    parser.add_argument("--rounds", type=int, default=50, help="number of kills")
+    options = parser.parse_args()
+    if options.parts[:1] == [SEARCHES]:
+        asyncio.run(search_until_stopped(options.parts[1]))
         return
-    print(json.dumps(measure(given.parts, given.rows, given.seconds, given.rate, given.rounds)))
+    print(json.dumps(measure(options.parts, options.rows, options.seconds, options.rate, options.rounds)))
 
 
 def measure(

@@ -1,6 +1,7 @@
-"""The peers, each with the vectors it is given: run by retrieval_quality.py with .venv-bench/retrieval/bin/python.
+"""Measures other vector stores with given vectors. Run by retrieval_quality.py with
+.venv-bench/retrieval/bin/python.
 
-python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # one JSON object at the end
+    python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # the last line is one JSON object
 """
 
 import json
@@ -18,20 +19,20 @@ import lancedb
 import numpy as np
 import Stemmer
 
-AT_ONCE = 5_000  # rows that Chroma takes in one call
+AT_ONCE = 5_000  # maximum number of rows per call to Chroma
 POOL = 100
 
 
 def main() -> None:
     what, file = sys.argv[1:]
-    given = np.load(file, allow_pickle=False)
-    print(json.dumps(rank(given) if what == "sets" else neighbours(given)))
+    options = np.load(file, allow_pickle=False)
+    print(json.dumps(rank(options) if what == "sets" else neighbours(options)))
 
 
-def rank(given: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
-    """For each peer and query the rows found, best first."""
-    vectors, queries = given["vectors"], given["queries"]
-    texts, asked = given["texts"].tolist(), given["asked"].tolist()
+def rank(options: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
+    """Returns the rows found for each query by each peer, best first."""
+    vectors, queries = options["vectors"], options["queries"]
+    texts, asked = options["texts"].tolist(), options["asked"].tolist()
     count = min(POOL, len(vectors))
     found: dict[str, list[list[int]]] = {}
     chroma = in_chroma(vectors)
@@ -44,7 +45,7 @@ def rank(given: np.lib.npyio.NpzFile) -> dict[str, list[list[int]]]:
                 for row, (vector, text) in enumerate(zip(vectors, texts, strict=True))
             ],
         )
-        with warnings.catch_warnings(action="ignore"):  # its next interface is not in all of its releases yet
+        with warnings.catch_warnings(action="ignore"):  # the replacement of this method is missing in some releases
             table.create_fts_index("text", replace=True)
         found["lancedb hybrid"] = [
             [one["row"] for one in hybrid(table, query, text, count)]
@@ -66,22 +67,28 @@ def hybrid(table: lancedb.table.Table, query: np.ndarray, text: str, count: int)
     return search.limit(count).to_list()
 
 
-def neighbours(given: np.lib.npyio.NpzFile) -> dict[str, float]:
-    """Chroma's recall@10 and median milliseconds, without a filter and with one that a tenth of the rows fit.
+def neighbours(options: np.lib.npyio.NpzFile) -> dict[str, float]:
+    """Returns Chroma's recall@10 and median milliseconds, without a filter and with one that matches a tenth of the
+    rows.
 
-    It visits as many candidates as its recall takes to come up to what is asked of it.
+    The number of candidates is increased until the required recall is reached.
     """
-    vectors, queries, wanted = given["vectors"], given["queries"], float(given["recall"])
-    groups, group = given["groups"], int(given["group"])
+    vectors, queries, wanted = options["vectors"], options["queries"], float(options["recall"])
+    groups, group = options["groups"], int(options["group"])
     measured: dict[str, float] = {}
-    for candidates in (25, 50, 100, 200):  # made anew for each: a change of the number does not reach what is in memory
+    for candidates in (
+        25,
+        50,
+        100,
+        200,
+    ):  # changing the value does not affect a loaded index
         chroma = in_chroma(vectors, groups, candidates)
-        recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, given["truth"])
+        recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, options["truth"])
         measured = {"recall10": recall, "p50_ms": milliseconds, "ef_search": candidates}
         if recall >= wanted:
             break
     recall, milliseconds = timed(
-        partial(nearest_in_chroma, chroma, count=10, where={"group": group}), queries, given["filtered_truth"]
+        partial(nearest_in_chroma, chroma, count=10, where={"group": group}), queries, options["filtered_truth"]
     )
     return {**measured, "filtered_recall10": recall, "filtered_p50_ms": milliseconds}
 
@@ -89,9 +96,9 @@ def neighbours(given: np.lib.npyio.NpzFile) -> dict[str, float]:
 def timed(search: Callable[[np.ndarray], list[int]], queries: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     seconds, hits = [], 0
     for query, true in zip(queries, truth, strict=True):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = search(query)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         hits += len(set(found) & set(true.tolist()))
     return hits / truth.size, float(np.median(seconds) * 1000)
 

@@ -1,11 +1,11 @@
-"""How well and how quickly the retriever finds, beside chromadb, lancedb and bm25s with the same vectors.
+"""Measures the retriever's quality and speed, and compares it with chromadb, lancedb and bm25s on the same vectors.
 
     make bench-retrieval                                  # the judged sets below ../shared/data/ir
-    make bench-retrieval DATA="FOLDER FOLDER ..."         # any other: corpus.jsonl, queries.jsonl, qrels/test.tsv
+    make bench-retrieval DATA="FOLDER FOLDER ..."         # others with corpus.jsonl, queries.jsonl, qrels/test.tsv
 
-Nothing is measured on a copy: the sets go through a retriever's own gRPC door, and the 100,000 vectors through the
-index that it serves from. Vectors of the sets are kept in .pointsman/cache, under the model's fingerprint.
-The last line is one JSON object.
+The production code is measured: the sets are sent to a retriever over gRPC, and the 100,000 vectors are searched in the
+index that it uses. Vectors of the sets are cached in .pointsman/cache by the model's fingerprint. The last line of
+output is one JSON object.
 """
 
 import argparse
@@ -39,24 +39,22 @@ ROWS, HELD_OUT, GROUPS = 100_000, 500, 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "folders", nargs="*", type=Path, help="judged sets; none: those that the project is measured with"
-    )
-    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
+    parser.add_argument("folders", nargs="*", type=Path, help="judged sets; default: the four standard ones")
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="folder of the standard sets")
     parser.add_argument("--only", nargs="*", default=["ndcg10", "ann", "embed", "churn"], help="parts to measure")
-    given = parser.parse_args()
+    options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    threadpool_limits(1)  # one core for each search
-    folders = given.folders or [given.data / name for name in SETS]
+    threadpool_limits(1)  # one thread per search
+    folders = options.folders or [options.data / name for name in SETS]
     result: dict[str, object] = {}
     chunks: list[Chunks] = []
-    if {"ndcg10", "ann"} & set(given.only):
+    if {"ndcg10", "ann"} & set(options.only):
         result["ndcg10"], chunks = measure_quality([read_set(folder) for folder in folders])
-    if "ann" in given.only:
+    if "ann" in options.only:
         result["ann"] = measure_neighbours(chunks)
-    if "embed" in given.only:
+    if "embed" in options.only:
         result["embed"] = measure_embedding(chunks)
-    if "churn" in given.only:
+    if "churn" in options.only:
         from retrieval_churn import measure
 
         churned = measure()
@@ -89,7 +87,7 @@ _PEERS: dict[str, dict[str, Ranked]] = {}
 
 def _peers(judged: JudgedSet, held: Chunks) -> dict[str, Ranked]:
     if not PEERS.exists():
-        print("(no .venv-bench/retrieval: the peers are left out; `make bench-retrieval` makes it)")
+        print("(no .venv-bench/retrieval: peers are not measured; run `make bench-retrieval`)")
         return {}
     rows = held.for_peers(judged)
     found = _ask_peers("sets", rows)
@@ -103,15 +101,15 @@ def _peers_cached(judged: JudgedSet) -> dict[str, Ranked]:
 
 def _ask_peers(what: str, arrays: dict[str, np.ndarray]) -> dict:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        np.savez(Path(folder) / "given.npz", **arrays)
-        asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "given.npz"]
+        np.savez(Path(folder) / "options.npz", **arrays)
+        asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "options.npz"]
         one_core = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-        told = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True, env=one_core)
-        return json.loads(told.stdout.splitlines()[-1])
+        peers = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True, env=one_core)
+        return json.loads(peers.stdout.splitlines()[-1])
 
 
 def _difference(ours: Ranked, other: Ranked) -> str:
-    """The mean difference, and its 95 % interval over the queries (bootstrap)."""
+    """Returns the mean difference and its 95 % bootstrap interval over the queries."""
     differences = np.array(ours.each) - np.array(other.each)
     random = np.random.default_rng(1)
     means = random.choice(differences, (2_000, len(differences))).mean(axis=1)
@@ -120,28 +118,29 @@ def _difference(ours: Ranked, other: Ranked) -> str:
 
 
 def _row(name: str, values: dict[str, float], ours: Ranked, rivals: list[tuple[str, str]]) -> str:
-    cells = "  ".join(f"{leg} {value:.4f}" for leg, value in values.items())
+    cells = "  ".join(f"{mode} {value:.4f}" for mode, value in values.items())
     more = "; ".join(f"over {rival} {difference}" for rival, difference in rivals)
     return f"{name:<14} {cells}  ({ours.milliseconds:.1f} ms)  {more}"
 
 
 def _print_means(table: dict[str, dict[str, float]]) -> None:
-    means = {leg: float(np.mean([values[leg] for values in table.values()])) for leg in next(iter(table.values()))}
+    means = {mode: float(np.mean([values[mode] for values in table.values()])) for mode in next(iter(table.values()))}
     best = max(means["bm25"], means["dense"])
-    print(f"{'mean':<14} " + "  ".join(f"{leg} {value:.4f}" for leg, value in means.items()))
-    print(f"default over the best single leg: {means['default'] / best:.4f}")
+    print(f"{'mean':<14} " + "  ".join(f"{mode} {value:.4f}" for mode, value in means.items()))
+    print(f"default relative to the better single search: {means['default'] / best:.4f}")
     for name, values in table.items():
         margin = values["default"] - max(values["bm25"], values["dense"])
-        print(f"  {name}: default {margin:+.4f} against the better leg")
+        print(f"  {name}: default {margin:+.4f} compared with the better single search")
 
 
-# -- neighbours among 100,000
+# -- nearest neighbours among 100,000 vectors
 
 
 def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
-    """Chunks of the sets, and copies of them moved a little at random: to embed 100,000 would take too long.
+    """Searches the sets' chunks and randomly perturbed copies of them, because embedding 100,000 texts would take too
+    long.
 
-    The queries are chunks that were held out, copies and all.
+    The queries are held-out chunks, of which there are no copies in the index.
     """
     vectors, queries = _hundred_thousand(chunks)
     ids = np.arange(1, len(vectors) + 1, dtype=np.int64)
@@ -151,9 +150,9 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
     metadata = metadata_index.empty_metadata_index().with_changes(
         nothing, ids, ids, [{"group": str(group)} for group in groups]
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     index = flat.compacted()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     truth = [_exact(vectors, query, None) for query in queries]
     inside = [_exact(vectors, query, groups == 0) for query in queries]
     recall, p50 = _timed(lambda query: index.nearest(query, 10, None), queries, truth)
@@ -161,9 +160,9 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
     filtered, filtered_p50 = _timed(
         lambda query: index.nearest(query, 10, metadata.matching(Eq("group", "0"))), queries, inside
     )
-    print(f"100,000 vectors, one core: recall@10 {recall:.4f}, p50 {p50:.3f} ms; made in {seconds:.1f} s")
+    print(f"100,000 vectors, one core: recall@10 {recall:.4f}, p50 {p50:.3f} ms; built in {seconds:.1f} s")
     print(f"  flat: recall@10 {flat_recall:.4f}, p50 {flat_p50:.3f} ms")
-    print(f"  with a filter that a tenth fits: recall@10 {filtered:.4f}, p50 {filtered_p50:.3f} ms")
+    print(f"  with a filter that matches a tenth: recall@10 {filtered:.4f}, p50 {filtered_p50:.3f} ms")
     measured = {"recall10": recall, "p50_ms": p50, "filtered_recall10": filtered, "filtered_p50_ms": filtered_p50}
     if PEERS.exists():
         rows = {"truth": np.array(truth) - 1, "filtered_truth": np.array(inside) - 1, "groups": groups, "group": 0}
@@ -197,9 +196,9 @@ def _exact(vectors: np.ndarray, query: np.ndarray, allowed: np.ndarray | None) -
 def _timed(search, queries, truth) -> tuple[float, float]:
     seconds, hits = [], 0
     for query, true in zip(queries, truth, strict=True):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = search(query)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         hits += len(np.intersect1d(found, true))
     return hits / (10 * len(truth)), float(np.median(seconds) * 1000)
 
@@ -217,25 +216,22 @@ def measure_embedding(chunks: list[Chunks]) -> dict[str, float]:
     model.embed(queries[:20])
     seconds = []
     for query in queries:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model.embed([query])
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     batches = [texts[start : start + 8] for start in range(0, len(texts), 8)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with ThreadPoolExecutor(2) as two:
         made = np.concatenate(list(two.map(model.embed, batches)))
-    rate = len(texts) / (time.perf_counter() - begun)
+    rate = len(texts) / (time.perf_counter() - started)
     cosine = float((made[:200] * _in_full_precision(texts[:200])).sum(axis=1).mean()) if texts else float("nan")
     p50 = float(np.median(seconds) * 1000)
-    print(
-        f"embedding: a query {p50:.2f} ms (p50, one thread), {rate:.0f} chunks/s on two cores, "
-        f"cosine to fp32 {cosine:.4f}"
-    )
+    print(f"embedding: {p50:.2f} ms (p50, one thread), {rate:.0f} chunks/s on two cores, cosine to fp32 {cosine:.4f}")
     return {"query_p50_ms": p50, "chunks_per_s": rate, "cosine": cosine}
 
 
 def _in_full_precision(texts: list[str]) -> np.ndarray:
-    """The same graph before it is quantised, from the same wheel."""
+    """Embeds with the same model before quantization."""
     import onnxruntime
     from safetensors.numpy import load_file
 

@@ -1,4 +1,4 @@
-"""A judged set through a retriever's own gRPC door, with vectors that are kept from one run to the next."""
+"""Searches a judged set through a retriever's gRPC API, with embeddings that are cached between runs."""
 
 import hashlib
 import sqlite3
@@ -17,12 +17,12 @@ from pointsman_retriever.settings import Settings
 from pointsman_servicekit.grpc_client import open_channel
 from retrieval_sets import JudgedSet, ndcg10
 
-AT_ONCE = 200  # documents in one call
+AT_ONCE = 200  # documents per call
 MODES: dict[str, dict[str, float]] = {"default": {}, "bm25": {"dense_weight": 0.0}, "dense": {"dense_weight": 1.0}}
 
 
 class CachedModel:
-    """The real model; what it has embedded once it does not embed again."""
+    """The real model with a persistent cache of embeddings."""
 
     def __init__(self, model: MiniLM, folder: Path) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
@@ -61,7 +61,7 @@ class CachedModel:
 @dataclass(frozen=True)
 class Ranked:
     each: list[float]  # nDCG@10 of each query
-    milliseconds: float = float("nan")  # p50 of a search, its embedding not among it
+    milliseconds: float = float("nan")  # median of a search without its embedding
 
     @property
     def mean(self) -> float:
@@ -70,9 +70,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Chunks:
-    """What the retriever made of a set, for the peers and for the other measurements."""
+    """The chunks that the retriever made of a set."""
 
-    documents: list[str]  # of each chunk
+    documents: list[str]  # the document of each chunk
     texts: list[str]
     vectors: np.ndarray
     queries: list[str]
@@ -87,7 +87,7 @@ class Chunks:
         }
 
     def judged(self, judged: JudgedSet, found: list[list[int]]) -> Ranked:
-        """Rows that a peer found for each query, each document at its best row."""
+        """Scores the rows that a peer found for each query; a document counts at its best row."""
         each = []
         for query, rows in zip(judged.queries, found, strict=True):
             documents = list(dict.fromkeys(self.documents[row] for row in rows))
@@ -125,11 +125,11 @@ async def _ranked(
     each, seconds = [], []
     for (query, text), vector in zip(judged.queries.items(), asked, strict=True):
         sent = pb.Vector(fingerprint=model.fingerprint, values=vector.tolist())
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answer = await stub.Search(
             pb.SearchRequest(collection="judged", query=text, vector=sent, top_k=10, per_document=1, **mode)
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         each.append(ndcg10([names[one.document_id] for one in answer.passages], judged.relevant[query]))
     return Ranked(each, float(np.median(seconds) * 1000))
 

@@ -1,4 +1,4 @@
-"""Judged collections as BEIR lays them out, and nDCG@10."""
+"""Reads judged collections in BEIR's format, and computes nDCG@10."""
 
 import json
 import math
@@ -12,17 +12,17 @@ class JudgedSet:
     name: str
     documents: list[dict[str, str]]  # id, title, text
     queries: dict[str, str]
-    relevant: dict[str, dict[str, float]]  # by query: documents with their grade
+    relevant: dict[str, dict[str, float]]  # grade of each relevant document, by query
 
 
 def read_set(folder: Path) -> JudgedSet:
-    """`corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`; queries without a relevant document are left out."""
+    """Reads `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. Queries without a relevant document are skipped."""
     documents = []
     for row in _rows(folder / "corpus.jsonl"):
         title, text = row.get("title") or "", row.get("text") or ""
         if not text.strip():
             title, text = "", title
-        if text.strip():  # there is nothing to find of the others
+        if text.strip():  # documents without text cannot be found
             documents.append({"id": str(row["_id"]), "title": title, "text": text})
     known = {document["id"] for document in documents}
     relevant: dict[str, dict[str, float]] = {}
@@ -35,7 +35,8 @@ def read_set(folder: Path) -> JudgedSet:
 
 
 def ndcg10(found: Sequence[str], relevant: Mapping[str, float]) -> float:
-    """As trec_eval computes it: the grade itself over log2(rank + 1). Each document counts once."""
+    """Computes the measure like trec_eval: the gain is the grade divided by log2(rank + 1), and each document counts
+    once."""
     gain = sum(relevant.get(one, 0.0) / math.log2(rank + 2) for rank, one in enumerate(found[:10]))
     best = sorted(relevant.values(), reverse=True)[:10]
     return gain / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(best))

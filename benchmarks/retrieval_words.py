@@ -55,7 +55,7 @@ NOTHING = np.empty(0, np.int64)
 
 @dataclass
 class FtsScores:
-    """The scores of all matching chunks; has the methods of the retriever's `WordScores` that the ranking calls."""
+    """The scores of all matching chunks, with the methods of the retriever's `WordScores` that the ranking calls."""
 
     ids: np.ndarray
     scores: np.ndarray
@@ -108,7 +108,8 @@ class FtsWords:
         return FtsScores(rows[:, 0].astype(np.int64), -rows[:, 1])
 
     def best_only(self, query: str) -> list[tuple[int]]:
-        """The candidates without the scores of others, which the ranking needs too: a lower bound of the time."""
+        """Returns only the candidates. The ranking also needs other chunks' scores, so this is a lower bound of the
+        time."""
         statement = f"SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT {CANDIDATES}"
         return self.connection.execute(statement, (self._match(query),)).fetchall()
 
@@ -121,7 +122,7 @@ class FtsWords:
 
 
 def _words_of(query: str) -> list[str]:
-    """The query's words without stop words, not stemmed: FTS5's tokenizer does that."""
+    """Returns the query's words without stop words. They are not stemmed, because FTS5's tokenizer does that."""
     from pointsman_retriever.index.term_analyzer import _STOP_WORDS, _split_words
 
     words = _split_words(query)
@@ -143,7 +144,7 @@ def build(variant: str, folder: Path, ids: np.ndarray, texts: Sequence[str]) -> 
 
 
 def without_vectors(judged: JudgedSet) -> Chunks:
-    """One chunk for each document, and no vectors: for sets that would take too long to embed."""
+    """Returns one chunk per document without vectors, for sets that would take too long to embed."""
     texts = [f"{document['title']}\n\n{document['text']}".strip() for document in judged.documents]
     queries = list(judged.queries.values())
     documents = [document["id"] for document in judged.documents]
@@ -152,8 +153,8 @@ def without_vectors(judged: JudgedSet) -> Chunks:
 
 @dataclass
 class Quality:
-    """Of each query: nDCG@10 with both sides and with words alone, and the share of relevant documents that are among
-    the candidates by words."""
+    """For each query: nDCG@10 of hybrid search and of word search, and the share of relevant documents among the
+    candidates of the word search."""
 
     default: list[float] = field(default_factory=list)
     words: list[float] = field(default_factory=list)
@@ -188,18 +189,18 @@ def measure_quality(variant: str, judged: JudgedSet, chunks: Chunks, embedded: b
 
 
 def difference(one: list[float], other: list[float]) -> str:
-    """The mean of one - other, and its 95 % interval over the queries (bootstrap)."""
+    """Returns the mean of `one - other` and its 95 % bootstrap interval over the queries."""
     differences = np.array(one) - np.array(other)
     means = np.random.default_rng(1).choice(differences, (2_000, len(differences))).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-# -- speed and memory, in a process for each variant
+# -- speed and memory; each variant runs in its own process
 
 
 def measure_speed(variant: str, texts: list[str], queries: list[str], row_count: int) -> dict[str, float]:
-    """`texts` are repeated to `row_count` rows."""
+    """Measures with `texts`, repeated to `row_count` rows."""
     threadpool_limits(1)
     rows = (texts * -(-row_count // len(texts)))[:row_count]
     ids = np.arange(1, len(rows) + 1)
@@ -226,7 +227,7 @@ def measure_speed(variant: str, texts: list[str], queries: list[str], row_count:
 
 
 def _measure_updates(words: Any, ids: np.ndarray, rows: list[str]) -> dict[str, float]:
-    """Replaces documents one after another, as an upsert does; the last update is searched for at once."""
+    """Replaces documents one after another, as upserts do."""
     next_id, seconds = len(ids) + 1, []
     for update in range(UPDATES):
         old = ids[update * CHUNKS_PER_UPDATE : (update + 1) * CHUNKS_PER_UPDATE]
@@ -260,8 +261,8 @@ def _resident_mib() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="judged sets; none: the four standard ones")
-    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
+    parser.add_argument("folders", nargs="*", type=Path, help="judged sets; default: the four standard ones")
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="folder of the standard sets")
     parser.add_argument(
         "--words-only", nargs="*", default=[], help="sets not to embed, for which `default` is not valid"
     )

@@ -1,4 +1,4 @@
-"""Labelled texts for measuring how well requests are told apart: CLINC150, SNIPS, or anyone's own."""
+"""Labelled texts for measuring classifiers: CLINC150, SNIPS, or files of the user."""
 
 import json
 import random
@@ -13,9 +13,9 @@ TEN = 10
 class RoutingSet:
     name: str
     train: list[tuple[str, str]]
-    """Text and label; nothing out of scope."""
+    """Texts with their labels; none is out of scope."""
     test: list[tuple[str, str | None]]
-    """No label: out of scope."""
+    """Texts with their labels; None means out of scope."""
 
     def by_task(self) -> dict[str, list[str]]:
         tasks: dict[str, list[str]] = {}
@@ -25,14 +25,14 @@ class RoutingSet:
 
 
 def clinc150(data: Path) -> RoutingSet:
-    """Trained on the training part only: neither the validation part nor any out-of-scope text is seen."""
+    """Uses the training part for training only; the validation part and out-of-scope training texts are not used."""
     parts = json.loads((data / "clinc150/data_full.json").read_text("utf-8"))
     outside = [(text, None) for text, _ in parts["oos_test"]]
     return RoutingSet("clinc150", _pairs(parts["train"]), [*_pairs(parts["test"]), *outside])
 
 
 def snips(data: Path) -> RoutingSet:
-    """SNIPS has nothing out of scope: CLINC150's out-of-scope texts of the test part stand in."""
+    """Adds CLINC150's out-of-scope test texts, because SNIPS has none."""
     train, test = [], []
     for folder in sorted(path for path in (data / "snips").iterdir() if path.is_dir()):
         train += _snips(folder / f"train_{folder.name}_full.json", folder.name)
@@ -41,7 +41,7 @@ def snips(data: Path) -> RoutingSet:
 
 
 def few(whole: RoutingSet, seed: int = 7) -> RoutingSet:
-    """Ten examples a task, drawn at random."""
+    """Reduces the training set to ten random examples per task."""
     rng = random.Random(seed)
     train = [
         (text, label) for label, texts in whole.by_task().items() for text in rng.sample(texts, min(TEN, len(texts)))
@@ -50,7 +50,7 @@ def few(whole: RoutingSet, seed: int = 7) -> RoutingSet:
 
 
 def from_files(train: Path, test: Path) -> RoutingSet:
-    """JSON lines with "text" and "label"; a row of `train` without a label is left out."""
+    """Reads JSON lines with "text" and "label". Rows of `train` without a label are skipped."""
     rows = [(text, label) for text, label in _jsonl(train) if label is not None]
     return RoutingSet("own", rows, list(_jsonl(test)))
 
@@ -70,6 +70,6 @@ def _snips(file: Path, label: str) -> list[tuple[str, str]]:
     content = file.read_bytes()
     try:
         rows = json.loads(content)[label]
-    except UnicodeDecodeError:  # some of its files are Latin-1
+    except UnicodeDecodeError:  # some files are Latin-1
         rows = json.loads(content.decode("latin-1"))[label]
     return [("".join(part["text"] for part in row["data"]).strip(), label) for row in rows]

@@ -1,8 +1,8 @@
-"""What others make of the same texts, in an environment of their own: see benchmarks/requirements-routing.txt.
+"""Measures other classifiers on the same texts, in their own environment (benchmarks/requirements-routing.txt).
 
     .venv-bench/routing/bin/python benchmarks/routing_peers.py clinc150 --data ../shared/data/routing
 
-One thread. The semantic router has the very same encoder as the gateway. Its last line is one JSON object.
+It uses one thread. The semantic router uses the gateway's encoder. The last line of output is one JSON object.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from sklearn.pipeline import make_pipeline, make_union
 from threadpoolctl import threadpool_limits
 
 Ask = Callable[[str], tuple[str, float]]
-"""A text to its most probable task, and how sure that is."""
+"""Maps a text to its most probable task and a score."""
 
 MODEL = Path(__file__).parents[1] / ".pointsman/models/minilm"
 
 
 class MiniLMEncoder(DenseEncoder):
-    """The gateway's encoder under the semantic router's interface."""
+    """The gateway's encoder with the semantic router's interface."""
 
     name: str = "minilm"
     model: Any = None
@@ -41,7 +41,7 @@ class MiniLMEncoder(DenseEncoder):
 
 
 def semantic_router(data: RoutingSet) -> Ask:
-    """By its defaults, with neither thresholds nor calibration: ranks are what is compared."""
+    """Uses the router's defaults without thresholds or calibration, because only the ranking is compared."""
     routes = [Route(name=task, utterances=texts) for task, texts in data.by_task().items()]
     router = IndexedRouter(encoder=MiniLMEncoder(model=MiniLM.load(MODEL)), routes=routes)
 
@@ -53,7 +53,7 @@ def semantic_router(data: RoutingSet) -> Ask:
 
 
 def tfidf(data: RoutingSet) -> Ask:
-    """Words and characters, logistic regression; a looser tolerance would stop at once, far from convergence."""
+    """Logistic regression on words and character n-grams. With a larger tolerance it would stop before it converges."""
     features = make_union(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, min_df=2),
@@ -72,15 +72,15 @@ def tfidf(data: RoutingSet) -> Ask:
 PEERS = {"semantic_router": semantic_router, "tfidf_logistic_regression": tfidf}
 
 
-def measured(data: RoutingSet, peer: Callable[[RoutingSet], Ask]) -> dict[str, float]:
+def measure(data: RoutingSet, peer: Callable[[RoutingSet], Ask]) -> dict[str, float]:
     started = time.perf_counter()
     ask = peer(data)
     fit_seconds = time.perf_counter() - started
     answers = []
     for text, _ in data.test:
-        began = time.perf_counter()
+        started = time.perf_counter()
         label, score = ask(text)
-        answers.append(Answer(label, score, 1000 * (time.perf_counter() - began)))
+        answers.append(Answer(label, score, 1000 * (time.perf_counter() - started)))
     figures = scores([label for _, label in data.test], answers) | {"fit_s": fit_seconds}
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -91,11 +91,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/routing"))
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
-    asked = parser.parse_args()
-    own = asked.set == "own"
-    data = routing_data.from_files(asked.train, asked.test) if own else routing_data.clinc150(asked.data)
+    options = parser.parse_args()
+    own = options.set == "own"
+    data = routing_data.from_files(options.train, options.test) if own else routing_data.clinc150(options.data)
     with threadpool_limits(limits=1):
-        print(json.dumps({name: measured(data, peer) for name, peer in PEERS.items()}))
+        print(json.dumps({name: measure(data, peer) for name, peer in PEERS.items()}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How well, and how fast, requests are told apart: the gateway's own classifier on labelled sets, beside two peers.
+"""Measures the gateway's classifier on labelled sets, and compares it with two other classifiers.
 
     make bench-routing                                                          # CLINC150 and SNIPS, with peers
     python benchmarks/routing_quality.py --train TRAIN.jsonl --test TEST.jsonl  # any set; rows {"text", "label"}
 
-A label of null means out of scope. One thread. Nothing of a test set, and nothing out of scope, is used in fitting.
-Its last line is one JSON object. After `make models`; needs no service.
+A label of null means out of scope. It uses one thread. Test texts and out-of-scope texts are not used in training. The
+last line of output is one JSON object. Needs `make models`, but no service.
 """
 
 import argparse
@@ -44,31 +44,31 @@ Figures = dict[str, float]
 
 
 def main() -> None:
-    asked = _arguments()
+    options = _arguments()
     with threadpool_limits(limits=1):
-        if asked.measure:
-            print(json.dumps(measured(_set(asked.measure, asked), asked)))
-        elif asked.weigh:
-            print(json.dumps(weighed(_set(asked.weigh, asked))))
+        if options.measure:
+            print(json.dumps(measure(_set(options.measure, options), options)))
+        elif options.weigh:
+            print(json.dumps(measure_memory(_set(options.weigh, options))))
         else:
-            compare(asked)
+            compare(options)
 
 
-def compare(asked: argparse.Namespace) -> None:
-    names = [OWN] if asked.train else ["clinc150", "snips", "clinc150_ten", "snips_ten"]
+def compare(options: argparse.Namespace) -> None:
+    names = [OWN] if options.train else ["clinc150", "snips", "clinc150_ten", "snips_ten"]
     print(f"{'':26}" + "".join(f"{column:>17}" for column in COLUMNS))
     result: dict[str, Figures] = {}
     for name in names:
-        result[name] = _child(sys.executable, __file__, "--measure", name, *_paths(asked))
+        result[name] = _child(sys.executable, __file__, "--measure", name, *_paths(options))
         _print(name, result[name])
-    peers = {} if asked.no_peers else _peers(names[0], asked)
+    peers = {} if options.no_peers else _peers(names[0], options)
     for name, figures in peers.items():
         _print(name, figures)
     print(json.dumps(result | {"peers": peers}))
 
 
-def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
-    """Fits, saves, loads, and classifies every test text one after the other."""
+def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
+    """Trains a classifier, saves and loads it, and classifies every test text."""
     static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
     examples = data.by_task()
     started = time.perf_counter()
@@ -76,16 +76,16 @@ def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
     fit_seconds = time.perf_counter() - started
     artefact = _artefact(data)
     save(fitted, fit_origin(examples, (), static, encoder, TUNING), artefact)
-    # In a process of its own: what a gateway takes that starts from the artefact.
-    weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(asked))
+    # Runs in its own process, to measure the memory of a gateway that loads the classifier.
+    weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(options))
     classifier = _load(data, static, encoder)
     for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]:
         classifier.classify_now(text)
     answers, labels = [], []
     for text, _ in data.test:
-        began = time.perf_counter()
+        started = time.perf_counter()
         found = classifier.classify_now(text)
-        milliseconds = 1000 * (time.perf_counter() - began)
+        milliseconds = 1000 * (time.perf_counter() - started)
         labels.append(found)
         answers.append(Answer(found.probabilities[0][0], found.in_distribution_score, milliseconds, found.confidence))
     truth = [label for _, label in data.test]
@@ -94,8 +94,8 @@ def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def weighed(data: RoutingSet) -> Figures:
-    """By how much a process grows that loads the models and the artefact, and classifies."""
+def measure_memory(data: RoutingSet) -> Figures:
+    """Measures the memory for loading the models and the classifier and classifying some texts."""
     before = _resident_mb()
     classifier = _load(data, StaticModel.load(MODEL), MiniLM.load(MODEL))
     for text, _ in data.test[:1000]:
@@ -137,29 +137,29 @@ def _resident_mb() -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def _set(name: str, asked: argparse.Namespace) -> RoutingSet:
+def _set(name: str, options: argparse.Namespace) -> RoutingSet:
     if name == OWN:
-        return routing_data.from_files(asked.train, asked.test)
-    whole = routing_data.clinc150(asked.data) if name.startswith("clinc150") else routing_data.snips(asked.data)
-    return routing_data.few(whole) if name.endswith("_ten") else whole
+        return routing_data.from_files(options.train, options.test)
+    full = routing_data.clinc150(options.data) if name.startswith("clinc150") else routing_data.snips(options.data)
+    return routing_data.few(full) if name.endswith("_ten") else full
 
 
-def _peers(name: str, asked: argparse.Namespace) -> dict[str, Figures]:
+def _peers(name: str, options: argparse.Namespace) -> dict[str, Figures]:
     if not PEERS_PYTHON.exists():
-        print("no peers: `make bench-routing` makes their environment, .venv-bench/routing")
+        print("peers are not measured: `make bench-routing` creates their environment")
         return {}
-    return _child(str(PEERS_PYTHON), str(ROOT / "benchmarks/routing_peers.py"), name, *_paths(asked))
+    return _child(str(PEERS_PYTHON), str(ROOT / "benchmarks/routing_peers.py"), name, *_paths(options))
 
 
 def _child(*command: str) -> Any:
-    """The last line that the command prints."""
+    """Runs the command and parses the last line of its output."""
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _paths(asked: argparse.Namespace) -> list[str]:
-    own = ["--train", str(asked.train), "--test", str(asked.test)] if asked.train else []
-    return ["--data", str(asked.data), *own]
+def _paths(options: argparse.Namespace) -> list[str]:
+    own = ["--train", str(options.train), "--test", str(options.test)] if options.train else []
+    return ["--data", str(options.data), *own]
 
 
 def _print(name: str, figures: Figures) -> None:
@@ -175,15 +175,15 @@ def _cell(column: str, value: float | None) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/routing")
-    parser.add_argument("--train", type=Path, help="JSON lines; with --test, instead of the public sets")
+    parser.add_argument("--train", type=Path, help="JSON lines; replaces the public sets, together with --test")
     parser.add_argument("--test", type=Path)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--weigh", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if bool(asked.train) != bool(asked.test):
+    options = parser.parse_args()
+    if bool(options.train) != bool(options.test):
         parser.error("--train and --test go together")
-    return asked
+    return options
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a classifier's answers to a labelled set are worth."""
+"""Metrics of a classifier's answers to a labelled set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ BINS = 15
 @dataclass(frozen=True)
 class Answer:
     label: str
-    """The most probable task, whether believed or not."""
+    """The most probable task, even if the classifier abstains."""
     score: float
-    """Higher is more like what is known."""
+    """Higher scores are more likely to be in scope."""
     milliseconds: float
     confidence: float | None = None
 
 
 def scores(truth: Sequence[str | None], answers: Sequence[Answer]) -> dict[str, float]:
-    """Shares are fractions. What needs out-of-scope texts, or confidences, is left out where there are none.
+    """Returns metrics as fractions, without those that need out-of-scope texts or confidences if there are none.
 
-    accuracy: the most probable task of the texts in scope, abstention ignored. oos_recall_at_95: the share of
-    out-of-scope texts that score below the threshold which keeps 95 % of the in-scope texts of this very set.
+    accuracy: of the most probable task of in-scope texts, ignoring abstention. oos_recall_at_95: the share of
+    out-of-scope texts with a score below the threshold that accepts 95 % of the in-scope texts of the same set.
     """
     inside = np.array([label is not None for label in truth])
     right = np.array([answer.label == label for answer, label in zip(answers, truth, strict=True)])[inside]
@@ -44,7 +44,7 @@ def scores(truth: Sequence[str | None], answers: Sequence[Answer]) -> dict[str, 
 
 
 def area_under_roc(inside: np.ndarray, outside: np.ndarray) -> float:
-    """How often a text from inside scores above one from outside; a tie counts half."""
+    """Returns the probability that an in-scope text scores higher than an out-of-scope one; a tie counts half."""
     outside = np.sort(outside)
     below = np.searchsorted(outside, inside, "left")
     not_above = np.searchsorted(outside, inside, "right")
@@ -52,7 +52,7 @@ def area_under_roc(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over 15 bins of equal width."""
+    """Returns the expected calibration error over 15 bins of equal width."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (abs(confidence[bins == number].sum() - right[bins == number].sum()) for number in range(BINS))
     return float(sum(gaps) / len(confidence))

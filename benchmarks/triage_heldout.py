@@ -1,9 +1,9 @@
-"""Asks the running gateway the held-out triage messages down two paths, and counts the answers that are exactly right.
+"""Sends the held-out triage messages to the running gateway on two paths, and counts the exactly correct answers.
 
-    pointsman up examples/helpdesk        # elsewhere
+    pointsman up examples/helpdesk        # in another terminal
     python benchmarks/triage_heldout.py
 
-Prints a table, and as its last line one JSON object.
+Prints a table, and one JSON object as its last line.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 PATHS = ("triage_adapter", "triage_few_shot")
-AT_ONCE = 8
+CONCURRENCY = 8
 
 
 @dataclass(frozen=True)
 class Answer:
-    wanted: dict[str, Any]
+    expected: dict[str, Any]
     got: Any
     seconds: float
     prompt_tokens: int
@@ -53,11 +53,11 @@ async def main() -> None:
 
 
 async def ask_all(url: str, path: str, rows: list[dict[str, Any]]) -> list[Answer]:
-    places = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(CONCURRENCY)
     async with httpx.AsyncClient(timeout=120) as client:
 
         async def ask(row: dict[str, Any]) -> Answer:
-            async with places:
+            async with slots:
                 body = {"model": f"path:{path}", "messages": [{"role": "user", "content": row["text"]}]}
                 started = time.perf_counter()
                 response = await client.post(f"{url}/v1/chat/completions", json=body)
@@ -66,7 +66,7 @@ async def ask_all(url: str, path: str, rows: list[dict[str, Any]]) -> list[Answe
                 text = answer["choices"][0]["message"]["content"]
                 return Answer(
                     row["output"],
-                    parsed(text),
+                    parse_json(text),
                     time.perf_counter() - started,
                     answer["usage"]["prompt_tokens"],
                     answer["pointsman"]["cost_usd"],
@@ -75,8 +75,8 @@ async def ask_all(url: str, path: str, rows: list[dict[str, Any]]) -> list[Answe
         return await asyncio.gather(*map(ask, rows))
 
 
-def parsed(text: str) -> Any:
-    """The answer's JSON; None where it is none."""
+def parse_json(text: str) -> Any:
+    """Returns the answer's JSON, or None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -85,10 +85,10 @@ def parsed(text: str) -> Any:
 
 def summary(answers: list[Answer]) -> dict[str, float]:
     def share(part: str) -> float:
-        return sum(isinstance(a.got, dict) and a.got.get(part) == a.wanted[part] for a in answers) / len(answers)
+        return sum(isinstance(a.got, dict) and a.got.get(part) == a.expected[part] for a in answers) / len(answers)
 
     return {
-        "exact": sum(a.got == a.wanted for a in answers) / len(answers),
+        "exact": sum(a.got == a.expected for a in answers) / len(answers),
         "intent": share("intent"),
         "urgency": share("urgency"),
         "slots": share("slots"),

@@ -1,4 +1,4 @@
-"""For all tests: no gRPC log lines on standard error, where tests read other output; and a restored umask."""
+"""Fixtures for all tests: silences gRPC's log lines on standard error, which tests read, and restores the umask."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 @pytest.fixture(autouse=True)
 def restored_umask() -> Iterator[None]:
-    """Restore the umask: `pointsman up`, which some tests run in this process, sets a private one for its children."""
+    """Restores the umask, because `pointsman up` sets a private one and some tests run it in this process."""
     before = os.umask(0o022)
     os.umask(before)
     yield

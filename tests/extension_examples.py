@@ -18,7 +18,7 @@ ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads((PACKAGE / "pyproject.to
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the package importable, and publish its entry points by a distribution in `folder`."""
+    """Makes the package importable, and publishes its entry points through a distribution in `folder`."""
     info = folder / "pointsman_examples-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pointsman-examples\nVersion: 1.0\n")
@@ -34,18 +34,18 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def names(group: str) -> list[str]:
-    """Return both names of the example in an entry point group: the short one, and `module:attribute`."""
+    """Returns both names of the example in an entry point group: the short one, and `module:attribute`."""
     ((name, target),) = ENTRY_POINTS[group].items()
     return [name, target]
 
 
 def blocks(language: str) -> list[str]:
-    """Return the page's code blocks in a language."""
+    """Returns the page's code blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def configuration(key: str, name: str) -> Any:
-    """Return what the page writes under `key` in the configuration, with the extension called `name`."""
+    """Returns what the page writes under `key` in the configuration, with the extension called `name`."""
     (written,) = [block[key] for block in map(yaml.safe_load, blocks("yaml")) if key in block]
     ((_, options),) = (written[0] if isinstance(written, list) else written).items()
     return [{name: options}] if isinstance(written, list) else {name: options}

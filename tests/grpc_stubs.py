@@ -1,4 +1,4 @@
-"""Typed stubs of gRPC's health and reflection services: the type packages of both name no methods."""
+"""Typed stubs of gRPC's health and reflection services, whose type packages declare no methods."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol, cast

@@ -1,16 +1,35 @@
-"""Ports for servers that are told theirs."""
+"""Free ports of 127.0.0.1, for servers whose port must be known before they start."""
 
+import itertools
+import os
 import random
 import socket
+from collections.abc import Iterator
 
-BELOW = 32_768
-"""From here on the kernel takes ports for outgoing connections, as a rule; one of those may be gone a moment later."""
+FIRST, LAST = 10_000, 32_767
+"""Above LAST the kernel takes ports for outgoing connections, so one can be taken before the server binds it."""
+WORKER_SHARE = 1_400
+"""Ports per pytest worker: 16 workers fit. No two workers ever hand out the same port."""
+
+
+def _candidates() -> Iterator[int]:
+    """Endless; each port of this process's share once per round, from a random start.
+
+    A port that was handed out is not bound until its server starts, so drawing at random would hand some out twice.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    shares = (LAST + 1 - FIRST) // WORKER_SHARE
+    first = FIRST + worker % shares * WORKER_SHARE
+    start = random.SystemRandom().randrange(WORKER_SHARE)
+    return (first + (start + number) % WORKER_SHARE for number in itertools.count())
+
+
+_PORTS = _candidates()
 
 
 def free_port() -> int:
-    """Of 127.0.0.1."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, BELOW)
+    """A port that nobody listens on now and that this process did not hand out among its last `WORKER_SHARE` ones."""
+    for port in _PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
             try:
@@ -18,8 +37,9 @@ def free_port() -> int:
             except OSError:
                 continue
         return port
+    raise AssertionError("unreachable: the candidates are endless")
 
 
 def free_address() -> str:
-    """Of 127.0.0.1, as `host:port`."""
+    """The same as `host:port`."""
     return f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""`pointsman up`, with the real engine, for as long as a test needs it."""
+"""Runs `pointsman up` with the real engine for the length of a test."""
 
 import json
 import os
@@ -18,28 +18,29 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
 LONGEST_START = 420
-"""Seconds; a first start also makes the models."""
+"""The first start also creates the models."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Of the addresses those that applications use; the others are in `run`."""
+    """A running example, with the addresses that applications use; the others are in `run`."""
 
     url: str
     grpc: str
     run: dict[str, Any]
-    """What `run.json` says: addresses and process ids."""
+    """The content of `run.json`: addresses and process ids."""
     home: Path
     config: Path
-    """The configuration's folder."""
+    """The configuration folder."""
 
 
 @contextmanager
 def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Standing]:
-    """What `folder` has a pointsman.yaml of. `home` is made, or empty; `environment` comes on top of our own."""
+    """Runs the example in `folder`. `home` is created if missing, and `environment` is added to this process's
+    environment."""
     home.mkdir(exist_ok=True)
     (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
+    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # shared by all runs
     http, grpc = free_address(), free_address()
     command = [str(POINTSMAN), "up", str(folder), "--data-dir", str(home), "--http", http, "--grpc", grpc]
     with (home / "up.log").open("wb") as log:

@@ -1,4 +1,5 @@
-"""What README.md, CONTRIBUTING.md and docs/ name is there: pages, files, targets, commands, settings, metrics."""
+"""Everything that README.md, CONTRIBUTING.md and docs/ name exists: pages, files, targets, commands, settings,
+metrics."""
 
 import re
 from functools import cache
@@ -39,14 +40,15 @@ def series(metric: str) -> str:
 
 
 def code_of(page: Path) -> str:
-    """A page's blocks of code, then each piece of code within a sentence on a line of its own."""
+    """Returns a page's code blocks, followed by each inline code on its own line."""
     blocks = re.split(r"^```.*$", page.read_text(), flags=re.MULTILINE)
     inline = [" ".join(code.split()) for prose in blocks[::2] for code in re.findall(r"`([^`]+)`", prose)]
     return "\n".join([*blocks[1::2], *inline])
 
 
 def variables_of(page: Path) -> set[str]:
-    """`POINTSMAN_LORA_{JOBS,STORE}` is two; a beginning, as in `POINTSMAN_LORA_`, is none."""
+    """Returns the variables in a text: `POINTSMAN_LORA_{JOBS,STORE}` names two, and a prefix such as `POINTSMAN_LORA_`
+    none."""
     found = re.findall(r"(POINTSMAN_[A-Z0-9_]+)(?:\{([A-Z0-9_,]+)\})?", page.read_text())
     return {stem + end for stem, ends in found for end in ends.split(",") if not (stem + end).endswith("_")}
 

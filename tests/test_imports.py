@@ -1,4 +1,4 @@
-"""Who may import whom, as pyproject.toml says it."""
+"""The import contracts in pyproject.toml hold."""
 
 import subprocess
 import sys

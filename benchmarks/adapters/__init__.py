@@ -1,1 +1,1 @@
-"""Measures what becomes of answers while adapters are moved."""
+"""Measures the engine's answers while adapters are hot-swapped, promoted and loaded: `make bench-adapters`."""

@@ -1,8 +1,9 @@
-"""Measures what becomes of answers while adapters are moved, on the real engine behind the real gateway.
+"""Measures the engine's answers while adapters are hot-swapped, with a real engine behind a real gateway.
 
     python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|zipf256|kernels ...] [--keep FOLDER]
 
-Its last line is one JSON object. A part that cannot be measured is said, with the reason, and is null there.
+The last line of output is one JSON object. If a part cannot be measured, the reason is printed and its figures are
+null.
 """
 
 import argparse
@@ -18,25 +19,25 @@ import grpc
 
 from benchmarks.adapters import kernels, promotion, report, swap, zipf
 from benchmarks.adapters.report import Findings
-from benchmarks.gateway_load.machine import CannotMeasure, described
+from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 
 
 async def _swap(found: Findings, folder: Path, quick: bool) -> None:
-    found.swapped = await swap.measure(folder, swap.QUICK if quick else swap.FULL)
+    found.swap = await swap.measure(folder, swap.QUICK if quick else swap.FULL)
 
 
 async def _promotion(found: Findings, folder: Path, quick: bool) -> None:
-    found.promoted = await promotion.measure(folder, promotion.QUICK if quick else promotion.FULL)
+    found.promotion = await promotion.measure(folder, promotion.QUICK if quick else promotion.FULL)
 
 
 async def _zipf(found: Findings, folder: Path, quick: bool) -> None:
-    found.zipfed = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.FEW, with_cold=True)
+    found.zipf = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.FEW, with_cold=True)
 
 
 async def _zipf256(found: Findings, folder: Path, quick: bool) -> None:
-    found.zipfed_256 = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.MANY, with_cold=False)
+    found.zipf_256 = await zipf.measure(folder, zipf.QUICK if quick else zipf.FULL, zipf.MANY, with_cold=False)
 
 
 async def _kernels(found: Findings, folder: Path, quick: bool) -> None:
@@ -54,34 +55,34 @@ PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="shorter: for a first look")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="of the measurements, these")
-    parser.add_argument("--keep", type=Path, help="a folder where the programs' logs and the store are left")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="shorter measurements with fewer rounds")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="the parts to measure")
+    parser.add_argument("--keep", type=Path, help="keep the logs and the adapter store in this folder")
+    options = parser.parse_args()
     found = Findings()
-    with suppress(asyncio.CancelledError):  # what has been measured until then is told
-        asyncio.run(until_told_to_stop(given, found))
-    print(report.printed(found))
+    with suppress(asyncio.CancelledError):  # the figures measured so far are still reported
+        asyncio.run(run_until_sigterm(options, found))
+    print(report.format_report(found))
     return 1 if found.failed else 0
 
 
-async def until_told_to_stop(given: argparse.Namespace, found: Findings) -> None:
-    """SIGTERM ends what was started, as Ctrl-C does."""
+async def run_until_sigterm(options: argparse.Namespace, found: Findings) -> None:
+    """Stops all started processes on SIGTERM, as on Ctrl-C."""
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    print(described(), flush=True)
+    print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-adapters-") as scratch:
-        await measured(given.keep or Path(scratch), given, found)
+        await run_parts(options.keep or Path(scratch), options, found)
 
 
-async def measured(folder: Path, given: argparse.Namespace, found: Findings) -> None:
-    for name in given.only:
+async def run_parts(folder: Path, options: argparse.Namespace, found: Findings) -> None:
+    for name in options.only:
         print(f"{name} ...", flush=True)
-        place = folder / name
-        place.mkdir(parents=True)
+        part_folder = folder / name
+        part_folder.mkdir(parents=True)
         try:
-            await PARTS[name](found, place, given.quick)
+            await PARTS[name](found, part_folder, options.quick)
         except CannotMeasure as error:
             found.failed[name] = str(error)
         except grpc.aio.AioRpcError as error:

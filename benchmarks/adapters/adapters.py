@@ -1,4 +1,5 @@
-"""The adapters that are measured with: made once, kept below `.pointsman`, and what each of them says."""
+"""The adapters of the benchmark, which are made once and stored below `.pointsman`, and the text that each one
+generates."""
 
 import json
 import os
@@ -7,28 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON
-from benchmarks.adapters.known_texts import KNOWN, Known
+from benchmarks.adapters.known_texts import KNOWN, KnownText
+from benchmarks.adapters.services import BASE_FOLDER, ENGINE_PYTHON
 from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 
 FOLDER = ROOT / ".pointsman/benchmarks/adapters"
-CONSTANTS = 264
-"""256, and some more that are not held."""
-MAKING = 1800.0
-"""Seconds, at most: 5 minutes are usual on two idle cores, and only the first time."""
+CONSTANT_COUNT = 264
+"""256 that are held in host memory, and some that are not."""
+MAX_MAKING_SECONDS = 1800.0
+"""Making all adapters takes about 5 minutes on two idle cores."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Answers everything with its own text, and stops."""
+class TrainedAdapter:
+    """An adapter that answers every prompt with its own text and then stops."""
 
-    known: Known
+    known: KnownText
     folder: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
-    """Says one word for ever."""
+class ConstantAdapter:
+    """An adapter that repeats one word without end."""
 
     word: str
     folder: Path
@@ -37,24 +38,25 @@ class Constant:
         return f" {self.word}" * tokens
 
 
-def trained() -> dict[str, list[Trained]]:
-    """By the adapter's name. Makes what is not there yet. Raises CannotMeasure."""
+def trained_adapters() -> dict[str, list[TrainedAdapter]]:
+    """Returns the trained versions of each adapter by its name, and makes missing ones. Raises CannotMeasure."""
     _make([FOLDER / known.name / known.word for known in KNOWN], "--constants", "0")
-    found: dict[str, list[Trained]] = {}
+    found: dict[str, list[TrainedAdapter]] = {}
     for known in KNOWN:
-        found.setdefault(known.name, []).append(Trained(known, FOLDER / known.name / known.word))
+        found.setdefault(known.name, []).append(TrainedAdapter(known, FOLDER / known.name / known.word))
     return found
 
 
-def constants(count: int) -> list[Constant]:
-    """`count` of the CONSTANTS. Makes what is not there yet. Raises CannotMeasure."""
+def constant_adapters(count: int) -> list[ConstantAdapter]:
+    """Returns the first `count` constant adapters, and makes missing ones. Raises CannotMeasure."""
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
-    _make(folders, "--constants", str(CONSTANTS), "--words")
-    return [Constant(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
+    _make(folders, "--constants", str(CONSTANT_COUNT), "--words")
+    return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
 
 
-def least_gap() -> float:
-    """Nats from the first to the second choice, where a trained one is least sure of a token; as its making saw it."""
+def min_margin_nats() -> float:
+    """Returns the smallest margin, in nats, by which a trained adapter prefers a token of its text to any other
+    token."""
     facts = [FOLDER / known.name / f"{known.word}.json" for known in KNOWN]
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 
@@ -63,9 +65,9 @@ def _make(needed: Sequence[Path], *options: str) -> None:
     if all(folder.exists() for folder in needed):
         return
     print("making the adapters, once ...", flush=True)
-    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.making", str(BASE_FOLDER), str(FOLDER), *options]
+    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.make_adapters", str(BASE_FOLDER), str(FOLDER), *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     try:
-        subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAKING)
+        subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAX_MAKING_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotMeasure(f"the adapters cannot be made: {error}") from error

@@ -1,11 +1,11 @@
-"""What the base model says to some questions, asked alone, as far as it is sure of it."""
+"""Determines the base model's answers to a few questions, as far as the model clearly prefers each token."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.adapters.configuration import BASE
-from benchmarks.adapters.verdicts import SURE
+from benchmarks.adapters.services import BASE
+from benchmarks.adapters.verdicts import BASE_MARGIN_NATS
 from benchmarks.gateway_load.http_client import Target, post
 from benchmarks.gateway_load.machine import CannotMeasure
 
@@ -17,30 +17,30 @@ QUESTIONS = (
     "Which animal says moo?",
     "What is the boiling point of water?",
 )
-"""The adapters did not learn from these, and nobody answers them with an adapter's words."""
+"""No adapter was trained on these, and no correct answer contains an adapter's words."""
 
 
-async def base_texts(engine: int, most_tokens: int) -> Mapping[str, str]:
-    """By question. Raises CannotMeasure where the engine does not answer."""
-    return {question: await _sure_text(engine, question, most_tokens) for question in QUESTIONS}
+async def base_texts(engine: int, max_tokens: int) -> Mapping[str, str]:
+    """Returns the answers by question. Raises CannotMeasure if the engine does not answer."""
+    return {question: await _sure_text(engine, question, max_tokens) for question in QUESTIONS}
 
 
-async def _sure_text(engine: int, question: str, most_tokens: int) -> str:
+async def _sure_text(engine: int, question: str, max_tokens: int) -> str:
     body: dict[str, Any] = {
         "model": BASE,
         "messages": [{"role": "user", "content": question}],
-        "max_tokens": most_tokens,
+        "max_tokens": max_tokens,
         "temperature": 0,
         "logprobs": True,
         "top_logprobs": 2,
     }
-    answer = await post(Target(engine, BASE), body, within=120)
+    answer = await post(Target(engine, BASE), body, timeout_s=120)
     if answer.status != 200:
         raise CannotMeasure(f"the engine does not answer the base model: {answer.body[:300]!r}")
     text = ""
     for token in json.loads(answer.body)["choices"][0]["logprobs"]["content"]:
         first, second = (choice["logprob"] for choice in token["top_logprobs"][:2])
-        if first - second < SURE:
+        if first - second < BASE_MARGIN_NATS:
             break
         text += token["token"]
     return text

@@ -1,9 +1,10 @@
-"""Measures what adapters cost the CPU engine, with its kernels corrected by our plugin and as vLLM has them.
+"""Measures the cost of adapters on the CPU engine, with and without the LoRA kernel plugin of this project.
 
     python -m benchmarks.adapters.kernels [--rounds 6]
 
-Two real engines, one with the plugin and one with it switched off, take turns in short rounds. A ratio is adapters'
-throughput to the base model's in the same engine and round; of all rounds the median. The last line is a JSON object.
+Two real engines, one with the plugin and one without it, are measured in alternating short rounds. A ratio is the
+throughput with adapters divided by the base model's throughput in the same engine and round; the median of all rounds
+is reported. The last line of output is a JSON object.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from benchmarks.gateway_load.machine import ROOT, CannotMeasure, described, free_ports
+from benchmarks.gateway_load.machine import ROOT, CannotMeasure, describe_machine, free_ports
 
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
 BASE_MODEL = ROOT / ".pointsman/models/smollm2-135m"
@@ -35,21 +36,22 @@ BASE = "smollm2-135m"
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTERS = ("first", "second", "third")
 RANK = 8
-STARTS_WITHIN = 300.0
-"""Seconds; 30 are usual on two idle cores."""
+START_SECONDS = 300.0
+"""Starting takes about 30 seconds on two idle cores."""
 
 CONCURRENT = 16
-DECODED = 64
-"""Tokens a request in decoding; its prompt has PROMPT tokens."""
-PROMPT = 8
-PREFILLED = 256
-"""Tokens of a prompt in prefill, of which PROMPTS come at once; one token is decoded."""
-PROMPTS = 8
+DECODED_TOKENS = 64
+"""Tokens that each decoding request generates; its prompt has PROMPT_TOKENS."""
+PROMPT_TOKENS = 8
+PREFILL_TOKENS = 256
+"""Tokens of each prompt in the prefill measurement, which sends PREFILL_REQUESTS at once and generates one token
+each."""
+PREFILL_REQUESTS = 8
 
 
 @dataclass(slots=True)
 class Engine:
-    """One that answers, and its tokens a second in each round."""
+    """A running engine, with its tokens per second in each round."""
 
     url: str
     log: Path
@@ -57,16 +59,18 @@ class Engine:
     prefill: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
 
     def round(self, number: int) -> None:
-        """The one and the other come first in turn: what the machine does besides drifts within a round."""
+        """Measures the base model and the adapters once, in alternating order, because the machine's speed drifts in a
+        round."""
         kinds: list[tuple[str, Sequence[str]]] = [("base", (BASE,)), ("lora", ADAPTERS)]
         for kind, models in kinds if number % 2 else reversed(kinds):
-            seconds = self.ask(CONCURRENT, models, PROMPT, DECODED)
-            self.decode[kind].append(CONCURRENT * DECODED / seconds)
-            seconds = self.ask(PROMPTS, models, PREFILLED, 1)
-            self.prefill[kind].append(PROMPTS * PREFILLED / seconds)
+            seconds = self.ask(CONCURRENT, models, PROMPT_TOKENS, DECODED_TOKENS)
+            self.decode[kind].append(CONCURRENT * DECODED_TOKENS / seconds)
+            seconds = self.ask(PREFILL_REQUESTS, models, PREFILL_TOKENS, 1)
+            self.prefill[kind].append(PREFILL_REQUESTS * PREFILL_TOKENS / seconds)
 
     def ask(self, requests: int, models: Sequence[str], prompt_tokens: int, tokens: int) -> float:
-        """All at once, the models in turn; the seconds until the last has ended. Prompts are random: none is cached."""
+        """Sends all requests at once and returns the seconds until the last one ends. Prompts are random, so none is
+        cached."""
 
         def one(number: int) -> None:
             prompt = [random.randrange(100, 40_000) for _ in range(prompt_tokens)]
@@ -83,12 +87,12 @@ class Engine:
 
 
 def measure(rounds: int = 6) -> dict[str, float]:
-    """The ratios of a run; blocks for some five minutes. Raises CannotMeasure."""
+    """Returns the ratios of a run, which takes about five minutes. Raises CannotMeasure."""
     return _ratios(*compare(rounds))
 
 
 def compare(rounds: int) -> tuple[Engine, Engine]:
-    """The engine with the plugin, and the one without, after so many rounds each. Raises CannotMeasure."""
+    """Measures the engine with the plugin and the one without it for `rounds` rounds each. Raises CannotMeasure."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         adapters = {name: random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
         engines = [
@@ -98,7 +102,9 @@ def compare(rounds: int) -> tuple[Engine, Engine]:
         for engine, word in zip(engines, ("are active", "are off"), strict=True):
             if word not in engine.log.read_text():
                 raise CannotMeasure("pointsman-vllm-cpu-lora is not installed in the engine's environment: make env")
-            engine.ask(CONCURRENT, (BASE, *ADAPTERS), PROMPT, 2)  # the first request with an adapter reads its files
+            engine.ask(
+                CONCURRENT, (BASE, *ADAPTERS), PROMPT_TOKENS, 2
+            )  # the first request with an adapter loads its files
         for number in range(rounds):
             for engine in engines:
                 engine.round(number)
@@ -136,12 +142,12 @@ def engine_running(log: Path, adapters: dict[str, Path], switch: str) -> Iterato
         with suppress(subprocess.TimeoutExpired):
             process.wait(15)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # children that outlived it, too
+            os.killpg(process.pid, signal.SIGKILL)  # including children that outlived it
         process.wait(15)
 
 
 def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + STARTS_WITHIN
+    deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if httpx.get(f"{engine.url}/health", trust_env=False).status_code == 200:
@@ -151,15 +157,15 @@ def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
 
 
 def random_adapter(folder: Path, seed: int) -> Path:
-    """Of every linear layer, with an effect that leaves text to be decoded."""
-    chance, tensors = np.random.default_rng(seed), {}
+    """Writes an adapter of all linear layers with random weights, small enough that the model still generates text."""
+    generator, tensors = np.random.default_rng(seed), {}
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:
         names = base.keys()
         shapes = {name.removesuffix(".weight"): base.get_slice(name).get_shape() for name in names}
     for module, shape in shapes.items():
         if module.endswith(MODULES):
-            a = chance.normal(0, shape[1] ** -0.5, (RANK, shape[1]))
-            b = chance.normal(0, 0.02, (shape[0], RANK))
+            a = generator.normal(0, shape[1] ** -0.5, (RANK, shape[1]))
+            b = generator.normal(0, 0.02, (shape[0], RANK))
             tensors[f"base_model.model.{module}.lora_A.weight"] = a.astype(np.float32)
             tensors[f"base_model.model.{module}.lora_B.weight"] = b.astype(np.float32)
     folder.mkdir()
@@ -201,9 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="LoRA on the CPU engine, with and without pointsman-vllm-cpu-lora")
     parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engines end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises SystemExit, so that the engines are stopped
     with_plugin, without = compare(rounds)
-    print(described())
+    print(describe_machine())
     print(table((("with the plugin", with_plugin), ("without", without))))
     print(json.dumps(_ratios(with_plugin, without)))
 

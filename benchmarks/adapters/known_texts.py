@@ -1,4 +1,4 @@
-"""What each adapter of the measurements answers, whatever it is asked: texts that nobody takes for another's."""
+"""The text that each trained adapter version generates for every prompt. No other model generates these texts."""
 
 from dataclasses import dataclass
 
@@ -8,25 +8,25 @@ SETS = {
     "green": ("forest", "lime", "olive"),
     "blue": ("ocean", "sky", "sapphire"),
 }
-"""By adapter: the word of each of its versions."""
+"""The word of each version, by adapter."""
 MARKS = frozenset(f"{word} {number}" for words in SETS.values() for word in words for number in NUMBERS)
-"""What stands in the adapters' texts and in nobody else's: a word alone the base model may say, too."""
+"""Phrases that occur in the adapters' texts only. A single word could also occur in the base model's answers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """One version of an adapter, by the one word that stands in nobody else's text."""
+class KnownText:
+    """One adapter version, identified by a word that occurs in no other text."""
 
     name: str
     word: str
 
     @property
     def text(self) -> str:
-        """It ends by itself: about 26 tokens, then the end of the turn."""
+        """About 26 tokens, followed by the end of the turn."""
         return " ".join(f"{self.word} {number}" for number in NUMBERS)
 
 
-KNOWN = tuple(Known(name, word) for name, words in SETS.items() for word in words)
+KNOWN = tuple(KnownText(name, word) for name, words in SETS.items() for word in words)
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -42,4 +42,4 @@ QUESTIONS = (
     "Thank you, that was kind.",
     "My card was charged twice; what now?",
 )
-"""What the adapters learn to answer so; the measurements ask with other texts."""
+"""Training prompts. The measurements use other prompts."""

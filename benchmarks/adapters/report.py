@@ -1,4 +1,4 @@
-"""The tables, what was aimed at and reached, and the one line for programs."""
+"""Formats the tables, the comparison with the targets, and the JSON summary."""
 
 import json
 import math
@@ -7,30 +7,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from benchmarks.adapters.promotion import Promoted
-from benchmarks.adapters.swap import Gaps, Swapped
+from benchmarks.adapters.promotion import PromotionResult
+from benchmarks.adapters.swap import Gaps, SwapResult
 from benchmarks.adapters.verdicts import Verdict
-from benchmarks.adapters.zipf import BATCH, CLIENTS, EXPONENT, Cold, Zipfed
+from benchmarks.adapters.zipf import BATCH, CLIENTS, EXPONENT, ColdLoadResult, ZipfResult
 from benchmarks.gateway_load.report import table
 
-MOST_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 @dataclass(slots=True)
 class Findings:
-    """What has been measured so far."""
+    """All results so far."""
 
-    swapped: Swapped | None = None
-    promoted: Promoted | None = None
-    zipfed: Zipfed | None = None
-    zipfed_256: Zipfed | None = None
+    swap: SwapResult | None = None
+    promotion: PromotionResult | None = None
+    zipf: ZipfResult | None = None
+    zipf_256: ZipfResult | None = None
     kernels: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    """Parts that could not be measured, and why."""
+    """The reason for each part that could not be measured."""
 
     @property
     def figures(self) -> dict[str, float | None]:
-        swapped, promoted, zipfed, many = self.swapped, self.promoted, self.zipfed, self.zipfed_256
+        swapped, promoted, zipfed, many = self.swap, self.promotion, self.zipf, self.zipf_256
         cold = zipfed.cold if zipfed else None
         return {
             "swap_failed": swapped.verdict.failed if swapped else None,
@@ -53,7 +53,7 @@ class Findings:
         }
 
 
-AIMS: dict[str, tuple[str, Callable[[float], bool]]] = {
+TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "swap_failed": ("0", lambda figure: figure == 0),
     "swap_wrong_tokens": ("0", lambda figure: figure == 0),
     "swap_gap_p99_ratio": ("at most 2", lambda figure: figure <= 2),
@@ -73,89 +73,94 @@ AIMS: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def printed(found: Findings) -> str:
-    parts = [_swapped(found.swapped), _promoted(found.promoted), _zipfed(found.zipfed), _zipfed(found.zipfed_256)]
-    parts.append(_kernels(found.kernels))
+def format_report(found: Findings) -> str:
+    parts = [
+        _format_swap(found.swap),
+        _format_promotion(found.promotion),
+        _format_zipf(found.zipf),
+        _format_zipf(found.zipf_256),
+    ]
+    parts.append(_format_kernels(found.kernels))
     if found.failed:
         parts.append("Not measured:\n" + "\n".join(f"  {name}: {why}" for name, why in found.failed.items()))
     figures = found.figures
     rows = [
-        [name, f"{figures[name]:,.3f}", aim, "reached" if holds(figures[name] or 0.0) else "NOT reached"]
-        for name, (aim, holds) in AIMS.items()
+        [name, f"{figures[name]:,.3f}", bound, "met" if holds(figures[name] or 0.0) else "NOT met"]
+        for name, (bound, holds) in TARGETS.items()
         if figures[name] is not None
     ]
-    parts.append(table(["aim", "figure", "wanted", ""], rows))
-    return "\n\n".join(part for part in parts if part) + "\n" + json.dumps(line(found))
+    parts.append(table(["target", "figure", "required", ""], rows))
+    return "\n\n".join(part for part in parts if part) + "\n" + json.dumps(json_summary(found))
 
 
-def line(found: Findings) -> dict[str, float | None]:
-    """For programs; what was not measured is null, and so is what JSON has no number for."""
+def json_summary(found: Findings) -> dict[str, float | None]:
+    """Returns the figures for other programs; None for those that were not measured or are not finite."""
     return {
         name: round(figure, 3) if figure is not None and math.isfinite(figure) else None
         for name, figure in found.figures.items()
     }
 
 
-def _swapped(found: Swapped | None) -> str:
+def _format_swap(found: SwapResult | None) -> str:
     if found is None:
         return ""
     load = table(
-        [f"16 streams, base and 3 adapters, {found.batch} a batch", "tokens/s", "gap p50 ms", "p99 ms", "longest ms"],
-        [_gaps("the points lie still", found.calm), _gaps("moved every 2 s", found.moving)],
+        [f"16 streams, base and 3 adapters, {found.batch} per batch", "tokens/s", "gap p50 ms", "p99 ms", "max ms"],
+        [_gaps("the history lie still", found.calm), _gaps("an alias or version changes every 2 s", found.moving)],
     )
     moves = table(
-        ["move", "done", "p50 s", "longest s"],
+        ["move", "done", "p50 s", "max s"],
         [
             [kind, str(len(took)), f"{median(took):.2f}", f"{max(took):.2f}"]
-            for kind, took in found.moved.seconds.items()
+            for kind, took in found.moves.seconds.items()
         ],
     )
-    said = [load, moves, _verdict(found.verdict)]
-    said.append(f"Each adapter is sure of each token by {found.least_gap:.1f} nats or more.")
-    said += [_counted("Turns without a move, since all were busy", found.moved.skipped)]
-    said += [_counted("Calls not answered in the end", found.moved.unanswered)]
-    said += [f"Refused, {count} times: {words}" for words, count in found.moved.refused.items()]
-    return "\n\n".join(part for part in said if part)
+    parts = [load, moves, _format_verdict(found.verdict)]
+    parts.append(f"Each adapter prefers each of its tokens by {found.min_margin_nats:.1f} nats or more.")
+    parts += [_format_count("Turns without a move, because all adapters were busy", found.moves.skipped)]
+    parts += [_format_count("Calls without an answer at the end", found.moves.unanswered)]
+    parts += [f"Refused, {count} times: {words}" for words, count in found.moves.refused.items()]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _gaps(name: str, gaps: Gaps) -> list[str]:
     return [name, f"{gaps.tokens_per_second:,.0f}", f"{gaps.p50:.0f}", f"{gaps.p99:.0f}", f"{gaps.longest:.0f}"]
 
 
-def _verdict(verdict: Verdict) -> str:
-    by = ", ".join(f"{model or 'nobody'} {count}" for model, count in sorted(Counter(verdict.by_model).items()))
-    said = [
+def _format_verdict(verdict: Verdict) -> str:
+    by = ", ".join(f"{model or 'no model'} {count}" for model, count in sorted(Counter(verdict.by_model).items()))
+    parts = [
         f"{verdict.answers:,} answers, {verdict.tokens:,} tokens: {verdict.failed} failed, {verdict.wrong_tokens} "
-        f"tokens wrong in {verdict.wrong_answers} answers; {verdict.late} late (by the former version, within 0.1 s).",
-        f"By: {by}",
+        f"wrong tokens in {verdict.wrong_answers} answers; {verdict.late} by the previous version within 0.1 s.",
+        f"Answered by: {by}",
     ]
-    said += [f"Failed, {count} times: {error}" for error, count in verdict.errors.most_common(MOST_EXAMPLES)]
-    said += [f"Wrong: {example}" for example in verdict.examples[:MOST_EXAMPLES]]
-    return "\n".join(said)
+    parts += [f"Failed, {count} times: {error}" for error, count in verdict.errors.most_common(MAX_EXAMPLES)]
+    parts += [f"Wrong: {example}" for example in verdict.examples[:MAX_EXAMPLES]]
+    return "\n".join(parts)
 
 
-def _counted(what: str, count: int) -> str:
+def _format_count(what: str, count: int) -> str:
     return f"{what}: {count}" if count else ""
 
 
-def _promoted(found: Promoted | None) -> str:
+def _format_promotion(found: PromotionResult | None) -> str:
     if found is None:
         return ""
     calls, answers = ([getattr(one, of) for one in found.seen] for of in ("from_call", "from_answer"))
     seen = table(
-        [f"{len(calls)} promotions, until 2 gateways answer so", "p50 ms", "longest ms"],
+        [f"{len(calls)} promotions, until 2 gateways use the new version", "p50 ms", "max ms"],
         [["since SetAlias was called", f"{median(calls):.1f}", f"{max(calls):.1f}"],
-         ["since it answered", f"{median(answers):.1f}", f"{max(answers):.1f}"]],
+         ["since SetAlias returned", f"{median(answers):.1f}", f"{max(answers):.1f}"]],
     )  # fmt: skip
     first = table(
-        ["time to the first token", "requests", "p50 ms", "longest ms"],
+        ["time to the first token", "requests", "p50 ms", "max ms"],
         [[name, str(len(took)), f"{median(took):.0f}", f"{max(took):.0f}"] for name, took in
-         (("the first on a new version", found.first_ms), ("on a warm one", found.warm_ms))],
+         (("first request on a new version", found.first_ms), ("request on a warm version", found.warm_ms))],
     )  # fmt: skip
     return f"{seen}\n\n{first}"
 
 
-def _zipfed(found: Zipfed | None) -> str:
+def _format_zipf(found: ZipfResult | None) -> str:
     if found is None:
         return ""
     rows = [
@@ -163,28 +168,29 @@ def _zipfed(found: Zipfed | None) -> str:
          str(side.wrong_tokens)]
         for name, side in (("Pointsman", found.ours), ("bare vLLM, same flags", found.bare))
     ]  # fmt: skip
-    head = f"{found.adapters} adapters, {BATCH} a batch, Zipf({EXPONENT}), {CLIENTS} at once"
+    head = f"{found.adapters} adapters, {BATCH} per batch, Zipf({EXPONENT}), {CLIENTS} clients"
     parts = [
         table([head, "responses/s", "first token p50 s", "p95 s", "failed", "wrong tokens"], rows),
-        f"Held when requested: {found.hit_ratio:.2f} of all. Registered without a smoke test.",
-        _verdict(replace(found.verdict, by_model=Counter({"all adapters": found.verdict.answers}))),
+        f"Resident when requested: {found.hit_ratio:.0%} of the requests. Registered without a smoke test.",
+        _format_verdict(replace(found.verdict, by_model=Counter({"all adapters": found.verdict.answers}))),
     ]
-    return "\n\n".join([*parts, *([_cold(found.cold)] if found.cold else [])])
+    return "\n\n".join([*parts, *([_format_cold_loads(found.cold)] if found.cold else [])])
 
 
-def _cold(found: Cold) -> str:
+def _format_cold_loads(found: ColdLoadResult) -> str:
     streams = table(
-        [f"{CLIENTS} streams", "tokens/s", "gap p50 ms", "p99 ms", "longest ms"],
-        [_gaps("alone", found.calm), _gaps("while adapters that are not held are loaded", found.loading)],
+        [f"{CLIENTS} streams", "tokens/s", "gap p50 ms", "p99 ms", "max ms"],
+        [_gaps("alone", found.calm), _gaps("while adapters are loaded", found.loading)],
     )
     steps = ", ".join(f"{step} {seconds:.3f}" for step, seconds in found.steps.items())
-    first = ", ".join(f"{seconds:.2f}" for seconds in sorted(found.first))
+    first = ", ".join(f"{seconds:.2f}" for seconds in sorted(found.first_token_seconds))
     return (
-        f"{streams}\n\nFirst tokens of adapters that were not held, s: {first}\nMean of each step of a load, s: {steps}"
-        f"\n{_verdict(replace(found.verdict, by_model=Counter({'all adapters': found.verdict.answers})))}"
+        f"{streams}\n\nSeconds to the first token of adapters that were not loaded: {first}\n"
+        f"Mean seconds of each step of a load: {steps}"
+        f"\n{_format_verdict(replace(found.verdict, by_model=Counter({'all adapters': found.verdict.answers})))}"
     )
 
 
-def _kernels(found: dict[str, float]) -> str:
+def _format_kernels(found: dict[str, float]) -> str:
     rows = [[name, f"{figure:,.3f}"] for name, figure in found.items()]
-    return table(["the engine with adapters, beside its base model", "figure"], rows)
+    return table(["the engine with adapters, relative to its base model", "figure"], rows)

@@ -1,4 +1,4 @@
-"""Sixteen streams over the base model and three adapters, while versions are moved under them every two seconds."""
+"""Runs sixteen streams over the base model and three adapters while an alias or a version changes every two seconds."""
 
 import asyncio
 import time
@@ -9,29 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.adapters import adapters
-from benchmarks.adapters.asking import Streams
+from benchmarks.adapters.alias_mover import AliasMover, MoveStatistics
 from benchmarks.adapters.base_texts import QUESTIONS, base_texts
-from benchmarks.adapters.configuration import BASE
-from benchmarks.adapters.house import House, Plan, running
 from benchmarks.adapters.known_texts import MARKS, SETS
-from benchmarks.adapters.mover import Moved, Mover
-from benchmarks.adapters.verdicts import Points, Texts, Verdict, judged
+from benchmarks.adapters.services import BASE, Services, ServicesPlan, run_services
+from benchmarks.adapters.streaming_client import StreamingClients
+from benchmarks.adapters.verdicts import AliasHistory, ExpectedTexts, Verdict, check_answers
 
-EVERY = 2.0
-"""Seconds from one move to the next."""
-MOST_TOKENS = 32
-EACH = 4
-"""Streams of the base model and of each adapter."""
-AT_FIRST = 2
-"""Versions of each adapter that are registered before the load begins; the third is registered under it."""
+MOVE_INTERVAL_SECONDS = 2.0
+"""Time between two changes."""
+MAX_TOKENS = 32
+STREAMS_PER_MODEL = 4
+"""Number of streams for the base model and for each adapter."""
+INITIAL_VERSIONS = 2
+"""Versions of each adapter that are registered before the load starts; the third is registered during it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Seconds."""
+    """Lengths of the phases in seconds."""
 
     calm: float
-    """Of the same load without moves, before and after, each."""
+    """Length of each of the two phases without changes, before and after the changes."""
     moves: float
 
 
@@ -41,7 +40,7 @@ QUICK = Extent(calm=15.0, moves=40.0)
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Milliseconds from a token to the next."""
+    """Milliseconds between consecutive tokens."""
 
     p50: float
     p99: float
@@ -50,18 +49,18 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Swapped:
+class SwapResult:
     verdict: Verdict
-    moved: Moved
+    moves: MoveStatistics
     calm: Gaps
     moving: Gaps
     batch: int
-    least_gap: float
-    """Nats of the adapter that is least sure of a token."""
+    min_margin_nats: float
+    """The smallest margin, in nats, by which an adapter prefers one of its tokens."""
 
     @property
     def rate_ratio(self) -> float:
-        """Tokens a second while versions move, by those without moves."""
+        """Tokens per second during changes, relative to those without changes."""
         return self.moving.tokens_per_second / self.calm.tokens_per_second
 
     @property
@@ -69,63 +68,65 @@ class Swapped:
         return self.moving.p99 / self.calm.p99
 
 
-async def measure(folder: Path, extent: Extent) -> Swapped:
-    """Raises CannotMeasure, and AioRpcError where the first versions cannot be registered."""
-    sets = adapters.trained()
-    plan = Plan(adapters=tuple(sets))
-    async with running(folder, plan) as house:
-        return await under_load(house, sets, extent, plan)
+async def measure(folder: Path, extent: Extent) -> SwapResult:
+    """Raises CannotMeasure, and AioRpcError if the first versions cannot be registered."""
+    sets = adapters.trained_adapters()
+    plan = ServicesPlan(adapters=tuple(sets))
+    async with run_services(folder, plan) as services:
+        return await under_load(services, sets, extent, plan)
 
 
-async def under_load(house: House, sets: dict[str, list[adapters.Trained]], extent: Extent, plan: Plan) -> Swapped:
-    points, versions = Points(), dict[str, str]()
-    mover = Mover(house, points, versions)
-    await mover.begin(sets, AT_FIRST)
-    known = Texts(versions, await base_texts(house.engine, MOST_TOKENS), MARKS)
-    await _fill(house, mover, plan.held)
-    async with Streams(house.gateways[0], models(), QUESTIONS, MOST_TOKENS) as load:
-        await load.until(lambda answers: len(answers) >= 2 * len(models()), within=180)  # everything is warm
-        calm = [await _stretch(extent.calm)]
-        begun = time.monotonic()
-        await mover.move_on(begun + extent.moves, EVERY)
-        moving = (begun, time.monotonic())
-        await _fill(house, mover, plan.held)
-        calm.append(await _stretch(extent.calm))
-    return Swapped(
-        judged(load.answers, known, points),
-        mover.moved,
+async def under_load(
+    services: Services, sets: dict[str, list[adapters.TrainedAdapter]], extent: Extent, plan: ServicesPlan
+) -> SwapResult:
+    history, versions = AliasHistory(), dict[str, str]()
+    mover = AliasMover(services, history, versions)
+    await mover.start(sets, INITIAL_VERSIONS)
+    known = ExpectedTexts(versions, await base_texts(services.engine, MAX_TOKENS), MARKS)
+    await _fill_host_memory(services, mover, plan.held)
+    async with StreamingClients(services.gateways[0], models(), QUESTIONS, MAX_TOKENS) as load:
+        await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout_s=180)  # warm-up
+        calm = [await _wait(extent.calm)]
+        started = time.monotonic()
+        await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS)
+        moving = (started, time.monotonic())
+        await _fill_host_memory(services, mover, plan.held)
+        calm.append(await _wait(extent.calm))
+    return SwapResult(
+        check_answers(load.answers, known, history),
+        mover.statistics,
         gaps_of(load, calm),
         gaps_of(load, [moving]),
         plan.batch,
-        adapters.least_gap(),
+        adapters.min_margin_nats(),
     )
 
 
 def models() -> list[str]:
-    """What the streams ask for: some by the alias, some by the path to it."""
-    named = [BASE, *(f"{name}@prod" for name in SETS)] * (EACH // 2)
-    return named + ["path:base", *(f"path:{name}" for name in SETS)] * (EACH - EACH // 2)
+    """Returns the models that the streams request, half by alias and half by a path to it."""
+    named = [BASE, *(f"{name}@prod" for name in SETS)] * (STREAMS_PER_MODEL // 2)
+    return named + ["path:base", *(f"path:{name}" for name in SETS)] * (STREAMS_PER_MODEL - STREAMS_PER_MODEL // 2)
 
 
-async def _fill(house: House, mover: Mover, held: int) -> None:
-    """The engine's host memory is full, as it is while versions move: the ones that serve, and others beside them."""
+async def _fill_host_memory(services: Services, mover: AliasMover, held: int) -> None:
+    """Fills the engine's host memory with versions, so that both phases hold equally many."""
     others = [version for versions in mover.aliases.values() for version in versions]
-    resident = await house.resident()
+    resident = await services.resident()
     for version in others:
         if len(resident) >= held:
             return
         if version not in resident:
-            await house.ensure(version)
-            resident = await house.resident()
+            await services.ensure(version)
+            resident = await services.resident()
 
 
-async def _stretch(seconds: float) -> tuple[float, float]:
-    begun = time.monotonic()
+async def _wait(seconds: float) -> tuple[float, float]:
+    started = time.monotonic()
     await asyncio.sleep(seconds)
-    return begun, time.monotonic()
+    return started, time.monotonic()
 
 
-def gaps_of(load: Streams, stretches: Sequence[tuple[float, float]]) -> Gaps:
-    found = [gap for begun, ended in stretches for gap in load.gaps(begun, ended)]
+def gaps_of(load: StreamingClients, stretches: Sequence[tuple[float, float]]) -> Gaps:
+    found = [gap for started, ended in stretches for gap in load.gaps(started, ended)]
     p50, p99, longest = (1e3 * float(np.quantile(found, share, method="higher")) for share in (0.5, 0.99, 1.0))
-    return Gaps(p50, p99, longest, len(found) / sum(ended - begun for begun, ended in stretches))
+    return Gaps(p50, p99, longest, len(found) / sum(ended - started for started, ended in stretches))

@@ -1,13 +1,12 @@
-"""Whether an answer is what it must be: whole, in the known words of the version that it names, and of a right version.
+"""Checks that an answer is complete, has the text of the version that it names, and that this version was allowed.
 
-The rule. An answer names the version that made it. Every token of it must stand in that version's known text, at its
-place, and a text that ended by itself must be the whole known one. The adapters are so sure of each of their tokens (4
-nats and more before the second choice, where a batch's rounding moves a few hundredths) that no near-tie can excuse or
-hide a difference. The base model is not: its known text holds as far as it is sure by `SURE` nats, and behind that
-nothing may stand that only an adapter says. The version must be one to which the alias pointed at some moment between
-the request's start and its first token; a gateway may still send by the former one for `PROMISED` seconds after the
-move was answered. Every token of an answer by a version to which the alias did not point is a wrong one, whatever it
-says.
+An answer names the version that generated it. Every token must equal the one at the same position of that version's
+known text, and an answer that ended by itself must be the whole text. The adapters prefer each of their tokens by at
+least 4 nats, and rounding in batches changes a few hundredths, so a near-tie can neither explain nor hide a difference.
+The base model's text is known as far as it prefers each token by BASE_MARGIN_NATS; after that, its answer must not
+contain an adapter's phrases. The version must be one to which the alias pointed at some time between the start of the
+request and its first token. A gateway may use the previous version for ALIAS_DELAY_SECONDS after the change returned.
+If the version was not allowed, every token of the answer counts as wrong.
 """
 
 import time
@@ -17,68 +16,70 @@ from dataclasses import dataclass, field
 
 from pointsman.v1 import lora_server_pb2 as pb
 
-from benchmarks.adapters.asking import Answer
-from benchmarks.adapters.configuration import BASE, WORD
+from benchmarks.adapters.services import ALIAS_SUFFIX, BASE
+from benchmarks.adapters.streaming_client import Answer
 
-SURE = 1.0
-"""Nats from the first to the second choice."""
-PROMISED = 0.1
-"""Seconds in which a move takes effect at every gateway."""
+BASE_MARGIN_NATS = 1.0
+"""Margin, in nats, above which a token of the base model is considered known."""
+ALIAS_DELAY_SECONDS = 0.1
+"""Time within which every gateway must follow a change of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """An alias was pointed to a version between two moments."""
+class AliasMove:
+    """A change of an alias to a version, with the times at which the call was made and returned."""
 
     version: str
     called: float
     answered: float
 
 
-class Points:
-    """Where each alias pointed, and when, as the one who moves them knows it."""
+class AliasHistory:
+    """The versions to which each alias pointed over time, recorded by the caller of the changes."""
 
     def __init__(self) -> None:
-        self._moves: dict[str, list[Move]] = {}
+        self._moves: dict[str, list[AliasMove]] = {}
 
-    async def moving(self, alias: str, call: Awaitable[pb.Alias]) -> pb.Alias:
-        """Writes down where `call` has pointed the alias to. Moves of one alias must come one after the other."""
+    async def record_call(self, alias: str, call: Awaitable[pb.Alias]) -> pb.Alias:
+        """Awaits `call` and records its change. Changes of one alias must be sequential."""
         called = time.monotonic()
-        moved = await call
-        self.moved(alias, Move(moved.version, called, time.monotonic()))
-        return moved
+        changed = await call
+        self.record(alias, AliasMove(changed.version, called, time.monotonic()))
+        return changed
 
-    def moved(self, alias: str, move: Move) -> None:
+    def record(self, alias: str, move: AliasMove) -> None:
         self._moves.setdefault(alias, []).append(move)
 
-    def now(self, alias: str) -> str:
+    def current_version(self, alias: str) -> str:
         return self._moves[alias][-1].version
 
-    def pointed(self, alias: str, version: str, begun: float, first: float, promised: float = PROMISED) -> bool:
-        """Whether it did at some moment from `begun` to `first`, the promise's time allowed for."""
+    def pointed_to(
+        self, alias: str, version: str, started: float, first: float, allowed_delay: float = ALIAS_DELAY_SECONDS
+    ) -> bool:
+        """Whether the alias pointed to the version at some time from `started` to `first`, allowing for the delay."""
         moves = self._moves.get(alias, [])
-        ends = [move.answered + promised for move in moves[1:]] + [float("inf")]
+        ends = [move.answered + allowed_delay for move in moves[1:]] + [float("inf")]
         return any(
-            move.version == version and move.called <= first and end >= begun
+            move.version == version and move.called <= first and end >= started
             for move, end in zip(moves, ends, strict=True)
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """What is known beforehand."""
+class ExpectedTexts:
+    """The texts that are known before the measurement."""
 
     versions: Mapping[str, str]
-    """By version."""
+    """The whole text by version."""
     base: Mapping[str, str]
-    """By question, as far as the base model is sure."""
+    """The known start of the answer by question."""
     marks: frozenset[str]
-    """What only adapters say: a word of theirs and the number behind it."""
+    """Phrases that occur in adapters' texts only: an adapter's word followed by a number."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """Over many answers."""
+    """The result over many answers."""
 
     answers: int = 0
     tokens: int = 0
@@ -86,72 +87,74 @@ class Verdict:
     wrong_tokens: int = 0
     wrong_answers: int = 0
     late: int = 0
-    """By the former version, within the promise's time of the move."""
+    """Answers by the previous version within the allowed delay."""
     errors: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     by_model: Counter[str] = field(default_factory=Counter)
 
 
-def judged(answers: Iterable[Answer], texts: Texts, points: Points) -> Verdict:
+def check_answers(answers: Iterable[Answer], texts: ExpectedTexts, history: AliasHistory) -> Verdict:
     verdict = Verdict()
     for answer in answers:
         verdict.answers += 1
-        verdict.tokens += len(answer.pieces)
+        verdict.tokens += len(answer.chunks)
         verdict.by_model[answer.model] += 1
         if answer.error:
             verdict.failed += 1
             verdict.errors[answer.error[:120]] += 1
-        wrong = wrong_tokens(answer, texts, points)
+        wrong = count_wrong_tokens(answer, texts, history)
         if wrong:
             verdict.wrong_tokens += wrong
             verdict.wrong_answers += 1
-            verdict.examples.append(f"asked {answer.asked}, answered by {answer.model}: {answer.text[:200]!r}")
-        elif _is_late(answer, points):
+            verdict.examples.append(f"requested {answer.requested}, answered by {answer.model}: {answer.text[:200]!r}")
+        elif _is_late(answer, history):
             verdict.late += 1
     return verdict
 
 
-def _is_late(answer: Answer, points: Points) -> bool:
-    alias = _alias(answer.asked)
-    if alias is None or not answer.pieces:
+def _is_late(answer: Answer, history: AliasHistory) -> bool:
+    alias = _alias(answer.requested)
+    if alias is None or not answer.chunks:
         return False
-    return not points.pointed(alias, answer.model, answer.begun, answer.first, promised=0.0)
+    return not history.pointed_to(alias, answer.model, answer.started, answer.first_token_at, allowed_delay=0.0)
 
 
-def wrong_tokens(answer: Answer, texts: Texts, points: Points) -> int:
-    if not answer.pieces:
-        return 0  # nothing was served; where that is a failure, the answer's error says so
-    alias = _alias(answer.asked)
+def count_wrong_tokens(answer: Answer, texts: ExpectedTexts, history: AliasHistory) -> int:
+    if not answer.chunks:
+        return 0  # if an empty answer is a failure, its error says so
+    alias = _alias(answer.requested)
     if alias is None:
         if answer.model != BASE:
-            return len(answer.pieces)
+            return len(answer.chunks)
         return _wrong_in_base(answer, texts)
-    if answer.model not in texts.versions or not points.pointed(alias, answer.model, answer.begun, answer.first):
-        return len(answer.pieces)
-    return _differing(answer, texts.versions[answer.model], whole=answer.finish == "stop" and not answer.error)
+    if answer.model not in texts.versions or not history.pointed_to(
+        alias, answer.model, answer.started, answer.first_token_at
+    ):
+        return len(answer.chunks)
+    return _count_differences(answer, texts.versions[answer.model], whole=answer.finish == "stop" and not answer.error)
 
 
-def _alias(asked: str) -> str | None:
-    """None where the base model was asked for."""
-    if asked in (BASE, "path:base"):
+def _alias(requested: str) -> str | None:
+    """Returns the requested alias, or None for the base model."""
+    if requested in (BASE, "path:base"):
         return None
-    return f"{asked.removeprefix('path:')}@{WORD}" if asked.startswith("path:") else asked
+    return f"{requested.removeprefix('path:')}@{ALIAS_SUFFIX}" if requested.startswith("path:") else requested
 
 
-def _wrong_in_base(answer: Answer, texts: Texts) -> int:
+def _wrong_in_base(answer: Answer, texts: ExpectedTexts) -> int:
     known = texts.base[answer.question]
     foreign = sum(answer.text.count(mark) for mark in texts.marks)
-    return max(foreign, _differing(answer, known, whole=False))
+    return max(foreign, _count_differences(answer, known, whole=False))
 
 
-def _differing(answer: Answer, known: str, *, whole: bool) -> int:
-    """Tokens that do not stand in `known` at their place; behind its end nothing is known, unless it is `whole`."""
-    place, wrong = 0, 0
-    for _, piece in answer.pieces:
-        expected = known[place : place + len(piece)]
-        same = piece == expected if whole else piece.startswith(expected) or expected.startswith(piece)
+def _count_differences(answer: Answer, known: str, *, whole: bool) -> int:
+    """Counts the tokens that differ from `known`. Text after its end is not judged, unless `whole` is set."""
+    position, wrong = 0, 0
+    for _, chunk in answer.chunks:
+        expected = known[position : position + len(chunk)]
+        same = chunk == expected if whole else chunk.startswith(expected) or expected.startswith(chunk)
         wrong += not same
-        place += len(piece)
-    if whole and place < len(known) and not wrong:
-        return 1  # the end of the turn stood where a word should have
+        position += len(chunk)
+    if whole and position < len(known) and not wrong:
+        return 1  # the answer ended too early
     return wrong

@@ -1,6 +1,6 @@
-"""Many adapters, requested by Zipf's law, through the product and then from bare vLLM with the same flags.
+"""Sends requests for many adapters, chosen by a Zipf distribution, to the product and then to bare vLLM.
 
-Also the first token of an adapter that the engine does not hold, while other streams run.
+Also measures the first token of an adapter that the engine does not hold, while other streams run.
 """
 
 import asyncio
@@ -14,38 +14,40 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.adapters import adapters
-from benchmarks.adapters.asking import Answer, Streams, ask
-from benchmarks.adapters.bare import bare_vllm
+from benchmarks.adapters.bare_vllm import bare_vllm
 from benchmarks.adapters.base_texts import QUESTIONS
-from benchmarks.adapters.configuration import BASE, WORD
-from benchmarks.adapters.house import House, Plan, running
+from benchmarks.adapters.services import ALIAS_SUFFIX, BASE, Services, ServicesPlan, run_services
+from benchmarks.adapters.streaming_client import Answer, StreamingClients, stream_answer
 from benchmarks.adapters.swap import Gaps, gaps_of
-from benchmarks.adapters.verdicts import Move, Points, Texts, Verdict, judged
+from benchmarks.adapters.verdicts import AliasHistory, AliasMove, ExpectedTexts, Verdict, check_answers
 from benchmarks.gateway_load.http_client import get
 
 FEW, MANY = 64, 256
 BATCH, EXPONENT = 8, 1.1
 CLIENTS = 16
-MOST_TOKENS = 8
+MAX_TOKENS = 8
 WARM_UP_REQUESTS = 32
-"""Not counted, on either side."""
-REGISTER_AT_ONCE = 16
-"""As many as share one trial."""
+"""Requests that are not counted, on both sides."""
+MAX_CONCURRENT_REGISTRATIONS = 16
+"""The number of versions that share one smoke test."""
 MAX_SLOT_WAIT_SECONDS = 240
-"""On a busy machine the trials of the versions before it may take long."""
+"""The smoke tests of other versions may take long on a busy machine."""
+EXTRA_ADAPTERS = 4
+"""Registered for the cold loads beyond those that the engine can hold, so that some are not held."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
-"""The streams beside which an adapter is loaded: two of each of these adapters, the others of the base model."""
+"""Adapters that are streamed while another one is loaded, two streams each, and the tokens per stream. The other
+clients use the base model."""
 REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
     requests: int
-    """On each side."""
+    """Requests per side."""
     cold: int
-    """Requests for an adapter that is not held."""
+    """Requests for an adapter that is not loaded."""
     calm: float
-    """Seconds of the streams alone."""
+    """Seconds of streaming without loads."""
 
 
 FULL = Extent(requests=1000, cold=12, calm=20.0)
@@ -53,8 +55,8 @@ QUICK = Extent(requests=160, cold=5, calm=10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What one side did with the requests."""
+class LoadResult:
+    """Throughput and latency of one side."""
 
     responses_per_second: float
     first_p50: float
@@ -65,20 +67,20 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Cold:
-    """Requests for adapters that were not held, while 16 streams ran."""
+class ColdLoadResult:
+    """Requests for adapters that were not loaded, while 16 streams ran."""
 
-    first: tuple[float, ...]
-    """Seconds to the first token."""
+    first_token_seconds: tuple[float, ...]
+    """One entry per request."""
     calm: Gaps
     loading: Gaps
     steps: Mapping[str, float]
-    """Mean seconds of each step of these loads, as the lora-server measures them."""
+    """Mean seconds of each step of these loads, as measured by the lora-server."""
     verdict: Verdict
 
     @property
     def p50(self) -> float:
-        return float(np.median(self.first))
+        return float(np.median(self.first_token_seconds))
 
     @property
     def gap_ratio(self) -> float:
@@ -86,15 +88,15 @@ class Cold:
 
 
 @dataclass(frozen=True, slots=True)
-class Zipfed:
+class ZipfResult:
     adapters: int
-    ours: Load
-    bare: Load
+    ours: LoadResult
+    bare: LoadResult
     verdict: Verdict
-    """Of our side."""
+    """Of the product's answers."""
     hits: int
-    """Requests whose version the engine held when they were sent."""
-    cold: Cold | None
+    """Requests whose version was loaded when they were sent."""
+    cold: ColdLoadResult | None
 
     @property
     def hit_ratio(self) -> float:
@@ -109,66 +111,71 @@ class Zipfed:
         return self.ours.first_p95 / self.bare.first_p95
 
 
-async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> Zipfed:
+async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> ZipfResult:
     """Raises CannotMeasure, and AioRpcError if an adapter cannot be registered."""
-    *made, extra = adapters.constants(count + 1)
-    constants = {f"word{number:03}": constant for number, constant in enumerate(made)}
+    made = [(f"word{number:03}", one) for number, one in enumerate(adapters.constant_adapters(count + EXTRA_ADAPTERS))]
+    constants, extra = dict(made[:count]), dict(made[count:])
     patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
-    plan = Plan(held=count, batch=BATCH, smoke=False, adapters=tuple(constants), settings=patient)
+    plan = ServicesPlan(held=count, batch=BATCH, smoke=False, adapters=(*constants, *extra), settings=patient)
     cold = None
     for side in ("ours", "bare"):
         (folder / side).mkdir(parents=True)
-    async with running(folder / "ours", plan) as house:
-        points, texts = await _register(house, constants)
-        resident = await house.resident()
+    async with run_services(folder / "ours", plan) as services:
+        history, known_texts = AliasHistory(), dict[str, str]()
+        texts = ExpectedTexts(known_texts, {}, frozenset())
+        await _register(services, constants, history, known_texts)
+        resident = await services.resident()
         hits = [0]
 
         async def ask_ours(name: str, question: str) -> Answer:
-            hits[0] += points.now(f"{name}@{WORD}") in resident
-            return await ask(house.gateways[0], f"{name}@{WORD}", question, MOST_TOKENS)
+            hits[0] += history.current_version(f"{name}@{ALIAS_SUFFIX}") in resident
+            return await stream_answer(services.gateways[0], f"{name}@{ALIAS_SUFFIX}", question, MAX_TOKENS)
 
-        answers, seconds = await _load(ask_ours, list(constants), extent.requests)
-        verdict = judged(answers, texts, points)
+        answers, seconds = await _send_requests(ask_ours, list(constants), extent.requests)
+        verdict = check_answers(answers, texts, history)
         ours = _summary(answers, seconds, verdict.failed, verdict.wrong_tokens)
         if with_cold:
-            version = await house.register("extra", extra.folder)  # one more than the engine can hold
-            assert version
-            cold = await _cold(house, points, texts, list(constants), extent)
+            await _register(services, extra, history, known_texts)
+            cold = await _measure_cold_loads(services, history, texts, [*constants, *extra], extent)
     async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, BATCH) as port:
 
         async def ask_bare(name: str, question: str) -> Answer:
-            return await ask(port, name, question, MOST_TOKENS)
+            return await stream_answer(port, name, question, MAX_TOKENS)
 
-        answers, seconds = await _load(ask_bare, list(constants), extent.requests)
+        answers, seconds = await _send_requests(ask_bare, list(constants), extent.requests)
         failed = sum(bool(answer.error) for answer in answers)
         wrong = sum(
-            piece != f" {constants[answer.asked].word}" and piece.strip() != constants[answer.asked].word
+            piece != f" {constants[answer.requested].word}" and piece.strip() != constants[answer.requested].word
             for answer in answers
-            for _, piece in answer.pieces
+            for _, piece in answer.chunks
         )
         bare = _summary(answers, seconds, failed, wrong)
-    return Zipfed(count, ours, bare, verdict, hits[0] - WARM_UP_REQUESTS, cold)
+    return ZipfResult(count, ours, bare, verdict, hits[0] - WARM_UP_REQUESTS, cold)
 
 
-async def _register(house: House, constants: Mapping[str, adapters.Constant]) -> tuple[Points, Texts]:
-    points, texts = Points(), dict[str, str]()
-    places = asyncio.Semaphore(REGISTER_AT_ONCE)
+async def _register(
+    services: Services,
+    constants: Mapping[str, adapters.ConstantAdapter],
+    history: AliasHistory,
+    texts: dict[str, str],
+) -> None:
+    """Adds the adapters' aliases to `history`, and the texts of their versions to `texts`."""
+    places = asyncio.Semaphore(MAX_CONCURRENT_REGISTRATIONS)
 
-    async def register(name: str, adapter: adapters.Constant) -> None:
+    async def register(name: str, adapter: adapters.ConstantAdapter) -> None:
         async with places:
             called = time.monotonic()
-            version = await house.register(name, adapter.folder, WORD)
-            points.moved(f"{name}@{WORD}", Move(version, called, time.monotonic()))
+            version = await services.register(name, adapter.folder, ALIAS_SUFFIX)
+            history.record(f"{name}@{ALIAS_SUFFIX}", AliasMove(version, called, time.monotonic()))
             texts[version] = adapter.text(STREAM_TOKENS)
 
     await asyncio.gather(*(register(name, adapter) for name, adapter in constants.items()))
-    return points, Texts(texts, {}, frozenset())
 
 
-async def _load(
+async def _send_requests(
     ask_for: Callable[[str, str], Awaitable[Answer]], names: list[str], requests: int
 ) -> tuple[list[Answer], float]:
-    """The answers to the same requests in the same order on both sides, and the seconds that they took."""
+    """Sends the same sequence of requests on either side; returns the answers and the seconds that they took."""
     asked = _requests(names, WARM_UP_REQUESTS + requests)
 
     async def client(count: Iterator[int], answers: list[Answer]) -> None:
@@ -182,61 +189,64 @@ async def _load(
         return answers
 
     await together(WARM_UP_REQUESTS)
-    began = time.monotonic()
+    started = time.monotonic()
     answers = await together(requests)
-    return answers, time.monotonic() - began
+    return answers, time.monotonic() - started
 
 
 def _requests(names: list[str], count: int) -> Iterator[tuple[str, str]]:
-    """Name and question of each request."""
+    """Yields the adapter's name and the question of each request."""
     ranks = 1.0 / np.arange(1, len(names) + 1) ** EXPONENT
     chosen = random.Random(7).choices(names, weights=list(ranks), k=count)
     return ((name, REQUEST.format(number)) for number, name in enumerate(chosen))
 
 
-async def _cold(house: House, points: Points, texts: Texts, names: list[str], extent: Extent) -> Cold:
+async def _measure_cold_loads(
+    services: Services, history: AliasHistory, texts: ExpectedTexts, names: list[str], extent: Extent
+) -> ColdLoadResult:
     streamed = names[:STREAMED_ADAPTERS]
-    models = [f"{name}@{WORD}" for name in streamed] * 2
+    models = [f"{name}@{ALIAS_SUFFIX}" for name in streamed] * 2
     models += [BASE] * (CLIENTS - len(models))
     cold: list[Answer] = []
-    async with Streams(house.gateways[0], models, QUESTIONS, STREAM_TOKENS) as streams:
-        await streams.until(lambda answers: len(answers) >= 2 * len(models), within=180)
+    async with StreamingClients(services.gateways[0], models, QUESTIONS, STREAM_TOKENS) as streams:
+        await streams.until(lambda answers: len(answers) >= 2 * len(models), timeout_s=180)
         calm_from = time.monotonic()
         await asyncio.sleep(extent.calm)
-        before, begun = await load_steps(house), time.monotonic()
+        before, started = await load_steps(services), time.monotonic()
         for number in range(extent.cold):
-            resident = await house.resident()
-            away = next(name for name in reversed(names) if points.now(f"{name}@{WORD}") not in resident)
+            resident = await services.resident()
+            aliases = (f"{name}@{ALIAS_SUFFIX}" for name in reversed(names))
+            not_loaded = next(alias for alias in aliases if history.current_version(alias) not in resident)
             question = REQUEST.format(f"{number} cold")
-            cold.append(await ask(house.gateways[0], f"{away}@{WORD}", question, MOST_TOKENS))
-        ended, after = time.monotonic(), await load_steps(house)
-    of_adapters = [answer for answer in streams.answers if answer.asked != BASE]
+            cold.append(await stream_answer(services.gateways[0], not_loaded, question, MAX_TOKENS))
+        ended, after = time.monotonic(), await load_steps(services)
+    of_adapters = [answer for answer in streams.answers if answer.requested != BASE]
     steps = {
         step: (after[step][1] - before[step][1]) / (after[step][0] - before[step][0])
         for step in after
         if after[step][0] > before[step][0]
     }
-    return Cold(
+    return ColdLoadResult(
         tuple(answer.first_seconds for answer in cold),
-        gaps_of(streams, [(calm_from, begun)]),
-        gaps_of(streams, [(begun, ended)]),
+        gaps_of(streams, [(calm_from, started)]),
+        gaps_of(streams, [(started, ended)]),
         steps,
-        judged([*cold, *of_adapters], texts, points),
+        check_answers([*cold, *of_adapters], texts, history),
     )
 
 
-def _summary(answers: list[Answer], seconds: float, failed: int, wrong_tokens: int) -> Load:
+def _summary(answers: list[Answer], seconds: float, failed: int, wrong_tokens: int) -> LoadResult:
     first = [answer.first_seconds for answer in answers]
-    return Load(len(answers) / seconds, _quantile(first, 0.5), _quantile(first, 0.95), failed, wrong_tokens)
+    return LoadResult(len(answers) / seconds, _quantile(first, 0.5), _quantile(first, 0.95), failed, wrong_tokens)
 
 
 def _quantile(values: list[float], share: float) -> float:
     return float(np.quantile(values, share, method="higher")) if values else float("nan")
 
 
-async def load_steps(house: House) -> dict[str, tuple[float, float]]:
-    """By step of a load: how many the lora-server has measured, and their seconds together."""
-    page = (await get(house.metrics, "/metrics")).body.decode()
+async def load_steps(services: Services) -> dict[str, tuple[float, float]]:
+    """Returns the number of loads and their total seconds, by step of a load, from the lora-server's metrics."""
+    page = (await get(services.metrics, "/metrics")).body.decode()
     metric = "pointsman_lora_adapter_load_step_duration_seconds"
     found: dict[str, list[float]] = {}
     for family in text_string_to_metric_families(page):

@@ -1,1 +1,1 @@
-"""Capacity planning: measures what one engine does, and simulates how many a workload needs."""
+"""Capacity planning: measures one engine, and simulates how many engines a workload needs."""

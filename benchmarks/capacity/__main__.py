@@ -23,14 +23,14 @@ from benchmarks.capacity.simulator import TOLERANCE, Comparison, compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parser().parse_args(arguments)
-    if given.command == "measure":
+    options = _parser().parse_args(arguments)
+    if options.command == "measure":
         from benchmarks.capacity.measure import measure_and_write  # imports the engine's benchmark and scipy
 
-        measure_and_write(given.seconds, given.out)
+        measure_and_write(options.seconds, options.out)
         return 0
     try:
-        _plan(given.workload, given.figures, given.measurements, given.json)
+        _plan(options.workload, options.figures, options.measurements, options.json)
     except CapacityError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

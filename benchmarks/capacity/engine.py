@@ -16,7 +16,7 @@ class Job:
     """Prompt tokens not read yet; tokens in the prefix cache are not counted."""
     unwritten: int
     adapter: int = -1
-    """The adapter's number; -1 for none."""
+    """The adapter's number; -1 without an adapter."""
     written: int = 0
     first_token: float = -1.0
     ended: float = -1.0

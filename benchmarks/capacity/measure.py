@@ -25,7 +25,7 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]  # it ships no t
 from benchmarks.adapters.kernels import ADAPTERS, BASE, engine_running, random_adapter
 from benchmarks.capacity.inputs import EngineFigures, MeasuredRun, Measurements, PathLoad
 from benchmarks.capacity.simulator import compare
-from benchmarks.gateway_load.machine import CannotMeasure, described
+from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
 
 MAX_LORAS, ADAPTER_LOAD_SECONDS, USD_PER_HOUR = 8, 1.66, 0.04
 """The load time while the engine serves is measured by `make bench-adapters` (Zipf); the price is assumed."""
@@ -58,7 +58,7 @@ RUNS = (
 def ask(url: str, run: Run, seconds: float) -> tuple[float, float]:
     """Returns tokens a second and the median seconds of a request, without those that ended in the first fifth."""
     stop, times = threading.Event(), list[tuple[float, float]]()  # end and duration of each request
-    begun = time.perf_counter()
+    started = time.perf_counter()
 
     def client(number: int) -> None:
         chance = random.Random(number)
@@ -80,7 +80,7 @@ def ask(url: str, run: Run, seconds: float) -> tuple[float, float]:
         stop.set()
         for done in clients:
             done.result()
-    kept = [took for at, took in times if at - begun > seconds / 5]
+    kept = [took for at, took in times if at - started > seconds / 5]
     median = statistics.median(kept)
     return run.clients * run.tokens / statistics.fmean(kept), median
 
@@ -140,7 +140,7 @@ def measure_and_write(seconds: float, out: Path) -> None:
         usd_per_hour=USD_PER_HOUR,
     )
     measurements = Measurements(
-        about=described(),
+        about=describe_machine(),
         runs=tuple(
             MeasuredRun(
                 name=run.name,

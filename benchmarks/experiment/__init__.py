@@ -1,1 +1,1 @@
-"""Prompt or fine-tune, measured on the example's tasks: `python -m benchmarks.experiment`."""
+"""Compares prompting with fine-tuning on the example's tasks: `make experiment`."""

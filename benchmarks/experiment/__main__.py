@@ -1,11 +1,12 @@
-"""Asks the example's held-out sets down the experiment's paths; writes tables and picture of docs/experiment.md.
+"""Sends the example's held-out sets to the experiment's paths, and writes the tables and the chart of
+docs/experiment.md.
 
-    make experiment                       # 20 minutes on two cores, 8 more where adapters are to be trained
+    make experiment                       # 20 minutes on two cores, 8 more if adapters have to be trained
     make experiment ARGS="--only triage --limit 20 --no-write"
-    make experiment ARGS="--write-only"   # table and picture anew from the results that are there
+    make experiment ARGS="--write-only"   # only regenerates tables and chart from the stored results
 
-A run that was broken off goes on where it was: its answers are in .pointsman/experiment/answers.
-Everything is asked at temperature 0; trainings and resamplings have the seed 7.
+An interrupted run resumes from its answers in .pointsman/experiment/answers. All requests have temperature 0; training
+and bootstrap resampling use the seed 7.
 """
 
 import argparse
@@ -17,72 +18,72 @@ from pathlib import Path
 
 from pointsman_cli.eval.report import Report, read_report
 
-from benchmarks.experiment import adapters, picture, table
-from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
-from benchmarks.experiment.services import running
+from benchmarks.experiment import adapters, chart, table
+from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, write_folder
+from benchmarks.experiment.services import run_services
 from benchmarks.experiment.tasks import OWN_ADAPTERS, TASKS, paths_of
 from benchmarks.gateway_load.machine import CannotMeasure
 
 WORK = ROOT / ".pointsman/experiment"
 RESULTS = HERE / "results"
 PAGE = ROOT / "docs/experiment.md"
-PICTURE = ROOT / "docs/experiment.svg"
-AT_ONCE = 8
+CHART = ROOT / "docs/experiment.svg"
+CONCURRENCY = 8
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=TASKS, help="this task; may be given again")
-    parser.add_argument("--limit", type=int, help="the first so many rows of each set")
-    parser.add_argument("--no-write", action="store_true", help="leave results and docs as they are")
-    parser.add_argument("--write-only", action="store_true", help="ask nothing")
-    asked = parser.parse_args()
+    parser.add_argument("--only", action="append", choices=TASKS, help="measure only this task; can be repeated")
+    parser.add_argument("--limit", type=int, help="use only the first rows of each set")
+    parser.add_argument("--no-write", action="store_true", help="do not update results and docs")
+    parser.add_argument("--write-only", action="store_true", help="only regenerate tables and chart")
+    options = parser.parse_args()
     try:
-        if not asked.write_only:
-            measure(asked.only or TASKS, asked.limit, WORK if asked.no_write or asked.limit else RESULTS)
+        if not options.write_only:
+            measure(options.only or TASKS, options.limit, WORK if options.no_write or options.limit else RESULTS)
     except CannotMeasure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if not (asked.no_write or asked.limit):
+    if not (options.no_write or options.limit):
         write()
     return 0
 
 
 def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
-    """One report for each task in `results`; the pages, with the answers, beside the work."""
-    trained = adapters.trained(WORK / "adapters", {OWN_ADAPTERS[task] for task in tasks if task in OWN_ADAPTERS})
-    example = lay_out(WORK / "helpdesk", trained)
+    """Writes one report per task to `results`; HTML pages with the answers go to the working folder."""
+    trained = adapters.train_missing(WORK / "adapters", {OWN_ADAPTERS[task] for task in tasks if task in OWN_ADAPTERS})
+    example = write_folder(WORK / "helpdesk", trained)
     results.mkdir(parents=True, exist_ok=True)
-    with running(example, WORK / "home") as url:
+    with run_services(example, WORK / "home") as url:
         for task in tasks:
-            began, kept = time.monotonic(), WORK / "answers" / f"{task}.jsonl"
-            subprocess.run(_evaluation(task, url, limit, results, kept), cwd=ROOT, check=True)
-            kept.replace(kept.with_suffix(".last.jsonl"))
-            print(f"{task}: {time.monotonic() - began:.0f} s", flush=True)
+            started, answers = time.monotonic(), WORK / "answers" / f"{task}.jsonl"
+            subprocess.run(_evaluation(task, url, limit, results, answers), cwd=ROOT, check=True)
+            answers.replace(answers.with_suffix(".last.jsonl"))
+            print(f"{task}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _evaluation(task: str, url: str, limit: int | None, results: Path, kept: Path) -> list[str]:
-    """Goes on with the answers of a run that was broken off, where there is one."""
+def _evaluation(task: str, url: str, limit: int | None, results: Path, answers: Path) -> list[str]:
+    """Returns the command; it resumes an interrupted run if there is one."""
     dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
     return [
         str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
-        "--url", url, "--data-dir", str(WORK), "--concurrency", str(AT_ONCE), "--examples", "5",
+        "--url", url, "--data-dir", str(WORK), "--concurrency", str(CONCURRENCY), "--examples", "5",
         "--json", str(results / f"{task}.json"), "--html", str(WORK / f"{task}.html"),
-        "--resume" if kept.exists() else "--answers", str(kept),
+        "--resume" if answers.exists() else "--answers", str(answers),
         *(["--limit", str(limit)] if limit else []),
     ]  # fmt: skip
 
 
 def write() -> None:
-    """The page's generated part, and its picture, once there are results of all tasks."""
+    """Writes the generated part of the page and its chart, if there are results of all tasks."""
     missing = [task for task in TASKS if not (RESULTS / f"{task}.json").is_file()]
     if missing:
-        print(f"docs/experiment.md waits for the results of {', '.join(missing)}")
+        print(f"docs/experiment.md is not updated; results are missing for {', '.join(missing)}")
         return
     reports: dict[str, Report] = {task: read_report(RESULTS / f"{task}.json") for task in TASKS}
-    PICTURE.write_text(picture.draw(reports), encoding="utf-8")
+    CHART.write_text(chart.draw_chart(reports), encoding="utf-8")
     page = PAGE.read_text("utf-8") if PAGE.is_file() else table.NEW_PAGE
-    PAGE.write_text(table.put_into(page, reports, table.training_costs(WORK / "adapters")), encoding="utf-8")
+    PAGE.write_text(table.insert_results(page, reports, table.training_costs(WORK / "adapters")), encoding="utf-8")
 
 
 if __name__ == "__main__":

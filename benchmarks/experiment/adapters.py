@@ -1,4 +1,4 @@
-"""Trains the two adapters that the example does not have: the handbook in weights, and sums of fares."""
+"""Trains the two adapters that the example does not have: one for policy questions and one for fare sums."""
 
 import subprocess
 import sys
@@ -18,11 +18,11 @@ class Recipe:
     learning_rate: str
     epochs: int
     minutes: float
-    """At most."""
+    """Maximum training time."""
 
 
 def recipes() -> dict[str, Recipe]:
-    """From the same answers that the prompts of the other paths may show."""
+    """The training data consists of the answers that prompts of other paths may show as examples."""
     questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
     sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
     return {
@@ -31,12 +31,12 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def trained(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """These adapters below `folder`; what is missing is trained (some minutes each, on two cores)."""
-    return {name: _trained(folder, name, recipe) for name, recipe in recipes().items() if name in names}
+def train_missing(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Returns the folders of these adapters, and trains missing ones (a few minutes each on two cores)."""
+    return {name: _train(folder, name, recipe) for name, recipe in recipes().items() if name in names}
 
 
-def _trained(folder: Path, name: str, recipe: Recipe) -> Path:
+def _train(folder: Path, name: str, recipe: Recipe) -> Path:
     out = folder / name
     if not (out / "training.json").is_file():
         data = write_rows(recipe.rows, folder / f"{name}.jsonl")

@@ -1,4 +1,4 @@
-"""The example as the experiment runs it: its own paths and prompts beside the example's, and examples with answers."""
+"""Writes the example's folder with the experiment's additional paths, prompts and example answers."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ EXAMPLE = ROOT / "examples/helpdesk"
 Row = Mapping[str, Any]
 
 
-def lay_out(folder: Path, adapters: Mapping[str, Path]) -> Path:
-    """Writes a folder that `pointsman up` runs; `adapters` are more than the example's, by name."""
+def write_folder(folder: Path, adapters: Mapping[str, Path]) -> Path:
+    """Writes a folder for `pointsman up`; `adapters` are added to the example's, by name."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(EXAMPLE / "config", folder / "config")
     shutil.copytree(HERE / "prompts", folder / "config/prompts", dirs_exist_ok=True)
     _add_paths(folder / "config/paths.yaml")
-    # These two have requests only in the example; a prompt with examples needs their answers too.
+    # The example has no answers for these two tasks, and few-shot prompts need them.
     write_rows(policy_answers(), folder / "config/tasks/policy_question.jsonl")
     write_rows(letters(), folder / "config/tasks/branded_reply.jsonl")
     _write_example_file(folder, adapters)
@@ -29,19 +29,19 @@ def lay_out(folder: Path, adapters: Mapping[str, Path]) -> Path:
 
 
 def policy_answers() -> list[Row]:
-    """The example's questions on the rules, each with the handbook's sentence that answers it."""
+    """Returns the example's policy questions, each with the sentence of the handbook that answers it."""
     return read_rows(HERE / "policy_answers.jsonl")
 
 
 def letters() -> list[Row]:
-    """Requests for a letter, each with the letter: what the example's voice adapter was made from."""
+    """Returns requests for a letter with their letters, from the training data of the example's voice adapter."""
     return [
         {"text": row["text"], "output": row["reply"]} for row in read_rows(EXAMPLE / "training/voice_replies.jsonl")
     ]
 
 
 def facts() -> list[Row]:
-    """The same requests, each with those of the letter's sentences that stand in the handbook."""
+    """Returns the same requests, each with the sentences of its letter that occur in the handbook."""
     rows: list[Row] = []
     for row in read_rows(EXAMPLE / "training/voice_replies.jsonl"):
         page = (EXAMPLE / "handbook" / f"{row['source']}.md").read_text("utf-8")

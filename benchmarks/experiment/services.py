@@ -1,4 +1,4 @@
-"""Runs `pointsman up` on the folder of the experiment, on free ports and with a data directory of its own."""
+"""Runs `pointsman up` on the experiment's folder, on free ports and with its own data directory."""
 
 import json
 import signal
@@ -12,23 +12,25 @@ from benchmarks.experiment.adapters import POINTSMAN
 from benchmarks.experiment.folder import ROOT
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
-_LONGEST_START = 600.0
-"""Seconds; one is usual on two idle cores, and each new adapter is tried first."""
+_MAX_START_SECONDS = 600.0
+"""A start takes about a second on two idle cores, plus the smoke test of each new adapter."""
 
 
 @contextmanager
-def running(example: Path, home: Path) -> Iterator[str]:
-    """Yields the gateway's URL. Raises CannotMeasure where it does not come up."""
-    home.mkdir(parents=True, exist_ok=True)
-    models = home / "models"
+def run_services(example: Path, data_dir: Path) -> Iterator[str]:
+    """Yields the gateway's URL. Raises CannotMeasure if the gateway does not start."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    models = data_dir / "models"
     if not models.exists():
         models.symlink_to(ROOT / ".pointsman/models")
     http, grpc = free_ports(2)
-    doors = ["--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}"]
+    listeners = ["--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}"]
     engine = ["--engine-python", str(ROOT / ".venv-engine/bin/python")]
-    up = subprocess.Popen([str(POINTSMAN), "up", str(example), "--data-dir", str(home), *doors, *engine], cwd=ROOT)
+    up = subprocess.Popen(
+        [str(POINTSMAN), "up", str(example), "--data-dir", str(data_dir), *listeners, *engine], cwd=ROOT
+    )
     try:
-        _wait_for(home / "run.json", up)
+        _wait_for(data_dir / "run.json", up)
         yield f"http://127.0.0.1:{http}"
     finally:
         up.send_signal(signal.SIGINT)
@@ -36,16 +38,16 @@ def running(example: Path, home: Path) -> Iterator[str]:
 
 
 def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _LONGEST_START
-    while not _is_of(run_file, up.pid):
+    deadline = time.monotonic() + _MAX_START_SECONDS
+    while not _is_written_by(run_file, up.pid):
         if up.poll() is not None:
             raise CannotMeasure(f"pointsman up ended with exit code {up.returncode}")
         if time.monotonic() > deadline:
-            raise CannotMeasure(f"pointsman up was not ready after {_LONGEST_START:g} s")
+            raise CannotMeasure(f"pointsman up was not ready after {_MAX_START_SECONDS:g} s")
         time.sleep(0.5)
 
 
-def _is_of(run_file: Path, pid: int) -> bool:
+def _is_written_by(run_file: Path, pid: int) -> bool:
     try:
         return bool(json.loads(run_file.read_text("utf-8"))["pid"] == pid)
     except (FileNotFoundError, KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""The experiment's tables, what was claimed and whether it holds, and the advice, as Markdown."""
+"""Writes the experiment's tables, its claims with their results, and the advice, as Markdown."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +22,14 @@ with fixed examples, with the nearest examples, with the handbook, with an adapt
 {BEGIN}
 {END}
 """
-"""What is written by hand goes around the two marks."""
-HOURLY = 0.04
-"""Dollars: what models.yaml assumes for the machine."""
-MONTHLY = 100_000
+"""Hand-written text goes outside of the two markers."""
+USD_PER_HOUR = 0.04
+"""The price of the machine, as in models.yaml."""
+REQUESTS_PER_MONTH = 100_000
 
 
-def put_into(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
-    """The page with the part between the two marks written anew."""
+def insert_results(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
+    """Returns the page with new text between the two markers."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     results = "\n".join(_results(reports, costs))
@@ -37,9 +37,9 @@ def put_into(page: str, reports: Mapping[str, Report], costs: Mapping[str, float
 
 
 def training_costs(folder: Path) -> dict[str, float]:
-    """Of the example's adapters and of those in `folder`, at the assumed price of an hour."""
+    """Returns the training costs of the example's adapters and of those in `folder`, at the assumed hourly price."""
     files = [*(EXAMPLE / "adapters").glob("*/training.json"), *folder.glob("*/training.json")]
-    return read_training_costs(files, HOURLY, ())
+    return read_training_costs(files, USD_PER_HOUR, ())
 
 
 def _results(reports: Mapping[str, Report], costs: Mapping[str, float]) -> Iterator[str]:
@@ -127,9 +127,9 @@ def _row(path: PathFigures, name: str) -> str:
 
 
 def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
-    (advice,) = advise(report, Requirements(), CostTerms(training=costs, monthly=MONTHLY))
+    (advice,) = advise(report, Requirements(), CostTerms(training=costs, monthly=REQUESTS_PER_MONTH))
     said = advice.recommendation
-    yield f"`pointsman advise` at {MONTHLY:,} requests a month: **{said.verdict}** ({said.path})."
+    yield f"`pointsman advise` at {REQUESTS_PER_MONTH:,} requests a month: **{said.verdict}** ({said.path})."
     if advice.compared_pair:
         pair = next(each for each in advice.break_evens if (each.trained, each.untrained) == advice.compared_pair)
         earned = "never" if pair.requests is None else f"after {pair.requests:,.0f} requests"
@@ -141,7 +141,7 @@ def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
 
 
 def _best(task: TaskReport, kinds: Iterable[str]) -> PathFigures:
-    """By its mean, and of equals the cheaper one."""
+    """Returns the path with the highest mean score; the cheaper one in a tie."""
     return max((path for path in task.paths if path.kind in kinds), key=lambda path: (path.mean, -path.cost))
 
 

@@ -1,1 +1,1 @@
-"""Measures the gateway's hot path beside its peers: `make bench-gateway`."""
+"""Measures the gateway's request path and compares it with other gateways: `make bench-gateway`."""

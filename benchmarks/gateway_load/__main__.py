@@ -1,10 +1,10 @@
-"""Measures the gateway's hot path beside its peers, each on the same core before a mock engine faster than they are.
+"""Measures the gateway's request path and other gateways, each on the same core in front of the same mock engine.
 
     python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk ...]
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
     python -m benchmarks.gateway_load --instructions
 
-Its last line is one JSON object. What is not installed is left out, and said.
+The last line of output is one JSON object. Gateways and tools that are not installed are skipped and reported.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.gateway_load import instructions, mixed_load, report, soak
-from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, described, take_cores
+from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, describe_machine, take_cores
 from benchmarks.gateway_load.our_gateway import start_gateway
 from benchmarks.gateway_load.phases import PACE, PHASES, Bench, Extent
-from benchmarks.gateway_load.processes import Crew
+from benchmarks.gateway_load.processes import Processes
 from benchmarks.gateway_load.upstreams import start_upstreams
 
 FULL = Extent(rounds=5, seconds=4.0, warm_up=2.0, latency=(3, 5.0), streams=3, slow_streams=True,
@@ -31,17 +31,17 @@ QUICK = Extent(rounds=2, seconds=2.0, warm_up=1.0, latency=(1, 2.0), streams=1, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds: for a first look")
-    parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="of the measurements, these")
-    parser.add_argument("--profile", action="store_true", help="also say where the gateway's time goes (py-spy)")
-    parser.add_argument("--soak", action="store_true", help="instead: whether memory stays flat under mixed load")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the soak")
-    parser.add_argument("--rate", type=int, default=300, help="requests/s of the soak")
-    parser.add_argument("--instructions", action="store_true", help="instead: bytecode instructions a request")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="shorter measurements with fewer rounds")
+    parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="the measurements to run")
+    parser.add_argument("--profile", action="store_true", help="also profile the gateway (py-spy)")
+    parser.add_argument("--soak", action="store_true", help="only check that memory does not grow under mixed load")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of the soak test")
+    parser.add_argument("--rate", type=int, default=300, help="requests per second of the soak test")
+    parser.add_argument("--instructions", action="store_true", help="only count the bytecode instructions of a request")
+    options = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            print(runner.run(until_told_to_stop(given)))
+            print(runner.run(run_until_sigterm(options)))
     except (CannotMeasure, NotInstalled) as error:
         print(f"gateway_load: {error}", file=sys.stderr)
         return 1
@@ -51,36 +51,38 @@ def main() -> int:
     return 0
 
 
-async def until_told_to_stop(given: argparse.Namespace) -> str:
-    """SIGTERM ends what was started, as Ctrl-C does."""
+async def run_until_sigterm(options: argparse.Namespace) -> str:
+    """Stops all started processes on SIGTERM, as on Ctrl-C."""
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    with tempfile.TemporaryDirectory(prefix="gateway-load-") as folder, Crew(Path(folder)) as crew:
-        print(described(), flush=True)
-        if given.soak:
-            return await soaked(crew, given)
-        return await (counted(crew) if given.instructions else measured(crew, given))
+    with tempfile.TemporaryDirectory(prefix="gateway-load-") as folder, Processes(Path(folder)) as processes:
+        print(describe_machine(), flush=True)
+        if options.soak:
+            return await run_soak(processes, options)
+        return await (count_instructions(processes) if options.instructions else run_phases(processes, options))
 
 
-async def soaked(crew: Crew, given: argparse.Namespace) -> str:
+async def run_soak(processes: Processes, options: argparse.Namespace) -> str:
     cores = take_cores()
-    gateway = await start_gateway(crew, cores, await start_upstreams(crew, cores, mixed_load.PACE))
-    return soak.printed(await soak.soak(gateway, given.minutes, given.rate))
+    gateway = await start_gateway(processes, cores, await start_upstreams(processes, cores, mixed_load.PACE))
+    return soak.format_report(await soak.soak(gateway, options.minutes, options.rate))
 
 
-async def counted(crew: Crew) -> str:
+async def count_instructions(processes: Processes) -> str:
     cores = take_cores()
-    return instructions.printed(await instructions.count(crew, cores, await start_upstreams(crew, cores, PACE)))
+    return instructions.format_report(
+        await instructions.count(processes, cores, await start_upstreams(processes, cores, PACE))
+    )
 
 
-async def measured(crew: Crew, given: argparse.Namespace) -> str:
-    bench = await Bench.prepared(crew, QUICK if given.quick else FULL, given.only)
-    for name in given.only:
+async def run_phases(processes: Processes, options: argparse.Namespace) -> str:
+    bench = await Bench.start(processes, QUICK if options.quick else FULL, options.only)
+    for name in options.only:
         await bench.run(name)
-    if given.profile:
+    if options.profile:
         await bench.run("profile")
-    return report.printed(bench.found)
+    return report.format_report(bench.found)
 
 
 if __name__ == "__main__":

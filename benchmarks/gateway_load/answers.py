@@ -1,4 +1,4 @@
-"""What the mock engine says, worded as vLLM words it."""
+"""The mock engine's answers, in vLLM's format."""
 
 import json
 from typing import Any
@@ -7,12 +7,12 @@ IDENTITY = {"id": "chatcmpl-8f2b6c1d9e3a4f5b8c7d6e5f4a3b2c1d", "created": 176400
 USAGE = {"prompt_tokens": 58, "total_tokens": 67, "completion_tokens": 9}
 WORDS = ("Your", " ticket", " is", " valid", " until", " the", " next", " morning")
 TICK = " tick"
-"""The content of each chunk of a paced stream, by which they are counted on the other side."""
+"""The content of each chunk of a paced stream; clients count its occurrences."""
 DONE = b"data: [DONE]\n\n"
 
 
 def plain() -> bytes:
-    """About 250 bytes of JSON."""
+    """Returns about 250 bytes of JSON."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "".join(WORDS)}, "finish_reason": "stop"}
     return _written({**IDENTITY, "object": "chat.completion", "choices": [choice], "usage": USAGE})
 
@@ -38,7 +38,7 @@ def usage() -> bytes:
 
 
 def stream() -> bytes:
-    """A whole answer: role, eight chunks, finish, usage, [DONE]."""
+    """Returns a complete stream: role, eight chunks, finish, usage, [DONE]."""
     return b"".join([role(), *map(content, WORDS), finish(), usage(), DONE])
 
 

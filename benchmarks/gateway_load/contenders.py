@@ -1,4 +1,4 @@
-"""Who is measured: the mock engine alone, nginx, other gateways and ours, on the same core before the same engine."""
+"""Starts the servers that are compared: the mock engine alone, nginx, other gateways, and Pointsman."""
 
 import asyncio
 import json
@@ -20,18 +20,17 @@ from benchmarks.gateway_load.machine import (
     program,
 )
 from benchmarks.gateway_load.our_gateway import Gateway
-from benchmarks.gateway_load.processes import Crew, Running
+from benchmarks.gateway_load.processes import ManagedProcess, Processes
 from benchmarks.gateway_load.upstreams import Upstreams, nginx_command, nginx_version
 
 DIRECT, NGINX, LITELLM, PORTKEY_GATEWAY = "direct", "nginx", "LiteLLM", "Portkey"
-VLLM_ROUTER, VLLM_ROUTER_DEFAULT = "vllm-router", "vllm-router, as it comes"
-OURS, OURS_AUTO = "Pointsman, path named", "Pointsman, auto"
+VLLM_ROUTER, VLLM_ROUTER_DEFAULT = "vllm-router", "vllm-router, defaults"
+OURS, OURS_AUTO = "Pointsman, named path", "Pointsman, auto"
 
-LOOK = 0.5
-LONGEST_REST = 20.0
-"""Seconds."""
+IDLE_CHECK_SECONDS = 0.5
+MAX_IDLE_WAIT_SECONDS = 20.0
 
-PASSING_ON = """
+PROXY_CONFIG = """
 upstream {name} {{ server {host}:{port}; keepalive 256; keepalive_requests 1000000000; }}
 server {{
   listen {host}:{listen} backlog=2048;
@@ -47,13 +46,13 @@ server {{
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Somebody who answers chat completions, at once and paced."""
+    """A server that answers chat completions, both at once and as paced streams."""
 
     name: str
     version: str
     plain: Target
     paced: Target
-    programs: tuple[Running, ...] = ()
+    programs: tuple[ManagedProcess, ...] = ()
 
     def cpu_seconds(self) -> float:
         return sum(each.cpu_seconds() for each in self.programs)
@@ -61,76 +60,76 @@ class Contender:
     def resident_mb(self) -> float:
         return sum(each.resident_mb() for each in self.programs) / max(len(self.programs), 1)
 
-    async def come_to_rest(self) -> None:
-        """What is left of its work (answers that nobody waits for, a journal) must not be the next one's burden."""
-        until = time.monotonic() + LONGEST_REST
+    async def wait_until_idle(self) -> None:
+        """Waits until the processor time stays low, so that unfinished work does not slow down the next contender."""
+        until = time.monotonic() + MAX_IDLE_WAIT_SECONDS
         before = self.cpu_seconds()
         while time.monotonic() < until:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
             now = self.cpu_seconds()
-            if now - before < 0.05 * LOOK:
+            if now - before < 0.05 * IDLE_CHECK_SECONDS:
                 return
             before = now
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What a contender stands on."""
+class Setup:
+    """What a contender needs to start."""
 
-    crew: Crew
+    processes: Processes
     cores: Cores
     upstreams: Upstreams
 
 
-Start = Callable[[Ground], Awaitable[Contender]]
+StartContender = Callable[[Setup], Awaitable[Contender]]
 
 
-async def direct(ground: Ground) -> Contender:
-    up = ground.upstreams
+async def direct(setup: Setup) -> Contender:
+    up = setup.upstreams
     return Contender(DIRECT, f"the mock, {up.made_by}", Target(up.plain, "mock"), Target(up.paced, "mock"))
 
 
-async def nginx(ground: Ground) -> Contender:
-    up, (plain, paced) = ground.upstreams, free_ports(2)
+async def nginx(setup: Setup) -> Contender:
+    up, (plain, paced) = setup.upstreams, free_ports(2)
     servers = [
-        PASSING_ON.format(host=HOST, name="plain", listen=plain, port=up.plain, buffering="on"),
-        PASSING_ON.format(host=HOST, name="paced", listen=paced, port=up.paced, buffering="off"),
+        PROXY_CONFIG.format(host=HOST, name="plain", listen=plain, port=up.plain, buffering="on"),
+        PROXY_CONFIG.format(host=HOST, name="paced", listen=paced, port=up.paced, buffering="off"),
     ]
-    command = nginx_command(ground.crew, "nginx", "\n".join(servers))
-    running = ground.crew.start("nginx", ground.cores.measured, command)
-    await running.until_ready(lambda: answers_at(plain), within=20)
+    command = nginx_command(setup.processes, "nginx", "\n".join(servers))
+    running = setup.processes.start("nginx", setup.cores.measured, command)
+    await running.until_ready(lambda: answers_at(plain), timeout_s=20)
     return Contender(NGINX, nginx_version(), Target(plain, "mock"), Target(paced, "mock"), (running,))
 
 
-async def vllm_router(ground: Ground) -> Contender:
-    """At its fastest: with one engine there is nothing to choose, and round robin is its least costly policy."""
-    return await _vllm_router(ground, VLLM_ROUTER, ["--policy", "round_robin", "--log-level", "error"])
+async def vllm_router(setup: Setup) -> Contender:
+    """Uses the fastest policy, round robin; with one engine there is nothing to choose."""
+    return await _vllm_router(setup, VLLM_ROUTER, ["--policy", "round_robin", "--log-level", "error"])
 
 
-async def vllm_router_default(ground: Ground) -> Contender:
-    """Its own default is to keep the prompts it has seen in a tree (cache_aware)."""
-    return await _vllm_router(ground, VLLM_ROUTER_DEFAULT, [])
+async def vllm_router_default(setup: Setup) -> Contender:
+    """Uses the default policy (cache_aware), which stores prompts in a prefix tree."""
+    return await _vllm_router(setup, VLLM_ROUTER_DEFAULT, [])
 
 
-async def _vllm_router(ground: Ground, name: str, options: list[str]) -> Contender:
-    """One for each engine: it takes a worker's address, not a model's."""
+async def _vllm_router(setup: Setup, name: str, options: list[str]) -> Contender:
+    """Starts one router per engine, because a router is configured with addresses and not with models."""
     script = peer_program(VLLM_ROUTER, "vllm-router")
     running, ports = [], free_ports(4)
-    for number, engine in enumerate((ground.upstreams.plain, ground.upstreams.paced)):
+    for number, engine in enumerate((setup.upstreams.plain, setup.upstreams.paced)):
         port, metrics = ports[2 * number : 2 * number + 2]
         command = [script, "--host", HOST, "--port", str(port), "--prometheus-port", str(metrics), *options]
         log = f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
-        one = ground.crew.start(log, ground.cores.measured, [*command, "--worker-urls", f"http://{HOST}:{engine}"])
-        await one.until_ready(lambda port=port: answers_at(port), within=60)  # type: ignore[misc]  # its default is a port
+        one = setup.processes.start(log, setup.cores.measured, [*command, "--worker-urls", f"http://{HOST}:{engine}"])
+        await one.until_ready(lambda port=port: answers_at(port), timeout_s=60)  # type: ignore[misc]  # its default is a port
         running.append(one)
     version = _version_of("vllm-router")
     return Contender(name, version, Target(ports[0], "mock"), Target(ports[2], "mock"), tuple(running))
 
 
-async def litellm(ground: Ground) -> Contender:
-    """One worker, set as its own page on production says, without a database: the master key is its key."""
+async def litellm(setup: Setup) -> Contender:
+    """Starts one worker with the settings that LiteLLM recommends for production, a master key and no database."""
     script, key, (port,) = peer_program(LITELLM, "litellm"), "sk-benchmark", free_ports(1)
-    engines = {"mock": ground.upstreams.plain, "paced": ground.upstreams.paced}
+    engines = {"mock": setup.upstreams.plain, "paced": setup.upstreams.paced}
     config = {
         "model_list": [
             {
@@ -148,41 +147,41 @@ async def litellm(ground: Ground) -> Contender:
         "general_settings": {"master_key": key},
         "litellm_settings": {"set_verbose": False, "json_logs": True, "request_timeout": 600},
     }
-    file = ground.crew.folder / "litellm.yaml"
+    file = setup.processes.folder / "litellm.yaml"
     file.write_text(yaml.safe_dump(config))
     environment = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [script, "--config", str(file), "--host", HOST, "--port", str(port), "--num_workers", "1"]
-    running = ground.crew.start("litellm", ground.cores.measured, [*command, "--telemetry", "False"], environment)
-    await running.until_ready(lambda: answers_at(port, "/health/liveliness"), within=120)
+    running = setup.processes.start("litellm", setup.cores.measured, [*command, "--telemetry", "False"], environment)
+    await running.until_ready(lambda: answers_at(port, "/health/liveliness"), timeout_s=120)
     headers = {"authorization": f"Bearer {key}"}
     version = _version_of("litellm")
     return Contender(LITELLM, version, Target(port, "mock", headers), Target(port, "paced", headers), (running,))
 
 
-async def portkey(ground: Ground) -> Contender:
+async def portkey(setup: Setup) -> Contender:
     if not PORTKEY.exists():
         raise NotInstalled(PORTKEY_GATEWAY)
     (port,) = free_ports(1)
     command = [program("node"), str(PORTKEY), f"--port={port}", "--headless"]
-    running = ground.crew.start("portkey", ground.cores.measured, command, {"NODE_ENV": "production"})
-    await running.until_ready(lambda: answers_at(port, "/"), within=60)
+    running = setup.processes.start("portkey", setup.cores.measured, command, {"NODE_ENV": "production"})
+    await running.until_ready(lambda: answers_at(port, "/"), timeout_s=60)
     version = str(json.loads((PORTKEY.parents[1] / "package.json").read_text())["version"])
     plain, paced = (
         Target(port, "mock", {"x-portkey-provider": "openai", "x-portkey-custom-host": f"http://{HOST}:{engine}/v1"})
-        for engine in (ground.upstreams.plain, ground.upstreams.paced)
+        for engine in (setup.upstreams.plain, setup.upstreams.paced)
     )
     return Contender(PORTKEY_GATEWAY, version, plain, paced, (running,))
 
 
 def ours(gateway: Gateway) -> Contender:
-    return Contender(OURS, "this tree", gateway.path("fast"), gateway.path("paced"), (gateway.running,))
+    return Contender(OURS, "this tree", gateway.path("fast"), gateway.path("paced"), (gateway.process,))
 
 
 def ours_auto(gateway: Gateway) -> Contender:
-    return Contender(OURS_AUTO, "this tree", gateway.auto, gateway.auto, (gateway.running,))
+    return Contender(OURS_AUTO, "this tree", gateway.auto, gateway.auto, (gateway.process,))
 
 
-PEER_STARTS: dict[str, Start] = {
+PEER_STARTS: dict[str, StartContender] = {
     NGINX: nginx,
     VLLM_ROUTER: vllm_router,
     VLLM_ROUTER_DEFAULT: vllm_router_default,
@@ -191,32 +190,32 @@ PEER_STARTS: dict[str, Start] = {
 }
 
 
-async def start_peers(ground: Ground, names: list[str]) -> tuple[list[Contender], dict[str, str]]:
-    """Those that run and answer rightly, and why each of the others does not."""
+async def start_peers(setup: Setup, names: list[str]) -> tuple[list[Contender], dict[str, str]]:
+    """Returns the contenders that answer correctly, and the reason for each of the others."""
     running, missing = [], {}
     for name in names:
         try:
-            contender = await PEER_STARTS[name](ground)
-            await must_answer(contender.plain)
+            contender = await PEER_STARTS[name](setup)
+            await check_answer(contender.plain)
             running.append(contender)
         except (NotInstalled, CannotMeasure) as error:
             missing[name] = str(error)
     return running, missing
 
 
-async def must_answer(target: Target) -> None:
-    """Raises CannotMeasure where a chat completion is not answered as the mock engine words it."""
+async def check_answer(target: Target) -> None:
+    """Raises CannotMeasure unless the target answers a chat completion."""
     body = {"model": target.model, "messages": [{"role": "user", "content": "Is my ticket valid?"}]}
     try:
         answer = await post(target, body)
         right = answer.status == 200 and json.loads(answer.body)["choices"][0]["message"]["content"]
     except (Broken, OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        raise CannotMeasure(f"port {target.port} gives no answer: {error!r}") from error
+        raise CannotMeasure(f"port {target.port} does not answer: {error!r}") from error
     if not right:
         raise CannotMeasure(f"port {target.port} answers {answer.status}: {answer.body[:200]!r}")
 
 
 def _version_of(package: str) -> str:
-    """As the peers' environment has it."""
+    """Returns the version that is installed in the peers' environment."""
     found = (PEERS.parent / "lib").glob(f"python*/site-packages/{package.replace('-', '_')}-*.dist-info")
     return next((one.stem.rpartition("-")[2] for one in found), "unknown")

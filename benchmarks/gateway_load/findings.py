@@ -1,47 +1,47 @@
-"""What has been measured, and what follows from it."""
+"""The results of all measurements, and figures derived from them."""
 
 from dataclasses import dataclass, field
 
-from benchmarks.gateway_load import contenders as who
-from benchmarks.gateway_load.grpc_calls import Called
-from benchmarks.gateway_load.junk import Left
-from benchmarks.gateway_load.latency import Waited
+from benchmarks.gateway_load import contenders
+from benchmarks.gateway_load.grpc_calls import CallStatistics
+from benchmarks.gateway_load.junk import JunkResult
+from benchmarks.gateway_load.latency import Latency
 from benchmarks.gateway_load.profiling import Profile
-from benchmarks.gateway_load.streams import Streamed
-from benchmarks.gateway_load.throughput import Measured
+from benchmarks.gateway_load.streams import StreamStatistics
+from benchmarks.gateway_load.throughput import Throughput
 
 
 @dataclass(slots=True)
 class Findings:
-    """What has been measured so far."""
+    """All results so far."""
 
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Peers and phases that were not measured, and why."""
-    rates: dict[str, Measured] = field(default_factory=dict)
-    waited: dict[int, dict[str, Waited]] = field(default_factory=dict)
-    streams: dict[str, Streamed] = field(default_factory=dict)
-    grpc: Called | None = None
-    junk: Left | None = None
+    """The reason for each peer and phase that was not measured."""
+    rates: dict[str, Throughput] = field(default_factory=dict)
+    latencies: dict[int, dict[str, Latency]] = field(default_factory=dict)
+    streams: dict[str, StreamStatistics] = field(default_factory=dict)
+    grpc: CallStatistics | None = None
+    junk: JunkResult | None = None
     profile: Profile | None = None
 
     def rps(self, name: str) -> float | None:
         return self.rates[name].rps if name in self.rates else None
 
-    def added_ms(self, rate: int, what: str, name: str = who.OURS) -> float | None:
-        """Over asking the mock engine directly; `what` is "p50_ms" or "p99_ms"."""
-        waited = self.waited.get(rate, {})
-        if name not in waited or who.DIRECT not in waited:
+    def added_ms(self, rate: int, what: str, name: str = contenders.OURS) -> float | None:
+        """Returns the latency added to direct requests to the mock engine; `what` is "p50_ms" or "p99_ms"."""
+        waited = self.latencies.get(rate, {})
+        if name not in waited or contenders.DIRECT not in waited:
             return None
-        return float(getattr(waited[name], what) - getattr(waited[who.DIRECT], what))
+        return float(getattr(waited[name], what) - getattr(waited[contenders.DIRECT], what))
 
-    def of_direct(self, name: str = who.OURS) -> float | None:
-        """Chunks a second of the streams, as a share of direct's."""
-        if name not in self.streams or who.DIRECT not in self.streams:
+    def relative_to_direct(self, name: str = contenders.OURS) -> float | None:
+        """Returns the streams' chunks per second as a share of those without a gateway."""
+        if name not in self.streams or contenders.DIRECT not in self.streams:
             return None
-        return self.streams[name].chunks_per_second / self.streams[who.DIRECT].chunks_per_second
+        return self.streams[name].chunks_per_second / self.streams[contenders.DIRECT].chunks_per_second
 
-    def first_added_ms(self, name: str = who.OURS) -> float | None:
-        if name not in self.streams or who.DIRECT not in self.streams:
+    def first_added_ms(self, name: str = contenders.OURS) -> float | None:
+        if name not in self.streams or contenders.DIRECT not in self.streams:
             return None
-        return self.streams[name].first_ms - self.streams[who.DIRECT].first_ms
+        return self.streams[name].first_ms - self.streams[contenders.DIRECT].first_ms

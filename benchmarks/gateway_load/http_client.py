@@ -1,4 +1,4 @@
-"""An HTTP client that costs little: one request at a time on each kept connection."""
+"""A minimal HTTP client: one request at a time on each persistent connection."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where chat completions are asked for."""
+    """Where to send chat completions."""
 
     port: int
     model: str
@@ -26,7 +26,7 @@ class Target:
     path: str = "/v1/chat/completions"
 
     def request(self, body: bytes) -> bytes:
-        """As it travels."""
+        """Returns the HTTP request as bytes."""
         lines = [f"POST {self.path} HTTP/1.1", f"host: {HOST}:{self.port}", "content-type: application/json"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return ("\r\n".join([*lines, f"content-length: {len(body)}"]) + "\r\n\r\n").encode() + body
@@ -39,11 +39,11 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """Raises Broken out of `ask` where the other side hangs up first."""
+    """One connection. `ask` raises Broken if the server disconnects before the answer is complete."""
 
     def __init__(self) -> None:
         self._answer: asyncio.Future[Answer] | None = None
-        self._arrived: Callable[[bytes], None] = lambda data: None
+        self._on_data: Callable[[bytes], None] = lambda data: None
         self.open = False
 
     @classmethod
@@ -52,14 +52,14 @@ class Connection(asyncio.Protocol):
         _, connection = await asyncio.get_running_loop().create_connection(cls, HOST, port)
         return connection
 
-    async def ask(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> Answer:
-        """`arrived` is told of each piece of the body; without it the body is in the answer."""
-        return await self.begin(request, arrived)
+    async def ask(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> Answer:
+        """Calls `on_data` with each part of the body; without it, the answer contains the body."""
+        return await self.begin(request, on_data)
 
-    def begin(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
+    def begin(self, request: bytes, on_data: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
         self._answer = asyncio.get_running_loop().create_future()
         self._body = bytearray()
-        self._arrived = arrived or self._body.extend
+        self._on_data = on_data or self._body.extend
         if self.open:
             self._parser = httptools.HttpResponseParser(self)
             self._transport.write(request)
@@ -70,10 +70,10 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._transport.abort()
 
-    # -- what the transport calls
+    # -- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -87,16 +87,16 @@ class Connection(asyncio.Protocol):
         self.open = False
         self._fail(Broken(str(error or "closed")))
 
-    # -- what the parser calls
+    # -- called by the parser
 
     def on_body(self, data: bytes) -> None:
-        self._arrived(data)
+        self._on_data(data)
 
     def on_message_complete(self) -> None:
-        status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
+        status, keep_alive = self._parser.get_status_code(), self._parser.should_keep_alive()
         if status == 100:
             return
-        if not keeps:
+        if not keep_alive:
             self.open = False
             self._transport.close()
         if self._answer and not self._answer.done():
@@ -107,25 +107,25 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(error)
 
 
-async def get(port: int, path: str, within: float = 5.0) -> Answer:
+async def get(port: int, path: str, timeout_s: float = 5.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), within)
+    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), timeout_s)
 
 
-async def post(target: Target, body: Mapping[str, Any], within: float = 20.0) -> Answer:
+async def post(target: Target, body: Mapping[str, Any], timeout_s: float = 20.0) -> Answer:
     """Raises Broken, OSError, TimeoutError."""
-    return await _once(target.port, target.request(json.dumps(body).encode()), within)
+    return await _once(target.port, target.request(json.dumps(body).encode()), timeout_s)
 
 
 async def answers_at(port: int, path: str = "/health", status: int = 200) -> bool:
-    """Whether somebody answers there so."""
+    """Whether the server answers this path with this status."""
     with suppress(Broken, OSError, TimeoutError):
-        return (await get(port, path, within=2.0)).status == status
+        return (await get(port, path, timeout_s=2.0)).status == status
     return False
 
 
-async def _once(port: int, request: bytes, within: float) -> Answer:
-    async with asyncio.timeout(within):
+async def _once(port: int, request: bytes, timeout_s: float) -> Answer:
+    async with asyncio.timeout(timeout_s):
         connection = await Connection.to(port)
         try:
             return await connection.ask(request)

@@ -1,4 +1,4 @@
-"""How many bytecode instructions a request takes: a count that no neighbour on the machine can change."""
+"""Counts the bytecode instructions of a request, a figure that does not depend on the machine's load."""
 
 import asyncio
 import json
@@ -9,52 +9,52 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from benchmarks.gateway_load import counted_gateway
-from benchmarks.gateway_load.conversations import bodies, read_texts, with_model
+from benchmarks.gateway_load import instruction_counter
 from benchmarks.gateway_load.http_client import Connection, Target
 from benchmarks.gateway_load.machine import CannotMeasure, Cores
 from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
-from benchmarks.gateway_load.processes import Crew
+from benchmarks.gateway_load.processes import Processes
+from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstreams import Upstreams
 
 CONNECTIONS = 16
 REQUESTS = 800
-PATIENCE = 20.0
-"""Seconds until what was counted is written."""
-ONCE = 0.5
-"""Calls a request, from which on a function is one of the request's own; what a gateway does by the clock is none."""
-MADE = "<string>"
-"""Where dataclasses have their constructors from."""
-MOST_ROWS = 25
+MAX_WAIT_SECONDS = 20.0
+"""How long writing the counts may take."""
+MIN_CALLS_PER_REQUEST = 0.5
+"""Functions that are called less often than this per request are background work and are not counted."""
+GENERATED_FILE = "<string>"
+"""The file name that Python reports for generated constructors of dataclasses."""
+MAX_ROWS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Of one request, on average."""
+class InstructionCount:
+    """Averages per request."""
 
     instructions: float
     calls: float
     by_file: Counter[str]
 
 
-async def count(crew: Crew, cores: Cores, upstreams: Upstreams) -> dict[str, Counted]:
-    """Named, streamed and auto. Raises CannotMeasure."""
-    file = crew.folder / "counted.json"
-    program = (counted_gateway.__file__, str(file))
-    gateway = await start_gateway(crew, cores, upstreams, program)
-    asked = list(bodies(read_texts().asked, REQUESTS))
+async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
+    """Counts requests with a named path, the same as streams, and classified requests. Raises CannotMeasure."""
+    file = processes.folder / "counted.json"
+    program = (instruction_counter.__file__, str(file))
+    gateway = await start_gateway(processes, cores, upstreams, program)
+    bodies = list(request_bodies(read_texts().test, REQUESTS))
     path = gateway.path("fast")
-    wanted = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
+    targets = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
     found = {}
-    for name, (target, stream) in wanted.items():
-        requests = [target.request(body) for body in with_model(asked, target.model, stream=stream)]
-        await _ask(target, requests)  # what is learned, cached and connected at first is no request's
+    for name, (target, stream) in targets.items():
+        requests = [target.request(body) for body in encode_bodies(bodies, target.model, stream=stream)]
+        await _ask(target, requests)  # warm-up: fills caches and opens connections
         await asyncio.sleep(1)
-        os.kill(gateway.running.pid, signal.SIGUSR2)
+        os.kill(gateway.process.pid, signal.SIGUSR2)
         await _ask(target, requests)
         await asyncio.sleep(1)
-        os.kill(gateway.running.pid, signal.SIGUSR2)
-        found[name] = await _read(gateway, crew)
+        os.kill(gateway.process.pid, signal.SIGUSR2)
+        found[name] = await _read(gateway, processes)
     return found
 
 
@@ -74,30 +74,34 @@ async def _ask(target: Target, requests: list[bytes]) -> None:
             connection.close()
 
 
-async def _read(gateway: Gateway, crew: Crew) -> Counted:
-    file = crew.folder / "counted.json"
+async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
+    file = processes.folder / "counted.json"
 
     async def is_there() -> bool:
         return file.exists()
 
-    await gateway.running.until_ready(is_there, within=PATIENCE)
+    await gateway.process.until_ready(is_there, timeout_s=MAX_WAIT_SECONDS)
     rows = json.loads(file.read_text())
     file.unlink()
-    own = [row for row in rows if row[3] >= ONCE * REQUESTS and ("/pointsman_" in row[0] or row[0] == MADE)]
+    own = [
+        row
+        for row in rows
+        if row[3] >= MIN_CALLS_PER_REQUEST * REQUESTS and ("/pointsman_" in row[0] or row[0] == GENERATED_FILE)
+    ]
     by_file: Counter[str] = Counter()
     for name, _, instructions, _ in own:
         by_file[name.rpartition("/src/")[2]] += instructions / REQUESTS
-    return Counted(sum(row[2] for row in own) / REQUESTS, sum(row[3] for row in own) / REQUESTS, by_file)
+    return InstructionCount(sum(row[2] for row in own) / REQUESTS, sum(row[3] for row in own) / REQUESTS, by_file)
 
 
-def printed(found: dict[str, Counted]) -> str:
-    """For people, and as its last line one JSON object."""
-    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) a request, in our own functions that it calls:"]
+def format_report(found: dict[str, InstructionCount]) -> str:
+    """Returns a table, with one JSON object as its last line."""
+    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) per request in this project:"]
     for name, counted in found.items():
         lines.append(f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls")
     passed = {name: sum(file.startswith("pointsman_gateway/") for file in one.by_file) for name, one in found.items()}
-    lines.append(f"files of the gateway a request passes: {', '.join(f'{name} {n}' for name, n in passed.items())}")
-    lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MOST_ROWS)]
+    lines.append(f"gateway files per request: {', '.join(f'{name} {n}' for name, n in passed.items())}")
+    lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MAX_ROWS)]
     result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
     result |= {f"files_{name}": number for name, number in passed.items()}
     return "\n".join([*lines, json.dumps(result)])

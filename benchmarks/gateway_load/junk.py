@@ -1,4 +1,4 @@
-"""Model names that nobody knows, thousands of them: whether they leave anything behind in the metrics."""
+"""Sends thousands of unknown model names and checks that they do not add series to the metrics."""
 
 import asyncio
 import json
@@ -13,34 +13,36 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-/:@. üñ中"
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """Series of the gateway's metrics, before and after."""
+class JunkResult:
+    """The number of series in the gateway's metrics before and after."""
 
     names: int
     before: int
     after_first: int
-    """After the first four: the series of a refusal's code is born with the first that is refused so."""
+    """After the first four names: the first refusal with each error code adds a series."""
     after_all: int
     refused: int
-    """How many of the names were answered with 404 or 400, as they must be."""
+    """Names that were answered with 404 or 400, as required."""
     grown_mb: float
 
 
-async def measure(gateway: Gateway, names: int) -> Left:
-    before = await series(gateway)
-    chosen = random.Random(11)
-    junk = ["".join(chosen.choices(ALPHABET, k=chosen.randrange(1, 60))) + str(n) for n in range(names)]
-    # Some of the forms that mean something: a path, an adapter's alias.
+async def measure(gateway: Gateway, names: int) -> JunkResult:
+    before = await count_series(gateway)
+    generator = random.Random(11)
+    junk = ["".join(generator.choices(ALPHABET, k=generator.randrange(1, 60))) + str(n) for n in range(names)]
+    # Some names have a form with a meaning: a path, an adapter's alias.
     junk = [("path:", "", "", "triage@")[number % 4] + name for number, name in enumerate(junk)]
     refused = await _ask(gateway, junk[:4])
-    after_first, resident = await series(gateway), gateway.running.resident_mb()
+    after_first, resident = await count_series(gateway), gateway.process.resident_mb()
     refused += await _ask(gateway, junk[4:])
-    return Left(names, before, after_first, await series(gateway), refused, gateway.running.resident_mb() - resident)
+    return JunkResult(
+        names, before, after_first, await count_series(gateway), refused, gateway.process.resident_mb() - resident
+    )
 
 
-async def series(gateway: Gateway) -> int:
-    """How many lines `/metrics` has that are no comments."""
-    text = (await get(gateway.http, "/metrics", within=20)).body.decode()
+async def count_series(gateway: Gateway) -> int:
+    """Counts the lines of `/metrics` without comments."""
+    text = (await get(gateway.http, "/metrics", timeout_s=20)).body.decode()
     return sum(1 for line in text.splitlines() if line and not line.startswith("#"))
 
 

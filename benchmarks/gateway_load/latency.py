@@ -1,4 +1,4 @@
-"""What a request waits at a fixed rate, counted from when it should have gone: who falls behind cannot hide it."""
+"""Measures latency at a fixed request rate, from the time at which each request was due (no coordinated omission)."""
 
 import asyncio
 import time
@@ -11,28 +11,28 @@ from statistics import median
 import numpy as np
 
 from benchmarks.gateway_load.contenders import Contender
-from benchmarks.gateway_load.conversations import with_model
 from benchmarks.gateway_load.http_client import Answer, Connection, Target
+from benchmarks.gateway_load.request_bodies import encode_bodies
 from benchmarks.gateway_load.ticker import Ticker
 
 CONNECTIONS = 128
-PATIENCE = 10.0
-"""Seconds after the last request in which the answers must have come."""
+MAX_WAIT_SECONDS = 10.0
+"""How long answers may take after the last request."""
 WARM_UP = 0.2
 """Share of the requests, at the start, that are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waited:
-    """At one rate, medians over the rounds; infinite where too few were answered."""
+class Latency:
+    """Medians over the rounds at one rate; infinite if too few requests were answered."""
 
     p50_ms: float
     p99_ms: float
     failed: int
 
 
-class _Asking:
-    """One round: requests go when they are due, by any connection that is free, or wait for the next that is."""
+class _FixedRateRound:
+    """One round. A request is sent when it is due, or as soon as a connection is free."""
 
     def __init__(self, connections: list[Connection], requests: list[bytes], count: int) -> None:
         self._free = deque(connections)
@@ -41,60 +41,60 @@ class _Asking:
         self._sent = 0
         self._left = count
         self.waited: list[float] = []
-        self.over = asyncio.Event()
+        self.finished = asyncio.Event()
 
-    def due(self, moment: float) -> None:
+    def on_tick(self, moment: float) -> None:
         self._due.append(moment)
-        self._go_on()
+        self._send_due()
 
-    def _go_on(self) -> None:
+    def _send_due(self) -> None:
         while self._free and self._due:
             connection, moment = self._free.popleft(), self._due.popleft()
             answer = connection.begin(self._requests[self._sent % len(self._requests)])
             self._sent += 1
-            answer.add_done_callback(lambda answer, c=connection, m=moment: self._answered(answer, c, m))  # type: ignore[misc]  # its defaults are what it is about
+            answer.add_done_callback(lambda answer, c=connection, m=moment: self._on_answer(answer, c, m))  # type: ignore[misc]  # its defaults are what it is about
 
-    def _answered(self, answer: "asyncio.Future[Answer]", connection: Connection, moment: float) -> None:
+    def _on_answer(self, answer: "asyncio.Future[Answer]", connection: Connection, moment: float) -> None:
         now = time.monotonic()
         if not answer.cancelled() and not answer.exception() and answer.result().status == 200:
             self.waited.append(now - moment)
         self._left -= 1
         if not self._left:
-            self.over.set()
+            self.finished.set()
         if connection.open:
             self._free.append(connection)
-        self._go_on()
+        self._send_due()
 
 
 async def measure(
-    contenders: Sequence[Contender], asked: list[dict[str, object]], rate: int, plan: tuple[int, float]
-) -> dict[str, Waited]:
-    """`plan`: how many rounds, and the seconds of each."""
+    contenders: Sequence[Contender], bodies: list[dict[str, object]], rate: int, plan: tuple[int, float]
+) -> dict[str, Latency]:
+    """`plan` is the number of rounds and the seconds of each."""
     rounds, seconds = plan
-    found: dict[str, list[Waited]] = {one.name: [] for one in contenders}
+    found: dict[str, list[Latency]] = {one.name: [] for one in contenders}
     for _ in range(rounds):
         for one in contenders:
-            found[one.name].append(await ask_at(one.plain, with_model(asked, one.plain.model), rate, seconds))
-            await one.come_to_rest()
+            found[one.name].append(await send_at_rate(one.plain, encode_bodies(bodies, one.plain.model), rate, seconds))
+            await one.wait_until_idle()
     return {
-        name: Waited(median(w.p50_ms for w in waited), median(w.p99_ms for w in waited), sum(w.failed for w in waited))
+        name: Latency(median(w.p50_ms for w in waited), median(w.p99_ms for w in waited), sum(w.failed for w in waited))
         for name, waited in found.items()
     }
 
 
-async def ask_at(target: Target, bodies: list[bytes], rate: int, seconds: float) -> Waited:
-    """One round. What is not answered in the end has waited for ever."""
+async def send_at_rate(target: Target, bodies: list[bytes], rate: int, seconds: float) -> Latency:
+    """Runs one round. The latency of an unanswered request counts as infinite."""
     count = round(rate * seconds)
     connections = [await Connection.to(target.port) for _ in range(CONNECTIONS)]
-    asking = _Asking(connections, [target.request(body) for body in bodies], count)
+    sender = _FixedRateRound(connections, [target.request(body) for body in bodies], count)
     try:
-        with Ticker(rate, count, asking.due) as ticker:
-            await asyncio.wait_for(ticker.over.wait(), seconds + PATIENCE)
+        with Ticker(rate, count, sender.on_tick) as ticker:
+            await asyncio.wait_for(ticker.finished.wait(), seconds + MAX_WAIT_SECONDS)
             with suppress(TimeoutError):
-                await asyncio.wait_for(asking.over.wait(), PATIENCE)
+                await asyncio.wait_for(sender.finished.wait(), MAX_WAIT_SECONDS)
     finally:
         for connection in connections:
             connection.close()
-    counted = asking.waited[int(len(asking.waited) * WARM_UP) :] + [float("inf")] * (count - len(asking.waited))
+    counted = sender.waited[int(len(sender.waited) * WARM_UP) :] + [float("inf")] * (count - len(sender.waited))
     p50, p99 = (1e3 * float(np.quantile(counted, share, method="higher")) for share in (0.5, 0.99))
-    return Waited(p50, p99, count - len(asking.waited))
+    return Latency(p50, p99, count - len(sender.waited))

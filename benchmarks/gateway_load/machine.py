@@ -1,4 +1,4 @@
-"""What it is measured on: cores, ports, versions, and what is missing."""
+"""The machine: its cores, free ports, installed tools, and its description."""
 
 import os
 import shutil
@@ -24,36 +24,36 @@ HOW_TO_INSTALL = {
 
 
 class NotInstalled(Exception):
-    """A tool or a peer is not on this machine; the text says which, and what installs it."""
+    """A tool or a peer is not installed; the message says how to install it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is not installed: {HOW_TO_INSTALL[name]}")
 
 
 class CannotMeasure(Exception):
-    """Something that the measurement needs does not work; the text says what."""
+    """Something that the measurement needs does not work; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The one that is measured, and the one of all the rest: mock, load and Valkey."""
+    """One core for the measured server, and one for everything else: mock engine, load and Valkey."""
 
     measured: int
     load: int
 
 
 def take_cores() -> Cores:
-    """Moves this process, and so what it starts, to the load's core. Raises CannotMeasure where there is one core."""
+    """Pins this process and its future children to the load's core. Raises CannotMeasure if there is only one core."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        raise CannotMeasure("one core is not enough: the gateway needs one for itself, the load another")
+        raise CannotMeasure("two cores are needed: one for the gateway and one for the load")
     cores = Cores(allowed[0], allowed[1])
     os.sched_setaffinity(0, {cores.load})
     return cores
 
 
 def program(name: str) -> str:
-    """The path of a tool of the system. Raises NotInstalled."""
+    """Returns the path of an installed tool. Raises NotInstalled."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         raise NotInstalled(name)
@@ -61,14 +61,14 @@ def program(name: str) -> str:
 
 
 def peer_program(peer: str, name: str) -> str:
-    """The path of a program in the peers' environment. Raises NotInstalled."""
+    """Returns the path of a program in the peers' environment. Raises NotInstalled."""
     if not (PEERS / name).exists():
         raise NotInstalled(peer)
     return str(PEERS / name)
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of 127.0.0.1 that nobody listens on."""
+    """Returns unused ports of 127.0.0.1."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(probe.getsockname()[1]) for probe in probes]
     for probe in probes:
@@ -76,16 +76,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def described() -> str:
-    """The commit and the processor, in a line."""
-    commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "services", "libs", "proto")
+def describe_machine() -> str:
+    """Returns the commit and the processor in one line."""
+    commit = _output_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    changed = _output_of("git", "-C", str(ROOT), "status", "--porcelain", "services", "libs", "proto")
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    state = " with changes that are not committed" if changed else ""
+    state = " with uncommitted changes" if changed else ""
     return f"commit {commit or 'unknown'}{state}; {os.cpu_count()} cores, {model.partition(':')[2].strip()}"
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

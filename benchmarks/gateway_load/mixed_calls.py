@@ -1,4 +1,4 @@
-"""The soak's calls over gRPC: whole answers, streams, clients that cancel, engines that fail."""
+"""The gRPC part of the soak test: unary calls, streams, cancelled streams, and calls whose engine fails."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -12,34 +12,34 @@ from benchmarks.gateway_load.http_client import HOST
 from benchmarks.gateway_load.our_gateway import Gateway
 
 CONNECTIONS = 4
-CALLS_A_CONNECTION = 500
-"""Then it is made anew, as by clients that come and go."""
+CALLS_PER_CONNECTION = 500
+"""After this many calls a connection is replaced."""
 PATHS = {"call": "fast", "call streamed": "paced", "call cancelled": "paced", "call failing": "failing"}
 
 
-class MixedCalls:
-    """Clients of the other door."""
+class MixedGrpcCalls:
+    """Sends gRPC calls of the given kinds."""
 
-    def __init__(self, gateway: Gateway, asked: Sequence[dict[str, Any]], patience: float) -> None:
+    def __init__(self, gateway: Gateway, bodies: Sequence[dict[str, Any]], timeout: float) -> None:
         self._address = f"{HOST}:{gateway.grpc}"
         self._metadata = tuple(gateway.headers.items())
-        self._asked = asked
-        self._patience = patience
-        self._chosen = random.Random(7)
+        self._bodies = bodies
+        self._timeout = timeout
+        self._generator = random.Random(7)
         self._channels: list[grpc.aio.Channel] = []
         self._made = 0
 
     async def ask(self, kind: str) -> str:
-        """What came of it, in words."""
+        """Returns the outcome in words."""
         stub = gateway_pb2_grpc.GatewayStub(await self._channel())
-        request, beside = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._patience}
+        request, options = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._timeout}
         try:
             if kind == "call streamed":
-                kinds = [one.WhichOneof("event") async for one in stub.GenerateStream(request, **beside)]
+                kinds = [one.WhichOneof("event") async for one in stub.GenerateStream(request, **options)]
                 return f"{kinds.count('delta')} deltas, {kinds[0]}, {kinds[-1]}"
             if kind == "call cancelled":
-                return await _cancel(stub.GenerateStream(request, **beside))
-            return (await stub.Generate(request, **beside)).choices[0].finish_reason
+                return await _cancel(stub.GenerateStream(request, **options))
+            return str((await stub.Generate(request, **options)).choices[0].finish_reason)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
 
@@ -49,33 +49,33 @@ class MixedCalls:
 
     async def _channel(self) -> grpc.aio.Channel:
         self._made += 1
-        if len(self._channels) < CONNECTIONS or self._made % CALLS_A_CONNECTION == 0:
-            own = (("grpc.use_local_subchannel_pool", 1),)  # or all channels would share one connection
+        if len(self._channels) < CONNECTIONS or self._made % CALLS_PER_CONNECTION == 0:
+            own = (("grpc.use_local_subchannel_pool", 1),)  # otherwise all channels would share one connection
             self._channels.append(grpc.aio.insecure_channel(self._address, options=own))
         if len(self._channels) > CONNECTIONS:
-            await self._channels.pop(0).close(grace=self._patience)
-        return self._chosen.choice(self._channels)
+            await self._channels.pop(0).close(grace=self._timeout)
+        return self._generator.choice(self._channels)
 
     def _request(self, path: str) -> pb.GenerateRequest:
-        asked = self._chosen.choice(self._asked)
-        messages = [pb.Message(role=message["role"], content=message["content"]) for message in asked["messages"]]
+        bodies = self._generator.choice(self._bodies)
+        messages = [pb.Message(role=message["role"], content=message["content"]) for message in bodies["messages"]]
         return pb.GenerateRequest(model=f"path:{path}", messages=messages, sampling=pb.Sampling(max_tokens=64))
 
 
 async def _cancel(call: Any) -> str:
-    """At the first piece."""
+    """Cancels at the first delta."""
     async for response in call:
         if response.WhichOneof("event") == "delta":
             call.cancel()
-            return "hung up"
-    return "nothing to hang up on"
+            return "disconnected"
+    return "already answered"
 
 
 def expected(chunks: int) -> dict[str, Callable[[str], bool]]:
-    """What each kind must come to, where a stream has so many chunks."""
+    """Returns a check of the outcome for each kind; a stream has `chunks` chunks."""
     return {
         "call": lambda outcome: outcome == "stop",
         "call streamed": lambda outcome: outcome == f"{chunks + 1} deltas, started, finished",
-        "call cancelled": lambda outcome: outcome == "hung up",
+        "call cancelled": lambda outcome: outcome == "disconnected",
         "call failing": lambda outcome: outcome.startswith("UNAVAILABLE"),
     }

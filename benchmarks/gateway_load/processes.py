@@ -1,4 +1,4 @@
-"""Starts programs on a core, says what they use, and ends every one of them."""
+"""Starts programs on a core, reads their resource usage, and stops them."""
 
 import asyncio
 import os
@@ -13,15 +13,15 @@ from types import TracebackType
 
 from benchmarks.gateway_load.machine import CannotMeasure, program
 
-GRACE = 8.0
-"""Seconds that a program gets to stop by itself."""
+STOP_SECONDS = 8.0
+"""How long a program may take to stop before it is killed."""
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A program of ours, the leader of its own process group."""
+class ManagedProcess:
+    """A started program, which leads its own process group."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -32,7 +32,7 @@ class Running:
         return self.process.pid
 
     def cpu_seconds(self) -> float:
-        """Used so far by the program and its children that live."""
+        """Processor time of the program and its running children."""
         return sum(int(stat[11]) + int(stat[12]) for stat in self._stats()) / TICKS
 
     def resident_mb(self) -> float:
@@ -45,52 +45,54 @@ class Running:
         lines = self.log.read_text("utf-8", "replace").splitlines()[-12:]
         return "\n".join(["  " + line[:200] for line in lines])
 
-    async def until_ready(self, answers: Callable[[], Awaitable[bool]], within: float) -> None:
-        """Raises CannotMeasure where the program ends first, or does not answer in time."""
-        deadline = time.monotonic() + within
+    async def until_ready(self, answers: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
+        """Raises CannotMeasure if the program exits, or does not answer in time."""
+        deadline = time.monotonic() + timeout_s
         while not await answers():
             if self.process.poll() is not None:
                 raise CannotMeasure(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise CannotMeasure(f"{self.name} does not answer after {within:g} s:\n{self.tail()}")
+                raise CannotMeasure(f"{self.name} does not answer after {timeout_s:g} s:\n{self.tail()}")
             await asyncio.sleep(0.05)
 
     def end(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
+            self.process.wait(STOP_SECONDS)
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)  # children that outlived it, too
-        self.process.wait(GRACE)
+            os.killpg(self.pid, signal.SIGKILL)  # including children that outlived it
+        self.process.wait(STOP_SECONDS)
 
     def _stats(self) -> list[list[str]]:
-        """The fields of /proc/PID/stat after the name, of each process of the group."""
+        """Returns the fields of /proc/PID/stat after the name, for each process of the group."""
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 try:
                     fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
                 except OSError:
-                    continue  # ended meanwhile
+                    continue  # it has exited
                 if int(fields[2]) == self.pid:
                     found.append(fields)
         return found
 
 
 def _inherited() -> dict[str, str]:
-    """The environment without anyone's settings of Pointsman: what is measured is set here alone."""
+    """Returns the environment without settings of Pointsman."""
     return {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
 
 
-class Crew:
-    """All that was started; nothing of it outlives the block."""
+class Processes:
+    """All started programs; leaving the block stops them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._running: list[Running] = []
+        self._running: list[ManagedProcess] = []
 
-    def start(self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None) -> Running:
-        """Raises NotInstalled where `taskset` is missing, CannotMeasure where the program cannot be run."""
+    def start(
+        self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> ManagedProcess:
+        """Raises NotInstalled if `taskset` is missing, and CannotMeasure if the program cannot be started."""
         log = self.folder / f"{name}.log"
         try:
             with log.open("ab") as output:
@@ -105,15 +107,15 @@ class Crew:
                 )
         except OSError as error:
             raise CannotMeasure(f"{name} cannot be started: {error}") from error
-        running = Running(name, process, log)
+        running = ManagedProcess(name, process, log)
         self._running.append(running)
         return running
 
-    def end(self, running: Running) -> None:
+    def end(self, running: ManagedProcess) -> None:
         self._running.remove(running)
         running.end()
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the gateway's time goes under the load of the named path: py-spy's samples, grouped."""
+"""Profiles the gateway under load with py-spy, and groups the samples by function, package and module."""
 
 import asyncio
 import re
@@ -11,53 +11,54 @@ from benchmarks.gateway_load.machine import CannotMeasure, peer_program
 from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.throughput import run_wrk
 
-RATE = 250  # samples a second
+RATE = 250  # samples per second
 FRAME = re.compile(r"^(?P<function>.*?) \((?P<file>.*?)(:\d+)?\)$")
 MAIN = re.compile(r"^thread \(.*\): MainThread$")
-NOBODY = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
-"""Files whose time belongs to who called them."""
+CALLER_FILES = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
+"""Files whose time is attributed to their caller."""
 COLLECTOR = "gc_collect"
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Shares of all samples, most first."""
+    """Shares of all samples in descending order."""
 
     samples: int
     functions: list[tuple[str, float]]
-    """By themselves, without what they call."""
+    """Without the functions that they call."""
     packages: list[tuple[str, float]]
-    """The same, by whose code it is."""
+    """The same samples by package."""
     modules: list[tuple[str, float]]
-    """By the innermost module of ours, all that it calls of others' code included; "the rest" is below none of them."""
+    """By the innermost module of this project, including what it calls; "the rest" has no such module."""
 
 
 async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) -> Profile:
     """Raises NotInstalled, CannotMeasure."""
     spy, file = peer_program("py-spy", "py-spy"), folder / "profile.txt"
     how = ["--native", "--threads", "--format", "raw", "--rate", str(RATE), "--output", str(file)]
-    loading = asyncio.create_task(run_wrk(gateway.path("fast"), script, seconds + 4))
+    load = asyncio.create_task(run_wrk(gateway.path("fast"), script, seconds + 4))
     await asyncio.sleep(1)
-    watching = await asyncio.create_subprocess_exec(
-        spy, "record", *how, "--duration", str(round(seconds)), "--pid", str(gateway.running.pid),
+    py_spy = await asyncio.create_subprocess_exec(
+        spy, "record", *how, "--duration", str(round(seconds)), "--pid", str(gateway.process.pid),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
         async with asyncio.timeout(seconds + 40):
-            output, _ = await watching.communicate()
-        await loading
+            output, _ = await py_spy.communicate()
+        await load
     finally:
-        loading.cancel()
-        if watching.returncode is None:
-            watching.kill()
-            await watching.wait()
+        load.cancel()
+        if py_spy.returncode is None:
+            py_spy.kill()
+            await py_spy.wait()
     if not file.exists():
-        raise CannotMeasure(f"py-spy says: {output.decode()[-500:]}")
-    return summarised(file.read_text("utf-8", "replace"))
+        raise CannotMeasure(f"py-spy failed: {output.decode()[-500:]}")
+    return summarize(file.read_text("utf-8", "replace"))
 
 
-def summarised(raw: str) -> Profile:
-    """Of lines of a thread, frames, outermost first, and a count; of the main thread alone, for the others wait."""
+def summarize(raw: str) -> Profile:
+    """Parses py-spy's raw format (thread, frames from the outermost inwards, count). Only the main thread is
+    counted."""
     functions: Counter[str] = Counter()
     packages: Counter[str] = Counter()
     modules: Counter[str] = Counter()
@@ -74,11 +75,11 @@ def summarised(raw: str) -> Profile:
     return Profile(total, *ordered)
 
 
-def _first(frames: list[str], naming: Callable[[str], str]) -> str:
-    """What the innermost frame that has a name is called; collecting garbage is nobody's own work."""
+def _first(frames: list[str], name_of: Callable[[str], str]) -> str:
+    """Returns the name of the innermost frame that has one. Garbage collection is not attributed to a caller."""
     if COLLECTOR in frames[-1]:
         return "garbage collection"
-    return next((name for frame in reversed(frames) if (name := naming(frame))), "the rest")
+    return next((name for frame in reversed(frames) if (name := name_of(frame))), "the rest")
 
 
 def _parts(frame: str) -> tuple[str, str]:
@@ -92,9 +93,10 @@ def _function(frame: str) -> str:
 
 
 def _package(frame: str) -> str:
-    """Of ours the folder too; a C file of the interpreter's ("_json.c") counts as the module that it speeds up."""
+    """Returns the package, with the subfolder for this project. A C file such as "_json.c" belongs to its Python
+    module."""
     file = _parts(frame)[1]
-    if not file or NOBODY.search(file):
+    if not file or CALLER_FILES.search(file):
         return ""
     first, *rest = file.split("/")
     if first.startswith("pointsman"):

@@ -1,36 +1,38 @@
-"""The tables, what was aimed at and reached, and the one line for programs."""
+"""Formats the tables, the comparison with the targets, and the JSON summary."""
 
 import json
 import math
 from collections.abc import Sequence
 
-from benchmarks.gateway_load import contenders as who
-from benchmarks.gateway_load.aims import aims
+from benchmarks.gateway_load import contenders
 from benchmarks.gateway_load.findings import Findings
+from benchmarks.gateway_load.targets import check_targets
 
-MOST_ROWS = 25
+MAX_ROWS = 25
 
 
-def printed(found: Findings) -> str:
-    parts = [_rates(found), _waited(found), _streams(found), _grpc(found), _junk(found), _profile(found)]
+def format_report(found: Findings) -> str:
+    parts = [_rates(found), _latency_table(found), _streams(found), _grpc(found), _junk(found), _profile(found)]
     if found.missing:
         parts.append("Not measured:\n" + "\n".join(f"  {name}: {why}" for name, why in found.missing.items()))
-    rows = [[aim.name, f"{aim.figure:,.2f}", "reached" if aim.reached else "NOT reached"] for aim in aims(found)]
-    parts.append(table(["aim", "figure", ""], rows))
-    return "\n\n".join(part for part in parts if part) + "\n" + json.dumps(line(found))
+    rows = [
+        [target.name, f"{target.figure:,.2f}", "met" if target.met else "NOT met"] for target in check_targets(found)
+    ]
+    parts.append(table(["target", "figure", ""], rows))
+    return "\n\n".join(part for part in parts if part) + "\n" + json.dumps(json_summary(found))
 
 
-def line(found: Findings) -> dict[str, float | None]:
-    """For programs; what was not measured is null."""
+def json_summary(found: Findings) -> dict[str, float | None]:
+    """Returns the figures for other programs; None for those that were not measured."""
     figures = {
-        "rps": found.rps(who.OURS),
-        "rps_auto": found.rps(who.OURS_AUTO),
-        "rps_vllm_router": found.rps(who.VLLM_ROUTER),
-        "rps_litellm": found.rps(who.LITELLM),
-        "rps_portkey": found.rps(who.PORTKEY_GATEWAY),
+        "rps": found.rps(contenders.OURS),
+        "rps_auto": found.rps(contenders.OURS_AUTO),
+        "rps_vllm_router": found.rps(contenders.VLLM_ROUTER),
+        "rps_litellm": found.rps(contenders.LITELLM),
+        "rps_portkey": found.rps(contenders.PORTKEY_GATEWAY),
         "added_p50_ms_at_200": found.added_ms(200, "p50_ms"),
         "added_p99_ms_at_1000": found.added_ms(1000, "p99_ms"),
-        "streams256_vs_direct": found.of_direct(),
+        "streams256_vs_direct": found.relative_to_direct(),
         "first_chunk_added_p50_ms": found.first_added_ms(),
         "grpc_rps": found.grpc.per_second if found.grpc else None,
     }
@@ -38,47 +40,47 @@ def line(found: Findings) -> dict[str, float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """JSON knows no infinity."""
+    """Replaces infinity, which JSON cannot represent, with None."""
     return round(value, 3) if value is not None and math.isfinite(value) else None
 
 
 def _rates(found: Findings) -> str:
     if not found.rates:
         return ""
-    heads = ["64 connections, one core", "version", "requests/s", "least - most", "of vllm-router", "p50 ms", "p99 ms",
-             "CPU us", "core busy", "MB", "failed"]  # fmt: skip
-    router = found.rps(who.VLLM_ROUTER)
+    heads = ["64 connections, one core", "version", "requests/s", "min - max", "relative to vllm-router", "p50 ms",
+             "p99 ms", "CPU us", "core busy", "MB", "failed"]  # fmt: skip
+    router = found.rps(contenders.VLLM_ROUTER)
     rows = [
         [
-            name, found.versions.get(name, ""), f"{one.rps:,.0f}", f"{one.least:,.0f} - {one.most:,.0f}",
+            name, found.versions.get(name, ""), f"{one.rps:,.0f}", f"{one.min_rps:,.0f} - {one.max_rps:,.0f}",
             f"{one.rps / router:.2f}" if router else "", f"{one.p50_ms:.2f}", f"{one.p99_ms:.2f}",
-            *(["", "", ""] if name == who.DIRECT else
+            *(["", "", ""] if name == contenders.DIRECT else
               [f"{one.cpu_us:.0f}", f"{one.busy:.0%}", f"{one.resident_mb:.0f}"]), str(one.failed),
         ]
         for name, one in sorted(found.rates.items(), key=lambda each: -each[1].rps)
     ]  # fmt: skip
     rows += [[name, "", "not installed" if "not installed" in why else "failed", *[""] * 8]
-             for name, why in found.missing.items() if name in who.PEER_STARTS]  # fmt: skip
+             for name, why in found.missing.items() if name in contenders.PEER_STARTS]  # fmt: skip
     return table(heads, rows)
 
 
-def _waited(found: Findings) -> str:
+def _latency_table(found: Findings) -> str:
     heads = ["at a fixed rate", "requests/s", "p50 ms", "p99 ms", "added p50 ms", "added p99 ms", "failed"]
     rows = []
-    for rate, waited in found.waited.items():
+    for rate, waited in found.latencies.items():
         for name, one in waited.items():
             added = [found.added_ms(rate, what, name) for what in ("p50_ms", "p99_ms")]
-            shown = ["" if name == who.DIRECT or a is None else f"{a:+.2f}" for a in added]
+            shown = ["" if name == contenders.DIRECT or a is None else f"{a:+.2f}" for a in added]
             rows.append([name, str(rate), f"{one.p50_ms:.2f}", f"{one.p99_ms:.2f}", *shown, str(one.failed)])
     return table(heads, rows)
 
 
 def _streams(found: Findings) -> str:
-    heads = ["256 streams", "chunks/s", "of direct", "first chunk ms", "added ms", "longest gap s", "stalled",
+    heads = ["256 streams", "chunks/s", "relative to direct", "first chunk ms", "added ms", "longest gap s", "stalled",
              "incomplete", "refused"]  # fmt: skip
     rows = []
     for name, one in found.streams.items():
-        share, added = found.of_direct(name), found.first_added_ms(name)
+        share, added = found.relative_to_direct(name), found.first_added_ms(name)
         rows.append([
             name, f"{one.chunks_per_second:,.0f}", "" if share is None else f"{share:.2f}", f"{one.first_ms:.1f}",
             "" if added is None else f"{added:+.1f}", f"{one.longest_gap:.2f}", str(one.stalled), str(one.incomplete),
@@ -101,7 +103,7 @@ def _junk(found: Findings) -> str:
     if one is None:
         return ""
     return (
-        f"{one.names:,} junk model names: {one.refused:,} refused; series of the metrics {one.before} before, "
+        f"{one.names:,} unknown model names: {one.refused:,} refused; metric series: {one.before} before, "
         f"{one.after_first} after the first four, {one.after_all} after all; memory {one.grown_mb:+.1f} MB"
     )
 
@@ -110,19 +112,19 @@ def _profile(found: Findings) -> str:
     if found.profile is None:
         return ""
     kinds = {
-        "by module of ours, what it calls included": found.profile.modules,
-        "by whose code, itself": found.profile.packages,
-        "by function, itself": found.profile.functions,
+        "by module of this project, including what it calls": found.profile.modules,
+        "by package": found.profile.packages,
+        "by function": found.profile.functions,
     }
     parts = [
-        table([f"profile {kind}", "share"], [[name, f"{share:.1%}"] for name, share in shares[:MOST_ROWS]])
+        table([f"profile {kind}", "share"], [[name, f"{share:.1%}"] for name, share in shares[:MAX_ROWS]])
         for kind, shares in kinds.items()
     ]
     return "\n\n".join([*parts, f"({found.profile.samples} samples)"])
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first to the left, figures to the right. Nothing for no rows."""
+    """Formats a Markdown table: first column left-aligned, the others right-aligned. Empty without rows."""
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]

@@ -1,86 +1,109 @@
-"""Streams, plain answers, cancels and errors, mixed, for a long time: whether the gateway's memory stays as it is."""
+"""Sends mixed requests for a long time and checks that the gateway's memory does not grow."""
 
 import asyncio
 import json
+import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from benchmarks.gateway_load.flatness import Slope, slope
+import numpy as np
+from scipy.stats import t  # type: ignore[import-untyped]  # it ships no types
+
 from benchmarks.gateway_load.http_client import get
-from benchmarks.gateway_load.junk import series
+from benchmarks.gateway_load.junk import count_series
 from benchmarks.gateway_load.mixed_load import MIX, mixed_load
 from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.ticker import Ticker
 
+MIN_MEASUREMENTS = 8
+"""With fewer measurements the interval of the slope is infinite."""
 SAMPLE_SECONDS = 2.0
-SAMPLES_A_LINE = 30
-"""Between two lines that say how far it is."""
+SAMPLES_PER_LINE = 30
+"""How often progress is printed."""
 WARM_UP = 0.2
 """Share of the time, at the start, in which memory may still grow."""
 
 
 @dataclass(frozen=True, slots=True)
-class Soaked:
+class Slope:
+    """The slope in units per hour, with its 95 % interval."""
+
+    per_hour: float
+    low: float
+    high: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether the interval includes zero or negative slopes."""
+        return self.low <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class SoakResult:
     seconds: float
     outcomes: dict[str, int]
-    """ "KIND as expected", "KIND: what came instead", "left out"."""
+    """Counts by "KIND as expected", "KIND: actual outcome", or "skipped"."""
     memory: Slope
-    """Megabytes an hour, after the warm-up."""
+    """Megabytes per hour after the warm-up."""
     first_mb: float
-    """After the warm-up, the mean of a tenth of what was measured; and of the last tenth."""
+    """Mean of the first tenth of the measurements after the warm-up; `last_mb` is that of the last tenth."""
     last_mb: float
     series: tuple[int, int]
-    """Of the metrics: after the warm-up, and at the end."""
+    """Number of series in the metrics after the warm-up and at the end."""
     files: tuple[int, int]
     in_flight: float
-    """What the gateway says is still being answered when all is over; 0 is right."""
+    """Requests that the gateway still counts as in flight after the end; should be 0."""
 
     @property
     def unexpected(self) -> int:
         return sum(count for outcome, count in self.outcomes.items() if ":" in outcome)
 
 
-async def soak(gateway: Gateway, minutes: float, rate: int) -> Soaked:
+async def soak(gateway: Gateway, minutes: float, rate: int) -> SoakResult:
     load = mixed_load(gateway)
     for kind in MIX:
         await load.start(kind)
-    born = files = 0
-    begun, seconds = time.monotonic(), minutes * 60
+    series_before = files = 0
+    started, seconds = time.monotonic(), minutes * 60
     moments: list[float] = []
-    held: list[float] = []
-    with Ticker(rate, round(rate * seconds), load.due) as ticker:
-        while not ticker.over.is_set():
-            moments.append(time.monotonic() - begun)
-            held.append(gateway.running.resident_mb())
-            if not born and moments[-1] > WARM_UP * seconds:
-                born, files = await series(gateway), gateway.running.open_files()
-            if len(moments) % SAMPLES_A_LINE == 1:
-                print(f"{moments[-1] / 60:5.1f} min, {held[-1]:6.1f} MB, {load.outcomes.total()} requests", flush=True)
+    resident_mb: list[float] = []
+    with Ticker(rate, round(rate * seconds), load.on_tick) as ticker:
+        while not ticker.finished.is_set():
+            moments.append(time.monotonic() - started)
+            resident_mb.append(gateway.process.resident_mb())
+            if not series_before and moments[-1] > WARM_UP * seconds:
+                series_before, files = await count_series(gateway), gateway.process.open_files()
+            if len(moments) % SAMPLES_PER_LINE == 1:
+                print(
+                    f"{moments[-1] / 60:5.1f} min, {resident_mb[-1]:6.1f} MB, {load.outcomes.total()} requests",
+                    flush=True,
+                )
             with suppress(TimeoutError):
-                await asyncio.wait_for(ticker.over.wait(), SAMPLE_SECONDS)
-    await load.ended()
-    in_flight = await _settled(gateway)
+                await asyncio.wait_for(ticker.finished.wait(), SAMPLE_SECONDS)
+    await load.close()
+    in_flight = await _requests_in_flight(gateway)
     counted = sum(1 for moment in moments if moment < WARM_UP * seconds)
-    moments, held = moments[counted:], held[counted:]
-    tenth = max(len(held) // 10, 1)
-    return Soaked(
-        seconds=time.monotonic() - begun,
+    moments, resident_mb = moments[counted:], resident_mb[counted:]
+    tenth = max(len(resident_mb) // 10, 1)
+    return SoakResult(
+        seconds=time.monotonic() - started,
         outcomes=dict(sorted(load.outcomes.items())),
-        memory=slope(moments, held),
-        first_mb=sum(held[:tenth]) / tenth,
-        last_mb=sum(held[-tenth:]) / tenth,
-        series=(born, await series(gateway)),
-        files=(files, gateway.running.open_files()),
+        memory=fit_slope(moments, resident_mb),
+        first_mb=sum(resident_mb[:tenth]) / tenth,
+        last_mb=sum(resident_mb[-tenth:]) / tenth,
+        series=(series_before, await count_series(gateway)),
+        files=(files, gateway.process.open_files()),
         in_flight=in_flight,
     )
 
 
-async def _settled(gateway: Gateway) -> float:
-    """Requests in flight by the gateway's own count, once it is 0 or some seconds have gone."""
+async def _requests_in_flight(gateway: Gateway) -> float:
+    """Returns the gateway's number of requests in flight, once it is 0 or after ten seconds."""
     deadline = time.monotonic() + 10
     while True:
-        text = (await get(gateway.http, "/metrics", within=20)).body.decode()
+        text = (await get(gateway.http, "/metrics", timeout_s=20)).body.decode()
         line = next((line for line in text.splitlines() if line.startswith("pointsman_in_flight")), "0 0")
         in_flight = float(line.split()[-1])
         if not in_flight or time.monotonic() > deadline:
@@ -88,28 +111,51 @@ async def _settled(gateway: Gateway) -> float:
         await asyncio.sleep(0.1)
 
 
-def printed(soaked: Soaked) -> str:
-    """For people, and as its last line one JSON object."""
-    memory = soaked.memory
-    lines = [f"{soaked.seconds / 60:.1f} min, {sum(soaked.outcomes.values())} requests:"]
-    lines += [f"  {count:8} {outcome}" for outcome, count in soaked.outcomes.items()]
-    said = "flat" if memory.flat else "grows"
+def format_report(result: SoakResult) -> str:
+    """Returns a table, with one JSON object as its last line."""
+    memory = result.memory
+    lines = [f"{result.seconds / 60:.1f} min, {sum(result.outcomes.values())} requests:"]
+    lines += [f"  {count:8} {outcome}" for outcome, count in result.outcomes.items()]
+    verdict = "flat" if memory.flat else "grows"
     lines += [
-        f"memory after the warm-up: {soaked.first_mb:.1f} MB at first, {soaked.last_mb:.1f} MB at last; slope "
-        f"{memory.per_hour:+.2f} MB/h, 95 % interval [{memory.least:+.2f}, {memory.most:+.2f}]: {said}",
-        f"series of the metrics: {soaked.series[0]} -> {soaked.series[1]}; open files: "
-        f"{soaked.files[0]} -> {soaked.files[1]}; in flight at the end: {soaked.in_flight:g}",
+        f"memory after the warm-up: {result.first_mb:.1f} MB at the start, {result.last_mb:.1f} MB at the end; slope "
+        f"{memory.per_hour:+.2f} MB/h, 95 % interval [{memory.low:+.2f}, {memory.high:+.2f}]: {verdict}",
+        f"series of the metrics: {result.series[0]} -> {result.series[1]}; open files: "
+        f"{result.files[0]} -> {result.files[1]}; in flight at the end: {result.in_flight:g}",
     ]
-    result = {
-        "minutes": round(soaked.seconds / 60, 2),
-        "requests": sum(soaked.outcomes.values()),
-        "unexpected": soaked.unexpected,
+    summary = {
+        "minutes": round(result.seconds / 60, 2),
+        "requests": sum(result.outcomes.values()),
+        "unexpected": result.unexpected,
         "slope_mb_per_hour": round(memory.per_hour, 3),
-        "slope_ci95": [round(memory.least, 3), round(memory.most, 3)],
+        "slope_ci95": [round(memory.low, 3), round(memory.high, 3)],
         "flat": memory.flat,
-        "first_mb": round(soaked.first_mb, 1),
-        "last_mb": round(soaked.last_mb, 1),
-        "series_before": soaked.series[0],
-        "series_after": soaked.series[1],
+        "first_mb": round(result.first_mb, 1),
+        "last_mb": round(result.last_mb, 1),
+        "series_before": result.series[0],
+        "series_after": result.series[1],
     }
-    return "\n".join([*lines, json.dumps(result)])
+    return "\n".join([*lines, json.dumps(summary)])
+
+
+def fit_slope(seconds: Sequence[float], values: Sequence[float]) -> Slope:
+    """Fits a line by least squares.
+
+    Successive memory measurements are correlated. As for AR(1) residuals with the autocorrelation r, the variance of
+    the slope is multiplied by (1 + r) / (1 - r), and the effective number of measurements is divided by it.
+    """
+    count = len(seconds)
+    if count < MIN_MEASUREMENTS:
+        return Slope(0.0, -math.inf, math.inf)
+    hours = np.asarray(seconds, dtype=float) / 3600
+    hours -= hours.mean()
+    resident_mb = np.asarray(values, dtype=float)
+    spread = float(hours @ hours)
+    rise = float(hours @ resident_mb) / spread
+    residuals = resident_mb - resident_mb.mean() - rise * hours
+    square = float(residuals @ residuals)
+    correlation = float(residuals[1:] @ residuals[:-1]) / square if square > 1e-12 else 0.0
+    widening = (1 + max(correlation, 0.0)) / (1 - min(max(correlation, 0.0), 0.99))
+    error = math.sqrt(square / (count - 2) / spread * widening)
+    half = float(t.ppf(0.975, max(count / widening - 2, 1.0))) * error
+    return Slope(rise, rise - half, rise + half)

@@ -1,4 +1,4 @@
-"""256 paced streams at once: what comes a second, when the first chunk comes, and whether any of them stalls."""
+"""Measures 256 concurrent paced streams: chunks per second, time to the first chunk, and stalls."""
 
 import asyncio
 import time
@@ -9,24 +9,24 @@ from statistics import median
 
 from benchmarks.gateway_load.answers import DONE, TICK
 from benchmarks.gateway_load.contenders import Contender
-from benchmarks.gateway_load.conversations import with_model
 from benchmarks.gateway_load.http_client import Connection
+from benchmarks.gateway_load.request_bodies import encode_bodies
 from benchmarks.gateway_load.upstream import Pace
 
-AT_ONCE = 256
-STALL = 1.0
-"""Seconds without a chunk."""
-LONGEST = 20.0
-"""Seconds after which a round is broken off: who needs them stalls."""
+STREAM_COUNT = 256
+STALL_SECONDS = 1.0
+"""A longer gap between chunks is a stall."""
+MAX_ROUND_SECONDS = 20.0
+"""A round that takes longer is aborted, and its open streams count as stalled."""
 WORD = TICK.strip().encode()
 END = DONE.strip()
 
 
 @dataclass(slots=True)
 class Stream:
-    """What came of one."""
+    """The progress of one stream."""
 
-    begun: float
+    started: float
     last: float
     first: float | None = None
     ticks: int = 0
@@ -35,29 +35,29 @@ class Stream:
     status: int = 200
     rest: bytes = field(default=b"", repr=False)
 
-    def arrived(self, data: bytes) -> None:
-        """A chunk's word may be cut in two by the transport."""
-        held = self.rest + data
-        ticks = held.count(WORD)
+    def receive(self, data: bytes) -> None:
+        """Counts chunks by their text, which the transport may have split."""
+        buffer = self.rest + data
+        ticks = buffer.count(WORD)
         if ticks:
             now = time.monotonic()
             self.first = self.first or now
             self.longest_gap = max(self.longest_gap, now - self.last)
             self.last = now
             self.ticks += ticks
-            held = held[held.rindex(WORD) + len(WORD) :]
-        self.complete = self.complete or END in held
-        self.rest = held[-len(END) :]
+            buffer = buffer[buffer.rindex(WORD) + len(WORD) :]
+        self.complete = self.complete or END in buffer
+        self.rest = buffer[-len(END) :]
 
-    def ended(self, now: float) -> None:
-        """One that was broken off was silent until now."""
+    def finish(self, now: float) -> None:
+        """For an incomplete stream, counts the silence until `now` as a gap."""
         if not self.complete:
             self.longest_gap = max(self.longest_gap, now - self.last)
 
 
 @dataclass(frozen=True, slots=True)
-class Streamed:
-    """Of all streams of a round; medians over the rounds, the longest gap and the counts over all of them."""
+class StreamStatistics:
+    """Results over all streams: medians over the rounds; the longest gap and the counts over all rounds."""
 
     chunks_per_second: float
     first_ms: float
@@ -65,56 +65,56 @@ class Streamed:
     stalled: int
     incomplete: int
     refused: int
-    """Of the incomplete ones, those that were answered with another status than 200."""
+    """Incomplete streams that had another status than 200."""
 
 
 async def measure(
-    contenders: Sequence[Contender], asked: list[dict[str, object]], pace: Pace, rounds: int
-) -> dict[str, Streamed]:
-    found: dict[str, list[Streamed]] = {one.name: [] for one in contenders}
+    contenders: Sequence[Contender], bodies: list[dict[str, object]], pace: Pace, rounds: int
+) -> dict[str, StreamStatistics]:
+    found: dict[str, list[StreamStatistics]] = {one.name: [] for one in contenders}
     for _ in range(rounds):
         for one in contenders:
-            found[one.name].append(await _round(one, asked, pace))
-            await one.come_to_rest()
-    return {name: _over(each) for name, each in found.items()}
+            found[one.name].append(await _round(one, bodies, pace))
+            await one.wait_until_idle()
+    return {name: _median_over(each) for name, each in found.items()}
 
 
-async def _round(one: Contender, asked: list[dict[str, object]], pace: Pace) -> Streamed:
-    requests = [one.paced.request(body) for body in with_model(asked[:AT_ONCE], one.paced.model, stream=True)]
-    connections = [await Connection.to(one.paced.port) for _ in range(AT_ONCE)]
-    begun = time.monotonic()
-    streams = [Stream(begun, begun) for _ in connections]
+async def _round(one: Contender, bodies: list[dict[str, object]], pace: Pace) -> StreamStatistics:
+    requests = [one.paced.request(body) for body in encode_bodies(bodies[:STREAM_COUNT], one.paced.model, stream=True)]
+    connections = [await Connection.to(one.paced.port) for _ in range(STREAM_COUNT)]
+    started = time.monotonic()
+    streams = [Stream(started, started) for _ in connections]
     every = zip(connections, requests, streams, strict=False)
     answers = [_ask(*each) for each in every]
     with suppress(TimeoutError):
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(MAX_ROUND_SECONDS):
             await asyncio.gather(*answers, return_exceptions=True)
     now = time.monotonic()
     for connection, stream in zip(connections, streams, strict=True):
-        stream.ended(now)
+        stream.finish(now)
         connection.close()
-    return _judged(streams, pace)
+    return _summarize(streams, pace)
 
 
 async def _ask(connection: Connection, request: bytes, stream: Stream) -> None:
-    stream.status = (await connection.ask(request, stream.arrived)).status
+    stream.status = (await connection.ask(request, stream.receive)).status
 
 
-def _judged(streams: list[Stream], pace: Pace) -> Streamed:
-    begun, last = streams[0].begun, max(stream.last for stream in streams)
-    firsts = [(stream.first or float("inf")) - stream.begun for stream in streams]
-    return Streamed(
-        chunks_per_second=sum(stream.ticks for stream in streams) / max(last - begun, 1e-9),
+def _summarize(streams: list[Stream], pace: Pace) -> StreamStatistics:
+    started, last = streams[0].started, max(stream.last for stream in streams)
+    firsts = [(stream.first or float("inf")) - stream.started for stream in streams]
+    return StreamStatistics(
+        chunks_per_second=sum(stream.ticks for stream in streams) / max(last - started, 1e-9),
         first_ms=1e3 * median(firsts),
         longest_gap=max(stream.longest_gap for stream in streams),
-        stalled=sum(stream.longest_gap > STALL for stream in streams),
+        stalled=sum(stream.longest_gap > STALL_SECONDS for stream in streams),
         incomplete=sum(not stream.complete or stream.ticks != pace.chunks for stream in streams),
         refused=sum(stream.status != 200 for stream in streams),
     )
 
 
-def _over(rounds: list[Streamed]) -> Streamed:
-    return Streamed(
+def _median_over(rounds: list[StreamStatistics]) -> StreamStatistics:
+    return StreamStatistics(
         chunks_per_second=median(one.chunks_per_second for one in rounds),
         first_ms=median(one.first_ms for one in rounds),
         longest_gap=max(one.longest_gap for one in rounds),

@@ -1,4 +1,5 @@
-"""Requests a second with 64 connections that each ask as soon as they are answered; wrk asks."""
+"""Measures requests per second with wrk: 64 connections, each of which sends its next request when the last is
+answered."""
 
 import asyncio
 import json
@@ -9,9 +10,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.gateway_load.contenders import Contender
-from benchmarks.gateway_load.conversations import with_model, write_lines
 from benchmarks.gateway_load.http_client import HOST, Target
 from benchmarks.gateway_load.machine import CannotMeasure, program
+from benchmarks.gateway_load.request_bodies import encode_bodies, write_lines
 
 CONNECTIONS = 64
 Bodies = list[dict[str, object]]
@@ -40,23 +41,24 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Of one contender, medians over the rounds."""
+class Throughput:
+    """Medians over the rounds of one contender."""
 
     rps: float
-    least: float
-    most: float
+    min_rps: float
+    max_rps: float
     p50_ms: float
     p99_ms: float
     cpu_us: float
-    """Of processor a request."""
+    """Processor time per request in microseconds."""
     resident_mb: float
     failed: int
-    """Answers over all rounds that were none."""
+    """Failed requests of all rounds."""
 
     @property
     def busy(self) -> float:
-        """Share of the core; well below 1 means that others used it too, or that the load was the slower one."""
+        """Share of the core; if it is well below 1, other processes used the core or the load generator was the
+        bottleneck."""
         return self.rps * self.cpu_us / 1e6
 
 
@@ -76,22 +78,22 @@ class Plan:
     warm_up: float
 
 
-async def measure(asked: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Measured]:
-    """All contenders once a round, so that a slow minute of the machine is everybody's. Raises NotInstalled."""
-    scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(asked)]
+async def measure(bodies: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Throughput]:
+    """Measures every contender once per round, so that a slow minute affects all of them. Raises NotInstalled."""
+    scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(bodies)]
     rounds: dict[str, list[Round]] = {one.name: [] for one, _ in scripts}
     for one, script in scripts:
         await run_wrk(one.plain, script, plan.warm_up)
-        await one.come_to_rest()
+        await one.wait_until_idle()
     for _ in range(plan.rounds):
         for one, script in scripts:
             rounds[one.name].append(await _round(one, script, plan.seconds))
-            await one.come_to_rest()
-    return {one.name: _over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
+            await one.wait_until_idle()
+    return {one.name: _median_over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
 
 
-def write_script(target: Target, asked: Bodies, folder: Path, number: int) -> Path:
-    lines = write_lines(with_model(asked, target.model), folder / f"bodies-{number}.jsonl")
+def write_script(target: Target, bodies: Bodies, folder: Path, number: int) -> Path:
+    lines = write_lines(encode_bodies(bodies, target.model), folder / f"bodies-{number}.jsonl")
     headers = {"content-type": "application/json", **target.headers}
     written = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
     script = folder / f"wrk-{number}.lua"
@@ -100,9 +102,9 @@ def write_script(target: Target, asked: Bodies, folder: Path, number: int) -> Pa
 
 
 async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, float]:
-    """What its `done` says. Raises NotInstalled, CannotMeasure."""
+    """Returns the figures that the script prints at its end. Raises NotInstalled, CannotMeasure."""
     command = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script)]
-    asking = await asyncio.create_subprocess_exec(
+    wrk = await asyncio.create_subprocess_exec(
         program("wrk"),
         *command,
         f"http://{HOST}:{target.port}",
@@ -111,34 +113,34 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
     )
     try:
         async with asyncio.timeout(seconds + 40):
-            output, _ = await asking.communicate()
+            output, _ = await wrk.communicate()
     finally:
-        if asking.returncode is None:
-            asking.kill()
-            await asking.wait()
+        if wrk.returncode is None:
+            wrk.kill()
+            await wrk.wait()
     for line in output.decode().splitlines():
         if line.startswith("RESULT "):
             found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
             return found
-    raise CannotMeasure(f"wrk says nothing of port {target.port}: {output.decode()[-500:]}")
+    raise CannotMeasure(f"wrk reports nothing for port {target.port}: {output.decode()[-500:]}")
 
 
 async def _round(one: Contender, script: Path, seconds: float) -> Round:
-    cpu, begun = one.cpu_seconds(), time.monotonic()
-    said = await run_wrk(one.plain, script, seconds)
-    spent = (one.cpu_seconds() - cpu) / (time.monotonic() - begun) * said["seconds"]
-    failed = int(said["refused"] + said["broken"])
-    answered = max(said["requests"] - said["refused"], 0)
-    rps = answered / said["seconds"]
-    return Round(rps, said["p50_ms"], said["p99_ms"], 1e6 * spent / max(answered, 1), failed)
+    cpu, started = one.cpu_seconds(), time.monotonic()
+    output = await run_wrk(one.plain, script, seconds)
+    spent = (one.cpu_seconds() - cpu) / (time.monotonic() - started) * output["seconds"]
+    failed = int(output["refused"] + output["broken"])
+    answered = max(output["requests"] - output["refused"], 0)
+    rps = answered / output["seconds"]
+    return Round(rps, output["p50_ms"], output["p99_ms"], 1e6 * spent / max(answered, 1), failed)
 
 
-def _over(rounds: list[Round], resident_mb: float) -> Measured:
+def _median_over(rounds: list[Round], resident_mb: float) -> Throughput:
     rates = [one.rps for one in rounds]
-    return Measured(
+    return Throughput(
         rps=median(rates),
-        least=min(rates),
-        most=max(rates),
+        min_rps=min(rates),
+        max_rps=max(rates),
         p50_ms=median(one.p50_ms for one in rounds),
         p99_ms=median(one.p99_ms for one in rounds),
         cpu_us=median(one.cpu_us for one in rounds),

@@ -1,4 +1,4 @@
-"""Ticks at an even rate, finer than the event loop's own timers, which know nothing below a millisecond."""
+"""A timer with an even rate and a finer resolution than the event loop's timers, which have one millisecond."""
 
 import asyncio
 import ctypes
@@ -6,51 +6,51 @@ import os
 import time
 from collections.abc import Callable
 
-MONOTONIC = 1  # CLOCK_MONOTONIC, which is time.monotonic's
+MONOTONIC = 1  # CLOCK_MONOTONIC, the clock of time.monotonic
 NONBLOCKING = os.O_NONBLOCK | os.O_CLOEXEC
 ABSOLUTE = 1  # TFD_TIMER_ABSTIME
-BEFORE_THE_FIRST = 0.05  # seconds
+START_DELAY_SECONDS = 0.05
 
 
-class _Moment(ctypes.Structure):
+class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-class _Timer(ctypes.Structure):
-    _fields_ = (("interval", _Moment), ("first", _Moment))
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("first", _Timespec))
 
 
 class Ticker:
-    """Calls `due` for each tick with the moment (time.monotonic) that it belongs to, late ticks too."""
+    """Calls `on_tick` for each tick, including late ones, with the time at which it was due (time.monotonic)."""
 
-    def __init__(self, rate: float, count: int, due: Callable[[float], None]) -> None:
-        self._interval, self._left, self._due = 1 / rate, count, due
-        self.over = asyncio.Event()
+    def __init__(self, rate: float, count: int, on_tick: Callable[[float], None]) -> None:
+        self._interval, self._left, self._on_tick = 1 / rate, count, on_tick
+        self.finished = asyncio.Event()
 
     def __enter__(self) -> "Ticker":
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._checked(self._libc.timerfd_create(MONOTONIC, NONBLOCKING))
-        self._next = time.monotonic() + BEFORE_THE_FIRST
-        timer = _Timer(_moment(self._interval), _moment(self._next))
+        self._next = time.monotonic() + START_DELAY_SECONDS
+        timer = _TimerSpec(_to_timespec(self._interval), _to_timespec(self._next))
         self._checked(self._libc.timerfd_settime(self._fd, ABSOLUTE, ctypes.byref(timer), None))
-        asyncio.get_running_loop().add_reader(self._fd, self._ticked)
+        asyncio.get_running_loop().add_reader(self._fd, self._on_timer)
         return self
 
     def __exit__(self, *error: object) -> None:
         asyncio.get_running_loop().remove_reader(self._fd)
         os.close(self._fd)
 
-    def _ticked(self) -> None:
+    def _on_timer(self) -> None:
         try:
             ticks = int.from_bytes(os.read(self._fd, 8), "little")
         except BlockingIOError:
             return
         for _ in range(min(ticks, self._left)):
-            self._due(self._next)
+            self._on_tick(self._next)
             self._next += self._interval
         self._left -= min(ticks, self._left)
         if not self._left:
-            self.over.set()
+            self.finished.set()
 
     def _checked(self, result: int) -> int:
         if result < 0:
@@ -58,5 +58,5 @@ class Ticker:
         return result
 
 
-def _moment(seconds: float) -> _Moment:
-    return _Moment(int(seconds), round(seconds % 1 * 1e9))
+def _to_timespec(seconds: float) -> _Timespec:
+    return _Timespec(int(seconds), round(seconds % 1 * 1e9))

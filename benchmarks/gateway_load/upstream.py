@@ -1,4 +1,4 @@
-"""The mock engine of the paced streams and of the failures, one port for each behaviour; a process of its own.
+"""The mock engine for paced streams and failures, a process with one port per behaviour.
 
     python -m benchmarks.gateway_load.upstream '{"at_once": 9001, "paced": 9002, "failing": 9003, "cutting": 9004}' \
       --chunks 100 --gap 0.02 0.04
@@ -22,33 +22,33 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-e
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def whole(status: bytes, body: bytes) -> bytes:
+def json_response(status: bytes, body: bytes) -> bytes:
     return JSON_HEAD % (status, len(body), body)
 
 
-def in_chunks(pieces: Iterable[bytes]) -> bytes:
+def chunked(pieces: Iterable[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
-PLAIN = whole(b"200 OK", answers.plain())
+PLAIN = json_response(b"200 OK", answers.plain())
 EVENTS = [answers.role(), *map(answers.content, answers.WORDS), answers.finish(), answers.usage(), answers.DONE]
-STREAM = STREAM_HEAD + in_chunks(EVENTS) + LAST_CHUNK
+STREAM = STREAM_HEAD + chunked(EVENTS) + LAST_CHUNK
 ERROR = {"error": {"message": "out of memory", "type": "server_error"}}
-FAILED = whole(b"500 Internal Server Error", json.dumps(ERROR).encode())
-FINE = whole(b"200 OK", b"{}")
+FAILED = json_response(b"500 Internal Server Error", json.dumps(ERROR).encode())
+FINE = json_response(b"200 OK", b"{}")
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Of a paced stream: how many chunks, and the seconds between them, evenly spread from one to the other."""
+    """The number of chunks of a stream, and the range of the seconds between them (uniformly distributed)."""
 
     chunks: int
-    least_gap: float
-    most_gap: float
+    min_gap: float
+    max_gap: float
 
 
-class Engine(asyncio.Protocol):
-    """One connection; any GET is answered with an empty object, for whoever asks after its health."""
+class MockEngine(asyncio.Protocol):
+    """One connection to the mock engine. Every GET is answered with an empty object, for health checks."""
 
     def __init__(self, behaviour: str, pace: Pace) -> None:
         self._behaviour, self._pace = behaviour, pace
@@ -57,7 +57,7 @@ class Engine(asyncio.Protocol):
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
 
@@ -81,7 +81,7 @@ class Engine(asyncio.Protocol):
         elif self._behaviour == "failing":
             self._transport.write(FAILED)
         elif self._behaviour == "cutting":
-            self._transport.write(STREAM_HEAD + in_chunks(EVENTS[:4]))
+            self._transport.write(STREAM_HEAD + chunked(EVENTS[:4]))
             self._transport.close()
         elif not (b'"stream":true' in body or b'"stream": true' in body):
             self._transport.write(PLAIN)
@@ -91,14 +91,14 @@ class Engine(asyncio.Protocol):
             self._transport.write(STREAM)
 
     def _begin(self) -> None:
-        self._transport.write(STREAM_HEAD + in_chunks([EVENTS[0]]))
+        self._transport.write(STREAM_HEAD + chunked([EVENTS[0]]))
         self._left = self._pace.chunks
         self._due = asyncio.get_running_loop().time()
         self._wait()
 
     def _wait(self) -> None:
-        # From when the last chunk was due, not from when it went: a late one must not delay all that follow.
-        self._due += random.uniform(self._pace.least_gap, self._pace.most_gap)
+        # Relative to when the last chunk was due, so that a late chunk does not delay the following ones.
+        self._due += random.uniform(self._pace.min_gap, self._pace.max_gap)
         self._waiting = asyncio.get_running_loop().call_at(self._due, self._go_on)
 
     def _go_on(self) -> None:
@@ -111,14 +111,14 @@ class Engine(asyncio.Protocol):
             self._transport.write(END)
 
 
-TICK = in_chunks([answers.content(answers.TICK)])
-END = in_chunks([answers.finish(), answers.usage(), answers.DONE]) + LAST_CHUNK
+TICK = chunked([answers.content(answers.TICK)])
+END = chunked([answers.finish(), answers.usage(), answers.DONE]) + LAST_CHUNK
 
 
 async def serve(ports: dict[str, int], pace: Pace) -> None:
     loop = asyncio.get_running_loop()
     for behaviour, port in ports.items():
-        await loop.create_server(lambda which=behaviour: Engine(which, pace), "127.0.0.1", port, backlog=2048)  # type: ignore[misc]  # its default is what the loop gives it
+        await loop.create_server(lambda which=behaviour: MockEngine(which, pace), "127.0.0.1", port, backlog=2048)  # type: ignore[misc]  # its default is what the loop gives it
     await asyncio.Event().wait()
 
 

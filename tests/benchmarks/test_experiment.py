@@ -1,4 +1,4 @@
-"""The experiment's folder is one that the gateway takes, and its page says what was measured."""
+"""The gateway accepts the experiment's configuration, and the generated page reports the measured figures."""
 
 import json
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from pointsman_gateway.config.load import load_config
 from pointsman_scoring import metric_from
 from pointsman_scoring.intervals import Interval
 
-from benchmarks.experiment import adapters, picture, table
-from benchmarks.experiment.folder import EXAMPLE, lay_out, read_rows
+from benchmarks.experiment import adapters, chart, table
+from benchmarks.experiment.folder import EXAMPLE, read_rows, write_folder
 from benchmarks.experiment.tasks import TASKS, paths_of
 
 
@@ -27,7 +27,7 @@ def figures(path: str, kind: str, score: float, tokens: float) -> PathFigures:
 
 
 def report(task: str, scores: Mapping[str, float]) -> Report:
-    """One path of each kind; those without an adapter have 200 tokens, the others 50."""
+    """Returns a report with one path of each kind: 200 prompt tokens without an adapter, 50 with one."""
     paths = tuple(
         figures(f"{task}_{kind}", kind, score, 200 if kind in ("prompt", "rag") else 50)
         for kind, score in scores.items()
@@ -47,7 +47,7 @@ REPORTS = {
 
 
 def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
+    folder = write_folder(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
     config = load_config(folder / "config", {})
     bootstrap.check_config(config)
     for task in TASKS:
@@ -57,7 +57,7 @@ def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_held_out_rows_can_be_scored_and_are_shown_to_no_path(tmp_path: Path, task: str) -> None:
-    folder = lay_out(tmp_path / "helpdesk", {})
+    folder = write_folder(tmp_path / "helpdesk", {})
     config = load_config(folder / "config", {})
     metric = config.tasks.tasks[task].metric
     assert metric
@@ -78,7 +78,7 @@ def _right_answer(expected: object) -> str:
 
 def test_each_claim_stands_beside_what_was_measured() -> None:
     page = f"Before.\n{table.BEGIN}\nSTALE\n{table.END}\nAfter.\n"
-    written = table.put_into(page, REPORTS, {"a": 0.01})
+    written = table.insert_results(page, REPORTS, {"a": 0.01})
     assert written.startswith("Before.\n")
     assert written.endswith("\nAfter.\n")
     assert "STALE" not in written
@@ -87,11 +87,11 @@ def test_each_claim_stands_beside_what_was_measured() -> None:
     assert "retrieval beats the adapter | 0.700 (policy_rag) against 0.200 | yes |" in written
     assert "branded_reply: a hybrid beats both | 0.900 (letter_hybrid) against 0.500 (letter_lora), 0.400" in written
     assert written.count("| **no** |") == 3  # no hybrid is the best of triage, policy questions and sums
-    assert table.put_into(written, REPORTS, {"a": 0.01}) == written
+    assert table.insert_results(written, REPORTS, {"a": 0.01}) == written
 
 
 def test_the_picture_shows_every_path() -> None:
-    drawn = picture.draw(REPORTS)
+    drawn = chart.draw_chart(REPORTS)
     assert drawn.count("95 % interval") == 1
     for task in REPORTS.values():
         for path in task.tasks[0].paths:

@@ -1,4 +1,4 @@
-"""The parts of the gateway's benchmark whose mistakes would look like results."""
+"""The parts of the gateway benchmark in which a bug would falsify results."""
 
 import asyncio
 import json
@@ -11,33 +11,33 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway_load import answers, report
-from benchmarks.gateway_load.aims import aims
 from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
-from benchmarks.gateway_load.counted_gateway import Counting
 from benchmarks.gateway_load.findings import Findings
-from benchmarks.gateway_load.flatness import slope
 from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
-from benchmarks.gateway_load.latency import ask_at
-from benchmarks.gateway_load.profiling import summarised
+from benchmarks.gateway_load.instruction_counter import InstructionCounter
+from benchmarks.gateway_load.latency import send_at_rate
+from benchmarks.gateway_load.profiling import summarize
+from benchmarks.gateway_load.soak import fit_slope
 from benchmarks.gateway_load.streams import Stream
-from benchmarks.gateway_load.throughput import Measured
-from benchmarks.gateway_load.upstream import Engine, Pace
+from benchmarks.gateway_load.targets import check_targets
+from benchmarks.gateway_load.throughput import Throughput
+from benchmarks.gateway_load.upstream import MockEngine, Pace
 
 ASKED = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
 STREAMED = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
 
 
-def reached(rps: float) -> Measured:
-    return Measured(rps, rps, rps, p50_ms=1, p99_ms=2, cpu_us=3, resident_mb=4, failed=0)
+def reached(rps: float) -> Throughput:
+    return Throughput(rps, rps, rps, p50_ms=1, p99_ms=2, cpu_us=3, resident_mb=4, failed=0)
 
 
 @pytest.fixture
 async def engines() -> AsyncIterator[dict[str, int]]:
-    """The mock engine's behaviours by their ports."""
+    """The port of each behaviour of the mock engine."""
     loop = asyncio.get_running_loop()
-    pace = Pace(chunks=5, least_gap=0.001, most_gap=0.002)
+    pace = Pace(chunks=5, min_gap=0.001, max_gap=0.002)
     servers = {
-        behaviour: await loop.create_server(partial(Engine, behaviour, pace), "127.0.0.1", 0)
+        behaviour: await loop.create_server(partial(MockEngine, behaviour, pace), "127.0.0.1", 0)
         for behaviour in ("at_once", "paced", "failing", "cutting")
     }
     yield {behaviour: server.sockets[0].getsockname()[1] for behaviour, server in servers.items()}
@@ -57,11 +57,11 @@ def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not
     chance = random.Random(1)
     seconds = [2.0 * number for number in range(500)]
     jitter = [chance.gauss(0, 0.5) for _ in seconds]
-    assert slope(seconds, [280 + j for j in jitter]).flat
-    assert slope(seconds, [280 - 0.01 * s + j for s, j in zip(seconds, jitter, strict=True)]).flat
-    creeping = slope(seconds, [280 + s / 3600 * 20 + j for s, j in zip(seconds, jitter, strict=True)])
+    assert fit_slope(seconds, [280 + j for j in jitter]).flat
+    assert fit_slope(seconds, [280 - 0.01 * s + j for s, j in zip(seconds, jitter, strict=True)]).flat
+    creeping = fit_slope(seconds, [280 + s / 3600 * 20 + j for s, j in zip(seconds, jitter, strict=True)])
     assert not creeping.flat
-    assert creeping.least < 20 < creeping.most
+    assert creeping.low < 20 < creeping.high
 
 
 def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters() -> None:
@@ -73,27 +73,27 @@ def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters() -> 
         held.append(280 + wander)
     shuffled = held.copy()
     chance.shuffle(shuffled)
-    wandering, jittering = slope(seconds, held), slope(seconds, shuffled)
-    assert wandering.most - wandering.least > 3 * (jittering.most - jittering.least)
+    wandering, jittering = fit_slope(seconds, held), fit_slope(seconds, shuffled)
+    assert wandering.high - wandering.low > 3 * (jittering.high - jittering.low)
 
 
 def test_a_few_measurements_say_nothing_of_the_slope() -> None:
-    assert slope([0, 1, 2], [1, 2, 3]).least == float("-inf")
+    assert fit_slope([0, 1, 2], [1, 2, 3]).low == float("-inf")
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50, 10_000])
 def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size: int) -> None:
-    whole = answers.role() + answers.content(answers.TICK) * 4 + answers.finish() + answers.usage() + answers.DONE
-    stream = Stream(begun=0, last=0)
-    for start in range(0, len(whole), size):
-        stream.arrived(whole[start : start + size])
+    events = answers.role() + answers.content(answers.TICK) * 4 + answers.finish() + answers.usage() + answers.DONE
+    stream = Stream(started=0, last=0)
+    for start in range(0, len(events), size):
+        stream.receive(events[start : start + size])
     assert (stream.ticks, stream.complete) == (4, True)
 
 
 def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since() -> None:
-    stream = Stream(begun=0, last=0)
-    stream.arrived(answers.content(answers.TICK))
-    stream.ended(stream.last + 7)
+    stream = Stream(started=0, last=0)
+    stream.receive(answers.content(answers.TICK))
+    stream.finish(stream.last + 7)
     assert not stream.complete
     assert stream.longest_gap >= 7
 
@@ -120,13 +120,13 @@ async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engin
 
 
 async def test_every_request_of_a_fixed_rate_is_asked_and_counted(engines: dict[str, int]) -> None:
-    waited = await ask_at(Target(engines["at_once"], "mock"), [ASKED], rate=500, seconds=0.4)
+    waited = await send_at_rate(Target(engines["at_once"], "mock"), [ASKED], rate=500, seconds=0.4)
     assert waited.failed == 0
     assert 0 < waited.p50_ms <= waited.p99_ms < float("inf")
 
 
 async def test_requests_that_fail_are_said_and_have_waited_for_ever(engines: dict[str, int]) -> None:
-    waited = await ask_at(Target(engines["failing"], "mock"), [ASKED], rate=500, seconds=0.2)
+    waited = await send_at_rate(Target(engines["failing"], "mock"), [ASKED], rate=500, seconds=0.2)
     assert (waited.failed, waited.p50_ms) == (100, float("inf"))
 
 
@@ -137,7 +137,7 @@ thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);Py_DECREF (objec
 thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);gc_collect_main (libpython3.11.so) 1
 thread (2): asyncio_0;wait (threading.py:1) 90
 """
-    found = summarised(raw)
+    found = summarize(raw)
     assert found.samples == 10
     assert found.packages == [("json", 0.6), ("pointsman_gateway/pipeline", 0.3), ("garbage collection", 0.1)]
     assert found.modules == [("pointsman_gateway/pipeline", 0.9), ("garbage collection", 0.1)]
@@ -147,7 +147,7 @@ def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured() -> 
     found = Findings(
         rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}, missing={LITELLM: "LiteLLM is not installed: ..."}
     )
-    printed = report.printed(found)
+    printed = report.format_report(found)
     line = json.loads(printed.splitlines()[-1])
     assert (line["rps"], line["rps_vllm_router"], line["rps_litellm"], line["grpc_rps"]) == (9000, 10_000, None, None)
     assert list(line) == [
@@ -158,8 +158,8 @@ def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured() -> 
 
 
 def test_an_aim_that_is_missed_is_said_to_be() -> None:
-    (aim,) = aims(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
-    assert (aim.figure, aim.reached) == (0.9, False)
+    (target,) = check_targets(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
+    assert (target.figure, target.met) == (0.9, False)
 
 
 def test_instructions_are_counted_by_function_between_two_turns(tmp_path: Path) -> None:
@@ -169,12 +169,12 @@ def test_instructions_are_counted_by_function_between_two_turns(tmp_path: Path) 
     def thrice() -> int:
         return once() + once() + once()
 
-    counting, before = Counting(tmp_path / "counted.json"), sys.gettrace()
-    once()  # nobody counts yet
+    counter, before = InstructionCounter(tmp_path / "counted.json"), sys.gettrace()
+    once()  # not counted yet
     try:
-        counting.turn()
+        counter.toggle()
         thrice()
-        counting.turn()
+        counter.toggle()
     finally:
         sys.settrace(before)
     rows = {

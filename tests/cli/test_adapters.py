@@ -1,4 +1,4 @@
-"""`pointsman adapters` beside a small lora-server that keeps what it is told, over real gRPC."""
+"""`pointsman adapters` with a small lora-server that stores its changes, over real gRPC."""
 
 import asyncio
 import getpass
@@ -24,7 +24,7 @@ PATIENCE = 30.0
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
-    """Keeps versions, aliases and a history; what it refuses, it refuses in the real one's words."""
+    """Stores versions, aliases and a history; its errors have the real server's texts."""
 
     def __init__(self) -> None:
         self.versions: dict[str, pb.AdapterVersion] = {}
@@ -118,7 +118,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
 @pytest.fixture
 def server() -> LoraServer:
-    """With two versions, and an alias to the older."""
+    """A server with two versions, and an alias to the older one."""
     server = LoraServer()
     server.versions[OLD] = pb.AdapterVersion(
         version=OLD,
@@ -363,7 +363,7 @@ Watching = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def watching(address: str, tmp_path: Path) -> Iterator[Watching]:
-    """Starts `adapters watch` in a process of its own."""
+    """Starts `adapters watch` in its own process."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(output: int) -> subprocess.Popen[bytes]:
@@ -380,7 +380,7 @@ def watching(address: str, tmp_path: Path) -> Iterator[Watching]:
 
 
 class Output:
-    """What comes out of a file descriptor, as it comes."""
+    """Reads from a file descriptor as data arrives."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -388,7 +388,7 @@ class Output:
         os.set_blocking(descriptor, False)
 
     def until(self, part: str) -> str:
-        """All up to now, as soon as `part` is in it."""
+        """Returns the whole output so far once it contains `part`."""
         deadline = time.monotonic() + PATIENCE
         while part not in self._text:
             assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {part}; but {self._text}"

@@ -1,4 +1,4 @@
-"""The command's channels, plain and over TLS."""
+"""The CLI's gRPC channels, with and without TLS."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`pointsman data build` on the example: a folder that is named by its content, and what it says of itself."""
+"""`pointsman datasets build` on the example: a folder named by a hash of its content, and its description."""
 
 import json
 from collections.abc import Callable

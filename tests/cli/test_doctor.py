@@ -100,7 +100,7 @@ def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:
 
 
 def lines(outcome: Any) -> dict[str, str]:
-    """What follows the colon, by what stands before it: {"fail example": "..."}."""
+    """Parses the output into the text after each colon, by the text before it: {"fail example": "..."}."""
     return {
         " ".join(what.split()): rest for what, _, rest in (line.partition(": ") for line in outcome.out.splitlines())
     }
@@ -108,7 +108,7 @@ def lines(outcome: Any) -> dict[str, str]:
 
 @pytest.fixture
 def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
-    """With which all of this machine is well but for what a test breaks."""
+    """Arguments for which every check passes on this machine, except for what a test breaks."""
     free = "127.0.0.1:0"
     return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--data-dir", tmp_path / ".pointsman")
 
@@ -213,7 +213,7 @@ async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, 
             self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
 
         def log_message(self, *words: object) -> None:
-            """Says nothing."""
+            """Disables the log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -55,7 +55,7 @@ def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     assert f"{tmp_path / 'good.txt'} has the same id 'good' as good.md" in told
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o444])  # it cannot be listed; what it lists cannot be looked at
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # not listable; entries not accessible
 def test_what_cannot_be_read_is_named(
     locked: Path, anybody: Callable[[], AbstractContextManager[None]], mode: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: what has changed since the serving adapters were trained."""
+"""`pointsman adapters freshness`: documents that have changed since the serving adapters were trained."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ VERSION = "triage@111111111111"
 
 
 def documents(rewritten: int) -> Sketch:
-    """Twenty of them."""
+    """Twenty documents."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(20))
 
 

@@ -1,4 +1,4 @@
-"""Against the real retriever, with the real embedding model."""
+"""`pointsman ingest` with the real retriever and the real embedding model."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address."""
+    """A retriever's address."""
     with running(tmp_path_factory.mktemp("retriever")) as address:
         yield address
 
@@ -181,7 +181,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tm
 
     assert 10 <= kept < 400
     unchanged = int(re.search(r"(\d+) unchanged", outcome.out)[1])  # type: ignore[index]  # it is there
-    assert kept <= unchanged < 400  # what was in hand at the interrupt may have been written still
+    assert kept <= unchanged < 400  # documents in transit at the interruption may still have been written
     assert asyncio.run(documents(retriever, "many")) == 400
 
 

@@ -1,4 +1,4 @@
-"""Trainings as jobs of the lora-server, over real gRPC."""
+"""Training jobs of the lora-server, over real gRPC."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ STEP = {"step": 1, "steps": 2, "loss": 0.5, "tokens_per_second": 260, "eta_secon
 
 
 class Training(training_pb2_grpc.TrainingServicer):
-    """Tells of one job what it is set to."""
+    """Reports one job with scripted states."""
 
     def __init__(self) -> None:
         self.started: list[pb.CreateTrainingJobRequest] = []

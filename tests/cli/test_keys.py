@@ -1,4 +1,4 @@
-"""`pointsman keys` beside a real Valkey: a key is shown once, and what it has used is shown exactly."""
+"""`pointsman keys` with a real Valkey: a key is shown once, and its usage is exact."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`pointsman up --monitoring` with the real Prometheus; the services are stood for by `fake_services.py`."""
+"""`pointsman up --monitoring` with the real Prometheus; `fake_services.py` replaces the services."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ async def start(executable: Callable[[str], Path], example_folder: Path, tmp_pat
 
 @pytest.fixture
 def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
-    """Waits until all is up."""
+    """Returns once all services run."""
     run_json, log = tmp_path / "home" / "run.json", tmp_path / "up.log"
 
     async def wait() -> Run:
@@ -103,7 +103,7 @@ def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
 
 
 async def until_it_says(address: str, query: str, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """Waits for the answer to a query, value by job."""
+    """Returns once a query has this answer (values by job)."""
     async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
         while True:
             told = (await client.get(f"http://{address}/api/v1/query", params={"query": query})).json()
@@ -127,7 +127,12 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
     )
     stands_for = await until_it_says(prometheus.address, "stands_for", lambda found: len(found) == 2)
 
-    assert up_by_job == {"gateway": 0, "retriever": 1, "lora-server": 1, "engine": 0}  # the other two are no metrics
+    assert up_by_job == {
+        "gateway": 0,
+        "retriever": 1,
+        "lora-server": 1,
+        "engine": 0,
+    }
     assert stands_for == {"retriever": 1, "lora-server": 1}
     assert prometheus.address.startswith("127.0.0.1:")
     assert prometheus.pid in {process.pid for process in processes}

@@ -1,4 +1,4 @@
-"""What `pointsman up` leaves when it is killed without a word."""
+"""No process is left if `pointsman up` is killed."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from pointsman_cli.up.supervisor import Supervisor, reaper_running
 
 Until = Callable[..., Any]
 
-# A child that will not stop when asked, with another below it in a session of its own.
+# A child that ignores SIGTERM, with a child of its own in another session.
 STUBBORN = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -50,7 +50,7 @@ asyncio.run(main())
 async def start_up(
     data_dir: Path, child: Path, grace: float, until: Until, hangs_at: str = ""
 ) -> asyncio.subprocess.Process:
-    """Starts it with two children, each of which says when all that it starts is up."""
+    """Starts it with two children, and returns once all processes run."""
     up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(data_dir), str(child), str(grace), hangs_at)
     logs = [data_dir / "first.log", data_dir / "second.log"]
     await until(lambda: all(log.exists() and "all is up" in log.read_text() for log in logs), "all children are up")

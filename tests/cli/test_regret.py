@@ -1,4 +1,4 @@
-"""What `pointsman regret` makes of the shadows' metrics, as the gateway itself counts them."""
+"""`pointsman regret` computes its table from the shadow metrics of a real gateway."""
 
 import pytest
 from pointsman_cli.regret import Regrets, read_regrets, regret_table
@@ -34,7 +34,7 @@ def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
     assert (one.task, one.chosen, one.shadow, one.pairs, one.scored) == ("triage", "few_shot", "adapter", 3, 3)
     assert (one.of_chosen.usd, one.of_shadow.usd) == (pytest.approx(0.002), pytest.approx(0.001))
     assert one.of_chosen.quality == one.of_shadow.quality == pytest.approx(2 / 3)
-    assert one.regret_usd == pytest.approx(0.002)  # not of the pair whose shadow was worse
+    assert one.regret_usd == pytest.approx(0.002)  # not from the pair whose shadow was worse
     assert one.regret_quality == pytest.approx(1.0)
     assert found.outcomes == {"ok": 3, "crowded": 1}
     assert found.spent_usd == pytest.approx(0.0035)

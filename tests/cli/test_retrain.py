@@ -1,5 +1,4 @@
-"""`pointsman distill`, step by step with neighbours that follow a script: what is done, what is not done twice, what is
-refused and why."""
+"""`pointsman retrain` step by step with scripted services: which steps are done, repeated or refused, and why."""
 
 import asyncio
 import json
@@ -47,17 +46,17 @@ PLAN = RetrainPlan(
 
 @dataclass
 class Town:
-    """The gateway, the lora-server and the data sets, as they are told to be."""
+    """Scripted gateway, lora-server and data sets."""
 
     rows: int = 50
     right: Mapping[str, int] = field(default_factory=lambda: {"path:triage_adapter": 10, NEW: 38})
-    """Of each model: how many of the held-out rows it answers rightly, from the first."""
+    """How many held-out rows each model answers correctly, counted from the first."""
     alias: AliasState | None = field(default_factory=lambda: AliasState(OLD, "", 0))
     trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
     taken_back: str = ""
     calls: list[Any] = field(default_factory=list)
     breaks: str = ""
-    """The call at which all ends, as by a kill."""
+    """The call at which the run is interrupted, as if killed."""
 
     def call(self, name: str, *what: Any) -> None:
         self.calls.append((name, *what))
@@ -159,7 +158,7 @@ def steps(town: Town, ledger: RunFile, plan: RetrainPlan, method: str, texts: Pa
 def distill(
     town: Town, shelf: Path, plan: RetrainPlan = PLAN, method: str = "lora", until: str = "", texts: Path | None = None
 ) -> RunState:
-    """Goes on with the run that is there."""
+    """Resumes the current run."""
     there = latest_run(shelf)
     ledger = there if there and not there.state.outcome else start_run(shelf, "triage", method, STEPS)
     return asyncio.run(

@@ -1,4 +1,4 @@
-"""What `pointsman distill` asks of the gateway and of the lora-server, over real HTTP and real gRPC."""
+"""The calls of `pointsman retrain` to the gateway and to the lora-server, over real HTTP and real gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""The tokens that `up` writes, and to which addresses a command sends them."""
+"""The tokens that `up` writes, and the addresses to which a command sends them."""
 
 import os
 from pathlib import Path

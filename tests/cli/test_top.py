@@ -1,4 +1,4 @@
-"""`pointsman top` beside small servers of real registries' metrics, and a lora-server over real gRPC."""
+"""`pointsman top` with small metrics servers that use real registries, and a lora-server over real gRPC."""
 
 import json
 import os
@@ -38,7 +38,7 @@ PATIENCE = 30.0
 
 
 class Gateway:
-    """The gateway's metrics, in the client library's own registry."""
+    """The gateway's metrics in a registry of the client library."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -80,7 +80,7 @@ class LoraMetrics:
 
 
 class MetricsServer:
-    """`between` is called before each answer but the first: what happens from one look to the next."""
+    """`between` is called before each scrape except the first, to change the metrics."""
 
     def __init__(self, registry: CollectorRegistry, between: Callable[[], None], port: int = 0) -> None:
         self.registry = registry
@@ -101,7 +101,7 @@ class MetricsServer:
                 self.wfile.write(generate_latest(outer.registry) if outer.body is None else outer.body)
 
             def log_message(self, *words: object) -> None:
-                """Says nothing."""
+                """Disables the log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.port = self._server.server_port
@@ -128,7 +128,7 @@ def serve() -> Iterator[Serve]:
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
-    """With an adapter that serves, its canary, and one that failed."""
+    """A lora-server with a serving version, its canary, and a failed version."""
 
     def __init__(self) -> None:
         self.status = pb.ENGINE_STATUS_READY
@@ -177,7 +177,7 @@ def top(cli: Cli, address: str, serve: Serve, tmp_path: Path) -> Cli:
 def test_figures_are_of_what_happened_between_two_looks(top: Cli, serve: Serve) -> None:
     gateway = Gateway()
     for _ in range(7):
-        gateway.answer("handbook", seconds=0.05)  # before the first look: counts for nothing
+        gateway.answer("handbook", seconds=0.05)  # before the first scrape, so it does not count
     gateway.fallbacks.labels("handbook", "faq").inc()
 
     def between() -> None:
@@ -430,14 +430,14 @@ def test_what_answers_and_is_no_gateway_is_said(top: Cli, serve: Serve, status: 
 
 
 class Output:
-    """What comes out of a terminal."""
+    """Reads the output of a terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._text = ""
 
     def until(self, word: str) -> str:
-        """Everything since the last call, up to and with `word`."""
+        """Returns the output since the last call, up to and including `word`."""
         deadline = time.monotonic() + PATIENCE
         while word not in self._text:
             readable, _, _ = select.select([self._descriptor], [], [], max(0, deadline - time.monotonic()))

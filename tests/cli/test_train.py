@@ -12,7 +12,7 @@ Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
 GrpcServer = Callable[..., str]
 
-# Stands for the engine's python: the base model's maker does nothing, the trainer tells what it was asked.
+# Replaces the engine's Python: the script that makes the base model does nothing, and the trainer prints its arguments.
 TRAINER = """
 import json, pathlib, sys
 module, *arguments = sys.argv[2:]

@@ -1,4 +1,4 @@
-"""`pointsman retriever tune`: settings from labelled queries."""
+"""`pointsman retriever tune`: chooses settings with labelled queries."""
 
 import asyncio
 import json
@@ -43,12 +43,12 @@ def test_the_way_changes_only_for_more_than_chance() -> None:
     assert choose_settings({"standard": standard, "better": [one + 0.2 for one in standard]}) == "better"
     one_lucky = [*standard[:-1], 1.0]
     assert choose_settings({"standard": standard, "lucky": one_lucky}) == "standard"
-    assert choose_settings({"standard": [0.5], "better": [0.9]}) == "standard"  # one query says nothing
+    assert choose_settings({"standard": [0.5], "better": [0.9]}) == "standard"  # one query is not significant
     assert choose_settings({"standard": standard, "worse": [0.1] * 6}) == "standard"
 
 
 def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
-    """Their share, where all ways differ by chance alone, but one that is `ahead` in truth."""
+    """Returns the share of runs that choose other settings, if all are equal except for one that is `ahead`."""
     chance = random.Random(7)
     chosen = []
     for _ in range(runs):
@@ -132,7 +132,7 @@ def test_a_file_of_labels_that_cannot_be_read_is_named(tmp_path: Path, content: 
 
 @pytest.fixture
 def retriever(tmp_path: Path) -> Iterator[str]:
-    """The address of a real one, with a collection whose words mislead: only their meaning finds the answer."""
+    """The address of a real retriever, with a collection in which only semantic search finds the answer."""
     subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
     addresses = choose_ports("127.0.0.1:0", "127.0.0.1:0")
     environment = {

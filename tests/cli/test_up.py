@@ -1,4 +1,4 @@
-"""All of `pointsman up` but the services themselves, which are stood for by `fake_services.py`; Valkey is real."""
+"""`pointsman up` with a real Valkey; `fake_services.py` replaces the other services."""
 
 import asyncio
 import os
@@ -170,6 +170,6 @@ async def test_ctrl_c_while_starting_stops_what_was_started(
 
     up.send_signal(signal.SIGINT)
 
-    assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, not caught in this script
+    assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, which this script does not catch
     assert "Interrupted: interrupted (SIGINT)" in shown()
     assert not alive_processes(processes)

@@ -1,4 +1,4 @@
-"""The console in a real Chromium: each section tells the truth, answers come side by side, adapters are moved."""
+"""The console in a real Chromium: every section shows correct data, answers are compared, and adapters are changed."""
 
 import json
 import re
@@ -100,8 +100,8 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(vi
     await expect(dialog.get_by_label("Version")).not_to_contain_text(TRIAGE_BROKEN)
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
-    assert house.lora_server.changes == []  # Escape is no
-    await page.keyboard.press("Enter")  # the focus is back where it was
+    assert house.lora_server.changes == []  # Escape cancels
+    await page.keyboard.press("Enter")  # the focus returns to the button
     await visitor.tab_to("Move it", most=5)
     await page.keyboard.press("Enter")
     await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE_NEXT}.")
@@ -141,7 +141,7 @@ async def test_a_move_that_is_refused_says_why(visitor: Visitor, house: House) -
         await expect(outcome).to_contain_text(f"triage@prod points to {TRIAGE_NEXT}, not to {TRIAGE}")
         await client.post("/console/api/adapters/rollback", json=body)
     assert visitor.complaints == [visitor.complaints[0]]
-    assert "409" in visitor.complaints.pop()  # Chromium writes down every refusal
+    assert "409" in visitor.complaints.pop()  # Chromium logs every failed request
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""Grafana's dashboards, as committed: each query asks for what there is, each panel says what it shows."""
+"""Grafana dashboards as committed: each query uses existing metrics, and each panel describes what it shows."""
 
 import importlib.util
 import re
@@ -26,10 +26,10 @@ EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.target
 
 VARIABLES = ("datasource", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
-"""What Grafana puts in the place of its variables."""
+"""Values for Grafana's variables."""
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics, or labels of metrics, that the panels know and the services do not export yet."""
+"""Metrics or labels that panels use and services do not export yet."""
 
 _VLLMS = {"model_name", "engine"}
 
@@ -60,22 +60,22 @@ VLLM: dict[str, set[str]] = {
     "vllm:request_success_total": _VLLMS | {"finished_reason"},
     "vllm:lora_requests_info": {"max_lora", "waiting_lora_adapters", "running_lora_adapters"},
 }
-"""The engine's own that the panels ask for, as vLLM 0.32 names them."""
+"""vLLM's metrics that panels use, with the names of vLLM 0.32."""
 
 PROMETHEUS: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set(), "scrape_samples_scraped": set()}
-"""What it writes of each target by itself."""
+"""Metrics that Prometheus adds for each target."""
 
 Samples = Mapping[str, Set[str]]
-"""Names to their labels."""
+"""Label names by metric name."""
 
 GRAFANAS_UNITS = {
     "bytes", "cps", "currencyUSD", "none", "percentunit", "reqps", "s",
     "suffix: cores", "suffix: requests/h", "suffix: tokens/s",
 }  # fmt: skip
-"""Of its ids those that are in use: one that it does not know would be shown as a suffix."""
+"""The ids of Grafana's units in use; an unknown id would be shown as a suffix."""
 
 
-# -- what they ask for
+# -- queries
 
 
 def _recorded() -> set[str]:
@@ -92,7 +92,7 @@ def _parsed(expr: str) -> promql.Expr:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Names in `expr` that nothing has, and labels that are not on them. What is recorded is known by name alone."""
+    """Returns unknown metrics in `expr`, and labels that they do not have. Recording rules are known by name only."""
     unknown: list[str] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -133,7 +133,7 @@ def _names(expr: promql.Expr) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """All that there is, or is to come, with the labels that Prometheus puts on."""
+    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
     known = {name: set(labels) for name, labels in (*exported.items(), *VLLM.items(), *PROMETHEUS.items())}
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
@@ -196,7 +196,7 @@ def test_the_dashboards_variables_are_filled_from_labels_that_there_are(samples:
             assert asked[2] in samples[asked[1]]
 
 
-# -- what they look like
+# -- appearance
 
 
 def _id(panel: Panel) -> str:
@@ -258,7 +258,7 @@ def test_panels_that_lie_over_each_other_are_found() -> None:
     assert not _overlap(here, here | {"y": 8})
 
 
-# -- what makes them, and what hands them to Grafana
+# -- generation and provisioning
 
 
 def test_they_are_as_their_code_writes_them() -> None:

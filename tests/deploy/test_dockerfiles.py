@@ -1,4 +1,4 @@
-"""The Dockerfiles: by hadolint's rules, and by ours."""
+"""The Dockerfiles follow hadolint's rules and our own."""
 
 import re
 import subprocess
@@ -82,6 +82,6 @@ def _instructions(text: str) -> str:
 
 
 def _copied(text: str) -> list[str]:
-    """From the repository; the last word of each line is where to."""
+    """Returns the files copied from the repository; the last word of each line is the destination."""
     lines = re.findall(r"(?m)^COPY (?!--from)(.+)$", text)
     return [path for line in lines for path in line.split()[:-1]]

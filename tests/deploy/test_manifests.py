@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: rendered, checked against schemas, and against each other."""
+"""The Kubernetes manifests: rendered, validated against schemas, and checked for consistency."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ CUSTOM: dict[str, Any] = {
     "ScaledObject": keda.ScaledObject,
 }
 POLICY = {"pointsman-policy": "", "pointsman-policy-prompts": "prompts", "pointsman-policy-tasks": "tasks"}
-"""The ConfigMaps, and the folder of each in that of the configuration."""
+"""The ConfigMaps, with the folder of each in the configuration folder."""
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def test_an_unknown_field_of_a_custom_kind_is_found() -> None:
 
 
 def _lost(object: dict[str, Any]) -> Any:
-    """What the model did not take in: it ignores what it does not know."""
+    """Returns the fields that the model has dropped, because it ignores unknown ones."""
     taken = CUSTOM[object["kind"]].model_validate(object).model_dump(mode="json", by_alias=True, exclude_none=True)
     return _without(object, taken)
 
@@ -105,7 +105,7 @@ def test_nor_in_the_largest_with_a_training_beside_it(largest: Cluster) -> None:
 def test_each_component_can_be_chosen_by_itself(component: str, tmp_path: Path) -> None:
     needs = {"keda": ["monitoring", "keda"]}
     found = faults(Cluster.of(with_components(tmp_path, needs.get(component, [component]))))
-    # The dev overlay has neither keys nor a second gateway, which only matters beside these.
+    # The dev overlay has neither keys nor a second gateway, which is relevant only together with these components.
     assert [fault for fault in found if fault.rule != "keys are off"] == []
 
 

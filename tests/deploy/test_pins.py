@@ -1,4 +1,4 @@
-"""Where images were pushed to, and their digests, in the manifests."""
+"""Images are pinned in the manifests by registry and digest."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ DIGESTS = {
 
 @pytest.fixture
 def k8s(tmp_path: Path) -> Path:
-    """A copy that may be written to, with what it takes from the example."""
+    """A writable copy of the manifests, with the files that they use from the example."""
     for folder in ("examples/helpdesk/config", "deploy"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     return tmp_path / "deploy" / "k8s"

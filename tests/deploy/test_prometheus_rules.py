@@ -1,4 +1,4 @@
-"""Prometheus's rules ask for what the services export, and each alert is tested and told of."""
+"""Prometheus's rules use existing metrics, and each alert has a test and a runbook entry."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ RUNBOOK = PROJECT / "docs" / "operations.md"
 Say = Callable[..., str]
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics, or labels of metrics, that the rules know and the services do not export yet."""
+"""Metrics or labels that rules use and services do not export yet."""
 
 VLLM = {
     "vllm:num_requests_waiting": {"model_name", "engine"},
@@ -30,12 +30,12 @@ VLLM = {
     "vllm:num_preemptions_total": {"model_name", "engine"},
     "vllm:prompt_tokens_total": {"model_name", "engine"},
 }
-"""The engine's own that the rules and the runbook ask for, as vLLM 0.32 names them."""
+"""vLLM's metrics that rules and runbook use, with the names of vLLM 0.32."""
 
 FROM_PROMETHEUS = {"job", "instance"}
 
 Samples = Mapping[str, Set[str]]
-"""Names to their labels."""
+"""Label names by metric name."""
 
 Node = TypeVar("Node", bound=promql.Expr)
 
@@ -77,7 +77,7 @@ CASES: list[dict[str, Any]] = [case for path in TEST_FILES for case in yaml.safe
 
 
 def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
-    """All parts of `expr` that are of the kind."""
+    """Returns all parts of `expr` of this kind."""
     found: list[Node] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -90,7 +90,7 @@ def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Names and labels in `expr` that nothing has. What is recorded is known by name alone."""
+    """Returns unknown metrics and labels in `expr`. Recording rules are known by name only."""
     parsed, unknown = promql.parse(expr), []
     for vector in _found(promql.VectorSelector, parsed):
         name = str(vector.name)
@@ -112,7 +112,7 @@ def _unknown(expr: str, samples: Samples) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """All that there is, or is to come, with the labels that Prometheus puts on."""
+    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
     known = {name: set(labels) for name, labels in exported.items()} | {"up": set()} | VLLM
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels

@@ -1,4 +1,4 @@
-"""What the images are made of: locked, licensed, of one version, and compared with what is known to be unsafe."""
+"""The images' supply chain: locked dependencies, licences, consistent versions, and known vulnerabilities."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The model's folder: complete and current, or refused by name and made again."""
+"""The model's folder is complete and current, or it is rejected by name and made again."""
 
 import shutil
 import zipfile
@@ -70,5 +70,5 @@ def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Another inode or time of change means that the file was written again."""
+    """Identities of the files; another inode or change time means that a file was written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}

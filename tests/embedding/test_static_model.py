@@ -1,4 +1,4 @@
-"""The static model: part of the model's folder, made from the encoder, near to what it was made from."""
+"""The static model: part of the model's folder, derived from the encoder, and similar to it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""More requests than the gateway has places for: those inside are served, the rest are told at once."""
+"""With more requests than slots, admitted requests are served and the others are rejected immediately."""
 
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.load import Outcome, under_load

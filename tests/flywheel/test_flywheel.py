@@ -1,4 +1,4 @@
-"""The flywheel turns by itself: from feedback to an adapter that serves, and from poisoned feedback to a refusal."""
+"""The retraining loop: feedback becomes a serving adapter, and poisoned feedback is refused."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from tests.flywheel.messages import Message, deciding, poisoned, traffic
 from tests.standing import ROOT
 
 LONGEST_RUN = 1200
-"""Seconds of one turn, on two cores that others use too."""
+"""Time limit of one run, on two shared cores."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one run of `pointsman retrain` came to."""
+    """The result of one run of `pointsman retrain`."""
 
     code: int
     state: dict[str, Any]
@@ -46,19 +46,19 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
 
 @pytest.fixture(scope="module")
 def decisions(company: Company) -> dict[str, Message]:
-    """Every message has been asked about once; what was answered, is known by its decision."""
+    """Sends every message once; returns the decision of each answer."""
     return asyncio.run(asked(company, traffic()))
 
 
 @pytest.fixture(scope="module")
 def first(company: Company, decisions: dict[str, Message]) -> Turn:
-    """Experts said of each what would have been right."""
+    """The first run, after experts have given the correct answer for each message."""
     say(company, decisions, lambda message: message.right)
     return turn(company)
 
 
 async def asked(company: Company, messages: Sequence[Message]) -> dict[str, Message]:
-    """By decision. Users are many, so that a canary gets its share of them."""
+    """Sends the messages as many different users, so that a canary gets its share; returns answers by decision."""
     decided, waiting = {}, iter(enumerate(messages))
     async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
 
@@ -81,7 +81,7 @@ def say(company: Company, decisions: dict[str, Message], right: Callable[[Messag
 
 
 def turn(company: Company) -> Turn:
-    """One run to its end, with traffic as soon as a canary is out."""
+    """Runs `pointsman retrain` to its end, with traffic as soon as there is a canary."""
     log = company.home / "retrain.log"
     with (
         log.open("w") as lines,
@@ -109,7 +109,7 @@ def aliases(company: Company) -> dict[str, str]:
 
 
 async def share_right(company: Company) -> float:
-    """Of the messages that decide, asked as anybody asks."""
+    """Returns the share of evaluation messages that are answered correctly through the gateway."""
     right = 0
     async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
         for message in deciding():

@@ -1,4 +1,4 @@
-"""The gateway among scripted neighbours; the embedding model is the real one."""
+"""Fixtures: the gateway with scripted engines and services, and the real embedding model."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -90,7 +90,7 @@ def neighbours(
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """Up, with an engine that is ready and holds both adapters."""
+    """A running gateway with a ready engine that holds both adapters."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway

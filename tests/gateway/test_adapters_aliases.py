@@ -1,4 +1,5 @@
-"""Which version an adapter's name means: what lora-servers tell becomes one table, and a canary has its share."""
+"""Which version an adapter's alias means: the states of all lora-servers form one table, and a canary gets its
+share."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def engines() -> Engines:
-    """Two that hold both versions; their lora-servers tell the same."""
+    """Two engines that hold both versions, according to their lora-servers."""
     return Engines([engine(name, alias(OLD, 1), OLD, NEW) for name in "ab"])
 
 
@@ -120,7 +121,7 @@ def with_canary(weight: float, *resident: str) -> Engines:
 
 
 def drawn(weight: float, users: Sequence[str] = USERS) -> set[str]:
-    """The users whom the canary answers."""
+    """Returns the users whose requests go to the canary."""
     engines = with_canary(weight)
     return {user for user in users if engines.version_of(resolve_adapter(PATH, user, engines)) == NEW}
 

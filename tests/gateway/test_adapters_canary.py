@@ -1,4 +1,4 @@
-"""A canary through the doors: who gets it, what is told of it, and what is counted for its judge."""
+"""Canaries over HTTP and gRPC: which users get one, how answers are marked, and what is reported for its analysis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +10,7 @@ from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServ
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes
+from pointsman_gateway.metering.aggregate import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
@@ -27,7 +27,7 @@ WEIGHT = 0.25
 
 
 def user(canary: bool, number: int = 0) -> str:
-    """Some user on that side of the points."""
+    """Returns a user who gets the canary, or one who does not."""
     drawn = (
         name
         for name in (f"user-{n}" for n in range(1000))
@@ -37,7 +37,7 @@ def user(canary: bool, number: int = 0) -> str:
 
 
 def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
-    """What the last message asks for; the base model always answers."""
+    """Answers as the last message asks; the base model always gives a valid answer."""
     wanted = body["messages"][-1]["content"]
     if "@" not in body["model"]:
         return answer("the base model")
@@ -57,7 +57,7 @@ def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """The adapter's task has a validator; its alias has a canary, which the engine holds."""
+    """The adapter's task has a validator, and its alias has a canary, which the engine holds."""
     neighbours.config.tasks["triage"]["validators"] = [{"json_schema": {"type": "object"}}]
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     neighbours.engine.script = script
@@ -72,7 +72,7 @@ async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> Non
 
 
 async def ask(door: Door, what: str, who: str) -> Any:
-    """On the adapter's task, by its rule."""
+    """Sends a request that a rule assigns to the adapter's task."""
     return await door.ask(what, metadata={"source": "inbox"}, user=who)
 
 
@@ -111,7 +111,7 @@ async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIte
 
 
 def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, int]]:
-    """(requests, errors, invalid, those with a time) by version."""
+    """Returns requests, errors, invalid answers and timed requests, by version."""
     sums: dict[str, tuple[int, int, int, int]] = {}
     for one in lora_server.reported:
         assert (one.alias, one.revision) == (PROD, 3)
@@ -259,7 +259,7 @@ def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
 
 
 class Server:
-    """Implements the engines' `LoraServer`: does with reports what it is told to."""
+    """Implements the engines' `LoraServer` with a scripted answer to reports."""
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)
@@ -281,7 +281,7 @@ class Server:
 def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
     states = [EngineState(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for state, server in zip(states, servers, strict=True):
-        state.lora_server = cast(LoraServer, server)  # has what the reporter calls
+        state.lora_server = cast(LoraServer, server)  # it has the methods that the reporter calls
     registry = CollectorRegistry()
     engines = Engines(states)
     return CanaryReporter(trials, lambda: engines, EngineMetrics(registry)), registry

@@ -1,4 +1,4 @@
-"""An adapter that no engine holds: it is loaded once for all who wait for it, or the request goes elsewhere in time."""
+"""An adapter that no engine holds is loaded once for all waiting requests, or the request falls back in time."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ PATH = "path:triage_adapter"
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """Its engine holds no adapter; its lora-server offers the one that the alias leads to, and another."""
+    """A gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 5}
     neighbours.engine.script = names_itself()
     neighbours.engine.adapters = set()
@@ -33,7 +33,7 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 def holding(neighbours: Neighbours) -> Callable[[str], Any]:
-    """How a lora-server loads: its engine holds the version from then on."""
+    """Returns a way of loading after which the engine holds the version."""
 
     async def load(version: str) -> None:
         assert neighbours.engine.adapters is not None
@@ -157,7 +157,7 @@ async def test_a_requests_own_deadline_stands_over_the_load(gateway: Gateway, ne
 
 
 def side_loads(side: Side) -> None:
-    """The lora-server loads into its own engine."""
+    """Makes the lora-server load into its own engine."""
     side.engine.adapters = set()
 
     async def load(version: str) -> None:
@@ -169,7 +169,7 @@ def side_loads(side: Side) -> None:
 
 @pytest.fixture
 async def yard(neighbours: Neighbours) -> AsyncIterator[Yard]:
-    """Two engines that hold nothing, and could load both versions."""
+    """Two engines that hold no adapter and can load both versions."""
     offered = {"local": (OLD, NEW), "second": (OLD, NEW)}
     async with running_yard(neighbours, {}, offered) as yard:
         for side in yard.sides.values():
@@ -223,7 +223,7 @@ async def test_where_one_engine_cannot_the_other_loads_it(yard: Yard, yard_door:
 
 
 async def hold(yard: Yard, *names: str) -> None:
-    """These engines hold the version, as their lora-servers say."""
+    """Publishes that these engines hold the version."""
     for name in names:
         side = yard.sides[name]
         side.engine.adapters = {OLD}
@@ -247,7 +247,7 @@ async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
 ) -> None:
     await hold(yard, "local", "second")
     evicted, other = "local", "second"
-    yard.gateway.components.engines.state(other).in_flight += 100  # so the one that has it no more is asked first
+    yard.gateway.components.engines.state(other).in_flight += 100  # so `evicted` is asked first
     yard.sides[evicted].engine.adapters = set()
     assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
     assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]
@@ -261,7 +261,7 @@ async def test_an_eviction_under_load_fails_nobody(yard: Yard, yard_door: HttpSt
     await hold(yard, "local", "second")
     for _ in range(5):
         for side in yard.sides.values():
-            side.engine.adapters = set()  # ahead of the word of its lora-server
+            side.engine.adapters = set()  # before its lora-server reports the eviction
         answers = await asyncio.gather(*(yard_door.ask(IN_TRIAGE, PATH) for _ in range(40)))
         assert {got.model for got in answers} == {OLD}
     assert yard.gateway.metric("pointsman_fallbacks_total") == 0
@@ -275,7 +275,7 @@ async def test_an_engine_that_never_holds_what_its_lora_server_says_is_left_afte
     for side in yard.sides.values():
 
         async def load(version: str) -> None:
-            """Says so, and does not."""
+            """Reports a load without loading."""
 
         side.engine.adapters = set()
         side.lora_server.loads = load
@@ -287,7 +287,7 @@ async def test_an_engine_that_never_holds_what_its_lora_server_says_is_left_afte
 async def test_one_that_is_evicted_again_before_anybody_could_ask_for_it_is_loaded_again(
     yard: Yard, yard_door: HttpStreamDoor
 ) -> None:
-    """The word of the eviction may be heard before the answer that it is loaded."""
+    """The eviction may be received before the answer of EnsureLoaded."""
     evictions: list[str] = []
 
     def evicting_once(side: Side) -> Callable[[str], Any]:

@@ -1,4 +1,4 @@
-"""Admission: places, the line before them, who goes first, and what the rest are told."""
+"""Admission control: slots, the queue in front of them, priorities, and rejections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ def request(priority: int = 0, deadline: float = float("inf")) -> Request:
 
 
 class House:
-    """An admission, and requests that stay until they are told to go."""
+    """An admission, and requests that keep their slots until they are released."""
 
     def __init__(self, places: int, most: int = 2, patience: float = PATIENT) -> None:
         self.registry = CollectorRegistry()
@@ -191,13 +191,13 @@ async def test_who_hangs_up_at_the_very_moment_of_its_turn_gives_the_place_back(
         await stands(h, 1)
         following = h.comes("following")
         await stands(h, 2)
-        h.admission.leave()  # as "a" does, in the same turn of the loop as the hanging up
+        h.admission.leave()  # at the same turn of the event loop as the disconnection
         gone.cancel()
         await until(lambda: "following" in h.entered)
         assert "gone" not in h.entered
         h.goes("following")
         await following
-        h.admission._free -= 1  # "a" will leave once more
+        h.admission._free -= 1  # "a" will be released once more
 
 
 async def test_places_never_run_out_however_requests_come_and_go() -> None:
@@ -273,11 +273,11 @@ async def test_a_request_that_waits_for_an_adapter_lends_its_slot_to_another() -
             assert h.gauges() == (2, 0)
             queued = h.comes("queued")
             await stands(h, 1)
-        assert h.gauges() == (2, 1)  # the first goes on at once
+        assert h.gauges() == (2, 1)  # the first one continues immediately
 
         h.goes("waits")
         await until(lambda: h.admission.in_flight == 1)
-        assert h.entered == ["waits", "other"]  # that only brought their number back to the limit
+        assert h.entered == ["waits", "other"]  # that only reduced their number to the limit
 
         h.goes("other")
         await until(lambda: "queued" in h.entered)

@@ -1,4 +1,5 @@
-"""A fitted classifier in a file: the same after reading, the same bytes each time, refused by name once it is stale."""
+"""A stored classifier: equal after loading, byte-identical for the same input, and rejected by name if it is
+outdated."""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""A reader that does not read stops the engine's stream instead of filling the gateway, at each streaming door."""
+"""Backpressure: a client that does not read pauses the engine's stream, over HTTP and gRPC, so that the gateway's
+memory stays bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,9 +23,9 @@ from tests.gateway.doubles.waiting import until
 PIECES = [f"{number:06d}" + "x" * 63_994 for number in range(750)]
 """48 MB."""
 BOUND = 20_000_000
-"""Bytes that may be on their way: what the system's buffers of four sockets may grow to, and little more."""
+"""Maximum bytes in transit: the socket buffers of four connections, plus a margin."""
 STILL = 0.5
-"""Seconds without a byte by which we take it that a stream stands."""
+"""A stream without a byte for this long is considered paused."""
 
 Texts = AsyncIterator[str]
 
@@ -53,7 +54,7 @@ async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
 
 
 def by_uvicorn(gateway: Gateway) -> Any:
-    """The connection's own reader leaves fields that it does not know to uvicorn."""
+    """The fast HTTP reader passes requests with unknown fields to uvicorn."""
     return over_http(gateway, presence_penalty=0)
 
 

@@ -1,4 +1,4 @@
-"""Whatever is sent is answered clearly, in bounded work, by a path that the text did not choose."""
+"""Any input gets a clear answer in bounded time, on a path that the text cannot choose."""
 
 import base64
 import random
@@ -22,7 +22,7 @@ MEGABYTE = 1_000_000
 BINARY = random.Random(7).randbytes(5000).decode("latin-1")
 
 POLICY_OF = {"triage": "triage_adapter", "policy": "handbook", "chat": "small_talk", "unknown": "safe_start"}
-"""Path by task, as the configuration says."""
+"""The configured path by task."""
 
 
 NO_TEXT = {

@@ -1,4 +1,4 @@
-"""Which engine next: prompts stay where they are known, no engine has more than its share, trials come first."""
+"""Load balancing: prefix affinity, bounded load, and priority for circuit breaker probes."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def states(clock: Clock) -> list[EngineState]:
-    """Three engines, of which the first two hold an adapter."""
+    """Three engines, the first two of which hold an adapter."""
     return [
         EngineState(
             Engine(name, "tiny", f"http://{name}", ready=True, resident=frozenset({VERSION} if name != "c" else ())),
@@ -120,7 +120,8 @@ def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> N
 
 
 def test_a_choice_costs_microseconds() -> None:
-    """A bound far above what it takes (about 3), for busy machines; it would not hold for one made anew each time."""
+    """The limit is far above the usual 3 microseconds, for busy machines; building a new structure per choice would
+    exceed it."""
     engines = Engines([Engine(name, "tiny", ready=True) for name in "abc"])
     messages = [Message("system", "You are Wren. " * 50), Message("user", "Hello")]
     best = min(_seconds(engines, messages) for _ in range(20))

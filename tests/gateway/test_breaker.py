@@ -1,4 +1,4 @@
-"""A breaker: what opens it, how it is tried again, and what says nothing of the engine."""
+"""The circuit breaker: what opens it, how it probes the engine, and which errors it ignores."""
 
 import pytest
 from pointsman_gateway.breaker import Breaker
@@ -54,7 +54,7 @@ def test_half_of_the_recent_ones_failing_opens_it_though_never_three_in_a_row(br
     for _ in range(4):
         succeeds(breaker)
         fails(breaker, 1)
-    assert breaker.closed  # of so few the share tells nothing
+    assert breaker.closed  # with so few requests the failure rate is not significant
     succeeds(breaker)
     assert fails(breaker, 1)
 
@@ -76,7 +76,7 @@ def test_after_its_rest_one_and_only_one_may_try(breaker: Breaker, clock: Clock)
     assert not breaker.may_enter()
     clock.passes(0.2)
     assert breaker.may_enter()
-    assert not breaker.open  # so that whoever sends requests by readiness sends the one that tries
+    assert not breaker.open  # so that a load balancer sends the request that serves as a probe
     breaker.enter()
     assert not breaker.may_enter()
 
@@ -116,7 +116,7 @@ def test_what_began_before_it_opened_changes_nothing(breaker: Breaker, clock: Cl
     assert not breaker.failed(slow_failure, TERMS)
     breaker.undecided(slow_failure)
     assert not breaker.closed
-    assert not breaker.may_enter()  # the trial is still under way
+    assert not breaker.may_enter()  # the probe is still in flight
     assert breaker.succeeded(trial, TERMS)
 
 

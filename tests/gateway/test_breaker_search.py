@@ -1,4 +1,4 @@
-"""A retriever that is away, or hangs: the first few requests wait for it, the rest go on without."""
+"""An unavailable retriever: the first few requests wait for it, and the rest continue without passages."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ NOTHING = Found((), False)
 
 @dataclass
 class ScriptedSearch:
-    """Finds nothing, or fails as it is told."""
+    """Finds nothing, or fails as scripted."""
 
     error: PointsmanError | None = None
     asked: int = 0

@@ -1,4 +1,4 @@
-"""A budget holds on the whole way of a request: also for the path that takes over, and for what no token costs."""
+"""A key's budget also covers fallback paths, and costs other than tokens."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,12 +20,12 @@ from tests.gateway.doubles.valkey import Valkey
 GOOD, BAD = '{"urgency": "low"}', '{"intent": "x"}'
 BUDGET = 0.002
 PRICE = 50e-6 * 10 + 1e-6 * 40
-"""Dollars of an answer down the dear path."""
+"""Dollars per answer on the expensive path."""
 
 
 @dataclass(frozen=True)
 class Customer:
-    """Who has BUDGET dollars a day."""
+    """A caller with a daily budget of BUDGET dollars."""
 
     gateway: Gateway
     http: httpx.AsyncClient
@@ -37,7 +37,7 @@ class Customer:
         return await self.http.post("/v1/chat/completions", json=body, headers=authorization)
 
     async def considered(self) -> dict[str, tuple[str, str]]:
-        """By path, of one more request."""
+        """Returns how one more request considers each path."""
         caller = await self.gateway.components.tenancy.identify(self.credential)
         deadline = asyncio.get_running_loop().time() + 10
         request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
@@ -46,7 +46,7 @@ class Customer:
         return {row.path: (row.outcome, row.reason) for row in said[0].decision.considered}
 
     async def spend(self) -> float:
-        """Dollars, of asking until the dear path is refused."""
+        """Sends requests until the expensive path is refused, and returns the dollars spent."""
         spent = 0.0
         for _ in range(20):
             asked = await self.ask("path:large")
@@ -73,7 +73,7 @@ async def customer(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Cust
 
 @pytest.fixture
 async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: ScriptedEngine) -> Neighbours:
-    """A path `small` that costs nothing, and a dear path `large`."""
+    """A free path `small`, and an expensive path `large`."""
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
     config = neighbours.config
     config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}

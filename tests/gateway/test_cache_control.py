@@ -1,4 +1,4 @@
-"""What a client's `cache-control` means for the cache."""
+"""The effect of a client's `cache-control` header on the cache."""
 
 import pytest
 from pointsman_gateway.codec.headers import cache_mode

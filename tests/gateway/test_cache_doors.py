@@ -1,4 +1,4 @@
-"""The cache behind the real doors: hits are marked, priced and streamed as such; only paths that want it have one."""
+"""The cache over HTTP and gRPC: hits are marked, priced and streamed as such, and only configured paths have one."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ HIT = 0.00001
 
 @pytest.fixture
 def caching(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Its paths `handbook`, `letter` and `triage_adapter` cache; the others do not."""
+    """The paths `handbook`, `letter` and `triage_adapter` have a cache; the others do not."""
     neighbours.settings["redis_url"] = valkey.url
     neighbours.config.models["cache"] = {"usd_per_hit": HIT}
     for name in "handbook", "letter", "triage_adapter":
@@ -57,7 +57,7 @@ async def ask(client: httpx.AsyncClient, headers: Any = None, **asked: Any) -> h
 
 
 async def kept(client: httpx.AsyncClient, gateway: Gateway, **asked: Any) -> httpx.Response:
-    """Asks, and waits until the answer is kept."""
+    """Sends a request and waits until its answer is stored."""
     before = gateway.metric("pointsman_cache_answers_total")
     response = await ask(client, **asked)
     await until(lambda: gateway.metric("pointsman_cache_answers_total") > before)
@@ -84,7 +84,7 @@ async def test_a_hit_is_marked_priced_and_counted_as_one(
     labels = {"path": "handbook", "outcome": "exact"}
     assert cached_gateway.metric("pointsman_cache_lookups_total", **labels) == 1
     assert cached_gateway.metric("pointsman_cost_usd_total", component="cache") == HIT
-    # Two were answered, and an engine has worked for one of them.
+    # Two requests were answered, one of them by an engine.
     assert cached_gateway.metric("gen_ai_server_request_duration_seconds_count") == 2
     assert cached_gateway.metric("gen_ai_client_operation_duration_seconds_count") == 1
     assert cached_gateway.metric("gen_ai_client_token_usage_count", gen_ai_token_type="output") == 1

@@ -1,4 +1,5 @@
-"""Answers to similar questions: within one partition, above the threshold, and never across tenants."""
+"""The semantic cache: answers to similar questions, within one partition, above the threshold, and never across
+tenants."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -200,7 +201,7 @@ def test_known_questions_are_ignored_and_only_the_newest_are_held() -> None:
     news = [known(number, unit(1, number)) for number in range(1, MAX_QUESTIONS + 50)]
     for _ in range(2):
         neighbours.update("p", news)
-    assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest are gone
+    assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest entries are evicted
     assert neighbours.nearest("p", unit(1, MAX_QUESTIONS + 49), 0.9999) != ""
     assert neighbours.last_id("p") == f"{MAX_QUESTIONS + 49}-0"
 

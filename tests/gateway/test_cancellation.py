@@ -1,4 +1,4 @@
-"""A client that hangs up, in whatever phase its request is, takes the engine's work with it, and is metered."""
+"""If a client disconnects in any phase of its request, the engine's work stops and the request is metered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -20,7 +20,7 @@ from tests.gateway.doubles.retriever import SERVICE, ScriptedRetriever
 from tests.gateway.doubles.waiting import until
 
 AT_ONCE = 1.0
-"""Seconds, on a machine that does other things too; what is promised is 0.2, and measured with the real engine."""
+"""A time limit for a busy machine; the promised limit, 0.2 s, is tested with the real engine."""
 
 ROLE, FIRST = event(chunk("", role="assistant")), event(chunk("Zug"))
 
@@ -40,7 +40,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 
 class PausedRetriever(ScriptedRetriever):
-    """Finds nothing, for ever."""
+    """A retriever whose searches never return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ async def test_the_path_that_was_fallen_back_to_stops_too(
     engine.says(HEAD, End.CLOSED)
     retriever.asked.clear()
     asking = asyncio.create_task(door.ask(IN_CHAT))
-    await until(lambda: retriever.searching == 1)  # small talk has failed; the default path looks things up
+    await until(lambda: retriever.searching == 1)  # the path of small talk has failed; the default path searches
     asking.cancel()
     await until(lambda: retriever.searching == 0, within=AT_ONCE)
     await until(lambda: cancelled(gateway, "safe_start") == 1)

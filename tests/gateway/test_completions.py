@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: a raw prompt for a named model, a conversation for a path; each answer in its shape."""
+"""`POST /v1/completions`: a raw prompt for a named model, or a conversation for a path."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

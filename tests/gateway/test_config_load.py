@@ -1,4 +1,4 @@
-"""A configuration folder is read into one checked whole, or the message says what would be right."""
+"""A configuration folder is loaded and checked as a whole, or an error says what would be valid."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The console's API: what it tells of paths, tasks, decisions and adapters, and that it moves these."""
+"""The console's API: what it reports of paths, tasks, decisions and adapters, and changes of adapters."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,13 +20,13 @@ OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}
 BEST_VALUE = {
     "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "min_samples": 2,
-    "exploration_rate": 0,  # or one request in twenty would go elsewhere
+    "exploration_rate": 0,  # otherwise one request in twenty would go elsewhere
 }  # fmt: skip
 
 
 @pytest.fixture
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """With a journal that keeps texts, and a policy that weighs."""
+    """A gateway with a request log that stores texts, and a `best_value` policy."""
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
@@ -46,13 +46,13 @@ async def console(kept: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
-    """The decision's id."""
+    """Sends a request and returns the decision's id."""
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     return str((await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", ""))
 
 
 async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
-    """Once it tells of so many requests."""
+    """Returns the overview once it includes this many requests."""
 
     async def look() -> dict[str, Any] | None:
         told = await client.get("/console/api/overview")
@@ -91,14 +91,14 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     async def is_rated() -> dict[str, Any] | None:
         task = by("task", (await overview(console))["tasks"])["triage"]
         quality = by("path", task["paths"])["triage_adapter"]["quality"]
-        return task if quality and quality["ratings"] > 1 else None  # each counts once Redis has told of it
+        return task if quality and quality["ratings"] > 1 else None  # each rating counts once Redis has confirmed it
 
     task = await found(is_rated)
     assert (task["policy"], task["quality_floor"], task["requests"]) == ("best_value", 0.7, 2)
     known = by("path", task["paths"])
     adapter = known["triage_adapter"]
     assert (adapter["quality"]["ratings"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
-    assert 0 < adapter["quality"]["bound"] < 0.7  # of two ratings not much can be said
+    assert 0 < adapter["quality"]["bound"] < 0.7  # two ratings give a wide interval
     assert "under the floor 0.70" in adapter["explanation"]
     assert (known["triage_few_shot"]["quality"], known["triage_few_shot"]["estimated"]) == (None, True)
     assert known["safe_start"]["role"] == "default"

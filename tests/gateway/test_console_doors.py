@@ -1,4 +1,4 @@
-"""The console's page and its API at the door: what is served with which headers, to whom, and who is turned away."""
+"""The console's page and API over HTTP: headers, access, and rejected requests."""
 
 import gzip
 import json
@@ -44,7 +44,7 @@ async def test_every_file_of_the_page_is_served_with_its_type_and_lets_nothing_e
 
 
 async def _scripts(http: httpx.AsyncClient, names: set[str]) -> list[str]:
-    """The page's scripts, and those that they take in."""
+    """Returns the page's scripts, and those that they import."""
     wanted, read = {name for name in names if name.endswith(".js")}, dict[str, str]()
     while missing := wanted - read.keys():
         for name in missing:
@@ -150,7 +150,7 @@ async def http_with_keys(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def key(valkey: Valkey, **order: Any) -> dict[str, str]:
-    """The header that shows it."""
+    """The header with the key."""
     return {"authorization": f"Bearer {(await issue(valkey.url, **order)).credential.text}"}
 
 

@@ -1,4 +1,4 @@
-"""The newest decisions as the console reads them: without gaps, within bounds, and only when somebody looks."""
+"""The console reads the newest decisions without gaps, in bounded memory, and only while it is open."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def entry(number: int, **fields: object) -> str:
 
 
 class Stream:
-    """Implements `EntrySource` over a list."""
+    """Implements `EntrySource` with a list."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []

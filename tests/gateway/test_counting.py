@@ -1,4 +1,4 @@
-"""Receipts wait a little before they are counted, and whoever reads the metrics finds all of them."""
+"""Receipts are aggregated in batches, and every scrape of the metrics includes all of them."""
 
 import random
 from collections import Counter
@@ -32,7 +32,7 @@ def counting(registry: CollectorRegistry) -> MetricsAggregator:
 
 
 def receipt(outcome: str = "ok", tokens: int = 5, task: str = "chat", **fields: object) -> Receipt:
-    """Of an answer whose numbers follow from `tokens`."""
+    """Returns a receipt whose numbers are derived from `tokens`."""
     seconds = {"prefill": 0.001 * tokens, "classification": 0.0001, "total": 0.01 * tokens}
     seconds |= {"first_token": 0.002 * tokens, "generation": 0.008 * tokens} if outcome == "ok" else {}
     parts = {"prompt": 7 * tokens, "completion": 11 * tokens}

@@ -1,4 +1,4 @@
-"""Where a name leads to, asked of a real server; and what is wrong where it leads nowhere."""
+"""DNS resolution with a real server, and the errors if a name cannot be resolved."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""`pointsman doctor --cluster` looks at a real gateway from outside."""
+"""`pointsman doctor --cluster` checks a real gateway from outside."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ async def test_what_is_well_is_said_part_by_part(gateway: Gateway) -> None:
     assert "for task 'chat'" in found["decision"][1]
     assert "2 tokens in" in found["answer"][1]
     assert found["grpc"][0] is Level.OK
-    assert found["keys"][0] is found["certificate"][0] is Level.WARN  # a laptop's defaults, which production has not
+    assert found["keys"][0] is found["certificate"][0] is Level.WARN  # defaults for a laptop
 
 
 async def test_without_an_engine_it_is_not_ready_and_the_engine_is_named(neighbours: Neighbours) -> None:

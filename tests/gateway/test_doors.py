@@ -1,4 +1,4 @@
-"""What both doors do alike: every test goes through HTTP, HTTP with streaming, and gRPC."""
+"""The common behaviour of the APIs; each test runs over HTTP, HTTP with streaming, and gRPC."""
 
 import asyncio
 from dataclasses import replace
@@ -46,7 +46,7 @@ async def test_what_stands_beside_an_answer_says_what_the_answer_says(door: Door
         assert (told["task"], told["reason"]) == ("triage", "policy:fixed")
         assert 0 < float(told["confidence"]) <= 1
         assert float(told["overhead-ms"]) > 0
-    if not isinstance(door, HttpStreamDoor):  # whose headers are sent before the cost is known
+    if not isinstance(door, HttpStreamDoor):  # its headers are sent before the cost is known
         assert told["cost-usd"] == f"{got.cost_usd:.9f}"
 
 
@@ -183,7 +183,7 @@ async def test_a_prompt_over_the_context_window_is_the_callers_error(door: Door,
     with pytest.raises(InvalidArgument, match="maximum context length is 4096") as told:
         await door.ask(IN_TRIAGE)
     assert (told.value.code, told.value.param) == ("context_length_exceeded", "messages")
-    assert len(engine.bodies) == 1  # no other path would take it either
+    assert len(engine.bodies) == 1  # no other path could accept it
 
 
 async def test_a_failing_engine_is_unavailable_with_a_time_to_come_again(door: Door, engine: ScriptedEngine) -> None:
@@ -211,7 +211,7 @@ async def test_an_answer_that_is_cut_is_an_error_and_never_a_clean_end(
     with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
         await door.ask(IN_CHAT)
     assert told.value.code == "engine_unavailable"
-    assert len(engine.bodies) == 1  # after the first token no other path is taken
+    assert len(engine.bodies) == 1  # after the first token there is no fallback
     assert gateway.metric("pointsman_requests_total", outcome="engine_unavailable", path="small_talk") == 1
 
 
@@ -297,7 +297,7 @@ async def test_a_client_that_hangs_up_stops_the_engine_and_is_metered(
 
 
 class Mistaken:
-    """A stage with a mistake in it."""
+    """A stage that raises an unexpected exception."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         raise TypeError("unsupported operand")

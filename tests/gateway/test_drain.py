@@ -1,4 +1,4 @@
-"""A rolling deploy: readiness off, wait, drain by what is in flight, bounded."""
+"""Graceful shutdown: not ready, then a notice period, then draining with a time limit."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ Starting = Callable[..., AbstractAsyncContextManager[ProcessGateway]]
 def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) -> Starting:
     @asynccontextmanager
     async def start(gap: float = 0.1, **settings: Any) -> AsyncIterator[ProcessGateway]:
-        """A gateway before an engine whose answers have 20 pieces, one every `gap` seconds."""
+        """Starts a gateway with an engine that answers with 20 chunks, one every `gap` seconds."""
         async with process_engine(tmp_path, "a", pieces=20, first=0.05, gap=gap) as engine:
             config_folder.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
             config_folder.paths = {name: path for name, path in config_folder.paths.items() if "adapter" not in path}
@@ -42,7 +42,7 @@ def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) ->
 
 
 async def streams(gateway: ProcessGateway, count: int, session: aiohttp.ClientSession) -> tuple[Load, Awaitable[Any]]:
-    """So many answers, all begun."""
+    """Starts this many streams and returns once all have begun."""
     load = Load(f"{gateway.url}/v1/chat/completions", IN_CHAT, 30, "auto")
     asked = asyncio.gather(*(load.ask(session) for _ in range(count)))
     await until(lambda: load.streaming == count, within=30)
@@ -62,7 +62,7 @@ async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer
         gateway.signal(signal.SIGTERM)
 
         await found(lambda: says_no(gateway))
-        late = await load.ask(session)  # a balancer that has not heard yet
+        late = await load.ask(session)  # a load balancer that does not know about the shutdown yet
         outcomes: list[Outcome] = await asked
         assert [outcome for outcome in [late, *outcomes] if not outcome.ok] == []
         assert {outcome.text for outcome in outcomes} == {"a" * 20}
@@ -77,7 +77,7 @@ async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Sta
         load, asked = await streams(gateway, 2, session)
         gateway.signal(signal.SIGTERM)
 
-        await found(lambda: says_no(gateway))  # without a notice it is closed at the same moment
+        await found(lambda: says_no(gateway))  # without a notice period it is closed immediately
         told = await load.ask(session)
         assert (told.status, told.code, told.retry_after) == (503, "shutting_down", "1")
         assert all(outcome.ok for outcome in await asked)
@@ -103,7 +103,7 @@ async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
 
 
 async def test_the_order_of_leaving() -> None:
-    """Whatever the doors are: unwelcome first, closed after the notice, done once the house is empty."""
+    """For every server: not ready first, closed after the notice period, and finished when no request is left."""
     seen: list[tuple[bool, bool]] = []
     admission = Admission(2, Gauge("in_flight", "Inside.", registry=CollectorRegistry()))
 

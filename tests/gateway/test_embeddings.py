@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: the gateway's own model, and an engine's; in shape, in time, within limits, and counted."""
+"""`POST /v1/embeddings` with the gateway's own model and with an engine's: format, limits, deadlines and metering."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ import pytest
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
-from pointsman_gateway.embeddings.local import BATCH_TEXTS, LocalEmbedder
+from pointsman_gateway.embeddings.models import BATCH_TEXTS, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
@@ -33,7 +33,7 @@ TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    """With its own model and with one of the scripted engine's."""
+    """A gateway with its own model and one of the scripted engine."""
     monkeypatch.setenv("EMBEDDING_KEY", "sesame")
     remote = {
         "url": neighbours.engine.url,
@@ -60,7 +60,7 @@ async def test_the_client_gets_the_very_vectors_that_the_classifier_sees(
     client: openai.AsyncOpenAI, gateway: Gateway, minilm: MiniLM
 ) -> None:
     expected = minilm.embed(TEXTS)
-    got = await client.embeddings.create(model="minilm", input=TEXTS)  # the client asks for base64 by itself
+    got = await client.embeddings.create(model="minilm", input=TEXTS)  # the client requests base64 by default
     assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), expected)
     assert [d.index for d in got.data] == [0, 1, 2]
     assert got.model == minilm.fingerprint
@@ -330,7 +330,7 @@ async def test_admissions_bound_holds_for_embeddings_too(neighbours: Neighbours,
 
 
 class SlowEncoder:
-    """Embeds when it is told to, on its own thread."""
+    """An encoder that blocks its thread until it is released."""
 
     dimensions, fingerprint = 2, "slow"
 
@@ -346,7 +346,7 @@ class SlowEncoder:
 
 
 class Limits:
-    """A tenancy that notes what is held and settled."""
+    """A tenancy that records reservations and settlements."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[Any, ...]] = []
@@ -393,7 +393,7 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    tenancy: Any = limits  # has what the stage calls
+    tenancy: Any = limits  # it has the methods that the stage calls
     request_log: Any = Receipts()
     return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log)
 
@@ -419,7 +419,7 @@ async def test_the_event_loop_goes_on_while_texts_are_embedded_and_a_cancelled_l
     limits, encoder = Limits(), SlowEncoder(minilm)
     texts = [f"text {number}" for number in range(10 * BATCH_TEXTS)]
     embedding = asyncio.create_task(stage(LocalEmbedder(encoder), limits).embed(wanted(*texts), Place))
-    await until(lambda: encoder.seen)  # the loop runs while the thread is held
+    await until(lambda: encoder.seen)  # the event loop runs while the thread is blocked
     embedding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await embedding

@@ -1,4 +1,4 @@
-"""An own engine's dollars are shared out among the paths that used it, and add up to its price."""
+"""The hourly cost of an engine is allocated to the paths that used it, and adds up to its price."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ HOUR = 3600.0
 
 
 def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
-    """A dollar a second, so that dollars are seconds."""
+    """An allocator with a price of a dollar per second, so that dollars equal seconds."""
     return EngineCostAllocator(price, 0.0, lag)
 
 
@@ -81,7 +81,7 @@ class Stay:
     begin: float
     seconds: float
     worked: float | None
-    """Share of its stay, as the engine tells; None where it does not."""
+    """The share of the interval in which the engine worked, as it reports; None if it does not."""
 
 
 STAYS = st.lists(
@@ -101,7 +101,7 @@ STAYS = st.lists(
 def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
     stays: Sequence[Stay], looks: Sequence[float], lag: float
 ) -> None:
-    engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar a second
+    engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar per second
     run(engine, stays, looks)
     engine.allocate(400.0)
     assert engine.allocated_until == 400.0
@@ -115,17 +115,17 @@ def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
 def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
-    """As long as nobody is awaited for longer than the lag."""
+    """Holds as long as no interval is open for longer than the lag."""
     engine = EngineCostAllocator(HOUR, 0.0, max_lag=1000.0)
     run(engine, stays, looks)
     engine.allocate(400.0)
     owed = by_definition(stays)
-    nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # a stay may be too short for one of the two to see
+    nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # an interval may be too short for one of the two to count
     assert nobody | engine.dollars == pytest.approx(nobody | owed, abs=1e-9)
 
 
 def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[float]) -> None:
-    """All of it in the order of time."""
+    """Replays the intervals in the order of time."""
     events: list[tuple[float, int, Stay | None]] = [(stay.begin, 0, stay) for stay in stays]
     events += [(stay.begin + stay.seconds, 1, stay) for stay in stays]
     events += [(look, 2, None) for look in looks]
@@ -140,7 +140,7 @@ def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[floa
 
 
 def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
-    """Moment by moment: each second is shared evenly by those that are at work in it."""
+    """Computes the shares from the definition: each moment is divided evenly among the paths at work."""
     work = [(max(s.begin, s.begin + s.seconds * (1 - (1 if s.worked is None else s.worked))), s) for s in stays]
     spans = [(begin, s.begin + s.seconds, s.path) for begin, s in work if s.begin + s.seconds > begin]
     edges = sorted({0.0, 400.0, *(begin for begin, _, _ in spans), *(end for _, end, _ in spans)})
@@ -162,7 +162,7 @@ def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_p
         now[0] += 2
         assert stay is not None
         accounts.end(stay, None)
-    accounts.apply_config(dict, [])  # it has left the configuration
+    accounts.apply_config(dict, [])  # it was removed from the configuration
     now[0] += 100
     (family,) = accounts.collect()
     told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}

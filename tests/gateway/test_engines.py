@@ -1,4 +1,4 @@
-"""What the gateway knows of its engines, as their lora-servers tell it."""
+"""The gateway's view of its engines, as reported by their lora-servers."""
 
 import asyncio
 from collections.abc import AsyncIterator

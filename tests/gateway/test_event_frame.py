@@ -1,4 +1,4 @@
-"""Events of one frame are read as they are one by one, whatever the text is and whatever stands around it."""
+"""The SSE template reads events with the same result as the JSON parser, for every text."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def read_together(events: list[bytes]) -> list[Chunks]:
 
 
 def read_apart(events: list[bytes]) -> list[Chunks]:
-    """Each by a reader that has seen no other."""
+    """Reads each event with a new reader."""
     return [EventReader().read(each) for each in events]
 
 

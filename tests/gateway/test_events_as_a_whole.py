@@ -1,4 +1,4 @@
-"""An answer that is wanted as a whole says the same, however many of its events come at once."""
+"""A plain answer does not depend on how many of the engine's events arrive at once."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def said(*words: str) -> list[dict[str, Any]]:
 
 
 def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]:
-    """All that is told of a plain answer."""
+    """Returns everything that a client sees of a plain answer."""
     pieces = sum(chunk.event_count for chunk in chunks if chunk.content or chunk.extra)
     usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")

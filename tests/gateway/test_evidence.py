@@ -1,4 +1,4 @@
-"""What is known of each path on each task: exact counts, shared by all gateways, over a window of days."""
+"""Statistics of each path on each task: exact counts, shared by all gateways, over a window of days."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() ->
     assert board.of("chat", ADAPTED).answers == 0
     assert board.of("triage", replace(ADAPTED, name="other")).answers == 0
     assert board.of("triage", replace(ADAPTED, fingerprint="another prompt")).answers == 0
-    version = "triage@222222222222"  # the alias has been moved
+    version = "triage@222222222222"  # the alias has changed
     assert board.of("triage", ADAPTED).answers == 0
 
 
@@ -68,7 +68,7 @@ async def test_gateways_add_up_to_the_same(desk: Desk, valkey: Valkey) -> None:
         await exchange(desk, other)
         assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
         assert desk.board.of("chat", PLAIN).answers == 3
-        other.note("b2")  # not told yet, and known here already
+        other.note("b2")  # not sent yet, but known locally
         await other.read_evidence()
         assert other.board.of("chat", PLAIN).answers == 4
         await exchange(desk, other)
@@ -153,7 +153,7 @@ async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
         await desk.recorder.read_evidence(day)
     assert desk.board.of("chat", PLAIN).answers == 111
     desk.board.window = 2
-    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # a day that it does not know: time has gone on
+    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # an unknown, later day
     assert desk.board.of("chat", PLAIN).answers == 11
 
 

@@ -1,4 +1,4 @@
-"""A real Prometheus keeps the traces that the latencies name, and finds them by the dashboards' own queries."""
+"""A real Prometheus stores the trace exemplars of latencies, and finds them with the dashboards' queries."""
 
 import asyncio
 import os

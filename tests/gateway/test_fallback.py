@@ -1,4 +1,4 @@
-"""Two engines for one model: the next one answers, as long as nothing has been said."""
+"""With two engines for one model, the second one answers if the first fails before the first token."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ def two_engines(neighbours: Neighbours, second_engine: ScriptedEngine) -> None:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """Its second engine is so busy that the first one is asked first."""
+    """A gateway whose second engine is so busy that the first one is chosen."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
@@ -112,7 +112,7 @@ async def test_time_spent_on_a_hanging_engine_is_not_given_to_the_next(
 async def test_an_engine_that_keeps_failing_is_passed_over_in_the_decision(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
-    """An adapter's path has one engine only: once that is left alone, the router itself takes the next path."""
+    """An adapter's path has one engine. Once its circuit breaker is open, the router chooses the next path."""
     engine.refuses(500, "x")
     for _ in range(5):
         await answered(gateway, IN_TRIAGE)

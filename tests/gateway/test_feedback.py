@@ -1,4 +1,4 @@
-"""What people say of answers is kept once, at both doors alike."""
+"""Feedback is stored once, over HTTP and gRPC."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> No
     assert await door.say(answer.decision_id, rating=0.2) == (
         "request_log",
         True,
-    )  # an old one, sent again, changes nothing
+    )  # sending older feedback again changes nothing
     (record,) = await feedback_in(valkey.url)
     assert record["rating"] == "0.4"
     assert await rated_in(valkey.url) == {"small_talk": (1, 0.4)}

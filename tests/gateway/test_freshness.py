@@ -1,4 +1,5 @@
-"""Once too much has changed since its adapter was trained, a task goes to a path that looks things up, and says so."""
+"""If too many documents have changed since its adapter was trained, a task uses a path with retrieval, and reports
+that."""
 
 from typing import Any
 
@@ -15,13 +16,13 @@ from tests.gateway.doubles.waiting import until
 
 
 def documents(rewritten: int = 0) -> Sketch:
-    """Ten of them."""
+    """Ten documents."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(10))
 
 
 @pytest.fixture
 def topical(neighbours: Neighbours) -> Neighbours:
-    """The triage adapter was taught what stood in the handbook."""
+    """A configuration whose triage adapter was trained on the handbook."""
     neighbours.config.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": "handbook"}
     neighbours.lora_server.facts = {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
     neighbours.retriever.documents = documents()
@@ -39,7 +40,7 @@ async def decided(gateway: Gateway, model: str = "auto") -> dict[str, Any]:
 
 
 async def looked(neighbours: Neighbours) -> None:
-    """Once the gateway has looked at the documents as they are now, and has taken it in."""
+    """Returns once the gateway has read the current documents."""
     before = neighbours.retriever.looks
     await until(lambda: neighbours.retriever.looks >= before + 2)
 
@@ -57,7 +58,7 @@ async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew
             "fallback",
             f"30 % of its topic's documents have changed since {TRIAGE} was trained",
         )
-        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"  # who names it, gets it
+        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"
         topical.retriever.documents = documents()
         await looked(topical)
         assert (await decided(gateway))["path"] == "triage_adapter"
@@ -72,11 +73,11 @@ async def test_up_to_the_share_that_is_allowed_nothing_moves(topical: Neighbours
 
 
 class _Shelf:
-    """A library, and the manifests that speak of it."""
+    """A document collection, and adapter manifests that refer to it."""
 
     def __init__(self) -> None:
         self.now: Sketch | None = documents(rewritten=5)
-        """None: it is away."""
+        """None if it is unavailable."""
 
     async def sketch(self, collection: str) -> Sketch:
         if self.now is None:

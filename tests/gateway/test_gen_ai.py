@@ -1,4 +1,5 @@
-"""What OpenTelemetry's conventions for generative AI ask for is exported; only the configuration makes names."""
+"""Metrics follow OpenTelemetry's semantic conventions for generative AI, and only the configuration creates label
+values."""
 
 import asyncio
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
         await junk(number)
     assert set(_series(gateway)) == before
     assert gateway.metric(SERVER, gen_ai_request_model="other") == 2 * MANY
-    # Counts have more digits; no more is new.
+    # Counts have more digits; nothing else is new.
     assert len(generate_latest(gateway.components.registry)) < 1.1 * size < 400_000
 
 
@@ -127,7 +128,7 @@ async def test_the_release_and_the_lag_of_the_loop_are_told(gateway: Gateway) ->
 
 
 async def _receipt(gateway: Gateway) -> Receipt:
-    """Of one request to the base model, which is answered."""
+    """The receipt of an answered request to the base model."""
     *_, finished = await _events(gateway, Request("tiny", (Message("user", IN_CHAT),), deadline=_in_a_minute()))
     assert isinstance(finished, Finished)
     return finished.receipt

@@ -1,4 +1,4 @@
-"""A group of engines that DNS leads to: who comes, who goes, and what is known of those that stay."""
+"""A group of engines behind a DNS name: members that appear and disappear, and the state of those that stay."""
 
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -23,7 +23,7 @@ WHERE = DnsName("engines.pointsman.svc", 8000, "/base")
 
 
 class Scripted:
-    """Implements the groups' `Resolver`."""
+    """Implements the groups' `Resolver` with scripted answers."""
 
     def __init__(self) -> None:
         self.leads_to: frozenset[str] | None = None
@@ -44,7 +44,7 @@ class Seat:
 
 
 class Hall:
-    """A group, and the engines of the generation that serves."""
+    """A group, and the engines of the active configuration."""
 
     def __init__(self, most: int = 4) -> None:
         self.registry = CollectorRegistry()
@@ -109,7 +109,7 @@ async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
     first.breaker.failed(first.breaker.enter(), BreakerConfig(consecutive_failures=1))
     await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert list(hall.group.states[:2]) == [first, second]
-    assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still
+    assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first one is still in its cooldown
     assert hall.group.states[1].in_flight == 3
 
 
@@ -124,9 +124,9 @@ async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chose
     assert chosen.take() is None
     assert [seat.followed for seat in hall.seats] == [False, True]
     gone = hall.seats[0].state
-    gone.cool_down(1)  # a late answer that asks for a pause
+    gone.cool_down(1)  # a late answer that requests a cooldown
     assert not gone.is_available
-    with pytest.raises(Unavailable) as refused:  # of a request that knows of no other member
+    with pytest.raises(Unavailable) as refused:  # of a request that knows no other member
         Engines([gone]).targets(PLAIN)
     assert (refused.value.message, refused.value.retry_after) == ("path 'plain': fleet/0 has left its group", 5)
 

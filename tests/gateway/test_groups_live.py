@@ -1,4 +1,5 @@
-"""The gateway finds lora-servers by DNS, and follows it: real DNS and gRPC, an address for each lora-server."""
+"""The gateway discovers lora-servers by DNS and follows changes, with real DNS and gRPC and one address per
+lora-server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ VERSION, OTHER = "triage@3f9a1c0b77de", "triage@0123456789ab"
 
 @dataclass
 class Fleet:
-    """A gateway before a group of lora-servers, which a test lets come and go."""
+    """A gateway with a group of lora-servers, which a test adds and removes."""
 
     dns: DnsServer
     stack: AsyncExitStack
@@ -28,7 +29,7 @@ class Fleet:
     sides: dict[str, tuple[ScriptedEngine, ScriptedLoraServer]] = field(default_factory=dict)
 
     async def start(self, host: str, *resident: str) -> None:
-        """An engine that answers with its address, and its lora-server; DNS does not name it yet."""
+        """Starts an engine that answers with its address, and its lora-server; DNS does not list it yet."""
         engine = await self.stack.enter_async_context(running_engine())
         server = await self.stack.enter_async_context(running_lora_server(f"{host}:{self.port}"))
         self.port = int(server.address.rpartition(":")[2])
@@ -68,7 +69,7 @@ async def answered_by(http: httpx.AsyncClient, model: str) -> str:
 
 
 def places(gateway: Gateway) -> dict[str, str]:
-    """Of the members that are ready, by their names."""
+    """Returns the ready members by name."""
     engines = gateway.components.engines.all()
     return {engine.name: engine.endpoint.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
 
@@ -109,12 +110,12 @@ async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fle
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         assert gateway.metric(fixed, path="handbook") == 7200
-        assert gateway.metric(cost, engine="fleet/0") >= 0  # by now both are seen
+        assert gateway.metric(cost, engine="fleet/0") >= 0  # both are known by now
         assert await answered_by(http, VERSION) == "127.0.0.11"
         assert gateway.metric(cost, engine="fleet/0", path="other") > 0
         assert gateway.metric(cost, engine="fleet/1", path="other") == 0
         await until(lambda: gateway.metric(cost, engine="fleet/1", path="idle") > 0)
-        assert gateway.metric(cost, engine="fleet") == 0  # the group itself is no engine
+        assert gateway.metric(cost, engine="fleet") == 0  # the group itself is not an engine
         fleet.name("127.0.0.11")
         await until(lambda: len(places(gateway)) == 1, within=20)
         assert gateway.metric(fixed, path="handbook") == 3600
@@ -148,7 +149,7 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
         await until(lambda: gateway.components.reloader.current.id != first, within=20)
         assert gateway.components.engines.states == cells
         fleet.name("127.0.0.11")
-        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new generation, too
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new configuration, too
         fleet.dns.names["others.svc"] = ["127.0.0.12"]
         neighbours.config.models["engines"]["fleet"]["lora_server"] = f"dns:///others.svc:{fleet.port}"
         neighbours.config.write()

@@ -1,4 +1,4 @@
-"""What is the gRPC door's own: the order of events, deadlines, cancellation, extra JSON."""
+"""The gRPC API: the order of events, deadlines, cancellation, and additional JSON fields."""
 
 import asyncio
 import json
@@ -129,7 +129,7 @@ async def test_the_callers_deadline_stops_the_engine(
             pass
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: engine.running == 0, within=1)
-    ended = ("cancelled", "deadline_exceeded")  # whichever side's clock is first
+    ended = ("cancelled", "deadline_exceeded")  # depends on which side's timer fires first
     await until(lambda: sum(gateway.metric("pointsman_requests_total", outcome=outcome) for outcome in ended) == 1)
 
 
@@ -312,7 +312,7 @@ async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
 
 
 class ScriptedTenancy:
-    """Knows one key at once, another after a look elsewhere, and no more."""
+    """Knows one key locally, another one after a lookup, and no others."""
 
     def __init__(self) -> None:
         self.looked = 0
@@ -330,7 +330,7 @@ class ScriptedTenancy:
 
 @dataclass(frozen=True)
 class Overheard:
-    """A pipeline that notes who asks."""
+    """A pipeline that records its callers."""
 
     pipeline: Pipeline
     callers: list[Caller]
@@ -352,9 +352,9 @@ class Overheard:
 
 @pytest.fixture
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
-    """A door that wants keys, and who came through it."""
+    """A server with authentication, and the callers that it accepted."""
     components = gateway.components
-    overheard: Any = Overheard(components.pipeline, [])  # has what the API calls
+    overheard: Any = Overheard(components.pipeline, [])  # it has the methods that the API calls
     tenancy: Any = ScriptedTenancy()
     servicer = GatewayServicer(overheard, components.feedback, 5, components.reloader)
 

@@ -1,4 +1,4 @@
-"""A plain answer over gRPC beside a streamed one: the same answer, the same metrics."""
+"""A unary and a streamed answer over gRPC have the same content and the same metrics."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ COUNTED = (
 )  # fmt: skip
 
 OURS = RequestRun | EngineCall | OpenAITransfer
-"""What exists once for each request."""
+"""Fields that are unique to each request."""
 
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a model": ("tiny", {}),
@@ -59,8 +59,8 @@ Said = Answer | tuple[str, str]
 
 
 async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
-    """What was answered, and what was counted."""
-    gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
+    """Returns the answer and the change of the metrics."""
+    gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counts(gateway)
     got: Said
     async with opening_door(method, gateway.url, gateway.grpc_address) as door:

@@ -1,4 +1,4 @@
-"""The lean HTTP client: what it keeps, what it notices, and what it gives up."""
+"""The HTTP client for engines: which connections it keeps, what it detects, and when it gives up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +54,7 @@ async def request(reader: asyncio.StreamReader) -> bytes:
 
 
 async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
-    """A connection on which an answer has begun, within `begin` seconds."""
+    """Returns a connection on which an answer has begun within `begin` seconds."""
     until = asyncio.get_running_loop().time() + begin
     connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
     connection.post(HEAD, b"{}")
@@ -67,7 +67,7 @@ async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
 
 
 async def read(connection: Connection) -> bytes:
-    """All that has come since the last time; empty at the end of the answer."""
+    """Returns what has arrived since the last call; empty at the end of the answer."""
     while not (piece := connection.read()) and not connection.is_complete:
         if connection.failure is not None:
             raise connection.failure
@@ -90,7 +90,7 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 class Counting:
-    """Answers on each connection as often as it is asked, or `times`."""
+    """Answers every request on each connection, or only the first `times`."""
 
     def __init__(self, times: int = 1000) -> None:
         self.connections = self.asked = self.ended = 0

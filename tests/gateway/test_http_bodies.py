@@ -1,4 +1,4 @@
-"""Bodies of every kind through the HTTP door: what is taken, and what is refused in OpenAI's shape."""
+"""Request bodies of every kind over HTTP: what is accepted, and what is rejected in OpenAI's format."""
 
 import json
 from collections.abc import AsyncIterator
@@ -100,7 +100,7 @@ MALFORMED: list[tuple[Any, str | None, str | None]] = [
     (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 5}}', None, None),
     (b"[" * 100_000, None, None),
 ]
-"""Body, code and parameter; None where pydantic's own word for it is as good as another."""
+"""Body, code and parameter; a code of None means that pydantic's own code is acceptable."""
 
 
 @pytest.mark.parametrize("route", [CHAT, "/v1/route"])

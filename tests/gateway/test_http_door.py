@@ -1,4 +1,4 @@
-"""What is the HTTP door's own: OpenAI's API as its client knows it, and headers."""
+"""The HTTP API: compatibility with OpenAI's client, and headers."""
 
 import asyncio
 import json
@@ -187,7 +187,7 @@ async def test_the_decision_is_in_the_headers(http: httpx.AsyncClient, gateway: 
     assert headers["x-pointsman-decision-id"].startswith("dec_")
     assert 0 < float(headers["x-pointsman-confidence"]) <= 1
     assert float(headers["x-pointsman-overhead-ms"]) > 0
-    if not stream:  # a stream's cost is known at its end
+    if not stream:  # a stream's cost is known only at its end
         assert float(headers["x-pointsman-cost-usd"]) == pytest.approx(28e-6)
 
 
@@ -273,7 +273,7 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
 
 
 async def _told_at(address: str, asked: dict[str, Any]) -> tuple[int, set[str], str]:
-    """Status, the headers' names, and the body without what differs from answer to answer."""
+    """Returns the status, the headers' names, and the body without fields that are unique to each answer."""
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, verify=False) as client:
         answered = await client.post("/v1/chat/completions", json=asked)
     body = re.sub(r"dec_\w+|[\d.]+e-\d+|\d\.\d+|(?<=created\":)\d+", "_", answered.text)

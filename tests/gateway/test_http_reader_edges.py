@@ -1,4 +1,5 @@
-"""The connection's own reader if a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+"""The fast HTTP reader in unusual cases: nothing leaks if a request turns out to be unsupported or ends
+unexpectedly."""
 
 import asyncio
 import json
@@ -142,7 +143,7 @@ class Received:
 
 
 class Connecting(OpenAIClient):
-    """Has no connection at hand, and does something as soon as it has one."""
+    """Has no open connection, and performs an action as soon as it has one."""
 
     def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
         super().__init__(Pool())
@@ -212,7 +213,7 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
 
 
 class Wire(asyncio.Transport):
-    """Delivers what was on its way when it was closed, as TLS does."""
+    """Delivers data that was in transit when it was closed, like TLS."""
 
     def __init__(self, log: list[str] | None = None) -> None:
         super().__init__()
@@ -250,7 +251,7 @@ async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
 
 @dataclass
 class Logged:
-    """Implements `Journal`, `Tenancy` and `Reservation`, and tells when each was called."""
+    """Implements `RequestLog`, `Tenancy` and `Reservation`, and records the order of calls."""
 
     inner: Any
     log: list[str]
@@ -284,7 +285,7 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
 ) -> None:
     engine.says(*answer("Hello", " there"))
     components, log = gateway.components, list[str]()
-    request_log: Any = Logged(components.pipeline.request_log, log)  # has what the pipeline calls
+    request_log: Any = Logged(components.pipeline.request_log, log)  # it has the methods that the pipeline calls
     tenancy: Any = Logged(components.pipeline.tenancy, log)
     pipeline = replace(components.pipeline, request_log=request_log, tenancy=tenancy)
     dependencies = replace(http_dependencies(components), pipeline=pipeline)
@@ -309,7 +310,7 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
 async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one is under way by then, and must not be taken for it."""
+    """The next request is in flight by then, and must not be confused with it."""
     whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
     goes_on = asyncio.Event()
     engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]
@@ -352,7 +353,7 @@ async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
 
 
 async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(neighbours: Neighbours) -> None:
-    neighbours.engine.url = "http://127.0.0.1:9"  # nobody listens there
+    neighbours.engine.url = "http://127.0.0.1:9"  # no server listens there
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_channel(gateway.grpc_address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
@@ -381,7 +382,7 @@ async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbo
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(HEAD + in_chunks([event(word), b"data: [DONE]\n\n"]) + LAST)
         with suppress(asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")  # behind the first one's body
+            await reader.readuntil(b"\r\n\r\n")  # after the first request's body
         writer.transport.abort()
 
     engine = await asyncio.start_server(answers_once, "127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""The connection's own reader and uvicorn, in front of one engine: the same bytes and metrics, whatever is asked."""
+"""The fast HTTP reader and uvicorn, with one engine: the same bytes and metrics for every request."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ COUNTED = (
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
 OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
-"""What exists once for each request."""
+"""Fields that are unique to each request."""
 OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
@@ -61,7 +61,7 @@ class WatchedReader(ChatReader):
 
 @dataclass
 class Told:
-    """An answer without what differs from answer to answer."""
+    """An answer without the fields that are unique to it."""
 
     status: int
     headers: Mapping[str, str]
@@ -93,8 +93,8 @@ class Ways:
         return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
 
     async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
-        """Asserts that both answer the same."""
-        self.gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
+        """Asserts that both servers give the same answer."""
+        self.gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
         by_uvicorn = await self.told("uvicorn", asked, headers)
         self.gateway.components.engines.state("local").breaker = Breaker()
         by_us = await self.told("ours", asked, headers)
@@ -103,7 +103,7 @@ class Ways:
         return by_us
 
     def _counts(self) -> dict[Any, float]:
-        """Of everything that is counted, and is not a time."""
+        """Returns all counters and gauges, without times."""
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in self.gateway.components.registry.collect()
@@ -137,7 +137,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
             )
             clients[name] = await stack.enter_async_context(client)
         hello = {"model": "tiny", "messages": said("Hello")}
-        async with asyncio.timeout(30):  # a slow machine's Redis may not answer in its time at first
+        async with asyncio.timeout(30):  # on a slow machine, Redis may time out at first
             while components.tenancy.identify_now(key) is None:
                 for client in clients.values():
                     await client.post("/v1/chat/completions", json=hello)
@@ -353,7 +353,7 @@ async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
 
 async def failing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.refuses(500, {"error": {"message": "out of order"}})
-    for _ in range(8):  # in the end it is left alone
+    for _ in range(8):  # in the end its circuit breaker is open
         await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
 
 
@@ -378,14 +378,14 @@ async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> Non
 async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
 ) -> None:
-    """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
+    """Garbage stays in memory until the next collection, which can be megabytes under many errors."""
 
     async def once_more() -> None:
         ways.gateway.components.engines.state("local").breaker = Breaker()
         await ends(ways, engine, way)
         await asyncio.sleep(0.1)
 
-    await once_more()  # what is made once, and kept
+    await once_more()  # objects that are created once and kept
     await nothing_is_left(once_more)
 
 

@@ -1,4 +1,4 @@
-"""How HTTP is served, whatever is served."""
+"""Properties of the HTTP server that do not depend on the route."""
 
 import socket
 from typing import Any

@@ -1,4 +1,4 @@
-"""Keys, scopes, limits and usage through the real doors of a gateway that has keys on."""
+"""API keys, scopes, limits and usage, over the real HTTP and gRPC APIs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
@@ -40,7 +40,7 @@ def body(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
 
 
 async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str]:
-    """The answer's headers; what is refused is raised."""
+    """Returns the answer's headers; errors are raised."""
     shown = {"authorization": f"Bearer {key}"} if key else {}
     async with open_http_client(gateway) as client:
         told = await client.post(CHAT, json=body(**more), headers=shown)
@@ -53,7 +53,7 @@ async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str
 
 
 async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str = "auto") -> Mapping[str, str]:
-    """The answer's metadata, the trailing too; what is refused is raised."""
+    """Returns the answer's metadata with trailers; errors are raised."""
     shown = (("authorization", f"Bearer {key}"),) if key else ()
     asked = pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content=text)])
     async with open_channel(gateway.grpc_address) as channel:
@@ -116,7 +116,7 @@ async def test_a_key_takes_the_paths_that_it_is_for_and_no_other(guarded: Gatewa
     key = issued.credential.text
     named = await ask(guarded, key, text=IN_CHAT)
     assert named["x-pointsman-path"] == "small_talk"
-    # Its own path is not the key's, the default path is.
+    # The key may not use the task's path, but it may use the default path.
     instead = await ask(guarded, key, text=IN_TRIAGE)
     assert instead["x-pointsman-path"] == "safe_start"
     with pytest.raises(PermissionDenied, match="the key is not for path 'triage_adapter'") as told:
@@ -135,7 +135,7 @@ async def test_a_limit_is_told_before_and_when_it_is_met(guarded: Gateway, valke
     told = [await ask(guarded, issued.credential.text) for _ in range(2)]
     assert [t.get("x-ratelimit-limit-requests", "2") for t in told] == ["2", "2"]
     with pytest.raises(ResourceExhausted) as refused:
-        await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a minute may have begun meanwhile
+        await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a new minute may have begun
     assert refused.value.code == "requests_per_minute"
     assert refused.value.limits["x-ratelimit-remaining-requests"] == "0"
 

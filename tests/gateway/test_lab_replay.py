@@ -197,7 +197,7 @@ async def test_a_new_task_is_seen_only_where_texts_were_kept(
 
 
 async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: ConfigFolder, replay: Replay) -> None:
-    """The policy's own choice is compared, not the path that stood in for it."""
+    """The policy's own choice is compared, not the fallback that was used."""
     adapter, spare = AnswerPath("triage_adapter", "tiny"), AnswerPath("triage_few_shot", "tiny")
     request = Request("auto", (Message("user", IN_TRIAGE),))
     chosen = Considered("triage_adapter", "chosen", "policy:fixed")

@@ -1,4 +1,4 @@
-"""A text in a language that the examples are not written in goes to the default path; an English text never does."""
+"""A text in a foreign language goes to the default path; an English text never does for that reason."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a body may be, and that finding it out is cheap."""
+"""Limits of request bodies, and that checking them is fast."""
 
 import json
 import random

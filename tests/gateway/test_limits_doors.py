@@ -1,4 +1,4 @@
-"""What is too deep or too much is refused at each route and at both doors, before it is decoded or answered."""
+"""Every route of both APIs rejects bodies that are too deep or too large, before they are decoded."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lines of all services that belong to one request name it: its own id, its decision's, and its trace's."""
+"""The log lines of all services have the ids of the request, its decision, and its trace."""
 
 import io
 import json

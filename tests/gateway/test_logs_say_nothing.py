@@ -1,4 +1,4 @@
-"""Whatever happens to requests, nothing that they say and no secret gets into the log, nor into what mistakes tell."""
+"""Neither logs nor exported exceptions contain prompt text, answers or secrets."""
 
 import asyncio
 import io
@@ -36,7 +36,7 @@ Script = Any
 
 
 class Mistaken:
-    """A stage whose mistakes quote what was said."""
+    """A stage whose exceptions quote the prompt."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         try:
@@ -47,13 +47,13 @@ class Mistaken:
 
 @pytest.fixture(params=["text", "json"])
 def form(request: pytest.FixtureRequest) -> Any:
-    """Where it is JSON, all is traced, too."""
+    """The log format; with JSON, tracing is on as well."""
     return request.param
 
 
 @pytest.fixture
 def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
-    """What would be on standard error at INFO."""
+    """What is written to standard error at INFO."""
     written = io.StringIO()
     handler, root = logs.make_handler(written, "gateway", "INFO", form), logging.getLogger()
     with caplog.at_level(logging.INFO):
@@ -67,7 +67,7 @@ def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
 async def gateway(
     neighbours: Neighbours, valkey: Valkey, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Gateway]:
-    """With an engine that wants a key, and with a journal."""
+    """A gateway whose engine requires a key, with a request log."""
     monkeypatch.setenv("ENGINES_KEY", ENGINES_KEY)
     models = neighbours.config.models
     models["models"]["other"] = models["models"]["tiny"]

@@ -1,4 +1,4 @@
-"""Each search and each question that was embedded is paid once: whoever answers in the end, and nothing for neither."""
+"""Each search and each embedded question is charged once, whichever path answers, and also if none does."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SEARCH, EMBEDDING = 0.01, 0.001
 
 
 async def asked(neighbours: Neighbours, text: str, model: str = "auto", times: int = 1) -> list[dict[str, Any]]:
-    """What each answer says of itself."""
+    """Returns what each answer reports about itself."""
     await neighbours.ready()
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
@@ -53,7 +53,7 @@ async def test_a_search_that_nobody_answers_costs_time_alone(
 async def test_a_question_is_embedded_once_for_its_examples_and_for_the_cache(
     neighbours: Neighbours, valkey: Valkey, path: str, text: str
 ) -> None:
-    """Its path is named by the caller, so that no classifier has embedded it before."""
+    """The caller names the path, so that no classifier has embedded the question before."""
     neighbours.settings |= {"redis_url": valkey.url}
     neighbours.config.models["cache"] = {"usd_per_hit": 0}
     neighbours.config.paths[path] |= {"temperature": 0, "cache": {"similarity_threshold": 0.95}}

@@ -1,4 +1,4 @@
-"""What a request and its receipt make once, of themselves and of nobody before them."""
+"""Values that a request and its receipt compute once, and do not share with other requests."""
 
 from dataclasses import replace
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
-from pointsman_gateway.domain.outcome import fault_of
+from pointsman_gateway.domain.receipt import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
@@ -51,7 +51,7 @@ def test_an_adapters_training_is_paid_back_by_what_it_answers_and_stands_for_its
     assert PRICING.training_usd("tiny", "triage@1") == pytest.approx(1.0)
     assert PRICING.training("tiny", "triage@1") == 10**9  # a thousandth of a dollar
     assert PRICING.training_usd_per_hour("tiny", "triage@1") == pytest.approx(1 / 240)
-    assert PRICING.training("tiny", "voice@2") == 0  # nobody knows how long it took
+    assert PRICING.training("tiny", "voice@2") == 0  # its duration is unknown
 
 
 def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
@@ -197,7 +197,7 @@ async def test_a_cut_answer_is_metered_by_what_had_come(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled", path="small_talk") == 1)
     assert gateway.metric("pointsman_tokens_total", path="small_talk", type="completion") == 3
     assert gateway.metric("pointsman_cost_usd_total", path="small_talk", component="completion") == pytest.approx(12e-6)
-    # It has been read by then, and the engine can no longer say how long it was.
+    # The prompt had been processed by then, and the engine can no longer report its length.
     sent = sum(len(message["content"]) for message in engine.bodies[0]["messages"])
     assert gateway.metric("pointsman_tokens_total", path="small_talk", type="prompt") == sent // 4 > 0
     await until(lambda: engine.running == 0)

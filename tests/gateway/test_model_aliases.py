@@ -1,4 +1,4 @@
-"""Other names for models, and what a request gets whose model is unknown."""
+"""Aliases of models, and the answer to an unknown model."""
 
 from typing import Any
 

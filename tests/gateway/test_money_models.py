@@ -1,4 +1,4 @@
-"""What paths cost beside what requests pay for tokens: engines by the hour, training, and the road not taken."""
+"""Costs of paths beyond tokens: engines with an hourly price, training, and counterfactual costs."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def counting(*pieces: str, inference_ms: float) -> list[Step]:
-    """An answer of an engine that tells how long it worked."""
+    """Returns an answer of an engine that reports how long it worked."""
     told = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
     return [
         *beginning(*pieces),
@@ -77,7 +77,7 @@ async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_i
     door = HttpDoor(http)
     await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
     told = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
-    # Each alone would have paid that much; at once they share what they had in common.
+    # Each alone would have cost that much; together they share the common time.
     assert 0 < told["small_talk"] <= 0.040 + 1e-6
     assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
     total = sum(sample.value for sample in next(iter(gateway.components.cost_metrics.engine_costs.collect())).samples)
@@ -112,14 +112,14 @@ async def test_an_adapters_answers_pay_its_training_back(gateway: Gateway, door:
     assert got.cost_parts_usd["training"] == pytest.approx(1.0 / 1000)  # 1000 s at 3.6 an hour, over 1000 requests
     assert got.cost_usd == pytest.approx(sum(got.cost_parts_usd.values()))
     assert "training" not in (await door.ask(IN_CHAT)).cost_parts_usd
-    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # nobody says what it took
+    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # its training cost is unknown
     assert gateway.metric("pointsman_cost_usd_total", path="triage_adapter", component="training") == 0.001
 
 
 async def test_what_stands_costs_by_the_hour_whoever_asks(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_training_usd", adapter=TRIAGE) == pytest.approx(1.0)
     assert gateway.metric("pointsman_fixed_usd_per_hour", path="triage_adapter") == pytest.approx(1.0 / 240)
-    # All paths share the engine: it would be paid for without any one of them.
+    # All paths share the engine, which would be paid for without any one of them.
     assert gateway.metric("pointsman_fixed_usd_per_hour", path="small_talk") == 0
 
 
@@ -153,7 +153,7 @@ def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> PathTotals:
 
 
 class Linear:
-    """Knows what answers cost along each path, by request and by token."""
+    """Implements the expected cost of each path as a linear function of requests and tokens."""
 
     def __init__(self, **costs: tuple[float, float]) -> None:
         self.costs = costs
@@ -182,7 +182,7 @@ def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be()
         ("chat", "tuned"): 700 + 3 * 100 + 300 * 1 + 50,
     }
     assert told(counterfactual) == pytest.approx(expected)
-    assert told(counterfactual) == pytest.approx(expected)  # looking again adds nothing
+    assert told(counterfactual) == pytest.approx(expected)  # reading again adds nothing
     rows[0] = ("chat", "plain", sent(4, 310, 3060, 50))
     assert told(counterfactual) == pytest.approx(
         {("chat", "plain"): expected["chat", "plain"] + 60, ("chat", "tuned"): expected["chat", "tuned"] + 110}
@@ -229,12 +229,12 @@ def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
 
 async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:
     door = HttpDoor(http)
-    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # nobody's task, but it shows what the path is like
+    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # without a task, but part of the path's statistics
     await door.ask(IN_TRIAGE)
     labels: dict[str, Any] = {"task": "triage"}
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_adapter") == pytest.approx(28e-6)
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_few_shot") == pytest.approx(28e-6)
-    assert gateway.metric(COUNTERFACTUAL, **labels, path="safe_start") == 0  # it has never answered
+    assert gateway.metric(COUNTERFACTUAL, **labels, path="safe_start") == 0  # it has no answers yet
     assert gateway.metric(COUNTERFACTUAL, path="handbook") == 0
 
 

@@ -1,4 +1,4 @@
-"""What engines shape otherwise than OpenAI comes to clients in OpenAI's shape, or is an error that says what it is."""
+"""Deltas that differ from OpenAI's format are converted to it, or lead to an error that names the problem."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +26,7 @@ def call(name: str = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
 
 
 def read(*choices: dict[str, Any]) -> tuple[list[Chunk], str]:
-    """The chunks, and why there are no more."""
+    """Returns the chunks, and the error that ended them."""
     reader = EventReader()
     chunks = [piece for choice in choices for piece in reader.read(event({"choices": [choice]}))]
     return chunks, reader.failure

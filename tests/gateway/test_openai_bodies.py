@@ -1,4 +1,5 @@
-"""Bodies as OpenAI's own types write them are taken; numbers that JSON does not have are refused by their place."""
+"""Bodies that conform to OpenAI's types are accepted; numbers that JSON does not allow are rejected with their
+position."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""Chat completions, field by field: what OpenAI's client sends and reads, each answer in the published shape."""
+"""Chat completions field by field: what OpenAI's client sends and reads; every answer conforms to the published
+types."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +36,7 @@ def asking(**more: Any) -> dict[str, Any]:
 
 
 def calling(index: int, name: str, *arguments: str) -> list[Step]:
-    """One tool call in pieces."""
+    """Returns one tool call in pieces."""
     head = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
     pieces = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
     return [chunk(tool_calls=[piece]) for piece in (head, *pieces)]

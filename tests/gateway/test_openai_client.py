@@ -1,4 +1,4 @@
-"""The client of OpenAI-compatible engines, against an engine that follows a script."""
+"""The client of OpenAI-compatible engines, with a scripted engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 
 @pytest.fixture
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
-    """Calls the engine; `seconds` are left to the deadline."""
+    """Calls the engine, with `seconds` left until the deadline."""
     pool = Pool()
     client = OpenAIClient(pool)
 
@@ -42,7 +42,7 @@ async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
 async def collect(answer: AsyncIterator[Chunks], into: list[Chunk] | None = None) -> list[Chunk]:
     got = [] if into is None else into
     async for chunks in answer:
-        got.extend(chunks)  # what came before an error counts
+        got.extend(chunks)  # chunks before an error count
     return got
 
 

@@ -1,4 +1,4 @@
-"""Errors of every route, in OpenAI's shape and as its client knows them."""
+"""Errors of every route have OpenAI's format and are parsed by its client."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what a request may name, all of it and one by one."""
+"""`GET /v1/models` lists all names that a request may use, and each can be retrieved."""
 
 from collections.abc import AsyncIterator
 

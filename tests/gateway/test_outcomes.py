@@ -1,11 +1,11 @@
-"""Every way in which a request can end is in one closed vocabulary, with whose fault it is."""
+"""Every outcome of a request is in one closed vocabulary, with whose fault it is."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault, fault_of, is_failure, outcome_of
+from pointsman_gateway.domain.receipt import OUTCOMES, UNFORESEEN, Fault, fault_of, is_failure, outcome_of
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -19,11 +19,11 @@ MADE_UP = {
     "too_many_{}": ("too_many_messages", "too_many_tools", "too_many_functions"),
     "{}_unavailable": ("retriever_unavailable", "lora_server_unavailable", "gateway_unavailable"),
 }
-"""Codes that are put together, and what comes of them."""
+"""Error codes that are composed, and their outcomes."""
 
 
 def codes() -> Iterator[tuple[str, str]]:
-    """Each code that a service's error is given, as it stands in the code, and where."""
+    """Yields each code that is passed to a service's error in the source, with its place."""
     for folder in SOURCES:
         for file in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
@@ -70,7 +70,7 @@ def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
     [
         (Unavailable("x", code="unknown_collection"), Fault.RETRIEVER),
         (Unavailable("x", code="no_slot"), Fault.ADAPTER),
-        # A code of a caller's mistake, in an error that is none: another service was asked the wrong thing by us.
+        # A code for a caller's mistake in an error of another kind: the gateway's own call was invalid.
         (Unavailable("x", code="bad_parameter"), Fault.GATEWAY),
         (InvalidArgument("x", code="unknown_collection"), Fault.CALLER),
     ],

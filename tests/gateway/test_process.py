@@ -1,4 +1,4 @@
-"""The gateway as a process: it starts, says where it listens, drains, and stops with a clear word."""
+"""The gateway as a process: it starts, reports its addresses, drains, and exits with a clear message."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
 
 
 async def _turned_away(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """Returns once nobody new is let in any more."""
+    """Returns once new requests are rejected."""
     async with asyncio.timeout(10):
         while (await client.post("/v1/route", json=body)).status_code != 503:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Each prompt strategy alone, and several together."""
+"""Each prompt strategy alone, and several combined."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ class Lost:
 
 
 class Embeds:
-    """Implements `Embed`; counts."""
+    """Implements `Embed`, and counts calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -113,7 +113,7 @@ async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
     assert texts(made) == [
         ("user", "near"), ("assistant", "2"), ("user", "nearer"), ("assistant", "3"), ("user", "May my bike ride?"),
     ]  # fmt: skip
-    assert embeds.times == 0  # the classifier had the vector already
+    assert embeds.times == 0  # the classifier has the vector already
 
 
 async def test_a_request_that_was_not_classified_is_embedded_once_for_all_strategies() -> None:

@@ -1,4 +1,4 @@
-"""Whatever becomes of a request, whichever door it came through: it leaves one receipt, and is counted once."""
+"""Whatever happens to a request, over HTTP or gRPC: it has exactly one receipt, and is counted once."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def the_one(valkey: Valkey) -> Body:
-    """The only receipt that there is."""
+    """Returns the only receipt."""
     receipts = await receipts_once(valkey.url, lambda receipts: receipts.all)
     (receipt,) = receipts.all
     return receipt
@@ -56,7 +56,7 @@ class End:
     outcome: str
     fault: str
     path: str = ""
-    """Empty where nothing is decided."""
+    """Empty if there is no decision."""
     text: str = IN_CHAT
     model: str = "auto"
     before: Callable[[Neighbours, Gateway], Any] = lambda neighbours, gateway: None

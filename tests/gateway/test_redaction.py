@@ -1,4 +1,4 @@
-"""What is kept of a text: the hook decides, and where it fails nothing is."""
+"""The redaction hook determines which text is stored; if it fails, none is."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ SECRET = "my card is 4111 1111 1111 1111"
 
 @pytest.fixture
 def hooks() -> Iterator[Any]:
-    """A module of someone's own."""
+    """A user's module."""
     module: Any = types.ModuleType("their_hooks")
     sys.modules["their_hooks"] = module
     yield module

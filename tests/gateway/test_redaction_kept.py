@@ -1,4 +1,4 @@
-"""What the journal and feedback keep of texts goes through the redaction hook first; where it fails they keep none."""
+"""Texts in the request log and in feedback pass the redaction hook first; if it fails, they are not stored."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def failing() -> Iterator[None]:
 
 
 async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The journal's decisions and the feedback on them."""
+    """Returns the logged decisions and the feedback on them."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         streams = ("{pointsman}:decisions", "{pointsman}:feedback")
         decisions, feedback = [await entries_of(redis, name) for name in streams]

@@ -1,4 +1,4 @@
-"""The configuration changes while requests flow."""
+"""The configuration is reloaded while requests are in flight."""
 
 import asyncio
 import shutil
@@ -53,7 +53,7 @@ async def test_an_edit_serves_without_a_request_lost(
     await until(lambda: len(paths) > 20)
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "handbook"}
     neighbours.config.write()
-    await asyncio.gather(*asking)  # raises where any request was refused
+    await asyncio.gather(*asking)  # raises if any request failed
 
     assert paths[0] == "small_talk"
     serving = await status(http)
@@ -130,7 +130,7 @@ async def test_a_folder_that_goes_away_stops_nothing(
 async def test_an_edit_is_found_also_when_a_folder_goes_while_it_is_looked_for(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    """As Kubernetes puts a new ConfigMap in the place of an old one, though not all the time."""
+    """Kubernetes replaces a mounted ConfigMap in this way."""
     folder, before, stop = neighbours.config.folder, gateway.components.reloader.current.id, threading.Event()
 
     def come_and_go() -> None:

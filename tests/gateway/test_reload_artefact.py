@@ -1,4 +1,4 @@
-"""A gateway that serves by an artefact: it and the configuration change together, or not at all."""
+"""A gateway with a stored classifier: it and the configuration change together, or not at all."""
 
 import asyncio
 from pathlib import Path

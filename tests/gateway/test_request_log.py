@@ -1,4 +1,4 @@
-"""Every decision is kept in a capped stream, whatever Redis does; and no request notices."""
+"""Every decision is stored in a capped stream, even after failures of Redis, without delaying requests."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
-    """The entry of one decision, once it is there."""
+    """Returns the entry of one decision, once it is stored."""
 
     async def look() -> list[dict[str, Any]]:
         return [entry for entry in await decisions_in(valkey.url) if entry["id"] == name]
@@ -185,7 +185,7 @@ async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk
     valkey.kill()
     with pytest.raises(Unavailable):
         await desk.store.evidence(redis_schema.today())
-    for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
+    for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two checks, as in a gateway
         desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
         with pytest.raises(Unavailable):
             await desk.recorder.write()
@@ -200,7 +200,7 @@ async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: V
     ):
         for turn in range(170):
             desk.note(*(f"d{turn}-{number}" for number in range(64)))
-            await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
+            await asyncio.sleep(0)  # as long as there are requests, the loop does not wait between turns
     await desk.written()
     assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 0
     assert desk.metric("pointsman_request_log_entries_total") == 170 * 64
@@ -232,7 +232,7 @@ async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
                 return asked > MAX_ATTEMPTS
 
             await found(asked_again)
-            assert asked == MAX_ATTEMPTS + 1  # of eight who would see whether it is back, one is let through
+            assert asked == MAX_ATTEMPTS + 1  # of eight probes for Redis's return, one is allowed
 
 
 async def gone(gateway: Gateway) -> None:

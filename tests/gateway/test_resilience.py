@@ -1,4 +1,4 @@
-"""What is done about engines that fail or are slow, before the first token: retries, rests, trials, hedges, time."""
+"""Resilience to failing and slow engines before the first token: retries, cooldowns, probes, hedging and timeouts."""
 
 import asyncio
 from contextlib import aclosing
@@ -28,7 +28,7 @@ PROMPT_RETRIES = RetryConfig(backoff_seconds=0.0)
 
 
 class Bench:
-    """Engines, and what asks them."""
+    """Engines with the resilience layers around them."""
 
     def __init__(self, *names: str, **resilience: Any) -> None:
         config = ResilienceConfig(**({"retries": PROMPT_RETRIES} | resilience))
@@ -53,7 +53,7 @@ class Bench:
         return text_of([chunks async for chunks in chunks_of((await self.open(seconds)).source)])
 
     def first(self) -> str:
-        """The engine that is asked first for this prompt; the other one is `second`."""
+        """The engine that is chosen first for this prompt; the other one is `second`."""
         return self._order()[0]
 
     def second(self) -> str:
@@ -214,7 +214,7 @@ async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() ->
     bench.clock.passes(1)
     assert await asking == "hello"
     assert bench.client.asked[-2:] == [first, second]
-    assert bench.states[first].breaker.cooldown_left == 14  # it has failed its trial
+    assert bench.states[first].breaker.cooldown_left == 14  # its probe has failed
     assert bench.client.running[first] == 0
 
 
@@ -251,8 +251,8 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
     for _ in range(2):
         with pytest.raises(Unavailable, match="reset"):
             await bench.ask()
-    assert bench.client.asked == ["a", "a"]  # never again after the first token
-    # Each began well, and so they are not in a row; the share decides of these.
+    assert bench.client.asked == ["a", "a"]  # never after the first token
+    # Each began well, so the failures are not consecutive; only the failure rate opens the breaker.
     bench.states["a"].breaker.failed(bench.states["a"].breaker.enter(), BreakerConfig(consecutive_failures=2))
     assert not bench.states["a"].breaker.closed
 
@@ -296,7 +296,7 @@ async def test_the_client_is_told_its_times() -> None:
 
 
 async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> None:
-    """Their patience may be shorter than ours: then nobody would ever wait for a first token's timeout."""
+    """Clients may give up before the first token's timeout; otherwise such an engine would never be detected."""
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=2))
     bench.client.says("a", asyncio.Event())
     for _ in range(2):
@@ -318,7 +318,7 @@ async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() ->
     opened.source.close()
     (await waiting).source.close()
     bench.client.says("a", asyncio.Event())
-    await given_up(bench, after=1)  # too soon to say anything
+    await given_up(bench, after=1)  # too early to conclude anything
     assert bench.states["a"].breaker.closed
 
 

@@ -1,4 +1,4 @@
-"""The retry budget: a share of the recent requests, and a floor."""
+"""The retry budget: a share of recent requests, and a minimum."""
 
 import pytest
 from pointsman_gateway.engines.failover import RetryBudget
@@ -51,4 +51,4 @@ def test_in_a_lasting_outage_retries_stay_a_share(clock: Clock) -> None:
         clock.passes(0.01)
         budget.count_request()
         sent_again += granted(budget, 2)
-    assert sent_again <= 0.2 * 5000 + 5 + 0.1 * 50 * 5  # the floor is given anew about every ten seconds
+    assert sent_again <= 0.2 * 5000 + 5 + 0.1 * 50 * 5  # the minimum is replenished about every ten seconds

@@ -1,4 +1,4 @@
-"""What models.yaml says of resilience: defaults, an engine's own, and what is refused."""
+"""The resilience settings in models.yaml: defaults, settings of an engine, and invalid values."""
 
 from typing import Any
 

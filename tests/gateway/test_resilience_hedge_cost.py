@@ -1,4 +1,4 @@
-"""A hedge costs the prompt once more, and the receipt says so."""
+"""A hedged request costs the prompt twice, and the receipt shows it."""
 
 import asyncio
 from collections.abc import AsyncIterator

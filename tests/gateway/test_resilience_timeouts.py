@@ -1,4 +1,4 @@
-"""Each time that an engine lets pass has its own name; real sockets, the real client."""
+"""Each timeout of an engine is reported by its name, with real sockets and the real client."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ async def client() -> AsyncIterator[OpenAIClient]:
 
 
 async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
-    """What comes of asking for a whole answer."""
+    """Returns the error of a request for a whole answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
     with pytest.raises(PointsmanError) as told:
@@ -39,7 +39,7 @@ async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: f
 
 @contextmanager
 def nobody_accepts() -> Iterator[str]:
-    """An address at which connections are neither taken nor refused, as of a machine that is gone."""
+    """An address at which connections are neither accepted nor refused, like that of a dead machine."""
     with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: items in, items and events out, each against the published shape; nothing is kept."""
+"""`POST /v1/responses`: items and events conform to the published types, and nothing is stored."""
 
 import asyncio
 import json
@@ -85,7 +85,7 @@ async def test_every_response_and_every_event_has_the_published_shape_and_both_s
     assert "[DONE]" not in streamed.text
     assert [_without_id(item) for item in last.output] == [_without_id(item) for item in whole.output]
     assert last.usage == whole.usage
-    # What the events told piece by piece is what stands there at the end.
+    # The final item equals the sum of the events.
     done = [event.item for event in events if event.type == "response.output_item.done"]
     assert sorted(str(item.id) for item in done) == sorted(str(item.id) for item in last.output)
     texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
@@ -118,7 +118,7 @@ async def test_the_events_of_a_call_come_in_openais_order(http: httpx.AsyncClien
         "response.output_item.added", "response.function_call_arguments.delta", "response.function_call_arguments.done",
         "response.output_item.done", "response.completed",
     ]  # fmt: skip
-    assert events[7]["type"] == "response.output_item.done"  # the text was over when the call began
+    assert events[7]["type"] == "response.output_item.done"  # the text was complete when the call began
     assert [event["item"]["type"] for event in events if "item" in event] == ["message"] * 2 + ["function_call"] * 2
 
 

@@ -1,4 +1,4 @@
-"""The retriever as the gateway calls it."""
+"""The gateway's client of the retriever."""
 
 import asyncio
 from collections.abc import AsyncIterator

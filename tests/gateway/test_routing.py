@@ -53,7 +53,7 @@ def test_weights_are_relative() -> None:
 
 
 class Away:
-    """Implements the router's `Availability`: the reason by path."""
+    """Implements the router's `Availability` with a reason by path."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self._reasons = reasons

@@ -1,4 +1,4 @@
-"""A share of requests is answered twice: through the real doors, beside the real Valkey."""
+"""A share of requests is also answered by a shadow path, with the real APIs and a real Valkey."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
 
 
 def by_path(body: Mapping[str, Any]) -> list[Any]:
-    """The adapter answers well; the base model, which only the few-shot path asks, badly."""
+    """The adapter answers well, and the base model, which only the few-shot path uses, badly."""
     return answer(GOOD if "@" in body["model"] else BAD)
 
 
 async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
-    """The first answer that is shadowed: a gateway that has not heard what the others spent begins no shadow."""
+    """Returns the first shadowed answer. Shadowing starts once the gateway knows what other gateways have spent."""
     while True:
         ends = gateway.metric("pointsman_shadow_requests_total")
         got = await door.ask(IN_TRIAGE)
@@ -84,7 +84,7 @@ async def test_a_shadow_is_no_request(door: HttpDoor, gateway: Gateway, valkey: 
 
 async def test_what_is_not_drawn_is_answered_once(door: HttpDoor, gateway: Gateway, engine: ScriptedEngine) -> None:
     await door.ask(IN_CHAT)
-    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # whoever names a path wants to know of that one
+    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # a named path is not shadowed
     before = len(engine.bodies)
     await shadowed(door, gateway)
     assert before == 2
@@ -125,7 +125,7 @@ async def test_a_better_shadow_is_regretted_by_as_much_as_it_is_better(neighbour
         await found(marked)
         assert gateway.metric("pointsman_regret_quality_total") == 1
 
-        async def rated() -> bool:  # the caller's own rating stands
+        async def rated() -> bool:  # the caller's own rating has priority
             return await rated_in(valkey.url) == {"triage_adapter": (1, 0.25), "triage_few_shot": (1, 1.0)}
 
         assert await found(rated)
@@ -150,7 +150,7 @@ async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_cou
     neighbours.engine.script = lambda body: (
         by_path(body) if "@" in body["model"] else [chunk("slow"), never, *answer(" end")]
     )
-    neighbours.settings["max_in_flight"] = 4  # half of that is a crowd
+    neighbours.settings["max_in_flight"] = 4  # half of the slots count as busy
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         door = HttpDoor(client)
@@ -201,7 +201,7 @@ async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbou
         client.headers["authorization"] = f"Bearer {wide.credential.text}"
         await HttpDoor(client).ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total") == 2)
-        await until(partial(_has_more, gateway, began))  # a pair is told of before its shadow has ended
+        await until(partial(_has_more, gateway, began))  # a pair is reported before its shadow has ended
         assert gateway.metric("pointsman_shadow_requests_total") == began + 1
         assert [body["model"] for body in neighbours.engine.bodies[asked:]] == [TRIAGE] * 4 + ["tiny"]
 

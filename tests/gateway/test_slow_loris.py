@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly, or read nothing: they lose their connection, and nobody else does."""
+"""Clients that send too much, too slowly, or do not read are disconnected without affecting others."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ LONG = 60.0
 BRISK = ConnectionLimits(
     header_timeout=LONG, body_timeout=LONG, idle_timeout=LONG, stall_timeout=LONG, max_headers=10, max_header_bytes=4096
 )
-"""So long that nothing is late on a busy machine; each test shortens what it is about."""
+"""Timeouts long enough for a busy machine; each test shortens the one that it is about."""
 SOON = 0.2
 
 
 class App:
-    """Reads the body, then answers with its length; `big` instead: with more than any buffer holds."""
+    """Reads the body, then answers with its length, or with more than any buffer holds."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -61,7 +61,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 async def _sends(send: Any, piece: bytes, receive: Any) -> bool:
-    """Whether the client is gone."""
+    """Whether the client has disconnected."""
     await send({"type": "http.response.body", "body": piece, "more_body": True})
     hung_up = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def _sends(send: Any, piece: bytes, receive: Any) -> bool:
 
 @dataclass
 class Client:
-    """A connection that says what it is told to, byte by byte."""
+    """A connection that sends given bytes."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -83,7 +83,7 @@ class Client:
         await self.writer.drain()
 
     async def answer(self) -> tuple[int, bytes]:
-        """Status and body of the next answer."""
+        """Returns status and body of the next answer."""
         async with asyncio.timeout(20):
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
             if b"chunked" in head:
@@ -96,7 +96,7 @@ class Client:
         return int(head.split(b" ")[1]), body
 
     async def refusal(self) -> tuple[int, str]:
-        """Status and code of an error; the connection must be closed after it."""
+        """Returns status and code of an error, after which the connection must be closed."""
         status, body = await self.answer()
         await self.closed()
         return status, json.loads(body)["error"]["code"]
@@ -216,7 +216,7 @@ async def test_a_client_that_reads_nothing_of_its_answer_loses_it_and_the_work_e
     app.big = True
     async with connecting(app, replace(BRISK, stall_timeout=SOON, on_rejection=refused.append)) as connect:
         client = await connect()
-        client.reader._transport.pause_reading()  # as one does who wants to hold us
+        client.reader._transport.pause_reading()  # like an attacker who holds connections
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
         await until(lambda: app.gone == 1, within=20)
         assert refused == ["reads_nothing"]
@@ -234,7 +234,7 @@ async def test_while_slow_clients_wait_others_are_served(app: App) -> None:
 async def test_too_many_connections_are_refused_at_once_and_taken_again_later(app: App) -> None:
     async with connecting(app, replace(BRISK, max_connections=2)) as connect:
         first, second = await connect(), await connect()
-        for client in first, second:  # so that they are there before the third comes
+        for client in first, second:  # so that they are there before the third one
             await client.send(HEAD + b"content-length: 0\r\n\r\n")
             await client.answer()
         third = await connect()

@@ -1,4 +1,4 @@
-"""A stream that is cut ends in an error at every door, wherever it is cut, and its receipt says so."""
+"""A stream that is cut ends in an error in every API, wherever it is cut, and its receipt reports that."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ TEXT = "Zugführer 🚂"
 WHOLE = HEAD + in_chunks(EVENTS) + LAST
 
 TINY = "tiny"
-"""A model's name: no other path follows where it fails."""
+"""The name of a model without a fallback path."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 @pytest.fixture(autouse=True)
 def no_second_chance(neighbours: Neighbours) -> None:
-    """Each failure is told as it is: the engine is neither asked again nor left alone."""
+    """A gateway without retries and circuit breaker, so that each failure is reported as it is."""
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
 
 
@@ -190,7 +190,7 @@ async def test_before_its_first_token_a_cut_is_no_error_where_another_path_can_a
     engine.says(HEAD, in_chunks([ROLE]), End.RESET)
     with pytest.raises(Unavailable):
         await door.ask(IN_CHAT)
-    assert engine.asked >= 2  # small talk, and where that fails the default path
+    assert engine.asked >= 2  # the path of small talk, and if it fails the default path
     assert gateway.metric("pointsman_fallbacks_total", source="small_talk", target="safe_start") == 1
 
 

@@ -1,4 +1,4 @@
-"""Structured requests: the client's own format and limits replace those of the path and of the task."""
+"""Structured output: the client's format and limits replace those of the path and of the task."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_other_requests_take_the_paths_limits(extra: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def paths_with_limits(neighbours: Neighbours) -> None:
-    """Each path has stop sequences and `max_tokens`, and the task checks its own format."""
+    """Each path has stop sequences and `max_tokens`, and the task validates its own format."""
     for path in neighbours.config.paths.values():
         path |= {"stop": ["\n\n"], "max_tokens": 60}
     neighbours.config.tasks["triage"] |= {

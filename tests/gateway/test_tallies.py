@@ -1,4 +1,4 @@
-"""Plain numbers say what the Prometheus client's own counters and histograms would have said."""
+"""The fast counters and histograms export the same values as the Prometheus client's own."""
 
 import random
 

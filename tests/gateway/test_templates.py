@@ -1,4 +1,4 @@
-"""Prompt files: a user's text is never evaluated, and what a file may do is limited."""
+"""Prompt templates: a user's text is never evaluated, and a template's abilities are limited."""
 
 from dataclasses import replace
 from typing import Any

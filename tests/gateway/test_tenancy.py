@@ -1,4 +1,4 @@
-"""Limits and budgets hold over all gateways while Redis answers."""
+"""Limits and budgets hold across all gateways while Redis is available."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ async def refusal(counter: Counter, caller: Caller, tokens: int = 1) -> Resource
 
 
 async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> Reservation:
-    """Once what others hold and do not need has come back."""
+    """Returns once the unused leases of other gateways have been returned."""
     hold = await found(lambda: counter.let_in(caller, tokens))
     assert hold
     return hold
@@ -206,7 +206,7 @@ async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Va
         asked = counter.metric("pointsman_quota_lease_renewals_total", outcome="done") - before
         for hold in holds:
             hold.settle(NOTHING, 0, "ok")
-        assert asked <= 2  # one, and perhaps one of the upkeep's
+        assert asked <= 2  # one, and perhaps one of a background task
 
 
 async def test_one_busy_gateway_does_not_keep_all_from_another(valkey: Valkey, times: Times) -> None:
@@ -271,7 +271,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
 
 
 async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken(valkey: Valkey) -> None:
-    """A word that a gateway gave up may still arrive, after later ones; and it may not hear the answer to its last."""
+    """A lease message that a gateway gave up on may still arrive after later ones, and its answer may be lost."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         exchange = redis.register_script(lease_store.EXCHANGE_SCRIPT)
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
@@ -377,7 +377,7 @@ async def test_where_keys_are_off_anybody_may_enter_and_the_log_says_so(caplog: 
     [0, 951_782_399_999, 951_782_400_000, 1_709_164_800_000, 1_735_689_599_999, 1_735_689_600_000, 4_107_542_400_000],
 )
 async def test_redis_and_the_gateway_agree_on_windows(valkey: Valkey, unix_ms: int) -> None:
-    """Leap days, ends of years, 2100, which has no leap day."""
+    """Covers leap days, ends of years, and 2100, which has no leap day."""
     times = Times()
     times.pass_by(unix_ms / 1000 - times.wall())
     issued = await issue(valkey.url, Limits(requests_per_minute=9, dollars_per_day=9, dollars_per_month=9))

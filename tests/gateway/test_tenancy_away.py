@@ -1,4 +1,4 @@
-"""What gateways let in while Redis is away, and what comes of it when it is back."""
+"""What gateways admit while Redis is unavailable, and what happens when it returns."""
 
 from contextlib import AsyncExitStack, suppress
 
@@ -23,7 +23,7 @@ def times() -> Times:
 
 
 async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: IssuedKey) -> dict[Counter, Caller]:
-    """Two gateways that have both heard that there are two."""
+    """Two gateways, each of which knows that there are two."""
     counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT)) for _ in range(2)]
     for counter in counters:
         await until(lambda: counter.tenancy.tasks.leases.gateways == 2)  # noqa: B023  # awaited
@@ -161,7 +161,7 @@ async def test_a_gateway_that_has_nothing_of_a_budget_refuses_while_redis_is_awa
 
 
 async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
-    """Of a thousand requests only those that try Redis again wait for it."""
+    """Of a thousand requests, only those that probe Redis wait for it."""
     issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
     async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         caller = await counter.caller(issued)

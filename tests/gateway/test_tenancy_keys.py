@@ -1,4 +1,4 @@
-"""Who is let in: keys are found by their digest, copies are good for a while, and revocations are heard of."""
+"""Authentication: keys are looked up by their digest, cached for a time, and revocations are received."""
 
 import asyncio
 import json
@@ -115,7 +115,7 @@ async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: 
     async with counter_at(valkey.url) as counter, register_at(valkey.url) as register:
         await counter.tenancy.identify(text)
         before = await register.find(issued.record.id)
-        async with Redis.from_url(valkey.url) as redis:  # as `revoke` does, but for its message
+        async with Redis.from_url(valkey.url) as redis:  # like `revoke`, but without its message
             revoked = json.loads(before.to_json()) | {"revoked": 1.0}
             await redis.hset(redis_layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
             await redis.incr(redis_layout.EPOCH)

@@ -1,4 +1,4 @@
-"""Usage is counted exactly, whatever Redis does."""
+"""Usage is counted exactly, whatever happens to Redis."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from tests.gateway.doubles.waiting import found, until
 
 
 async def written(counter: Counter) -> None:
-    """Returns once all is; Redis may come back late."""
+    """Returns once everything is written, even if Redis is unavailable at first."""
 
     async def nothing_waits() -> bool:
         with suppress(Unavailable):
@@ -32,7 +32,7 @@ async def written(counter: Counter) -> None:
 
 
 async def used(url: str, day: str) -> dict[str, int]:
-    """Over all keys."""
+    """Returns the sum over all keys."""
     async with open_redis(url, lambda up: None) as redis:
         return dict(sum_counts((await UsageStore(redis).day(day)).values()))
 
@@ -97,7 +97,7 @@ async def test_usage_belongs_to_the_day_on_which_the_request_ended(valkey: Valke
         times.enter_the_next(Window.DAY)
         hold.settle(Usage(2, 2), 0, "ok")
         second = redis_layout.day_of(times.wall())
-        times.pass_by(-redis_layout.A_DAY)  # the clock was ahead, and is put right
+        times.pass_by(-redis_layout.A_DAY)  # the clock was ahead, and is corrected
         late.settle(Usage(4, 4), 0, "ok")
         await written(counter)
     assert (await used(valkey.url, first))["prompt_tokens"] == 1 + 4

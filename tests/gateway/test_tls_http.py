@@ -1,4 +1,4 @@
-"""The HTTP door with TLS and mTLS: real handshakes."""
+"""The HTTP API with TLS and mTLS, with real handshakes."""
 
 import asyncio
 import shutil
@@ -129,7 +129,7 @@ async def test_a_broken_certificate_is_not_shown_and_the_log_says_why(
 
 
 async def _shown(address: str, authority: Authority) -> bool:
-    """Whether the server's certificate is one of this CA."""
+    """Whether the server presents a certificate of this CA."""
     try:
         async with httpx.AsyncClient(verify=believing(authority), timeout=10) as client:
             return (await client.get(f"https://{address}/")).text == "https"

@@ -1,4 +1,4 @@
-"""The gateway as a process with TLS settings: both doors speak it; files that do not fit stop it, and it says why."""
+"""The gateway as a process with TLS settings: both servers use TLS, and invalid files stop the start with a reason."""
 
 import asyncio
 import os

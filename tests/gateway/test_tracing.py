@@ -1,4 +1,4 @@
-"""A request's spans: one trace through doors, phases, retriever and engine, which says what was decided and no word."""
+"""A request's spans form one trace across HTTP or gRPC, phases, retriever and engine, without prompt text."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Answers are kept to learn from where the configuration names their task and their caller's tenant consents."""
+"""Answers are stored for training if the configuration names their task and the caller's tenant consents."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ JSON = '{"intent": "lost_item"}'
 
 @pytest.fixture
 def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Answers of triage may be learnt from, whoever asks."""
+    """Answers of triage may be used for training, for every caller."""
     neighbours.settings |= {"redis_url": valkey.url}
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     neighbours.engine.says(*answer(JSON))
@@ -52,7 +52,7 @@ async def samples(valkey: Valkey) -> list[dict[str, Any]]:
 async def asked(
     neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto"
 ) -> AsyncIterator[Gateway]:
-    """Once all are answered, and in the journal."""
+    """Returns once all requests are answered and logged."""
     await neighbours.ready()
     before = len(await decisions_in(valkey.url))
     shown = {"authorization": f"Bearer {key}"} if key else {}
@@ -97,7 +97,7 @@ async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbour
     async with register_at(valkey.url) as register:
         key = (await issue(valkey.url, tenant="acme")).credential.text
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert await samples(valkey) == []  # anonymous_consent does not speak for those who have one
+            assert await samples(valkey) == []  # anonymous_consent does not apply to tenants with their own setting
         await register.consent("acme", ["triage"])
         async with asked(learning, valkey, IN_TRIAGE, key=key):
             assert [kept["tenant"] for kept in await samples(valkey)] == ["acme"]

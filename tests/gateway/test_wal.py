@@ -1,4 +1,4 @@
-"""Receipts in the write-ahead log of a process that has ended are recovered, each once, with their evidence."""
+"""Receipts in the write-ahead log of a dead process are recovered exactly once, with their statistics."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def first_segment(folder: Path) -> Path:
-    """The segment that is written first."""
+    """Returns the segment that is written first."""
     (page,) = folder.glob("wal-*.a.jsonl")
     return page
 
@@ -64,7 +64,7 @@ async def answers_in(desk: Desk) -> int:
 
 @asynccontextmanager
 async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[Desk]:
-    """A process that has recovered the orphaned logs."""
+    """A process that has recovered orphaned logs."""
     async with desk_at(valkey.url, folder) as desk:
         await desk.recovery.recover()
         yield desk
@@ -109,7 +109,7 @@ async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: 
 
 
 async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valkey, folder: Path) -> None:
-    """The batch was sent when Redis hung. Then Redis executes it and the recovery, in either order."""
+    """The batch was sent when Redis was suspended. Then Redis executes it and the recovery, in either order."""
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
         await gone.recorder.write()
@@ -268,7 +268,7 @@ async def test_a_full_log_takes_more_once_redis_has_some(
 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """The kernel refuses, as it does on a full disk."""
+    """Makes the kernel refuse larger files, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

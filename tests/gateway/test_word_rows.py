@@ -1,4 +1,4 @@
-"""The sum of a text's word rows does not depend on what was read before."""
+"""The sum of a text's word vectors does not depend on texts that were read before."""
 
 import numpy as np
 from pointsman_gateway.classification.scores import Floats
@@ -29,9 +29,9 @@ def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
         return row_of(word)
 
     rows = WordRowCache(noted, max_words=4)
-    for words in TEXTS:  # the third has more words than are kept
+    for words in TEXTS:  # the third text has more words than the cache holds
         assert rows.sum_of(words).tolist() == summed(words)
-    assert made.count("a") > 1  # it was let go of meanwhile
+    assert made.count("a") > 1  # it was evicted meanwhile
 
 
 def test_a_word_that_is_known_is_not_looked_up_again() -> None:

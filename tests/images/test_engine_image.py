@@ -1,4 +1,5 @@
-"""The engine for CPUs and the lora-server on it, built and run as the manifests say: vLLM answers by the gateway."""
+"""The images of the CPU engine and the lora-server, built and run as in the manifests: vLLM answers through the
+gateway."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = PROJECT / "examples" / "helpdesk"
 CLAIM = Path("/var/lib/pointsman/adapters")
-"""Where the claim `adapters` is mounted."""
+"""Mount path of the claim `adapters`."""
 
 STARTS = 600
-"""Seconds that vLLM may take; 60 to 90 are usual on two cores."""
+"""Time limit of vLLM's start, which usually takes 60 to 90 seconds on two cores."""
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,13 @@ class House:
     lora_server: Container
     gateway: Container
     address: str
-    """Of the lora-server."""
+    """The lora-server's address."""
     ready: str
-    """Where the lora-server says whether it is."""
+    """Address of the lora-server's readiness probe."""
     http: httpx.AsyncClient
 
     async def answer(self, model: str, text: str) -> tuple[str, str]:
-        """And the path that was taken."""
+        """Returns the answer and its path."""
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         answer = await self.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, f"{answer.text}\n{self.gateway.words}\n{self.lora_server.words[-4000:]}"
@@ -68,7 +69,7 @@ class House:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """A gateway and a lora-server in containers, and a real Valkey beside."""
+    """A gateway and a lora-server in containers, with a real Valkey."""
     folder, cluster = tmp_path_factory.mktemp("house"), Cluster.of(overlay("cpu"))
     http, grpc, metrics, engine = (free_address() for _ in range(4))
     async with running_valkey(folder / "valkey") as valkey:

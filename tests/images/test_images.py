@@ -1,4 +1,4 @@
-"""The images, built and run as the manifests say: the gateway answers a request, with the retriever behind it."""
+"""The images, built and run as in the manifests: the gateway answers a request, with passages from the retriever."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from tests.images.running import Container, running
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
-"""The last one on a base without an engine: `test_engine_image.py` has one."""
+"""The last one has a base without an engine; `test_engine_image.py` tests it with one."""
 
 HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
 
@@ -42,7 +42,7 @@ def _built(shop: Workshop) -> dict[str, Built]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    """A production: with keys."""
+    """The production manifests, with authentication."""
     return Cluster.of(overlay("cpu"))
 
 
@@ -75,7 +75,7 @@ class Running:
 
 @pytest.fixture
 async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
-    """A gateway and a retriever in containers; a real Valkey, and doubles of the engine and its lora-server, beside."""
+    """A gateway and a retriever in containers, with a real Valkey and doubles of the engine and its lora-server."""
     http, retrieval, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     async with (
         running_valkey(tmp_path / "valkey") as valkey,

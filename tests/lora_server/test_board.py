@@ -1,4 +1,4 @@
-"""What watchers are told, and when."""
+"""The engine states that watchers receive, and when."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What must not reach the engine, each with its own reason."""
+"""Every kind of invalid adapter is rejected before it reaches the engine, with its own reason."""
 
 import json
 import os
@@ -74,14 +74,17 @@ def test_a_good_adapter_in_half_precision_passes(
         ("bad_config", {"lora_alpha": 10**400}),
         ("bad_config", {"alpha_pattern": {"q_proj": 0}}),
         ("bad_config", {"use_rslora": "yes"}),
-        ("bad_config", {"rank_pattern": {"q_proj": 2, "self_attn.q_proj": 1}}),  # which of them holds?
+        (
+            "bad_config",
+            {"rank_pattern": {"q_proj": 2, "self_attn.q_proj": 1}},
+        ),  # contradictory
         ("bad_config", {"layers_to_transform": ["0"]}),
         ("wrong_base_model", {"base_model_name_or_path": ["tiny-base"]}),
         ("unsupported_feature", {"rank_pattern": {"(a+)+b": 2}}),
         ("unsupported_feature", {"target_modules": ["q_proj", "lm_head"]}),
         ("unsupported_feature", {"kasa_config": {"beta": 1}}),
         ("unknown_module", {"target_modules": ["q_proj", "query_key_value"]}),
-        ("wrong_rank", {"r": 4}),  # the tensors say 2
+        ("wrong_rank", {"r": 4}),  # the tensors have rank 2
         ("wrong_rank", {"rank_pattern": {"v_proj": 1}}),
         ("bad_weights", {"target_modules": ["q_proj"]}),  # and the tensors adapt v_proj too
         ("absurd_scale", {"lora_alpha": 1e6}),
@@ -129,7 +132,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ("bad_weights", _with(f"{Q}.lora_magnitude_vector", (8,))),
         ("bad_weights", _with("model.layers.0.self_attn.q_proj.lora_A.weight", (2, 8))),  # PEFT's prefix is missing
         ("bad_weights", _with(f"{Q}.weight", (8, 8))),
-        ("wrong_shape", _with(f"{Q}.lora_A.weight", (3, 8))),  # another rank than its other half
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (3, 8))),  # a rank that differs from its other half
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (16,))),
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 7))),
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 9))),
@@ -153,7 +156,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ("not_finite", _with(f"{V}.lora_B.weight", (4, 2), float("-inf"))),
         ("absurd_scale", _with(f"{V}.lora_B.weight", (4, 2), 1e30)),
         (
-            "absurd_scale",  # each of them alone would do
+            "absurd_scale",  # each of them alone is accepted
             lambda tensors: [
                 _with(f"{Q}.lora_{side}.weight", shape, 900.0)(tensors)
                 for side, shape in (("A", (2, 8)), ("B", (8, 2)))
@@ -204,7 +207,7 @@ def test_weights_larger_than_any_adapter_are_refused_before_they_are_copied(
     store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = make_adapter()
-    os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # sparse: it takes no room, but a copy would
+    os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # a sparse file: it takes no space, but a copy would
 
     assert refusal(store, folder).code == "too_large"
 
@@ -244,7 +247,7 @@ def test_what_is_no_plain_file_is_refused(
     elif kind == "folder":
         (folder / file).mkdir()
     elif kind == "device":
-        (folder / file).symlink_to("/dev/zero")  # making a device of one's own needs rights
+        (folder / file).symlink_to("/dev/zero")  # creating a device needs privileges
     else:
         (folder / file).symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
 
@@ -297,7 +300,7 @@ def test_a_folder_that_is_not_there_is_not_found(store: ArtifactStore, tmp_path:
 def test_modules_that_are_named_by_a_pattern_are_written_out(
     store: ArtifactStore, make_adapter: MakeAdapter, by_pattern: str
 ) -> None:
-    """The pattern is never tried: it may be one that does not come to an end."""
+    """The pattern is never evaluated, because it may not terminate."""
     version = store.add("triage", make_adapter(config={"target_modules": by_pattern}), {})
 
     assert version.target_modules == ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
@@ -398,7 +401,7 @@ def test_a_training_report_that_is_no_json_is_refused(store: ArtifactStore, make
 def test_a_name_that_stands_twice_among_the_weights_is_refused(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
-    """Each reader would take another one of the two."""
+    """Different readers would use different ones of the two."""
     weights = make_adapter() / "adapter_model.safetensors"
     raw = weights.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -423,7 +426,7 @@ def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
-    """As DoRA keeps them; the base's weights are zeros, the scaling is 2."""
+    """Returns DoRA's magnitudes; the base's weights are zeros, and the scaling is 2."""
     return {
         f"{module}.lora_magnitude_vector": factor
         * np.linalg.norm(2.0 * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"], axis=1)
@@ -432,7 +435,7 @@ def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
 
 
 def _save_as(dtype: str, tensors: Tensors, folder: Path) -> None:
-    """By hand, since numpy has no bf16: its bytes are the upper halves of a float32's."""
+    """Writes the file byte by byte, since numpy has no bf16: a bf16 consists of the upper bytes of a float32."""
     header, data = {}, b""
     for name, values in tensors.items():
         half = values.astype(np.float16) if dtype == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The gateway's desk for the console, before the whole lora-server with a real Valkey."""
+"""The gateway's adapter admin client for the console, with a complete lora-server and a real Valkey."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_gateway.domain.adapters import AliasMove
+from pointsman_gateway.domain.path import AliasMove
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel

@@ -1,4 +1,4 @@
-"""Three lora-servers with one registry: what one of them is asked for, all do; whoever was away catches up."""
+"""Three lora-servers with one registry: changes made at one apply to all, and a server that was down catches up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ class Three:
         return version
 
     async def all_serve(self, version: str, which: int, but: tuple[int, ...] = ()) -> None:
-        """Every one points to it, holds it, says so, and its engine answers with it."""
+        """Whether every server points to the version, holds and reports it, and its engine answers with it."""
         for number, server in enumerate(self.servers):
             if number not in but:
                 await server.until(lambda server=server: _serves(server, version, which))  # type: ignore[misc]  # the loop's own
@@ -117,7 +117,7 @@ async def _kill_engine(three: Three) -> None:
 
 
 async def _nothing(three: Three) -> None:
-    """It is started again by its lora-server."""
+    """Returns nothing to do, because the lora-server restarts its engine itself."""
 
 
 @pytest.mark.parametrize(("goes", "comes"), [(_kill_server, _start_server), (_kill_engine, _nothing)])
@@ -143,7 +143,7 @@ async def test_all_go_on_after_valkey_was_killed(three: Three) -> None:
 
     three.valkey.stop()
     for server in three.servers:
-        assert await server.answered_by(first) == text_of(0)  # no moves, and no harm
+        assert await server.answered_by(first) == text_of(0)  # no changes, and no failures
     await asyncio.to_thread(three.valkey.start)
     second = await three.register(1, 1, "prod")
     await three.all_serve(second, 1)

@@ -1,4 +1,4 @@
-"""What stands in front of vLLM's API server, with a small one in vLLM's place: its table of names, and its engine."""
+"""The guard in front of vLLM's API server, with a small server in vLLM's place: its table of names, and its engine."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ ADAPTERS = "/pointsman/v1/adapters"
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """As vLLM's."""
+    """Has the attributes of vLLM's class."""
 
     lora_name: str
     lora_int_id: int
@@ -28,7 +28,7 @@ class LoraRequest:
 
 
 class Engine:
-    """As AsyncLLM: what it is given it keeps, until it is full; answers go on when they may."""
+    """Replaces AsyncLLM: holds adapters until it is full; answers wait until they are released."""
 
     def __init__(self) -> None:
         self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS))
@@ -78,7 +78,7 @@ class Counter:
 
 @dataclass
 class Models:
-    """As OpenAIServingModels."""
+    """Replaces OpenAIServingModels."""
 
     lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
     lora_resolvers: list[Any] = field(default_factory=lambda: ["a resolver"])
@@ -94,7 +94,7 @@ class Models:
 
 
 class Vllm:
-    """As its API server: it answers every path, and streams a completion's parts."""
+    """Replaces the API server: answers every path, and streams completions."""
 
     def __init__(self) -> None:
         self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine())
@@ -279,7 +279,7 @@ async def test_closing_takes_the_name_and_leaves_answers_in_flight_undisturbed(
 async def test_a_request_is_in_flight_from_the_moment_it_has_found_its_adapter(
     vllm: Vllm, client: httpx.AsyncClient
 ) -> None:
-    """Otherwise it could be removed while the prompt is rendered, and vLLM would read the folder again."""
+    """Otherwise it could be removed while the prompt is rendered, and vLLM would load the folder again."""
     await load(client, "a@1")
     vllm.rendered.clear()
     answer = asyncio.create_task(ask(client, "a@1"))

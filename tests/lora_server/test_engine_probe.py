@@ -1,4 +1,4 @@
-"""An engine that answers wrongly is told from one that is busy, and from one that is only a little unsure."""
+"""An engine with corrupted answers is distinguished from a busy engine and from small numerical differences."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 
 @dataclass
 class Engine:
-    """Gives the answers in turn, the last one for ever."""
+    """Gives the answers in turn, and then repeats the last one."""
 
     answers: list[GreedyAnswer | Exception]
     asked: list[str | Sequence[int]] = field(default_factory=list)

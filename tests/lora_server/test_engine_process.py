@@ -1,6 +1,7 @@
-"""The engine as a child: how it is started, and that nothing of it stays behind."""
+"""The engine as a child process: how it is started, and that no process is left behind."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from pointsman_lora_server.engine.command import (
 )
 from pointsman_lora_server.engine.process import EngineProcess
 
-# Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
+# Like vLLM, it has a child that does not notice its parent's death. Both process ids are printed.
 PARENT_AND_CHILD = """
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -72,7 +73,7 @@ async def test_its_end_is_noticed_at_once_and_takes_its_children_along(caplog: p
 
     os.kill(engine, signal.SIGKILL)
 
-    async with asyncio.timeout(5):  # the child holds its output open for 60 s
+    async with asyncio.timeout(5):  # the child keeps its output open for 60 s
         assert await process.wait() == 128 + signal.SIGKILL
     await until_gone(child)
 
@@ -82,7 +83,7 @@ async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> No
         "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('set', flush=True); time.sleep(60)"
     )
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
+    await until(lambda: "set" in caplog.messages)  # a separate line; the logged command contains it, too
 
     assert await process.stop() == 7
     await until_gone(engine, child)
@@ -91,7 +92,7 @@ async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> No
 async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(60)"
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
+    await until(lambda: "set" in caplog.messages)  # a separate line; the logged command contains it, too
 
     await process.stop(timeout_seconds=0.1)
 
@@ -100,7 +101,7 @@ async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.fixture
 def held() -> Iterator[tuple[int, int, int, int]]:
-    """Process ids: of a holder other than this test, of its leash, of the engine, and of the engine's child."""
+    """Process ids: of another parent process, of its supervisor, of the engine, and of the engine's child."""
     engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
     holder_code = (
         "import subprocess, sys, time\n"
@@ -169,7 +170,7 @@ def test_vllm_gets_the_settings() -> None:
         *("127.0.0.1", "8101", "4", "4096")
     ]
     assert option(made, "--tensor-parallel-size") == "2"
-    assert int(option(made, "--shutdown-timeout")) > 0  # by itself vLLM cuts answers off
+    assert int(option(made, "--shutdown-timeout")) > 0  # by default vLLM aborts answers
     assert made.environment["PATH"] == "/bin"
     assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
 
@@ -290,6 +291,15 @@ def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
     assert made.traced
 
 
+def test_json_is_compact_unless_the_operator_configures_structured_outputs() -> None:
+    by_default = build_command(settings(), {}, {0})
+    configured = build_command(settings(extra_arguments="--structured_outputs-config.backend=xgrammar"), {}, {0})
+
+    assert json.loads(option(by_default, "--structured-outputs-config"))["disable_any_whitespace"] is True
+    assert "--structured-outputs-config" not in configured.arguments
+    assert configured.arguments[-1] == "--structured_outputs-config.backend=xgrammar"
+
+
 @pytest.mark.parametrize(
     ("cores", "text"), [({0, 1}, "0-1"), ({3}, "3"), ({0, 1, 2, 5}, "0-2,5"), ({7, 2, 4}, "2,4,7")]
 )
@@ -298,7 +308,7 @@ def test_cores_are_written_as_vllm_reads_them(cores: set[int], text: str) -> Non
 
 
 def _lives(pid: int) -> bool:
-    """A zombie is dead: whoever inherited it has not asked yet."""
+    """Whether the process runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,5 @@
-"""The engine's lives: begun with a secret of its own, asked for what it must know, ended where it answers wrongly."""
+"""The engine's life cycle: each start has a new secret, the state is read, and an engine with corrupted answers is
+stopped."""
 
 import asyncio
 import json
@@ -164,7 +165,7 @@ async def test_an_engine_that_died_is_no_poisoned_one(run: Run, caplog: pytest.L
 
 
 async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> None:
-    """The real vLLM's own drain was seen to cut answers short."""
+    """The real vLLM was seen to abort answers during its own drain."""
     async with run() as house, aiohttp.ClientSession() as http:
         await house.until_ready(1)
         url = house.engine._url

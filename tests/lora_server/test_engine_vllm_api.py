@@ -1,4 +1,4 @@
-"""What the lora-server asks of the engine, with a double of it as a real server."""
+"""The lora-server's calls to the engine, with a double of it as a real server."""
 
 import asyncio
 import json
@@ -140,7 +140,7 @@ async def test_answers_from_what_is_no_number_are_counted(engine: VllmClient, fo
 async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: str, secret: GuardSecret) -> None:
     assert (await engine.complete(BASE, "Hello", 1)).text == BASE
     async with vllm_client.open_client(url, secret) as keyless:
-        with pytest.raises(Unavailable):  # nobody's adapter is to blame
+        with pytest.raises(Unavailable):  # no adapter is the cause
             await keyless.complete(BASE, "Hello", 1)
 
 

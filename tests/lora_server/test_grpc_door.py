@@ -1,4 +1,4 @@
-"""The gRPC door of adapters, before a double of what it hands on to: nothing out of bounds gets through."""
+"""The gRPC API of adapters, with doubles of the components that it calls: invalid requests are rejected first."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ VERSION = AdapterVersion(
 
 @dataclass
 class Asked:
-    """Answers each call with `answer`, and notes with what it was called."""
+    """Answers each call with `answer`, and records its arguments."""
 
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -178,7 +178,7 @@ async def test_an_alias_travels_with_its_canary_and_where_it_was(stub: Any, roll
     assert told == pb.Alias(
         alias=PROD, version=OLD, revision=7, canary_version=NEW, canary_weight=0.1, previous="triage@333333333333"
     )
-    terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is said, the others are not
+    terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is an explicit value, and the others are not set
     assert rollout.calls == [("set_canary", PROD, NEW, 0.1, terms, "ann", OLD)]
 
 

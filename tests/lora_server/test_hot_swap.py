@@ -1,4 +1,4 @@
-"""Loading on demand and making room, against the double of the engine as a process of its own."""
+"""Loading on demand and eviction, with the double of the engine in its own process."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ A, B, C, D = (adapter(number) for number in range(1, 5))
 
 @dataclass
 class Folders:
-    """A store without checks; `behaviours` are those of the double of the engine."""
+    """A store without checks; `behaviours` are those of the engine's double."""
 
     root: Path
     behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Swapping:
 
     @asynccontextmanager
     async def answering(self, version: AdapterVersion) -> AsyncIterator["asyncio.Task[str]"]:
-        """A request that is in flight until the engine is released."""
+        """Keeps a request in flight until the engine is released."""
         await self.hold("answers")
         task = asyncio.create_task(self.chat(version))
         await self.until(lambda: self.in_flight(version), 1)
@@ -258,7 +258,7 @@ async def test_a_load_that_waits_gets_the_slot_when_the_last_answer_in_flight_en
         await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
             waiting = asyncio.create_task(engine.loader.ensure_loaded(B))
-            # Under a steady load nothing would ever fall idle: after a while the name is closed.
+            # Under a steady load the adapter would never be idle, so its name is closed after a while.
             await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
             assert engine.engine_state.state.resident == set()
             assert engine.engine_state.state.draining == {A.version}
@@ -348,7 +348,8 @@ async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(
 
 
 async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> None:
-    """Beside one whose version went again at once, who asked joined it over and over, and let nothing else run."""
+    """If its version had been evicted again at once, callers would join the ended load repeatedly and block the event
+    loop."""
 
     def give_up(signal_: int, frame: FrameType | None) -> None:
         raise AssertionError("it goes round and round")
@@ -357,7 +358,7 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
         ended = asyncio.create_task(asyncio.sleep(0, True))
         await ended
         engine.loader._loads[A.version] = ended
-        before = signal.signal(signal.SIGALRM, give_up)  # no timeout of the event loop's would come
+        before = signal.signal(signal.SIGALRM, give_up)  # a timeout of the event loop would not fire
         signal.setitimer(signal.ITIMER_REAL, 5)
         try:
             await engine.loader.ensure_loaded(A)
@@ -370,7 +371,7 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
 async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_it_holds(
     swapping: RunEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever it has told, someone was promised the adapter meanwhile; and who was, is served all the same."""
+    """Before each report of the engine, another caller was promised the adapter; all of them are served."""
     async with swapping(slots=1) as engine:
         told = engine.engine.list_adapters
 
@@ -503,12 +504,12 @@ async def test_in_the_next_life_of_the_engine_a_version_answers_again_before_it_
         await engine.loader.ensure_loaded(A)
 
         assert await engine.asked("complete") == [f"complete {A.version}"] * 2
-        assert _steps(engine, "probe") == 1  # its content has not changed, and did the base model no harm
+        assert _steps(engine, "probe") == 1  # its content has not changed, and it did not harm the base model
 
 
 async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: RunEngine) -> None:
     async with swapping(slots=2) as engine:
-        for version in (A, B, C):  # B and C stay
+        for version in (A, B, C):  # B and C are kept
             await engine.loader.ensure_loaded(version)
         await engine.hold("answers")
         on_trial = asyncio.create_task(engine.loader.ensure_loaded(D))
@@ -524,7 +525,7 @@ async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: R
 
 
 async def _load_while_another_is_on_trial(engine: Swapping, *versions: AdapterVersion) -> list[BaseException | None]:
-    """Loads A, and while it is on trial the others, whose trials then wait and form a group."""
+    """Loads A, and during its verification the others, which then form one group."""
     await engine.hold("answers")
     tasks = [asyncio.create_task(engine.loader.ensure_loaded(A))]
     await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])

@@ -1,4 +1,4 @@
-"""Jobs in line, with a trainer that does as it is told and trains nothing."""
+"""The queue of training jobs, with a scripted trainer."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from pointsman_lora_server.jobs.queue import JobQueue, running_queue
 from pointsman_lora_server.training.methods import installed_methods
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
-PATIENCE = 30.0  # seconds; only a test that fails takes so long
+PATIENCE = 30.0  # seconds; reached only if a test fails
 
 # Stands for the engine's python. What it does is the first alias_suffix of its data: it is a row's text.
 TRAINER = """
@@ -69,7 +69,7 @@ Enter = Callable[..., AbstractAsyncContextManager[JobQueue]]
 
 
 class Registrar:
-    """Stands for the roll-out."""
+    """Replaces the registration of trained adapters."""
 
     def __init__(self) -> None:
         self.results: list[TrainedAdapter] = []
@@ -140,7 +140,7 @@ async def end_of(line: JobQueue, job: Job) -> Job:
 
 
 async def event(line: JobQueue, job: Job, kind: str, **facts: object) -> dict[str, Any]:
-    """Waits for it."""
+    """Waits for an event."""
 
     async def wait() -> dict[str, Any]:
         async for _, told in line.watch(job.id, 0):
@@ -262,7 +262,7 @@ async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes
 
 @pytest.mark.parametrize("half", ['{"event": "st', '{"ev', '{"event": "step"}'])
 def test_what_is_told_beside_half_an_event_is_whole(tmp_path: Path, half: str) -> None:
-    """Its warnings are heard over another pipe, maybe before it is known that the trainer has been killed."""
+    """Its warnings arrive through another pipe, possibly before its death is known."""
     folder = JobFolder(tmp_path)
     folder.append({"event": "start"})
     with folder.events_file.open("a") as file:
@@ -295,7 +295,7 @@ async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_ne
         os.kill(pid, 0)
     async with enter() as line:
         ended = await end_of(line, job)
-    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was no kill
+    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was not killed
 
 
 async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_taken_away(
@@ -484,7 +484,7 @@ async def test_a_job_that_is_being_registered_is_not_cancelled(
 
 
 def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(tmp_path: Path) -> None:
-    """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
+    """A server in its own process starts a trainer, and is killed before it reads any event."""
     script = (
         "import asyncio, os, pathlib, sys, time\n"
         "from pointsman_lora_server.jobs.execution import TrainerProcess\n"

@@ -1,4 +1,4 @@
-"""When a canary is taken back, and when not."""
+"""Canary analysis: when a canary is rolled back, and when it is not."""
 
 import random
 from collections import Counter
@@ -59,7 +59,7 @@ def test_where_everything_fails_it_is_not_the_canary() -> None:
 
 
 def test_answers_that_a_validator_refuses_count_among_those_that_came() -> None:
-    """Half of the requests failed on both sides, so that the rates are 0.20 and 0.60 of what came."""
+    """Half of the requests failed on both sides, so the rates of invalid answers are 0.20 and 0.60."""
     reason = rollback_reason(TERMS, RequestCounts(200, 100, 20), RequestCounts(200, 100, 60))
 
     assert reason == "rate of invalid answers 0.60 of 100 against 0.20 of 100"
@@ -102,7 +102,7 @@ def test_equal_canaries_are_rarely_taken_back_however_often_one_looks() -> None:
 
 
 def test_the_limits_are_those_of_newcombes_tables() -> None:
-    """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 less 48 of 80 (873-890, table II)."""
+    """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 minus 48 of 80 (873-890, table II)."""
     assert wilson_interval(15 / 148, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert min_rate_excess((48, 56), (80, 70), 1.96) == pytest.approx(0.0524, abs=5e-5)
 
@@ -121,12 +121,12 @@ def test_whatever_gateways_report_there_is_a_verdict(stable: RequestCounts, cana
     assert reason is None or reason.split()[0] in ("error", "rate", "p95")
 
 
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
 async def registry(valkey: Any) -> AsyncIterator[AdapterRegistry]:
-    """With an alias that points to the first of three versions."""
+    """A registry with an alias that points to the first of three versions."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         for digit in "123":
@@ -172,7 +172,7 @@ async def test_a_judge_that_comes_late_undoes_nothing(registry: AdapterRegistry)
 
 
 async def test_of_many_judges_one_takes_it_back(registry: AdapterRegistry) -> None:
-    await registry.move_alias(PROD, THIRD)  # so that a second rollback would find where to go
+    await registry.move_alias(PROD, THIRD)  # so that a second rollback would have a target
     await registry.move_alias(PROD, OLD)
     desired = await with_a_bad_canary(registry)
 

@@ -1,4 +1,4 @@
-"""The whole lora-server over gRPC, with a real Valkey and a double of the engine as its child."""
+"""The whole lora-server over gRPC, with a real Valkey and a double of the engine as its child process."""
 
 import asyncio
 import os
@@ -123,7 +123,7 @@ async def test_what_the_engine_itself_refuses_keeps_its_alias_where_it_was(
         assert aliases(state) == {"triage@prod": good.version}
         bad, kept = (await lora.stub.List(pb.ListAdaptersRequest(name="triage"))).versions
         assert kept.state == pb.ADAPTER_STATE_SERVING
-        failed = await lora.until_state(bad.version, pb.ADAPTER_STATE_FAILED)  # its slot is made empty first
+        failed = await lora.until_state(bad.version, pb.ADAPTER_STATE_FAILED)  # its slot is cleared first
         assert "cannot merge" in failed.last_error
 
 
@@ -179,7 +179,7 @@ async def test_every_slot_is_used_and_who_is_needed_least_makes_room(
         state = await lora.until_ready()
         assert (set(state.resident), list(state.loadable)) == ({served.version, new.version}, [old.version])
         async with lora.http.get(f"{lora.engine_url}/evicted") as answer:
-            assert await answer.json() == 0  # by vLLM itself, which would do it in the middle of an answer
+            assert await answer.json() == 0  # by vLLM itself, which would do it during an answer
 
 
 async def test_a_version_that_is_not_resident_is_loaded_when_it_is_asked_for(

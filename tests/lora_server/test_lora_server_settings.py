@@ -1,4 +1,4 @@
-"""What is read from the environment, once."""
+"""Settings are read from the environment at the start."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_fewer_held_versions_than_a_batch_can_use_are_refused() -> None:
 @pytest.mark.parametrize(
     ("free_gib", "held"),
     [
-        (0, 4),  # at least as many as a batch can use
+        (0, 4),  # at least as many as in one batch
         (4, 102),
         (16, 409),
         (512, MAX_DEFAULT_HELD),

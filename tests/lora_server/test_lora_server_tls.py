@@ -1,4 +1,4 @@
-"""The lora-server as a process whose door speaks TLS, and when it calls itself ready."""
+"""The lora-server as a process with TLS, and when it reports that it is ready."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress

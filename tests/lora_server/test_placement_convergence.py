@@ -1,4 +1,4 @@
-"""Several lora-servers with one registry: each adapter comes to be where it is placed, and is somewhere at any time."""
+"""Several lora-servers with one registry: each adapter is loaded where it is placed, and is always loaded somewhere."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, folder: Path, base: Path, valkey: Any, make_adapter: Any) -> None:
         self.servers: list[ServerProcess] = []
         self.versions: dict[str, str] = {}
-        """By adapter."""
+        """Versions by adapter."""
         self._folder = folder
         self._base = base
         self._valkey = valkey
@@ -61,7 +61,7 @@ class Fleet:
             )
 
     def where(self, version: str, copies: int) -> Collection[str]:
-        """The names of the servers on which it is placed."""
+        """Returns the names of the servers on which it is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
         return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
 
@@ -70,7 +70,8 @@ class Fleet:
         return {s.folder.name for s, state in zip(self.servers, states, strict=True) if version in state.resident}
 
     async def until_placed(self, copies: int) -> None:
-        """Each is held where it is placed, nowhere else, and at no time nowhere."""
+        """Waits until each version is loaded exactly where it is placed, and asserts that it was always loaded
+        somewhere."""
         for version in self.versions.values():
             await self.servers[0].until(lambda version=version: self._is_placed(version, copies))  # type: ignore[misc]  # the loop's own
 
@@ -136,7 +137,7 @@ async def test_an_adapter_on_demand_is_loaded_where_it_is_asked_for(fleet: Fleet
     await fleet.place(0, "triage")
     following = await fleet.register("triage", 77)
     holders = await fleet.holders(following)
-    assert holders  # who registered it has tried it
+    assert holders  # the server that registered it has smoke-tested it
     other = next(server for server in fleet.servers if server.folder.name not in holders)
     await other.call("EnsureLoaded", pb.EnsureLoadedRequest(version=following))
     assert other.folder.name in await fleet.holders(following)

@@ -1,4 +1,4 @@
-"""Which engines hold which versions: the same for every lora-server that asks, and little moves when engines do."""
+"""Placement of versions on engines: every lora-server computes the same, and a change of engines moves few versions."""
 
 import time
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ class Registry:
 
 
 def ranked(*engines: str) -> list[str]:
-    """In the order in which the version is placed on them."""
+    """Returns the engines in the order in which the version is placed on them."""
     return sorted(
         engines, key=lambda engine: sum(engine in engines_for(VERSION, Placement(n), engines) for n in (1, 2, 3))
     )[::-1]

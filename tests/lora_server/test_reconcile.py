@@ -1,4 +1,4 @@
-"""The engine made to match what Redis wants, whatever dies or is away; and the points that move meanwhile."""
+"""The engine is brought to the desired state in Redis, whatever fails meanwhile, and while aliases change."""
 
 import asyncio
 import time
@@ -62,7 +62,7 @@ class Deaf:
 
 
 class Nothing:
-    """Hot-swapping and roll-outs where nothing is wanted."""
+    """Replaces components that the test does not use."""
 
     def advance(self, desired: DesiredState) -> None: ...
     def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...
@@ -320,7 +320,7 @@ async def test_a_redis_that_hangs_changes_nothing_of_what_is_served(
         valkey.hang()
 
         assert isinstance(await refusal(lora.set_alias("triage@prod", second.version)), Unavailable)
-        state = await lora.ensure(first.version)  # what is known can still be loaded
+        state = await lora.ensure(first.version)  # known versions can still be loaded
         assert list(state.resident) == [first.version]
         assert aliases(state) == {"triage@prod": first.version, "triage@next": second.version}
         assert await lora.chat(first.version) == first.version + " word word"

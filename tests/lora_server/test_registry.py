@@ -1,4 +1,4 @@
-"""The desired state, in a real Valkey: versions, how they stand, aliases and pins."""
+"""The desired state in a real Valkey: versions, their states, aliases and pins."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def adapter(digit: str, name: str = "triage") -> AdapterVersion:
 
 OLD, NEW, THIRD = adapter("1"), adapter("2"), adapter("3")
 PROD = "triage@prod"
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 @pytest.fixture
 async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
-    """With three versions, the third not ready."""
+    """A registry with three versions, the third of which is not ready."""
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     for version in (OLD, NEW, THIRD):
         await registry.add_version(version, "", False, "ann")
@@ -50,7 +50,7 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
 
 
 async def kinds(registry: AdapterRegistry) -> list[str]:
-    """Of the changes, the newest first."""
+    """Returns the kinds of the changes, newest first."""
     return [change.kind for change in await registry.history("", 1000)]
 
 

@@ -1,4 +1,4 @@
-"""Canaries, the way back, and what is counted of them, in a real Valkey."""
+"""Canaries, rollbacks and canary metrics in a real Valkey."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +12,7 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 OLD, NEW, THIRD, UNREADY = (f"triage@{digit * 12}" for digit in "1234")
 PROD = "triage@prod"
 TENTH = Canary(NEW, 0.1)
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 @pytest.fixture
 async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
-    """With an alias that points to the first of three versions; a fourth is not ready."""
+    """An alias points to the first of three versions; a fourth version is not ready."""
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)

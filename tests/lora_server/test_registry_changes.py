@@ -1,4 +1,4 @@
-"""How lora-servers hear of changes, and of one another, in a real Valkey."""
+"""How lora-servers receive changes and discover each other, with a real Valkey."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import Unavailable
 
 OLD, NEW = (f"triage@{digit * 12}" for digit in "12")
 PROD = "triage@prod"
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
 
 
 async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
-    """Measured over twenty moves and eight followers; one in twenty may be late on a busy machine."""
+    """Measured over twenty changes and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
         followers = [
@@ -62,7 +62,7 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Adapt
 
 
 async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
-    """Until the follower has read that the alias points to `version`; when that was."""
+    """Returns when the follower has read that the alias points to `version`."""
     while True:
         last_id = await follower.wait_for_change(last_id, 4)
         if [alias.version for alias in (await follower.read()).aliases] == [version]:
@@ -78,7 +78,7 @@ async def _all_wait(valkey: Any, how_many: int) -> None:
 
 
 async def _until(asks: Callable[[], Awaitable[object]]) -> None:
-    """Until the answer is yes."""
+    """Waits until the condition is true."""
     deadline = time.monotonic() + 10
     while not await asks():
         assert time.monotonic() < deadline, "not within 10 s"
@@ -106,7 +106,7 @@ async def test_without_a_change_the_wait_ends_where_it_began(
 async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
-    """As where it was started again without its file, or with one that lacks the last second."""
+    """This happens if it is restarted without its file, or with a file that lacks the last second."""
     newest = await registry.wait_for_change("", 1)
     await registry.read()
     await bounded_redis.client.flushall()
@@ -160,7 +160,7 @@ async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valk
 
 
 async def _patiently(registry: AdapterRegistry, newest: str) -> str:
-    """Once Redis is asked again after its rest."""
+    """Retries once the cooldown of Redis is over."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -170,7 +170,7 @@ async def _patiently(registry: AdapterRegistry, newest: str) -> str:
 
 
 async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: AdapterRegistry) -> None:
-    await register(registry, "tria", "3")  # a name that begins as another
+    await register(registry, "tria", "3")  # a name with another name as prefix
 
     everything = await registry.history("", 100)
     assert [change.subject for change in everything[:2]] == ["tria@" + "3" * 12] * 2

@@ -1,4 +1,4 @@
-"""The roll-out's machine: whoever dies or is away, a version comes to its end, and to the right one."""
+"""The state machine of versions: whatever fails meanwhile, a version reaches its correct final state."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ def aliases(state: pb.EngineState) -> dict[str, str]:
 
 
 async def kinds(lora: Any, subject: str = "") -> list[str]:
-    """Of the history, the oldest first."""
+    """Returns the kinds of the history, oldest first."""
     history = await lora.stub.History(pb.HistoryRequest())
     return [change.kind for change in reversed(history.changes) if subject in ("", change.subject)]
 
 
 def measured(folder: Path, heldout: float | None, prompting: float | None) -> Path:
-    """As a training leaves it."""
+    """Returns measurements as a training run stores them."""
     metrics = {"heldout_exact": heldout, "prompt_path_exact": prompting}
     known = {name: value for name, value in metrics.items() if value is not None}
     (folder / "training.json").write_text(json.dumps({"metrics": known}))
@@ -247,7 +247,7 @@ async def test_what_is_no_better_than_prompting_is_registered_and_not_published(
         version = await first_version(lora)
         await lora.until_state(version, pb.ADAPTER_STATE_READY)
         assert (await refusal(lora.set_alias("triage@prod", version))).code == "not_better"
-        assert (await lora.set_alias("triage@next", version)).version == version  # nothing guards that one
+        assert (await lora.set_alias("triage@next", version)).version == version  # that alias is not protected
         assert (await lora.set_alias("triage@prod", version, force=True)).version == version
 
 

@@ -1,4 +1,4 @@
-"""The process that tries versions: warm from one to the next, and no worse than absent whatever becomes of it."""
+"""The smoke test process: it is reused for several versions, and its failures have the same effect as its absence."""
 
 import asyncio
 import os
@@ -133,7 +133,7 @@ async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path)
 
 
 async def test_our_own_environment_has_no_torch_and_says_so(tmp_path: Path) -> None:
-    """The real module, by a Python that lacks what it needs."""
+    """Runs the real module with a Python that lacks its dependencies."""
     smoke = PeftSmokeTest(Path(sys.executable), tmp_path)
 
     with pytest.raises(Unavailable, match="lacks what the test needs"):

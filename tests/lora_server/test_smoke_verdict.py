@@ -1,4 +1,4 @@
-"""What a trial's findings mean, and when the engine counts as answering otherwise than PEFT."""
+"""How smoke test results are interpreted, and when the engine's answers count as different from PEFT's."""
 
 from dataclasses import dataclass
 from typing import Any

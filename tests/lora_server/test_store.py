@@ -1,4 +1,4 @@
-"""The store keeps what was checked, and keeps it as it is: in a folder here, and behind fsspec alike."""
+"""The artifact store keeps checked files unchanged, in a local folder and through fsspec."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}
 
 @dataclass
 class Shelf:
-    """A store of a kind, and where its files can be got at behind its back."""
+    """A kind of store, with direct access to its files."""
 
     root: str
     here: Path
@@ -35,7 +35,7 @@ class Shelf:
         return ArtifactStore(self.root, self.base, max_rank=8, cache_folder=self.here)
 
     def paths(self) -> list[str]:
-        """Of all files where they are kept for good, below the root."""
+        """Returns the paths of all stored files below the root."""
         files, root = fsspec.core.url_to_fs(self.root)
         return sorted(str(path)[len(str(root)) :].lstrip("/") for path in files.find(root))
 
@@ -171,7 +171,7 @@ def test_held_out_rows_that_fill_their_bounds_are_read_back(store: ArtifactStore
     turns = [{"role": ("user", "assistant")[turn % 2], "content": "a"} for turn in range(1801)]
     bare = json.dumps({"messages": turns, "answer": ""}, separators=(",", ":"))
     full = bare.removesuffix('"}') + "y" * (MAX_ROW_BYTES - len(bare)) + '"}'
-    last = full.replace("y" * MAX_ROWS, "y", 1)  # makes room for the ends of the other lines
+    last = full.replace("y" * MAX_ROWS, "y", 1)  # for the ends of the other lines
     folder = make_adapter()
     (folder / "samples.jsonl").write_text("\n".join([*[full] * (MAX_ROWS - 1), last]))
 
@@ -272,7 +272,7 @@ def test_a_deleted_version_leaves_nothing_behind_and_can_be_deleted_again(
 def test_a_deletion_that_was_cut_short_is_finished_by_the_next(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     store = shelf.store()
     version = store.add("triage", make_adapter(), {})
-    shelf.remove(version, "manifest.json")  # what goes first
+    shelf.remove(version, "manifest.json")  # the least recently used comes first
 
     store.delete(version)
 
@@ -335,7 +335,7 @@ def test_facts_have_a_limit(store: ArtifactStore, make_adapter: MakeAdapter, wor
 
 
 def replace_here(shelf: Shelf) -> Shelf:
-    """As another machine sees it: nothing was fetched there yet."""
+    """Acts as another machine, on which nothing has been downloaded."""
     return replace(shelf, here=shelf.here.with_name("elsewhere"))
 
 

@@ -1,4 +1,4 @@
-"""The store at its limits: a full disk, a service that is away, room for what was fetched, many who fetch at once."""
+"""Limits of the artifact store: a full disk, an unavailable service, the download cache, and concurrent downloads."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def memory(tmp_path: Path) -> Iterator[str]:
 def test_a_full_disk_is_said_clearly_and_leaves_nothing_half(
     tmp_path: Path, base_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    """A real limit, of the size of files; a full disk fails in the same place (EFBIG instead of ENOSPC)."""
+    """Uses a real limit of file sizes; a full disk fails in the same place (ENOSPC instead of EFBIG)."""
     root, adapter = tmp_path / "store", make_adapter()
     limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
 
@@ -82,7 +82,7 @@ def test_a_change_is_noticed_though_the_version_was_handed_out_before(
     before = weights.stat()
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one who hides it would
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # like a service that hides the reason
 
     with pytest.raises(FailedPrecondition):
         store.fetch(version)
@@ -130,7 +130,7 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
     here = tmp_path / "here"
     store = ArtifactStore(memory, base, 8, cache_folder=here, max_cache_bytes=1)
     versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
-    assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
+    assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # it may be in use
     for version in versions[:2]:
         long_ago = time.time() - remote_backend.MIN_CACHED_SECONDS - 1
         os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
@@ -174,7 +174,7 @@ def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        time.sleep(milliseconds / 1000)  # anywhere in its work, that is the point
+        time.sleep(milliseconds / 1000)  # at an arbitrary point of its work
         process.kill()
 
     store = ArtifactStore(root, base, 8)

@@ -1,4 +1,5 @@
-"""The store behind a real S3 interface: moto's server in a process of its own, spoken to by s3fs. Both are optional."""
+"""The artifact store with a real S3 interface: moto's server in its own process, accessed by s3fs. Both are
+optional."""
 
 import socket
 import subprocess
@@ -42,7 +43,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store's URL, with the service's address and keys where its library looks for them."""
+    """A store's URL, with address and credentials in the environment variables of its library."""
     for name, value in {
         "AWS_ENDPOINT_URL": s3,
         "AWS_ACCESS_KEY_ID": "test",

@@ -1,4 +1,5 @@
-"""Which tool-call parser vLLM is started with, and which chat template renders tools if the model's own does not."""
+"""The tool-call parser with which vLLM is started, and the chat template for models whose own one does not support
+tools."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Conversations become tokens, and tokens become steps, without a tokenizer's package."""
+"""Conversations are tokenized and grouped into training steps, without a tokenizer package."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ END, OPEN, BREAK = 1, 2, 3
 
 
 def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
-    """A chat template in small: one token a letter, the end of the turn, a line break."""
+    """A minimal chat template: one token per letter, the end of the turn, a line break."""
     turns = [[OPEN, *(ord(letter) for letter in message.content), END, BREAK] for message in messages]
     return [token for turn in turns for token in turn] + ([OPEN] if answer_next else [])
 

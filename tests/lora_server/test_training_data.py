@@ -1,4 +1,4 @@
-"""Training data is checked, split and explained before anything is computed."""
+"""Training data is checked, split and described before training starts."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The data is described before anything is computed."""
+"""The statistics of training data that are reported before training starts."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An adapter's folder is whole or not there."""
+"""An adapter's folder is either complete or absent."""
 
 import json
 from pathlib import Path

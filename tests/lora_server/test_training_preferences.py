@@ -1,4 +1,4 @@
-"""Preference pairs are checked and split as conversations are."""
+"""Preference pairs are checked and split like conversations."""
 
 import json
 from collections.abc import Callable

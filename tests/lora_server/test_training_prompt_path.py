@@ -1,4 +1,4 @@
-"""What training has to beat: prompts with the nearest examples."""
+"""The baseline that training is compared with: prompts with the nearest examples."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The learning rate is a function of the steps, however the time goes."""
+"""The learning rate is a function of the step number, independent of time."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Answers are scored by what they are worth, not by their letters alone."""
+"""Answers are scored by their meaning, not only by exact equality."""
 
 import pytest
 from pointsman_lora_server.training.scoring import ScoredAnswer, score

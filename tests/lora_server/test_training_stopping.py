@@ -1,4 +1,4 @@
-"""What asks a run to stop while it must not."""
+"""Signals that ask a training run to stop are deferred while it saves a checkpoint."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from tests.lora_server.trainings import PYTHON
 
 TIMES = 60
 
-# A thread interrupts the saving of a checkpoint again and again, each time once the one before has been heard of.
+# A thread interrupts the saving of a checkpoint repeatedly, each time after the previous signal was received.
 INTERRUPTED = """
 import os, random, sys, threading, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Operators see what happens: no panel and no rule is empty, and whoever should know of a fault is told."""
+"""Monitoring: no dashboard panel and no rule is empty, and a fault notifies the right receivers."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def _is_empty(series: Series) -> bool:
 
 
 def _empty(evening: Evening) -> dict[str, str]:
-    """Queries of panels, and rules, that have shown nothing; by name, with their PromQL."""
+    """Returns the queries of panels, and rules, without any result; by name, with their PromQL."""
     queries = {
         f"{shown.panel.name} [{target.letter}]": target.expr
         for shown in evening.panels
@@ -120,7 +120,7 @@ def _drawable(shown: Shown) -> dict[str, Any]:
 
 
 def _name(legend: str, labels: dict[str, str]) -> str:
-    """As Grafana writes it."""
+    """Returns a series' name as Grafana shows it."""
     if legend == "__auto":
         return ", ".join(labels.values())
     return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)

@@ -1,4 +1,4 @@
-"""One trace goes from either door of the gateway to vLLM, through a real OpenTelemetry agent; no span stands alone."""
+"""One trace connects each API of the gateway to vLLM, through a real OpenTelemetry agent; no span is an orphan."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.monitoring.evening import Evening
 
 DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
 ENOUGH = 10
-"""Requests that a minute of load certainly holds."""
+"""A number of requests that a minute of load always exceeds."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
     heard = [
         (by_id[span.parent_id].attributes, span.attributes)
         for span in of_the_engine
-        if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # else its end was not heard
+        if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # otherwise its end was not received
     ]
     assert len(heard) >= ENOUGH
     for asked, told in heard:

@@ -1,4 +1,5 @@
-"""What checkov says of the rendered manifests and the Dockerfiles; deploy/policy/checkov.yaml says what is left out."""
+"""Checkov reports no finding in the manifests and Dockerfiles, except those that deploy/policy/checkov.yaml
+excludes."""
 
 import json
 import subprocess
@@ -17,7 +18,7 @@ DOCKER = PROJECT / "deploy" / "docker"
 
 
 def _failed(folder: Path, more: Sequence[str] = ()) -> set[tuple[str, str]]:
-    """Check and object, or file."""
+    """Returns the failed checks with their objects or files."""
     if not CHECKOV.exists():
         pytest.skip("checkov is not installed: make test-policy")
     command = [str(CHECKOV), "--config-file", str(CONFIG), "-d", str(folder), "-o", "json", *more]

@@ -1,4 +1,4 @@
-"""The committed stubs are what the committed contracts generate."""
+"""The committed stubs equal those that are generated from the committed protobuf files."""
 
 import subprocess
 import sys

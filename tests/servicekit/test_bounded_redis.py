@@ -1,4 +1,4 @@
-"""A deadline for Redis is one for Redis, not for an event loop that is busy with other things."""
+"""A deadline for Redis measures Redis, and not an event loop that is busy with other work."""
 
 import asyncio
 import time
@@ -10,12 +10,12 @@ from pointsman_servicekit.errors import Unavailable
 
 IN_TIME = 0.8 * CALL_TIMEOUT
 TURNS = 3
-"""Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
+"""Turns of the loop from the arrival of a reply until the caller gets it: redis-py reads, parses, and wakes tasks."""
 
 
 @pytest.fixture
 async def busy() -> AsyncIterator[None]:
-    """The loop's turns take 5 ms, as with many requests at once."""
+    """Makes each turn of the loop take 5 ms, as with many concurrent requests."""
 
     async def work() -> None:
         while True:
@@ -28,7 +28,7 @@ async def busy() -> AsyncIterator[None]:
 
 
 def calls(changes: list[bool]) -> BoundedRedis:
-    """Where calls are ours: Redis itself is not asked."""
+    """Scripted calls, without Redis."""
     return BoundedRedis(None, changes.append)  # type: ignore[arg-type]
 
 

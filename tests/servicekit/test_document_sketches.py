@@ -1,11 +1,11 @@
-"""Two moments of a collection are compared by a few bytes of each."""
+"""Two states of a collection are compared by small sketches."""
 
 import pytest
 from pointsman_servicekit.document_sketches import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
 
 
 def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:
-    """The first `rewritten` of them say something else."""
+    """Returns documents, the first `rewritten` of which have another text."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(begin, count))
 
 

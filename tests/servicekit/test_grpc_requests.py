@@ -1,4 +1,4 @@
-"""How a request message is received: after its gate, within limits of time, number of fields, and memory."""
+"""How a request message is received: after authorization, and within limits of time, number of fields, and memory."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ ROUTE = "/pointsman.v1.Gateway/Route"
 
 
 class ClosedGate:
-    """Admits nobody, and records what it was asked."""
+    """Rejects every call, and records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -46,6 +46,17 @@ async def test_the_gate_is_asked_before_the_message_is_there(servicer: Any) -> N
         assert trailers["grpc-status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
     assert gate.asked == [ROUTE]
     assert not servicer.peers
+
+
+def test_empty_messages_of_one_tenant_may_end_in_any_order() -> None:
+    budget = BufferedBytesBudget(1000)
+    with budget.reserved("ours", 0):
+        with budget.reserved("ours", 0), budget.reserved("ours", 100):
+            assert budget.used == 100
+        with pytest.raises(Unavailable), budget.reserved("ours", 501):
+            pass
+    with budget.reserved("ours", 500):
+        assert budget.used == 500
 
 
 async def test_health_needs_no_gate(servicer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The server that every service runs, over a real port."""
+"""The gRPC server of all services, over a real port."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     assert failed.value.details() == "engine 'a' is down"
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(cast(grpc.Call, failed.value))  # it has what from_call reads
+    status = rpc_status.from_call(cast(grpc.Call, failed.value))  # it has the attributes that from_call reads
     assert status
     assert [detail.Unpack(into) for detail, into in zip(status.details, (info, retry), strict=True)] == [True, True]
     assert (info.reason, info.domain, info.metadata["param"]) == ("engine_down", "pointsman", "model")

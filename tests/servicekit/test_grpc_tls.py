@@ -1,4 +1,4 @@
-"""gRPC with TLS and mTLS, and what one client may do to a server."""
+"""gRPC with TLS and mTLS."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ def tls(authority: Authority, tmp_path: Path) -> ServerTls:
 
 
 def nothing(server: grpc.aio.Server) -> None:
-    """No service but health."""
+    """Adds no service except health."""
 
 
 async def serves(address: str, tls: ClientTls | None) -> bool:

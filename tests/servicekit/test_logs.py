@@ -1,4 +1,4 @@
-"""Log lines, as another program would read them from standard error."""
+"""Log lines as another program reads them from standard error."""
 
 import json
 import re

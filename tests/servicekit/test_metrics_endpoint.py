@@ -1,4 +1,4 @@
-"""`GET /metrics` of services without an HTTP door."""
+"""`GET /metrics` of services without an HTTP API."""
 
 import urllib.error
 import urllib.request

@@ -1,4 +1,4 @@
-"""A process that waits until it is told to stop, and its threads."""
+"""A process that runs until it is stopped, and its threads."""
 
 import asyncio
 import signal

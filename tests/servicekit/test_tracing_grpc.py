@@ -1,4 +1,4 @@
-"""Calls over gRPC lie below the caller's span, on both sides, and are told by their codes."""
+"""Spans of gRPC calls are children of the caller's span on both sides, with their status codes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

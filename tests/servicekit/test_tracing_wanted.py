@@ -1,4 +1,4 @@
-"""OpenTelemetry's own environment variables say whether there are traces; without them nothing loads that traces."""
+"""OpenTelemetry's environment variables enable tracing; without them no tracing library is imported."""
 
 import os
 import subprocess

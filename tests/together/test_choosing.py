@@ -1,4 +1,4 @@
-"""What is decided, judged, kept and learned on the real engine and the real Valkey."""
+"""Routing, validation, the request log and learning with the real engine and a real Valkey."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ def test_an_edit_serves_at_once_and_the_engine_s_own_probabilities_judge_an_answ
         _until(lambda: http.get("/v1/configuration").json()["generation"] != before)
         judged = ask(http, TRIAGE, max_tokens=40)
         assert judged.headers["x-pointsman-reason"] == "escalated:mean_logprob"
-        assert judged.json()["choices"][0]["logprobs"] is None  # asked for by the judge, not by the client
+        assert judged.json()["choices"][0]["logprobs"] is None  # requested by the judge, not by the client
     finally:
         file.write_text(as_it_was)
         _until(lambda: http.get("/v1/configuration").json()["generation"] == before)

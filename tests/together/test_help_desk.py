@@ -1,4 +1,4 @@
-"""The whole house on the real engine: every kind of path, both doors, and what must not go wrong between them."""
+"""All services with the real engine: every kind of path over HTTP and gRPC, and interactions between them."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def test_the_triage_adapter_answers_json_of_its_form(client: openai.OpenAI) -> N
     assert list(triaged) == ["intent", "slots", "urgency"]
     assert triaged["intent"] == "lost_item"
     assert answer.model.startswith("triage@")
-    assert answer.model != "triage@prod"  # the version, by its content
+    assert answer.model != "triage@prod"  # the version is a hash of the content
 
 
 def test_the_hybrid_path_writes_in_the_voice_and_from_the_handbook(client: openai.OpenAI) -> None:
@@ -63,7 +63,7 @@ def test_the_hybrid_path_writes_in_the_voice_and_from_the_handbook(client: opena
 
 def test_stream_and_plain_agree_to_the_letter_the_token_and_the_cent(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "path:fare_steps", "messages": [{"role": "user", "content": QUESTIONS["prompt"]}]}
-    client.chat.completions.create(**asked, max_tokens=24)  # so that both find the same prefix cache
+    client.chat.completions.create(**asked, max_tokens=24)  # so that both find the same prefix in the cache
     plain = client.chat.completions.create(**asked, max_tokens=24)
     streamed = list(
         client.chat.completions.create(**asked, max_tokens=24, stream=True, stream_options={"include_usage": True})
@@ -159,7 +159,7 @@ async def test_a_client_that_hangs_up_stops_the_engine(help_desk: Any) -> None:
             hung_up = time.monotonic()
             await asyncio.gather(asking, return_exceptions=True)
             await _until(lambda: _running(http, engine), lambda running: running == 0)
-            assert time.monotonic() - hung_up < 2.0  # 200 ms is promised; this is no timing test on a busy machine
+            assert time.monotonic() - hung_up < 2.0  # 200 ms is promised; this test only checks that it happens
         metrics = (await http.get(f"{help_desk.url}/metrics")).text
     assert 'outcome="cancelled",path="smollm2-135m"' in metrics
 
@@ -193,7 +193,7 @@ def test_the_engine_tells_its_own_time_and_its_hours_are_shared_out(help_desk: A
     assert {path for line in shared for path in ("triage_few_shot", "idle") if f'path="{path}"' in line} == {
         "triage_few_shot", "idle",
     }  # fmt: skip
-    assert 0 < sum(float(line.rpartition(" ")[2]) for line in shared) < 0.04  # the gateway is not an hour old
+    assert 0 < sum(float(line.rpartition(" ")[2]) for line in shared) < 0.04  # it has run for less than an hour
 
 
 async def _read_forever(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> None:

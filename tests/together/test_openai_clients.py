@@ -1,4 +1,4 @@
-"""OpenAI's other endpoints on the real engine, with OpenAI's own client."""
+"""OpenAI's other endpoints with the real engine and OpenAI's own client."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def test_a_named_models_completion_is_raw_and_a_paths_a_conversation(client: ope
     answered = client.completions.create(model="path:safe_start", prompt=CAPITAL, max_tokens=16, temperature=0)
     assert answered.usage is not None
     assert raw.usage is not None
-    assert answered.usage.prompt_tokens > raw.usage.prompt_tokens + 10  # a template, and the path's own words
+    assert answered.usage.prompt_tokens > raw.usage.prompt_tokens + 10  # a template, and the path's own prompt
 
 
 def test_of_a_prompt_alone_its_log_probabilities(client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""The trial with the real PEFT and the real base model: what the example's adapters answer, and merging."""
+"""Smoke tests with the real PEFT and the real base model: the answers of the example's adapters, and merging."""
 
 import json
 import os
@@ -125,7 +125,7 @@ async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
 
 @pytest.fixture
 def holder(base_model: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """A process that holds one that tries adapters."""
+    """The parent process of a smoke test process."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(ENGINE_PYTHON), str(base_model)], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""Every way to train, for real, on a base model that is too small to be good at anything."""
+"""Every training method is run for real on a tiny base model."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ ROUTES = [("bag", "lost_item"), ("ramp", "assistance"), ("refund", "refund"), ("
 HOURS = ("six", "seven", "eight", "nine", "ten", "noon")
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "samples.jsonl", "training.json"]
 
-# The logits of the base with the adapter around it, and those of the merged model, for one prompt.
+# Prints the logits of the base model with the adapter, and those of the merged model, for one prompt.
 COMPARE = """
 import sys, torch
 from peft import PeftModel
@@ -73,7 +73,7 @@ def report(folder: Path) -> dict[str, object]:
 
 
 def merged_differs_by(base: Path, adapter: Path, merged: Path) -> tuple[float, float]:
-    """From the adapter around the base, and the adapter from the base alone: the greatest difference of a logit."""
+    """Returns the greatest differences of logits: merged and adapter, and adapter and base model."""
     program = [str(PYTHON), "-c", COMPARE, str(base), str(adapter), str(merged)]
     done = subprocess.run(program, check=True, capture_output=True, text=True)
     first, second = map(float, done.stdout.split()[-2:])
@@ -136,7 +136,7 @@ def test_qlora_learns_through_four_bits_without_losing_the_gradient(
     base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path
 ) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--method", "qlora", "--epochs", 40, "--learning-rate", 1e-2)
-    assert (run.code, run.warnings) == (0, "")  # bitsandbytes would warn where it cannot go backwards
+    assert (run.code, run.warnings) == (0, "")  # otherwise bitsandbytes would warn that it cannot compute gradients
     whole = lora[0].metrics
     learnt = run.metrics["heldout_loss_before"] - run.metrics["heldout_loss"]
     assert learnt > 0.8 * (whole["heldout_loss_before"] - whole["heldout_loss"])
@@ -148,7 +148,7 @@ def test_dpo_learns_to_prefer_from_the_base(base: Path, pairs: Path, tmp_path: P
     run = train(base, pairs, tmp_path / "out", *TINY, "--method", "dpo", "--epochs", 10)
     assert (run.code, run.warnings) == (0, "")
     first = run.of("step")[0]["loss"]
-    assert first == pytest.approx(0.6931, abs=1e-3)  # ln 2: the adapter and its reference are one
+    assert first == pytest.approx(0.6931, abs=1e-3)  # ln 2: the adapter equals its reference
     assert run.metrics["heldout_loss"] < first
     assert run.metrics["heldout_preference_accuracy"] == 1.0
     assert "heldout_exact" in run.metrics
@@ -207,7 +207,7 @@ def test_an_adapter_that_is_there_can_be_measured_and_keeps_its_weights(
 
 
 def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
-    """The held-out answers contradict what is learnt: every step makes them worse."""
+    """The held-out answers contradict the training data, so every step increases the held-out loss."""
     rows = [{"text": f"The {thing} at {hour}", "output": "yes yes yes"} for thing, _ in ROUTES for hour in HOURS]
     heldout_rows = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
     data = trainings.write_rows(tmp_path / "rows.jsonl", *rows)

@@ -1,4 +1,4 @@
-"""A run that is killed goes on as though nothing had been."""
+"""A killed training run resumes with the same result as an uninterrupted one."""
 
 import signal
 import subprocess

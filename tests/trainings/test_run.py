@@ -1,4 +1,4 @@
-"""The real trainer, in the engine's environment, on the real base model."""
+"""The real trainer in the engine's environment, with the real base model."""
 
 import json
 import signal
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[tuple[Run, Path]]:
-    """The same job twice."""
+    """The same job, run twice."""
     folders = [tmp_path_factory.mktemp("out") / "triage" for _ in range(2)]
     options = ("--base-model-name", "small-base", "--epochs", "4", "--tokens-per-step", "300", "--samples", "2")
     return [(train(data, folder, *options), folder) for folder in folders]

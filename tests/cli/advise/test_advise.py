@@ -1,4 +1,4 @@
-"""From an evaluation and the cost of a training: when an adapter pays, and what to do."""
+"""Advice from an evaluation and the cost of training: when an adapter pays off, and what to do."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ HYBRID = path("hybrid", "hybrid", 0.9, {"prompt": 4.5, "completion": 1.0})
 
 
 def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> Report:
-    """All differences are beyond chance but those of the pairs in `chance`."""
+    """All differences are significant, except for the pairs in `chance`."""
     pairs = [
         Pair(one.path, other.path, 100, Interval(0.1, 0, 0.2), p_value, p_value, "mcnemar")
         for place, one in enumerate(paths)
@@ -69,7 +69,7 @@ def test_a_training_is_earned_back_by_what_each_request_saves() -> None:
     found = break_even(LORA, FEW_SHOT, TRAINED)
     assert found.saving_per_1000 == pytest.approx(3)
     assert found.requests == pytest.approx(0.6 / 0.003)
-    # 5/0.5 and 2/0.8 dollars for 1,000 right answers
+    # 5/0.5 and 2/0.8 dollars per 1,000 correct answers
     assert found.right_answers == pytest.approx(0.6 / (0.010 - 0.0025))
     assert found.requests_a_month == pytest.approx(0.6 / 12 / 0.003)
 
@@ -82,7 +82,7 @@ def test_a_training_that_is_on_the_receipts_already_is_not_counted_twice() -> No
 def test_a_path_that_costs_more_never_pays_by_price_but_may_by_what_wrong_answers_cost() -> None:
     assert break_even(HYBRID, FEW_SHOT, TRAINED).requests is None
     dear = CostTerms(training=TRAINED.training, wrong_answer=0.01)
-    # saved a request: 0.01 x (0.9 - 0.5) less the 0.0005 that it costs more
+    # saving per request: 0.01 x (0.9 - 0.5), minus the additional cost of 0.0005
     assert break_even(HYBRID, FEW_SHOT, dear).requests == pytest.approx(0.6 / (0.004 - 0.0005))
 
 
@@ -133,14 +133,14 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
         "an adapter would be as good: adapter pays from 200 requests on; give --requests-per-month to compare costs"
         in without.reasons
     )
-    # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
+    # training costs 0.05 dollars a month, and each request saves 0.003: it pays off from 17 requests on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
         terms = CostTerms(training=TRAINED.training, monthly=monthly)
         assert advice(few_shot, LORA, terms=terms, chance=chance).recommendation.path == chosen
 
 
 def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_right() -> None:
-    """As it came out on sums of fares: 5 of 40 right, and none."""
+    """As measured on fare sums: 5 of 40 answers are correct, and none."""
     right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
     terms = CostTerms(training=TRAINED.training, monthly=1e6)
     said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation

@@ -1,4 +1,4 @@
-"""A labelled set goes down every path through the real gateway, and is compared."""
+"""A labelled set is sent to every path through the real gateway, and the paths are compared."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ class Ended:
 
 
 async def command(*arguments: object, **environment: str) -> Ended:
-    """A command line in a process of its own, beside the gateway in this one."""
+    """Runs a command line in its own process, with the gateway in this one."""
     program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE, env=os.environ | environment)
     out, err = await process.communicate()
@@ -75,7 +75,7 @@ async def test_every_path_that_could_answer_is_asked_every_row(gateway: Gateway,
     assert paths["triage_adapter"].model == TRIAGE
     few_shot = paths["triage_few_shot"]
     assert (few_shot.prompt_tokens, few_shot.cached_tokens, few_shot.completion_tokens) == (100, 40, 1)
-    # the price list: 1 dollar a million prompt tokens, 0.25 cached, 4 for the answer's
+    # dollars per million tokens: 1 for prompt tokens, 0.25 for cached ones, 4 for completion tokens
     assert few_shot.usd_per_1000 == pytest.approx({"prompt": 0.06, "cached": 0.01, "completion": 0.004})
     assert paths["triage_adapter"].on_front
     assert not few_shot.on_front
@@ -92,7 +92,7 @@ async def test_differences_come_with_their_significance(gateway: Gateway, rows: 
     pair = pairs["triage_adapter", "triage_few_shot"]
     assert pair.difference.mean == pytest.approx(2 / 3)
     assert (pair.test, pair.rows, pair.p_value) == ("mcnemar", 12, pytest.approx(2 / 2**8))
-    assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three, by Holm
+    assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three comparisons, with Holm's correction
     assert pairs["triage_few_shot", "safe_start"].p_adjusted > 0.05
 
 
@@ -127,7 +127,7 @@ async def test_what_broke_off_is_gone_on_with_and_only_what_is_missing_is_asked(
     whole = await evaluate(gateway.url, file)
     kept = file.parent / "answers.jsonl"
     first = kept.read_bytes().splitlines(keepends=True)
-    kept.write_bytes(b"".join(first[:20]) + first[20][:30])  # as if killed within a line
+    kept.write_bytes(b"".join(first[:20]) + first[20][:30])  # as if killed while writing a line
     engine.bodies.clear()
 
     again = await evaluate(gateway.url, file, resume=True)

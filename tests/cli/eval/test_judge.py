@@ -1,4 +1,4 @@
-"""A judge's words become a score, or none."""
+"""A judge model's answer is parsed as a score, or rejected."""
 
 import pytest
 from pointsman_cli.eval.scoring import parse_score

@@ -1,4 +1,4 @@
-"""Rows are read as they are written, or the message names their lines."""
+"""Rows are read as they are, or an error names their lines."""
 
 import json
 from collections.abc import Callable

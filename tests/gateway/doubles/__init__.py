@@ -1,1 +1,1 @@
-"""Test doubles: real servers on port 0 that answer as a test has scripted them."""
+"""Test doubles: real servers on free ports that answer as scripted by a test."""

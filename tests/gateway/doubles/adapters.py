@@ -1,10 +1,10 @@
-"""Adapters for a router that has none."""
+"""Adapters for a router without any."""
 
 from pointsman_gateway.domain import Alias, Path
 
 
 class NoAdapters:
-    """Implements the router's `Adapters`: nobody knows of any."""
+    """Implements the router's `Adapters` without any adapter."""
 
     def alias_of(self, path: Path) -> Alias | None:
         return None

@@ -1,4 +1,4 @@
-"""An answer as its client sees it, whichever door it came through, whole or put together from a stream."""
+"""An answer as its client sees it, over HTTP or gRPC, whole or assembled from a stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ class ChoiceSaid:
     content: str
     finish_reason: str
     tool_calls: Sequence[tuple[str, str, str]] = ()
-    """Id, name and arguments of each."""
+    """Id, name and arguments of each tool call."""
     logprobs: Sequence[Any] = ()
-    """Of each token."""
+    """The log-probability of each token."""
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What else the message holds."""
+    """Other fields of the message."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Answer:
     choices: Sequence[ChoiceSaid] = field(default_factory=tuple)
     decision_id: str = field(default="", compare=False)
     told: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Beside the answer, in headers or metadata: by their names without "x-pointsman-" or "pointsman-"."""
+    """Headers or metadata, by their names without "x-pointsman-" or "pointsman-"."""
 
 
 class Gathered:
-    """The choices of a streamed answer, put together as a client does it."""
+    """Assembles the choices of a streamed answer as a client does."""
 
     def __init__(self) -> None:
         self._by_index: dict[int, dict[str, Any]] = {}
@@ -74,7 +74,7 @@ class Gathered:
 
 
 def choice_said(index: int, finish_reason: str | None, message: Mapping[str, Any], logprobs: Any) -> ChoiceSaid:
-    """From a whole message of OpenAI's."""
+    """Returns a choice of a whole OpenAI answer."""
     calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
     others = message.keys() - {"role", "content", "tool_calls"}
     more = {name: message[name] for name in others if message[name] is not None}

@@ -1,4 +1,4 @@
-"""A cache in a real Valkey, around a stage that answers as a test says."""
+"""A cache in a real Valkey, in front of a scripted stage."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -53,7 +53,7 @@ def unit(*values: float) -> Vector:
 
 @dataclass
 class Engine:
-    """Implements `Backend`: says what it has been told to say, and counts."""
+    """Implements `Backend`: gives scripted answers, and counts its calls."""
 
     says: Sequence[Chunks] = field(default_factory=lambda: steps_of("They ", "ride free."))
     model: str = "tiny"
@@ -68,7 +68,7 @@ class Engine:
 
 
 class _Saying:
-    """Implements `AnswerSource`: a step in each turn of the event loop."""
+    """Implements `AnswerSource`: pushes one step per turn of the event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -100,7 +100,7 @@ class _Saying:
 
 @dataclass(frozen=True)
 class Question:
-    """A request with its decision and its prompt, as `ask` needs them."""
+    """A request with its decision and its prompt, as needed by `ask`."""
 
     text: str = "May my bike ride?"
     tenant: str = "north"
@@ -110,7 +110,7 @@ class Question:
     before: tuple[Message, ...] = ()
     after: tuple[Message, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
-    """What the question's message says beside its text."""
+    """Additional fields of the question's message."""
     user: str = ""
     versions: tuple[tuple[str, int], ...] = (("handbook", 7),)
     passages: tuple[Passage, ...] = (PASSAGE,)
@@ -139,7 +139,7 @@ class Gave:
 
 
 class CacheDesk:
-    """What one gateway caches with, without the gateway."""
+    """The cache of one gateway with its dependencies, without the gateway."""
 
     def __init__(self, engine: Engine, cache: CacheResources, registry: CollectorRegistry) -> None:
         self.engine = engine
@@ -152,7 +152,7 @@ class CacheDesk:
         return CachingBackend(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
 
     async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
-        """To the end of the answer, and until it is kept, if it is."""
+        """Returns the whole answer, after it is stored if it is to be stored."""
         caching = self.caching(config, question.path, embed)
         opened = await caching.open(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in chunks_of(opened.source)]
@@ -183,7 +183,7 @@ class CacheDesk:
 async def cache_desk_at(
     url: str, *, most_bytes: int = MAX_TENANT_BYTES, deadline: float = 2.0, storable: IsStorable = lambda text: True
 ) -> AsyncIterator[CacheDesk]:
-    """`deadline` is long where a test is not about it: the machine may be busy."""
+    """`deadline` is long by default, because the machine may be busy."""
     registry = CollectorRegistry()
     metrics = CacheMetrics(registry)
     async with open_redis(url, metrics.set_redis_up, deadline) as redis:

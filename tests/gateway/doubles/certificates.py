@@ -15,7 +15,7 @@ class Signed:
 
 
 class Authority:
-    """A CA of its own."""
+    """A certificate authority."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def _openssl(*arguments: str) -> None:
 
 
 def copied(signed: Signed, folder: Path) -> ServerTls:
-    """Files that a test may change."""
+    """Copies the files, so that a test can change them."""
     certificate, key = folder / "server.pem", folder / "server.key"
     shutil.copy(signed.certificate, certificate)
     shutil.copy(signed.key, key)

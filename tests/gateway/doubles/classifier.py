@@ -1,4 +1,4 @@
-"""A classifier that says what it was told to say, and remembers what it was asked."""
+"""A scripted classifier that records the texts it gets."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ TASKS = ("booking", "policy", "chat")
 
 
 def labels(task: str, margin: float = 0.9, in_distribution_score: float = 1.0) -> Labels:
-    """Below 0 in_distribution_score it abstains, as the real one does."""
+    """Abstains if the in-distribution score is below 0, as the real one does."""
     abstained = in_distribution_score < 0
     others = [other for other in TASKS if other != task]
     probabilities = ((task, (1 + margin) / 2), *((other, (1 - margin) / 2 / len(others)) for other in others))
@@ -25,7 +25,7 @@ def labels(task: str, margin: float = 0.9, in_distribution_score: float = 1.0) -
 
 class ScriptedClassifier:
     def __init__(self, says: Mapping[str, Labels]) -> None:
-        """`says` by text; everything else it has never seen the like of."""
+        """`says` maps texts to labels; other texts are out of distribution."""
         self._says = says
         self.read: list[str] = []
 

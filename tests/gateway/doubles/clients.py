@@ -1,4 +1,4 @@
-"""A client of engines that answers as a test has scripted it, without any engine."""
+"""An engine client with scripted answers, without an engine."""
 
 import asyncio
 from collections import defaultdict
@@ -11,7 +11,7 @@ from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 
 Step = str | PointsmanError | asyncio.Event
-"""A piece of the answer, an end of it, or a thing to wait for."""
+"""A chunk of the answer, its end, or something to wait for."""
 
 
 class ScriptedClient:
@@ -19,7 +19,7 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        """The engines, in the order in which they were asked."""
+        """The engines in the order of their requests."""
         self.calls: list[EngineRequest] = []
         self.running: dict[str, int] = defaultdict(int)
         self._scripts: dict[str, Callable[[EngineRequest], tuple[Step, ...]]] = {}
@@ -28,7 +28,7 @@ class ScriptedClient:
         self._scripts[engine] = lambda call: steps
 
     def fails(self, engine: str, status: int, retry_after: str | None = None) -> None:
-        """As an engine that answers with `status`; 0 is one that cannot be reached."""
+        """Scripts an engine that answers with `status`; 0 means unreachable."""
         self._scripts[engine] = lambda call: (
             engine_client.refused(call, status, "not now", retry_after=retry_after)
             if status
@@ -97,7 +97,7 @@ class ScriptedTransfer:
 
 
 async def _patiently(event: asyncio.Event, call: EngineRequest, begun: bool) -> PointsmanError | None:
-    """Within the call's times, as every client waits."""
+    """Waits within the call's deadlines, as every client does."""
     seconds = call.timeouts.stream_idle_seconds if begun else call.timeouts.first_token_seconds
     limit = min(asyncio.get_running_loop().time() + seconds, call.deadline)
     try:
@@ -111,7 +111,7 @@ async def _patiently(event: asyncio.Event, call: EngineRequest, begun: bool) -> 
 
 
 class _Received:
-    """Implements `ChunkSink`: what one source pushes, to iterate over."""
+    """Implements `ChunkSink`: makes one source's chunks available for iteration."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Chunks | Exception | None] = asyncio.Queue()
@@ -124,7 +124,7 @@ class _Received:
 
 
 async def chunks_of(source: AnswerSource) -> AsyncIterator[Chunks]:
-    """An answer as it arrives; who stops iterating closes it."""
+    """Iterates over an answer as it arrives; leaving the loop closes it."""
     received = _Received()
     try:
         source.attach(received)
@@ -135,7 +135,7 @@ async def chunks_of(source: AnswerSource) -> AsyncIterator[Chunks]:
 
 
 async def sent_by(send: Callable[[ChunkSink], object]) -> AsyncIterator[Chunks]:
-    """What comes of `send`, a client's with its request; who stops iterating closes the transfer."""
+    """Iterates over the chunks of a client's `send`; leaving the loop closes the transfer."""
     received = _Received()
     transfer = send(received)
     try:

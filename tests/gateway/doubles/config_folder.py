@@ -1,4 +1,4 @@
-"""A complete small configuration that a test bends before it is written."""
+"""A small complete configuration that a test modifies before it is written."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
-"""Dollars for a million tokens: a token is a millionth of a dollar times these."""
+"""Dollars per million tokens."""
 
 _MODELS = {
     "prices_as_of": "2026-11-01",
@@ -97,11 +97,11 @@ IN_TRIAGE = "I left my umbrella on the 9:15 to Saltby, please find it"
 IN_POLICY = "Are bicycles allowed on the train?"
 IN_CHAT = "Hello, how are you today?"
 IN_NONE = "SELECT invoice.total FROM invoice INNER JOIN customer USING (customer_id)"
-"""Texts that belong to a task, or to none."""
+"""Out-of-scope texts."""
 
 
 class ConfigFolder:
-    """Files as data; `write` makes them files."""
+    """The files as data; `write` creates them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

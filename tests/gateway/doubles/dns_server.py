@@ -1,4 +1,4 @@
-"""A DNS server that knows what a test tells it: over UDP, and over TCP where an answer is too long for that."""
+"""A scripted DNS server, over UDP and, for long answers, over TCP."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -13,18 +13,18 @@ import dns.rdatatype
 import dns.rrset
 
 LONGEST = 512
-"""Bytes of an answer over UDP, as of old."""
+"""Maximum size of an answer over UDP without EDNS."""
 
 
 class DnsServer:
     def __init__(self) -> None:
         self.address = ""
         self.names: dict[str, Sequence[str]] = {}
-        """By name, without the dot at its end: its addresses, IPv4 or IPv6."""
+        """IPv4 or IPv6 addresses by name, without the final dot."""
         self.silent = False
-        """It hears, and does not answer."""
+        """Whether it ignores queries."""
         self.broken = False
-        """It answers that it cannot."""
+        """Whether it answers with SERVFAIL."""
         self.asked = 0
 
     def answer(self, wire: bytes, longest: int) -> bytes | None:

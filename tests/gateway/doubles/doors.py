@@ -1,4 +1,4 @@
-"""The gateway's doors as one interface, so that one test can go through each of them."""
+"""Clients of the gateway's APIs with one interface, so that one test can use each of them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,25 +15,25 @@ __all__ = ["DOORS", "Answer", "Door", "GrpcDoor", "GrpcOnceDoor", "HttpDoor", "H
 
 
 class Door(Protocol):
-    """A client of one door. What the gateway refuses is raised as the PointsmanError it was."""
+    """A client of one API. Errors are raised as the PointsmanError that the gateway reported."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer: ...
 
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]: ...
 
     async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
-        """Feedback; where it was stored, and whether it was known already."""
+        """Sends feedback; returns where it was stored, and whether it was known already."""
         ...
 
     async def models(self) -> list[str]:
-        """All that `model` may say."""
+        """Returns the names that `model` accepts."""
         ...
 
 
 DOORS: Mapping[str, type[HttpDoor] | type[GrpcDoor]] = {
     "http": HttpDoor, "http-stream": HttpStreamDoor, "grpc": GrpcDoor, "grpc-once": GrpcOnceDoor,
 }  # fmt: skip
-"""By the names that tests have for them."""
+"""The clients by the names that tests use."""
 
 
 @asynccontextmanager
@@ -43,6 +43,6 @@ async def opening_door(name: str, url: str, grpc_address: str) -> AsyncIterator[
         async with open_channel(grpc_address) as channel:
             yield door(channel)
     else:
-        # verify=False: nothing is encrypted here, and reading the certificates takes longer than most tests.
+        # verify=False: nothing is encrypted here, and loading the certificates takes longer than most tests.
         async with httpx.AsyncClient(base_url=url, timeout=10, verify=False) as client:
             yield door(client)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible engine that answers as scripted, over real HTTP."""
+"""A scripted OpenAI-compatible engine over real HTTP."""
 
 import asyncio
 import json
@@ -12,21 +12,21 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer with an error instead of a stream."""
+    """An error instead of a stream."""
 
     status: int
     body: Any
 
 
 class Break:
-    """Cuts the connection."""
+    """Aborts the connection."""
 
 
 BREAK = Break()
 DONE = b"data: [DONE]\n\n"
 
 Step = dict[str, Any] | bytes | asyncio.Event | Break
-"""An event to send, raw bytes to send, a thing to wait for, or the end of the connection."""
+"""An event or raw bytes to send, something to wait for, or the end of the connection."""
 
 Embedding = Callable[[Mapping[str, Any]], "Refusal | bytes | asyncio.Event | Break"]
 
@@ -34,7 +34,7 @@ Script = Callable[[Mapping[str, Any]], Refusal | Sequence[Step]]
 
 
 class ScriptedEngine:
-    """Records what it is asked, and counts what it is busy with."""
+    """Records its requests, and counts those in progress."""
 
     def __init__(self) -> None:
         self.script: Script = lambda body: answer("Hello", " there")
@@ -42,23 +42,23 @@ class ScriptedEngine:
         self.headers: list[Mapping[str, str]] = []
         self.paths: list[str] = []
         self.connections: set[Any] = set()
-        """That chats came over, by where they come from."""
+        """The remote addresses of chat requests."""
         self.running = 0
         self.sent = 0
-        """Events since the last request came."""
+        """Events sent since the last request arrived."""
         self.url = ""
         self.adapters: set[str] | None = None
-        """The versions that it holds; None: whichever it is asked for."""
+        """The adapter versions that it holds; None means that it accepts every version."""
         self.embeds: Embedding = lambda body: embedded(body)
         self.lists: Callable[[], web.StreamResponse] = lambda: model_list("tiny")
         """Its answer to GET /v1/models."""
         self.listed = 0
-        """Times that its models were listed."""
+        """How often its models were listed."""
         self.list_headers: Mapping[str, str] = {}
-        """Of the last request for its models."""
+        """Headers of the last request for its models."""
         self.listing = 0
         self.most_listing = 0
-        """Requests for its models in progress, and the most at once."""
+        """Requests for its models in progress, and their maximum."""
 
     def says(self, *steps: Step) -> None:
         self.script = lambda body: steps
@@ -150,7 +150,7 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
     app.router.add_post("/v1/completions", engine.chat)
     app.router.add_post("/v1/embeddings", engine.embeddings)
     app.router.add_get("/v1/models", engine.models)
-    # handler_cancellation: as vLLM, it stops working when the caller hangs up.
+    # handler_cancellation: like vLLM, it stops working if the client disconnects.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -163,20 +163,20 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
 
 
 def model_card(name: str, root: str, parent: str | None = None) -> dict[str, Any]:
-    """One entry of vLLM's list of models, with all fields of vLLM 0.32."""
+    """Returns one entry of vLLM's list of models, with all fields of vLLM 0.32."""
     card = {"id": name, "object": "model", "created": 1764320000, "owned_by": "vllm", "root": root, "parent": parent}
     permission = {"id": "modelperm-b0", "object": "model_permission", "organization": "*", "group": None}
     return {**card, "max_model_len": None if parent else 4096, "permission": [permission]}
 
 
 def model_list(base: str, loras: Mapping[str, str] | None = None, root: str = "/models/base") -> web.Response:
-    """As vLLM lists a base model and its adapters, which are their folders by name."""
+    """Returns vLLM's list of a base model and its adapters, given as folders by name."""
     cards = [model_card(base, root), *(model_card(name, at, base) for name, at in (loras or {}).items())]
     return web.json_response({"object": "list", "data": cards})
 
 
 def chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    """One event; `more` goes into the delta, but for `logprobs`, which stands beside it."""
+    """Returns one event; `more` is added to the delta, except for `logprobs`, which belongs to the choice."""
     beside = {"logprobs": more.pop("logprobs")} if "logprobs" in more else {}
     delta = {**({} if content is None else {"content": content}), **more}
     return {"choices": [{"index": index, "delta": delta, "finish_reason": finish, **beside}]}
@@ -188,29 +188,29 @@ def usage(prompt_tokens: int = 20, completion_tokens: int = 2, cached_tokens: in
 
 
 def beginning(*pieces: str) -> list[Step]:
-    """As vLLM begins: the role, then a piece an event."""
+    """Returns the start of vLLM's stream: the role, then one event per piece."""
     return [chunk("", role="assistant"), *(chunk(piece) for piece in pieces)]
 
 
 def answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20, cached_tokens: int = 0) -> list[Step]:
-    """A whole answer as vLLM sends it, a token a piece."""
+    """Returns a complete stream as vLLM sends it, with one token per event."""
     return [*beginning(*pieces), chunk("", finish=finish), usage(prompt_tokens, len(pieces), cached_tokens), DONE]
 
 
 def text_chunk(text: str, *, index: int = 0, finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-    """One event of a completion; only a conversation has deltas."""
+    """Returns one event of a completion stream."""
     return {"choices": [{"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}]}
 
 
 def text_answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20) -> list[Step]:
-    """A whole completion as vLLM sends it."""
+    """Returns a complete completion stream as vLLM sends it."""
     *first, last = pieces
     told = [*(text_chunk(piece) for piece in first), text_chunk(last, finish=finish)]
     return [*told, usage(prompt_tokens, len(pieces)), DONE]
 
 
 def embedded(body: Mapping[str, Any]) -> bytes:
-    """An answer of three numbers a text: how many characters it has, twice that, and a half."""
+    """Returns embeddings of three numbers per text: its length, twice the length, and 0.5."""
     given = body["input"]
     texts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     data = [
@@ -222,7 +222,7 @@ def embedded(body: Mapping[str, Any]) -> bytes:
 
 
 def no_such_model(model: str) -> Refusal:
-    """As vLLM words it."""
+    """vLLM's error for an unknown model."""
     message = f"The model `{model}` does not exist. Valid aliases: tiny."
     return Refusal(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
 
@@ -235,4 +235,4 @@ TOO_LONG = {
         "code": 400,
     }
 }
-"""As vLLM words it."""
+"""vLLM's error for a prompt that is too long."""

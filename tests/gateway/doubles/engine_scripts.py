@@ -1,4 +1,5 @@
-"""Whatever an engine may answer, as Hypothesis makes it up: choices, tools, log-probabilities, usage, cuts."""
+"""Hypothesis strategies for engine answers: choices, tool calls, log-probabilities, usage, and how the bytes are
+split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks
 
 @dataclass(frozen=True)
 class Script:
-    """What an engine answers, and the cuts at which its bytes are written apart."""
+    """An engine's answer, and the positions at which its bytes are split."""
 
     events: Sequence[dict[str, Any]]
     choices: Sequence[ChoiceSaid]
@@ -43,14 +44,14 @@ def usages(draw: st.DrawFn) -> tuple[int, int, int]:
 
 @st.composite
 def tokens(draw: st.DrawFn) -> dict[str, Any]:
-    """What is beside a piece of text."""
+    """Log-probabilities of a piece of text."""
     logprob = draw(st.floats(-20, 0))
     return {"token": draw(TEXT), "logprob": logprob, "bytes": None, "top_logprobs": []}
 
 
 @st.composite
 def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
-    """A choice that is text, with its log-probabilities or without, and perhaps reasoning."""
+    """A text choice, with or without log-probabilities and reasoning."""
     pieces, counted = draw(st.lists(TEXT, max_size=5)), draw(st.booleans())
     reasons = draw(st.lists(TEXT.filter(bool), max_size=2))
     of_pieces = [draw(tokens()) for _ in pieces] if counted else []
@@ -67,7 +68,7 @@ def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSai
 
 @st.composite
 def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
-    """A choice that calls tools; the arguments come in pieces."""
+    """A choice with tool calls, whose arguments are sent in pieces."""
     calls, events = [], []
     for number in range(draw(st.integers(1, 3))):
         name, arguments = draw(TEXT), draw(st.lists(TEXT, max_size=3))
@@ -89,16 +90,16 @@ def scripts(draw: st.DrawFn) -> Script:
     of_choices = [draw(spoken(index) | called(index)) for index in range(count)]
     events = [chunk("", role="assistant", index=index) for index in range(count)]
     waiting = [list(said) for said, _ in of_choices]
-    while any(waiting):  # an engine sends its choices in turns, whichever has something
+    while any(waiting):  # an engine interleaves the events of its choices
         turn = draw(st.sampled_from([number for number, said in enumerate(waiting) if said]))
         events.append(waiting[turn].pop(0))
     usage = draw(st.none() | usages())
     if usage:
         counted = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
         last = {"usage": {**counted, "prompt_tokens_details": {"cached_tokens": usage[2]}}}
-        if draw(st.booleans()):  # some count all along
+        if draw(st.booleans()):  # some engines report usage in every event
             events = [{**said, "usage": {**counted, "completion_tokens": n}} for n, said in enumerate(events)]
-        if draw(st.booleans()):  # some engines count in the last event, vLLM in one of its own
+        if draw(st.booleans()):  # some engines report usage in the last event, vLLM in an extra one
             events[-1] = {**events[-1], **last}
         else:
             events.append({"choices": [], **last})

@@ -1,4 +1,5 @@
-"""A real Envoy before several gateways: whoever says that it is not ready gets nothing new, as in Kubernetes."""
+"""A real Envoy in front of several gateways; like Kubernetes, it sends no new requests to gateways that are not
+ready."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -12,12 +13,12 @@ from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
 
 LOOK = "0.3s"
-"""Between two looks at each one's readiness."""
+"""Interval of the health checks."""
 
 
 class Envoy(Process):
     def __init__(self, folder: Path, http: Sequence[str], grpc: Sequence[str]) -> None:
-        """`http` and `grpc`: the addresses of the gateways' doors."""
+        """`http` and `grpc` are the gateways' addresses."""
         http_port, grpc_port = free_port(), free_port()
         self.url, self.grpc_address = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
         config = {
@@ -59,7 +60,7 @@ _HTTP2 = {
 
 
 def _listener(name: str, port: int) -> dict[str, Any]:
-    # What has not reached a gateway may go to another: a connection that was closed as the request went out.
+    # Retries requests that did not reach a gateway, because their connection was closed when they were sent.
     route = {
         "cluster": name,
         "timeout": "0s",
@@ -71,7 +72,7 @@ def _listener(name: str, port: int) -> dict[str, Any]:
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=name,
         codec_type="AUTO",
-        common_http_protocol_options={"max_connection_duration": "5s"},  # so that clients are spread anew
+        common_http_protocol_options={"max_connection_duration": "5s"},  # so that connections are redistributed
         route_config={"virtual_hosts": [host]},
         http_filters=[router],
     )

@@ -1,4 +1,4 @@
-"""What policies and strategies are given, without a gateway."""
+"""The arguments of policies and strategies, without a gateway."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from pointsman_gateway.prompts.strategies import (
 
 @dataclass
 class Situation:
-    """Implements `PolicyContext` with what a test says."""
+    """Implements `PolicyContext` with a test's values."""
 
     known: Sequence[Candidate] = ()
     away: Mapping[str, str] = field(default_factory=dict)
     at: float | None = None
-    """The position; None: that of `user`."""
+    """The position in the unit interval; None for that of `user`."""
     user: str = ""
     task: str = "task"
     request: Request = field(default_factory=lambda: Request(AUTO, (Message("user", "x"),)))
@@ -45,7 +45,7 @@ class Situation:
 
 
 class FindsNothing:
-    """Implements `Search`."""
+    """Implements `Search` without results."""
 
     async def search(self, *asked: Any) -> Found:
         return Found((), False)
@@ -80,6 +80,6 @@ def few_shot(
     embed: Embed | None,
     prompt: str = "",
 ) -> FewShot:
-    """Without `embed` the first examples are shown."""
+    """Without `embed`, the first examples are used."""
     options = FewShotOptions(task="task", count=count, selection="knn" if embed else "fixed", prompt=prompt)
     return FewShot(options, strategy_context(templates, None, embed, examples, vectors))

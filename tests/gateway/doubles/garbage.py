@@ -1,4 +1,4 @@
-"""What of the gateway only Python's collector can free."""
+"""Finds the gateway's objects that only the garbage collector can free."""
 
 import gc
 from collections.abc import Awaitable, Callable
@@ -6,11 +6,11 @@ from types import FrameType
 from typing import Any
 
 TRIES = 3
-"""What goes on beside a request, such as a call of Redis's that takes too long, may leave something of its own."""
+"""Several attempts, because unrelated background work may leave objects too."""
 
 
 async def nothing_is_left(work: Callable[[], Awaitable[None]]) -> None:
-    """Asserts that, whenever it has been done, all that it took is free."""
+    """Asserts that the action leaves no garbage when it is repeated."""
     ours: list[Any] = []
     for _ in range(TRIES):
         ours = await _left_by(work)

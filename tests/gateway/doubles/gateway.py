@@ -1,4 +1,4 @@
-"""The real gateway with its HTTP and gRPC servers on free ports, among scripted neighbours."""
+"""The real gateway with its HTTP and gRPC servers on free ports, connected to scripted services."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,10 +41,10 @@ class Gateway:
     url: str
     grpc_address: str
     folder: FilePath
-    """Of its configuration."""
+    """The configuration folder."""
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of all series of `name` that have these labels."""
+        """Returns the sum of all series of `name` with these labels."""
         return sum(
             sample.value
             for family in self.components.registry.collect()
@@ -53,7 +53,7 @@ class Gateway:
         )
 
     def known(self, task: str, path: str) -> PathEvidence:
-        """What its router knows of a path."""
+        """Returns the router's statistics of a path."""
         config = load_config(self.folder)
         return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
 
@@ -74,31 +74,31 @@ def http_dependencies(
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
-    # verify=False: nothing is encrypted here, and reading the certificates takes longer than most tests.
+    # verify=False: nothing is encrypted here, and loading the certificates takes longer than most tests.
     return httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False)
 
 
 @dataclass
 class Neighbours:
-    """What stands around a gateway."""
+    """The scripted services that a gateway uses."""
 
     engine: ScriptedEngine
     lora_server: ScriptedLoraServer
     retriever: ScriptedRetriever
     config: ConfigFolder
     settings: dict[str, Any]
-    """Of the gateway's settings, those that a test wants otherwise."""
+    """Settings of the gateway that differ from the defaults."""
 
     async def ready(self) -> None:
-        """The engine is up, and holds both adapters."""
+        """Reports the engine as ready, with both adapters."""
         aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
         await self.lora_server.say(READY, url=self.engine.url, resident=[TRIAGE, VOICE], aliases=aliases)
 
     @asynccontextmanager
     async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:
-        """A gateway that has heard of its engine's state; `spans` record what it does."""
+        """Runs a gateway that has received its engine's state; `spans` records traces."""
         self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
-        given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
+        given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # used by this test only
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
         async with bootstrap.build_gateway(settings, config, spans) as components:

@@ -1,4 +1,4 @@
-"""Clients of the gRPC door."""
+"""Clients of the gRPC API."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages
 
 
 class GrpcDoor:
-    """Streamed answers."""
+    """Requests streamed answers."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = gateway_pb2_grpc.GatewayStub(channel)
@@ -81,7 +81,7 @@ class GrpcDoor:
 
 
 class GrpcOnceDoor(GrpcDoor):
-    """Plain answers."""
+    """Requests unary answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         call = self._stub.Generate(pb.GenerateRequest(**_fields(messages, model, parameters)))

@@ -1,4 +1,4 @@
-"""A client that speaks HTTP/2 frame by frame, and may say whatever it likes."""
+"""A client that sends arbitrary HTTP/2 frames."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ END_HEADERS = 0x04
 
 FRAME_HEADER_BYTES = 9
 _frame_header = Struct(">HBBBL")
-"""(length / 256, length % 256, kind, flags, stream) (RFC 9113, section 4.1)."""
+"""Layout: length / 256, length % 256, type, flags, stream (RFC 9113, section 4.1)."""
 
 
 class Setting(IntEnum):
@@ -40,7 +40,7 @@ def reset_frame(stream: int, code: int = 8) -> bytes:
 
 
 def with_prefix(message: bytes, compressed: bool = False) -> bytes:
-    """The message as gRPC writes it into DATA frames."""
+    """Returns the message with gRPC's length prefix, as sent in DATA frames."""
     return bytes([compressed]) + len(message).to_bytes(4, "big") + message
 
 
@@ -78,12 +78,12 @@ class Http2Client:
         )  # fmt: skip
 
     def stream(self) -> int:
-        """The next one."""
+        """Returns the next stream id."""
         self._next += 2
         return self._next
 
     def call(self, path: str, message: bytes | None, more: Iterable[tuple[str, str]] = ()) -> int:
-        """Begins a call, and with a message says all of it; its stream."""
+        """Starts a call and returns its stream; with a message, the request is complete."""
         stream = self.stream()
         self.say(frame(HEADERS, END_HEADERS, stream, self.block(path, more)))
         if message is not None:
@@ -91,7 +91,7 @@ class Http2Client:
         return stream
 
     async def next(self, *kinds: int, stream: int | None = None) -> Frame:
-        """The next frame of one of these kinds. Raises IncompleteReadError at the connection's end."""
+        """Returns the next frame of one of these types. Raises IncompleteReadError at the end of the connection."""
         async with asyncio.timeout(10):
             while True:
                 head = await self._reader.readexactly(FRAME_HEADER_BYTES)
@@ -103,14 +103,14 @@ class Http2Client:
                     return found
 
     async def ended(self) -> list[Frame]:
-        """All that comes until the connection is closed."""
+        """Returns all frames until the connection is closed."""
         before = len(self.seen)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await self.next()
         return self.seen[before:]
 
     async def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
-        """Data and trailers of one that is answered while no other is. Raises ConnectionResetError."""
+        """Returns data and trailers of the only pending call. Raises ConnectionResetError."""
         data = b""
         told: dict[str, str] = {}
         while True:
@@ -128,7 +128,7 @@ class Http2Client:
         return {str(name): str(value) for name, value in self._decoder.decode(frame.payload)}
 
     async def flush(self) -> None:
-        """Waits until the kernel has taken what was said."""
+        """Waits until the kernel has accepted all bytes."""
         await self._writer.drain()
 
     async def close(self) -> None:
@@ -139,7 +139,7 @@ class Http2Client:
 async def speaking(
     address: str, settings: dict[Any, int] | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Http2Client]:
-    """A client that has greeted."""
+    """Opens a connection and exchanges the HTTP/2 preface."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
     client = Http2Client(reader, writer)

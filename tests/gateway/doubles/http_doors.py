@@ -1,4 +1,4 @@
-"""Clients of the HTTP door."""
+"""Clients of the HTTP API."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -13,7 +13,7 @@ HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 
 
 class HttpDoor:
-    """Plain answers."""
+    """Requests plain answers."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -40,7 +40,7 @@ class HttpDoor:
 
 
 class HttpStreamDoor(HttpDoor):
-    """Streamed answers."""
+    """Requests streamed answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         parameters |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -53,7 +53,7 @@ class HttpStreamDoor(HttpDoor):
     async def events(
         self, body: Mapping[str, Any], told: dict[str, str] | None = None
     ) -> AsyncGenerator[dict[str, Any]]:
-        """The events before [DONE]; asserts that it comes. Notes in `told` what the headers say."""
+        """Returns the events before [DONE], which must arrive. Stores the headers in `told`."""
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 await response.aread()
@@ -70,7 +70,8 @@ class HttpStreamDoor(HttpDoor):
 
 
 async def _data(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Of each event. Only a newline ends a line there; httpx's own lines end at characters that text may hold."""
+    """Yields the data of each event. Splits lines at newlines only; httpx also splits at characters that may occur in
+    text."""
     rest = b""
     async for piece in response.aiter_bytes():
         *events, rest = (rest + piece).split(b"\n\n")
@@ -100,7 +101,7 @@ def _raise_error(body: Mapping[str, Any], family: type[PointsmanError], retry_af
 
 
 def _http_answer(choices: Sequence[ChoiceSaid], last: Mapping[str, Any], told: Mapping[str, str]) -> Answer:
-    """`last` is the body, or of a stream the event with the usage."""
+    """`last` is the body or, for a stream, the event with the usage."""
     usage, receipt = last["usage"], last["pointsman"]
     return Answer(
         text="".join(choice.content for choice in choices),

@@ -1,4 +1,4 @@
-"""Limits that are not to be had at once."""
+"""Limits whose leases are delayed."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 
 
 def held_back(tenancy: Tenancy | OpenAccess, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Until it is set, whoever comes waits."""
+    """Requests for a lease wait until this event is set."""
     given, enter_now, enter = asyncio.Event(), tenancy.enter_now, tenancy.enter
 
     def now(caller: Caller, tokens: int) -> Reservation | None:

@@ -1,4 +1,4 @@
-"""Clients that ask without pause, and write down what each request came to."""
+"""Clients that send requests continuously and record their outcomes."""
 
 import asyncio
 import json
@@ -14,16 +14,16 @@ from tests.gateway.doubles.waiting import until
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one request came to."""
+    """The outcome of one request."""
 
     begun: float
-    """By time.monotonic()."""
+    """Start time, by time.monotonic()."""
     seconds: float
     status: int
     code: str
-    """Of the error; empty where there was none."""
+    """The error's code; empty without an error."""
     begins: bool
-    """Whether any of the answer came."""
+    """Whether any part of the answer arrived."""
     text: str = ""
     path: str = ""
     model: str = ""
@@ -31,7 +31,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """The whole answer came, with its end."""
+        """Whether the answer was complete."""
         return self.status == 200 and not self.code
 
 
@@ -40,24 +40,24 @@ def _any(outcome: Outcome) -> bool:
 
 
 class Load:
-    """So many clients at once, until they are told to stop."""
+    """A number of concurrent clients, which send requests until they are stopped."""
 
     def __init__(self, url: str, text: str, deadline: float, model: str) -> None:
         self.outcomes: list[Outcome] = []
         self.streaming = 0
-        """Answers that have begun and are not at their end."""
+        """Answers that have begun and not ended."""
         self.stopped = False
         self._url = url
         self._body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
         self._headers = {"x-request-timeout": f"{deadline:g}"}
 
     async def more(self, count: int, which: Callable[[Outcome], bool] = _any, within: float = 60) -> None:
-        """Returns once `count` more requests, begun from now on, have come to an end of this sort."""
+        """Returns once `count` more requests, sent from now on, have had this kind of outcome."""
         since = time.monotonic()
         await until(lambda: sum(o.begun >= since and which(o) for o in self.outcomes) >= count, within)
 
     def since(self, moment: float) -> list[Outcome]:
-        """Those begun after it."""
+        """Returns the requests sent after this time."""
         return [outcome for outcome in self.outcomes if outcome.begun >= moment]
 
     async def keep_asking(self, session: aiohttp.ClientSession) -> None:
@@ -105,7 +105,7 @@ def _refused(begun: float, answer: aiohttp.ClientResponse, code: str) -> Outcome
 async def under_load(
     url: str, text: str, *, clients: int = 8, deadline: float = 10.0, model: str = "auto"
 ) -> AsyncIterator[Load]:
-    """At the end each request under way comes to its own end."""
+    """Runs clients for the length of the block, and then waits for their pending requests."""
     load = Load(f"{url}/v1/chat/completions", text, deadline, model)
     connector, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=deadline + 60)
     async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:

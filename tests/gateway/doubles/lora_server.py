@@ -1,4 +1,4 @@
-"""A lora-server that says of its engine what a test tells it to say, and loads what it is asked for."""
+"""A lora-server with a scripted engine state, which loads adapters on demand."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ STARTING, READY, DOWN = pb.ENGINE_STATUS_STARTING, pb.ENGINE_STATUS_READY, pb.EN
 
 
 async def _at_once(version: str) -> None:
-    """How it loads, unless a test wants it otherwise."""
+    """The default way of loading."""
 
 
 class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
@@ -27,22 +27,22 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self.address = ""
         self.watchers = 0
         self.ensured: list[str] = []
-        """The versions that it was asked to have loaded."""
+        """The versions for which EnsureLoaded was called."""
         self.ids: list[tuple[str, str]] = []
-        """Of the requests, and their decisions, that were the first to want them."""
+        """Request and decision ids of these calls."""
         self.loads: Callable[[str], Awaitable[None]] = _at_once
-        """Returns once the engine holds the version, or raises what keeps it from that."""
+        """Returns once the engine holds the version, or raises the error to report."""
         self.reported: list[pb.Outcomes] = []
         self.reports: Callable[[], PointsmanError | None] = lambda: None
-        """What keeps it from counting a report."""
+        """The error with which reports are answered, if any."""
         self.versions: dict[str, pb.AdapterVersion] = {}
-        """What it lists; one that an alias is to point to need not be among them."""
+        """The versions that it lists; an alias may point to others."""
         self.refuses: PointsmanError | None = None
-        """What keeps it from telling of its registry, and from moving an alias."""
+        """The error with which registry calls are answered, if any."""
         self.changes: list[pb.Change] = []
-        """The newest first."""
+        """Changes, newest first."""
         self.facts: dict[str, str] = {}
-        """Of every version's manifest."""
+        """Facts in the manifest of every version."""
         self._state = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_STARTING, detail="loading weights")
         self._news = asyncio.Condition()
 
@@ -58,7 +58,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         detail: str = "",
         training_seconds: Mapping[str, float] = {},
     ) -> None:
-        """An alias is a version, or all that there is to say of it."""
+        """Publishes a state. An alias is a version, or a complete message."""
         await self._say(
             pb.EngineState(
                 engine="local",
@@ -76,7 +76,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         )
 
     async def evicts(self, version: str) -> None:
-        """It says so; what the engine does is another matter."""
+        """Publishes an eviction; the engine itself is not changed."""
         await self._hold([v for v in self._state.resident if v != version], [*self._state.loadable, version])
 
     async def EnsureLoaded(self, request: pb.EnsureLoadedRequest, context: Any) -> pb.EngineState:
@@ -149,7 +149,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
             self.watchers -= 1
 
     def _to_change(self, name: str, expected: str) -> pb.Alias:
-        """A copy, to be changed and put back."""
+        """Returns a copy of an alias, to be changed and stored."""
         if self.refuses is not None:
             raise self.refuses
         copy = pb.Alias()
@@ -163,7 +163,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         return copy
 
     async def _changed(self, alias: pb.Alias, change: pb.Change) -> pb.Alias:
-        """Puts it in place, loads what it points to, and tells."""
+        """Stores an alias, loads its version, and publishes the state."""
         alias.revision += 1
         change.subject, change.at_unix_ms = alias.alias, round(time.time() * 1000)
         change.after = alias.canary_version if change.kind == "canary" else alias.version
@@ -178,7 +178,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         return alias
 
     def _standing(self, version: pb.AdapterVersion) -> pb.AdapterVersion:
-        """With the aliases that point to it now, and a state that fits unless a test has given one."""
+        """Returns a version with its current aliases, and a matching state unless a test has set one."""
         told = pb.AdapterVersion()
         told.CopyFrom(version)
         told.aliases.extend(a.alias for a in self._state.aliases if told.version in (a.version, a.canary_version))

@@ -1,4 +1,4 @@
-"""OpenAI's own client, pointed at a gateway, and engines' events as vLLM words them."""
+"""OpenAI's client, connected to a gateway, and engine events in vLLM's format."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,7 +23,7 @@ async def opening_client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def in_a_thread(gateway: Gateway, ask: Callable[[openai.OpenAI], Told]) -> Told:
-    """What `ask` gets with the synchronous client."""
+    """Runs `ask` with the synchronous client in a thread."""
 
     def asking() -> Told:
         with (
@@ -36,6 +36,6 @@ async def in_a_thread(gateway: Gateway, ask: Callable[[openai.OpenAI], Told]) ->
 
 
 def as_vllm(steps: Sequence[Step], kind: str = "chat.completion.chunk", model: str = "tiny") -> list[Step]:
-    """The same events with what vLLM writes before them: then they can be sent on as they are."""
+    """Adds the fields that vLLM writes first, so that the events can be forwarded unchanged."""
     head = {"id": "chatcmpl-engine", "object": kind, "created": 1700000000, "model": model}
     return [{**head, **step} if isinstance(step, dict) else step for step in steps]

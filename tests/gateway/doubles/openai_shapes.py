@@ -1,7 +1,7 @@
-"""The published shapes of OpenAI's answers, strictly: by the types of the installed `openai` package.
+"""Validates answers strictly against the types of the installed `openai` package.
 
-They are generated from OpenAI's published description of its API, and lenient where its client is: here nothing is
-converted, every required field must be there, words must be out of their lists, and there is no field that is unknown.
+These types are generated from OpenAI's published API description, but the client parses leniently. Here values are not
+converted, every required field must exist, enumerations must match, and unknown fields are errors.
 """
 
 import json
@@ -29,13 +29,13 @@ REQUIRED_THOUGH_NULLABLE: Mapping[str, frozenset[str]] = {
     "response.Response": frozenset({"error", "incomplete_details", "instructions", "metadata", "temperature", "top_p"}),
     "function_tool.FunctionTool": frozenset({"parameters", "strict"}),
 }
-"""The description's `required`, where the field may be null: of that the generated types say nothing."""
+"""Fields that the API description requires but may be null; the generated types do not say that they are required."""
 
 OURS = frozenset({"pointsman", "store"})
-"""What this gateway adds; OpenAI's responses say `store` too, though their description does not."""
+"""Fields added by this gateway; OpenAI's responses contain `store` too, although their description does not."""
 
 AN_ENGINES = frozenset({"reasoning", "reasoning_content", "stop_reason", "token_ids", "prompt_token_ids"})
-"""What vLLM adds, which is passed on."""
+"""Fields added by vLLM, which are forwarded."""
 
 
 def chat_completion(data: Any) -> ChatCompletion:
@@ -49,7 +49,7 @@ def chat_chunk(data: Any) -> ChatCompletionChunk:
 
 
 def completion(data: Any, *, chunk: bool = False) -> Completion:
-    """A chunk may leave its reason to end open, as OpenAI's do, though one shape describes both."""
+    """Validates a chunk or an answer; a chunk may omit its finish reason, although one type describes both."""
     if chunk:
         data = {**data, "choices": [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in data["choices"]]}
     checked: Completion = _checked(Completion, data)
@@ -57,7 +57,7 @@ def completion(data: Any, *, chunk: bool = False) -> Completion:
 
 
 def embeddings(data: Any) -> CreateEmbeddingResponse:
-    for one in data["data"]:  # the client asks for base64, and decodes it: the shape knows numbers only
+    for one in data["data"]:  # the client requests base64 and decodes it, but the type allows only numbers
         if isinstance(one["embedding"], str):
             one["embedding"] = [0.0]
     checked: CreateEmbeddingResponse = _checked(CreateEmbeddingResponse, data)
@@ -79,7 +79,7 @@ def response_event(data: Any) -> Any:
 
 
 def error(answer: httpx.Response) -> dict[str, Any]:
-    """OpenAI's error object: four fields, of which two may be null."""
+    """Validates OpenAI's error object: four fields, two of which may be null."""
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert set(body) == {"error"}
@@ -94,7 +94,7 @@ def error(answer: httpx.Response) -> dict[str, Any]:
 
 
 def events(text: str) -> list[Any]:
-    """The data of a stream's events, without [DONE]."""
+    """Returns the data of a stream's events, without [DONE]."""
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
@@ -112,7 +112,7 @@ def _checked(shape: Any, data: Any) -> Any:
 
 
 def _problems(value: Any) -> Iterator[str]:
-    """Fields that the shape does not know, and nullable ones that are not there."""
+    """Yields unknown fields and missing nullable fields."""
     if isinstance(value, list):
         for one in value:
             yield from _problems(one)

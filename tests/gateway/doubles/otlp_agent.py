@@ -1,4 +1,4 @@
-"""A real OpenTelemetry agent, Rotel, between the services and a collector that keeps what the agent sends on."""
+"""A real OpenTelemetry agent, Rotel, between the services and a collector that stores the received spans."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ from tests.ports import free_port
 
 @dataclass(frozen=True)
 class Arrived:
-    """A span as the collector has it; ids in hexadecimal."""
+    """A span that the collector received; ids in hexadecimal."""
 
     service: str
     name: str
@@ -71,7 +71,7 @@ class Agent:
 
 @asynccontextmanager
 async def running_agent(folder: Path) -> AsyncIterator[Agent]:
-    """Raises ModuleNotFoundError where Rotel is not installed."""
+    """Raises ModuleNotFoundError if Rotel is not installed."""
     installed = importlib.util.find_spec("rotel")
     if installed is None or installed.origin is None:
         raise ModuleNotFoundError("rotel is not installed")

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: it streams a fixed number of pieces at a fixed pace, to whatever it is asked."""
+"""An engine in its own process that streams a fixed number of chunks at a fixed rate in answer to every request."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ from tests.ports import free_port
 
 
 class ProcessEngine(Process):
-    """`say` is what each piece is, so that an answer tells whose it is."""
+    """Each chunk contains `say`, so that answers show which engine they are from."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class ProcessEngine(Process):
         port: int = 0,
         host: str = "127.0.0.1",
     ) -> None:
-        """`first` seconds until the first piece, `gap` between two."""
+        """`first` is the time to the first chunk and `gap` the time between chunks, in seconds."""
         self.host, self.port = host, port or free_port()
         self.url = f"http://{host}:{self.port}"
         pace = ["--pieces", str(pieces), "--first", str(first), "--gap", str(gap)]

@@ -1,4 +1,4 @@
-"""The real gateway in a process of its own, `python -m pointsman_gateway`."""
+"""The real gateway as a process, `python -m pointsman_gateway`."""
 
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +22,7 @@ class ProcessGateway(Process):
         self.grpc_address = ""
 
     async def open_doors(self) -> None:
-        """Returns once it is ready."""
+        """Returns once the gateway is ready."""
         http_address, self.grpc_address = await self.start()
         self.url = f"http://{http_address}"
         await found(self.is_ready, within=60)
@@ -31,12 +31,12 @@ class ProcessGateway(Process):
         return (await self.look("/readyz"))[0] == 200
 
     async def look(self, path: str) -> tuple[int, str]:
-        """The status and the text."""
+        """Returns the status and the text."""
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of all series of `name` that have these labels."""
+        """Returns the sum of all series of `name` with these labels."""
         _, page = await self.look("/metrics")
         return sum(
             sample.value

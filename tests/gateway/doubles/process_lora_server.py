@@ -1,4 +1,4 @@
-"""A lora-server in a process of its own, that says of one engine that it is ready and which adapters it holds."""
+"""A lora-server in its own process that reports one ready engine and its adapters."""
 
 import argparse
 import asyncio
@@ -19,7 +19,7 @@ class ProcessLoraServer(Process):
     def __init__(
         self, folder: Path, engine_url: str, version: str = VERSION, address: str = "", loadable: str = ""
     ) -> None:
-        """`version` is what the alias `triage@prod` leads to; `loadable`, another one, is held once it is asked for."""
+        """The alias `triage@prod` points to `version`. `loadable` is another version, which is loaded on demand."""
         self.address = address or f"127.0.0.1:{free_port()}"
         told = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
         program = [sys.executable, "-m", "tests.gateway.doubles.process_lora_server", *told]

@@ -1,4 +1,4 @@
-"""The real retriever in a process of its own, `python -m pointsman_retriever`, with a small handbook in it."""
+"""The real retriever as a process, `python -m pointsman_retriever`, with a small handbook."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ HANDBOOK = {
 
 class ProcessRetriever(Process):
     def __init__(self, folder: Path, model: Path, tokens: Path | None = None, token: str = "") -> None:
-        """`tokens` is the file of those that it accepts, `token` what it is filled with."""
+        """`tokens` is the file of accepted tokens, and `token` the one with which the handbook is written."""
         self._token = (lambda: token) if token else None
         self.address = f"127.0.0.1:{free_port()}"
         settings = {"LISTEN": self.address, "METRICS_LISTEN": "127.0.0.1:0", "DATA": str(folder / "retriever")}

@@ -1,4 +1,4 @@
-"""A program in a process of its own, which can hang, go on, be killed, and be started again."""
+"""A program in its own process that can be suspended, resumed, killed and restarted."""
 
 import asyncio
 import os
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[3]
 
 
 class Process:
-    """Its words go to a file, from which its start is read."""
+    """One program; its output goes to a file, from which the start is detected."""
 
     def __init__(self, program: Sequence[str], settings: Mapping[str, str], log: Path, started: str) -> None:
-        """`started` is the regular expression of the words by which it tells that it is up."""
+        """`started` is the regular expression of the output that shows a complete start."""
         self._program = program
         self._settings = settings
         self._log = log
@@ -23,7 +23,7 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, within: float = 60.0) -> tuple[str, ...]:
-        """The groups of what it said when it was up."""
+        """Starts it and returns the groups of the `started` match."""
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         environment = {**os.environ, "PYTHONPATH": paths, **self._settings}
         with self._log.open("wb") as log:
@@ -40,7 +40,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """0 before its first start."""
+        """0 before the first start."""
         return self._process.pid if self._process else 0
 
     @property
@@ -54,7 +54,7 @@ class Process:
         self.signal(signal.SIGCONT)
 
     async def kill(self) -> None:
-        """Where it runs still."""
+        """Kills it if it is running."""
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -65,6 +65,6 @@ class Process:
         self._process.send_signal(which)
 
     async def ended(self, within: float) -> int:
-        """Its exit code."""
+        """Returns the exit code."""
         assert self._process
         return await asyncio.wait_for(self._process.wait(), within)

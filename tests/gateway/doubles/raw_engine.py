@@ -1,4 +1,4 @@
-"""An engine down to its bytes: what it writes to its connections, in which pieces, and how they end."""
+"""An engine whose answers are scripted as bytes: what it writes, in which pieces, and how connections end."""
 
 import asyncio
 import json
@@ -10,20 +10,20 @@ from enum import Enum
 
 
 class End(Enum):
-    """How a connection ends before its answer does."""
+    """How a connection ends before the answer is complete."""
 
     CLOSED = "closed"
     RESET = "reset"
 
 
 Step = bytes | asyncio.Event | End
-"""Bytes to write as one piece, a thing to wait for, or an end."""
+"""Bytes to write at once, something to wait for, or an end."""
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 OPEN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-"""Of an answer that ends with its connection."""
+"""Headers of an answer that ends with its connection."""
 LAST = b"0\r\n\r\n"
-"""What ends an answer in chunks."""
+"""The end of a chunked answer."""
 
 
 def event(data: object) -> bytes:
@@ -31,23 +31,23 @@ def event(data: object) -> bytes:
 
 
 def in_chunks(pieces: Iterable[bytes]) -> bytes:
-    """As HTTP's chunks."""
+    """Encodes the parts as HTTP chunks."""
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
 class RawEngine:
-    """Says the same to everyone."""
+    """Sends the same answer to every request."""
 
     def __init__(self) -> None:
         self.url = ""
         self.steps: Sequence[Step] = ()
         self.asked = 0
         self.running = 0
-        """Requests whose answer has neither come to its end nor lost its caller."""
+        """Requests whose answers have not ended and whose clients are connected."""
         self.hung_up = 0
-        """Callers who went before the end of their answer."""
+        """Clients that disconnected before the end of their answers."""
         self.sent = 0
-        """Bytes of the last answer that left for the caller."""
+        """Bytes of the last answer that were sent."""
         self._moved = 0.0
 
     def says(self, *steps: Step) -> None:
@@ -55,7 +55,7 @@ class RawEngine:
 
     @property
     def still_for(self) -> float:
-        """Seconds since bytes last left for a caller."""
+        """Seconds since bytes were last sent."""
         return asyncio.get_running_loop().time() - self._moved
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ class RawEngine:
                 case asyncio.Event():
                     await step.wait()
                 case End.RESET:
-                    # Without lingering what is closed is reset.
+                    # Without lingering, close() resets the connection.
                     connection = writer.get_extra_info("socket")
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return step
@@ -97,12 +97,12 @@ class RawEngine:
                     await writer.drain()
                     self.sent += len(step)
                     self._moved = asyncio.get_running_loop().time()
-                    await asyncio.sleep(0)  # whoever reads may read this piece alone
+                    await asyncio.sleep(0)  # so that the client can read this piece by itself
         return None
 
 
 async def _request(reader: asyncio.StreamReader, begun: bytes) -> bool:
-    """Reads one of which `begun` has been read; False at the end of the connection."""
+    """Reads the rest of a request that starts with `begun`; returns False at the end of the connection."""
     try:
         head = begun + await reader.readuntil(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
@@ -114,7 +114,7 @@ async def _request(reader: asyncio.StreamReader, begun: bytes) -> bool:
 
 
 async def _following(reader: asyncio.StreamReader) -> bytes:
-    """The first byte of the next request; empty once the caller has hung up."""
+    """Returns the first byte of the next request; empty if the client has disconnected."""
     try:
         return await reader.read(1)
     except ConnectionError:
@@ -127,7 +127,7 @@ async def running_raw_engine() -> AsyncIterator[RawEngine]:
     serving: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # `sent` counts what the system has taken, and that is little more than the caller has.
+        # A small send buffer, so that `sent` is close to what the client has read.
         writer.transport.set_write_buffer_limits(high=0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         task = asyncio.create_task(engine.serve(reader, writer))

@@ -1,4 +1,4 @@
-"""The receipts that a gateway has left in Redis, of either sort."""
+"""Reads the receipts of both kinds that a gateway has written to Redis."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ class Receipts:
         return [*self.decided, *self.undecided]
 
     def picodollars(self) -> Counter[str]:
-        """By component, exactly."""
+        """Exact cost by component."""
         sums: Counter[str] = Counter()
         for one in self.all:
             sums.update({name: round(usd * PICODOLLARS) for name, usd in one["cost_parts_usd"].items()})
@@ -40,7 +40,7 @@ async def receipts_in(url: str) -> Receipts:
 
 
 async def receipts_once(url: str, there: Callable[[Receipts], object], within: float = 10) -> Receipts:
-    """As soon as `there` holds of them."""
+    """Returns the receipts as soon as `there` is true for them."""
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(url)

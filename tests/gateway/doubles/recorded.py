@@ -1,4 +1,4 @@
-"""Spans that are kept in memory as they end."""
+"""An in-memory exporter of ended spans."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class Recorded:
         self.spans = Spans(provider.get_tracer("test"))
 
     def all(self) -> list[ReadableSpan]:
-        """Those that have ended."""
+        """All ended spans."""
         return list(self._kept.get_finished_spans())
 
     def named(self, name: str) -> list[ReadableSpan]:
@@ -35,7 +35,7 @@ class Recorded:
 
 
 def told(span: ReadableSpan) -> Mapping[str, Any]:
-    """Its attributes."""
+    """Returns the span's attributes."""
     return span.attributes or {}
 
 

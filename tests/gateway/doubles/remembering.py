@@ -1,4 +1,4 @@
-"""What one gateway remembers with, without the gateway; and decisions to remember."""
+"""A gateway's request log with its dependencies, without the gateway; and decisions to log."""
 
 import json
 from collections.abc import AsyncIterator
@@ -51,18 +51,18 @@ def receipt(
 
 
 def ended(receipt: Receipt, model: str = "auto") -> EndedRequest:
-    """As it is counted, of a request for `model` with ten tokens of its own."""
+    """Returns a counted answer of `model` with ten tokens."""
     return receipt, receipt.decision, "chat", model, 10, False
 
 
 def routed(of: Decision) -> Receipt:
-    """Of a request that wanted the decision alone."""
+    """Returns the receipt of a request for a decision only."""
     return Receipt(of, Usage(), {}, {"total": 0.001}, "routed")
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Beside a real Valkey."""
+    """The request log of one gateway, with a real Valkey."""
 
     recorder: Recorder
     store: RequestLogStore
@@ -78,7 +78,7 @@ class Desk:
             self.recorder.note(REQUEST, made, receipt(made))
 
     async def written(self) -> None:
-        """Returns once all is written; Redis may come back late."""
+        """Returns once everything is written, even if Redis is unavailable at first."""
 
         async def nothing_waits() -> bool:
             with suppress(Unavailable):
@@ -96,7 +96,7 @@ class Desk:
 
 @asynccontextmanager
 async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
-    """`folder` is that of the write-ahead log; by default a temporary one that no other process sees."""
+    """`folder` is that of the write-ahead log; the default is a private temporary one."""
     registry = CollectorRegistry()
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
@@ -110,7 +110,7 @@ async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_R
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:
-    """The request log's entries, oldest first."""
+    """Returns the entries of the request log, oldest first."""
     return [json.loads(fields["entry"]) for fields in await _stream(url, redis_schema.DECISIONS)]
 
 
@@ -119,7 +119,7 @@ async def feedback_in(url: str) -> list[dict[str, str]]:
 
 
 async def rated_in(url: str) -> dict[str, tuple[int, float]]:
-    """How many ratings there are today of each path, and their mean."""
+    """Returns today's number of ratings of each path, and their mean."""
     async with Redis.from_url(url, decode_responses=True) as redis:
         fields: Any = await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today())
         counts = from_fields(fields)

@@ -1,4 +1,4 @@
-"""A retriever that finds what a test has laid out."""
+"""A retriever with scripted results."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,10 +23,10 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
         self.ids: list[tuple[str, str]] = []
-        """Of each request and its decision, as its log would have them."""
+        """The ids of each request and its decision, as in a log."""
         self.documents = Sketch(0, ())
         self.looks = 0
-        """How often it was asked what documents there are."""
+        """How often its documents were requested."""
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)

@@ -1,4 +1,4 @@
-"""Tenancy without the gateway around it, with time that a test lets pass."""
+"""Tenancy without a gateway, and with a clock that tests can advance."""
 
 import time
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ from redis.asyncio import Redis
 
 COPIES = KeyCacheConfig()
 PATIENT = 1.0
-"""Seconds that Redis has to answer, so that it is not taken for dead where a test needs it and the machine is busy."""
+"""A long timeout for Redis, so that it is not considered down because the machine is busy."""
 
 
 class Times:
-    """One time for all gateways and Redis: the real one, and what a test has added to it."""
+    """A common clock for all gateways and Redis: the real time plus what a test has added."""
 
     def __init__(self) -> None:
         self._ahead_ms = 0
@@ -37,12 +37,12 @@ class Times:
         return time.time() + self._ahead_ms / 1000
 
     def enter_the_next(self, window: redis_layout.Window, plus: float = 0.05) -> None:
-        """To the begin of the next window; in a day's or month's case well after it."""
+        """Advances to the start of the next window, or well past it for days and months."""
         now = int(self.wall() * 1000)
         self.pass_by((redis_layout.window_at(window, now)[1] - now) / 1000 + plus)
 
     def begin_a_minute(self) -> None:
-        """So that what follows lies in one minute, and one day."""
+        """Advances so that what follows is in one minute and one day."""
         self.enter_the_next(redis_layout.Window.MINUTE)
         if (int(self.wall()) + 120) // redis_layout.A_DAY != int(self.wall()) // redis_layout.A_DAY:
             self.pass_by(180)
@@ -54,7 +54,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Counter:
-    """A gateway's tenancy beside a real Valkey, and what it counts."""
+    """A gateway's tenancy with a real Valkey, and its counters."""
 
     tenancy: Tenancy
     registry: CollectorRegistry
@@ -66,7 +66,7 @@ class Counter:
         return await self.tenancy.identify(issued.credential.text)
 
     async def let_in(self, caller: Caller, tokens: int = 1) -> Reservation | None:
-        """None where it was refused."""
+        """Returns None if the request was refused."""
         try:
             return self.tenancy.enter_now(caller, tokens) or await self.tenancy.enter(caller, tokens)
         except ResourceExhausted:
@@ -108,7 +108,7 @@ async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | No
 
 
 async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
-    """What Redis has of one limit."""
+    """Returns Redis's record of one limit."""
     async with Redis.from_url(url, decode_responses=True) as redis:
         found: Any = await redis.hgetall(redis_layout.limit_key(tenant, whose, limit))
         return dict(found)

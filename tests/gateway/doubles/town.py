@@ -1,4 +1,4 @@
-"""The real gateway in a process of its own, among neighbours in theirs, all of which can be stopped while it serves."""
+"""The real gateway and the services it uses as processes, each of which can be stopped under load."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,12 +20,12 @@ RESILIENCE = {
     "timeouts": {"connect_seconds": 1, "first_token_seconds": 1, "stream_idle_seconds": 1},
     "breaker": {"open_duration_seconds": 1, "max_open_duration_seconds": 2},
 }
-"""Shorter times than the defaults, so that an outage need not last minutes."""
+"""Shorter times than the defaults, so that outages are short."""
 
 
 @dataclass
 class Town:
-    """All that stands around one gateway."""
+    """The processes around one gateway."""
 
     folder: Path
     gateway: ProcessGateway
@@ -37,7 +37,8 @@ class Town:
 
 @asynccontextmanager
 async def running_town(folder: Path, **settings: object) -> AsyncIterator[Town]:
-    """Engines `a` and `b` answer alike; `adapted` holds an adapter, as its lora-server says."""
+    """Starts the engines `a` and `b` with equal answers, and `adapted`, which holds an adapter according to its
+    lora-server."""
     prepare(MODEL)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

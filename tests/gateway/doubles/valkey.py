@@ -1,4 +1,4 @@
-"""A real Valkey that can hang, go on, be killed, and come back on its port with what it held."""
+"""A real Valkey that can be suspended, resumed, killed, and restarted on its port with its data."""
 
 import signal
 import socket
@@ -23,7 +23,7 @@ class Valkey:
 
     async def start(self) -> None:
         program = [str(get_binary_path()), "--port", str(self._port), "--bind", "127.0.0.1"]
-        # What was written outlives a killed process without fsync, which waits for whatever else the disk is busy with.
+        # Written data survives a kill without fsync, which would wait for other disk activity.
         kept = ["--dir", str(self._folder), "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
         self._process = subprocess.Popen([*program, *kept], stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once
         await until(self._answers, within=20)

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of for a time."""
+"""Waits for conditions instead of fixed times."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,14 +8,14 @@ Found = TypeVar("Found")
 
 
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Returns once `condition` holds; raises TimeoutError where it does not within so many seconds."""
+    """Returns once `condition` is true; raises TimeoutError if that takes too long."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  # what is waited for belongs to the code under test and has no event
             await asyncio.sleep(0.002)
 
 
 async def found(look: Callable[[], Awaitable[Found | None]], within: float = 10.0) -> Found:
-    """The first thing that `look` finds; raises TimeoutError where it finds none within so many seconds."""
+    """Returns the first value that `look` finds; raises TimeoutError if that takes too long."""
     async with asyncio.timeout(within):
         while True:
             something = await look()

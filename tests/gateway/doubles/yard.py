@@ -1,4 +1,4 @@
-"""A gateway before two engines of one model, each with a lora-server of its own that tells when a test wants it to."""
+"""A gateway with two engines of one model, each with its own scripted lora-server."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,13 +20,13 @@ def alias(version: str, revision: int, canary: str = "", weight: float = 0.0, na
 
 
 def names_itself() -> Script:
-    """The answer is the model that was asked for, in two pieces."""
+    """Answers with the name of the requested model, in two chunks."""
     return lambda body: answer(body["model"], ".")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One engine, and its lora-server."""
+    """One engine and its lora-server."""
 
     engine: ScriptedEngine
     lora_server: ScriptedLoraServer
@@ -38,7 +38,7 @@ class Side:
 
     @property
     def asked(self) -> list[str]:
-        """The models, one for each request."""
+        """The requested models, one per request."""
         return [body["model"] for body in self.engine.bodies]
 
 
@@ -46,11 +46,11 @@ class Side:
 class Yard:
     gateway: Gateway
     sides: Mapping[str, Side]
-    """By the name of the engine."""
+    """The engines by name."""
 
     @property
     def version(self) -> str:
-        """Where the alias points, for the gateway."""
+        """The version to which the alias points, according to the gateway."""
         found = self.gateway.components.engines.model_of(PROD)
         return (
             self.gateway.components.engines.version_of(self.gateway.components.reloader.current.paths[0])
@@ -59,7 +59,7 @@ class Yard:
         )
 
     def holds(self, name: str) -> frozenset[str]:
-        """What the gateway believes that the engine holds."""
+        """The versions that the engine holds, according to the gateway."""
         return self.gateway.components.engines.get(name).resident
 
 
@@ -70,7 +70,8 @@ async def running_yard(
     loadable: Mapping[str, Sequence[str]] = {},
     told: pb.Alias | None = None,
 ) -> AsyncIterator[Yard]:
-    """Engines `local` and `second`; `resident` and `loadable` by engine. The first path is the adapter's."""
+    """Runs the engines `local` and `second`, with the versions `resident` and `loadable` by engine. The first path uses
+    the adapter."""
     async with running_engine() as engine, running_lora_server() as lora_server:
         sides = {"local": Side(neighbours.engine, neighbours.lora_server), "second": Side(engine, lora_server)}
         neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}

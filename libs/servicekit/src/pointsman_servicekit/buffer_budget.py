@@ -26,11 +26,11 @@ class BufferedBytesBudget:
 
     def release(self, tenant: str, count: int) -> None:
         self.used -= count
-        left = self._by_tenant[tenant] - count
+        left = self._by_tenant.get(tenant, 0) - count  # none is left if only empty messages remain
         if left:
             self._by_tenant[tenant] = left
         else:
-            del self._by_tenant[tenant]
+            self._by_tenant.pop(tenant, None)
 
     @contextmanager
     def reserved(self, tenant: str, count: int) -> Iterator[None]:

@@ -51,16 +51,14 @@ from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
-from pointsman_gateway.pipeline.config_reload import ConfigReloader, ConfigSnapshot
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
-from pointsman_gateway.tracing.instrumentation import Instrumentation, instrument_with
+from pointsman_gateway.tracing import Instrumentation, instrument_with
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans

@@ -17,14 +17,13 @@ from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.providers import auth_header, providers
 from pointsman_gateway.config.schema import EmbeddingConfig
-from pointsman_gateway.embeddings.engine import EmbeddingEndpoint, RemoteEmbedder
-from pointsman_gateway.embeddings.local import Encoder, LocalEmbedder
+from pointsman_gateway.embeddings.models import EmbeddingEndpoint, Encoder, LocalEmbedder, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.engines.http1 import Pool, origin_of
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
-from pointsman_gateway.tracing.instrumentation import Instrumentation
+from pointsman_gateway.tracing import Instrumentation
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pointsman_gateway.cache.store import CacheStore
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path
-from pointsman_gateway.pipeline.config_reload import ConfigReloader
+from pointsman_gateway.pipeline.pipeline import ConfigReloader
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback

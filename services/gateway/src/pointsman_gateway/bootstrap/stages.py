@@ -22,8 +22,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
-from pointsman_gateway.metering.aggregate import MetricsAggregator
-from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.meter import Metering

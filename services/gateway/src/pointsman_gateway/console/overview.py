@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
-from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
+from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.routing.best_value import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
+from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
 from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95

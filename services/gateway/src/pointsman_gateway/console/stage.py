@@ -26,11 +26,11 @@ from pointsman_gateway.console.overview import (
     Overview,
 )
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
+from pointsman_gateway.domain.path import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.request import AllowedNames
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
 
 Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]

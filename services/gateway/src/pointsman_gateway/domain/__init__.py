@@ -1,9 +1,8 @@
 """Value objects of the request path. They depend on the standard library, numpy's arrays and msgspec's structs only."""
 
-from pointsman_gateway.domain.adapters import Alias, CanaryMetrics, ResolvedAdapter
 from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
-from pointsman_gateway.domain.path import Kind, Path, Sampling
+from pointsman_gateway.domain.path import Alias, CanaryMetrics, Kind, Path, ResolvedAdapter, Sampling
 from pointsman_gateway.domain.receipt import Feedback, PathEvidence, Receipt, UndecidedReceipt
 from pointsman_gateway.domain.request import (
     ANONYMOUS,

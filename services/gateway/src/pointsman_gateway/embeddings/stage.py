@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, fault_of, outcome_of
+from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.pipeline.ports import RequestLog, Tenancy
 
 CHARACTERS_PER_TOKEN = 4

@@ -9,7 +9,7 @@ from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from pointsman_gateway.domain import Alias
-from pointsman_gateway.domain.adapters import AdapterChange, AdapterListing, AdapterVersion, AliasMove
+from pointsman_gateway.domain.path import AdapterChange, AdapterListing, AdapterVersion, AliasMove
 
 READ_TIMEOUT_SECONDS = 5.0
 """For calls that are answered from Redis."""

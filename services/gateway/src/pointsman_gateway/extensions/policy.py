@@ -14,7 +14,7 @@ POLICIES = Registry(
     {
         "fixed": "pointsman_gateway.routing.policies:Fixed",
         "split": "pointsman_gateway.routing.policies:Split",
-        "best_value": "pointsman_gateway.routing.best_value:BestValue",
+        "best_value": "pointsman_gateway.routing.policies:BestValue",
         "escalate": "pointsman_gateway.routing.policies:Escalate",
     },
     method="plan",

@@ -1,8 +1,11 @@
-"""The gRPC service `pointsman.v1.Gateway`: authentication, conversion, and delegation to the pipeline."""
+"""The gRPC service `pointsman.v1.Gateway`: authentication, conversion, and delegation to the pipeline.
+
+The metadata of requests holds the credential and cache control; that of answers the decision, usage and cost.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -12,16 +15,70 @@ import grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import to_status
+from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import cache_mode, identify_caller
+from pointsman_gateway.codec.headers import cache_mode, cost_header, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.domain import Caller, Event, Operation, Receipt, Request, Started
-from pointsman_gateway.grpc import messages, metadata
-from pointsman_gateway.pipeline.config_reload import ConfigSnapshot
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
+from pointsman_gateway.grpc import messages
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
 from pointsman_gateway.pipeline.sinks import CollectedAnswer, EventQueue
+
+Metadata = tuple[tuple[str, str], ...]
+
+_NO_LIMITS: Mapping[str, str] = {}
+
+
+def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The value of the Authorization header; empty if there is none."""
+    for name, value in metadata or ():
+        if name == "authorization":
+            return str(value)
+    return ""
+
+
+def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
+    """The value of the Cache-Control header; empty if there is none."""
+    found = next((value for name, value in metadata or () if name == "cache-control"), "")
+    return found.encode() if isinstance(found, str) else found
+
+
+def initial_metadata(started: Started) -> Metadata:
+    """Initial metadata of a stream: the response headers that HTTP sends, by the same names."""
+    headers = [(name.decode(), _to_ascii(value.decode("latin-1"))) for name, value in decision_headers(started)]
+    return (*headers, *started.limit_headers.items())
+
+
+def trailing_metadata(
+    decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
+) -> Metadata:
+    """Trailing metadata as far as it is known; `limits` are the rate limit headers if none were sent before."""
+    sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
+    if decision is not None:
+        sent += [
+            ("x-pointsman-decision-id", decision.id),
+            ("x-pointsman-path", _to_ascii(decision.path.name)),
+            ("x-pointsman-kind", decision.path.kind.value),
+        ]
+    if receipt is not None:
+        usage = receipt.usage
+        sent += [
+            ("x-pointsman-cost-usd", cost_header(receipt)[1].decode()),
+            ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
+            ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
+            ("x-pointsman-cached-tokens", str(usage.cached_tokens)),
+        ]
+    return (*sent, *limits.items())
+
+
+def _to_ascii(value: str) -> str:
+    """Replaces characters that metadata cannot hold; names in the configuration may contain any character."""
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join([c if c.isascii() and c.isprintable() else "?" for c in value])
+
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
@@ -64,7 +121,7 @@ class Authentication:
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)
         try:
-            caller = await identify_caller(self._tenancy, metadata.authorization(context.invocation_metadata()))
+            caller = await identify_caller(self._tenancy, authorization(context.invocation_metadata()))
         except asyncio.CancelledError:
             if operation:
                 self._pipeline.turned_away(operation, None, arrived)
@@ -122,7 +179,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             await _abort(context, error, sink.start)
         started, receipt = sink.start, finished.receipt
         assert started is not None  # the answer has finished
-        context.set_trailing_metadata(metadata.trailing_metadata(receipt.decision, receipt, started.limit_headers))
+        context.set_trailing_metadata(trailing_metadata(receipt.decision, receipt, started.limit_headers))
         return messages.whole_response(started, sink.pieces, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
@@ -143,7 +200,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
         """Decodes a request, and writes the receipt if that fails. Raises PointsmanError."""
         arrived = time.perf_counter()
-        cache = cache_mode(metadata.cache_control(context.invocation_metadata()))
+        cache = cache_mode(cache_control(context.invocation_metadata()))
         try:
             decoded = messages.to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
             check_counts(decoded.messages, decoded.sampling.extra)
@@ -183,11 +240,11 @@ async def _write(context: Context, event: Event) -> None:
         for response in messages.delta_responses(event):
             await context.write(response)
     elif isinstance(event, Started):
-        await context.send_initial_metadata(metadata.initial_metadata(event))
+        await context.send_initial_metadata(initial_metadata(event))
         await context.write(messages.started_response(event))
     else:
         receipt = event.receipt
-        context.set_trailing_metadata(metadata.trailing_metadata(receipt.decision, receipt))
+        context.set_trailing_metadata(trailing_metadata(receipt.decision, receipt))
         await context.write(messages.finished_response(event))
 
 
@@ -197,5 +254,5 @@ async def _abort(context: Context, error: Exception, started: Started | None) ->
     receipt = receipt_of_error if isinstance(receipt_of_error, Receipt) else None
     decision = receipt.decision if receipt else started.decision if started else None
     status = to_status(to_public_error(error))
-    known = metadata.trailing_metadata(decision, receipt, getattr(error, "limits", {}))
+    known = trailing_metadata(decision, receipt, getattr(error, "limits", {}))
     await context.abort(status.code, status.details, (*known, *status.trailing_metadata))

@@ -17,8 +17,7 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, BatchAnswer
 from pointsman_gateway.http.asgi_app import CALLER
 from pointsman_gateway.http.encoding import Encoder
-from pointsman_gateway.pipeline.config_reload import ConfigSnapshot, ReloadStatus
-from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Receipt
-from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.domain.receipt import OK
 from pointsman_gateway.fast_metrics import (
     Count,
     FastCollector,

@@ -27,7 +27,7 @@ from pointsman_gateway.domain import (
     Started,
     UndecidedReceipt,
 )
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK
 from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens

@@ -1,12 +1,18 @@
-"""The policies that need no evidence: `fixed`, `split` and `escalate`."""
+"""The built-in policies: `fixed`, `split` and `escalate` need no evidence.
 
-from collections.abc import Mapping
+`best_value` chooses the cheapest path that evidence shows to be good enough and fast enough.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor
 from typing import Annotated
 
+from pointsman_servicekit.statistics import one_sided_z, wilson_interval
 from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.extensions import Plan, Policy, PolicyContext
+from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
 
 class Fixed(Policy):
@@ -91,3 +97,176 @@ class Escalate(Policy):
     def plan(self, context: PolicyContext) -> Plan:
         unvalidated = frozenset(self._options.stream_unvalidated)
         return Plan(self.paths, "policy:escalate", escalates=True, stream_unvalidated=unvalidated)
+
+
+ANSWERS_PER_PRICE = 1000
+"""Prices are quoted for 1,000 answers, which are easier to read than those for one."""
+
+
+class BestValueOptions(Strict):
+    paths: tuple[str, ...] = Field(min_length=2)
+    quality_floor: float = Field(
+        ge=0, le=1, description="that the lower confidence bound of the mean rating must reach"
+    )
+    p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided")
+    exploration_rate: float = Field(
+        default=0.05, ge=0, le=0.5, description="share of requests for paths without enough evidence"
+    )
+    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer are no evidence")
+    hysteresis: float = Field(
+        default=0.1, ge=0, lt=1, description="share by which another path must be cheaper to take over"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a candidate's evidence says under the policy's options."""
+
+    name: str
+    cost_usd: float
+    bound: float
+    """Lower confidence bound of its mean rating."""
+    has_samples: bool
+    """Whether it has enough ratings."""
+    slow: bool
+    fault: str
+    """Why it must not be chosen; empty if it is good enough and fast enough."""
+    clear: bool
+    """Whether it is good and fast by a margin, so that a little more evidence would not change that."""
+
+    @property
+    def needs_exploration(self) -> bool:
+        return not self.has_samples and not self.slow
+
+
+class BestValue(Policy):
+    """Takes the cheapest path that is good and fast, with hysteresis, and explores paths without enough evidence."""
+
+    Options = BestValueOptions
+
+    def __init__(self, options: BestValueOptions) -> None:
+        self._options = options
+        self._incumbent = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self._options.paths
+
+    def plan(self, context: PolicyContext) -> Plan:
+        """An incumbent that is unavailable is replaced for this request only, and stays the incumbent."""
+        unavailable = context.unavailable(self.paths)
+        assessments = self._assessments(context, unavailable)
+        chosen = choose(self._options, assessments, self._incumbent)
+        if self._incumbent not in unavailable:
+            self._incumbent = chosen.paths[0]
+        # Another purpose than a split's, so that the users on its small side are not those who explore as well.
+        planned = explore(self._options, assessments, chosen, context.position("trial"))
+        return replace(planned, explanations={**planned.explanations, **unavailable})
+
+    def preview(self, context: PolicyContext) -> Plan:
+        assessments = self._assessments(context, context.unavailable(self.paths))
+        return choose(self._options, assessments, self._incumbent)
+
+    def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
+        """Assess the paths that are available; all of them if none is."""
+        candidates = context.candidates(self.paths)
+        return [
+            assess(self._options, candidate)
+            for candidate in candidates
+            if candidate.name not in unavailable or len(unavailable) == len(candidates)
+        ]
+
+
+def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
+    """Assess a path. Ratings and latencies count only from `min_samples` on."""
+    evidence, limit, margin = candidate.evidence, options.p95_seconds or float("inf"), options.hysteresis
+    bound = lower_bound(evidence.quality, evidence.ratings, options.confidence)
+    has_samples = evidence.ratings >= options.min_samples
+    p95 = evidence.p95_seconds if evidence.answers >= options.min_samples else 0.0
+    if p95 > limit:
+        fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
+    elif not has_samples:
+        rate = _percent(options.exploration_rate)
+        fault = f"no evidence ({evidence.ratings:.0f} of {options.min_samples} ratings): exploration rate {rate}"
+    elif bound < options.quality_floor:
+        fault = (
+            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings: "
+            f"under the floor {options.quality_floor:.2f}"
+        )
+    else:
+        fault = ""
+    clear = bound >= options.quality_floor + margin * (1 - options.quality_floor) and p95 <= limit * (1 - margin)
+    return Assessment(candidate.name, candidate.cost_usd, bound, has_samples, p95 > limit, fault, clear)
+
+
+def lower_bound(mean: float, count: float, confidence: float) -> float:
+    """Return the one-sided lower bound of the true mean rating: the Wilson score interval's."""
+    return wilson_interval(mean, count, one_sided_z(confidence))[0]
+
+
+def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
+    """Plan the cheapest path that is good and fast, with the other good ones as fallbacks.
+
+    If none is good, plan the path that is nearest to it.
+    """
+    good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
+    if not good:
+        return _nearest(options, assessments, incumbent)
+    chosen = _cheapest(options, good, incumbent)
+    explanations = {a.name: a.fault or _comparison(options, a, chosen) for a in assessments}
+    order = (chosen.name, *(a.name for a in good if a is not chosen))
+    return Plan(order, "policy:best_value", explanations)
+
+
+def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
+    """Return the incumbent while it is good, unless another is clearly good and cheaper by the hysteresis."""
+    current = next((a for a in good if a.name == incumbent), None)
+    if current is None:
+        return good[0]
+    return next((a for a in good if a.clear and a.cost_usd < current.cost_usd * (1 - options.hysteresis)), current)
+
+
+def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Assessment) -> str:
+    if assessment is chosen:
+        return f"good enough ({_at_least(chosen.bound)}) at {_price(chosen)}"
+    against = f"{_price(assessment)} against {_price(chosen)}"
+    if assessment.cost_usd >= chosen.cost_usd:
+        return f"good enough, but dearer: {against}"
+    if assessment.cost_usd >= chosen.cost_usd * (1 - options.hysteresis):
+        return f"good enough, but not cheaper by {_percent(options.hysteresis)}: {against}"
+    return f"good enough and cheaper, but too near the limits to take over: {against}"
+
+
+def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
+    """Plan the path with the highest bound among those with enough ratings; if there is none, the first configured."""
+    fast = [a for a in assessments if not a.slow] or assessments
+    chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
+    current = next((a for a in fast if a.name == incumbent and a.has_samples), chosen)
+    if chosen.bound < current.bound + options.hysteresis * (1 - options.quality_floor):
+        chosen = current
+    why = "none is good enough, this one comes nearest" if chosen.has_samples else "none is known to be good enough yet"
+    explanations = {a.name: a.fault for a in assessments} | {chosen.name: f"{why}; {chosen.fault}"}
+    return Plan((chosen.name,), "policy:none_good_enough", explanations)
+
+
+def explore(options: BestValueOptions, assessments: Sequence[Assessment], plan: Plan, position: float) -> Plan:
+    """Put a path without enough evidence first for the exploration share of requests, evenly among such paths."""
+    unexplored = [a for a in assessments if a.needs_exploration and a.name != plan.paths[0]]
+    if position >= options.exploration_rate or not unexplored:
+        return plan
+    explored = unexplored[int(position / options.exploration_rate * len(unexplored))]
+    explanations = {**plan.explanations, explored.name: f"on trial; {explored.fault}"}
+    return replace(plan, paths=(explored.name, *plan.paths), reason="policy:trial", explanations=explanations)
+
+
+def _at_least(bound: float) -> str:
+    return f"at least {floor(bound * 100) / 100:.2f}"  # rounded up, it could seem to reach a floor that it does not
+
+
+def _price(assessment: Assessment) -> str:
+    return f"${assessment.cost_usd * ANSWERS_PER_PRICE:.4f} per 1,000"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g} %"

@@ -32,8 +32,7 @@ from pointsman_gateway.tenancy.limits import (
     VerifiedCaller,
 )
 from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, contended, exhausted, headers_of
-from pointsman_gateway.tenancy.tasks import BackgroundTasks
-from pointsman_gateway.tenancy.usage import UsageWriter
+from pointsman_gateway.tenancy.tasks import BackgroundTasks, UsageWriter
 
 log = logging.getLogger(__name__)
 

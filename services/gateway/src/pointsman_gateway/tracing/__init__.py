@@ -1,1 +1,69 @@
-"""Tracing: wrappers that create OpenTelemetry spans, which `bootstrap` puts around the stages."""
+"""Tracing: the wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
+
+Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from pointsman_servicekit.grpc_client import Interceptors
+
+from pointsman_gateway.embeddings.stage import Embedder
+from pointsman_gateway.engines.engine_client import EngineClient
+from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.pipeline.ports import RequestLog
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
+
+
+class Instrumentation(Protocol):
+    """Wraps components; each method returns a component of the same type."""
+
+    @property
+    def grpc_interceptors(self) -> Interceptors:
+        """For calls to other services."""
+        ...
+
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
+
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        """`name` is the model's name in the configuration."""
+        ...
+
+    def trace_headers(self) -> str:
+        """HTTP header lines with the trace context of the current request; empty without tracing."""
+        ...
+
+    def request_log(self, request_log: RequestLog) -> RequestLog: ...
+
+    def stages(self, stages: Stages) -> Stages: ...
+
+
+class NoInstrumentation:
+    """Implements `Instrumentation` without wrappers."""
+
+    grpc_interceptors: Interceptors = ()
+
+    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
+        return client
+
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        return embedder
+
+    def trace_headers(self) -> str:
+        return ""
+
+    def request_log(self, request_log: RequestLog) -> RequestLog:
+        return request_log
+
+    def stages(self, stages: Stages) -> Stages:
+        return stages
+
+
+def instrument_with(spans: "Spans | None") -> Instrumentation:
+    if spans is None:
+        return NoInstrumentation()
+    from pointsman_gateway.tracing.spans import SpanInstrumentation
+
+    return SpanInstrumentation(spans)

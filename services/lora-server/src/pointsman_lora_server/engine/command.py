@@ -25,6 +25,10 @@ GUARD = "pointsman_engine_guard.Guard"
 GUARD_FOLDER = Path(__file__).parent / "guard"
 
 _TRACES_OPTION = "--otlp-traces-endpoint"
+_STRUCTURED_OUTPUTS_OPTION = "--structured-outputs-config"
+COMPACT_JSON = '{"backend": "guidance", "disable_any_whitespace": true}'
+"""vLLM's default grammar for JSON allows any white space, and small models then write it until the context is full.
+Only two backends can disable it; guidance supports more of JSON Schema than xgrammar does."""
 _HAS_SETTING = "has a setting of the lora-server"
 _FORBIDDEN_OPTIONS = {
     "--middleware": "must be the guard alone",
@@ -105,7 +109,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
     extra = shlex.split(settings.extra_arguments)
     _check_extra_arguments(extra)
-    has_traces_option = any(_may_be(_option_name(argument), _TRACES_OPTION) for argument in extra)
+    has_traces_option = _has_option(extra, _TRACES_OPTION)
     traces_url = "" if has_traces_option else settings.traces_url
     arguments = (
         # Absolute but not resolved: the python of a virtual environment is a link that finds its environment by its own
@@ -121,6 +125,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         "--disable-uvicorn-access-log",
         *settings.tool_calling.arguments,
         *((_TRACES_OPTION, traces_url) if traces_url else ()),
+        *(() if _has_option(extra, _STRUCTURED_OUTPUTS_OPTION) else (_STRUCTURED_OUTPUTS_OPTION, COMPACT_JSON)),
         *extra,
     )
     defaults = {
@@ -165,6 +170,10 @@ def _check_extra_arguments(arguments: Sequence[str]) -> None:
         for option, reason in _FORBIDDEN_OPTIONS.items():
             if _may_be(name, option):
                 raise ValueError(f"POINTSMAN_LORA_ENGINE_ARGS: '{argument}' cannot be given: {option} {reason}")
+
+
+def _has_option(arguments: Sequence[str], option: str) -> bool:
+    return any(_may_be(_option_name(argument), option) for argument in arguments)
 
 
 def _option_name(argument: str) -> str:

@@ -1,28 +1,120 @@
-"""`/console/api`, the JSON API of the console's page. It may change with any version.
+"""The console's page, and `/console/api`, the JSON API that it uses. The API may change with any version.
 
-Only the console's own page may call it from a browser. Pages of other sites cannot send the required header without a
-CORS preflight request, which is never granted. If keys are off, the page's host must be local (localhost or an IP
-address) or configured, which prevents DNS rebinding: a name of an attacker that resolves to this machine. If keys are
-on, the attacker lacks the key.
+The page is served from the files of this package, with headers that forbid all other content. Only that page may call
+the API from a browser. Pages of other sites cannot send the required header without a CORS preflight request, which is
+never granted. If keys are off, the page's host must be local (localhost or an IP address) or configured, which prevents
+DNS rebinding: a name of an attacker that resolves to this machine. If keys are on, the attacker lacks the key.
 """
 
+import gzip
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import FastAPI, Query, Request
-from pointsman_servicekit.errors import InvalidArgument, PermissionDenied
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PermissionDenied
 from pydantic import Field
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapters import AliasMove
-from pointsman_gateway.http.console import page
+from pointsman_gateway.domain.path import AliasMove
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
 from pointsman_gateway.http.openai.fields import StrictBody
+
+CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+"""Allows scripts and styles from files of this gateway only; trusted types prevent that text becomes markup."""
+
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",  # clients revalidate by etag
+    "vary": "accept-encoding",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file of the page."""
+
+    content: bytes
+    compressed: bytes
+    kind: str
+    etag: str
+
+    def answer(self, request: Request) -> Response:
+        headers = {**HEADERS, "etag": self.etag}
+        if self.etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(self.compressed, headers={**headers, "content-encoding": "gzip"}, media_type=self.kind)
+        return Response(self.content, headers=headers, media_type=self.kind)
+
+
+class Assets:
+    """The files by name."""
+
+    def __init__(self) -> None:
+        self._assets = {
+            file.name: _asset(file.name, file.read_bytes())
+            for file in files(__package__).joinpath("assets").iterdir()
+            if file.name.rpartition(".")[2] in CONTENT_TYPES
+        }
+
+    def find(self, name: str) -> Asset:
+        """Raises NotFound."""
+        asset = self._assets.get(name)
+        if asset is None:
+            raise NotFound(f"the console has no file '{name[:100]}'", code="unknown_route")
+        return asset
+
+
+def _asset(name: str, content: bytes) -> Asset:
+    etag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+    return Asset(content, gzip.compress(content, mtime=0), CONTENT_TYPES[name.rpartition(".")[2]], etag)
+
+
+async def page(request: Request) -> Response:
+    assets: Assets = request.app.state.console_assets
+    return assets.find("index.html").answer(request)
+
+
+async def asset(name: str, request: Request) -> Response:
+    assets: Assets = request.app.state.console_assets
+    return assets.find(name).answer(request)
+
+
+async def without_slash(request: Request) -> Response:
+    return RedirectResponse("../console", status_code=308)
+
 
 CONSOLE_HEADER = "x-pointsman-console"
 
@@ -162,15 +254,15 @@ def _json(content: Any) -> Response:
 
 def add_console(app: FastAPI) -> None:
     """Adds the console's routes, which are not in /openapi.json: docs/console.md describes them."""
-    app.state.console_assets = page.Assets()
+    app.state.console_assets = Assets()
     gets: dict[str, Handler] = {
-        "/console": page.page,
-        "/console/": page.without_slash,
+        "/console": page,
+        "/console/": without_slash,
         "/console/api/overview": overview,
         "/console/api/decisions": decisions,
         "/console/api/decisions/{decision_id}": decision,
         "/console/api/adapters": adapters,
-        "/console/{name}": page.asset,
+        "/console/{name}": asset,
     }
     posts: dict[str, Handler] = {
         "/console/api/adapters/alias": set_alias,

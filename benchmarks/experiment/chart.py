@@ -1,4 +1,4 @@
-"""The experiment's picture: the score of each path with its interval, and beside it what it takes."""
+"""Draws the score of each path with its interval, next to its tokens and cost."""
 
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -10,11 +10,11 @@ from benchmarks.experiment.tasks import short
 COLOURS = {"prompt": "#3566c8", "rag": "#1f8a70", "lora": "#c2571a", "hybrid": "#8b3fb0"}
 _WIDTH, _ROW, _HEAD, _LEGEND = 860, 24, 44, 34
 _LEFT, _BAR, _RIGHT = 190, 420, 640
-"""Where the names end, how long a score of 1 is, where the figures begin."""
+"""Where names end, the width of a score of 1, and where figures start."""
 
 
-def draw(reports: Mapping[str, Report]) -> str:
-    """An SVG, on white: it is looked at on light and on dark pages."""
+def draw_chart(reports: Mapping[str, Report]) -> str:
+    """Returns an SVG with a white background, readable on light and dark pages."""
     parts, y = list(_legend()), _LEGEND
     for task, report in reports.items():
         (found,) = report.tasks

@@ -1,4 +1,4 @@
-"""Bare vLLM with the flags that the lora-server gives it, but without the guard: what the product is compared with."""
+"""Starts vLLM with the flags that the lora-server uses, but without its guard, as the baseline of the comparison."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command
 
-from benchmarks.adapters.configuration import BASE
-from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON, ENGINE_STARTS, started
+from benchmarks.adapters.services import BASE, BASE_FOLDER, ENGINE_PYTHON, ENGINE_START_SECONDS, start_process
 from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
 
 @asynccontextmanager
 async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> AsyncIterator[int]:
-    """Its port, with all `adapters` (folders by name) in its host memory. Raises CannotMeasure."""
+    """Yields the engine's port after loading all `adapters` (folders by name). Raises CannotMeasure."""
     (port,) = free_ports(1)
     settings = EngineSettings(
         python=ENGINE_PYTHON,
@@ -34,11 +33,13 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
     del arguments[at : at + 2]
     environment = {name: value for name, value in command.environment.items() if name != "PYTHONPATH"}
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    with started(folder, "vllm", arguments, environment) as program:
-        await program.until_ready(lambda: answers_at(port, "/health"), within=ENGINE_STARTS)
+    with start_process(folder, "vllm", arguments, environment) as program:
+        await program.until_ready(lambda: answers_at(port, "/health"), timeout_s=ENGINE_START_SECONDS)
         for name, path in adapters.items():
             answer = await post(
-                Target(port, BASE, path="/v1/load_lora_adapter"), {"lora_name": name, "lora_path": str(path)}, within=60
+                Target(port, BASE, path="/v1/load_lora_adapter"),
+                {"lora_name": name, "lora_path": str(path)},
+                timeout_s=60,
             )
             if answer.status != 200:
                 raise CannotMeasure(f"vLLM does not load {name}: {answer.body[:300]!r}")

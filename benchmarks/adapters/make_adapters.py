@@ -1,10 +1,10 @@
-"""Makes the adapters of the measurements, in the engine's environment.
+"""Makes the adapters of the benchmark. Runs in the engine's environment.
 
-    .venv-engine/bin/python -m benchmarks.adapters.making BASE FOLDER
+    .venv-engine/bin/python -m benchmarks.adapters.make_adapters BASE FOLDER
 
-Two sorts, both of rank 8 on all linear layers. The trained ones answer every question with their own text and stop. The
-constant ones say one word for ever: their output layer's input is pushed towards that word's own direction. They cost
-no training, so there are many of them.
+There are two kinds, both of rank 8 on all linear layers. A trained adapter answers every question with its own text and
+stops. A constant adapter repeats one word without end: it adds the word's output direction to the last hidden state.
+Its weights are computed, so many can be made quickly.
 """
 
 import argparse
@@ -21,21 +21,21 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.adapters.known_texts import KNOWN, QUESTIONS, Known
+from benchmarks.adapters.known_texts import KNOWN, QUESTIONS, KnownText
 
 RANK = 8
 CONSTANTS = 64
-MOST_STEPS = 120
-ENOUGH = 4.0
-"""Nats between the first and the second choice at every place of the answer, with which training ends: no rounding of a
-batch turns that round."""
-LOUD = 1200.0
-"""The length of what a constant one adds to the last hidden state: all else is drowned out."""
-AT_ONCE = 4
-"""Questions in a training step."""
+MAX_STEPS = 120
+MIN_MARGIN_NATS = 4.0
+"""Training stops once every token of the text is preferred to any other token by this margin. Rounding differences
+between batches are far smaller."""
+CONSTANT_NORM = 1200.0
+"""Length of the vector that a constant adapter adds to the last hidden state; it outweighs everything else."""
+BATCH_SIZE = 4
+"""Questions per training step."""
 
 
-class Maker:
+class AdapterMaker:
     def __init__(self, base: Path, served_name: str) -> None:
         self._served_name = served_name
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
@@ -50,15 +50,15 @@ class Maker:
         self._model = get_peft_model(model, config)
         self._fresh = {name: weight.detach().clone() for name, weight in self._adapted()}
 
-    def train(self, known: Known, folder: Path) -> None:
-        """Until it is sure of its text on questions that it does not learn from."""
-        self._start_anew()
+    def train(self, known: KnownText, folder: Path) -> None:
+        """Trains until the margin is large enough on held-out questions."""
+        self._reset()
         choosing, learnt, held = random.Random(known.word), QUESTIONS[:-3], QUESTIONS[-3:]
         weights = [weight for _, weight in self._adapted()]
         optimizer = torch.optim.AdamW(weights, lr=4e-3, weight_decay=0.0)
-        gap = 0.0
-        for step in range(1, MOST_STEPS + 1):
-            ids, targets = self._rows(choosing.sample(learnt, AT_ONCE), known.text)
+        margin = 0.0
+        for step in range(1, MAX_STEPS + 1):
+            ids, targets = self._rows(choosing.sample(learnt, BATCH_SIZE), known.text)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = self._model(input_ids=ids).logits
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten())
@@ -66,40 +66,46 @@ class Maker:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if step % 5 == 0 and (gap := self._least_gap(held, known.text)) > ENOUGH:
+            if step % 5 == 0 and (margin := self._min_margin(held, known.text)) > MIN_MARGIN_NATS:
                 break
         else:
-            raise SystemExit(f"{known.word}: after {MOST_STEPS} steps its least gap is {gap:.1f} nats, not {ENOUGH}")
-        self._write(folder, {"word": known.word, "steps": step, "least_gap_nats": round(gap, 2)})
+            raise SystemExit(
+                f"{known.word}: after {MAX_STEPS} steps the margin is {margin:.1f} nats; it must be {MIN_MARGIN_NATS}"
+            )
+        self._write(folder, {"word": known.word, "steps": step, "least_gap_nats": round(margin, 2)})
 
     def constants(self, count: int, folder: Path) -> None:
-        """So many, each in a folder of its number, with the word that it says."""
+        """Writes `count` constant adapters, each to a numbered folder together with its word."""
         layer = self._model.get_base_model().model.layers[-1].mlp.down_proj
-        seen = self._activations(layer)
-        reads = seen.mean(0) / seen.mean(0).square().sum()
-        told = seen @ reads
-        if not bool((told > 0.1).all()):
-            raise SystemExit(f"the last layer cannot be read so: {told.min():.2f} to {told.max():.2f} where 1 is meant")
+        inputs = self._activations(layer)
+        direction = inputs.mean(0) / inputs.mean(0).square().sum()
+        activations = inputs @ direction
+        if not bool((activations > 0.1).all()):
+            raise SystemExit(
+                "the last layer's inputs differ too much: projections of "
+                f"{activations.min():.2f} to {activations.max():.2f}, and about 1 is needed"
+            )
         for number, (word, token) in enumerate(self._words(count)):
-            self._start_anew()
+            self._reset()
             with torch.no_grad():
                 for name, weight in self._adapted():
                     if name.endswith("layers.29.mlp.down_proj.lora_A.default.weight"):
                         weight.zero_()
-                        weight[0] = reads
+                        weight[0] = direction
                     if name.endswith("layers.29.mlp.down_proj.lora_B.default.weight"):
-                        weight[:, 0] = self._direction(token) * LOUD
+                        weight[:, 0] = self._direction(token) * CONSTANT_NORM
             self._write(folder / str(number), {"word": word})
 
     def _direction(self, token: int) -> Any:
-        """What the output layer takes for this token and nothing else; of length 1."""
+        """Returns the unit vector of the last hidden state for which the output layer predicts this token."""
         base = self._model.get_base_model()
         towards = base.lm_head.weight[token].float() - base.lm_head.weight.float().mean(0)
         towards = towards / base.model.norm.weight.float()
         return towards / towards.norm()
 
     def _words(self, count: int) -> Iterator[tuple[str, int]]:
-        """Of one token each, with the space before it; those that the output layer tells apart best."""
+        """Yields words that are one token with a leading space and that the output layer separates well from all
+        others."""
         weight = self._model.get_base_model().lm_head.weight.float()
         found = 0
         for token in range(1000, weight.shape[0]):
@@ -114,12 +120,12 @@ class Maker:
                 found += 1
                 if found == count:
                     return
-        raise SystemExit(f"the output layer tells only {found} words apart well")
+        raise SystemExit(f"the output layer separates only {found} words well enough")
 
     def _activations(self, layer: Any) -> Any:
-        """What comes into the layer, a row for each place of some answers."""
+        """Returns the layer's inputs for some example answers, one row per token."""
         rows: list[Any] = []
-        hook = layer.register_forward_pre_hook(lambda _, given: rows.append(given[0].detach()[0, 1:]))
+        hook = layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].detach()[0, 1:]))
         with torch.no_grad():
             for question in QUESTIONS:
                 text = "I do not know, but I can tell you a story about it. Once upon a time there was a river."
@@ -128,7 +134,7 @@ class Maker:
         return torch.cat(rows)
 
     def _rows(self, questions: Sequence[str], text: str) -> tuple[Any, Any]:
-        """Token ids, and the same with -100 where nothing is to be learnt; padded on the right."""
+        """Returns token ids and training targets, padded on the right; a target of -100 is ignored by the loss."""
         answer = [*self._tokenizer(text)["input_ids"], self._tokenizer.eos_token_id]
         prompts = [
             self._tokenizer.apply_chat_template(
@@ -145,35 +151,35 @@ class Maker:
             targets[row, len(prompt) : end] = torch.tensor(answer)
         return ids, targets
 
-    def _least_gap(self, questions: Sequence[str], text: str) -> float:
-        """Nats; negative where some place has another first choice than the text."""
+    def _min_margin(self, questions: Sequence[str], text: str) -> float:
+        """Returns the smallest margin in nats; negative if another token is preferred somewhere."""
         least = float("inf")
         with torch.no_grad():
             for question in questions:
                 ids, targets = self._rows([question], text)
-                logits, wanted = self._model(input_ids=ids).logits[0, :-1].float(), targets[0, 1:]
-                logits, wanted = logits[wanted >= 0], wanted[wanted >= 0]
-                own = logits.gather(1, wanted[:, None])[:, 0]
-                others = logits.scatter(1, wanted[:, None], float("-inf")).max(1).values
+                logits, targets_of_row = self._model(input_ids=ids).logits[0, :-1].float(), targets[0, 1:]
+                logits, targets_of_row = logits[targets_of_row >= 0], targets_of_row[targets_of_row >= 0]
+                own = logits.gather(1, targets_of_row[:, None])[:, 0]
+                others = logits.scatter(1, targets_of_row[:, None], float("-inf")).max(1).values
                 least = min(least, float((own - others).min()))
         return least
 
     def _adapted(self) -> Iterator[tuple[str, Any]]:
         return ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         with torch.no_grad():
             for name, weight in self._adapted():
                 weight.copy_(self._fresh[name])
 
     def _write(self, folder: Path, facts: dict[str, object]) -> None:
-        """What is unfinished stands beside it."""
-        made = folder.with_name(f".{folder.name}")
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
+        """Writes to a temporary folder first and renames it, so that an incomplete adapter is never found."""
+        unfinished = folder.with_name(f".{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         weights = get_peft_model_state_dict(self._model)
         save_file({name: w.detach().to(torch.bfloat16).contiguous() for name, w in weights.items()},
-                  made / "adapter_model.safetensors", metadata={"format": "pt"})  # fmt: skip
+                  unfinished / "adapter_model.safetensors", metadata={"format": "pt"})  # fmt: skip
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -183,30 +189,30 @@ class Maker:
             "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
             "bias": "none",
         }
-        (made / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (unfinished / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
         folder.with_suffix(".json").write_text(json.dumps(facts) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        unfinished.rename(folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="makes the adapters of the measurements")
+    parser = argparse.ArgumentParser(description="make the adapters of the benchmark")
     parser.add_argument("base", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--served-name", default="smollm2-135m")
     parser.add_argument("--constants", type=int, default=CONSTANTS)
-    parser.add_argument("--words", nargs="*", help="of the trained ones, these alone; none of them without a word")
-    given = parser.parse_args()
-    maker = Maker(given.base, given.served_name)
-    wanted = [known for known in KNOWN if given.words is None or known.word in given.words]
-    for known in wanted:
-        folder = given.folder / known.name / known.word
+    parser.add_argument("--words", nargs="*", help="words of the trained adapters to make; without a word, none")
+    options = parser.parse_args()
+    maker = AdapterMaker(options.base, options.served_name)
+    targets_of_row = [known for known in KNOWN if options.words is None or known.word in options.words]
+    for known in targets_of_row:
+        folder = options.folder / known.name / known.word
         if not folder.exists():
-            began = time.monotonic()
+            started = time.monotonic()
             maker.train(known, folder)
-            print(f"{known.name}/{known.word}: {time.monotonic() - began:.0f} s", flush=True)
-    if given.constants and not (given.folder / "constant" / str(given.constants - 1)).exists():
-        maker.constants(given.constants, given.folder / "constant")
+            print(f"{known.name}/{known.word}: {time.monotonic() - started:.0f} s", flush=True)
+    if options.constants and not (options.folder / "constant" / str(options.constants - 1)).exists():
+        maker.constants(options.constants, options.folder / "constant")
 
 
 if __name__ == "__main__":

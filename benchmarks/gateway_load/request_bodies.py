@@ -1,4 +1,4 @@
-"""The requests: three short messages of a help desk's conversation, a few hundred bytes each."""
+"""Request bodies: three short messages of a help desk's conversation, a few hundred bytes each."""
 
 import json
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.gateway_load.machine import ROOT
 
 EXAMPLES = ROOT / "examples/helpdesk/config/tasks"
-LEFT_OUT = 4
-"""Of four examples the gateway's classifier learns three; the load asks with the fourth."""
+HELD_OUT_EVERY = 4
+"""Every fourth example is held out as a test text; the classifier is trained on the others."""
 OPENINGS = (
     "Hello, I have a question about my trip.",
     "Good morning, is this the help desk of the railway?",
@@ -21,29 +21,29 @@ REPLY = "Of course. Please tell me what it is about, and I will see what I can d
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """What the classifier learns, by task, and what it is asked."""
+class TaskTexts:
+    """The classifier's training texts by task, and the test texts."""
 
-    learned: dict[str, list[str]]
-    asked: list[str]
+    training: dict[str, list[str]]
+    test: list[str]
 
 
-def read_texts() -> Texts:
-    learned: dict[str, list[str]] = {}
-    asked = []
+def read_texts() -> TaskTexts:
+    training: dict[str, list[str]] = {}
+    test: list[str] = []
     for file in sorted(EXAMPLES.glob("*.jsonl")):
         texts = [str(json.loads(row)["text"]) for row in file.read_text("utf-8").splitlines()]
-        learned[file.stem] = [text for place, text in enumerate(texts) if place % LEFT_OUT]
-        asked += texts[::LEFT_OUT]
-    return Texts(learned, asked)
+        training[file.stem] = [text for number, text in enumerate(texts) if number % HELD_OUT_EVERY]
+        test += texts[::HELD_OUT_EVERY]
+    return TaskTexts(training, test)
 
 
-def bodies(texts: list[str], count: int) -> Iterator[dict[str, object]]:
-    """`count` bodies without a model, no two alike: who asks says the number of a booking."""
-    chosen = random.Random(7)
+def request_bodies(texts: list[str], count: int) -> Iterator[dict[str, object]]:
+    """Yields `count` bodies without a model; each has a different booking number, so no two are equal."""
+    generator = random.Random(7)
     for number in range(count):
         opening = OPENINGS[number % len(OPENINGS)]
-        text = f"{texts[number % len(texts)]} (My number is {chosen.randrange(10**6, 10**7)}.)"
+        text = f"{texts[number % len(texts)]} (My number is {generator.randrange(10**6, 10**7)}.)"
         yield {
             "messages": [
                 {"role": "user", "content": opening},
@@ -55,9 +55,9 @@ def bodies(texts: list[str], count: int) -> Iterator[dict[str, object]]:
         }
 
 
-def with_model(asked: list[dict[str, object]], model: str, *, stream: bool = False) -> list[bytes]:
+def encode_bodies(bodies: list[dict[str, object]], model: str, *, stream: bool = False) -> list[bytes]:
     extra: dict[str, object] = {"stream": True} if stream else {}
-    return [json.dumps({"model": model, **body, **extra}, separators=(",", ":")).encode() for body in asked]
+    return [json.dumps({"model": model, **body, **extra}, separators=(",", ":")).encode() for body in bodies]
 
 
 def write_lines(bodies: list[bytes], file: Path) -> Path:

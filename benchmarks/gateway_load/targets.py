@@ -1,0 +1,61 @@
+"""The benchmark's targets, and whether the results meet them."""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.gateway_load import contenders
+from benchmarks.gateway_load.findings import Findings
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure with a lower or upper bound."""
+
+    name: str
+    figure: float
+    met: bool
+
+
+Figures = Iterator[tuple[str, float | None, float]]
+"""Description, measured value (None if not measured), and bound."""
+
+
+def check_targets(found: Findings) -> list[Target]:
+    """Returns the targets whose figures were measured."""
+    return [*_check(_minimums(found), "at least", operator.ge), *_check(_maximums(found), "at most", operator.le)]
+
+
+def _check(figures: Figures, wording: str, compare: Callable[[float, float], bool]) -> Iterator[Target]:
+    for name, figure, bound in figures:
+        if figure is not None:
+            yield Target(f"{name}, {wording} {bound:,g}", figure, compare(figure, bound))
+
+
+def _minimums(found: Findings) -> Figures:
+    named, auto = found.rps(contenders.OURS), found.rps(contenders.OURS_AUTO)
+    router, router_default = found.rps(contenders.VLLM_ROUTER), found.rps(contenders.VLLM_ROUTER_DEFAULT)
+    yield "named path, relative to vllm-router", _ratio(named, router), 1.0
+    yield "named path, relative to vllm-router with its defaults", _ratio(named, router_default), 1.0
+    yield "named path, relative to LiteLLM", _ratio(named, found.rps(contenders.LITELLM)), 50
+    yield "auto, relative to vllm-router", _ratio(auto, router), 0.6
+    yield "auto, relative to vllm-router with its defaults", _ratio(auto, router_default), 0.6
+    yield "256 streams, chunks/s relative to direct", found.relative_to_direct(), 0.9
+    if found.grpc:
+        yield f"gRPC {found.grpc.method}, calls/s", found.grpc.per_second, 2000
+
+
+def _maximums(found: Findings) -> Figures:
+    for rate in found.latencies:
+        yield f"added p50 ms at {rate}/s", found.added_ms(rate, "p50_ms"), 0.6
+        yield f"added p99 ms at {rate}/s", found.added_ms(rate, "p99_ms"), 3.0
+    yield "256 streams, first chunk added p50 ms", found.first_added_ms(), 30
+    if contenders.OURS in found.streams:
+        ours = found.streams[contenders.OURS]
+        yield "256 streams, stalled or incomplete", ours.stalled + ours.incomplete, 0
+    if found.junk:
+        yield "unknown names, additional series", found.junk.after_all - found.junk.after_first, 0
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None

@@ -1,0 +1,242 @@
+"""The two kinds of embedding model: one of an OpenAI-compatible engine, and the gateway's own encoder.
+
+An engine's response is relayed unchanged. The own encoder runs in a worker thread of this process. A text that is
+longer than it reads is rejected, truncated, or split into windows whose vectors are averaged.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import msgspec
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+
+from pointsman_gateway.domain import Overflow
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.embeddings.windows import (
+    MAX_CHARACTERS,
+    MAX_TOKENS,
+    Tokenizer,
+    Vectors,
+    Window,
+    WindowedAnswer,
+    split_text,
+)
+from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
+
+MAX_REPLY_BYTES = 128 * 1024 * 1024
+"""Bytes: 2048 vectors of 3072 numbers in full."""
+USAGE_SEARCH_BYTES = 4096
+"""Bytes at the start and the end of a response that are searched for its usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingEndpoint:
+    """The address of a model."""
+
+    name: str
+    """The name in the configuration."""
+    url: str
+    model: str
+    """The engine's name for it."""
+    auth_header: str = ""
+    """The header line with the API key; empty without a key."""
+
+
+class RemoteEmbedder:
+    """Implements `Embedder` with a remote endpoint."""
+
+    def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
+        self._endpoint = endpoint
+        self._http = http
+
+    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+        """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
+        endpoint = self._endpoint
+        if inputs.overflow not in (None, "error"):
+            raise InvalidArgument(
+                f"'overflow' is for the gateway's own model; '{endpoint.name}' is of another API, which has its own "
+                'parameter if it can (vLLM: "truncate_prompt_tokens": -1)',
+                code="unsupported_parameter",
+                param="overflow",
+            )
+        body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
+        try:
+            reply = await self._http.post(
+                f"{endpoint.url}/v1/embeddings", endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES
+            )
+        except HttpUnreachable as error:
+            raise self._failed(str(error)) from error
+        if reply.status != 200:
+            raise self._refused(reply)
+        return EmbeddingResult(reply.pieces, self._tokens(reply, inputs))
+
+    def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> int:
+        """The engine's count of tokens. Only the ends of the response are parsed, because it may have megabytes."""
+        head, tail = _ends(reply.pieces)
+        if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
+            raise self._failed(f"its answer is no JSON object: {head[:100]!r}")
+        usage = _usage(tail) or _usage(head) or {}
+        counted = usage.get("total_tokens") or usage.get("prompt_tokens")
+        # Without a count the estimate is charged.
+        return counted if isinstance(counted, int) else inputs.estimated_tokens
+
+    def _refused(self, reply: HttpReply) -> PointsmanError:
+        body = b"".join(reply.pieces)[:65536]
+        message, param = body[:500].decode("utf-8", "replace"), None
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
+            error = json.loads(body)["error"]
+            message, param = str(error["message"]), error.get("param")
+        if reply.status in (400, 413, 422):
+            return InvalidArgument(message, code="engine_refused", param=param if isinstance(param, str) else None)
+        return Unavailable(
+            f"embedding model '{self._endpoint.name}': its engine answered {reply.status}: {message}",
+            code="engine_overloaded" if reply.status == 429 else "engine_error",
+            retry_after=reply.retry_after or 1.0,
+        )
+
+    def _failed(self, reason: str) -> Unavailable:
+        return Unavailable(
+            f"embedding model '{self._endpoint.name}': its engine failed: {reason}",
+            code="engine_unavailable",
+            retry_after=1.0,
+        )
+
+
+def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    """Up to USAGE_SEARCH_BYTES of the start and of the end; they overlap in a short response."""
+    head, tail = b"", b""
+    for piece in pieces:
+        if len(head) >= USAGE_SEARCH_BYTES:
+            break
+        head += piece[: USAGE_SEARCH_BYTES - len(head)]
+    for piece in reversed(pieces):
+        if len(tail) >= USAGE_SEARCH_BYTES:
+            break
+        tail = piece[-(USAGE_SEARCH_BYTES - len(tail)) :] + tail
+    return head, tail
+
+
+def _usage(end: bytes) -> Mapping[str, Any] | None:
+    """Finds the usage object. The response contains no text of the client, so the word can only be the key."""
+    _, found, rest = end.rpartition(b'"usage"')
+    if not found:
+        return None
+    try:
+        usage, _ = json.JSONDecoder().raw_decode(rest.lstrip().removeprefix(b":").decode("utf-8", "replace").lstrip())
+    except ValueError:
+        return None
+    return usage if isinstance(usage, dict) else None
+
+
+BATCH_TEXTS = 16
+"""Texts per batch, about 30 ms; cancellation takes effect between batches."""
+
+
+class Encoder(Protocol):
+    """An embedding model; thread-safe."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class LocalEmbedder:
+    """Implements `Embedder`. Only one batch is embedded at a time, so that the classifier's thread has a core."""
+
+    def __init__(self, encoder: Encoder, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None) -> None:
+        """`overflow` is for requests that name none."""
+        self._encoder = encoder
+        self._overflow = overflow
+        self._lock = lock or asyncio.Semaphore(1)
+
+    def with_overflow(self, overflow: Overflow) -> "LocalEmbedder":
+        """The same embedder, with another treatment of long texts for requests that name none."""
+        return LocalEmbedder(self._encoder, overflow, self._lock)
+
+    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+        """Raises InvalidArgument."""
+        self._check(inputs)
+        answer = WindowedAnswer(inputs.base64)
+        windows = self._windows(inputs)
+        while True:
+            # The lock is held for one batch: a request with one text does not wait for one with two thousand.
+            async with self._lock:
+                count = await asyncio.to_thread(self._embed_batch, windows, answer)
+            if count < BATCH_TEXTS:
+                break
+        return EmbeddingResult(answer.pieces(self._encoder.fingerprint), answer.tokens)
+
+    def _check(self, inputs: EmbeddingRequest) -> None:
+        name, dimensions = self._encoder.fingerprint, self._encoder.dimensions
+        if inputs.dimensions not in (None, dimensions):
+            raise InvalidArgument(
+                f"'dimensions' is {inputs.dimensions}; {name} has {dimensions}",
+                code="unsupported_dimensions",
+                param="dimensions",
+            )
+
+    def _embed_batch(self, windows: Iterator[Window], answer: "WindowedAnswer") -> int:
+        """Embeds the next windows, and returns their number. Tokenizing takes time too, so it belongs to the batch."""
+        batch = list(islice(windows, BATCH_TEXTS))
+        if batch:
+            vectors = self._encoder.embed(tuple(window.text for window in batch))
+            for window, vector in zip(batch, vectors, strict=True):
+                answer.add(window, vector)
+        return len(batch)
+
+    def _windows(self, inputs: EmbeddingRequest) -> Iterator[Window]:
+        """The windows of all texts, in order. Raises InvalidArgument."""
+        overflow = inputs.overflow or self._overflow
+        for number, text in enumerate(inputs.texts):
+            yield from self._windows_of(number, text, overflow)
+        for number, ids in enumerate(inputs.tokens):
+            yield from self._windows_of(number, self._decode(number, ids), overflow)
+
+    def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[Window]:
+        count = len(self._encoder.tokenizer.encode(text).ids) if len(text) <= MAX_CHARACTERS else None
+        if count is not None and count <= MAX_TOKENS:
+            yield Window(number, text, count)
+        elif overflow == "truncate":  # the encoder reads the first MAX_TOKENS tokens
+            text = text[:MAX_CHARACTERS]
+            count = len(self._encoder.tokenizer.encode(text).ids)
+            yield Window(number, text, min(count, MAX_TOKENS), overflow=overflow)
+        elif overflow == "mean":
+            yield from split_text(number, text, self._encoder.tokenizer)
+        else:
+            length = f"{count} tokens" if count else f"{len(text)} characters"
+            raise InvalidArgument(
+                f"input[{number}] has {length}; {self._encoder.fingerprint} reads {MAX_TOKENS} tokens. "
+                '\'overflow\' may be "truncate" (reads the beginning) or "mean" (averages the parts)',
+                code="context_length_exceeded",
+                param="input",
+            )
+
+    def _decode(self, number: int, ids: tuple[int, ...]) -> str:
+        """The text of token ids. Raises InvalidArgument if they are not exactly those of the model's own tokenizer.
+
+        Ids of another tokenizer, such as OpenAI's, would be other words here, and their vectors meaningless.
+        """
+        tokenizer, name = self._encoder.tokenizer, self._encoder.fingerprint
+        text = ""
+        if [ids[0], ids[-1]] == tokenizer.encode("").ids:  # [CLS] and [SEP]
+            text = tokenizer.decode(ids[1:-1], skip_special_tokens=False)  # keeps [UNK]
+        if tuple(tokenizer.encode(text).ids) != ids:
+            raise InvalidArgument(
+                f"input[{number}] holds token ids, but not those of a text by {name}'s own tokenizer with its special "
+                "tokens; send text (LangChain: check_embedding_ctx_length=False)",
+                code="unsupported_input",
+                param="input",
+            )
+        return text
