@@ -100,6 +100,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             settings.request_timeout,
             budget,
             components.console if settings.console == "on" else None,
+            settings.origins,
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())

@@ -15,7 +15,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, BatchAnswer
-from pointsman_gateway.http.asgi_app import CALLER
+from pointsman_gateway.http.asgi_app import CALLER, DEPLOYMENT
 from pointsman_gateway.http.encoding import Encoder
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
@@ -45,6 +45,8 @@ class HttpDependencies:
     """Limits the bytes of request bodies in memory; shared with the gRPC server."""
     console: Console | None = None
     """None: the console is not served."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API; "*": all. Empty: none."""
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
@@ -70,6 +72,12 @@ def caller_of_request(request: Request) -> domain.Caller:
     """The caller, whose key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
+
+
+def model_of_request(request: Request, model: str) -> str:
+    """The deployment in the request's path, or else the `model` of its body."""
+    deployment: str = request.scope.get(DEPLOYMENT, model)
+    return deployment
 
 
 def dependencies_of(request: Request) -> HttpDependencies:

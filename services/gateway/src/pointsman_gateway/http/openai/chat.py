@@ -11,13 +11,13 @@ from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, identify_caller
+from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, credential_of, identify_caller
 from pointsman_gateway.codec.json_values import reject_non_finite, reject_surrogates
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientDisconnected, send_error
-from pointsman_gateway.http.asgi_app import RawRequest
+from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.dependencies import HttpDependencies, deadline_after, deadline_of_request, respond
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.openai.fields import (
@@ -225,8 +225,10 @@ class ChatRoute:
 
     async def _prepare(self, request: RawRequest) -> AsgiAnswer:
         parts, headers = self._dependencies, request.headers
-        caller = await identify_caller(parts.tenancy, headers.get(b"authorization", b"").decode("latin-1"))
+        caller = await identify_caller(parts.tenancy, credential_of(headers))
         body = decode_chat(await request.read_body(caller))
+        if DEPLOYMENT in request.scope:
+            body.model = request.scope[DEPLOYMENT]
         deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
         decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
         encoder = ChatEncoder(includes_usage(body.stream_options))

@@ -13,7 +13,13 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.dependencies import deadline_of_request, dependencies_of, respond, respond_to_all
+from pointsman_gateway.http.dependencies import (
+    deadline_of_request,
+    dependencies_of,
+    model_of_request,
+    respond,
+    respond_to_all,
+)
 from pointsman_gateway.http.encoding import (
     DONE,
     error_body,
@@ -148,7 +154,7 @@ def _to_text(prompt: str | list[int]) -> str:
 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Completes one prompt or several."""
-    body.model = dependencies_of(request).pipeline.current().resolve_model(body.model)
+    body.model = dependencies_of(request).pipeline.current().resolve_model(model_of_request(request, body.model))
     requests = body.to_requests(deadline_of_request(request))
     encoder = CompletionEncoder(includes_usage(body.stream_options))
     if len(requests) == 1:

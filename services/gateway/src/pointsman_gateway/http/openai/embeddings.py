@@ -18,6 +18,7 @@ from pointsman_gateway.http.dependencies import (
     caller_of_request,
     deadline_of_request,
     dependencies_of,
+    model_of_request,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
 from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody, TokenIds
@@ -112,6 +113,7 @@ class EmbeddingResponse(Response):
 
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """Returns a vector for each text. Those of the gateway's own model have length 1."""
+    body.model = model_of_request(request, body.model)
     return EmbeddingResponse(
         dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
     )
