@@ -49,7 +49,7 @@ def ask(cli: Callable[..., Any], grpc_server: Callable[..., str]) -> Callable[..
     return lambda *arguments: cli("adapters", "freshness", *arguments, "--lora-server", lora, "--retriever", retriever)
 
 
-def test_what_serves_is_compared_with_the_documents_as_they_are_now(ask: Callable[..., Any]) -> None:
+def test_serving_adapters_are_compared_with_the_current_documents(ask: Callable[..., Any]) -> None:
     told = {one["version"]: one for one in json.loads(ask("--json").out)}
     assert set(told) == {VERSION, "voice@222222222222"}
     assert (told[VERSION]["data_set"], told[VERSION]["collection"]) == ("triage/abc", "handbook")
@@ -59,6 +59,6 @@ def test_what_serves_is_compared_with_the_documents_as_they_are_now(ask: Callabl
     assert "no collection is noted" in shown
 
 
-def test_more_than_is_allowed_is_an_exit_code_for_programs(ask: Callable[..., Any]) -> None:
+def test_exceeding_the_threshold_sets_the_exit_code(ask: Callable[..., Any]) -> None:
     assert ask("--warn-above", 0.3).code == 0
     assert ask("--warn-above", 0.2).code == 1

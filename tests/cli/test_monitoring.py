@@ -114,7 +114,7 @@ async def until_it_says(address: str, query: str, holds: Callable[[dict[str, flo
 
 
 @needs_prometheus
-async def test_prometheus_watches_what_runs_and_goes_down_first(
+async def test_prometheus_scrapes_the_services_and_stops_first(
     start: Start, running: Callable[[], Awaitable[Run]], tmp_path: Path
 ) -> None:
     up = await start()
@@ -155,7 +155,7 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
 
 
 @needs_prometheus
-async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
+async def test_a_dead_prometheus_is_restarted_and_none_outlives_up(
     start: Start, running: Callable[[], Awaitable[Run]], until: Until, tmp_path: Path
 ) -> None:
     up = await start()
@@ -178,7 +178,7 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
 
 @needs_promtool
 @pytest.mark.parametrize("rules", [RULES, Path("/there/are/none")])
-def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
+def test_the_configuration_is_valid_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
     write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
@@ -190,7 +190,7 @@ def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules:
     assert (found > 0) == rules.is_dir()
 
 
-def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know(tmp_path: Path) -> None:
+def test_each_service_is_scraped_at_its_address_under_the_job_names_of_the_rules(tmp_path: Path) -> None:
     write_configuration(DataDir.at(tmp_path), ADDRESSES)
 
     written = yaml.safe_load((tmp_path / "prometheus" / "prometheus.yml").read_text())
@@ -225,7 +225,7 @@ def up(cli: Cli, example_folder: Path, executable: Callable[[str], Path], tmp_pa
     return lambda *more: cli("up", example_folder, *options, "--data-dir", tmp_path / "home", "--monitoring", *more)
 
 
-def test_without_prometheus_nothing_starts_and_it_is_said_where_to_get_one(
+def test_without_prometheus_nothing_starts_and_the_error_says_where_to_get_it(
     up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -237,7 +237,7 @@ def test_without_prometheus_nothing_starts_and_it_is_said_where_to_get_one(
     assert not (tmp_path / "home" / "run.json").exists()
 
 
-def test_a_taken_port_is_named_with_the_option_that_changes_it(
+def test_a_port_in_use_is_named_with_the_option_that_changes_it(
     up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "prometheus").touch(0o755)

@@ -54,7 +54,7 @@ def test_an_operator_lists_verifies_copies_and_restores(cli: Cli, tmp_path: Path
         assert cli("retriever", "verify", "notes", *at).code == 0
 
 
-def test_a_copy_that_cannot_be_taken_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+def test_a_failed_snapshot_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
     with running(tmp_path / "data") as address:
         outcome = cli("retriever", "snapshot", "nowhere", tmp_path / "copy", "--retriever", address)
     assert (outcome.code, "(unknown_collection)" in outcome.err) == (1, True)

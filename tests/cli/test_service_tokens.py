@@ -49,7 +49,7 @@ def test_the_files_are_private_and_each_service_knows_its_peers(data_dir: DataDi
     }
 
 
-def test_the_tokens_are_kept_and_all_are_new_if_one_file_is_missing(data_dir: DataDir) -> None:
+def test_tokens_are_reused_and_all_are_renewed_if_one_file_is_missing(data_dir: DataDir) -> None:
     before = [data_dir.token(name).read_text() for name in NAMES]
     write_tokens(data_dir)
     assert [data_dir.token(name).read_text() for name in NAMES] == before
@@ -58,7 +58,7 @@ def test_the_tokens_are_kept_and_all_are_new_if_one_file_is_missing(data_dir: Da
     assert not {data_dir.token(name).read_text() for name in NAMES} & set(before)
 
 
-def test_a_command_authenticates_to_what_runs_here_and_to_nothing_else(data_dir: DataDir) -> None:
+def test_tokens_are_sent_to_the_local_services_only(data_dir: DataDir) -> None:
     assert (lora_server_address(LORA_SERVER, data_dir.folder), sent_to(LORA_SERVER)) == (LORA_SERVER, "")
     write_running(data_dir)
     cli = data_dir.token("cli").read_text()
@@ -68,7 +68,7 @@ def test_a_command_authenticates_to_what_runs_here_and_to_nothing_else(data_dir:
     assert (lora_server_address(elsewhere, data_dir.folder), sent_to(elsewhere)) == (elsewhere, "")
 
 
-def test_other_services_get_the_token_of_the_named_file(
+def test_other_services_get_the_token_from_the_named_file(
     data_dir: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_running(data_dir)

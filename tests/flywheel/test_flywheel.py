@@ -119,7 +119,7 @@ async def share_right(company: Company) -> float:
     return right / len(deciding())
 
 
-def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -> None:
+def test_feedback_leads_to_a_serving_version(company: Company, first: Turn) -> None:
     assert (first.code, first.state["outcome"]) == (0, "promoted"), first.lines
     steps = first.state["steps"]
     assert [step["status"] for step in steps.values()] == ["done"] * 5
@@ -130,7 +130,7 @@ def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -
     assert asyncio.run(share_right(company)) > 0.8
 
 
-def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first: Turn) -> None:
+def test_a_version_names_its_training_data(company: Company, first: Turn) -> None:
     data = first.state["steps"]["data"]["facts"]
     version = company.tell("adapters", "show", first.version)
     assert version["facts"]["data_set"] == f"sort/{data['name']}"
@@ -139,7 +139,9 @@ def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first:
     assert len(manifest["decisions"]["train"]) == data["counts"]["train"]
 
 
-def test_from_poisoned_feedback_to_a_refusal(company: Company, first: Turn, decisions: dict[str, Message]) -> None:
+def test_poisoned_feedback_leads_to_a_refused_version(
+    company: Company, first: Turn, decisions: dict[str, Message]
+) -> None:
     say(company, decisions, lambda message: poisoned(message.desk))
     second = turn(company)
     assert (second.code, second.state["outcome"]) == (3, "refused"), second.lines

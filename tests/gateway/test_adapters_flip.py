@@ -38,7 +38,7 @@ async def answered_by(door: HttpStreamDoor, model: str = "path:triage_adapter") 
     return got.model
 
 
-async def test_answers_in_flight_keep_their_version_and_every_later_one_has_the_next(
+async def test_answers_in_flight_keep_their_version_and_later_ones_have_the_new_one(
     yard: Yard, http: httpx.AsyncClient
 ) -> None:
     door, gate = HttpStreamDoor(http), asyncio.Event()
@@ -72,7 +72,7 @@ class Points:
         return (OLD, NEW)[move % 2]
 
 
-async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray(
+async def test_continuous_alias_changes_under_64_streams_cause_no_wrong_version(
     yard: Yard, http: httpx.AsyncClient
 ) -> None:
     points, door, moving = Points(), HttpStreamDoor(http), True
@@ -104,7 +104,7 @@ async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray
     assert yard.gateway.metric("pointsman_fallbacks_total") == 0
 
 
-async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: httpx.AsyncClient) -> None:
+async def test_a_promotion_applies_as_soon_as_it_is_received(yard: Yard, http: httpx.AsyncClient) -> None:
     """The gateway does not poll: the published state applies to the next request."""
     door = HttpStreamDoor(http)
     before = yard.gateway.components.engines.get("local")
@@ -114,7 +114,7 @@ async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: ht
     assert await answered_by(door) == NEW
 
 
-async def test_a_version_that_only_one_engine_holds_is_asked_for_there(yard: Yard, http: httpx.AsyncClient) -> None:
+async def test_a_version_held_by_one_engine_is_requested_there(yard: Yard, http: httpx.AsyncClient) -> None:
     await yard.sides["second"].say(alias(OLD, 1), resident=[OLD])
     await until(lambda: yard.holds("second") == {OLD})
     await yard.sides["local"].say(alias(NEW, 2))

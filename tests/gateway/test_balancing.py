@@ -54,12 +54,12 @@ def test_different_prompts_are_spread_over_all_engines(engines: Engines) -> None
     assert all(850 < spread[name] < 1150 for name in "abc"), spread
 
 
-def test_a_prompt_stays_where_it_is_known(engines: Engines) -> None:
+def test_a_prompt_stays_with_its_engine(engines: Engines) -> None:
     for number in range(50):
         assert len({choice(engines, key_of(number)) for _ in range(5)}) == 1
 
 
-def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, states: list[EngineState]) -> None:
+def test_a_removed_engine_moves_only_its_own_prompts(engines: Engines, states: list[EngineState]) -> None:
     before = [choice(engines, key_of(number)) for number in range(300)]
     states[1].update(Engine("b", "tiny", ready=False))
     after = [choice(engines, key_of(number)) for number in range(300)]
@@ -67,7 +67,7 @@ def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines
     assert {new for old, new in zip(before, after, strict=True) if old == "b"} == {"a", "c"}
 
 
-def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, states: list[EngineState]) -> None:
+def test_a_common_prompt_is_still_distributed(engines: Engines, states: list[EngineState]) -> None:
     key = key_of(1)
     for _ in range(300):
         name = choice(engines, key)
@@ -76,19 +76,17 @@ def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, states: 
     assert min(state.in_flight for state in states) > 0
 
 
-def test_with_the_least_bound_the_one_with_the_least_to_do_is_taken(
-    engines: Engines, states: list[EngineState]
-) -> None:
+def test_with_the_smallest_bound_the_least_loaded_engine_is_chosen(engines: Engines, states: list[EngineState]) -> None:
     states[0].in_flight, states[1].in_flight, states[2].in_flight = 7, 7, 2
     assert {choice(engines, key_of(number), bound=1.0) for number in range(50)} == {"c"}
 
 
-def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, states: list[EngineState]) -> None:
+def test_an_adapters_path_uses_only_engines_that_hold_it(engines: Engines, states: list[EngineState]) -> None:
     states[0].in_flight = states[1].in_flight = 50
     assert {choice(engines, key_of(number), ADAPTED) for number in range(50)} == {"a", "b"}
 
 
-def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
+def test_an_engine_due_for_a_probe_gets_exactly_one_request(
     engines: Engines, states: list[EngineState], clock: Clock
 ) -> None:
     terms = BreakerConfig(consecutive_failures=1, open_duration_seconds=5)
@@ -100,14 +98,14 @@ def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
 
 
-def test_each_engine_is_given_once(engines: Engines) -> None:
+def test_each_engine_is_tried_once(engines: Engines) -> None:
     candidates = Candidates(engines.targets(PLAIN), 1, 1.25)
     taken = [target.engine.name for target in iter(candidates.take, None)]
     assert sorted(taken) == ["a", "b", "c"]
     assert not candidates.any_left
 
 
-def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> None:
+def test_a_long_system_prompt_alone_determines_the_prefix_hash() -> None:
     def conversation(system: str, first: str, *more: str) -> list[Message]:
         return [Message("system", system), Message("user", first), *(Message("assistant", text) for text in more)]
 

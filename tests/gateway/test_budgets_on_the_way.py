@@ -90,7 +90,7 @@ async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: Scri
     return neighbours
 
 
-async def test_a_path_that_takes_over_is_held_too(
+async def test_the_budget_applies_to_a_fallback_path(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {"policy": {"fixed": "small"}, "fallback": ["large"]}
@@ -102,7 +102,7 @@ async def test_a_path_that_takes_over_is_held_too(
     assert sum(cost(one) for one in answers if one.status_code == 200) <= BUDGET + PRICE
 
 
-async def test_an_answer_that_is_refused_is_sent_where_there_is_no_money_for_another(
+async def test_a_refused_answer_is_sent_if_the_budget_does_not_allow_another(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {
@@ -126,7 +126,7 @@ async def test_an_answer_that_is_refused_is_sent_where_there_is_no_money_for_ano
     assert spent <= BUDGET + PRICE
 
 
-async def test_a_path_that_is_too_dear_is_passed_over(
+async def test_a_path_beyond_the_budget_is_skipped(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {"policy": {"fixed": "large"}, "fallback": ["small"]}
@@ -143,7 +143,7 @@ async def test_a_path_that_is_too_dear_is_passed_over(
     assert (forced.status_code, forced.json()["error"]["code"]) == (429, "dollars_per_day")
 
 
-async def test_a_share_of_an_adapters_training_is_held_too(
+async def test_the_reservation_includes_a_share_of_training_costs(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url}

@@ -19,5 +19,5 @@ from pointsman_gateway.codec.headers import cache_mode
         (b"\xff\xfe", "use"),
     ],
 )
-def test_a_wish_is_read_from_the_header(header: bytes | None, wish: str) -> None:
+def test_the_cache_control_header_is_parsed(header: bytes | None, wish: str) -> None:
     assert cache_mode(header) == wish

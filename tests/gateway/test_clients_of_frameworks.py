@@ -70,7 +70,7 @@ async def lang(gateway: Gateway) -> AsyncIterator[Callable[..., ChatOpenAI]]:
 
 
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
-async def test_langchain_asks_and_streams(
+async def test_langchain_gets_plain_and_streamed_answers(
     lang: Callable[..., ChatOpenAI], engine: ScriptedEngine, responses: bool
 ) -> None:
     engine.says(*answer("Hello", " you"))
@@ -87,7 +87,7 @@ async def test_langchain_asks_and_streams(
 
 
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
-async def test_langchain_calls_a_tool_and_tells_what_came_of_it(
+async def test_langchain_calls_a_tool_and_returns_its_result(
     lang: Callable[..., ChatOpenAI], engine: ScriptedEngine, responses: bool
 ) -> None:
     engine.says(*calling("refund", '{"booking": ', '"AB12"}'))
@@ -156,7 +156,9 @@ async def llama(gateway: Gateway) -> AsyncIterator[Callable[..., OpenAILike]]:
             yield open_client
 
 
-async def test_llamaindex_asks_and_streams(llama: Callable[..., OpenAILike], engine: ScriptedEngine) -> None:
+async def test_llamaindex_gets_plain_and_streamed_answers(
+    llama: Callable[..., OpenAILike], engine: ScriptedEngine
+) -> None:
     engine.says(*answer("Hello", " you"))
     said = [
         ChatMessage(role=MessageRole.SYSTEM, content="Be kind."),

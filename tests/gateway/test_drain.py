@@ -53,7 +53,7 @@ async def says_no(gateway: ProcessGateway) -> bool:
     return (await gateway.look("/readyz"))[0] == 503
 
 
-async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer_has_heard(starting: Starting) -> None:
+async def test_during_the_notice_period_running_and_new_requests_are_served(starting: Starting) -> None:
     async with (
         starting(shutdown_delay=1.5, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -69,7 +69,7 @@ async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer
         assert await gateway.ended(within=30) == 0
 
 
-async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Starting) -> None:
+async def test_after_the_notice_period_new_requests_are_rejected(starting: Starting) -> None:
     async with (
         starting(shutdown_delay=0, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -84,7 +84,7 @@ async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Sta
         assert await gateway.ended(within=30) == 0
 
 
-async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_was_all(starting: Starting) -> None:
+async def test_requests_beyond_the_shutdown_timeout_end_with_an_error(starting: Starting) -> None:
     async with (
         starting(gap=1.0, shutdown_delay=0, shutdown_timeout=0.3) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -96,13 +96,13 @@ async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_
         assert "draining: 5 requests are aborted after 0.3 s" in gateway.words
 
 
-async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
+async def test_ctrl_c_skips_the_notice_period(starting: Starting) -> None:
     async with starting(shutdown_delay=600) as gateway:
         gateway.signal(signal.SIGINT)
         assert await gateway.ended(within=30) == 0
 
 
-async def test_the_order_of_leaving() -> None:
+async def test_the_order_of_shutdown() -> None:
     """For every server: not ready first, closed after the notice period, and finished when no request is left."""
     seen: list[tuple[bool, bool]] = []
     admission = Admission(2, Gauge("in_flight", "Inside.", registry=CollectorRegistry()))

@@ -17,20 +17,20 @@ def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
     return EngineCostAllocator(price, 0.0, lag)
 
 
-def test_nobody_there_is_idle() -> None:
+def test_time_without_requests_is_idle() -> None:
     engine = account(price=2.0)
     engine.allocate(HOUR)
     assert engine.dollars == pytest.approx({IDLE: 2.0})
 
 
-def test_who_is_alone_pays_for_all_of_its_time() -> None:
+def test_a_single_request_pays_for_all_of_its_time() -> None:
     engine = account()
     engine.end(engine.begin("plain", 10.0), 13.0)
     engine.allocate(20.0)
     assert engine.dollars == pytest.approx({"plain": 3.0, IDLE: 17.0})
 
 
-def test_those_who_are_there_at_once_share_evenly() -> None:
+def test_concurrent_requests_share_time_evenly() -> None:
     engine = account()
     first = engine.begin("plain", 0.0)
     second = engine.begin("tuned", 2.0)
@@ -40,7 +40,7 @@ def test_those_who_are_there_at_once_share_evenly() -> None:
     assert engine.dollars == pytest.approx({"plain": 2 + 2, "tuned": 2 + 2, IDLE: 0})
 
 
-def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
+def test_time_in_the_engines_queue_is_not_charged() -> None:
     engine = account()
     first, second = engine.begin("plain", 0.0), engine.begin("tuned", 0.0)
     engine.end(first, 4.0, inference=4.0)
@@ -49,14 +49,14 @@ def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
     assert engine.dollars == pytest.approx({"plain": 4.0, "tuned": 2.0, IDLE: 0.0})
 
 
-def test_an_engine_that_says_more_than_can_be_is_not_believed() -> None:
+def test_an_impossible_report_of_an_engine_is_ignored() -> None:
     engine = account()
     engine.end(engine.begin("plain", 5.0), 6.0, inference=100.0)
     engine.allocate(10.0)
     assert engine.dollars == pytest.approx({"plain": 1.0, IDLE: 9.0})
 
 
-def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
+def test_allocation_waits_for_open_intervals_up_to_the_lag() -> None:
     engine = account(lag=30.0)
     engine.begin("endless", 10.0)
     engine.allocate(20.0)
@@ -66,7 +66,7 @@ def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
     assert engine.dollars == pytest.approx({IDLE: 10.0, "endless": 60.0})
 
 
-def test_another_price_holds_from_now_on() -> None:
+def test_a_new_price_applies_from_now_on() -> None:
     engine = account(price=HOUR)
     visit = engine.begin("plain", 0.0)
     engine.set_price(2 * HOUR, 10.0)
@@ -98,7 +98,7 @@ STAYS = st.lists(
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20), lag=st.floats(0.1, 60))
-def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
+def test_paths_and_idle_time_always_add_up_to_the_price(
     stays: Sequence[Stay], looks: Sequence[float], lag: float
 ) -> None:
     engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar per second
@@ -112,7 +112,7 @@ def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20))
 @example(stays=[Stay("plain", 4.0, 5.0, 2.0**-52)], looks=[])
-def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
+def test_shares_equal_their_definition_and_do_not_depend_on_reads(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
     """Holds as long as no interval is open for longer than the lag."""
@@ -152,7 +152,7 @@ def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
     return owed
 
 
-def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
+def test_unknown_paths_are_reported_as_other_and_unpriced_engines_are_omitted() -> None:
     now = [0.0]
     accounts = EngineCosts(lambda: now[0])
     accounts.apply_config(lambda: {"local": HOUR}, ["plain"])

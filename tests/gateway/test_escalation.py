@@ -73,7 +73,7 @@ async def told(gateway: Gateway, seconds: float = 10, model: str = "auto", **sam
 # -- accepted
 
 
-async def test_an_accepted_answer_is_sent_as_it_came(
+async def test_an_accepted_answer_is_sent_unchanged(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*answer('{"urgency"', ': "low"}'))
@@ -180,7 +180,7 @@ async def test_the_second_answer_is_sent_as_it_comes_whatever_it_is(
     assert (len(engine.bodies), len(large_engine.bodies)) == (1, 1)
 
 
-async def test_of_several_answers_each_must_be_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_each_of_several_choices_must_be_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(chunk(GOOD, index=0), chunk(BAD, index=1), chunk(index=0, finish="stop"), *answer(finish="stop"))
     it = await told(gateway, n=2)
     assert it.rows["small"][1] == 'refused: json_schema: choice 1: "urgency" is a required property'

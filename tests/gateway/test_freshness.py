@@ -45,7 +45,7 @@ async def looked(neighbours: Neighbours) -> None:
     await until(lambda: neighbours.retriever.looks >= before + 2)
 
 
-async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew(topical: Neighbours) -> None:
+async def test_a_task_leaves_a_stale_adapter_and_returns_after_retraining(topical: Neighbours) -> None:
     await topical.ready()
     async with topical.gateway() as gateway:
         assert (await decided(gateway))["path"] == "triage_adapter"
@@ -64,7 +64,7 @@ async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew
         assert (await decided(gateway))["path"] == "triage_adapter"
 
 
-async def test_up_to_the_share_that_is_allowed_nothing_moves(topical: Neighbours) -> None:
+async def test_up_to_the_threshold_routing_does_not_change(topical: Neighbours) -> None:
     await topical.ready()
     async with topical.gateway() as gateway:
         topical.retriever.documents = documents(rewritten=2)
@@ -91,7 +91,7 @@ class _Shelf:
         return {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
 
 
-async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
+async def test_while_the_retriever_is_down_the_last_state_is_kept() -> None:
     shelf, board = _Shelf(), FreshnessCache()
     watch = FreshnessMonitor(board, shelf)
     watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
@@ -121,7 +121,7 @@ async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> No
     ("path", "message"),
     [("hand", "stale names path 'hand'; known: handbook"), ("small_talk", "'small_talk', which looks nothing up")],
 )
-def test_where_a_stale_task_cannot_go_is_refused(config_folder: ConfigFolder, path: str, message: str) -> None:
+def test_an_invalid_path_for_stale_tasks_is_rejected(config_folder: ConfigFolder, path: str, message: str) -> None:
     config_folder.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": path}
     with pytest.raises(ConfigError, match=message):
         load_config(config_folder.write())

@@ -74,7 +74,7 @@ def places(gateway: Gateway) -> dict[str, str]:
     return {engine.name: engine.endpoint.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
 
 
-async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds_them(
+async def test_each_address_is_a_lora_server_and_adapters_are_requested_where_loaded(
     fleet: Fleet, neighbours: Neighbours
 ) -> None:
     async with opened(neighbours) as (gateway, http):
@@ -85,7 +85,7 @@ async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds
         assert gateway.metric("pointsman_engine_ready", engine="fleet/1") == 1
 
 
-async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_new_members_get_requests_and_removed_ones_finish_theirs(fleet: Fleet, neighbours: Neighbours) -> None:
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         goes_on = asyncio.Event()
@@ -103,7 +103,7 @@ async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fle
         assert await asked == "begun and ended"
 
 
-async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_each_member_costs_its_hourly_price_while_it_exists(fleet: Fleet, neighbours: Neighbours) -> None:
     neighbours.config.models["engines"]["fleet"]["usd_per_hour"] = 3600.0
     neighbours.config.paths["handbook"]["model"] = "big"
     cost, fixed = "pointsman_engine_cost_usd_total", "pointsman_fixed_usd_per_hour"
@@ -125,7 +125,7 @@ async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fle
         assert gateway.metric(cost, engine="fleet/1") == gone
 
 
-async def test_nothing_moves_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_nothing_changes_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         fleet.dns.broken = True
@@ -159,9 +159,7 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
 
 
 @pytest.mark.parametrize("edit", ["a word that is unknown\n", "# a comment\n"])
-async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_the_end(
-    fleet: Fleet, neighbours: Neighbours, edit: str
-) -> None:
+async def test_members_are_followed_after_a_reverted_edit(fleet: Fleet, neighbours: Neighbours, edit: str) -> None:
     async with opened(neighbours) as (gateway, http):
         generations = gateway.components.reloader
         await until(lambda: len(places(gateway)) == 2)
@@ -179,9 +177,7 @@ async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_t
         assert await answered_by(http, OTHER) == "127.0.0.13"
 
 
-async def test_a_gateway_that_comes_before_dns_knows_the_name_becomes_ready_with_it(
-    fleet: Fleet, neighbours: Neighbours
-) -> None:
+async def test_a_gateway_becomes_ready_once_dns_knows_the_name(fleet: Fleet, neighbours: Neighbours) -> None:
     del fleet.dns.names[NAME]
     async with opened(neighbours) as (_, http):
         assert await answered_by(http, "big") == "engine_not_ready"

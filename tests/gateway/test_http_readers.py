@@ -168,7 +168,7 @@ USUAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-async def test_the_usual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_ordinary_requests_get_the_same_answer(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, asked in USUAL.items():
         before = ways.reader.started
@@ -206,7 +206,7 @@ UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {
 }
 
 
-async def test_the_unusual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_unusual_requests_get_the_same_answer(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, (asked, headers, status) in UNUSUAL.items():
         told = await ways.alike(asked, headers, name)
@@ -228,7 +228,7 @@ REFUSALS = {500: "engine_error", 503: "engine_error", 429: "engine_overloaded", 
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
+async def test_a_failing_answer_ends_in_the_same_way(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
     for name, steps in TROUBLE.items():
         engine.says(*steps)
         before = ways.reader.started
@@ -238,14 +238,14 @@ async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: Scripted
         assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
 
 
-async def test_an_engine_that_refuses_is_told_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_an_engines_error_is_reported_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
     for status, code in REFUSALS.items():
         engine.refuses(status, {"error": {"message": "no"}})
         told = await ways.alike({"model": "path:small_talk", "messages": said("Hello")}, {}, code)
         assert code.encode() in told.body
 
 
-async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_reservations_are_settled_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     remaining = []
     for way in ("uvicorn", "ours"):
@@ -259,7 +259,7 @@ async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine)
     assert remaining[0]["x-ratelimit-remaining-requests"] == 1
 
 
-async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_a_disconnect_stops_the_engine_and_is_metered(ways: Ways, engine: ScriptedEngine) -> None:
     for streams in (True, False):
         goes_on = asyncio.Event()
         engine.says(*beginning("Hello"), goes_on)
@@ -283,7 +283,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
+async def test_a_request_continues_once_it_has_its_lease(
     ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
@@ -299,7 +299,7 @@ async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
     assert ways.reader.started == before + 1
 
 
-async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
+async def test_a_disconnect_while_waiting_for_a_lease_holds_nothing(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
@@ -316,7 +316,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     assert len(engine.bodies) == asked_before + 1
 
 
-async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
+async def test_a_request_refused_after_waiting_for_a_lease_gets_the_reason(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = held_back(ways.gateway.components.tenancy, monkeypatch)
@@ -331,7 +331,7 @@ async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
     assert ways.gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_a_request_leaves_no_garbage(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     gc.collect()
     gc.disable()
@@ -375,7 +375,7 @@ async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> Non
 
 @pytest.mark.parametrize("way", ["uvicorn", "ours"])
 @pytest.mark.parametrize("ends", [cut_off, failing, refusing, breaking_off, beyond_its_limits])
-async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
+async def test_failing_requests_leave_no_garbage(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
 ) -> None:
     """Garbage stays in memory until the next collection, which can be megabytes under many errors."""
@@ -389,7 +389,7 @@ async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     await nothing_is_left(once_more)
 
 
-async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_pipelined_requests_are_answered_in_order(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     client = ways.clients["ours"]
     body = json.dumps({"model": "tiny", "messages": said("Hello")}).encode()
@@ -431,7 +431,7 @@ async def raw_ways(
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(script=scripts())
-async def test_whatever_an_engine_answers_is_told_alike(
+async def test_any_engine_answer_is_sent_in_the_same_way(
     raw_ways: tuple[RawEngine, dict[str, httpx.AsyncClient]], script: Script
 ) -> None:
     raw, clients = raw_ways

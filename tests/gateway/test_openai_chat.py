@@ -168,27 +168,32 @@ async def test_a_models_thoughts_reach_the_client_beside_its_answer(
     assert (message.content, (message.model_extra or {})["reasoning_content"]) == ("Yes", "Hmm.")
 
 
-async def test_what_the_gateway_has_no_opinion_on_goes_to_the_engine_untouched(
+async def test_the_engines_own_parameters_are_sent_unchanged(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     passed: dict[str, Any] = {
         "frequency_penalty": 0.5, "presence_penalty": -0.5, "logit_bias": {"42": -100}, "n": 2, "tools": TOOLS,
         "tool_choice": {"type": "function", "function": {"name": "refund"}}, "parallel_tool_calls": False,
-        "reasoning_effort": "low", "service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "s",
-        "verbosity": "low",
+        "reasoning_effort": "low",
     }  # fmt: skip
-    further = {"top_k": 7, "guided_regex": "[a-z]+", "chat_template_kwargs": {"enable_thinking": False}}
+    further = {
+        "top_k": 7,
+        "structured_outputs": {"regex": "[a-z]+"},
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    dropped: dict[str, Any] = {
+        "service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low", "store": True,
+    }  # fmt: skip
     sampled: dict[str, Any] = {"seed": 7, "stop": ["END", "STOP"], "temperature": 0.3, "top_p": 0.9}
     await client.chat.completions.create(
-        model="auto", messages=USER, max_completion_tokens=9, extra_body=further, **passed, **sampled
+        model="auto", messages=USER, max_completion_tokens=9, extra_body=further, **passed, **sampled, **dropped
     )
     asked = engine.bodies[-1]
     assert {name: asked[name] for name in passed} == passed
     assert {name: asked[name] for name in further} == further
     assert {name: asked[name] for name in sampled} == sampled
     assert asked["max_tokens"] == 9
-    assert "metadata" not in asked
-    assert "user" not in asked
+    assert not {"metadata", "user", *dropped} & asked.keys(), "vLLM has no use for them"
 
 
 async def test_what_the_engine_says_beside_what_we_know_reaches_the_client_streamed_or_whole(

@@ -42,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Built
 
 
 @pytest.mark.parametrize("name", ["engine-cpu", "lora-server"])
-async def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
+async def test_an_image_has_its_labels_and_no_build_dependencies(images: dict[str, Built], name: str) -> None:
     image = images[name]
     assert image.user == "10001:10001"
     assert image.labels["org.opencontainers.image.version"] == version()
@@ -98,14 +98,14 @@ async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFacto
             yield House(lora_server, gateway, grpc, f"http://{metrics}/readyz", client)
 
 
-async def test_vllm_comes_up_where_nothing_can_be_written_but_the_volumes(house: House) -> None:
+async def test_vllm_starts_with_a_read_only_root(house: House) -> None:
     await found(lambda: house.lora_server.is_ready(house.ready), within=STARTS)
     assert confinement(house.lora_server) == CONFINED
     assert "CPU LoRA kernels of Pointsman are active" in house.lora_server.words
     assert "libtcmalloc is not found" not in house.lora_server.words
 
 
-async def test_an_adapter_is_tried_and_answers_beside_the_base_model(house: House) -> None:
+async def test_an_adapter_is_smoke_tested_and_answers(house: House) -> None:
     copytree(EXAMPLE / "adapters" / "triage", house.lora_server.volume("adapters") / "triage")
     folder = str(CLAIM / "triage")
     said = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", house.address)
@@ -122,13 +122,13 @@ async def test_an_adapter_is_tried_and_answers_beside_the_base_model(house: Hous
     assert json.loads(triage) == {"intent": "refund", "slots": {"booking": "LM-77120"}, "urgency": "normal"}
 
 
-async def test_what_it_holds_and_writes_is_within_the_manifests_limits(house: House) -> None:
+async def test_memory_and_volumes_stay_within_the_manifests_limits(house: House) -> None:
     used, limits = json.loads(house.lora_server.inside(_USED)), house.lora_server.limits
     assert used.keys() == limits.keys()
     assert {name: (size, limits[name]) for name, size in used.items() if size > limits[name]} == {}
 
 
-async def test_it_stops_within_its_grace_when_it_is_told_to(house: House) -> None:
+async def test_it_stops_within_its_termination_grace_period(house: House) -> None:
     assert await house.lora_server.stop(within=180) == 0, house.lora_server.words[-4000:]
 
 

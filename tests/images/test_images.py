@@ -47,14 +47,14 @@ def cluster() -> Cluster:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
+def test_an_image_has_its_labels_and_no_build_dependencies(images: dict[str, Built], name: str) -> None:
     image = images[name]
     assert image.user == "10001:10001"
     assert image.labels["org.opencontainers.image.version"] == version()
     assert image.leftovers == []
 
 
-async def test_a_lora_server_on_an_image_without_an_engine_says_what_is_missing(
+async def test_a_lora_server_in_an_image_without_an_engine_reports_that(
     images: dict[str, Built], cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = {"POINTSMAN_LORA_REDIS_URL": "redis://127.0.0.1:1/0", "POINTSMAN_LORA_ENGINE_LISTEN": "127.0.0.1:8101"}
@@ -108,7 +108,7 @@ async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> A
             yield Running(gateway, retriever, client, made_key(valkey.url))
 
 
-async def test_a_gateway_under_its_manifests_rules_answers_and_looks_things_up(house: Running) -> None:
+async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(house: Running) -> None:
     body = {"model": "path:handbook_answer", "messages": [{"role": "user", "content": "Do I reserve for my bicycle?"}]}
     refused = await house.http.post("/v1/chat/completions", json=body)
     assert refused.status_code == 401

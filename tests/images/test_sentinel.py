@@ -126,7 +126,7 @@ def yard(tmp_path: Path) -> Iterator[Yard]:
         yield Yard(tmp_path, made)
 
 
-async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard: Yard) -> None:
+async def test_a_replica_takes_over_within_seconds_without_losing_data(yard: Yard) -> None:
     for pod in VALKEYS:
         yard.start(pod)
     yard.start_proxy()
@@ -155,7 +155,7 @@ async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard
     assert await found(yard.primary, within=60) == second
 
 
-async def test_who_has_no_password_is_told_nothing(yard: Yard) -> None:
+async def test_clients_without_the_password_are_rejected(yard: Yard) -> None:
     yard.start(VALKEYS[0])
     await found(lambda: _is(yard, VALKEYS[0], "master"), within=60)
     async with Redis(host=yard.address(VALKEYS[0]), protocol=2) as stranger:

@@ -55,7 +55,8 @@ def grpc_in_the_open(cluster: Cluster) -> Iterator[Fault]:
 
 def http_by_its_scheme(cluster: Cluster) -> Iterator[Fault]:
     for workload, name, probe, container, place in _probes(cluster):
-        over_tls = "POINTSMAN_GATEWAY_TLS_CERTIFICATE" in cluster.environment(workload, container)
+        has_tls = "POINTSMAN_GATEWAY_TLS_CERTIFICATE" in cluster.environment(workload, container)
+        over_tls = has_tls and probe.get("httpGet", {}).get("port") == "http"  # the port for metrics has none
         if "httpGet" in probe and over_tls != (probe["httpGet"].get("scheme") == "HTTPS"):
             yield Fault("probe's scheme", place, name)
 

@@ -73,7 +73,7 @@ def http_dependencies(
         request_timeout,
         budget or BufferedBytesBudget(256 * MEGABYTE),
         components.console,
-        origins,
+        cors_origins=origins,
     )
 
 

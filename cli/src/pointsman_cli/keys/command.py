@@ -111,6 +111,12 @@ def create(
     path: ScopeOption = None,
     adapter: ScopeOption = None,
     collection: ScopeOption = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Allow this embedding model; repeatable; default: all, or none with another scope."
+        ),
+    ] = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     max_concurrency: ConcurrencyOption = None,
@@ -133,7 +139,7 @@ def create(
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
-    scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
+    scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
     new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
 
     async def make() -> IssuedKey:

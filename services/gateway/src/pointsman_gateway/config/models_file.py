@@ -9,7 +9,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.config.providers import DEFAULT_PROVIDER, check_provider
+from pointsman_gateway.config.providers import (
+    DEFAULT_PROVIDER,
+    VLLM_FIELDS,
+    RequestFields,
+    check_provider,
+    providers,
+    request_fields,
+)
 from pointsman_gateway.domain import Overflow
 
 LORA_SERVER_GROUP = "dns:///"
@@ -18,6 +25,8 @@ ENGINE_GROUP = "dns+http://"
 """Prefix of a group of engines: each address of the name is an OpenAI-compatible engine."""
 
 DEFAULT_MAX_ENDPOINTS = 64
+
+_CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 """Printable ASCII without spaces, as HTTP headers require."""
@@ -166,6 +175,15 @@ class EngineConfig(Strict):
         gt=0,
         description="of an engine that you run, or of each member; divided among the paths by the engine's busy time",
     )
+    request_fields: tuple[str, ...] = Field(
+        default=(), description="fields that requests may have in addition to those in docs/api.md"
+    )
+    priority_scheduling: bool = Field(
+        default=False, description="send the key's priority: of a vLLM with --scheduling-policy priority"
+    )
+    prefix_cache_per_tenant: bool = Field(
+        default=False, description="send a cache_salt of the tenant: no tenant can find out what others have asked"
+    )
 
     @model_validator(mode="after")
     def _has_one_address(self) -> "EngineConfig":
@@ -204,8 +222,15 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """The settings that make it this engine. Its state is kept if only timeouts, breaker or price change."""
-        return self.model_copy(update={"timeouts": None, "breaker": None, "usd_per_hour": None})
+        """The settings that make it this engine. Its state is kept if only others change."""
+        others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
+
+    @property
+    def accepted_fields(self) -> RequestFields:
+        """The fields that a request to it may have."""
+        kind = VLLM_FIELDS if self.lora_server else providers()[self.provider].request_fields
+        return request_fields(kind).with_forwarded(self.request_fields)
 
 
 class EmbeddingConfig(Strict):

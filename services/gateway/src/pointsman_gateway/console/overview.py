@@ -149,12 +149,6 @@ class Evidence(Protocol):
     def of(self, task: str, path: Path) -> PathEvidence: ...
 
 
-def is_in_scope(scope: Scope, path: Path) -> bool:
-    """Whether a key may use the path for any task."""
-    some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
-    return scope.denial_reason(some_task, path) is None
-
-
 def to_path_views(
     paths: Iterable[Path],
     previews: Sequence[PolicyPreview],
@@ -219,7 +213,7 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
         choice=preview.choice,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
-        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if is_in_scope(scope, p.path)],
+        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if scope.allows(p.path)],
     )
 
 

@@ -19,7 +19,7 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Point
 from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.config.schema import Timeouts
-from pointsman_gateway.domain import Message, Operation, Sampling
+from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
 
@@ -42,6 +42,7 @@ class CompletionRequest:
     path: str = ""
     as_a_whole: bool = False
     """Chunks that arrive together may be joined."""
+    caller: Caller = ANONYMOUS
 
 
 @value

@@ -193,9 +193,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
     async def ListPaths(self, request: pb.ListPathsRequest, context: Context) -> pb.ListPathsResponse:
-        configuration = self._configuration.current
-        paths = [messages.path_info(path, configuration.engines.why_not(path)) for path in configuration.paths]
-        return pb.ListPathsResponse(paths=paths, models=configuration.models.names(), generation=configuration.id)
+        configuration, scope = self._configuration.current, authenticated_caller.get().scope
+        visible = scope.visible(configuration.catalogue).paths
+        paths = [path for path in configuration.paths if path.name in visible]
+        return pb.ListPathsResponse(
+            paths=[messages.path_info(path, configuration.engines.why_not(path)) for path in paths],
+            models=configuration.model_names(scope),
+            generation=configuration.id,
+        )
 
     def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
         """Decodes a request, and writes the receipt if that fails. Raises PointsmanError."""

@@ -104,7 +104,7 @@ class Router:
         # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
         if request.model != AUTO:
-            path = resolve_adapter(self._path_named(request.model), key, self._adapters)
+            path = resolve_adapter(self._path_named(request), key, self._adapters)
             return self._decision(number, request, labels, [path], _forced(path.name))
         plan = self._plan(request, labels, key)
         return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
@@ -149,13 +149,14 @@ class Router:
         path = self._paths[name]
         return resolve_adapter(path, key, self._adapters) if path.adapter else path
 
-    def _path_named(self, model: str) -> Path:
+    def _path_named(self, request: Request) -> Path:
+        model, scope = request.model, request.caller.scope
         is_path = model.startswith(PATH_PREFIX)
         path = self._paths.get(model.removeprefix(PATH_PREFIX)) if is_path else self._named.path_of(model)
         if path is None:
             known = "auto, a model, an adapter's alias or version, or path:NAME; GET /v1/models lists them"
             if is_path:
-                known = ", ".join(PATH_PREFIX + name for name in self._paths)
+                known = ", ".join(PATH_PREFIX + name for name, path in self._paths.items() if scope.allows(path))
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
         return path
 

@@ -51,7 +51,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """`POST /v1/chat/completions`. Fields that are not declared go to the engine unchanged."""
+    """`POST /v1/chat/completions`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
