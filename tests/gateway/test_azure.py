@@ -119,11 +119,8 @@ async def test_limits_and_errors_are_those_of_openais_urls(guarded: Gateway, key
         for url in "/openai/deployments/auto/images", "/openai/nothing", "/openai/deployments//chat/completions":
             answer = await http.post(url, json={})
             assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_route")
-        for url in "/openai/../metrics", "/openai/v1/../../metrics", "/openai/metrics":
-            assert shapes.error(await http.get(url, headers={"api-key": ""}))["code"] in (
-                "missing_key",
-                "unknown_route",
-            )
+        for url in "/openai/%2e%2e/metrics", "/openai/v1/%2e%2e/%2e%2e/metrics", "/openai/metrics":
+            assert shapes.error(await http.get(url, headers={"api-key": ""}))["code"] == "missing_key"
     assert engine.bodies == []
 
 
