@@ -120,7 +120,9 @@ async def test_an_alias_is_read_with_its_canary_and_the_reason_of_a_rollback(
     assert await registry.why_taken_back("triage@prod") == "p95 900 ms against 200 ms"
 
 
-async def test_canary_analysis_needs_no_more_requests_than_the_promotion(lora_server: tuple[LoraServer, str]) -> None:
+async def test_a_canary_is_set_with_its_terms_and_a_version_retired_with_a_reason(
+    lora_server: tuple[LoraServer, str],
+) -> None:
     servicer, address = lora_server
     registry = Registry(address, "retrain 1")
     await registry.set_canary("triage@prod", NEW, CanaryTerms(0.5, 8, 60.0), OLD)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
@@ -102,7 +102,7 @@ async def test_an_engine_that_serves_another_model_is_never_used(
         ("127.0.0.2:8083", "http://127.0.0.2:8101", True),
     ],
 )
-async def test_an_engine_with_a_loopback_address_on_another_host_is_not_used(
+async def test_an_engine_needs_an_address_that_the_gateway_can_reach(
     lora_server: ScriptedLoraServer, endpoint: str, url: str, is_used: bool
 ) -> None:
     engines = Engines([Engine("fleet/0", "tiny", group="fleet", endpoint=endpoint)])

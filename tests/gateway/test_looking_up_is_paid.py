@@ -27,7 +27,7 @@ def prices(neighbours: Neighbours) -> None:
     neighbours.config.models["retrieval"] = {"usd_per_search": SEARCH, "usd_per_embedding": EMBEDDING}
 
 
-async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_path_that_answers(
+async def test_a_search_without_results_is_charged_on_the_fallbacks_receipt(
     neighbours: Neighbours, retriever: ScriptedRetriever
 ) -> None:
     neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["on_empty"] = "next_path"
@@ -39,9 +39,7 @@ async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_pat
     assert told["seconds"]["retrieval"] > 0
 
 
-async def test_a_search_that_nobody_answers_costs_time_alone(
-    neighbours: Neighbours, retriever: ScriptedRetriever
-) -> None:
+async def test_a_failed_search_is_not_charged(neighbours: Neighbours, retriever: ScriptedRetriever) -> None:
     retriever.error = Unavailable("down", code="retriever_unavailable")
     for told in await asked(neighbours, IN_NONE, times=6):
         assert told["path"] == "safe_start"

@@ -76,7 +76,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("vllm", [False, True], ids=["bare", "vllm"])
-async def test_every_answer_and_every_chunk_has_the_published_shape(
+async def test_every_answer_and_every_chunk_conforms_to_the_published_type(
     http: httpx.AsyncClient, engine: ScriptedEngine, vllm: bool
 ) -> None:
     for name, script in SCRIPTS.items():
@@ -92,7 +92,7 @@ async def test_every_answer_and_every_chunk_has_the_published_shape(
 
 
 @pytest.mark.parametrize("vllm", [False, True], ids=["bare", "vllm"])
-async def test_every_chunk_says_that_it_has_no_usage_where_the_last_one_will(
+async def test_with_usage_requested_every_other_chunk_has_usage_null(
     http: httpx.AsyncClient, engine: ScriptedEngine, vllm: bool
 ) -> None:
     script = answer("a", 'b "usage":', "c")
@@ -106,7 +106,7 @@ async def test_every_chunk_says_that_it_has_no_usage_where_the_last_one_will(
     assert all("usage" not in event for event in without)
 
 
-async def test_parallel_tool_calls_are_gathered_by_the_streaming_client(
+async def test_the_streaming_client_assembles_parallel_tool_calls(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     engine.says(*SCRIPTS["tools"])
@@ -141,7 +141,7 @@ async def test_a_structured_answer_is_parsed_by_the_client(
     )
 
 
-async def test_a_refusal_is_told_apart_from_an_answer(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_a_refusal_is_a_separate_field(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(*SCRIPTS["a refusal"])
     got = await client.chat.completions.parse(model="auto", messages=USER, response_format=Lost)
     message = got.choices[0].message
@@ -160,9 +160,7 @@ async def test_logprobs_come_with_their_alternatives(client: openai.AsyncOpenAI,
     assert (engine.bodies[-1]["logprobs"], engine.bodies[-1]["top_logprobs"]) == (True, 2)
 
 
-async def test_a_models_thoughts_reach_the_client_beside_its_answer(
-    client: openai.AsyncOpenAI, engine: ScriptedEngine
-) -> None:
+async def test_a_models_reasoning_reaches_the_client(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(chunk(reasoning_content="Hm"), chunk(reasoning_content="m."), *answer("Yes"))
     message = (await client.chat.completions.create(model="auto", messages=USER)).choices[0].message
     assert (message.content, (message.model_extra or {})["reasoning_content"]) == ("Yes", "Hmm.")
@@ -196,9 +194,7 @@ async def test_the_engines_own_parameters_are_sent_unchanged(
     assert not {"metadata", "user", *dropped} & asked.keys(), "vLLM has no use for them"
 
 
-async def test_what_the_engine_says_beside_what_we_know_reaches_the_client_streamed_or_whole(
-    http: httpx.AsyncClient, engine: ScriptedEngine
-) -> None:
+async def test_unknown_fields_of_the_engine_reach_the_client(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     steps: list[Step] = [
         {
             "system_fingerprint": "fp_7", "service_tier": "flex",
@@ -237,13 +233,15 @@ async def test_an_answer_names_the_model_and_the_configuration_behind_it(
     assert (await http.post("/v1/completions", json=completion)).json()["system_fingerprint"] == first[0]
 
 
-async def test_the_developers_message_is_the_systems(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_a_developer_message_is_treated_as_system_message(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
     said: list[Any] = [{"role": "developer", "content": "Be brief."}, *USER]
     await client.chat.completions.create(model="tiny", messages=said)
     assert engine.bodies[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-async def test_an_image_is_refused_in_words_that_name_it(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_an_image_is_rejected_with_a_clear_message(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     parts: list[Any] = [
         {"type": "text", "text": "what?"},
         {"type": "image_url", "image_url": {"url": "http://x/y.png"}},

@@ -60,7 +60,7 @@ def test_every_fault_has_its_outcomes() -> None:
     assert set(OUTCOMES.values()) == {fault.value for fault in Fault}
 
 
-def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
+def test_an_unknown_code_has_a_general_outcome() -> None:
     assert outcome_of("a_code_of_tomorrow") == UNFORESEEN
     assert fault_of("a_code_of_tomorrow", Unavailable("x", code="a_code_of_tomorrow")) == Fault.GATEWAY
 
@@ -75,15 +75,15 @@ def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
         (InvalidArgument("x", code="unknown_collection"), Fault.CALLER),
     ],
 )
-def test_what_another_service_says_is_its_own_fault_or_ours(error: PointsmanError, fault: Fault) -> None:
+def test_errors_of_other_services_are_their_fault_or_the_gateways(error: PointsmanError, fault: Fault) -> None:
     assert fault_of(error.code, error) == fault
 
 
-def test_a_retriever_that_is_late_is_not_the_gateways_fault() -> None:
+def test_a_retriever_timeout_is_the_retrievers_fault() -> None:
     late = Unavailable("x", code="deadline_exceeded")
     late.fault = "retriever"
     assert fault_of("deadline_exceeded", late) == Fault.RETRIEVER
 
 
-def test_who_only_wanted_the_decision_has_not_failed() -> None:
+def test_a_route_request_is_not_a_failure() -> None:
     assert [outcome for outcome in ("ok", "routed", "cancelled", "internal") if is_failure(outcome)] == ["internal"]

@@ -69,7 +69,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-async def test_every_response_and_every_event_has_the_published_shape_and_both_say_the_same(
+async def test_responses_and_events_conform_to_the_published_types_and_agree(
     http: httpx.AsyncClient, engine: ScriptedEngine, name: str
 ) -> None:
     engine.says(*SCRIPTS[name])
@@ -122,7 +122,9 @@ async def test_the_events_of_a_call_come_in_openais_order(http: httpx.AsyncClien
     assert [event["item"]["type"] for event in events if "item" in event] == ["message"] * 2 + ["function_call"] * 2
 
 
-async def test_why_a_response_is_incomplete_is_told(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_reason_of_an_incomplete_response_is_reported(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
     for name, reason in (("cut off", "max_output_tokens"), ("filtered", "content_filter")):
         engine.says(*SCRIPTS[name])
         got = await client.responses.create(model="auto", input=IN_CHAT, max_output_tokens=1)
@@ -154,7 +156,7 @@ async def test_the_client_gets_text_usage_and_cost(client: openai.AsyncOpenAI, e
     ]
 
 
-async def test_the_clients_stream_is_followed_to_its_end(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_client_reads_the_stream_to_its_end(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(*SCRIPTS["tools"])
     async with client.responses.stream(model="auto", input=IN_CHAT, tools=[TOOL]) as stream:  # type: ignore[list-item]  # a dict is one
         types = [event.type async for event in stream]
@@ -295,9 +297,7 @@ async def test_calls_have_the_names_that_the_client_gave_its_tools(
     assert [(message["role"], message["content"]) for message in answers] == [("tool", "Ann"), ("tool", "a.txt")]
 
 
-async def test_what_is_asked_reaches_the_engine_in_its_own_words(
-    client: openai.AsyncOpenAI, engine: ScriptedEngine
-) -> None:
+async def test_parameters_are_converted_for_the_engine(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     tools: Any = [TOOL]
     got = await client.responses.create(
         model="auto", input=IN_CHAT, tools=tools, tool_choice={"type": "function", "name": "refund"},
@@ -339,16 +339,14 @@ async def test_the_engine_is_asked_to_truncate(
 
 
 @pytest.mark.parametrize("store", [None, False, True])
-async def test_nothing_is_kept_whatever_is_asked_and_the_response_says_so(
-    http: httpx.AsyncClient, store: bool | None
-) -> None:
+async def test_nothing_is_stored_and_the_response_says_so(http: httpx.AsyncClient, store: bool | None) -> None:
     got = (await http.post(URL, json=asking(store=store))).json()
     assert got["store"] is False
     told = shapes.error(await http.get(f"{URL}/{got['id']}"))
     assert told["code"] == "unknown_route"
 
 
-async def test_a_task_is_found_by_the_last_message(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_last_message_determines_the_task(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     said: list[Any] = [{"role": "user", "content": IN_CHAT}, {"role": "assistant", "content": "Well."}]
     raw = await client.responses.with_raw_response.create(
         model="auto", input=[*said, {"role": "user", "content": IN_POLICY}]
@@ -386,7 +384,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
         told = shapes.error(await http.post(URL, json=asking(**body)))
         assert (told["code"], told["param"]) == (code, param), body
@@ -394,7 +392,7 @@ async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, e
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engines_refusal_is_the_clients_error(
+async def test_an_engines_client_error_is_reported_as_such(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, stream: bool
 ) -> None:
     engine.refuses(400, TOO_LONG)
@@ -420,7 +418,7 @@ async def test_a_broken_stream_ends_with_an_error_and_with_a_failed_response(
     assert types[-2:] == ["error", "response.failed"]
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(
+async def test_a_disconnect_stops_the_engine(
     client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(chunk("a"), asyncio.Event())
@@ -433,7 +431,7 @@ async def test_a_client_that_hangs_up_stops_the_engine(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
 
 
-async def test_a_response_can_be_spoken_of_by_its_id(http: httpx.AsyncClient) -> None:
+async def test_feedback_may_name_a_responses_id(http: httpx.AsyncClient) -> None:
     got = await http.post(URL, json=asking())
     assert got.json()["id"] == "resp_" + got.headers["x-pointsman-decision-id"]
     assert json.loads(got.content)["pointsman"]["cost_usd"] == pytest.approx(float(got.headers["x-pointsman-cost-usd"]))

@@ -85,7 +85,7 @@ def neighbours(neighbours: Neighbours) -> Neighbours:
     return neighbours
 
 
-async def test_every_route_answers_as_it_is_described(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.script = lambda body: text_answer("a", "b") if "prompt" in body else answer("a", "b")
     tried = {}
     for operation in await asyncio.to_thread(lambda: list(_operations(gateway.url))):

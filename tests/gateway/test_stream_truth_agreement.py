@@ -31,7 +31,7 @@ async def doors(gateway: Gateway) -> AsyncIterator[dict[str, Door]]:
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(script=scripts())
-async def test_stream_plain_and_grpc_tell_the_same(doors: dict[str, Door], engine: RawEngine, script: Script) -> None:
+async def test_stream_plain_and_grpc_report_the_same(doors: dict[str, Door], engine: RawEngine, script: Script) -> None:
     engine.says(*script.pieces)
     got = {name: await door.ask(IN_CHAT, "tiny", n=len(script.choices), logprobs=True) for name, door in doors.items()}
     for name, answer in got.items():

@@ -448,7 +448,7 @@ def machine() -> Iterator[type[Tenants]]:
             shutil.rmtree(folder)
 
 
-def test_no_more_is_spent_than_is_said(machine: type[Tenants]) -> None:
+def test_spending_stays_within_the_documented_bounds(machine: type[Tenants]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -40,7 +40,7 @@ async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield agent
 
 
-async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_when_they_stop(
+async def test_one_trace_through_all_services_arrives_when_they_stop(
     agent: Agent, tmp_path: Path, neighbours: Neighbours, engine: ScriptedEngine, model_folder: Path
 ) -> None:
     await neighbours.ready()
@@ -76,7 +76,7 @@ async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_w
     assert served.attributes["pointsman.request_id"] == root.attributes["pointsman.request_id"]
 
 
-async def test_an_agent_that_is_away_costs_no_request_and_holds_up_no_end(
+async def test_an_unreachable_agent_affects_neither_requests_nor_shutdown(
     tmp_path: Path, neighbours: Neighbours, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
@@ -94,7 +94,7 @@ async def test_an_agent_that_is_away_costs_no_request_and_holds_up_no_end(
     assert IN_POLICY not in gateway.words
 
 
-async def test_what_the_environment_asks_for_in_vain_is_said_at_the_start(
+async def test_unsupported_opentelemetry_variables_are_logged_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")

@@ -15,13 +15,13 @@ def summed(words: list[str]) -> list[float]:
     return [float(value) for value in np.add.reduce([row_of(word) for word in words])]
 
 
-def test_a_text_has_the_sum_of_its_words_rows() -> None:
+def test_a_texts_vector_is_the_sum_of_its_words() -> None:
     rows = WordRowCache(row_of)
     for words in TEXTS * 2:
         assert rows.sum_of(words).tolist() == summed(words)
 
 
-def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
+def test_the_cache_is_bounded_and_sums_stay_correct() -> None:
     made: list[str] = []
 
     def noted(word: str) -> Floats:
@@ -34,7 +34,7 @@ def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
     assert made.count("a") > 1  # it was evicted meanwhile
 
 
-def test_a_word_that_is_known_is_not_looked_up_again() -> None:
+def test_a_cached_word_is_not_looked_up_again() -> None:
     made: list[str] = []
 
     def noted(word: str) -> Floats:

@@ -179,7 +179,7 @@ Victim = Callable[[Scene], Awaitable[None]]
 
 @every_victim
 @pytest.mark.parametrize("state", [registered, validating, loading, serving])
-async def test_what_was_on_its_way_to_an_alias_serves(scene: Scene, state: Way, victim: Victim) -> None:
+async def test_a_version_to_be_promoted_is_served(scene: Scene, state: Way, victim: Victim) -> None:
     async with state(scene):
         new = await scene.version("triage")
         await victim(scene)
@@ -195,7 +195,7 @@ async def test_what_was_on_its_way_to_an_alias_serves(scene: Scene, state: Way, 
 
 
 @every_victim
-async def test_what_was_warm_is_there_and_the_alias_where_it_was(scene: Scene, victim: Victim) -> None:
+async def test_a_loaded_version_is_kept_and_its_alias_unchanged(scene: Scene, victim: Victim) -> None:
     async with warm(scene):
         scene.versions["new"] = await scene.version("triage")
         await victim(scene)
@@ -209,7 +209,7 @@ async def test_what_was_warm_is_there_and_the_alias_where_it_was(scene: Scene, v
 
 @every_victim
 @pytest.mark.parametrize("state", [draining, retired])
-async def test_what_was_to_go_is_gone(scene: Scene, state: Way, victim: Victim) -> None:
+async def test_a_version_to_be_retired_is_removed(scene: Scene, state: Way, victim: Victim) -> None:
     async with state(scene):
         await victim(scene)
 

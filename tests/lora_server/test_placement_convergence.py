@@ -96,7 +96,7 @@ async def fleet(tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: An
         await asyncio.gather(*(server.kill() for server in fleet.servers))
 
 
-async def test_adapters_are_where_they_are_placed_as_engines_come_and_go(fleet: Fleet) -> None:
+async def test_adapters_follow_their_placement_as_engines_come_and_go(fleet: Fleet) -> None:
     await fleet.until_placed(3)
     await fleet.place(1, *NAMES)
     await fleet.until_placed(1)
@@ -113,7 +113,7 @@ async def test_adapters_are_where_they_are_placed_as_engines_come_and_go(fleet: 
     assert "it goes all the same" not in leaving.words
 
 
-async def test_a_copy_that_died_is_made_again_on_another_engine(fleet: Fleet) -> None:
+async def test_a_lost_copy_is_replaced_on_another_engine(fleet: Fleet) -> None:
     await fleet.place(2, *NAMES)
     await fleet.until_placed(2)
     killed = fleet.server(next(iter(fleet.where(fleet.versions["triage"], 1))))
@@ -122,7 +122,7 @@ async def test_a_copy_that_died_is_made_again_on_another_engine(fleet: Fleet) ->
     await fleet.until_placed(2)
 
 
-async def test_a_promotion_is_done_when_the_engines_on_which_it_is_placed_are_warm(fleet: Fleet) -> None:
+async def test_a_promotion_waits_until_the_placed_engines_have_loaded_it(fleet: Fleet) -> None:
     await fleet.place(1, "triage")
     following = await fleet.register("triage", 77, word="")
     (there,) = fleet.where(following, 1)
@@ -133,7 +133,7 @@ async def test_a_promotion_is_done_when_the_engines_on_which_it_is_placed_are_wa
     await fleet.until_placed(1)
 
 
-async def test_an_adapter_on_demand_is_loaded_where_it_is_asked_for(fleet: Fleet) -> None:
+async def test_an_adapter_on_demand_is_loaded_where_it_is_requested(fleet: Fleet) -> None:
     await fleet.place(0, "triage")
     following = await fleet.register("triage", 77)
     holders = await fleet.holders(following)
@@ -143,7 +143,7 @@ async def test_an_adapter_on_demand_is_loaded_where_it_is_asked_for(fleet: Fleet
     assert other.folder.name in await fleet.holders(following)
 
 
-async def test_a_placement_is_changed_by_compare_and_set_and_noted(fleet: Fleet) -> None:
+async def test_a_placement_change_is_conditional_and_recorded(fleet: Fleet) -> None:
     everywhere = pb.Placement(kind=pb.PLACEMENT_KIND_ALL)
     await fleet.place(2, "voice", expected=everywhere)
     with pytest.raises(grpc.aio.AioRpcError) as refused:

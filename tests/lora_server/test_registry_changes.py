@@ -37,7 +37,7 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
     return registry
 
 
-async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
+async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
     """Measured over twenty changes and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
@@ -85,14 +85,14 @@ async def _until(asks: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: AdapterRegistry) -> None:
+async def test_a_new_follower_gets_the_current_position_at_once(registry: AdapterRegistry) -> None:
     newest = await registry.wait_for_change("", 60)
 
     assert newest == (await registry.history("", 1))[0].id
     assert await registry.wait_for_change("0-0", 60) == newest
 
 
-async def test_without_a_change_the_wait_ends_where_it_began(
+async def test_without_a_change_the_position_is_unchanged(
     bounded_redis: BoundedRedis, registry: AdapterRegistry
 ) -> None:
     newest = await registry.wait_for_change("", 1)
@@ -136,7 +136,7 @@ async def test_a_follower_survives_that_redis_is_killed_and_started_again(
     assert await registry.wait_for_change(newest, 4) != newest
 
 
-async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: AdapterRegistry, valkey: Any) -> None:
+async def test_a_hanging_redis_is_reported_to_followers_in_time(registry: AdapterRegistry, valkey: Any) -> None:
     newest = await registry.wait_for_change("", 1)
     waiting = asyncio.create_task(registry.wait_for_change(newest, 0.5))
     await _all_wait(valkey, 1)
@@ -149,7 +149,7 @@ async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry
     assert time.monotonic() - began < 1.5
 
 
-async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valkey: Any) -> None:
+async def test_a_cancelled_follower_ends(registry: AdapterRegistry, valkey: Any) -> None:
     waiting = asyncio.create_task(registry.wait_for_change(await registry.wait_for_change("", 1), 4))
     await _all_wait(valkey, 1)
 
@@ -180,7 +180,7 @@ async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry
     assert all(abs(change.at_unix_ms / 1000 - time.time()) < 60 for change in everything)
 
 
-async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
+async def test_an_old_change_is_found_after_thousands_of_others(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     async with bounded_redis.client.pipeline() as pipe:
@@ -203,7 +203,7 @@ async def test_the_history_is_bounded(registry: AdapterRegistry, bounded_redis: 
     assert await bounded_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
-async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistry) -> None:
+async def test_a_lease_has_one_holder_until_it_is_released(registry: AdapterRegistry) -> None:
     assert await registry.acquire_lease("validate", "one", 60)
     assert await registry.acquire_lease("validate", "one", 60), "it can be lengthened"
     assert not await registry.acquire_lease("validate", "two", 60)
@@ -216,13 +216,13 @@ async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistr
     assert await registry.acquire_lease("validate", "two", 60)
 
 
-async def test_the_lease_of_one_who_died_ends(registry: AdapterRegistry) -> None:
+async def test_the_lease_of_a_dead_holder_expires(registry: AdapterRegistry) -> None:
     assert await registry.acquire_lease("validate", "one", 0.05)
 
     await _until(lambda: registry.acquire_lease("validate", "two", 60))
 
 
-async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: AdapterRegistry) -> None:
+async def test_engines_that_confirmed_a_version_are_listed_while_they_report(registry: AdapterRegistry) -> None:
     await registry.report_engine("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
     await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
     assert await registry.engines_holding(OLD) == ["engine-a", "engine-b"]
@@ -239,7 +239,9 @@ async def _nobody_holds(registry: AdapterRegistry, version: str) -> bool:
     return not await registry.engines_holding(version)
 
 
-async def test_an_engine_that_is_long_gone_is_forgotten(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+async def test_an_engine_that_stops_reporting_is_removed(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
     await registry.report_engine("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 

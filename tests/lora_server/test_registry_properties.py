@@ -50,7 +50,7 @@ PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
+async def test_the_state_is_consistent_with_its_history(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         base = secrets.token_hex(8)
         registry, reader = AdapterRegistry(redis, base), AdapterRegistry(redis, base)

@@ -113,7 +113,7 @@ async def replace(fleet: Fleet, server: ServerProcess, version: str, load: Load)
     assert load.streaming > 0
 
 
-async def test_one_copy_moves_from_engine_to_engine_and_loses_no_stream(fleet: Fleet) -> None:
+async def test_a_single_copy_moves_between_engines_without_losing_a_stream(fleet: Fleet) -> None:
     """The server that stops holds the only copy; the other one loads it before gateways stop using the first."""
     version = await register(fleet)
     one = pb.Placement(name="triage", kind=pb.PLACEMENT_KIND_COPIES, copies=1)

@@ -84,7 +84,7 @@ class Stream:
                     self.pieces += bool(json.loads(data)["choices"])
 
 
-async def test_answers_in_flight_end_where_the_engine_is_told_to_stop(lora_server: LoraServer) -> None:
+async def test_answers_in_flight_are_completed_when_the_engine_stops(lora_server: LoraServer) -> None:
     streams = [Stream() for _ in range(STREAMS)]
     async with aiohttp.ClientSession() as session:
         reading = [asyncio.create_task(stream.read(session, lora_server.engine_url)) for stream in streams]

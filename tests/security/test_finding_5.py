@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import plan
-from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.folder import JobFolder, open_inputs
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.key_store import KeyStore
@@ -43,7 +42,9 @@ def open_to_others(folder: Path) -> list[tuple[str, str]]:
     return [(str(path), oct(mode)) for path, mode in modes if mode & 0o077]
 
 
-async def test_finding_5_what_up_keeps_is_private_and_its_valkey_has_no_port(usual_umask: None, tmp_path: Path) -> None:
+async def test_finding_5_the_state_of_up_is_private_and_its_valkey_has_no_port(
+    usual_umask: None, tmp_path: Path
+) -> None:
     home, example = tmp_path / "home", tmp_path / "example"
     (example / "config").mkdir(parents=True)
     (example / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\n")
@@ -78,7 +79,7 @@ def ports_of(pid: int) -> list[str]:
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
 
 
-def test_finding_5_what_the_services_write_under_a_private_umask_is_private(target: Addresses) -> None:
+def test_finding_5_files_of_services_with_a_private_umask_are_private(target: Addresses) -> None:
     environment = Path(f"/proc/{target.gateway_pid}/environ").read_bytes().decode()
     wal = re.search(r"POINTSMAN_GATEWAY_WAL_DIR=([^\0]+)", environment)
     assert wal

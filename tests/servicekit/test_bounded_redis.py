@@ -43,7 +43,7 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy: None) -> None:
+async def test_a_reply_in_time_is_accepted_by_a_late_loop(busy: None) -> None:
     changes: list[bool] = []
     redis = calls(changes)
     for _ in range(5):
@@ -51,7 +51,7 @@ async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy:
     assert changes == []
 
 
-async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) -> None:
+async def test_a_busy_loop_waits_slightly_longer_for_a_missing_reply(busy: None) -> None:
     changes: list[bool] = []
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="nothing within 50 ms"):
@@ -60,7 +60,7 @@ async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) 
     assert changes == [False]
 
 
-async def test_a_loop_that_rests_waits_for_the_deadlines_alone() -> None:
+async def test_an_idle_loop_waits_exactly_until_the_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable):
         await calls([]).call(never)

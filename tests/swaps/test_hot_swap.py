@@ -48,7 +48,7 @@ async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Se
         yield services
 
 
-async def test_no_answer_fails_and_no_token_is_wrong_while_points_are_moved(services: Services) -> None:
+async def test_no_answer_fails_and_no_token_is_wrong_while_aliases_change(services: Services) -> None:
     made = adapters.trained_adapters()
     sets = {"red": made["red"], "green": made["green"][:2], "blue": made["blue"][:2]}
 
@@ -86,7 +86,7 @@ async def test_more_adapters_than_the_engine_holds_are_loaded_on_demand(services
     assert _loads_of(services, away) == before + 1
 
 
-async def test_a_canary_that_breaks_is_taken_back_and_the_stable_version_serves(services: Services) -> None:
+async def test_a_failing_canary_is_rolled_back_and_the_stable_version_serves(services: Services) -> None:
     red = adapters.trained_adapters()["red"]
     stable, broken = [await services.register("red", adapter.folder) for adapter in red[:2]]
     await services.promote("red@prod", stable)

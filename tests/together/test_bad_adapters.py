@@ -253,7 +253,7 @@ async def base_is_as_before(lora_server: LoraServer) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("what", SPOILT)
-async def test_a_spoilt_adapter_is_refused_with_its_own_reason(
+async def test_an_invalid_adapter_is_rejected_with_its_own_reason(
     lora_server: LoraServer, adapter: Adapter, what: str
 ) -> None:
     code, spoil = SPOILT[what]
@@ -284,7 +284,7 @@ async def test_a_damaged_file_is_refused(
     assert await lora_server.refusal("bad", str(path.parent)) == code
 
 
-async def test_other_files_than_an_adapters_are_refused(
+async def test_files_that_are_not_an_adapters_are_rejected(
     lora_server: LoraServer, adapter: Adapter, tmp_path: Path
 ) -> None:
     folder = adapter.write()
@@ -303,7 +303,7 @@ async def test_a_name_that_could_be_a_path_is_refused(lora_server: LoraServer, a
     assert await lora_server.refusal(name, str(adapter.write())) == "bad_name"
 
 
-async def test_a_path_that_climbs_or_leads_nowhere_is_refused(lora_server: LoraServer, adapter: Adapter) -> None:
+async def test_a_path_outside_of_the_folder_or_missing_is_rejected(lora_server: LoraServer, adapter: Adapter) -> None:
     folder = adapter.write()
 
     assert await lora_server.refusal("bad", f"{folder}/../{folder.name}") == "path_outside"
@@ -311,7 +311,7 @@ async def test_a_path_that_climbs_or_leads_nowhere_is_refused(lora_server: LoraS
     assert await lora_server.refusal("bad", "/nowhere/ünïcode") == "unknown_folder"
 
 
-async def test_an_adapter_that_never_ends_its_turn_is_refused(lora_server: LoraServer, adapter: Adapter) -> None:
+async def test_an_adapter_that_never_ends_its_turn_is_rejected(lora_server: LoraServer, adapter: Adapter) -> None:
     folder = adapter.write()
     row = {"messages": [{"role": "user", "content": "Where is my train?"}], "answer": "The next train to"}
     (folder / "samples.jsonl").write_text(json.dumps(row))
@@ -321,9 +321,7 @@ async def test_an_adapter_that_never_ends_its_turn_is_refused(lora_server: LoraS
     assert await lora_server.refusal("bad", str(folder)) == "bad_samples"
 
 
-async def test_the_engine_lives_on_when_the_folders_behind_it_are_deleted(
-    lora_server: LoraServer, adapter: Adapter
-) -> None:
+async def test_the_engine_survives_the_deletion_of_adapter_folders(lora_server: LoraServer, adapter: Adapter) -> None:
     """Without the guard, vLLM dies if an adapter was evicted, its folder is deleted, and it is requested."""
     versions = []
     for seed in range(SLOTS + 1):

@@ -187,7 +187,7 @@ async def asking(way: Way, desk: Desk, asked: Asked) -> AsyncIterator["asyncio.T
 
 
 @every_way
-async def test_while_it_is_queued(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_while_queued(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         async with asking(way, desk, Asked(f"{number} Tell me of trains.")) as task:
             await look.until((RUNNING, WAITING), lambda running, waiting: (running, waiting) == (PLACES, 1))
@@ -206,7 +206,7 @@ async def test_while_it_is_queued(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         asked = Asked(f"{way.__name__} {number} {time.time_ns()} " + "ticket " * 3000)  # no prefix of it is cached
         (before,) = await look.read(GENERATED)
@@ -222,7 +222,7 @@ async def test_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         asked = Asked(f"{number} Tell me a very long story about trains.")
         (before,) = await look.read(GENERATED)
@@ -237,7 +237,7 @@ async def test_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_while_it_retrieves(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_during_retrieval(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         before = await look.read(GENERATED, "vllm:prompt_tokens_total")
         with _stopped(desk.retriever):
@@ -260,7 +260,7 @@ def _stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_what_was_stopped_is_metered_as_cancelled(desk: Desk) -> None:
+async def test_stopped_requests_are_metered_as_cancelled(desk: Desk) -> None:
     async with httpx.AsyncClient() as client:
         lines = (await client.get(f"{desk.http}/metrics")).text.splitlines()
     cancelled = [line for line in lines if line.startswith("pointsman_requests_total") and '"cancelled"' in line]

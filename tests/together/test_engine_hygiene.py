@@ -129,7 +129,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [_adapter(tmp_path_factory.mktemp("loud"), seed) for seed in range(2 * SLOTS)]
 
 
-async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None:
+async def test_routes_that_change_the_engine_are_disabled(house: House) -> None:
     for headers in ({}, {SECRET_HEADER: house.secret()}):
         for path in CLOSED:
             for method in ("GET", "POST"):
@@ -139,7 +139,7 @@ async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None
                 assert (path, method, answer.status_code) == (path, method, 404)
 
 
-async def test_the_guards_own_routes_are_there_for_the_lora_server_alone(house: House, loud: list[Path]) -> None:
+async def test_the_guards_own_routes_are_for_the_lora_server_only(house: House, loud: list[Path]) -> None:
     for headers in ({}, {SECRET_HEADER: "guessed"}):
         answers = [
             await house.http.get("/pointsman/v1/adapters", headers=headers),
@@ -160,7 +160,7 @@ async def test_no_request_loads_an_adapter_by_its_path(house: House, loud: list[
     assert (await house.report())["in_engine"] == 0
 
 
-async def test_no_public_answer_tells_where_anything_lies(house: House, loud: list[Path]) -> None:
+async def test_public_answers_contain_no_paths(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@1", loud[0])
     await house.text("a@1")
 
@@ -176,7 +176,7 @@ async def test_no_public_answer_tells_where_anything_lies(house: House, loud: li
     await house.empty()
 
 
-async def test_what_is_removed_frees_its_slot_and_each_version_answers_with_its_own_weights(
+async def test_a_removed_version_frees_its_slot_and_each_version_uses_its_own_weights(
     house: House, loud: list[Path]
 ) -> None:
     """Loads twice as many as there are slots, two times; the second time, they get ids and slots of others."""
@@ -200,7 +200,7 @@ async def test_what_is_removed_frees_its_slot_and_each_version_answers_with_its_
     await house.empty()
 
 
-async def test_a_full_engine_refuses_and_throws_nobody_out(house: House, loud: list[Path]) -> None:
+async def test_a_full_engine_rejects_loads_and_evicts_nothing(house: House, loud: list[Path]) -> None:
     for number in range(SLOTS):
         await house.engine.load(f"a@{number}", loud[number])
 
@@ -212,7 +212,7 @@ async def test_a_full_engine_refuses_and_throws_nobody_out(house: House, loud: l
     await house.empty()
 
 
-async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(house: House, loud: list[Path]) -> None:
+async def test_answers_in_flight_keep_their_slot_until_they_end(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     whole = await _streamed(house, "a@0")
 
@@ -234,7 +234,7 @@ async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(
     assert (await house.report())["in_engine"] == 0
 
 
-async def test_a_closed_adapter_is_opened_again_without_its_folder(house: House, loud: list[Path]) -> None:
+async def test_a_closed_adapter_is_reopened_without_its_folder(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     text = await house.text("a@0")
     await house.engine.close_adapter("a@0")
@@ -245,7 +245,7 @@ async def test_a_closed_adapter_is_opened_again_without_its_folder(house: House,
     await house.empty()
 
 
-async def test_who_hangs_up_holds_no_slot(house: House, loud: list[Path]) -> None:
+async def test_a_disconnect_releases_the_slot(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     begun = asyncio.Event()
     answer = asyncio.create_task(_streamed(house, "a@0", begun, tokens=400))
@@ -259,7 +259,7 @@ async def test_who_hangs_up_holds_no_slot(house: House, loud: list[Path]) -> Non
     await house.empty()
 
 
-async def test_a_poisoned_engine_is_found_and_started_again(house: House, tmp_path: Path) -> None:
+async def test_a_corrupted_engine_is_detected_and_restarted(house: House, tmp_path: Path) -> None:
     """Loads a corrupting adapter directly into the engine, without checks."""
     await house.engine.load("bad@1", _adapter(tmp_path, seed=0, weights=np.nan))
     await house.probe.check()  # as long as it is not used, it has no effect
@@ -276,7 +276,7 @@ async def test_a_poisoned_engine_is_found_and_started_again(house: House, tmp_pa
     assert await house.engine.list_adapters() == {}
 
 
-async def test_an_answer_in_flight_ends_whole_when_the_engine_is_told_to_stop(house: House) -> None:
+async def test_an_answer_in_flight_is_completed_when_the_engine_stops(house: House) -> None:
     """The last test of this module, because it stops the engine."""
     whole = await _streamed(house, NAME)
     begun = asyncio.Event()

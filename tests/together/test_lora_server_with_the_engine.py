@@ -115,7 +115,7 @@ def loud_adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-async def test_adapters_are_loaded_asked_and_there_again_after_the_engine_was_killed(
+async def test_adapters_are_loaded_used_and_restored_after_a_kill_of_the_engine(
     lora_server: LoraServer, loud_adapters: list[Path]
 ) -> None:
     state = await lora_server.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
@@ -138,7 +138,7 @@ async def test_adapters_are_loaded_asked_and_there_again_after_the_engine_was_ki
     assert len({base, *others}) == 4
 
 
-async def test_an_adapter_of_another_base_model_is_refused_and_the_engine_does_not_know_it(
+async def test_an_adapter_of_another_base_model_is_rejected_and_not_loaded(
     lora_server: LoraServer, loud_adapters: list[Path]
 ) -> None:
     state = await lora_server.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
