@@ -23,7 +23,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-from tests.standing import EXAMPLE, standing
+from tests.running_example import EXAMPLE, run_example
 
 MODEL = "smollm2-135m"
 PLACES = 2
@@ -57,7 +57,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """The example with an engine that has few slots and short steps."""
     home = tmp_path_factory.mktemp("home")
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
-    with standing(example, home, ENVIRONMENT) as it:
+    with run_example(example, home, ENVIRONMENT) as it:
         yield Desk(it.url, it.grpc, it.run["engine"], it.run["processes"]["retriever"]["pid"])
 
 
