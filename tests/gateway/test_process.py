@@ -105,12 +105,12 @@ async def test_a_signal_stops_it_cleanly(process: asyncio.subprocess.Process, wh
     assert b"Traceback" not in errors
 
 
-@pytest.mark.parametrize("door", ["http_listen", "grpc_listen"])
+@pytest.mark.parametrize("setting", ["http_listen", "grpc_listen"])
 async def test_a_port_in_use_is_reported_with_its_address(
-    settings: dict[str, str], engine: ScriptedEngine, api: str
+    settings: dict[str, str], engine: ScriptedEngine, setting: str
 ) -> None:
     taken = engine.url.removeprefix("http://")
-    code, out, errors = await ended(await start(**settings | {api: taken}))
+    code, out, errors = await ended(await start(**settings | {setting: taken}))
     assert (code, out) == (1, "")
     assert f"pointsman_gateway: cannot listen on {taken}: " in errors
     assert "Traceback" not in errors
