@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2
-from pointsman_cli.doctor.findings import Level
-from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
+from pointsman_cli.doctor.machine import Level, Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
 from tests.gateway.doubles.config_folder import ConfigFolder

@@ -3,9 +3,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from pointsman_cli.documents import MAX_BYTES, Document, read_documents
 from pointsman_cli.errors import UsageError
-from pointsman_cli.sources import title_of
+from pointsman_cli.sources import MAX_BYTES, Document, read_documents, title_of
 
 
 def test_a_folder_yields_its_texts_with_ids_and_titles(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from pointsman_cli.data_dir import DataDir, Run, read_run
-from pointsman_cli.doctor.findings import ok
+from pointsman_cli.doctor.machine import ok
 from pointsman_cli.doctor.running import check_running
 from pointsman_cli.processes import alive_processes, process_tree
 from pointsman_cli.up.plan import Addresses

@@ -22,6 +22,8 @@ def test_dependencies_start_first(plan: Plan) -> None:
 
 
 def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: Plan, example_folder: Path) -> None:
+    assert plan.retriever
+    assert plan.lora_server
     retriever, lora_server, gateway = (
         plan.retriever.environment,
         plan.lora_server.environment,
@@ -42,6 +44,7 @@ def test_the_gateway_has_a_wal_folder_in_the_data_directory(plan: Plan) -> None:
 
 
 def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
+    assert plan.retriever
     assert (
         plan.gateway.environment["POINTSMAN_GATEWAY_EMBEDDING_MODEL"]
         == plan.retriever.environment["POINTSMAN_RETRIEVER_EMBEDDING_MODEL"]
@@ -50,6 +53,7 @@ def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
 
 
 def test_the_engine_serves_the_base_model_from_the_data_directory(plan: Plan) -> None:
+    assert plan.lora_server
     environment = plan.lora_server.environment
 
     assert environment["POINTSMAN_LORA_BASE_MODEL"] == "/home/.pointsman/models/smollm2-135m"

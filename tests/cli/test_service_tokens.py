@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from pointsman_cli.data_dir import DataDir, Run, write_run
+from pointsman_cli.data_dir import DataDir, Run, authenticate_to, token_for, write_run, write_tokens
 from pointsman_cli.errors import CommandError
 from pointsman_cli.options import lora_server_address, retriever_address
-from pointsman_cli.service_tokens import authenticate_to, token_for, write_tokens
 from pointsman_servicekit.service_tokens import Role, parse_peers
 
 RETRIEVER, LORA_SERVER = "127.0.0.1:20001", "127.0.0.1:20002"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
-from pointsman_cli.train.events import Evaluation, Message, Step, parse_event
+from pointsman_cli.train.progress import Evaluation, Message, Step, parse_event
 from pointsman_servicekit.errors import InvalidArgument
 
 Cli = Callable[..., Any]

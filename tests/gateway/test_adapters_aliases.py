@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from pointsman_gateway.config.schema import PolicyConfig
+from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
 from pointsman_gateway.engines.engines import Engines

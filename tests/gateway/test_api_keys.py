@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Resour
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.keys.records import KeyScope, Limits
-from pointsman_servicekit.keys.usage import UsageStore
+from pointsman_servicekit.keys.redis_layout import UsageStore
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning

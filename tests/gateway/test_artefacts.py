@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.artifact import (
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import (
+    ClassifierModel,
     CorruptClassifier,
     FitOrigin,
+    FitSettings,
     StaleClassifier,
     fit_origin,
     load,
     save,
 )
-from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from pointsman_gateway.classification.reader import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
+from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 from pointsman_servicekit.errors import InvalidArgument
 

@@ -26,7 +26,9 @@ def load_and_check(folder: Path) -> Config:
 def test_a_valid_folder_is_loaded(config_folder: ConfigFolder) -> None:
     config = load_and_check(config_folder.write())
     assert list(config.paths.paths) == list(config_folder.paths)
-    assert config.models.models["tiny"].usd_per_million_tokens.completion == 4.0
+    prices = config.models.models["tiny"].usd_per_million_tokens
+    assert prices
+    assert prices.completion == 4.0
     assert config.examples["triage"][0].output == '{"intent": "lost_item"}'
     assert config.examples["chat"][0].output is None
     assert config.prompts["persona.txt"] == "You are Wren."

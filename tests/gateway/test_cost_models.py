@@ -164,6 +164,9 @@ class Linear:
         by_request, by_token = self.costs[path.name]
         return requests * by_request + tokens * by_token
 
+    def is_priced(self, path: Path) -> bool:
+        return True
+
 
 PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
 

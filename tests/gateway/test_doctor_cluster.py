@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.findings import Level
+from pointsman_cli.doctor.machine import Level
 
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.valkey import Valkey

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings

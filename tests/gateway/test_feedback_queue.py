@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, Stored

@@ -5,8 +5,7 @@ from pathlib import Path as FilePath
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.models_file import DnsName
-from pointsman_gateway.config.schema import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, DnsName, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.dns_groups import EngineGroup
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import Config, ConfigError, load_config
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.datasets.build import BuildOrder, build, plan_report, read_evaluation_keys, read_teacher_answers
-from pointsman_lab.datasets.files import WrittenDataSet
-from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
+from pointsman_lab.datasets.rows import Row, Source, WrittenDataSet, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
 from pointsman_lab.__main__ import main
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.receipt import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
@@ -70,7 +70,7 @@ def test_a_paths_own_prompt_tokens_do_not_depend_on_the_requests_length() -> Non
     expected.statistics.add(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
     longer = Request("auto", (Message("user", "x" * 4000),))
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
-    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * expected.usd(path, longer) * 10**12)
+    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * (expected.usd(path, longer) or 0) * 10**12)
     assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
@@ -16,7 +16,7 @@ from pointsman_gateway.request_log.store import Batch
 from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
 from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.api_clients import ApiClient, HttpClient

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.engines.engines import engine_settings
 
 from tests.gateway.doubles.config_folder import ConfigFolder

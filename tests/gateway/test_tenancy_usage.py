@@ -11,8 +11,7 @@ from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
-from pointsman_servicekit.keys.redis_layout import Window
-from pointsman_servicekit.keys.usage import UsageStore, sum_counts
+from pointsman_servicekit.keys.redis_layout import UsageStore, Window, sum_counts
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import CompletedAnswer
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis

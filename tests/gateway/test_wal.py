@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json

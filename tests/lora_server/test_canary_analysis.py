@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pointsman_lora_server.adapters.canary import (
-    min_rate_excess,
-    roll_back_failing_canaries,
-    rollback_reason,
-)
+from pointsman_lora_server.adapters.promotion import min_rate_excess, roll_back_failing_canaries, rollback_reason
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.bounded_redis import open_redis

@@ -16,9 +16,9 @@ from pointsman_retriever.chunking.blocks import (
     chunk_document,
     split_blocks,
 )
-from pointsman_retriever.chunking.chunkers import make_chunkers
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import MarkdownChunker
+from pointsman_retriever.chunking.sandboxed import make_chunkers
 from pointsman_retriever.domain import Document
 
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_servicekit.document_sketches import Sketch, changed_share
+from pointsman_servicekit.statistics import Sketch, changed_share
 
 from tests.grpc_stubs import health_stub
 from tests.retriever.client import Client, Refusal, Start

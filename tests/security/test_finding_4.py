@@ -14,7 +14,7 @@ from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_
 from pointsman.v1 import retriever_pb2 as retriever_pb
 from pointsman.v1 import training_pb2 as training_pb
 from pointsman_lora_server.grpc import adapter_servicer, training_servicer
-from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.folder import open_inputs
 from pointsman_lora_server.jobs.job import JobRequest
 from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.grpc import servicer as retriever_servicer

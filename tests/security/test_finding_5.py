@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import plan
-from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.folder import JobFolder, open_inputs
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.key_store import KeyStore

@@ -1,7 +1,7 @@
 """Two states of a collection are compared by small sketches."""
 
 import pytest
-from pointsman_servicekit.document_sketches import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
+from pointsman_servicekit.statistics import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
 
 
 def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:

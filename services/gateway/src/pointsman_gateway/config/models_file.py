@@ -1,12 +1,13 @@
 """The schema of models.yaml: models with their prices, engines, timeouts, circuit breaker and retries."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import (
@@ -91,9 +92,20 @@ class Prices(Strict):
     completion: float = Field(ge=0)
 
 
+def _none_if_unknown(written: object) -> object:
+    if written == "unknown":
+        return None
+    if not isinstance(written, Mapping | Prices):
+        raise ValueError("write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown")
+    return written
+
+
 class ModelConfig(Strict):
     context_window: int = Field(ge=1, description="tokens, prompt and answer together")
-    usd_per_million_tokens: Prices
+    usd_per_million_tokens: Annotated[Prices | None, BeforeValidator(_none_if_unknown)] = Field(
+        description="or `unknown`: costs in dollars are then null, and no budget in dollars may pay for it"
+    )
+    """None if it is unknown."""
 
 
 class Timeouts(Strict):
@@ -271,10 +283,15 @@ class CachePrices(Strict):
 
 
 class ModelsFile(Strict):
-    prices_as_of: date = Field(description="the day on which the prices were last checked, YYYY-MM-DD")
+    prices_as_of: date | None = Field(
+        default=None,
+        description="the day on which the prices were last checked, YYYY-MM-DD; required if anything has a price",
+    )
     models: dict[ModelName, ModelConfig]
     engines: dict[str, EngineConfig]
-    retrieval: RetrievalPrices
+    retrieval: RetrievalPrices | None = Field(
+        default=None, description="required if a path looks something up; unset: embedding a request costs nothing"
+    )
     cache: CachePrices | None = Field(default=None, description="required if a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
@@ -291,6 +308,16 @@ class ModelsFile(Strict):
         both = self.models.keys() & self.embeddings.keys()
         if both:
             raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        return self
+
+    @model_validator(mode="after")
+    def _prices_have_a_date(self) -> "ModelsFile":
+        hourly = any(engine.usd_per_hour for engine in self.engines.values())
+        tokens = any(model.usd_per_million_tokens is not None for model in self.models.values())
+        if self.prices_as_of is None and (
+            hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training
+        ):
+            raise ValueError("'prices_as_of' is missing: the day on which the prices were last checked, YYYY-MM-DD")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
 from typing import Any, Protocol
 
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
@@ -53,7 +54,7 @@ class CandidateView:
     role: str
     quality: Quality | None
     answers: float
-    usd_per_1k: float
+    usd_per_1k: float | None
     estimated: bool
     """The cost is estimated, because the path has not answered yet."""
     p95_seconds: float
@@ -126,8 +127,6 @@ class DecisionView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The adapter versions of one engine."""
-
     engine: str
     problem: str
     """Why its lora-server cannot be read; empty if it can."""
@@ -136,8 +135,6 @@ class EngineAdapters:
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """All adapters of a base model."""
-
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
@@ -226,7 +223,7 @@ def _to_candidate_view(candidate: CandidatePreview, confidence: float) -> Candid
         role=candidate.role,
         quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
         answers=known.answers,
-        usd_per_1k=candidate.known.cost_usd * ANSWERS_PER_PRICE,
+        usd_per_1k=None if isinf(candidate.known.cost_usd) else candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,
         p95_seconds=known.p95_seconds,
         unavailable=candidate.unavailable,

@@ -18,7 +18,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.config.models_file import Timeouts
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
@@ -47,8 +47,6 @@ class CompletionRequest:
 
 @value
 class EngineRequest:
-    """A request to one engine."""
-
     engine: str
     url: str
     model: str

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from pointsman_servicekit.errors import Unavailable
 
+from pointsman_gateway.config.models_file import BreakerConfig, EngineConfig, ModelsFile, Timeouts
 from pointsman_gateway.config.providers import DEFAULT_PROVIDER, RequestFields, request_fields
-from pointsman_gateway.config.schema import BreakerConfig, EngineConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Caller, Path, Sampling
 from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState

@@ -11,7 +11,7 @@ from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.config.schema import ResilienceConfig
+from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (

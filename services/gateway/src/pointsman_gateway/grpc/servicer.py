@@ -17,7 +17,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import to_status
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import cache_mode, cost_header, decision_headers, identify_caller
+from pointsman_gateway.codec.headers import cache_mode, cost_headers, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages
@@ -65,7 +65,7 @@ def trailing_metadata(
     if receipt is not None:
         usage = receipt.usage
         sent += [
-            ("x-pointsman-cost-usd", cost_header(receipt)[1].decode()),
+            *((name.decode(), cost.decode()) for name, cost in cost_headers(receipt)),
             ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
             ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
             ("x-pointsman-cached-tokens", str(usage.cached_tokens)),

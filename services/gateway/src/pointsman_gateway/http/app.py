@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Scope
 
 from pointsman_gateway.http import routes
 from pointsman_gateway.http.asgi_app import GatewayApp
-from pointsman_gateway.http.console.api import add_console
+from pointsman_gateway.http.console import add_console
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.errors import add_error_handlers, record_rejection
 from pointsman_gateway.http.openai.chat import ChatRoute, chat

@@ -28,7 +28,7 @@ async def route(body: RouteBody, request: Request) -> Response:
     return JSONResponse(_decision_body(routed.decision, costs, routed.prompt))
 
 
-def _decision_body(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> dict[str, Any]:
+def _decision_body(decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": decision.id,
         "task": decision.task,

@@ -110,7 +110,7 @@ class Pipeline:
             failure = None  # breaks the reference cycle between the error's traceback and this frame
         return Routed(decision, prompt)
 
-    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """The expected dollars of the request on each path that was considered."""
         return self.current().router.costs(request, decision)
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound
 
-from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import StaleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
@@ -109,7 +111,7 @@ class Router:
         plan = self._plan(request, labels, key)
         return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
 
-    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """Return the expected cost of the request in dollars, by path, for the paths that were considered."""
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
@@ -259,9 +261,10 @@ class _Context:
 
     def _candidate(self, path: Path) -> Candidate:
         evidence = self._router._evidence.of(self.task, path)
-        has_cost = evidence.answers > 0
-        cost = evidence.mean_cost_usd if has_cost else self._router._expected_cost.usd(path, self.request)
-        return Candidate(path.name, evidence, cost)
+        cost = self._router._expected_cost.usd(path, self.request)
+        if cost is None:
+            return Candidate(path.name, evidence, inf)
+        return Candidate(path.name, evidence, evidence.mean_cost_usd if evidence.answers > 0 else cost)
 
 
 @lru_cache(maxsize=1024)

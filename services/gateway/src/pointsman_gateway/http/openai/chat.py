@@ -160,7 +160,6 @@ def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
 
 
 def includes_usage(options: StreamOptions | None) -> bool:
-    """Whether a stream ends with its usage."""
     return options is not None and bool(options.include_usage)
 
 
