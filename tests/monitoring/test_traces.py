@@ -5,7 +5,7 @@ import pytest
 from tests.gateway.doubles.otlp_agent import Arrived
 from tests.monitoring.monitored_run import MonitoredRun
 
-DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
+API_SPANS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
 ENOUGH = 10
 """A number of requests that a minute of load always exceeds."""
 
@@ -24,13 +24,13 @@ def test_every_engine_request_belongs_to_its_gateway_trace(
     by_id: dict[str, Arrived], of_the_engine: list[Arrived]
 ) -> None:
     assert len(of_the_engine) >= ENOUGH
-    doors = set()
+    api_spans = set()
     for span in of_the_engine:
         asked = by_id[span.parent_id]  # so the lora-server's own questions make none
         assert (asked.service, asked.trace_id) == ("pointsman-gateway", span.trace_id)
         assert asked.name.startswith("chat ")
-        doors.add(_top(asked, by_id).name)
-    assert doors == DOORS
+        api_spans.add(_top(asked, by_id).name)
+    assert api_spans == API_SPANS
 
 
 def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
