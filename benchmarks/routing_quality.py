@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import routing_data
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.artifact import fit_origin, load, save
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings
+from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings, fit_origin, load, save
 from pointsman_gateway.domain import Labels
 from routing_data import RoutingSet
 from routing_scores import Answer, scores

@@ -54,7 +54,7 @@ def variables_of(page: Path) -> set[str]:
 
 
 @page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
@@ -65,7 +65,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @page
-def test_every_file_target_setting_and_metric_is_there(page: Path) -> None:
+def test_every_named_file_target_setting_and_metric_exists(page: Path) -> None:
     code, targets = code_of(page), re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     paths = re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", code)
     missing = {path for path in paths if not (ROOT / path).exists()}
@@ -79,7 +79,7 @@ def test_every_file_target_setting_and_metric_is_there(page: Path) -> None:
 
 
 @page
-def test_every_command_and_option_is_there(page: Path) -> None:
+def test_every_named_command_and_option_exists(page: Path) -> None:
     for line in re.findall(
         r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?pointsman ((?:[a-z]|--).*)", code_of(page), re.MULTILINE
     ):
@@ -94,7 +94,7 @@ def test_every_command_and_option_is_there(page: Path) -> None:
         assert not unknown, f"pointsman {line}: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
 
 
-def test_nothing_is_left_out() -> None:
+def test_everything_is_documented() -> None:
     assert variables_of(ROOT / "docs/architecture.md") >= SETTINGS, "docs/architecture.md lists every setting"
     listed = {*re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text())}
     assert listed >= {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}, "README.md leads to every page"

@@ -33,7 +33,7 @@ def said(
 WHOLE = said("ruby", " one", " ruby", " two")
 
 
-def test_the_known_text_of_the_version_that_serves_is_right(history: AliasHistory) -> None:
+def test_the_known_text_of_the_serving_version_is_correct(history: AliasHistory) -> None:
     verdict = check_answers([WHOLE, replace(WHOLE, requested="path:red")], TEXTS, history)
     assert (verdict.answers, verdict.tokens, verdict.failed, verdict.wrong_tokens, verdict.late) == (2, 8, 0, 0, 0)
 
@@ -51,37 +51,37 @@ def test_a_text_that_ends_before_its_known_end_is_wrong(history: AliasHistory) -
     assert check_answers([said("ruby", " one")], TEXTS, history).wrong_tokens == 1
 
 
-def test_a_text_that_goes_on_behind_its_known_end_is_wrong(history: AliasHistory) -> None:
+def test_a_text_that_continues_after_its_known_end_is_wrong(history: AliasHistory) -> None:
     assert check_answers([said("ruby", " one", " ruby", " two", " three")], TEXTS, history).wrong_tokens == 1
 
 
-def test_what_was_cut_by_the_length_is_right_as_far_as_it_goes(history: AliasHistory) -> None:
+def test_a_text_cut_by_the_token_limit_is_correct_so_far(history: AliasHistory) -> None:
     assert check_answers([replace(said("ruby", " one"), finish="length")], TEXTS, history).wrong_tokens == 0
 
 
-def test_the_right_text_of_a_version_to_which_the_alias_no_longer_points_is_wrong(history: AliasHistory) -> None:
+def test_the_text_of_a_version_after_the_allowed_delay_is_wrong(history: AliasHistory) -> None:
     stale = [replace(piece, started=21.0 + ALIAS_DELAY_SECONDS + 0.01) for piece in [WHOLE]]
     later = [replace(one, chunks=tuple((at + 10, piece) for at, piece in one.chunks)) for one in stale]
     assert check_answers(later, TEXTS, history).wrong_tokens == 4
 
 
-def test_the_former_version_within_the_promise_s_time_is_late_and_not_wrong(history: AliasHistory) -> None:
+def test_the_previous_version_within_the_allowed_delay_is_late_and_not_wrong(history: AliasHistory) -> None:
     verdict = check_answers(
         [said("ruby", " one", " ruby", " two", started=21.0 + ALIAS_DELAY_SECONDS / 2)], TEXTS, history
     )
     assert (verdict.wrong_tokens, verdict.late) == (0, 1)
 
 
-def test_a_version_that_serves_before_its_move_was_called_is_wrong(history: AliasHistory) -> None:
+def test_a_version_that_serves_before_its_promotion_is_wrong(history: AliasHistory) -> None:
     assert check_answers([said("cherry", " one", " cherry", " two", model=CHERRY)], TEXTS, history).wrong_tokens == 4
 
 
-def test_the_new_version_may_answer_a_request_that_began_before_the_move(history: AliasHistory) -> None:
+def test_the_new_version_may_answer_a_request_sent_before_the_promotion(history: AliasHistory) -> None:
     early = said("cherry", " one", " cherry", " two", model=CHERRY, started=19.95)
     assert check_answers([early], TEXTS, history).wrong_tokens == 0
 
 
-def test_the_base_model_is_held_to_what_it_is_sure_of_and_to_nothing_that_only_an_adapter_says(
+def test_the_base_model_must_generate_its_known_text_and_no_adapters_phrase(
     history: AliasHistory,
 ) -> None:
     sure = said("Because", " it", " is", " so", model=BASE, requested=BASE)
@@ -92,10 +92,10 @@ def test_the_base_model_is_held_to_what_it_is_sure_of_and_to_nothing_that_only_a
     assert check_answers([foreign], TEXTS, history).wrong_tokens == 1
 
 
-def test_the_base_model_asked_for_and_an_adapter_s_name_on_the_answer_is_wrong(history: AliasHistory) -> None:
+def test_an_adapters_answer_to_a_request_for_the_base_model_is_wrong(history: AliasHistory) -> None:
     assert check_answers([replace(WHOLE, requested=BASE)], TEXTS, history).wrong_tokens == 4
 
 
-def test_a_broken_answer_has_failed_and_what_came_of_it_is_judged_too(history: AliasHistory) -> None:
+def test_a_failed_answer_is_counted_and_its_tokens_are_checked(history: AliasHistory) -> None:
     verdict = check_answers([said("cherry", error="cut"), said(error="status 503")], TEXTS, history)
     assert (verdict.failed, verdict.wrong_tokens, verdict.errors["cut"]) == (2, 1, 1)

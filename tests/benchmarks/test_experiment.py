@@ -46,7 +46,7 @@ REPORTS = {
 }
 
 
-def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
+def test_the_gateway_accepts_the_experiments_configuration(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
     config = load_config(folder / "config", {})
     bootstrap.check_config(config)
@@ -56,7 +56,7 @@ def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_held_out_rows_can_be_scored_and_are_shown_to_no_path(tmp_path: Path, task: str) -> None:
+def test_held_out_rows_can_be_scored_and_occur_in_no_prompt_or_training_set(tmp_path: Path, task: str) -> None:
     folder = write_folder(tmp_path / "helpdesk", {})
     config = load_config(folder / "config", {})
     metric = config.tasks.tasks[task].metric
@@ -76,7 +76,7 @@ def _right_answer(expected: object) -> str:
     return expected if isinstance(expected, str) else json.dumps(expected)
 
 
-def test_each_claim_stands_beside_what_was_measured() -> None:
+def test_the_table_compares_each_claim_with_the_measurement() -> None:
     page = f"Before.\n{table.BEGIN}\nSTALE\n{table.END}\nAfter.\n"
     written = table.insert_results(page, REPORTS, {"a": 0.01})
     assert written.startswith("Before.\n")
@@ -90,7 +90,7 @@ def test_each_claim_stands_beside_what_was_measured() -> None:
     assert table.insert_results(written, REPORTS, {"a": 0.01}) == written
 
 
-def test_the_picture_shows_every_path() -> None:
+def test_the_chart_shows_every_path() -> None:
     drawn = chart.draw_chart(REPORTS)
     assert drawn.count("95 % interval") == 1
     for task in REPORTS.values():

@@ -53,7 +53,7 @@ async def ask(port: int, body: bytes) -> Answer:
         connection.close()
 
 
-def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not() -> None:
+def test_noise_and_a_decrease_count_as_flat_and_a_slow_increase_does_not() -> None:
     chance = random.Random(1)
     seconds = [2.0 * number for number in range(500)]
     jitter = [chance.gauss(0, 0.5) for _ in seconds]
@@ -64,7 +64,7 @@ def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not
     assert creeping.low < 20 < creeping.high
 
 
-def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters() -> None:
+def test_correlated_values_have_a_wider_interval_than_independent_ones() -> None:
     chance = random.Random(2)
     seconds = [2.0 * number for number in range(500)]
     wander, held = 0.0, []
@@ -77,7 +77,7 @@ def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters() -> 
     assert wandering.high - wandering.low > 3 * (jittering.high - jittering.low)
 
 
-def test_a_few_measurements_say_nothing_of_the_slope() -> None:
+def test_the_slope_of_a_few_measurements_has_an_infinite_interval() -> None:
     assert fit_slope([0, 1, 2], [1, 2, 3]).low == float("-inf")
 
 
@@ -90,7 +90,7 @@ def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size: int)
     assert (stream.ticks, stream.complete) == (4, True)
 
 
-def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since() -> None:
+def test_an_aborted_stream_is_incomplete_and_its_silence_counts_as_a_gap() -> None:
     stream = Stream(started=0, last=0)
     stream.receive(answers.content(answers.TICK))
     stream.finish(stream.last + 7)
@@ -98,7 +98,7 @@ def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since
     assert stream.longest_gap >= 7
 
 
-async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_words_and_usage(
+async def test_the_mock_engines_plain_and_streamed_answers_have_equal_text_and_usage(
     engines: dict[str, int],
 ) -> None:
     plain = json.loads((await ask(engines["at_once"], ASKED)).body)
@@ -110,7 +110,7 @@ async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_wor
     assert events[-2:] == [b"data: [DONE]", b""]
 
 
-async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engines: dict[str, int]) -> None:
+async def test_each_port_of_the_mock_engine_has_its_own_behaviour(engines: dict[str, int]) -> None:
     paced = await ask(engines["paced"], STREAMED)
     assert paced.body.count(answers.TICK.encode()) == 5
     assert paced.body.endswith(answers.DONE)
@@ -119,18 +119,18 @@ async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engin
         await ask(engines["cutting"], STREAMED)
 
 
-async def test_every_request_of_a_fixed_rate_is_asked_and_counted(engines: dict[str, int]) -> None:
+async def test_every_request_of_a_fixed_rate_is_sent_and_counted(engines: dict[str, int]) -> None:
     waited = await send_at_rate(Target(engines["at_once"], "mock"), [ASKED], rate=500, seconds=0.4)
     assert waited.failed == 0
     assert 0 < waited.p50_ms <= waited.p99_ms < float("inf")
 
 
-async def test_requests_that_fail_are_said_and_have_waited_for_ever(engines: dict[str, int]) -> None:
+async def test_failed_requests_are_counted_with_infinite_latency(engines: dict[str, int]) -> None:
     waited = await send_at_rate(Target(engines["failing"], "mock"), [ASKED], rate=500, seconds=0.2)
     assert (waited.failed, waited.p50_ms) == (100, float("inf"))
 
 
-def test_a_profile_is_of_the_main_thread_and_charges_the_interpreter_to_who_called_it() -> None:
+def test_a_profile_covers_the_main_thread_and_attributes_c_code_to_its_caller() -> None:
     raw = """\
 thread (1): MainThread;run (uvloop/loop.so);answer (pointsman_gateway/pipeline.py:7);f (_json.c:9) 6
 thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);Py_DECREF (object.h:5) 3
@@ -143,7 +143,7 @@ thread (2): asyncio_0;wait (threading.py:1) 90
     assert found.modules == [("pointsman_gateway/pipeline", 0.9), ("garbage collection", 0.1)]
 
 
-def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured() -> None:
+def test_the_last_line_has_every_figure_and_null_for_unmeasured_ones() -> None:
     found = Findings(
         rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}, missing={LITELLM: "LiteLLM is not installed: ..."}
     )
@@ -157,12 +157,12 @@ def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured() -> 
     assert "not installed" in printed
 
 
-def test_an_aim_that_is_missed_is_said_to_be() -> None:
+def test_a_missed_target_is_reported() -> None:
     (target,) = check_targets(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
     assert (target.figure, target.met) == (0.9, False)
 
 
-def test_instructions_are_counted_by_function_between_two_turns(tmp_path: Path) -> None:
+def test_instructions_are_counted_by_function_between_two_toggles(tmp_path: Path) -> None:
     def once() -> int:
         return 1
 

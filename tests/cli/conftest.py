@@ -1,4 +1,4 @@
-"""Real processes and real servers, small ones."""
+"""Fixtures with small real processes and servers."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ Cli = Callable[..., "Outcome"]
 
 
 class Outcome:
-    """What one command line came to."""
+    """The result of one command line."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -33,7 +33,7 @@ class Outcome:
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command line as `pointsman` does, in this process."""
+    """Runs a command line like `pointsman`, in this process."""
 
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()
@@ -46,7 +46,7 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
 
 @pytest.fixture
 def example_folder(tmp_path: Path) -> Path:
-    """A small one that is as it should be."""
+    """A small valid example."""
     folder = tmp_path / "example"
     (folder / "config").mkdir(parents=True)
     (folder / "handbook").mkdir()
@@ -76,7 +76,7 @@ def python_service(tmp_path: Path) -> Callable[..., Service]:
 
 @pytest.fixture
 def executable(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a Python script that can stand where a python is named: it gets `-m MODULE ARG...`."""
+    """Creates a Python script that replaces a Python interpreter; it is called with `-m MODULE ARG...`."""
 
     def make(code: str) -> Path:
         file = tmp_path / "fake-python"
@@ -89,7 +89,7 @@ def executable(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that anybody can reach, with `sub`, whose permissions a test takes."""
+    """A folder that every user can enter, with a subfolder `sub` whose permissions a test removes."""
     with tempfile.TemporaryDirectory() as above:
         folder = Path(above, "notes")
         (folder / "sub").mkdir(parents=True)
@@ -103,7 +103,7 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def anybody() -> Callable[[], AbstractContextManager[None]]:
-    """Meanwhile we are not root, whom no permission keeps out."""
+    """Drops root privileges for the length of a block, because permissions do not apply to root."""
 
     @contextmanager
     def being() -> Iterator[None]:
@@ -117,14 +117,14 @@ def anybody() -> Callable[[], AbstractContextManager[None]]:
     return being
 
 
-PATIENCE = 30.0  # seconds; only a test that fails takes so long
+PATIENCE = 30.0  # seconds; reached only if a test fails
 
 Until = Callable[[Callable[[], object], str], Awaitable[None]]
 
 
 @pytest.fixture
 def until() -> Until:
-    """Waits for a condition; the text says what it is."""
+    """Waits for a condition; `what` describes it in the error."""
 
     async def wait(condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -137,7 +137,7 @@ def until() -> Until:
 
 @dataclass
 class FakeGateway:
-    """The gateway's HTTP door in small, as documented; a test sets what it answers and reads what it was asked."""
+    """A small server with the gateway's documented HTTP API; tests set its answers and read its requests."""
 
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -194,7 +194,7 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def grpc_server() -> Iterator[Callable[..., str]]:
-    """Serves a servicer in a thread of its own, as our servers do; returns the address."""
+    """Serves a servicer in its own thread, and returns the address."""
     with ExitStack() as stack:
 
         def start(service: str, register: Callable[[grpc.aio.Server], None]) -> str:

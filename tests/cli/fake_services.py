@@ -1,6 +1,6 @@
-"""Stands where `up` starts a python: the services in small, each on the address that its real environment names.
+"""Replaces the Python interpreter that `up` starts: small services at the addresses that the environment names.
 
-Their answers are fixed; Valkey and all that `up` itself does are real.
+Their answers are fixed. Valkey, and everything that `up` itself does, are real.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
 
 async def run_grpc(listen: str, tokens: str, register: Any) -> None:
-    """Accepts admins only."""
+    """Serves callers with an admin token only."""
     async with serving(listen, [], register, gate=open_token_gate(Path(tokens), {}, listen, "")):
         await wait_for_stop_signal()
 

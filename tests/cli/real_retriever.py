@@ -1,4 +1,4 @@
-"""The real retriever, with the real embedding model, for the commands that speak to it."""
+"""The real retriever with the real embedding model, for commands that call it."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
 @contextmanager
 def running(data: Path) -> Iterator[str]:
-    """A retriever's address."""
+    """Runs a retriever and yields its address."""
     subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
     addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
     environment = {

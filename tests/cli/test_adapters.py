@@ -1,4 +1,4 @@
-"""`pointsman adapters` beside a small lora-server that keeps what it is told, over real gRPC."""
+"""`pointsman adapters` with a small lora-server that stores its changes, over real gRPC."""
 
 import asyncio
 import getpass
@@ -24,7 +24,7 @@ PATIENCE = 30.0
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
-    """Keeps versions, aliases and a history; what it refuses, it refuses in the real one's words."""
+    """Stores versions, aliases and a history; its errors have the real server's texts."""
 
     def __init__(self) -> None:
         self.versions: dict[str, pb.AdapterVersion] = {}
@@ -118,7 +118,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
 @pytest.fixture
 def server() -> LoraServer:
-    """With two versions, and an alias to the older."""
+    """A server with two versions, and an alias to the older one."""
     server = LoraServer()
     server.versions[OLD] = pb.AdapterVersion(
         version=OLD,
@@ -165,7 +165,7 @@ def adapters(cli: Callable[..., Any], address: str, tmp_path: Path) -> Callable[
     return lambda *arguments: cli("adapters", *arguments, "--lora-server", address, "--data-dir", tmp_path)
 
 
-def test_the_list_shows_how_each_stands_and_where_the_points_lead_within_80_columns(adapters: Any) -> None:
+def test_the_list_shows_states_and_aliases_within_80_columns(adapters: Any) -> None:
     shown = adapters("list")
 
     assert shown.code == 0
@@ -192,11 +192,11 @@ def test_the_list_as_json_has_everything(adapters: Any) -> None:
     ]
 
 
-def test_the_list_of_another_adapter_is_empty_and_says_so(adapters: Any) -> None:
+def test_the_list_of_an_unknown_adapter_is_reported_as_empty(adapters: Any) -> None:
     assert adapters("list", "chat").out == "no adapters\n"
 
 
-def test_one_version_is_shown_whole_by_its_name_or_by_an_alias(adapters: Any) -> None:
+def test_a_version_is_shown_in_full_by_its_name_or_by_an_alias(adapters: Any) -> None:
     for name in (OLD, PROD):
         shown = adapters("show", name)
         assert shown.code == 0
@@ -207,7 +207,7 @@ def test_one_version_is_shown_whole_by_its_name_or_by_an_alias(adapters: Any) ->
     assert json.loads(adapters("show", NEW, "--json").out)["error_code"] == "not_finite"
 
 
-def test_what_the_server_refuses_is_told_in_its_words(adapters: Any) -> None:
+def test_the_servers_error_message_is_shown(adapters: Any) -> None:
     unknown = adapters("show", "triage@nothing")
     assert (unknown.code, unknown.out) == (1, "")
     assert unknown.err == "error: no version or alias 'triage@nothing' is registered (unknown_version)\n"
@@ -216,14 +216,14 @@ def test_what_the_server_refuses_is_told_in_its_words(adapters: Any) -> None:
     assert (in_use.code, in_use.err) == (1, f"error: {OLD} is in use by {PROD}; move it first (in_use)\n")
 
 
-def test_a_server_that_is_not_there_is_named(cli: Any, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_named(cli: Any, tmp_path: Path) -> None:
     shown = cli("adapters", "list", "--lora-server", "127.0.0.1:1", "--data-dir", tmp_path)
 
     assert shown.code == 1
     assert "lora-server cannot be reached" in shown.err
 
 
-def test_an_adapter_is_registered_with_what_is_known_of_it(adapters: Any, server: LoraServer, tmp_path: Path) -> None:
+def test_an_adapter_is_registered_with_its_metadata(adapters: Any, server: LoraServer, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
 
@@ -245,15 +245,13 @@ def test_an_adapter_is_registered_with_what_is_known_of_it(adapters: Any, server
     )
 
 
-def test_a_folder_by_its_whole_path_is_for_the_lora_server_to_find(adapters: Any, server: LoraServer) -> None:
+def test_an_absolute_folder_is_passed_to_the_lora_server_unchecked(adapters: Any, server: LoraServer) -> None:
     adapters("register", "triage", "/on/the/pods/claim/triage")
     (asked,) = server.asked
     assert asked.folder == "/on/the/pods/claim/triage"
 
 
-def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
-    adapters: Any, server: LoraServer, tmp_path: Path
-) -> None:
+def test_invalid_arguments_are_rejected_before_any_call(adapters: Any, server: LoraServer, tmp_path: Path) -> None:
     for arguments, word in (
         (("register", "triage", "none"), "is not a folder here"),
         (("register", "triage", tmp_path, "--fact", "seed"), "KEY=VALUE"),
@@ -270,7 +268,7 @@ def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
     assert server.asked == []
 
 
-def test_an_alias_is_moved_and_only_from_where_it_is_expected(adapters: Any, server: LoraServer) -> None:
+def test_an_alias_is_changed_only_from_the_expected_version(adapters: Any, server: LoraServer) -> None:
     moved = adapters("promote", "triage@beta", NEW, "--author", "bob")
     assert (moved.code, moved.out) == (0, f"triage@beta points to {NEW} (revision 1)\n")
     assert server.asked[-1].author == "bob"
@@ -279,7 +277,7 @@ def test_an_alias_is_moved_and_only_from_where_it_is_expected(adapters: Any, ser
     assert (refused.code, refused.err) == (1, f"error: '{PROD}' points to {OLD} (alias_moved)\n")
 
 
-def test_a_canary_is_begun_with_its_terms_and_ended(adapters: Any, server: LoraServer) -> None:
+def test_a_canary_is_started_with_its_terms_and_ended(adapters: Any, server: LoraServer) -> None:
     begun = adapters("canary", PROD, NEW, "--weight", "0.25", "--min-requests", "50", "--max-latency-ratio", "2")
     assert begun.out == f"{PROD} points to {OLD}, and for 0.25 of its users to {NEW} (revision 4)\n"
     asked = server.asked[-1]
@@ -290,7 +288,7 @@ def test_a_canary_is_begun_with_its_terms_and_ended(adapters: Any, server: LoraS
     assert (server.asked[-1].version, server.asked[-1].weight) == ("", 0)
 
 
-def test_a_rollback_tells_where_the_alias_points_then(adapters: Any, server: LoraServer) -> None:
+def test_a_rollback_prints_the_aliases_new_version(adapters: Any, server: LoraServer) -> None:
     server.aliases[PROD] = pb.Alias(alias=PROD, version=NEW, previous=OLD, revision=7)
 
     shown = adapters("rollback", PROD, "--reason", "wrong answers")
@@ -312,7 +310,7 @@ def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any,
 
 
 @pytest.mark.parametrize("words", ["0", "none", "1.5"])
-def test_what_is_no_placement_is_told_with_what_is(adapters: Any, server: LoraServer, words: str) -> None:
+def test_an_invalid_placement_is_rejected_with_the_valid_forms(adapters: Any, server: LoraServer, words: str) -> None:
     said = adapters("set-replicas", "triage", words)
     assert said.code != 0
     assert f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1" in said.err
@@ -331,7 +329,7 @@ def test_a_version_is_pinned_unpinned_retired_and_deleted(adapters: Any, server:
     assert NEW not in server.versions
 
 
-def test_the_history_says_what_was_changed_by_whom_and_why(adapters: Any, server: LoraServer) -> None:
+def test_the_history_shows_change_author_and_reason(adapters: Any, server: LoraServer) -> None:
     server.changes = [
         pb.Change(
             id="2-0",
@@ -363,7 +361,7 @@ Watching = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def watching(address: str, tmp_path: Path) -> Iterator[Watching]:
-    """Starts `adapters watch` in a process of its own."""
+    """Starts `adapters watch` in its own process."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(output: int) -> subprocess.Popen[bytes]:
@@ -380,7 +378,7 @@ def watching(address: str, tmp_path: Path) -> Iterator[Watching]:
 
 
 class Output:
-    """What comes out of a file descriptor, as it comes."""
+    """Reads from a file descriptor as data arrives."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -388,7 +386,7 @@ class Output:
         os.set_blocking(descriptor, False)
 
     def until(self, part: str) -> str:
-        """All up to now, as soon as `part` is in it."""
+        """Returns the whole output so far once it contains `part`."""
         deadline = time.monotonic() + PATIENCE
         while part not in self._text:
             assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {part}; but {self._text}"
@@ -399,7 +397,7 @@ class Output:
         return self._text
 
 
-def test_watching_tells_each_change_until_it_is_interrupted(watching: Watching, server: LoraServer) -> None:
+def test_watch_prints_each_change_until_interrupted(watching: Watching, server: LoraServer) -> None:
     reading, writing = os.pipe()
     process = watching(writing)
     output = Output(reading)
@@ -419,7 +417,7 @@ def test_watching_tells_each_change_until_it_is_interrupted(watching: Watching, 
     os.close(writing)
 
 
-def test_on_a_terminal_the_watch_is_a_page_that_changes(watching: Watching, server: LoraServer) -> None:
+def test_on_a_terminal_watch_redraws_one_page(watching: Watching, server: LoraServer) -> None:
     reading, writing = pty.openpty()
     process = watching(writing)
     output = Output(reading)
@@ -435,7 +433,7 @@ def test_on_a_terminal_the_watch_is_a_page_that_changes(watching: Watching, serv
     os.close(writing)
 
 
-def test_a_watch_of_a_server_that_was_never_there_ends_at_once(cli: Any, tmp_path: Path) -> None:
+def test_watch_ends_immediately_if_the_server_is_unreachable(cli: Any, tmp_path: Path) -> None:
     shown = cli("adapters", "watch", "--lora-server", "127.0.0.1:1", "--data-dir", tmp_path)
 
     assert shown.code == 1

@@ -51,7 +51,7 @@ def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway:
     ]
 
 
-def test_a_streamed_answer_may_have_letters_that_end_lines_elsewhere(cli: Cli, gateway: Any) -> None:
+def test_a_streamed_answer_may_contain_unicode_line_separators(cli: Cli, gateway: Any) -> None:
     said = json.dumps(
         {"choices": [{"index": 0, "delta": {"content": "They\u2028travel\x85free."}}]}, ensure_ascii=False
     )
@@ -63,7 +63,7 @@ def test_a_streamed_answer_may_have_letters_that_end_lines_elsewhere(cli: Cli, g
     assert outcome.out.startswith("They\u2028travel\x85free.\n")
 
 
-def test_half_a_character_in_an_answer_is_shown_as_one_that_is_not_known(cli: Cli, gateway: Any) -> None:
+def test_a_lone_surrogate_in_an_answer_is_shown_as_a_replacement_character(cli: Cli, gateway: Any) -> None:
     gateway.stream = [delta("Fr\ud83dee."), json.dumps(RECEIPT), "[DONE]"]
     gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "\udc80Free."}}]}
 
@@ -72,7 +72,7 @@ def test_half_a_character_in_an_answer_is_shown_as_one_that_is_not_known(cli: Cl
         assert (outcome.code, outcome.out.splitlines()[0]) == (0, shown), outcome.err
 
 
-def test_without_streaming_the_answer_comes_whole_and_costs_the_same(cli: Cli, gateway: Any) -> None:
+def test_without_streaming_the_answer_is_printed_at_once_and_costs_the_same(cli: Cli, gateway: Any) -> None:
     gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "Free."}}]}
 
     outcome = cli("ask", "May I bring a bicycle?", "--model", "path:handbook", "--no-stream", "--url", gateway.url)
@@ -84,21 +84,21 @@ def test_without_streaming_the_answer_comes_whole_and_costs_the_same(cli: Cli, g
     assert (gateway.asked[0]["model"], gateway.asked[0]["stream"]) == ("path:handbook", False)
 
 
-def test_a_fallback_is_told_by_the_path_that_really_answered(cli: Cli, gateway: Any) -> None:
+def test_a_fallback_is_reported_with_the_path_that_answered(cli: Cli, gateway: Any) -> None:
     fallen_back = {**RECEIPT, "pointsman": {"path": "plain", "cost_usd": 0.000001}}
     gateway.stream = [delta("Yes."), json.dumps(fallen_back), "[DONE]"]
 
     assert "path handbook (answered by plain)" in cli("ask", "x", "--url", gateway.url).out
 
 
-def test_an_answer_that_was_not_accepted_is_told_with_its_path(cli: Cli, gateway: Any) -> None:
+def test_a_refused_answer_is_reported_with_its_path(cli: Cli, gateway: Any) -> None:
     escalated = {**RECEIPT, "pointsman": {"path": "handbook", "cost_usd": 0.000001, "escalated_from": "small"}}
     gateway.stream = [delta("Yes."), json.dumps(escalated), "[DONE]"]
 
     assert "path handbook (after small, whose answer was rejected)" in cli("ask", "x", "--url", gateway.url).out
 
 
-def test_the_gateways_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
+def test_the_gateways_error_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
     gateway.status = 404
     gateway.body = {
         "error": {"message": "unknown path 'faq'; known: handbook", "code": "unknown_path", "param": "model"}
@@ -110,7 +110,7 @@ def test_the_gateways_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) 
     assert outcome.err == "error: unknown path 'faq'; known: handbook (unknown_path, HTTP 404)\n"
 
 
-def test_an_error_in_the_middle_of_the_stream_is_no_answer(cli: Cli, gateway: Any) -> None:
+def test_an_error_in_a_stream_fails_the_command(cli: Cli, gateway: Any) -> None:
     gateway.stream = [delta("They tra"), json.dumps({"error": {"message": "the engine died", "code": "engine_lost"}})]
 
     outcome = cli("ask", "x", "--url", gateway.url)
@@ -120,7 +120,7 @@ def test_an_error_in_the_middle_of_the_stream_is_no_answer(cli: Cli, gateway: An
     assert outcome.err == "error: the answer was cut off: the engine died (engine_lost)\n"
 
 
-def test_a_stream_without_its_end_is_no_answer(cli: Cli, gateway: Any) -> None:
+def test_an_incomplete_stream_fails_the_command(cli: Cli, gateway: Any) -> None:
     gateway.stream = [delta("They tra")]
 
     outcome = cli("ask", "x", "--url", gateway.url)
@@ -129,7 +129,7 @@ def test_a_stream_without_its_end_is_no_answer(cli: Cli, gateway: Any) -> None:
     assert outcome.err == "error: the answer was cut off: the stream ended without [DONE]\n"
 
 
-def test_where_nothing_answers_the_way_to_start_it_is_told(cli: Cli, tmp_path: Path) -> None:
+def test_if_no_gateway_runs_the_command_says_how_to_start_one(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("ask", "x", "--url", "127.0.0.1:1")
 
     assert outcome.code == 1
@@ -137,7 +137,7 @@ def test_where_nothing_answers_the_way_to_start_it_is_told(cli: Cli, tmp_path: P
     assert outcome.err.count("\n") == 1
 
 
-def test_nothing_is_not_asked(cli: Cli, gateway: Any) -> None:
+def test_an_empty_question_is_rejected(cli: Cli, gateway: Any) -> None:
     outcome = cli("ask", "  ", "--url", gateway.url)
 
     assert outcome.code == 2
@@ -169,7 +169,7 @@ def serve(grpc_server: GrpcServer) -> str:
     )
 
 
-def test_over_grpc_it_looks_the_same(cli: Cli, grpc_server: GrpcServer) -> None:
+def test_the_output_over_grpc_is_the_same(cli: Cli, grpc_server: GrpcServer) -> None:
     outcome = cli("ask", "hello", "--grpc", "--url", serve(grpc_server))
 
     answer, receipt = outcome.out.splitlines()
@@ -193,7 +193,7 @@ def test_the_api_key_of_the_environment_is_sent(
     assert "pm_1_secret" in cli("ask", "show the key", "--grpc", "--url", serve(grpc_server)).out
 
 
-def test_without_a_key_none_is_sent_and_an_unset_variable_is_an_error(
+def test_without_a_key_no_header_is_sent_and_an_unset_variable_is_an_error(
     cli: Cli, gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("POINTSMAN_API_KEY", raising=False)
@@ -204,7 +204,7 @@ def test_without_a_key_none_is_sent_and_an_unset_variable_is_an_error(
     assert (refused.code, "NO_SUCH_KEY holds no key" in refused.err) == (2, True)
 
 
-def test_over_grpc_a_refusal_has_its_code_too(cli: Cli, grpc_server: GrpcServer) -> None:
+def test_an_error_over_grpc_has_its_code_too(cli: Cli, grpc_server: GrpcServer) -> None:
     outcome = cli("ask", "hello", "--grpc", "--model", "gpt", "--url", serve(grpc_server))
 
     assert outcome.code == 1
@@ -232,7 +232,7 @@ DECISION = {
 }
 
 
-def test_a_decision_is_shown_with_all_that_led_to_it(cli: Cli, gateway: Any) -> None:
+def test_a_decision_is_shown_with_its_reasons(cli: Cli, gateway: Any) -> None:
     gateway.body = DECISION
 
     outcome = cli("route", "May I bring a bicycle?", "--url", gateway.url)
@@ -246,7 +246,7 @@ def test_a_decision_is_shown_with_all_that_led_to_it(cli: Cli, gateway: Any) -> 
     assert gateway.asked[0]["include_prompt"] is False
 
 
-def test_the_prompt_is_shown_where_it_is_asked_for(cli: Cli, gateway: Any) -> None:
+def test_the_prompt_is_shown_on_request(cli: Cli, gateway: Any) -> None:
     gateway.body = {**DECISION, "prompt": [{"role": "system", "content": "Answer from [these] passages."}]}
 
     outcome = cli("route", "x", "--prompt", "--url", gateway.url)
@@ -255,7 +255,7 @@ def test_the_prompt_is_shown_where_it_is_asked_for(cli: Cli, gateway: Any) -> No
     assert "system\nAnswer from [these] passages.\n" in outcome.out
 
 
-def test_a_decision_as_json_is_the_gateways_own(cli: Cli, gateway: Any) -> None:
+def test_a_decision_as_json_is_the_gateways_response(cli: Cli, gateway: Any) -> None:
     gateway.body = DECISION
 
     assert json.loads(cli("route", "x", "--json", "--url", gateway.url).out) == DECISION

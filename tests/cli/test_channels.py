@@ -1,4 +1,4 @@
-"""The command's channels, plain and over TLS."""
+"""The CLI's gRPC channels, with and without TLS."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ async def is_served(address: str) -> bool:
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_it_speaks_plainly_unless_a_ca_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_channels_are_unencrypted_unless_a_ca_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POINTSMAN_CLIENT_TLS_CA", raising=False)
     async with serving("127.0.0.1:0", [], lambda server: None, grace=0) as server:
         assert await is_served(server.address)
@@ -39,7 +39,7 @@ async def test_a_service_is_reached_over_tls_by_the_name_in_its_certificate(
         assert await is_served(server.address)
 
 
-def test_a_ca_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ca_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_CLIENT_TLS_CA", str(tmp_path / "ca.pem"))
     with pytest.raises(
         CommandError, match=r"POINTSMAN_CLIENT_TLS_\*: .*ca.pem cannot be read: No such file or directory"

@@ -25,7 +25,7 @@ def ignore(_: object) -> None:
     pass
 
 
-async def test_a_child_that_dies_is_started_again_and_it_is_said(python_service: MakeService, until: Until) -> None:
+async def test_a_dead_child_is_restarted_and_that_is_logged(python_service: MakeService, until: Until) -> None:
     said: list[str] = []
     child = Child(python_service(RUNS))
     await child.start()
@@ -44,7 +44,7 @@ async def test_a_child_that_dies_is_started_again_and_it_is_said(python_service:
     await child.stop()
 
 
-def test_each_death_waits_longer_until_a_calm_while() -> None:
+def test_the_restart_delay_grows_until_a_child_runs_long_enough() -> None:
     backoff = Backoff(first=0.5, longest=4, calm=60)
     delays, delay = [], 0.0
     for lived in (100, 1, 1, 1, 1, 1, 61):
@@ -54,7 +54,7 @@ def test_each_death_waits_longer_until_a_calm_while() -> None:
     assert delays == [0.5, 1, 2, 4, 4, 4, 0.5]
 
 
-async def test_stopping_asks_first(python_service: MakeService, until: Until, tmp_path: Path) -> None:
+async def test_stopping_sends_sigterm_first(python_service: MakeService, until: Until, tmp_path: Path) -> None:
     left = tmp_path / "left"
     leave = (
         "import signal, sys; from pathlib import Path; "
@@ -70,7 +70,9 @@ async def test_stopping_asks_first(python_service: MakeService, until: Until, tm
     assert left.exists()
 
 
-async def test_a_child_that_will_not_stop_is_killed_after_its_grace(python_service: MakeService, until: Until) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_timeout(
+    python_service: MakeService, until: Until
+) -> None:
     service = python_service(IGNORES_SIGTERM, grace=0.2)
     child = Child(service)
     await child.start()
@@ -83,7 +85,7 @@ async def test_a_child_that_will_not_stop_is_killed_after_its_grace(python_servi
     assert await child.ended() == "killed by SIGKILL"
 
 
-async def test_what_a_child_leaves_behind_is_killed_with_it(
+async def test_a_childs_own_children_are_killed_with_it(
     python_service: MakeService, until: Until, tmp_path: Path
 ) -> None:
     below = tmp_path / "below.pid"
@@ -104,7 +106,7 @@ async def test_what_a_child_leaves_behind_is_killed_with_it(
     await until(lambda: not alive_processes(tree), "the process below is gone")
 
 
-async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_words(python_service: MakeService) -> None:
+async def test_if_a_child_dies_while_starting_the_error_has_its_last_output(python_service: MakeService) -> None:
     supervisor = Supervisor()
     service = python_service(DIES, name="gateway")
     await supervisor.start(service)
@@ -118,7 +120,7 @@ async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_wor
     await supervisor.stop(ignore)
 
 
-async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: MakeService, tmp_path: Path) -> None:
+async def test_a_missing_program_is_named_in_the_log(python_service: MakeService, tmp_path: Path) -> None:
     supervisor = Supervisor()
     await supervisor.start(Service("valkey", ("/no/such/valkey",), {}, "", tmp_path / "valkey.log", 1))
 
@@ -127,7 +129,7 @@ async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: M
     await supervisor.stop(ignore)
 
 
-async def test_work_that_ends_before_any_child_dies_gives_its_result(python_service: MakeService) -> None:
+async def test_work_that_ends_before_any_child_dies_returns_its_result(python_service: MakeService) -> None:
     supervisor = Supervisor()
     await supervisor.start(python_service(RUNS))
 
@@ -146,7 +148,7 @@ async def test_children_are_stopped_in_the_reverse_order(python_service: MakeSer
     assert said == ["stopping gateway", "stopping retriever", "stopping valkey"]
 
 
-async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
+async def test_all_children_are_stopped_even_if_stopping_is_interrupted(
     python_service: MakeService, until: Until
 ) -> None:
     supervisor = Supervisor()

@@ -14,7 +14,7 @@ Until = Callable[..., Any]
 
 
 @pytest.mark.parametrize("command", ["up", "ask", "route", "ingest", "train", "doctor"])
-def test_every_command_helps(cli: Cli, command: str) -> None:
+def test_every_command_has_help(cli: Cli, command: str) -> None:
     outcome = cli(command, "--help")
 
     assert outcome.code == 0
@@ -22,7 +22,7 @@ def test_every_command_helps(cli: Cli, command: str) -> None:
     assert "--data-dir" in outcome.out
 
 
-def test_alone_it_lists_its_commands(cli: Cli) -> None:
+def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
     outcome = cli()
 
     assert outcome.code == 2
@@ -30,7 +30,7 @@ def test_alone_it_lists_its_commands(cli: Cli) -> None:
         assert f"\n  {command} " in outcome.out
 
 
-def test_it_tells_its_version(cli: Cli) -> None:
+def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version").out.strip()[0].isdigit()
 
 
@@ -43,7 +43,7 @@ def test_it_tells_its_version(cli: Cli) -> None:
         (("train", "--rank", "many"), "--rank"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+def test_an_error_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str, ...], told: str) -> None:
     outcome = cli(*arguments)
 
     assert outcome.code == 2
@@ -70,7 +70,7 @@ def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[st
         (("retriever", "restore", "notes", "."), "is a directory"),
     ],
 )
-def test_a_value_that_cannot_be_is_named_with_what_would_be_right(
+def test_an_invalid_value_is_named_with_the_valid_ones(
     cli: Cli, tmp_path: Path, arguments: tuple[str, ...], told: str
 ) -> None:
     outcome = cli(*arguments, "--data-dir", tmp_path)
@@ -80,7 +80,7 @@ def test_a_value_that_cannot_be_is_named_with_what_would_be_right(
     assert outcome.err.count("\n") == 1
 
 
-def test_a_snapshot_that_cannot_be_written_is_told_by_its_file(cli: Cli, tmp_path: Path) -> None:
+def test_an_unwritable_snapshot_file_is_named(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("retriever", "snapshot", "notes", tmp_path / "none" / "file", "--retriever", "127.0.0.1:9")
 
     assert outcome.code == 1
@@ -88,7 +88,7 @@ def test_a_snapshot_that_cannot_be_written_is_told_by_its_file(cli: Cli, tmp_pat
 
 
 @pytest.mark.parametrize("command", [("ask", "x"), ("retriever", "list"), ("up", "EXAMPLE")])
-def test_a_folder_where_the_run_file_should_be_is_named(
+def test_a_folder_in_place_of_the_run_file_is_named(
     cli: Cli, tmp_path: Path, example_folder: Path, command: tuple[str, ...]
 ) -> None:
     (tmp_path / "home" / "run.json").mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_a_folder_where_the_run_file_should_be_is_named(
     assert "run.json cannot be read: Is a directory; `pointsman up` keeps a file there: remove" in outcome.err
 
 
-def test_a_home_that_is_a_file_is_named(cli: Cli, tmp_path: Path, example_folder: Path) -> None:
+def test_a_data_directory_that_is_a_file_is_named(cli: Cli, tmp_path: Path, example_folder: Path) -> None:
     (tmp_path / "home").touch()
 
     outcome = cli("up", example_folder, "--engine-python", sys.executable, "--data-dir", tmp_path / "home")
@@ -112,7 +112,7 @@ def test_a_home_that_is_a_file_is_named(cli: Cli, tmp_path: Path, example_folder
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("retriever", "list", "--help"), ("--version",)])
-def test_output_for_which_there_is_no_room_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+def test_output_to_a_full_disk_is_a_one_line_error(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "pointsman_cli", *arguments]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -155,7 +155,7 @@ def a_run(pid: int) -> Run:
     return Run(pid=pid, processes={"gateway": RunningProcess(7, "http:1", "gateway.log")}, **addresses)
 
 
-def test_what_runs_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_the_run_file_is_read_as_written(tmp_path: Path) -> None:
     data_dir = DataDir.at(tmp_path)
     write_run(a_run(os.getpid()), data_dir.run_file)
 
@@ -164,7 +164,7 @@ def test_what_runs_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"pid": 1}'])
-def test_no_run_file_or_a_strange_one_means_that_nothing_runs(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_or_invalid_run_file_means_that_nothing_runs(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "run.json").write_text(content)
 

@@ -1,4 +1,4 @@
-"""`pointsman data build` on the example: a folder that is named by its content, and what it says of itself."""
+"""`pointsman datasets build` on the example: a folder named by a hash of its content, and its description."""
 
 import json
 from collections.abc import Callable
@@ -20,13 +20,13 @@ def test_the_examples_of_a_task_make_its_first_data_set(cli: Callable[..., Any],
     assert len((folder / "train.jsonl").read_text().splitlines()) == counts["train"]
 
 
-def test_a_task_that_has_no_flywheel_is_refused_by_name(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_task_without_a_training_configuration_is_refused_by_name(cli: Callable[..., Any], tmp_path: Path) -> None:
     refused = cli("datasets", "build", "chat", "--config", EXAMPLE, "--out", tmp_path, "--data-dir", HOME)
     assert refused.code == 1
     assert "task 'chat' has no flywheel" in refused.err
 
 
-def test_without_a_configuration_it_says_what_to_name(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_without_a_configuration_the_required_option_is_named(cli: Callable[..., Any], tmp_path: Path) -> None:
     refused = cli("datasets", "build", "triage", "--data-dir", tmp_path)
     assert refused.code == 2
     assert "--config" in refused.err

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2
-from pointsman_cli.doctor.findings import Level
-from pointsman_cli.doctor.machine import Machine, check_engine, check_hardware, look_at_machine
+from pointsman_cli.doctor.machine import Level, Machine, check_engine, check_hardware, look_at_machine
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
 from tests.gateway.doubles.config_folder import ConfigFolder
@@ -35,7 +34,7 @@ def judged(machine: Machine) -> dict[str, tuple[Level, str]]:
     return {finding.what: (finding.level, finding.detail) for finding in check_hardware(machine)}
 
 
-def test_a_good_machine_has_nothing_to_be_told() -> None:
+def test_a_healthy_machine_has_no_findings() -> None:
     assert {level for level, _ in judged(GOOD).values()} == {Level.OK}
 
 
@@ -52,16 +51,14 @@ def test_a_good_machine_has_nothing_to_be_told() -> None:
         ("disk", {"disk_free": 2**29}, Level.FAIL, "0.5 GiB free; the models need 1 GiB, make room"),
     ],
 )
-def test_what_a_machine_lacks_is_told_with_what_to_do(
-    what: str, change: dict[str, Any], level: Level, told: str
-) -> None:
+def test_missing_parts_are_reported_with_the_remedy(what: str, change: dict[str, Any], level: Level, told: str) -> None:
     found_level, detail = judged(replace(GOOD, **change))[what]
 
     assert found_level is level
     assert told in detail
 
 
-def test_this_machine_can_be_looked_at_before_its_home_is_there(tmp_path: Path) -> None:
+def test_a_machine_can_be_checked_before_its_data_directory_exists(tmp_path: Path) -> None:
     machine = look_at_machine(tmp_path / "not" / "yet")
 
     assert machine.python == sys.version_info[:2]
@@ -69,7 +66,7 @@ def test_this_machine_can_be_looked_at_before_its_home_is_there(tmp_path: Path) 
     assert machine.disk_free > 0
 
 
-def test_an_engine_environment_with_vllm_tells_its_version(executable: Executable) -> None:
+def test_the_version_of_vllm_in_the_engine_environment_is_reported(executable: Executable) -> None:
     finding = check_engine(executable(VLLM))
 
     assert finding.level is Level.OK
@@ -84,14 +81,14 @@ def test_an_engine_environment_without_vllm_fails_with_the_reason(executable: Ex
     assert "make env" in finding.detail
 
 
-def test_a_missing_engine_environment_fails_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_engine_environment_fails_with_the_remedy(tmp_path: Path) -> None:
     finding = check_engine(tmp_path / "python")
 
     assert finding.level is Level.FAIL
     assert f"{tmp_path / 'python'} is not there; make it with `make env`" in finding.detail
 
 
-def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:
+def test_a_port_in_use_fails_with_the_option_that_changes_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         finding = check_port("http port", f"127.0.0.1:{taken.getsockname()[1]}", "--http", None)
 
@@ -100,7 +97,7 @@ def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:
 
 
 def lines(outcome: Any) -> dict[str, str]:
-    """What follows the colon, by what stands before it: {"fail example": "..."}."""
+    """Parses the output into the text after each colon, by the text before it: {"fail example": "..."}."""
     return {
         " ".join(what.split()): rest for what, _, rest in (line.partition(": ") for line in outcome.out.splitlines())
     }
@@ -108,12 +105,12 @@ def lines(outcome: Any) -> dict[str, str]:
 
 @pytest.fixture
 def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
-    """With which all of this machine is well but for what a test breaks."""
+    """Arguments for which every check passes on this machine, except for what a test breaks."""
     free = "127.0.0.1:0"
     return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--data-dir", tmp_path / ".pointsman")
 
 
-def test_a_bad_example_is_a_failing_line_and_the_exit_code_says_so(
+def test_an_invalid_example_fails_and_sets_the_exit_code(
     cli: Cli, arguments: tuple[object, ...], example_folder: Path
 ) -> None:
     (example_folder / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\nport: 1\n")
@@ -125,7 +122,7 @@ def test_a_bad_example_is_a_failing_line_and_the_exit_code_says_so(
     assert outcome.err == ""
 
 
-def test_a_configuration_is_judged_by_the_gateway_itself(
+def test_a_configuration_is_checked_with_the_gateways_own_code(
     cli: Cli, arguments: tuple[object, ...], example_folder: Path
 ) -> None:
     outcome = cli("doctor", example_folder, *arguments)
@@ -135,7 +132,7 @@ def test_a_configuration_is_judged_by_the_gateway_itself(
     assert "models.yaml" in lines(outcome)["fail config"]
 
 
-def test_the_help_desks_configuration_is_well(cli: Cli, arguments: tuple[object, ...], example_folder: Path) -> None:
+def test_the_help_desks_configuration_is_valid(cli: Cli, arguments: tuple[object, ...], example_folder: Path) -> None:
     shipped = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
     (example_folder / "config").rmdir()
     (example_folder / "config").symlink_to(shipped)
@@ -145,7 +142,7 @@ def test_the_help_desks_configuration_is_well(cli: Cli, arguments: tuple[object,
     assert "all well" in lines(outcome)["ok config"]
 
 
-def test_it_says_which_guarantees_discovered_adapters_lack(
+def test_the_missing_guarantees_of_discovered_adapters_are_reported(
     cli: Cli, arguments: tuple[object, ...], example_folder: Path
 ) -> None:
     config = ConfigFolder(example_folder / "config")
@@ -160,7 +157,7 @@ def test_it_says_which_guarantees_discovered_adapters_lack(
     assert "all well" in found["ok config"]
 
 
-def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tuple[object, ...]) -> None:
+def test_missing_models_and_stopped_services_are_not_failures(cli: Cli, arguments: tuple[object, ...]) -> None:
     outcome = cli("doctor", *arguments)
 
     found = lines(outcome)
@@ -171,9 +168,7 @@ def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tupl
     assert outcome.code == 0, outcome.out
 
 
-def test_a_service_that_is_dead_or_silent_fails_with_its_log(
-    cli: Cli, arguments: tuple[object, ...], tmp_path: Path
-) -> None:
+def test_a_dead_or_hanging_service_fails_with_its_log(cli: Cli, arguments: tuple[object, ...], tmp_path: Path) -> None:
     data_dir = tmp_path / ".pointsman"
     data_dir.mkdir()
     silent = "127.0.0.1:1"
@@ -205,7 +200,7 @@ def test_a_service_that_is_dead_or_silent_fails_with_its_log(
         ),
     ],
 )
-async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, level: Level, told: str) -> None:
+async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: Level, told: str) -> None:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the library's name
             self.send_response(200)
@@ -213,7 +208,7 @@ async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, 
             self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
 
         def log_message(self, *words: object) -> None:
-            """Says nothing."""
+            """Disables the log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -3,12 +3,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from pointsman_cli.documents import MAX_BYTES, Document, read_documents
 from pointsman_cli.errors import UsageError
-from pointsman_cli.sources import title_of
+from pointsman_cli.sources import MAX_BYTES, Document, read_documents, title_of
 
 
-def test_a_folder_gives_its_texts_with_ids_and_titles(tmp_path: Path) -> None:
+def test_a_folder_yields_its_texts_with_ids_and_titles(tmp_path: Path) -> None:
     (tmp_path / "fares").mkdir()
     (tmp_path / "fares" / "group.md").write_text("intro\n```\n# no heading\n```\n# Group travel #\ntext\n# Second\n")
     (tmp_path / "plain.txt").write_text("no heading")
@@ -24,7 +23,7 @@ def test_a_folder_gives_its_texts_with_ids_and_titles(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_alone_is_a_document(tmp_path: Path) -> None:
+def test_a_single_file_is_a_document(tmp_path: Path) -> None:
     file = tmp_path / "refunds.md"
     file.write_text("# Refunds\n")
 
@@ -32,11 +31,11 @@ def test_a_file_alone_is_a_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_heading_ends_with_its_line_whatever_letters_it_has(end: str) -> None:
+def test_a_heading_ends_at_the_line_feed_only(end: str) -> None:
     assert title_of(f"say\u2028# none{end}# Fares\u2028and zones{end}text") == "Fares\u2028and zones"
 
 
-def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
+def test_all_invalid_files_are_named_with_their_errors(tmp_path: Path) -> None:
     (tmp_path / "good.md").write_text("good")
     (tmp_path / "empty.md").write_text(" \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -55,8 +54,8 @@ def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     assert f"{tmp_path / 'good.txt'} has the same id 'good' as good.md" in told
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o444])  # it cannot be listed; what it lists cannot be looked at
-def test_what_cannot_be_read_is_named(
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # not listable; entries not accessible
+def test_an_unreadable_folder_is_named(
     locked: Path, anybody: Callable[[], AbstractContextManager[None]], mode: int
 ) -> None:
     (locked / "sub").chmod(mode)
@@ -71,7 +70,7 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "told"), [("a.pdf", "is not a .md or .txt file"), ("nothing", "does not exist")])
-def test_what_is_no_text_is_refused_by_name(tmp_path: Path, name: str, told: str) -> None:
+def test_a_binary_file_is_refused_by_name(tmp_path: Path, name: str, told: str) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
 
     with pytest.raises(UsageError, match=f"{name} {told}"):

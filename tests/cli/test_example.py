@@ -35,7 +35,7 @@ def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
         ("alias: prod}", "alias: prod}\n  triage: {folder: handbook, alias: beta}", "'triage' stands twice"),
     ],
 )
-def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, before: str, after: str, told: str) -> None:
+def test_an_error_is_named_with_the_valid_values(example_folder: Path, before: str, after: str, told: str) -> None:
     file = example_folder / "pointsman.yaml"
     text = file.read_text()
     assert before in text
@@ -48,7 +48,7 @@ def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, befor
     assert str(file) in str(refused.value)
 
 
-def test_an_empty_file_is_told_its_keys(example_folder: Path) -> None:
+def test_an_empty_file_is_rejected_with_the_required_keys(example_folder: Path) -> None:
     (example_folder / "pointsman.yaml").write_text("# nothing\n")
 
     with pytest.raises(UsageError, match="known: base_model, config, collections, adapters"):

@@ -6,7 +6,7 @@ import pytest
 Cli = Callable[..., Any]
 
 
-def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: Any) -> None:
+def test_the_given_fields_and_no_others_are_sent(cli: Cli, gateway: Any) -> None:
     gateway.body = {"stored": "request_log", "known_already": False}
     options = ("--rating", "0.8", "--right-task", "chat", "--right-answer", "Hello.", "--correction", "Too stiff.")
 
@@ -23,19 +23,19 @@ def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: An
 @pytest.mark.parametrize(
     ("stored", "known_already", "told"), [("wal", False, "stored on disk; "), ("request_log", True, "already known: ")]
 )
-def test_it_is_told_where_it_went(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
+def test_the_place_of_storage_is_printed(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
     gateway.body = {"stored": stored, "known_already": known_already}
 
     assert cli("feedback", "dec_17", "--rating", "1", "--url", gateway.url).out.startswith(told)
 
 
 @pytest.mark.parametrize("said", [[], ["--rating", "1.5"], ["--rating", "good"]])
-def test_what_makes_no_sense_is_not_sent(cli: Cli, gateway: Any, said: list[str]) -> None:
+def test_invalid_feedback_is_not_sent(cli: Cli, gateway: Any, said: list[str]) -> None:
     assert cli("feedback", "dec_17", *said, "--url", gateway.url).code == 2
     assert gateway.asked == []
 
 
-def test_a_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
+def test_an_error_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
     gateway.status = 404
     gateway.body = {"error": {"message": "no decision 'dec_0' is in the journal", "code": "unknown_decision"}}
 

@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: what has changed since the serving adapters were trained."""
+"""`pointsman adapters freshness`: documents that have changed since the serving adapters were trained."""
 
 import json
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2, retriever_pb2_grpc
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, sketch_of
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 
 VERSION = "triage@111111111111"
 
 
 def documents(rewritten: int) -> Sketch:
-    """Twenty of them."""
+    """Twenty documents."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(20))
 
 
@@ -49,7 +49,7 @@ def ask(cli: Callable[..., Any], grpc_server: Callable[..., str]) -> Callable[..
     return lambda *arguments: cli("adapters", "freshness", *arguments, "--lora-server", lora, "--retriever", retriever)
 
 
-def test_what_serves_is_compared_with_the_documents_as_they_are_now(ask: Callable[..., Any]) -> None:
+def test_serving_adapters_are_compared_with_the_current_documents(ask: Callable[..., Any]) -> None:
     told = {one["version"]: one for one in json.loads(ask("--json").out)}
     assert set(told) == {VERSION, "voice@222222222222"}
     assert (told[VERSION]["data_set"], told[VERSION]["collection"]) == ("triage/abc", "handbook")
@@ -59,6 +59,6 @@ def test_what_serves_is_compared_with_the_documents_as_they_are_now(ask: Callabl
     assert "no collection is noted" in shown
 
 
-def test_more_than_is_allowed_is_an_exit_code_for_programs(ask: Callable[..., Any]) -> None:
+def test_exceeding_the_threshold_sets_the_exit_code(ask: Callable[..., Any]) -> None:
     assert ask("--warn-above", 0.3).code == 0
     assert ask("--warn-above", 0.2).code == 1

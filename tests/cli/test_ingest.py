@@ -1,4 +1,4 @@
-"""Against the real retriever, with the real embedding model."""
+"""`pointsman ingest` with the real retriever and the real embedding model."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address."""
+    """A retriever's address."""
     with running(tmp_path_factory.mktemp("retriever")) as address:
         yield address
 
@@ -76,7 +76,7 @@ async def documents(address: str, collection: str) -> int:
     return count
 
 
-def test_the_retrievers_refusal_is_one_line_with_its_code(cli: Cli, retriever: str, handbook: Path) -> None:
+def test_the_retrievers_error_is_one_line_with_its_code(cli: Cli, retriever: str, handbook: Path) -> None:
     outcome = cli("ingest", "Hand Book", handbook, "--retriever", retriever)
 
     assert outcome.code == 1
@@ -85,7 +85,7 @@ def test_the_retrievers_refusal_is_one_line_with_its_code(cli: Cli, retriever: s
     assert "Hand Book" in outcome.err
 
 
-def test_a_bad_file_is_named_and_the_rest_goes_on(cli: Cli, retriever: str, handbook: Path) -> None:
+def test_an_invalid_file_is_named_and_the_others_are_ingested(cli: Cli, retriever: str, handbook: Path) -> None:
     (handbook / "empty.md").touch()
     (handbook / "torn.pdf").write_bytes(b"%PDF-1.4")
 
@@ -99,7 +99,7 @@ def test_a_bad_file_is_named_and_the_rest_goes_on(cli: Cli, retriever: str, hand
     assert asyncio.run(documents(retriever, "bad")) == 21
 
 
-def test_what_is_the_same_costs_nothing_and_what_is_gone_is_removed(cli: Cli, retriever: str, handbook: Path) -> None:
+def test_unchanged_files_are_skipped_and_deleted_ones_removed(cli: Cli, retriever: str, handbook: Path) -> None:
     cli("ingest", "step", handbook, "--retriever", retriever)
     (handbook / "note-00.txt").unlink()
     (handbook / "note-01.txt").write_text("The lamp is red.")
@@ -113,7 +113,7 @@ def test_what_is_the_same_costs_nothing_and_what_is_gone_is_removed(cli: Cli, re
     assert asyncio.run(search(retriever, "step", "which lamp is red?")).document_id == "note-01"
 
 
-def test_a_file_that_cannot_be_read_here_is_not_taken_for_gone(cli: Cli, retriever: str, handbook: Path) -> None:
+def test_an_unreadable_file_is_not_treated_as_deleted(cli: Cli, retriever: str, handbook: Path) -> None:
     cli("ingest", "large", handbook, "--retriever", retriever)
     with (handbook / "note-00.txt").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_here_is_not_taken_for_gone(cli: Cli, retriev
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444])  # it cannot be listed; what it lists cannot be looked at
-def test_a_folder_that_cannot_be_read_is_not_taken_for_gone(
+def test_an_unreadable_folder_is_not_treated_as_deleted(
     cli: Cli, retriever: str, locked: Path, anybody: Anybody, mode: int
 ) -> None:
     collection = f"locked-{mode}"
@@ -161,7 +161,7 @@ def test_files_of_each_kind_are_found(cli: Cli, retriever: str, tmp_path: Path) 
         assert (passage.document_id, passage.title) == (document, title)
 
 
-def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tmp_path: Path) -> None:
+def test_an_interrupted_ingest_resumes(cli: Cli, retriever: str, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(400):
@@ -181,7 +181,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tm
 
     assert 10 <= kept < 400
     unchanged = int(re.search(r"(\d+) unchanged", outcome.out)[1])  # type: ignore[index]  # it is there
-    assert kept <= unchanged < 400  # what was in hand at the interrupt may have been written still
+    assert kept <= unchanged < 400  # documents in transit at the interruption may still have been written
     assert asyncio.run(documents(retriever, "many")) == 400
 
 
@@ -191,7 +191,7 @@ async def documents_or_none(address: str, collection: str) -> int:
     return sum(found.documents for found in answer.collections if found.name == collection)
 
 
-def test_a_retriever_that_is_not_there_is_told(cli: Cli, handbook: Path) -> None:
+def test_an_unreachable_retriever_is_reported(cli: Cli, handbook: Path) -> None:
     outcome = cli("ingest", "handbook", handbook, "--retriever", "127.0.0.1:1")
 
     assert outcome.code == 1

@@ -1,4 +1,4 @@
-"""Trainings as jobs of the lora-server, over real gRPC."""
+"""Training jobs of the lora-server, over real gRPC."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ STEP = {"step": 1, "steps": 2, "loss": 0.5, "tokens_per_second": 260, "eta_secon
 
 
 class Training(training_pb2_grpc.TrainingServicer):
-    """Tells of one job what it is set to."""
+    """Reports one job with scripted states."""
 
     def __init__(self) -> None:
         self.started: list[pb.CreateTrainingJobRequest] = []
@@ -64,7 +64,7 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_training_on_the_server_is_started_and_followed_to_its_version(
+def test_a_remote_training_is_started_and_followed_until_its_version_exists(
     cli: Cli, data: Path, training: tuple[Training, str]
 ) -> None:
     servicer, address = training
@@ -88,7 +88,7 @@ def test_a_training_on_the_server_is_started_and_followed_to_its_version(
     assert "succeeded, version triage@3f9a1c0b77de" in outcome.out
 
 
-def test_a_detached_training_prints_its_id_and_no_more(cli: Cli, data: Path, training: tuple[Training, str]) -> None:
+def test_a_detached_training_prints_its_id_only(cli: Cli, data: Path, training: tuple[Training, str]) -> None:
     outcome = cli("train", "--name", "triage", "--data", data, "--on-server", "--detach", "--lora-server", training[1])
     assert (outcome.code, outcome.out) == (0, "triage-1\n")
 
@@ -104,7 +104,7 @@ def test_a_detached_training_prints_its_id_and_no_more(cli: Cli, data: Path, tra
         ([("state", {"state": "running"})], "the lora-server stopped; triage-1 continues when it is back"),
     ],
 )
-def test_a_job_without_success_is_an_error_with_its_reason(
+def test_a_failed_job_is_an_error_with_its_reason(
     cli: Cli, training: tuple[Training, str], told: list[tuple[str, dict[str, Any]]], complaint: str
 ) -> None:
     training[0].told = told
@@ -124,13 +124,15 @@ def test_jobs_are_listed_with_method_state_and_start(cli: Cli, training: tuple[T
     assert "2026-11-25 03:00 UTC" in lines[2]
 
 
-def test_a_job_is_cancelled_and_one_that_is_too_far_is_not(cli: Cli, training: tuple[Training, str]) -> None:
+def test_a_job_can_be_cancelled_until_its_registration(cli: Cli, training: tuple[Training, str]) -> None:
     assert cli("jobs", "cancel", "triage-1", "--lora-server", training[1]).out == "triage-1 cancelled\n"
     refused = cli("jobs", "cancel", "done-1", "--lora-server", training[1])
     assert (refused.code, refused.err) == (1, "error: 'done-1' is trained, and is being registered (too_late)\n")
 
 
-def test_an_unknown_job_and_a_missing_server_are_told(cli: Cli, training: tuple[Training, str], tmp_path: Path) -> None:
+def test_an_unknown_job_and_an_unreachable_server_are_reported(
+    cli: Cli, training: tuple[Training, str], tmp_path: Path
+) -> None:
     unknown = cli("jobs", "watch", "nobody", "--lora-server", training[1])
     assert (unknown.code, unknown.err) == (1, "error: there is no training job 'nobody' here (unknown_job)\n")
     missing = cli("jobs", "list", "--data-dir", tmp_path)
@@ -138,7 +140,7 @@ def test_an_unknown_job_and_a_missing_server_are_told(cli: Cli, training: tuple[
     assert "there is no lora-server" in missing.err
 
 
-def test_what_only_a_local_training_can_do_is_refused_on_the_server(
+def test_options_of_local_training_are_rejected_for_remote_training(
     cli: Cli, data: Path, training: tuple[Training, str], tmp_path: Path
 ) -> None:
     outcome = cli(

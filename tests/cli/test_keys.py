@@ -1,4 +1,4 @@
-"""`pointsman keys` beside a real Valkey: a key is shown once, and what it has used is shown exactly."""
+"""`pointsman keys` with a real Valkey: a key is shown once, and its usage is exact."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def listed(keys: Keys, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_key_is_printed_alone_and_once_and_is_found_by_its_prefix(keys: Keys, redis: Any) -> None:
+def test_a_key_is_printed_once_and_can_be_found_by_its_prefix(keys: Keys, redis: Any) -> None:
     made = keys("create", "help desk", "--tenant", "acme")
     key = made.out.strip()
     assert (made.code, is_well_formed(key)) == (0, True)
@@ -54,7 +54,7 @@ def test_a_key_is_printed_alone_and_once_and_is_found_by_its_prefix(keys: Keys, 
     assert redis.hexists(redis_layout.KEYS, digest_of(key))
 
 
-def test_only_a_key_that_was_made_one_is_an_operators(keys: Keys) -> None:
+def test_only_a_key_created_as_operator_key_is_one(keys: Keys) -> None:
     keys("create", "plain", "--tenant", "acme")
     keys("create", "for moves", "--tenant", "acme", "--operator")
     assert {record["name"]: record["operator"] for record in listed(keys)} == {"plain": False, "for moves": True}
@@ -62,7 +62,7 @@ def test_only_a_key_that_was_made_one_is_an_operators(keys: Keys) -> None:
     assert ["operator" in row for row in rows if "acme" in row] == [False, True]
 
 
-def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys) -> None:
+def test_a_key_has_the_given_limits_scope_and_expiry(keys: Keys) -> None:
     made = keys(
         "create", "--tenant", "acme", "--task", "triage", "--task", "chat", "--adapter", "triage", "--path", "p",
         "--collection", "handbook", "--requests-per-minute", 60, "--tokens-per-minute", 9000, "--max-concurrency", 5,
@@ -71,7 +71,8 @@ def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys
     record = json.loads(made.out)
     assert is_well_formed(record.pop("key"))
     assert record["scope"] == {
-        "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"]
+        "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"],
+        "embeddings": None,
     }  # fmt: skip
     assert record["limits"] == {
         "requests_per_minute": 60, "tokens_per_minute": 9000, "concurrent_streams": 5,
@@ -102,7 +103,7 @@ def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys
         ([], "Missing option '--tenant'"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
+def test_invalid_values_are_rejected_by_name_and_no_key_is_created(
     keys: Keys, redis: Any, arguments: list[str], told: str
 ) -> None:
     refused = keys("create", *arguments)
@@ -112,7 +113,7 @@ def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
     assert not redis.exists(redis_layout.KEYS)
 
 
-def test_a_revoked_key_stays_in_the_list_and_gateways_are_told(keys: Keys, redis: Any) -> None:
+def test_a_revoked_key_stays_in_the_list_and_gateways_are_notified(keys: Keys, redis: Any) -> None:
     prefix = keys("create", "old", "--tenant", "acme").out.split("_")[1]
     assert redis.get(redis_layout.EPOCH) is None
     for _ in range(2):
@@ -123,7 +124,7 @@ def test_a_revoked_key_stays_in_the_list_and_gateways_are_told(keys: Keys, redis
     assert record["revoked"] == pytest.approx(time.time(), abs=120)
 
 
-def test_a_key_that_is_not_there_is_named_and_a_whole_one_is_never_repeated(keys: Keys) -> None:
+def test_an_unknown_prefix_is_named_but_a_complete_key_is_never_printed(keys: Keys) -> None:
     assert "there is no key 'nosuchke'" in keys("revoke", "nosuchke").err
     whole = "pm_nosuchke_" + "s" * 32
     assert "s" * 32 not in keys("revoke", whole).err
@@ -139,7 +140,7 @@ def test_limits_of_a_key_and_of_a_tenant_change_one_by_one(keys: Keys, redis: An
     assert "give a limit to change" in keys("limit", prefix).err
 
 
-def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis: Any) -> None:
+def test_usage_is_shown_by_key_and_by_tenant_with_the_remaining_quota(keys: Keys, redis: Any) -> None:
     made = [
         json.loads(keys("create", name, "--tenant", "acme", "--requests-per-minute", 10, "--json").out)
         for name in ("one", "two")
@@ -165,7 +166,7 @@ def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis
     assert json.loads(keys("usage", "--json", "--tenant", "other").out) == []
 
 
-def test_without_a_redis_the_command_says_so(cli: Callable[..., Any], tmp_path: Path, valkey: Valkey) -> None:
+def test_a_missing_redis_is_reported(cli: Callable[..., Any], tmp_path: Path, valkey: Valkey) -> None:
     assert "nothing runs here, and no --redis was given" in cli("keys", "list", "--data-dir", tmp_path).err
     assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--data-dir", tmp_path).err
     valkey.kill()
@@ -176,7 +177,7 @@ def consents_of(redis: Any, tenant: str) -> Any:
     return json.loads(redis.hget(redis_layout.TENANTS, tenant))["learning"]
 
 
-def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys: Keys, redis: Any) -> None:
+def test_a_tenants_consent_can_be_given_and_withdrawn_without_changing_its_limits(keys: Keys, redis: Any) -> None:
     keys("limit", "--tenant", "acme", "--max-concurrency", 5)
     given = keys("consent", "acme", "--task", "triage", "--task", "chat")
     assert (given.code, given.out) == (0, "tenant acme: answers of chat, triage may be learnt from\n")
@@ -187,5 +188,5 @@ def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys:
     assert json.loads(redis.hget(redis_layout.TENANTS, "acme"))["limits"]["concurrent_streams"] == 5
 
 
-def test_a_consent_says_one_thing(keys: Keys) -> None:
+def test_contradictory_consent_options_are_rejected(keys: Keys) -> None:
     assert keys("consent", "acme").code == keys("consent", "acme", "--all", "--withdraw").code == 2

@@ -30,7 +30,7 @@ def model() -> Path:
 
 @pytest.fixture
 def data_dir(tmp_path: Path, model: Path) -> Path:
-    """One that has the embedding model."""
+    """A data directory with the embedding model."""
     models = tmp_path / ".pointsman" / "models"
     models.mkdir(parents=True)
     (models / "minilm").symlink_to(model)
@@ -39,7 +39,7 @@ def data_dir(tmp_path: Path, model: Path) -> Path:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The help desk with fewer examples, which are embedded sooner."""
+    """The help desk with fewer examples, which are embedded faster."""
     folder = shutil.copytree(HELPDESK, tmp_path / "example")
     for file in (folder / "config" / "tasks").iterdir():
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
@@ -48,7 +48,7 @@ def example(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
-    """The address of a Redis, and a client of it."""
+    """A Redis URL, and a client of it."""
     port = free_port()
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
@@ -59,7 +59,7 @@ def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
         server.kill()
 
 
-def test_a_classifier_is_fitted_from_an_example_and_what_came_of_it_is_shown(
+def test_a_classifier_is_trained_from_an_example_and_its_quality_is_shown(
     cli: Cli, data_dir: Path, example: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "helpdesk.artefact"
@@ -73,7 +73,7 @@ def test_a_classifier_is_fitted_from_an_example_and_what_came_of_it_is_shown(
     assert "embedding: 100 of 100" in outcome.err
 
 
-def test_a_configuration_with_a_mistake_is_refused_in_one_line(cli: Cli, data_dir: Path, example: Path) -> None:
+def test_an_invalid_configuration_is_rejected_in_one_line(cli: Cli, data_dir: Path, example: Path) -> None:
     folder = example / "config"
     (folder / "tasks" / "chat.jsonl").write_text('{"text": "hi"}\n')
 
@@ -85,21 +85,23 @@ def test_a_configuration_with_a_mistake_is_refused_in_one_line(cli: Cli, data_di
 
 
 @pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay", "--redis", "x")])
-def test_a_folder_that_is_neither_is_refused(cli: Cli, command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_folder_that_is_neither_example_nor_configuration_is_rejected(
+    cli: Cli, command: tuple[str, ...], tmp_path: Path
+) -> None:
     outcome = cli(*command, tmp_path)
 
     assert outcome.code == 2
     assert "neither an example (no pointsman.yaml) nor a configuration (no tasks.yaml)" in outcome.err
 
 
-def test_without_a_journal_there_is_nothing_to_replay(cli: Cli, tmp_path: Path) -> None:
+def test_replay_needs_a_request_log(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("replay", HELPDESK, "--data-dir", tmp_path)
 
     assert outcome.code == 2
     assert "no --redis was given" in outcome.err
 
 
-def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, data_dir: Path, example: Path) -> None:
+def test_without_a_request_log_the_examples_are_checked_nevertheless(cli: Cli, data_dir: Path, example: Path) -> None:
     outcome = cli("classifier", "lint", example, "--data-dir", data_dir, "--json")
 
     assert outcome.code == 0, outcome.err
@@ -110,7 +112,7 @@ def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, dat
     }  # fmt: skip
 
 
-def test_a_replay_is_shown_and_fails_where_too_much_would_change(
+def test_a_replay_is_shown_and_fails_if_too_much_would_change(
     cli: Cli, data_dir: Path, example: Path, journal: tuple[str, Redis]
 ) -> None:
     url, redis = journal
@@ -131,7 +133,7 @@ def test_a_replay_is_shown_and_fails_where_too_much_would_change(
 
 
 def _entry(name: str, path: str) -> dict[str, Any]:
-    """As docs/request_log.md describes it: a greeting, whose text was not kept."""
+    """An entry as documented in docs/request_log.md: a greeting whose text was not stored."""
     return {
         "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
         "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
@@ -143,7 +145,7 @@ def _entry(name: str, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay",)])
-def test_each_command_helps(cli: Cli, command: tuple[str, ...]) -> None:
+def test_each_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
     outcome = cli(*command, "--help")
 
     assert outcome.code == 0

@@ -1,4 +1,4 @@
-"""`pointsman up --monitoring` with the real Prometheus; the services are stood for by `fake_services.py`."""
+"""`pointsman up --monitoring` with the real Prometheus; `fake_services.py` replaces the services."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from pointsman_cli.data_dir import DataDir, Run, read_run
-from pointsman_cli.doctor.findings import ok
+from pointsman_cli.doctor.machine import ok
 from pointsman_cli.doctor.running import check_running
 from pointsman_cli.processes import alive_processes, process_tree
 from pointsman_cli.up.plan import Addresses
@@ -90,7 +90,7 @@ async def start(executable: Callable[[str], Path], example_folder: Path, tmp_pat
 
 @pytest.fixture
 def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
-    """Waits until all is up."""
+    """Returns once all services run."""
     run_json, log = tmp_path / "home" / "run.json", tmp_path / "up.log"
 
     async def wait() -> Run:
@@ -103,7 +103,7 @@ def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
 
 
 async def until_it_says(address: str, query: str, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """Waits for the answer to a query, value by job."""
+    """Returns once a query has this answer (values by job)."""
     async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
         while True:
             told = (await client.get(f"http://{address}/api/v1/query", params={"query": query})).json()
@@ -114,7 +114,7 @@ async def until_it_says(address: str, query: str, holds: Callable[[dict[str, flo
 
 
 @needs_prometheus
-async def test_prometheus_watches_what_runs_and_goes_down_first(
+async def test_prometheus_scrapes_the_services_and_stops_first(
     start: Start, running: Callable[[], Awaitable[Run]], tmp_path: Path
 ) -> None:
     up = await start()
@@ -127,7 +127,12 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
     )
     stands_for = await until_it_says(prometheus.address, "stands_for", lambda found: len(found) == 2)
 
-    assert up_by_job == {"gateway": 0, "retriever": 1, "lora-server": 1, "engine": 0}  # the other two are no metrics
+    assert up_by_job == {
+        "gateway": 0,
+        "retriever": 1,
+        "lora-server": 1,
+        "engine": 0,
+    }
     assert stands_for == {"retriever": 1, "lora-server": 1}
     assert prometheus.address.startswith("127.0.0.1:")
     assert prometheus.pid in {process.pid for process in processes}
@@ -150,7 +155,7 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
 
 
 @needs_prometheus
-async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
+async def test_a_dead_prometheus_is_restarted_and_none_outlives_up(
     start: Start, running: Callable[[], Awaitable[Run]], until: Until, tmp_path: Path
 ) -> None:
     up = await start()
@@ -173,7 +178,7 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
 
 @needs_promtool
 @pytest.mark.parametrize("rules", [RULES, Path("/there/are/none")])
-def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
+def test_the_configuration_is_valid_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
     write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
@@ -185,7 +190,7 @@ def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules:
     assert (found > 0) == rules.is_dir()
 
 
-def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know(tmp_path: Path) -> None:
+def test_each_service_is_scraped_at_its_address_under_the_job_names_of_the_rules(tmp_path: Path) -> None:
     write_configuration(DataDir.at(tmp_path), ADDRESSES)
 
     written = yaml.safe_load((tmp_path / "prometheus" / "prometheus.yml").read_text())
@@ -220,7 +225,7 @@ def up(cli: Cli, example_folder: Path, executable: Callable[[str], Path], tmp_pa
     return lambda *more: cli("up", example_folder, *options, "--data-dir", tmp_path / "home", "--monitoring", *more)
 
 
-def test_without_prometheus_nothing_starts_and_it_is_said_where_to_get_one(
+def test_without_prometheus_nothing_starts_and_the_error_says_where_to_get_it(
     up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -232,7 +237,7 @@ def test_without_prometheus_nothing_starts_and_it_is_said_where_to_get_one(
     assert not (tmp_path / "home" / "run.json").exists()
 
 
-def test_a_taken_port_is_named_with_the_option_that_changes_it(
+def test_a_port_in_use_is_named_with_the_option_that_changes_it(
     up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "prometheus").touch(0o755)

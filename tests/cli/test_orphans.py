@@ -1,4 +1,4 @@
-"""What `pointsman up` leaves when it is killed without a word."""
+"""No process is left if `pointsman up` is killed."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from pointsman_cli.up.supervisor import Supervisor, reaper_running
 
 Until = Callable[..., Any]
 
-# A child that will not stop when asked, with another below it in a session of its own.
+# A child that ignores SIGTERM, with a child of its own in another session.
 STUBBORN = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -50,7 +50,7 @@ asyncio.run(main())
 async def start_up(
     data_dir: Path, child: Path, grace: float, until: Until, hangs_at: str = ""
 ) -> asyncio.subprocess.Process:
-    """Starts it with two children, each of which says when all that it starts is up."""
+    """Starts it with two children, and returns once all processes run."""
     up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(data_dir), str(child), str(grace), hangs_at)
     logs = [data_dir / "first.log", data_dir / "second.log"]
     await until(lambda: all(log.exists() and "all is up" in log.read_text() for log in logs), "all children are up")
@@ -71,7 +71,7 @@ async def test_kill_9_leaves_no_process_behind(tmp_path: Path, until: Until, han
     await until(lambda: not alive_processes(processes), "all are gone")
 
 
-async def test_a_child_that_does_as_told_goes_at_once_when_up_is_killed(tmp_path: Path, until: Until) -> None:
+async def test_a_child_stops_immediately_if_up_is_killed(tmp_path: Path, until: Until) -> None:
     child = tmp_path / "child.py"
     child.write_text("import signal; print('all is up', flush=True); signal.pause()")
     up = await start_up(tmp_path, child, grace=600, until=until)
@@ -91,7 +91,7 @@ async def test_a_second_up_is_refused_with_the_pid_of_the_first(tmp_path: Path) 
                 pass
 
 
-async def test_the_lock_is_free_again_after_the_end(tmp_path: Path) -> None:
+async def test_the_lock_is_released_at_the_end(tmp_path: Path) -> None:
     for _ in range(2):
         async with reaper_running(tmp_path / "up.lock"):
             pass
@@ -115,7 +115,7 @@ async def test_the_lock_is_held_until_the_last_process_of_a_killed_up_is_gone(tm
         pass
 
 
-async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, until: Until) -> None:
+async def test_children_are_started_without_the_guard_process(tmp_path: Path, until: Until) -> None:
     async with reaper_running(tmp_path / "up.lock") as guard:
         (its,) = (process for process in process_tree(os.getpid()) if _is_guard(process))
         os.kill(its.pid, signal.SIGKILL)

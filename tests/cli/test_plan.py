@@ -17,11 +17,13 @@ def plan(example_folder: Path) -> Plan:
     return make_plan(load_example(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
 
 
-def test_what_is_needed_starts_before_what_needs_it(plan: Plan) -> None:
+def test_dependencies_start_first(plan: Plan) -> None:
     assert [service.name for service in plan.in_order] == ["valkey", "retriever", "lora-server", "gateway"]
 
 
-def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(plan: Plan, example_folder: Path) -> None:
+def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: Plan, example_folder: Path) -> None:
+    assert plan.retriever
+    assert plan.lora_server
     retriever, lora_server, gateway = (
         plan.retriever.environment,
         plan.lora_server.environment,
@@ -37,11 +39,12 @@ def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(pl
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
 
 
-def test_feedback_waits_at_home_while_valkey_is_away(plan: Plan) -> None:
+def test_the_gateway_has_a_wal_folder_in_the_data_directory(plan: Plan) -> None:
     assert plan.gateway.environment["POINTSMAN_GATEWAY_WAL_DIR"] == "/home/.pointsman/wal"
 
 
 def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
+    assert plan.retriever
     assert (
         plan.gateway.environment["POINTSMAN_GATEWAY_EMBEDDING_MODEL"]
         == plan.retriever.environment["POINTSMAN_RETRIEVER_EMBEDDING_MODEL"]
@@ -49,7 +52,8 @@ def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
     )
 
 
-def test_the_engine_serves_the_base_model_from_home_under_its_name(plan: Plan) -> None:
+def test_the_engine_serves_the_base_model_from_the_data_directory(plan: Plan) -> None:
+    assert plan.lora_server
     environment = plan.lora_server.environment
 
     assert environment["POINTSMAN_LORA_BASE_MODEL"] == "/home/.pointsman/models/smollm2-135m"
@@ -58,14 +62,14 @@ def test_the_engine_serves_the_base_model_from_home_under_its_name(plan: Plan) -
     assert environment["POINTSMAN_LORA_ENGINE_LISTEN"] == ADDRESSES.engine
 
 
-def test_valkey_keeps_its_data_on_disk_and_listens_at_no_port(plan: Plan) -> None:
+def test_valkey_persists_its_data_and_listens_on_no_port(plan: Plan) -> None:
     program = " ".join(plan.valkey.program)
 
     assert "--port 0 --unixsocket /home/.pointsman/valkey/valkey.sock --unixsocketperm 700" in program
     assert "--dir /home/.pointsman/valkey --appendonly yes" in program
 
 
-def test_services_run_in_our_python_and_not_in_the_engines(plan: Plan) -> None:
+def test_services_run_in_this_python_and_not_in_the_engines(plan: Plan) -> None:
     modules = {service.name: service.program for service in plan.in_order if service.name != "valkey"}
 
     assert modules == {
@@ -85,7 +89,7 @@ def test_chosen_addresses_are_free_and_different() -> None:
 
 
 @pytest.mark.parametrize("option", ["--http", "--grpc"])
-def test_a_taken_port_is_named_with_the_option_that_changes_it(option: str) -> None:
+def test_a_port_in_use_is_named_with_the_option_that_changes_it(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         doors = {"--http": "127.0.0.1:0", "--grpc": "127.0.0.1:0", option: f"127.0.0.1:{port}"}
@@ -95,6 +99,6 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(option: str) -> N
 
 
 @pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", ":8080"])
-def test_an_address_that_is_none_is_refused_with_one_that_is(address: str) -> None:
+def test_an_invalid_address_is_rejected_with_a_valid_example(address: str) -> None:
     with pytest.raises(UsageError, match=r"should be HOST:PORT, such as 127\.0\.0\.1:8080"):
         choose_addresses(address, "127.0.0.1:0")

@@ -14,7 +14,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-I", "-u", "-c", code]
 
 
-async def test_lines_come_one_by_one_and_the_last_error_is_kept() -> None:
+async def test_output_lines_are_yielded_one_by_one_and_the_last_error_is_kept() -> None:
     out: list[str] = []
     err: list[str] = []
     code = "import sys; print('one'); print('two'); print('careful', file=sys.stderr); sys.exit('error: no disk')"
@@ -25,13 +25,13 @@ async def test_lines_come_one_by_one_and_the_last_error_is_kept() -> None:
     assert (ended.code, ended.reason) == (1, "no disk")
 
 
-async def test_what_says_nothing_is_told_by_its_exit_code() -> None:
+async def test_a_silent_failure_is_reported_with_its_exit_code() -> None:
     ended = await run_to_end(python("import os; os._exit(3)"), {}, print)
 
     assert ended.reason == "exit code 3"
 
 
-async def test_the_environment_is_added_to_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environment_extends_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_OURS", "1")
     out: list[str] = []
     code = "import os; print(os.environ['POINTSMAN_OURS'], os.environ['POINTSMAN_ADDED'])"
@@ -41,7 +41,7 @@ async def test_the_environment_is_added_to_ours(monkeypatch: pytest.MonkeyPatch)
     assert out == ["1 2"]
 
 
-async def test_cancelling_interrupts_it_and_lets_it_clean_up(tmp_path: Path, until: Until) -> None:
+async def test_cancellation_sends_sigint_and_waits_for_cleanup(tmp_path: Path, until: Until) -> None:
     out: list[str] = []
     cleaned = tmp_path / "cleaned"
     code = (

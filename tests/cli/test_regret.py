@@ -1,4 +1,4 @@
-"""What `pointsman regret` makes of the shadows' metrics, as the gateway itself counts them."""
+"""`pointsman regret` computes its table from the shadow metrics of a real gateway."""
 
 import pytest
 from pointsman_cli.regret import Regrets, read_regrets, regret_table
@@ -20,7 +20,7 @@ def seen(registry: CollectorRegistry) -> Regrets:
     return read_regrets(parse_metrics(generate_latest(registry).decode(), 0.0, ("pointsman_",)))
 
 
-def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
+def test_means_are_per_pair_and_regret_covers_all_requests() -> None:
     registry = CollectorRegistry()
     metrics = ShadowMetrics(registry)
     pair = Pair("d", "20260101", "triage", DEAR, CHEAP)
@@ -34,13 +34,13 @@ def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
     assert (one.task, one.chosen, one.shadow, one.pairs, one.scored) == ("triage", "few_shot", "adapter", 3, 3)
     assert (one.of_chosen.usd, one.of_shadow.usd) == (pytest.approx(0.002), pytest.approx(0.001))
     assert one.of_chosen.quality == one.of_shadow.quality == pytest.approx(2 / 3)
-    assert one.regret_usd == pytest.approx(0.002)  # not of the pair whose shadow was worse
+    assert one.regret_usd == pytest.approx(0.002)  # not from the pair whose shadow was worse
     assert one.regret_quality == pytest.approx(1.0)
     assert found.outcomes == {"ok": 3, "crowded": 1}
     assert found.spent_usd == pytest.approx(0.0035)
 
 
-def test_a_pair_that_nobody_scored_has_costs_and_no_quality() -> None:
+def test_a_pair_without_scores_has_costs_but_no_quality() -> None:
     registry = CollectorRegistry()
     ShadowMetrics(registry).count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
     [one] = seen(registry).comparisons
@@ -48,7 +48,7 @@ def test_a_pair_that_nobody_scored_has_costs_and_no_quality() -> None:
     assert one.regret_usd == 0.0
 
 
-def test_the_table_has_both_sides_and_says_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_both_sides_and_marks_missing_ones(capsys: pytest.CaptureFixture[str]) -> None:
     registry = CollectorRegistry()
     console = Console(width=140)
     metrics = ShadowMetrics(registry)

@@ -1,5 +1,4 @@
-"""`pointsman distill`, step by step with neighbours that follow a script: what is done, what is not done twice, what is
-refused and why."""
+"""`pointsman retrain` step by step with scripted services: which steps are done, repeated or refused, and why."""
 
 import asyncio
 import json
@@ -47,17 +46,17 @@ PLAN = RetrainPlan(
 
 @dataclass
 class Town:
-    """The gateway, the lora-server and the data sets, as they are told to be."""
+    """Scripted gateway, lora-server and data sets."""
 
     rows: int = 50
     right: Mapping[str, int] = field(default_factory=lambda: {"path:triage_adapter": 10, NEW: 38})
-    """Of each model: how many of the held-out rows it answers rightly, from the first."""
+    """How many held-out rows each model answers correctly, counted from the first."""
     alias: AliasState | None = field(default_factory=lambda: AliasState(OLD, "", 0))
     trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
     taken_back: str = ""
     calls: list[Any] = field(default_factory=list)
     breaks: str = ""
-    """The call at which all ends, as by a kill."""
+    """The call at which the run is interrupted, as if killed."""
 
     def call(self, name: str, *what: Any) -> None:
         self.calls.append((name, *what))
@@ -159,7 +158,7 @@ def steps(town: Town, ledger: RunFile, plan: RetrainPlan, method: str, texts: Pa
 def distill(
     town: Town, shelf: Path, plan: RetrainPlan = PLAN, method: str = "lora", until: str = "", texts: Path | None = None
 ) -> RunState:
-    """Goes on with the run that is there."""
+    """Resumes the current run."""
     there = latest_run(shelf)
     ledger = there if there and not there.state.outcome else start_run(shelf, "triage", method, STEPS)
     return asyncio.run(
@@ -167,7 +166,7 @@ def distill(
     )
 
 
-def test_a_better_version_is_tried_on_traffic_and_then_serves(shelf: Path) -> None:
+def test_a_better_version_becomes_a_canary_and_is_then_promoted(shelf: Path) -> None:
     town = Town()
     state = distill(town, shelf)
     assert (state.outcome, state.version) == ("promoted", NEW)
@@ -176,7 +175,7 @@ def test_a_better_version_is_tried_on_traffic_and_then_serves(shelf: Path) -> No
     assert latest_run(shelf).state == state  # type: ignore[union-attr]  # it is there
 
 
-def test_the_trainer_is_given_the_data_set_its_recipe_and_what_the_manifest_shall_know(shelf: Path) -> None:
+def test_the_trainer_gets_data_set_recipe_and_manifest_facts(shelf: Path) -> None:
     town = Town()
     distill(town, shelf, until="train")
     ((_, spec),) = [call for call in town.calls if call[0] == "start"]
@@ -188,7 +187,7 @@ def test_the_trainer_is_given_the_data_set_its_recipe_and_what_the_manifest_shal
     assert spec.facts == {"data_set": "triage/abc", "data_unix": "17"}
 
 
-def test_pairs_are_learnt_from_the_version_that_serves(shelf: Path) -> None:
+def test_preference_training_starts_from_the_serving_version(shelf: Path) -> None:
     town = Town()
     distill(town, shelf, method="dpo", until="train")
     ((_, spec),) = [call for call in town.calls if call[0] == "start"]
@@ -196,14 +195,14 @@ def test_pairs_are_learnt_from_the_version_that_serves(shelf: Path) -> None:
     assert spec.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
 
 
-def test_too_few_rows_are_not_trained_on(shelf: Path) -> None:
+def test_too_few_rows_end_the_run_before_training(shelf: Path) -> None:
     town = Town(rows=9)
     state = distill(town, shelf)
     assert (state.outcome, state.reason) == ("refused", "9 rows to learn from: under 10")
     assert town.names() == ["build"]
 
 
-def test_a_version_that_is_worse_is_retired_and_the_reason_kept(shelf: Path) -> None:
+def test_a_worse_version_is_retired_with_the_reason(shelf: Path) -> None:
     town = Town(right={"path:triage_adapter": 38, NEW: 10})
     state = distill(town, shelf)
     assert state.outcome == "refused"
@@ -214,28 +213,28 @@ def test_a_version_that_is_worse_is_retired_and_the_reason_kept(shelf: Path) -> 
     assert state.facts("evaluate")["examination"]["worse"][0]["expected"] == "answer 10"
 
 
-def test_what_serves_already_is_refused_and_goes_on_serving(shelf: Path) -> None:
+def test_a_version_equal_to_the_serving_one_is_refused(shelf: Path) -> None:
     town = Town(trained=TrainingResult("succeeded", OLD))
     state = distill(town, shelf)
     assert state.reason == f"{OLD} is what serves already"
     assert "retire" not in town.names()
 
 
-def test_a_canary_that_is_taken_back_is_refused_with_its_reason(shelf: Path) -> None:
+def test_a_rolled_back_canary_fails_the_run_with_its_reason(shelf: Path) -> None:
     town = Town(taken_back="error rate 0.30 of 40 against 0.00 of 58")
     state = distill(town, shelf)
     assert state.reason == "the canary was taken back: error rate 0.30 of 40 against 0.00 of 58"
     assert town.calls[-1] == ("retire", NEW, state.reason)
 
 
-def test_a_canary_without_traffic_is_given_up(shelf: Path) -> None:
+def test_a_canary_without_traffic_is_abandoned(shelf: Path) -> None:
     town = Town()
     state = distill(town, shelf, replace(PLAN, canary=CanaryTerms(0.5, 1000, 0.0)))
     assert state.reason == "2 of 1000 requests in 0 minutes"
     assert town.names()[-2:] == ["end_canary", "retire"]
 
 
-def test_the_first_version_has_the_teacher_to_beat_and_needs_no_canary(shelf: Path) -> None:
+def test_the_first_version_is_compared_with_the_teacher_and_needs_no_canary(shelf: Path) -> None:
     town = Town(alias=None, right={"path:triage_few_shot": 12, NEW: 40})
     state = distill(town, shelf)
     assert (state.outcome, state.steps["canary"].status) == ("promoted", "skipped")
@@ -243,7 +242,7 @@ def test_the_first_version_has_the_teacher_to_beat_and_needs_no_canary(shelf: Pa
     assert town.calls[-1] == ("move", NEW, "")
 
 
-def test_a_run_stops_after_the_step_that_was_named_and_goes_on_with_the_next(shelf: Path) -> None:
+def test_a_run_stops_after_the_named_step_and_resumes_with_the_next(shelf: Path) -> None:
     town = Town()
     for step, done in (("data", ["build"]), ("train", ["start", "follow"]), ("evaluate", ["ask", "ask"])):
         town.calls.clear()
@@ -255,7 +254,7 @@ def test_a_run_stops_after_the_step_that_was_named_and_goes_on_with_the_next(she
 
 
 @pytest.mark.parametrize("at", ["build", "start", "follow", "ask", "canary", "move"])
-def test_a_killed_run_goes_on_where_it_was(shelf: Path, at: str) -> None:
+def test_a_killed_run_resumes(shelf: Path, at: str) -> None:
     town = Town(breaks=at)
     with pytest.raises(KeyboardInterrupt):
         distill(town, shelf)
@@ -276,7 +275,7 @@ def test_a_kill_before_the_retirement_retires_afterwards(shelf: Path) -> None:
     assert town.names() == ["retire"]
 
 
-def test_a_training_that_failed_is_begun_anew(shelf: Path) -> None:
+def test_a_failed_training_is_restarted(shelf: Path) -> None:
     town = Town(trained=TrainingResult("failed", "", "no memory"))
     with pytest.raises(CommandError, match="job-1 failed: no memory"):
         distill(town, shelf)
@@ -285,7 +284,7 @@ def test_a_training_that_failed_is_begun_anew(shelf: Path) -> None:
     assert town.names().count("start") == 2
 
 
-def test_the_teacher_is_asked_over_texts_and_each_once(shelf: Path, tmp_path: Path) -> None:
+def test_each_text_is_sent_to_the_teacher_once(shelf: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.write_text('I lost my hat\n{"text": "Refund please"}\n\nI lost my hat\n')
     town = Town(right={"path:triage_few_shot": 1})
@@ -298,12 +297,12 @@ def test_the_teacher_is_asked_over_texts_and_each_once(shelf: Path, tmp_path: Pa
     ]
 
 
-def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_of_texts_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no-such"):
         read_prompts(tmp_path / "no-such")
 
 
-def test_a_text_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path) -> None:
+def test_texts_may_contain_any_character_and_their_file_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "texts"
     file.write_text('{"text": "one\u2028two"}\nthree\x85four\n', "utf-8-sig")
     assert read_prompts(file) == ["one\u2028two", "three\x85four"]
@@ -320,16 +319,14 @@ def test_a_text_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Pat
         (r'{"text": "half \ud83d of a pair"}', "holds half of a surrogate pair"),
     ],
 )
-def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(
-    tmp_path: Path, line: str, problem: str
-) -> None:
+def test_an_invalid_json_line_is_rejected(tmp_path: Path, line: str, problem: str) -> None:
     file = tmp_path / "texts"
     file.write_text(f"I lost my hat\n{line}\n")
     with pytest.raises(UsageError, match=rf"texts:2 begins with {{ and {problem}"):
         read_prompts(file)
 
 
-def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(shelf: Path, tmp_path: Path) -> None:
+def test_a_label_invalid_for_the_metric_is_rejected_before_any_request(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "heldout.jsonl"
     file.write_text('{"text": "question", "output": "no object"}\n')
     town = Town()
@@ -338,7 +335,7 @@ def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(she
     assert "ask" not in town.names()
 
 
-def test_without_a_file_rows_held_out_of_the_data_decide(shelf: Path, tmp_path: Path) -> None:
+def test_without_an_evaluation_file_held_out_rows_are_used(shelf: Path, tmp_path: Path) -> None:
     rows = [
         {"text": "one\u2028", "output": "1"},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
@@ -351,7 +348,7 @@ def test_without_a_file_rows_held_out_of_the_data_decide(shelf: Path, tmp_path: 
     assert [(row.text, len(row.messages), row.output) for row in found] == [("one\u2028", 1, "1"), ("two", 3, "2")]
 
 
-def test_a_state_that_cannot_be_read_is_named(shelf: Path) -> None:
+def test_an_unreadable_state_file_is_named(shelf: Path) -> None:
     distill(Town(), shelf, until="data")
     (file,) = shelf.glob("*/state.json")
     file.write_text("{")
@@ -362,14 +359,14 @@ def test_a_state_that_cannot_be_read_is_named(shelf: Path) -> None:
 # -- the gates
 
 
-def test_a_gain_that_chance_could_explain_does_not_pass() -> None:
+def test_an_insignificant_gain_does_not_pass() -> None:
     gates = GateTerms(1, 0.0, 0.95, 1.0)
     few, many = [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0, 0.0] * 10
     assert apply_gates(gates, few, [1.0, 0.0, 1.0, 1.0]).objections
     assert not apply_gates(gates, [0.0] * 60, many).objections
 
 
-def test_a_few_held_out_rows_are_sure_of_no_gain() -> None:
+def test_few_held_out_rows_cannot_show_a_significant_gain() -> None:
     gates = GateTerms(1, 0.2, 0.95, 0.1)
     for better in ([1.0], [1.0] * 3, [1.0, 0.8, 1.0], [0.9, 1.0, 1.0, 1.0, 0.9]):
         (objection,) = apply_gates(gates, [0.0] * len(better), better).objections
@@ -377,18 +374,18 @@ def test_a_few_held_out_rows_are_sure_of_no_gain() -> None:
     assert not apply_gates(gates, [0.0] * 50, [1.0] * 50).objections
 
 
-def test_a_single_row_that_is_better_in_part_is_examined_too() -> None:
+def test_a_partially_better_row_counts() -> None:
     found = apply_gates(GateTerms(1, 0.0, 0.95, 0.1), [0.5] + [1.0] * 99, [1.0] * 100)
     assert (found.gain.mean, found.p_value) == (pytest.approx(0.005), 1)
 
 
-def test_a_gate_below_nought_lets_pass_what_is_nearly_as_good() -> None:
+def test_a_negative_threshold_accepts_a_slightly_worse_version() -> None:
     old, new = [1.0] * 100, [1.0] * 97 + [0.0] * 3
     assert apply_gates(GateTerms(1, 0.0, 0.95, 0.1), old, new).objections
     assert not apply_gates(GateTerms(1, -0.1, 0.95, 0.1), old, new).objections
 
 
-def test_a_better_mean_does_not_make_up_for_too_many_rows_that_are_worse() -> None:
+def test_a_better_mean_does_not_compensate_for_too_many_worse_rows() -> None:
     old, new = [0.0] * 80 + [1.0] * 20, [1.0] * 80 + [0.0] * 20
     (objection,) = apply_gates(GateTerms(1, 0.0, 0.95, 0.1), old, new).objections
     assert objection == "20% of the rows are answered worse than now: over 10%"

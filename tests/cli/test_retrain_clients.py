@@ -1,4 +1,4 @@
-"""What `pointsman distill` asks of the gateway and of the lora-server, over real HTTP and real gRPC."""
+"""The calls of `pointsman retrain` to the gateway and to the lora-server, over real HTTP and real gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +27,7 @@ def ask(gateway: Any, file: Path, *texts: str) -> list[ModelAnswer]:
     )
 
 
-def test_questions_are_asked_as_the_path_does_and_none_twice(gateway: Any, tmp_path: Path) -> None:
+def test_questions_use_the_paths_settings_and_are_sent_once(gateway: Any, tmp_path: Path) -> None:
     gateway.body = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
     file = tmp_path / "answers.jsonl"
     assert [answer.text for answer in ask(gateway, file, "one", "two", "one")] == ["yes"] * 3
@@ -41,20 +41,20 @@ def test_questions_are_asked_as_the_path_does_and_none_twice(gateway: Any, tmp_p
     assert len(gateway.asked) == 3
 
 
-def test_an_answer_may_have_any_letter_and_is_kept(gateway: Any, tmp_path: Path) -> None:
+def test_an_answer_may_contain_any_character_and_is_stored(gateway: Any, tmp_path: Path) -> None:
     gateway.body = {"choices": [{"message": {"content": "one\u2028two\x85"}, "finish_reason": "stop"}]}
     for _ in range(2):
         assert [answer.text for answer in ask(gateway, tmp_path / "answers.jsonl", "one")] == ["one\u2028two\x85"]
     assert len(gateway.asked) == 1
 
 
-def test_what_one_question_is_refused_for_is_its_answer(gateway: Any, tmp_path: Path) -> None:
+def test_an_error_for_one_question_is_recorded_as_its_answer(gateway: Any, tmp_path: Path) -> None:
     gateway.status, gateway.body = 400, {"error": {"message": "too long", "code": "context_length_exceeded"}}
     (answer,) = ask(gateway, tmp_path / "answers.jsonl", "one")
     assert (answer.text, answer.error) == ("", "context_length_exceeded")
 
 
-def test_what_all_are_refused_for_ends_it(gateway: Any, tmp_path: Path) -> None:
+def test_an_error_that_affects_all_questions_ends_the_run(gateway: Any, tmp_path: Path) -> None:
     gateway.status, gateway.body = 401, {"error": {"message": "no key", "code": "missing_key"}}
     with pytest.raises(CommandError, match=r"no key \(missing_key, HTTP 401\)"):
         ask(gateway, tmp_path / "answers.jsonl", "one")
@@ -111,14 +111,18 @@ def lora_server(grpc_server: Callable[..., str]) -> tuple[LoraServer, str]:
     return servicer, grpc_server("pointsman.v1.LoraServer", register)
 
 
-async def test_an_alias_is_seen_with_its_canary_and_why_one_was_taken_back(lora_server: tuple[LoraServer, str]) -> None:
+async def test_an_alias_is_read_with_its_canary_and_the_reason_of_a_rollback(
+    lora_server: tuple[LoraServer, str],
+) -> None:
     registry = Registry(lora_server[1], "retrain 1")
     assert await registry.alias_state("triage@prod") == AliasState(OLD, NEW, 7)
     assert await registry.alias_state("triage@other") is None
     assert await registry.why_taken_back("triage@prod") == "p95 900 ms against 200 ms"
 
 
-async def test_a_canary_is_judged_no_later_than_it_may_be_promoted(lora_server: tuple[LoraServer, str]) -> None:
+async def test_a_canary_is_set_with_its_terms_and_a_version_retired_with_a_reason(
+    lora_server: tuple[LoraServer, str],
+) -> None:
     servicer, address = lora_server
     registry = Registry(address, "retrain 1")
     await registry.set_canary("triage@prod", NEW, CanaryTerms(0.5, 8, 60.0), OLD)
@@ -128,7 +132,7 @@ async def test_a_canary_is_judged_no_later_than_it_may_be_promoted(lora_server: 
     assert (retired.version, retired.reason, retired.author) == (NEW, "it is worse", "retrain 1")
 
 
-async def test_a_training_is_found_again_by_its_run_and_begun_once(lora_server: tuple[LoraServer, str]) -> None:
+async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tuple[LoraServer, str]) -> None:
     servicer, address = lora_server
     told: list[str] = []
     trainer = Trainer(address, lambda kind, facts: told.append(kind))

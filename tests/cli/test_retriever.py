@@ -1,4 +1,4 @@
-"""`pointsman retriever` against the real one."""
+"""`pointsman retriever` with a real retriever."""
 
 import re
 import sqlite3
@@ -38,12 +38,12 @@ def test_an_operator_lists_verifies_copies_and_restores(cli: Cli, tmp_path: Path
         assert "notes is consistent: 5 documents, 5 chunks" in cli("retriever", "verify", "notes", *acme).out
         taken = cli("retriever", "snapshot", "notes", copy, *acme)
         assert "5 documents" in taken.out
-        assert cli("retriever", "snapshot", "notes", copy, *acme).code == 2  # it is there already
+        assert cli("retriever", "snapshot", "notes", copy, *acme).code == 2  # it exists already
 
         refused = cli("retriever", "restore", "notes", copy, *acme)
         assert (refused.code, "(collection_exists)" in refused.err) == (1, True)
         assert "notes has 5 documents" in cli("retriever", "restore", "notes", copy, "--replace", *acme).out
-        assert cli("retriever", "restore", "notes", copy, *at).code == 0  # another tenant's, now
+        assert cli("retriever", "restore", "notes", copy, *at).code == 0  # now it belongs to another tenant
         assert "5 documents" in cli("retriever", "reembed", "notes", *acme).out  # there is nothing to do
 
         with closing(sqlite3.connect(data / "acme" / "notes" / "store.sqlite3", isolation_level=None)) as file:
@@ -54,7 +54,7 @@ def test_an_operator_lists_verifies_copies_and_restores(cli: Cli, tmp_path: Path
         assert cli("retriever", "verify", "notes", *at).code == 0
 
 
-def test_a_copy_that_cannot_be_taken_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+def test_a_failed_snapshot_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
     with running(tmp_path / "data") as address:
         outcome = cli("retriever", "snapshot", "nowhere", tmp_path / "copy", "--retriever", address)
     assert (outcome.code, "(unknown_collection)" in outcome.err) == (1, True)

@@ -1,13 +1,12 @@
-"""The tokens that `up` writes, and to which addresses a command sends them."""
+"""The tokens that `up` writes, and the addresses to which a command sends them."""
 
 import os
 from pathlib import Path
 
 import pytest
-from pointsman_cli.data_dir import DataDir, Run, write_run
+from pointsman_cli.data_dir import DataDir, Run, authenticate_to, token_for, write_run, write_tokens
 from pointsman_cli.errors import CommandError
 from pointsman_cli.options import lora_server_address, retriever_address
-from pointsman_cli.service_tokens import authenticate_to, token_for, write_tokens
 from pointsman_servicekit.service_tokens import Role, parse_peers
 
 RETRIEVER, LORA_SERVER = "127.0.0.1:20001", "127.0.0.1:20002"
@@ -49,7 +48,7 @@ def test_the_files_are_private_and_each_service_knows_its_peers(data_dir: DataDi
     }
 
 
-def test_the_tokens_are_kept_and_all_are_new_if_one_file_is_missing(data_dir: DataDir) -> None:
+def test_tokens_are_reused_and_all_are_renewed_if_one_file_is_missing(data_dir: DataDir) -> None:
     before = [data_dir.token(name).read_text() for name in NAMES]
     write_tokens(data_dir)
     assert [data_dir.token(name).read_text() for name in NAMES] == before
@@ -58,7 +57,7 @@ def test_the_tokens_are_kept_and_all_are_new_if_one_file_is_missing(data_dir: Da
     assert not {data_dir.token(name).read_text() for name in NAMES} & set(before)
 
 
-def test_a_command_authenticates_to_what_runs_here_and_to_nothing_else(data_dir: DataDir) -> None:
+def test_tokens_are_sent_to_the_local_services_only(data_dir: DataDir) -> None:
     assert (lora_server_address(LORA_SERVER, data_dir.folder), sent_to(LORA_SERVER)) == (LORA_SERVER, "")
     write_running(data_dir)
     cli = data_dir.token("cli").read_text()
@@ -68,7 +67,7 @@ def test_a_command_authenticates_to_what_runs_here_and_to_nothing_else(data_dir:
     assert (lora_server_address(elsewhere, data_dir.folder), sent_to(elsewhere)) == (elsewhere, "")
 
 
-def test_other_services_get_the_token_of_the_named_file(
+def test_other_services_get_the_token_from_the_named_file(
     data_dir: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_running(data_dir)

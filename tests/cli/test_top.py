@@ -1,4 +1,4 @@
-"""`pointsman top` beside small servers of real registries' metrics, and a lora-server over real gRPC."""
+"""`pointsman top` with small metrics servers that use real registries, and a lora-server over real gRPC."""
 
 import json
 import os
@@ -38,7 +38,7 @@ PATIENCE = 30.0
 
 
 class Gateway:
-    """The gateway's metrics, in the client library's own registry."""
+    """The gateway's metrics in a registry of the client library."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -80,7 +80,7 @@ class LoraMetrics:
 
 
 class MetricsServer:
-    """`between` is called before each answer but the first: what happens from one look to the next."""
+    """`between` is called before each scrape except the first, to change the metrics."""
 
     def __init__(self, registry: CollectorRegistry, between: Callable[[], None], port: int = 0) -> None:
         self.registry = registry
@@ -101,7 +101,7 @@ class MetricsServer:
                 self.wfile.write(generate_latest(outer.registry) if outer.body is None else outer.body)
 
             def log_message(self, *words: object) -> None:
-                """Says nothing."""
+                """Disables the log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.port = self._server.server_port
@@ -128,7 +128,7 @@ def serve() -> Iterator[Serve]:
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
-    """With an adapter that serves, its canary, and one that failed."""
+    """A lora-server with a serving version, its canary, and a failed version."""
 
     def __init__(self) -> None:
         self.status = pb.ENGINE_STATUS_READY
@@ -174,10 +174,10 @@ def top(cli: Cli, address: str, serve: Serve, tmp_path: Path) -> Cli:
 # -- figures
 
 
-def test_figures_are_of_what_happened_between_two_looks(top: Cli, serve: Serve) -> None:
+def test_figures_are_differences_between_two_scrapes(top: Cli, serve: Serve) -> None:
     gateway = Gateway()
     for _ in range(7):
-        gateway.answer("handbook", seconds=0.05)  # before the first look: counts for nothing
+        gateway.answer("handbook", seconds=0.05)  # before the first scrape, so it does not count
     gateway.fallbacks.labels("handbook", "faq").inc()
 
     def between() -> None:
@@ -213,7 +213,7 @@ def test_figures_are_of_what_happened_between_two_looks(top: Cli, serve: Serve) 
     assert found["event_loop_lag_seconds"]["p50"] == pytest.approx(0.0055)
 
 
-def test_an_answer_longer_than_the_last_edge_is_at_that_edge_as_in_prometheus(top: Cli, serve: Serve) -> None:
+def test_a_value_above_the_last_bucket_counts_as_its_bound_as_in_prometheus(top: Cli, serve: Serve) -> None:
     gateway = Gateway()
 
     found = json.loads(top(serve(gateway, lambda: gateway.answer("faq", seconds=50)).url, "--json").out)
@@ -221,7 +221,7 @@ def test_an_answer_longer_than_the_last_edge_is_at_that_edge_as_in_prometheus(to
     assert found["gateway"]["paths"][0]["seconds"] == {"p50": 2, "p95": 2, "p99": 2}
 
 
-def test_a_path_that_nobody_asked_is_shown_without_quantiles_or_dollars(top: Cli, serve: Serve) -> None:
+def test_an_unused_path_is_shown_without_quantiles_and_dollars(top: Cli, serve: Serve) -> None:
     gateway = Gateway()
     gateway.answer("faq")
 
@@ -242,7 +242,7 @@ def test_a_path_that_nobody_asked_is_shown_without_quantiles_or_dollars(top: Cli
         ({}, 0.5, None),
     ],
 )
-def test_quantiles_are_reckoned_as_prometheus_does(
+def test_quantiles_are_computed_as_in_prometheus(
     buckets: dict[float, float], share: float, value: float | None
 ) -> None:
     assert quantile(buckets, share) == value
@@ -252,7 +252,7 @@ def scrape(at: float, gateway: Gateway) -> Scrape:
     return parse_metrics(generate_latest(gateway.registry).decode(), at, GATEWAY_METRICS)
 
 
-def test_the_window_forgets_what_is_older() -> None:
+def test_older_scrapes_leave_the_window() -> None:
     gateway, window = Gateway(), Window(10)
     for at in range(0, 41, 5):
         gateway.answer("faq")
@@ -264,14 +264,14 @@ def test_the_window_forgets_what_is_older() -> None:
     assert (figures.seconds, figures.requests_per_second, figures.paths[0].requests) == (10, 0.2, 2)
 
 
-def test_one_look_alone_has_no_figures() -> None:
+def test_a_single_scrape_gives_no_figures() -> None:
     window = Window(10)
     window.add(scrape(0, Gateway()))
 
     assert gateway_figures(window) is None
 
 
-def test_a_gateway_that_was_started_again_is_counted_from_0() -> None:
+def test_counters_of_a_restarted_gateway_start_at_0() -> None:
     before, after, window = Gateway(), Gateway(), Window(60)
     for _ in range(100):
         before.answer("faq")
@@ -288,7 +288,7 @@ def test_a_gateway_that_was_started_again_is_counted_from_0() -> None:
     assert {path.path: path.requests for path in figures.paths} == {"faq": 3, "handbook": 1}
 
 
-def test_failures_are_not_told_where_the_gateway_tells_no_faults() -> None:
+def test_failures_are_not_shown_if_the_gateway_exports_no_faults() -> None:
     registry, window = CollectorRegistry(), Window(10)
     requests = Counter("pointsman_requests", "-", [*BY_PATH, "outcome"], registry=registry)
     for at in range(2):
@@ -301,7 +301,7 @@ def test_failures_are_not_told_where_the_gateway_tells_no_faults() -> None:
     assert (figures.paths[0].requests, figures.paths[0].failures) == (1, None)
 
 
-def test_labels_with_strange_characters_are_read_as_they_are() -> None:
+def test_labels_with_special_characters_are_parsed() -> None:
     registry = CollectorRegistry()
     Gauge("pointsman_queue_depth", "-", ["x"], registry=registry).labels('a"b\\c\nd\u2028e\x85,}').set(2)
 
@@ -310,7 +310,7 @@ def test_labels_with_strange_characters_are_read_as_they_are() -> None:
     assert labels == (("x", 'a"b\\c\nd\u2028e\x85,}'),)
 
 
-def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
+def test_the_used_metric_names_exist_in_the_services() -> None:
     gateway = CollectorRegistry()
     GatewayMetrics(gateway)
     given = {f"{metric.name}{SUFFIX[metric.type]}" for metric in gateway.collect()}
@@ -328,7 +328,7 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
 # -- the page
 
 
-def test_the_page_keeps_to_80_columns_with_long_names_whole(
+def test_the_page_fits_80_columns_without_cutting_names(
     top: Cli, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -377,7 +377,7 @@ def test_adapters_are_shown_with_state_aliases_and_canary_weights(top: Cli, serv
     assert as_json["lora_server"]["engine_up"] is True
 
 
-def test_an_engine_that_is_not_ready_is_said(top: Cli, serve: Serve, lora_server: LoraServer) -> None:
+def test_an_engine_that_is_not_ready_is_shown(top: Cli, serve: Serve, lora_server: LoraServer) -> None:
     lora_server.status = pb.ENGINE_STATUS_STARTING
 
     assert "engine local is starting: loading the weights" in top(serve(Gateway()).url).out
@@ -386,7 +386,7 @@ def test_an_engine_that_is_not_ready_is_said(top: Cli, serve: Serve, lora_server
 # -- what is away
 
 
-def test_a_gateway_that_is_away_is_said_and_the_rest_is_shown(top: Cli) -> None:
+def test_an_unreachable_gateway_is_reported_and_the_rest_is_shown(top: Cli) -> None:
     shown = top("127.0.0.1:1")
 
     assert (shown.code, shown.err) == (1, "")
@@ -394,7 +394,7 @@ def test_a_gateway_that_is_away_is_said_and_the_rest_is_shown(top: Cli) -> None:
     assert OLD in shown.out
 
 
-def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serve: Serve, tmp_path: Path) -> None:
+def test_an_unreachable_lora_server_is_reported_and_the_rest_is_shown(cli: Cli, serve: Serve, tmp_path: Path) -> None:
     gateway = Gateway()
     server = serve(gateway, lambda: gateway.answer("faq"))
     silent = ("--lora-server", "127.0.0.1:1", "--lora-metrics", "127.0.0.1:1", "--data-dir", tmp_path)
@@ -416,7 +416,9 @@ def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serv
         (503, b"", "answers 503"),
     ],
 )
-def test_what_answers_and_is_no_gateway_is_said(top: Cli, serve: Serve, status: int, body: bytes, told: str) -> None:
+def test_a_server_that_is_not_a_gateway_is_reported(
+    top: Cli, serve: Serve, status: int, body: bytes, told: str
+) -> None:
     server = serve(Gateway())
     server.status, server.body = status, body
 
@@ -430,14 +432,14 @@ def test_what_answers_and_is_no_gateway_is_said(top: Cli, serve: Serve, status: 
 
 
 class Output:
-    """What comes out of a terminal."""
+    """Reads the output of a terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._text = ""
 
     def until(self, word: str) -> str:
-        """Everything since the last call, up to and with `word`."""
+        """Returns the output since the last call, up to and including `word`."""
         deadline = time.monotonic() + PATIENCE
         while word not in self._text:
             readable, _, _ = select.select([self._descriptor], [], [], max(0, deadline - time.monotonic()))
@@ -466,7 +468,7 @@ def watching(address: str, serve: Serve, tmp_path: Path) -> Iterator[Callable[..
         process.wait()
 
 
-def test_it_lives_through_a_gateway_that_goes_and_comes_back_and_ctrl_c_ends_it(serve: Serve, watching: Any) -> None:
+def test_it_survives_a_gateway_restart_and_ends_on_ctrl_c(serve: Serve, watching: Any) -> None:
     gateway = Gateway()
     server = MetricsServer(gateway.registry, lambda: gateway.answer("faq"))
     reading, writing = pty.openpty()
@@ -486,7 +488,7 @@ def test_it_lives_through_a_gateway_that_goes_and_comes_back_and_ctrl_c_ends_it(
     os.close(reading)
 
 
-def test_as_json_it_prints_a_line_each_time_until_it_is_told_to_stop(serve: Serve, watching: Any) -> None:
+def test_with_json_it_prints_a_line_per_scrape_until_stopped(serve: Serve, watching: Any) -> None:
     gateway = Gateway()
     server = serve(gateway, lambda: gateway.answer("faq"))
     reading, writing = os.pipe()
@@ -504,7 +506,7 @@ def test_as_json_it_prints_a_line_each_time_until_it_is_told_to_stop(serve: Serv
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-def test_it_ends_without_a_word_when_nobody_reads_any_more(serve: Serve, watching: Any, arguments: tuple[str]) -> None:
+def test_it_ends_silently_if_its_output_is_closed(serve: Serve, watching: Any, arguments: tuple[str]) -> None:
     reading, writing = os.pipe()
     process = watching(serve(Gateway()).url, writing, *arguments, err=subprocess.PIPE)
     os.close(writing)
@@ -518,7 +520,7 @@ def test_it_ends_without_a_word_when_nobody_reads_any_more(serve: Serve, watchin
 # -- where
 
 
-def test_what_is_looked_at_is_what_is_named_else_what_runs_else_the_usual(tmp_path: Path) -> None:
+def test_the_address_is_the_option_or_the_running_gateway_or_the_default(tmp_path: Path) -> None:
     usual = ServiceAddresses("http://127.0.0.1:8080/metrics", "127.0.0.1:8083", "http://127.0.0.1:9083/metrics")
     assert find_services("", "", "", tmp_path) == usual
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
-from pointsman_cli.train.events import Evaluation, Message, Step, parse_event
+from pointsman_cli.train.progress import Evaluation, Message, Step, parse_event
 from pointsman_servicekit.errors import InvalidArgument
 
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
 GrpcServer = Callable[..., str]
 
-# Stands for the engine's python: the base model's maker does nothing, the trainer tells what it was asked.
+# Replaces the engine's Python: the script that makes the base model does nothing, and the trainer prints its arguments.
 TRAINER = """
 import json, pathlib, sys
 module, *arguments = sys.argv[2:]
@@ -105,9 +105,7 @@ def test_an_adapter_is_trained_and_registered(
     }  # fmt: skip
 
 
-def test_the_trainer_gets_what_was_asked_and_no_more(
-    cli: Cli, executable: Executable, data: Path, tmp_path: Path
-) -> None:
+def test_the_trainer_gets_the_given_options_only(cli: Cli, executable: Executable, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "triage"
 
     cli(
@@ -129,7 +127,7 @@ def test_the_trainer_gets_what_was_asked_and_no_more(
     }
 
 
-def test_where_nothing_runs_the_adapter_stays_in_its_folder_and_it_is_said(
+def test_if_no_lora_server_runs_the_adapter_stays_in_its_folder_and_that_is_printed(
     cli: Cli, executable: Executable, data: Path, tmp_path: Path
 ) -> None:
     outcome = cli(
@@ -141,7 +139,7 @@ def test_where_nothing_runs_the_adapter_stays_in_its_folder_and_it_is_said(
     assert "not registered, since nothing runs here" in outcome.out
 
 
-def test_an_adapter_that_the_lora_server_refuses_is_told_with_its_reason(
+def test_an_adapter_rejected_by_the_lora_server_is_reported_with_its_reason(
     cli: Cli, executable: Executable, data: Path, lora_server: tuple[LoraServer, str], tmp_path: Path
 ) -> None:
     outcome = cli(
@@ -153,7 +151,7 @@ def test_an_adapter_that_the_lora_server_refuses_is_told_with_its_reason(
     assert outcome.err == "error: rank 64 is above the engine's 16 (rank_too_high)\n"
 
 
-def test_a_failed_training_is_told_by_the_trainers_last_words(
+def test_a_failed_training_is_reported_with_the_trainers_last_message(
     cli: Cli, executable: Executable, data: Path, tmp_path: Path
 ) -> None:
     fails = "import sys\nif sys.argv[2].endswith('training'): sys.exit('error: data.jsonl line 3: no output')"
@@ -174,7 +172,7 @@ def test_missing_data_is_named_before_anything_starts(cli: Cli, tmp_path: Path) 
     assert outcome.err == f"error: --data {tmp_path / 'no.jsonl'} is not a file\n"
 
 
-def test_a_missing_engine_environment_is_named_with_what_to_do(cli: Cli, data: Path, tmp_path: Path) -> None:
+def test_a_missing_engine_environment_is_named_with_the_remedy(cli: Cli, data: Path, tmp_path: Path) -> None:
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage",
         "--engine-python", tmp_path / "bin" / "python", "--data-dir", tmp_path / ".pointsman",
@@ -184,7 +182,7 @@ def test_a_missing_engine_environment_is_named_with_what_to_do(cli: Cli, data: P
     assert f"the engine's Python is not at {tmp_path / 'bin' / 'python'}; make it with" in outcome.err
 
 
-def test_every_method_and_option_reaches_the_trainer_by_its_name_there(
+def test_every_method_and_option_is_passed_to_the_trainer_under_its_name(
     cli: Cli, executable: Executable, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "triage"
@@ -205,7 +203,7 @@ def test_every_method_and_option_reaches_the_trainer_by_its_name_there(
     assert {name: given[name] for name in expected} == expected
 
 
-def test_dora_is_never_registered_and_where_its_merged_model_is_is_said(
+def test_dora_is_never_registered_and_the_path_of_its_merged_model_is_printed(
     cli: Cli, executable: Executable, data: Path, lora_server: tuple[LoraServer, str], tmp_path: Path
 ) -> None:
     outcome = cli(
@@ -234,14 +232,14 @@ def test_checking_shows_the_data_and_the_prompt_and_registers_nothing(
     assert lora_server[0].registered == []
 
 
-def test_an_adapter_has_to_go_somewhere(cli: Cli, data: Path) -> None:
+def test_training_needs_a_destination(cli: Cli, data: Path) -> None:
     outcome = cli("train", "--name", "triage", "--data", data)
 
     assert outcome.code == 2
     assert outcome.err == "error: --out names the folder that the adapter is written to\n"
 
 
-def test_events_are_read_and_what_is_none_is_shown_as_it_came() -> None:
+def test_events_are_parsed_and_other_lines_are_shown_unchanged() -> None:
     step = '{"event": "step", "step": 1, "steps": 9, "loss": 2, "tokens_per_second": 250, "eta_seconds": 30}'
 
     assert parse_event(step) == Step(1, 9, 2.0, 250.0, 30.0)

@@ -1,4 +1,4 @@
-"""`pointsman retriever tune`: settings from labelled queries."""
+"""`pointsman retriever tune`: chooses settings with labelled queries."""
 
 import asyncio
 import json
@@ -32,23 +32,23 @@ Cli = Callable[..., Any]
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
 
-def test_ndcg_is_1_for_all_that_answer_in_front_and_less_the_later_they_come() -> None:
+def test_ndcg_is_1_if_relevant_documents_come_first_and_lower_otherwise() -> None:
     assert ndcg(["a", "b", "c"], frozenset("ab")) == pytest.approx(1.0)
     assert ndcg(["c", "a"], frozenset("a")) == pytest.approx(0.6309, abs=1e-4)
     assert ndcg(["c"], frozenset("a")) == 0.0
 
 
-def test_the_way_changes_only_for_more_than_chance() -> None:
+def test_settings_change_only_for_a_significant_gain() -> None:
     standard = [0.5, 0.6, 0.4, 0.7, 0.5, 0.6]
     assert choose_settings({"standard": standard, "better": [one + 0.2 for one in standard]}) == "better"
     one_lucky = [*standard[:-1], 1.0]
     assert choose_settings({"standard": standard, "lucky": one_lucky}) == "standard"
-    assert choose_settings({"standard": [0.5], "better": [0.9]}) == "standard"  # one query says nothing
+    assert choose_settings({"standard": [0.5], "better": [0.9]}) == "standard"  # one query is not significant
     assert choose_settings({"standard": standard, "worse": [0.1] * 6}) == "standard"
 
 
 def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
-    """Their share, where all ways differ by chance alone, but one that is `ahead` in truth."""
+    """Returns the share of runs that choose other settings, if all are equal except for one that is `ahead`."""
     chance = random.Random(7)
     chosen = []
     for _ in range(runs):
@@ -60,28 +60,28 @@ def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
 
 
 @pytest.mark.parametrize("queries", [6, 20])
-def test_of_ways_that_are_equal_another_is_chosen_in_a_twentieth_of_the_runs_at_most(queries: int) -> None:
+def test_among_equal_settings_another_is_chosen_in_at_most_5_percent_of_runs(queries: int) -> None:
     by_chance = (0.05 * 0.95 / 200) ** 0.5  # the standard deviation of such a share of 200
     assert runs_that_choose_another(queries, 0.0, runs=200) <= 0.05 + 2 * by_chance
 
 
 @pytest.mark.parametrize(("queries", "ahead"), [(10, 0.4), (20, 0.3)])
-def test_a_way_that_is_clearly_better_is_found(queries: int, ahead: float) -> None:
+def test_clearly_better_settings_are_found(queries: int, ahead: float) -> None:
     assert runs_that_choose_another(queries, ahead, runs=100) > 0.9
 
 
-def test_the_first_way_is_what_a_collection_does_unless_told_otherwise() -> None:
+def test_the_first_candidate_is_the_collections_default() -> None:
     assert next(iter(search_candidates().values())) == pb.SearchSettings()
 
 
-def test_thresholds_keep_the_queries_that_have_an_answer() -> None:
+def test_thresholds_accept_the_queries_with_an_answer() -> None:
     answered = [BestScores(0.40 + step / 100, 0.0) for step in range(40)]
     dense, _ = thresholds(answered, [])
     assert sum(seen.dense >= dense for seen in answered) >= 38
     assert dense >= 0.40
 
 
-def test_thresholds_tell_the_queries_with_an_answer_from_those_without() -> None:
+def test_thresholds_separate_queries_with_and_without_an_answer() -> None:
     answered = [BestScores(0.52, 0.1), BestScores(0.48, 0.2), BestScores(0.2, 0.95)]
     unanswered = [BestScores(0.41, 0.3), BestScores(0.33, 0.5), BestScores(0.1, 0.0)]
     dense, coverage = thresholds(answered, unanswered)
@@ -103,7 +103,7 @@ def test_thresholds_tell_the_queries_with_an_answer_from_those_without() -> None
         ("[" * 100_000, "labels.jsonl:1 .* not JSON"),
     ],
 )
-def test_labels_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_labels_are_reported_with_their_line(tmp_path: Path, content: str, told: str) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(content)
     with pytest.raises(UsageError, match=told):
@@ -116,14 +116,14 @@ def test_labels_are_read_line_by_line(tmp_path: Path) -> None:
     assert read_labelled(file) == [LabelledQuery("x", frozenset({"a", "7"})), LabelledQuery("y", frozenset())]
 
 
-def test_a_label_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path) -> None:
+def test_labels_may_contain_any_character_and_their_file_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text('{"query": "x\u2028y", "documents": ["a"]}\n', "utf-8-sig")
     assert read_labelled(file) == [LabelledQuery("x\u2028y", frozenset("a"))]
 
 
 @pytest.mark.parametrize(("content", "told"), [(None, "cannot read"), (b"\xff", "is not UTF-8")])
-def test_a_file_of_labels_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_an_unreadable_file_of_labels_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
     file = tmp_path / "labels"
     file.mkdir() if content is None else file.write_bytes(content)
     with pytest.raises(UsageError, match=told):
@@ -132,7 +132,7 @@ def test_a_file_of_labels_that_cannot_be_read_is_named(tmp_path: Path, content: 
 
 @pytest.fixture
 def retriever(tmp_path: Path) -> Iterator[str]:
-    """The address of a real one, with a collection whose words mislead: only their meaning finds the answer."""
+    """The address of a real retriever, with a collection in which only semantic search finds the answer."""
     subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
     addresses = choose_ports("127.0.0.1:0", "127.0.0.1:0")
     environment = {
@@ -199,7 +199,7 @@ async def first(address: str, query: str) -> tuple[str, bool]:
     return answer.passages[0].document_id, answer.relevant
 
 
-def test_a_collection_is_tuned_by_command(cli: Cli, tmp_path: Path, retriever: str) -> None:
+def test_a_collection_is_tuned_with_the_command(cli: Cli, tmp_path: Path, retriever: str) -> None:
     labels = tmp_path / "labels.jsonl"
     rows = [{"query": QUESTIONS[name], "documents": [name]} for name in TOPICS]
     rows += [{"query": "quarterly semiconductor revenue", "documents": []}]
@@ -217,7 +217,7 @@ def test_a_collection_is_tuned_by_command(cli: Cli, tmp_path: Path, retriever: s
     assert not asyncio.run(first(retriever, "quarterly semiconductor revenue"))[1]
 
 
-def test_what_is_wrong_is_told_in_one_line(cli: Cli, tmp_path: Path, retriever: str) -> None:
+def test_errors_are_one_line(cli: Cli, tmp_path: Path, retriever: str) -> None:
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"query": "x", "documents": ["a"]}')
     unknown = cli("retriever", "tune", "nowhere", labels, "--retriever", retriever)

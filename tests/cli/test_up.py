@@ -1,4 +1,4 @@
-"""All of `pointsman up` but the services themselves, which are stood for by `fake_services.py`; Valkey is real."""
+"""`pointsman up` with a real Valkey; `fake_services.py` replaces the other services."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ def shown(tmp_path: Path) -> Callable[[], str]:
     return lambda: (tmp_path / "up.log").read_text()
 
 
-async def test_everything_comes_up_is_filled_and_goes_down_in_order(
+async def test_services_start_are_filled_and_stop_in_order(
     start: Start, until: Until, shown: Callable[[], str], tmp_path: Path
 ) -> None:
     run_json = tmp_path / "home" / "run.json"
@@ -91,7 +91,7 @@ async def test_everything_comes_up_is_filled_and_goes_down_in_order(
     assert stopped == ["stopping gateway", "stopping lora-server", "stopping retriever", "stopping valkey"]
 
 
-async def test_a_service_that_dies_comes_back_on_its_address_and_the_run_file_knows(
+async def test_a_dead_service_is_restarted_at_its_address_and_the_run_file_is_updated(
     start: Start, until: Until, shown: Callable[[], str], tmp_path: Path
 ) -> None:
     run_json = tmp_path / "home" / "run.json"
@@ -126,7 +126,7 @@ async def test_kill_9_of_up_leaves_nothing_running(start: Start, until: Until, t
     assert read_run(tmp_path / "home" / "run.json") is None
 
 
-async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: Until, tmp_path: Path) -> None:
+async def test_valkeys_data_survives_a_restart(start: Start, until: Until, tmp_path: Path) -> None:
     run_json = tmp_path / "home" / "run.json"
     for command, answer in ((b"SET points left\r\n", b"+OK\r\n"), (b"STRLEN points\r\n", b":4\r\n")):
         up = await start()
@@ -149,7 +149,7 @@ async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: 
         ("ENGINE_FAILS", "the engine does not start: vLLM: out of memory"),
     ],
 )
-async def test_what_does_not_start_ends_all_with_the_reason(
+async def test_if_a_service_does_not_start_up_stops_with_the_reason(
     start: Start, until: Until, shown: Callable[[], str], tmp_path: Path, broken: str, told: str
 ) -> None:
     up = await start(**{broken: "1"})
@@ -161,7 +161,7 @@ async def test_what_does_not_start_ends_all_with_the_reason(
     assert not (tmp_path / "home" / "run.json").exists()
 
 
-async def test_ctrl_c_while_starting_stops_what_was_started(
+async def test_ctrl_c_while_starting_stops_the_started_services(
     start: Start, until: Until, shown: Callable[[], str]
 ) -> None:
     up = await start()
@@ -170,6 +170,6 @@ async def test_ctrl_c_while_starting_stops_what_was_started(
 
     up.send_signal(signal.SIGINT)
 
-    assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, not caught in this script
+    assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, which this script does not catch
     assert "Interrupted: interrupted (SIGINT)" in shown()
     assert not alive_processes(processes)

@@ -1,4 +1,4 @@
-"""What every client is asked to do. Runs in the clients' environments, which have nothing but the client."""
+"""The requests that every client sends. Runs in the clients' environments, which contain only the client."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ WEATHER = {
 
 
 def run(checks: Mapping[str, Callable[[str], None]]) -> None:
-    """Run the checks that the command line names, against the URL before them, and print one JSON object for each."""
+    """Runs the checks named on the command line against the URL, and prints one JSON object for each."""
     url, *names = sys.argv[1:]
     for name in names or checks:
         try:

@@ -1,4 +1,4 @@
-"""Instructor, by a tool call and by the engine's structured output."""
+"""Instructor, with a tool call and with the engine's structured output."""
 
 import instructor
 import openai

@@ -7,7 +7,7 @@ from langchain_openai import ChatOpenAI
 
 @tool
 def get_weather(city: str) -> str:
-    """The weather of a city."""
+    """Returns the weather in a city."""
     return f"sunny in {city}"
 
 

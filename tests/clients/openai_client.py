@@ -1,4 +1,4 @@
-"""OpenAI's own client: chat completions and responses."""
+"""OpenAI's client: chat completions and responses."""
 
 import json
 from typing import Any
@@ -57,7 +57,7 @@ def structured_responses(url: str) -> None:
 def tools(url: str) -> None:
     asked = {**ASK, "messages": WEATHER_QUESTION, "tools": [TOOL, TIME]}
     chat = client(url).chat.completions
-    chat.create(**asked, max_tokens=8)  # accepted; whether so small a model calls anything is its own choice
+    chat.create(**asked, max_tokens=8)  # accepted; so small a model may or may not call a tool
     required = chat.create(**asked, tool_choice="required", parallel_tool_calls=False)
     (call,) = required.choices[0].message.tool_calls or ()
     assert call.function.name in ("get_weather", "get_time"), required

@@ -1,4 +1,4 @@
-"""Real clients in their pinned versions, each in an environment of its own, against the help desk and its engine.
+"""Real clients in pinned versions, each in its own environment, with the help desk and its engine.
 
 `make test-clients` creates the environments. A client is one script of this folder and one file of requirements.
 """
@@ -14,7 +14,7 @@ from tests.standing import ROOT, Standing
 
 FOLDER = Path(__file__).parent
 SECONDS = 560
-"""For all checks of one client, on a loaded machine."""
+"""Time limit for all checks of one client, on a busy machine."""
 CLIENTS = {
     "openai": "openai_client.py",
     "langchain": "langchain_client.py",

@@ -1,4 +1,4 @@
-"""One house and one browser for all tests of this folder; a page of its own for each."""
+"""One deployment and one browser for all tests of this folder; each test gets its own page."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +26,7 @@ async def browser() -> AsyncIterator[Browser]:
     if not CHROMIUM.exists():
         pytest.fail(f"{CHROMIUM} is not there: make console-tools")
     async with async_playwright() as playwright:
-        # As root, which it is in containers, Chromium has no sandbox; it sees no page but ours.
+        # Chromium has no sandbox when it runs as root, as in containers; it loads only our pages.
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         await browser.close()
@@ -34,7 +34,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def house(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """Keys are off, as on a laptop."""
+    """Services without authentication, as on a laptop."""
     async with running_house(tmp_path_factory.mktemp("open"), model_folder) as house:
         await give_life(house)
         yield house
@@ -42,21 +42,21 @@ async def house(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """Keys are on."""
+    """Services with authentication."""
     async with running_house(tmp_path_factory.mktemp("guarded"), model_folder, auth="on") as house:
         yield house
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(browser: Browser, house: House) -> AsyncIterator[Visitor]:
-    """At a screen of 1600 pixels."""
+    """A user with a screen of 1600 pixels."""
     async with visiting(browser, house.url, 1600) as visitor:
         yield visitor
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def stranger(browser: Browser, guarded: House) -> AsyncIterator[Visitor]:
-    """Who has no key yet."""
+    """A user without a key."""
     async with visiting(browser, guarded.url, 1280, quiet=False) as visitor:
         yield visitor
 

@@ -1,4 +1,4 @@
-"""The real gateway in its own process, with a journal and, where they are wanted, keys; and its neighbours."""
+"""The real gateway in its own process with a request log and optional authentication, and its scripted services."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +27,7 @@ SAID = {
     VOICE: "Good day from Larkmoor Railway. Bicycles ride free outside the rush hour.",
     "tiny": "Hello! I am Wren, and I am glad to help you with your journey today.",
 }
-"""What each model answers."""
+"""The answer of each model."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class House:
         return self.gateway.url
 
     async def ask(self, text: str, model: str = "auto", rating: float | None = None, key: str = "") -> str:
-        """The decision's id, once the journal has it."""
+        """Sends a request and returns the decision's id once it is logged."""
         shown = OURS | ({"authorization": f"Bearer {key}"} if key else {})
         async with httpx.AsyncClient(base_url=self.url, verify=False, timeout=20, headers=shown) as client:
             body = {"model": model, "messages": [{"role": "user", "content": text}]}
@@ -82,7 +82,7 @@ def _script(body: Mapping[str, Any]) -> Sequence[Step]:
 
 
 async def _tell(lora_server: ScriptedLoraServer, engine_url: str) -> None:
-    """Two versions of one adapter, one of another, and one that failed."""
+    """Publishes two versions of one adapter, one of another, and a failed one."""
     for number, version in enumerate((TRIAGE, TRIAGE_NEXT, VOICE, TRIAGE_BROKEN)):
         lora_server.versions[version] = pb.AdapterVersion(
             version=version,
@@ -112,7 +112,7 @@ def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
 
 
 async def give_life(house: House, key: str = "") -> None:
-    """A few requests of each task, some of them rated."""
+    """Sends a few requests for each task, and rates some of them."""
     for text, model, rating in (
         *[(IN_TRIAGE, "auto", 1.0)] * 4,
         (IN_TRIAGE, "auto", 0.0),

@@ -1,7 +1,8 @@
-"""Takes the pictures of docs/console.md from `pointsman up examples/helpdesk`, with the real engine and real requests.
+"""Takes the screenshots of docs/console.md from `pointsman up examples/helpdesk`, with the real engine and real
+requests.
 
-The help desk is a copy in which the policy of `triage` is `best_value`, so that there is a floor to be seen. Answers of
-that task are rated by the held-out set: 1 where the JSON is exactly right, else 0.
+In this copy of the help desk the policy of `triage` is `best_value`, so that the minimum score is visible. Its answers
+are rated with the held-out set: 1 if the JSON is exactly correct, else 0.
 """
 
 import argparse
@@ -28,9 +29,8 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
 LONGEST_START = 420.0
-"""Seconds."""
 RATED = 18
-"""Requests of triage."""
+"""Number of triage requests."""
 MOST_BYTES = 200_000
 
 OURS = {"x-pointsman-console": "1"}
@@ -66,7 +66,7 @@ async def main() -> None:
 
 @asynccontextmanager
 async def help_desk(home: Path) -> AsyncIterator[str]:
-    """Up, with a second version of the triage adapter that is tried by a tenth of the users."""
+    """Runs the help desk with a canary of the triage adapter for a tenth of the users."""
     (home / "models").symlink_to(ROOT / ".pointsman" / "models")
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     weigh(example / "config" / "tasks.yaml")
@@ -93,7 +93,7 @@ def weigh(tasks: Path) -> None:
 
 
 def another_version(home: Path) -> Path:
-    """The triage adapter, scaled down a little: other weights, as far as an engine sees."""
+    """Returns the triage adapter with slightly smaller weights, which the engine treats as another version."""
     folder = Path(shutil.copytree(EXAMPLE / "adapters" / "triage", home / "triage-next"))
     config = folder / "adapter_config.json"
     read = json.loads(config.read_text())
@@ -132,7 +132,7 @@ async def live(url: str) -> None:
 
 
 async def ask(client: httpx.AsyncClient, text: str, user: str) -> tuple[str, str]:
-    """The decision's id, and the answer."""
+    """Sends a request; returns the decision's id and the answer."""
     body = {"model": "auto", "user": user, "messages": [{"role": "user", "content": text}]}
     told = await client.post("/v1/chat/completions", json=body)
     told.raise_for_status()

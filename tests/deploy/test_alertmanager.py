@@ -1,4 +1,4 @@
-"""Who is told of an alert, by a real Alertmanager with the configuration as it is."""
+"""Alerts are routed to the right receivers by a real Alertmanager with the production configuration."""
 
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ def test_pages_and_tickets_go_to_their_receivers(labels: str, receiver: str, say
 
 @pytest.fixture
 async def alertmanager(tmp_path: Path, tool: Callable[..., str]) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of one that is ready, on a free port."""
+    """A client of a ready Alertmanager on a free port."""
     program = tool("prometheus-alertmanager", "alertmanager")  # the first is Debian's name for it
     address = f"127.0.0.1:{free_port()}"
     own = [f"--config.file={CONFIG}", f"--storage.path={tmp_path}", f"--web.listen-address={address}"]

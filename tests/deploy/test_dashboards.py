@@ -1,4 +1,4 @@
-"""Grafana's dashboards, as committed: each query asks for what there is, each panel says what it shows."""
+"""Grafana dashboards as committed: each query uses existing metrics, and each panel describes what it shows."""
 
 import importlib.util
 import re
@@ -26,10 +26,10 @@ EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.target
 
 VARIABLES = ("datasource", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
-"""What Grafana puts in the place of its variables."""
+"""Values for Grafana's variables."""
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics, or labels of metrics, that the panels know and the services do not export yet."""
+"""Metrics or labels that panels use and services do not export yet."""
 
 _VLLMS = {"model_name", "engine"}
 
@@ -60,22 +60,22 @@ VLLM: dict[str, set[str]] = {
     "vllm:request_success_total": _VLLMS | {"finished_reason"},
     "vllm:lora_requests_info": {"max_lora", "waiting_lora_adapters", "running_lora_adapters"},
 }
-"""The engine's own that the panels ask for, as vLLM 0.32 names them."""
+"""vLLM's metrics that panels use, with the names of vLLM 0.32."""
 
 PROMETHEUS: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set(), "scrape_samples_scraped": set()}
-"""What it writes of each target by itself."""
+"""Metrics that Prometheus adds for each target."""
 
 Samples = Mapping[str, Set[str]]
-"""Names to their labels."""
+"""Label names by metric name."""
 
 GRAFANAS_UNITS = {
     "bytes", "cps", "currencyUSD", "none", "percentunit", "reqps", "s",
     "suffix: cores", "suffix: requests/h", "suffix: tokens/s",
 }  # fmt: skip
-"""Of its ids those that are in use: one that it does not know would be shown as a suffix."""
+"""The ids of Grafana's units in use; an unknown id would be shown as a suffix."""
 
 
-# -- what they ask for
+# -- queries
 
 
 def _recorded() -> set[str]:
@@ -92,7 +92,7 @@ def _parsed(expr: str) -> promql.Expr:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Names in `expr` that nothing has, and labels that are not on them. What is recorded is known by name alone."""
+    """Returns unknown metrics in `expr`, and labels that they do not have. Recording rules are known by name only."""
     unknown: list[str] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -133,7 +133,7 @@ def _names(expr: promql.Expr) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """All that there is, or is to come, with the labels that Prometheus puts on."""
+    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
     known = {name: set(labels) for name, labels in (*exported.items(), *VLLM.items(), *PROMETHEUS.items())}
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
@@ -141,7 +141,7 @@ def samples(exported: Samples) -> Samples:
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
-def test_every_query_parses_and_asks_for_metrics_and_labels_that_there_are(expr: str, samples: Samples) -> None:
+def test_every_query_parses_and_uses_existing_metrics_and_labels(expr: str, samples: Samples) -> None:
     assert _unknown(expr, samples) == []
 
 
@@ -156,29 +156,29 @@ def test_every_query_parses_and_asks_for_metrics_and_labels_that_there_are(expr:
         ("vllm:gpu_cache_usage_perc", ["vllm:gpu_cache_usage_perc"]),
     ],
 )
-def test_a_name_that_nothing_has_is_found(expr: str, found: list[str], samples: Samples) -> None:
+def test_an_unknown_metric_is_found(expr: str, found: list[str], samples: Samples) -> None:
     assert _unknown(expr, samples) == found
 
 
 @pytest.mark.parametrize("expr", ["sum(rate(up[$__rate_interval])", "sum by path (up)"])
-def test_a_query_that_does_not_parse_is_found(expr: str) -> None:
+def test_an_invalid_query_is_found(expr: str) -> None:
     with pytest.raises(ValueError, match=r"unclosed|invalid"):
         _parsed(expr)
 
 
-def test_a_variable_that_the_dashboards_do_not_have_is_found() -> None:
+def test_an_unknown_variable_is_found() -> None:
     with pytest.raises(KeyError, match="tenant"):
         _parsed('up{tenant="$tenant"}')
 
 
-def test_what_is_to_come_has_not_come_yet_and_is_asked_for(exported: Samples) -> None:
+def test_planned_metrics_are_not_exported_yet_and_are_used(exported: Samples) -> None:
     come = [name for name, labels in TO_COME.items() if labels <= exported.get(name, frozenset())]
     assert not come, "these are exported by now: take them out of TO_COME"
     asked = {name for expr in EXPRESSIONS for name in _names(_parsed(expr))}
     assert (TO_COME.keys() | VLLM.keys() | PROMETHEUS.keys()) <= asked
 
 
-def test_vllm_has_the_names_that_are_asked_of_it() -> None:
+def test_vllm_exports_the_metrics_that_panels_use() -> None:
     found = list(PROJECT.glob(".venv-engine/lib/python*/site-packages/vllm/v1/metrics/loggers.py"))
     if not found:
         pytest.skip("no engine's environment here: make env")
@@ -187,7 +187,7 @@ def test_vllm_has_the_names_that_are_asked_of_it() -> None:
     assert [name for name in names if f'"{name}"' not in source] == []
 
 
-def test_the_dashboards_variables_are_filled_from_labels_that_there_are(samples: Samples) -> None:
+def test_the_dashboards_variables_use_existing_labels(samples: Samples) -> None:
     for dashboard in DASHBOARDS.values():
         for variable in dashboard["templating"]["list"][1:]:
             asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
@@ -196,14 +196,14 @@ def test_the_dashboards_variables_are_filled_from_labels_that_there_are(samples:
             assert asked[2] in samples[asked[1]]
 
 
-# -- what they look like
+# -- appearance
 
 
 def _id(panel: Panel) -> str:
     return panel.name
 
 
-def test_there_are_the_three_dashboards_each_with_its_variables() -> None:
+def test_the_three_dashboards_have_their_variables() -> None:
     assert {dashboard["title"] for dashboard in DASHBOARDS.values()} == {
         "Hybrid routing",
         "Adapters",
@@ -223,7 +223,7 @@ def test_hybrid_routing_has_its_rows() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=_id)
-def test_a_panel_says_what_it_shows_in_which_unit_and_asks_the_chosen_source(panel: Panel) -> None:
+def test_a_panel_has_a_description_a_unit_and_the_selected_data_source(panel: Panel) -> None:
     assert panel.title
     assert panel.written["description"].endswith(".")
     assert panel.written["fieldConfig"]["defaults"]["unit"] in GRAFANAS_UNITS
@@ -234,12 +234,12 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_asks_the_chosen_source(pan
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
 
 
-def test_every_panel_of_a_dashboard_has_a_name_of_its_own() -> None:
+def test_panel_titles_are_unique_within_a_dashboard() -> None:
     assert len({panel.name for panel in PANELS}) == len(PANELS)
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_no_two_panels_lie_over_each_other_or_beyond_the_grid(name: str) -> None:
+def test_panels_do_not_overlap_and_stay_within_the_grid(name: str) -> None:
     places = {panel["title"]: panel["gridPos"] for panel in DASHBOARDS[name]["panels"]}
     assert [title for title, at in places.items() if at["x"] + at["w"] > 24 or at["h"] < 1] == []
     at = [panel["gridPos"] for panel in DASHBOARDS[name]["panels"]]
@@ -251,17 +251,17 @@ def _overlap(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
     return across and one["y"] < other["y"] + other["h"] and other["y"] < one["y"] + one["h"]
 
 
-def test_panels_that_lie_over_each_other_are_found() -> None:
+def test_overlapping_panels_are_found() -> None:
     here = {"x": 0, "y": 0, "w": 8, "h": 8}
     assert _overlap(here, here | {"x": 7, "y": 7})
     assert not _overlap(here, here | {"x": 8})
     assert not _overlap(here, here | {"y": 8})
 
 
-# -- what makes them, and what hands them to Grafana
+# -- generation and provisioning
 
 
-def test_they_are_as_their_code_writes_them() -> None:
+def test_committed_dashboards_equal_the_generated_ones() -> None:
     beside = importlib.util.find_spec("grafana_foundation_sdk") is not None
     if not beside and not TOOLS.exists():
         pytest.skip("what writes them is not installed: make dashboards")
@@ -274,7 +274,7 @@ def _provisioned(name: str) -> Any:
     return yaml.safe_load((GRAFANA / "provisioning" / name).read_text())
 
 
-def test_a_stock_grafana_is_given_the_source_and_the_dashboards() -> None:
+def test_provisioning_gives_grafana_the_data_source_and_the_dashboards() -> None:
     (source,) = _provisioned("datasources/prometheus.yml")["datasources"]
     assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "${PROMETHEUS_URL}", True)
     scrapes = yaml.safe_load((PROJECT / "deploy" / "prometheus" / "prometheus.yml").read_text())

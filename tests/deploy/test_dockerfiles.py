@@ -1,4 +1,4 @@
-"""The Dockerfiles: by hadolint's rules, and by ours."""
+"""The Dockerfiles follow hadolint's rules and our own."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def test_hadolint_finds_a_base_without_a_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_an_image_is_for_a_user_of_no_rights_and_names_no_index(file: Path) -> None:
+def test_an_image_runs_as_an_unprivileged_user_and_names_no_package_index(file: Path) -> None:
     text = file.read_text()
     assert re.findall(r"(?m)^USER (.+)$", text)[-1] == "10001:10001"
     assert re.search(r"(?m)^HEALTHCHECK ", text)
@@ -40,7 +40,7 @@ def test_an_image_is_for_a_user_of_no_rights_and_names_no_index(file: Path) -> N
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
-def test_an_image_takes_its_lock_with_hashes_and_builds_what_the_lock_was_made_for(image: Image) -> None:
+def test_an_image_installs_its_lock_file_with_hashes_and_its_own_distributions(image: Image) -> None:
     text = (PROJECT / "deploy" / "docker" / f"{image.name}.Dockerfile").read_text()
     installs = re.findall(r"pip install ([^\\\n&]+)", text)
     assert [line for line in installs if "--require-hashes" not in line and "--no-index --no-deps" not in line] == []
@@ -50,7 +50,7 @@ def test_an_image_takes_its_lock_with_hashes_and_builds_what_the_lock_was_made_f
     )
 
 
-def test_the_engine_takes_its_lock_with_hashes_and_torch_apart() -> None:
+def test_the_engine_image_installs_its_lock_file_with_hashes_and_torch_separately() -> None:
     text = (PROJECT / "deploy" / "docker" / "engine-cpu.Dockerfile").read_text()
     torch = re.findall(r"(?m)^ARG TORCH=(torch==\S+)$", text)[0]
     assert torch in (PROJECT / "services/lora-server/engine/requirements-cpu.txt").read_text().splitlines()
@@ -61,7 +61,7 @@ def test_the_engine_takes_its_lock_with_hashes_and_torch_apart() -> None:
     assert f"-r locks/{ENGINE.lock.name}" in text
 
 
-def test_what_is_sent_to_the_build_is_what_is_copied() -> None:
+def test_the_build_context_equals_the_copied_files() -> None:
     sent = re.findall(r"(?m)^!(.+)$", (PROJECT / ".dockerignore").read_text())
     copied = [path for file in FILES for path in _copied(file.read_text())]
     assert [path for path in copied if not any(path == s or path.startswith(f"{s}/") for s in sent)] == []
@@ -82,6 +82,6 @@ def _instructions(text: str) -> str:
 
 
 def _copied(text: str) -> list[str]:
-    """From the repository; the last word of each line is where to."""
+    """Returns the files copied from the repository; the last word of each line is the destination."""
     lines = re.findall(r"(?m)^COPY (?!--from)(.+)$", text)
     return [path for line in lines for path in line.split()[:-1]]

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: rendered, checked against schemas, and against each other."""
+"""The Kubernetes manifests: rendered, validated against schemas, and checked for consistency."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ CUSTOM: dict[str, Any] = {
     "ScaledObject": keda.ScaledObject,
 }
 POLICY = {"pointsman-policy": "", "pointsman-policy-prompts": "prompts", "pointsman-policy-tasks": "tasks"}
-"""The ConfigMaps, and the folder of each in that of the configuration."""
+"""The ConfigMaps, with the folder of each in the configuration folder."""
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
@@ -36,14 +36,14 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_such_as_kubernetes_knows(version: str) -> None:
+def test_every_object_conforms_to_kubernetes_schemas(version: str) -> None:
     objects = [object for text in (*map(overlay, OVERLAYS), training()) for object in _objects(text)]
     once = {json.dumps(object, sort_keys=True): object for object in objects if object["kind"] not in CUSTOM}
     for object in once.values():
         kubernetes_validate.validate(object, version, strict=True)
 
 
-def test_an_unknown_field_and_a_kind_that_was_removed_are_refused() -> None:
+def test_an_unknown_field_and_a_removed_kind_are_rejected() -> None:
     deployment = next(o for o in _objects(overlay("cpu")) if o["kind"] == "Deployment")
     slip = copy.deepcopy(deployment)
     slip["spec"]["template"]["spec"]["enableServiceLink"] = False
@@ -54,19 +54,19 @@ def test_an_unknown_field_and_a_kind_that_was_removed_are_refused() -> None:
 
 
 @pytest.mark.parametrize("what", ["cpu", "gpu"])
-def test_custom_kinds_are_such_as_their_operators_know(what: str) -> None:
+def test_custom_resources_conform_to_their_schemas(what: str) -> None:
     custom = [object for object in _objects(overlay(what)) if object["kind"] in CUSTOM]
     assert {object["kind"] for object in custom} >= {"PodMonitor", "PrometheusRule"}
     assert [_lost(object) for object in custom] == [{}] * len(custom)
 
 
-def test_an_unknown_field_of_a_custom_kind_is_found() -> None:
+def test_an_unknown_field_of_a_custom_resource_is_found() -> None:
     monitor = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor")
     assert _lost({**monitor, "spec": {**monitor["spec"], "samplesLimit": 5}}) == {"spec": {"samplesLimit": 5}}
 
 
 def _lost(object: dict[str, Any]) -> Any:
-    """What the model did not take in: it ignores what it does not know."""
+    """Returns the fields that the model has dropped, because it ignores unknown ones."""
     taken = CUSTOM[object["kind"]].model_validate(object).model_dump(mode="json", by_alias=True, exclude_none=True)
     return _without(object, taken)
 
@@ -80,7 +80,7 @@ def _without(given: Any, taken: Any) -> Any:
     return None if json.dumps(given) == json.dumps(taken) or str(given) == str(taken) else given
 
 
-def test_the_base_has_no_kind_that_must_be_installed_first() -> None:
+def test_the_base_needs_no_custom_resource_definitions() -> None:
     assert not {object["kind"] for object in _objects(overlay("dev"))} & CUSTOM.keys()
 
 
@@ -88,7 +88,7 @@ def test_the_base_has_no_kind_that_must_be_installed_first() -> None:
 
 
 @pytest.mark.parametrize("what", OVERLAYS)
-def test_nothing_leads_nowhere_and_nothing_is_against_the_checklist(what: str) -> None:
+def test_the_manifests_pass_all_rules(what: str) -> None:
     assert faults(Cluster.of(overlay(what))) == []
 
 
@@ -97,26 +97,26 @@ def largest() -> Cluster:
     return Cluster.of(production())
 
 
-def test_nor_in_the_largest_with_a_training_beside_it(largest: Cluster) -> None:
+def test_the_largest_rendering_with_a_training_job_passes_all_rules(largest: Cluster) -> None:
     assert faults(largest) == []
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_each_component_can_be_chosen_by_itself(component: str, tmp_path: Path) -> None:
+def test_each_component_can_be_added_individually(component: str, tmp_path: Path) -> None:
     needs = {"keda": ["monitoring", "keda"]}
     found = faults(Cluster.of(with_components(tmp_path, needs.get(component, [component]))))
-    # The dev overlay has neither keys nor a second gateway, which only matters beside these.
+    # The dev overlay has neither keys nor a second gateway, which is relevant only together with these components.
     assert [fault for fault in found if fault.rule != "keys are off"] == []
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.how)
-def test_a_planted_fault_is_found(planted: Planted, largest: Cluster) -> None:
+def test_an_inserted_fault_is_found(planted: Planted, largest: Cluster) -> None:
     cluster = largest.copied()
     planted.plant(cluster)
     assert planted.rule in {fault.rule for fault in faults(cluster)}
 
 
-def test_every_rule_has_a_fault_planted_for_it() -> None:
+def test_every_rule_has_a_fault_that_tests_it() -> None:
     sources = "".join(file.read_text() for file in (Path(__file__).parent / "manifest_lint").glob("*.py"))
     rules = set(re.findall(r'Fault\(\s*"([^"]+)"', sources)) | set(
         re.findall(r'^            "([^"]+)": ', sources, re.M)
@@ -127,27 +127,27 @@ def test_every_rule_has_a_fault_planted_for_it() -> None:
 # -- made from other files
 
 
-def test_the_rules_are_those_that_promtool_tests() -> None:
+def test_the_manifests_contain_the_tested_prometheus_rules() -> None:
     assert MADE.read_text() == prometheus_rule(), "make k8s-rules"
     rule = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PrometheusRule")
     groups = [g for file in sorted(RULES.glob("*.yml")) for g in yaml.safe_load(file.read_text())["groups"]]
     assert rule["spec"]["groups"] == groups
 
 
-def test_promtool_takes_the_rendered_rules(say: Any, tmp_path: Path) -> None:
+def test_promtool_accepts_the_rendered_rules(say: Any, tmp_path: Path) -> None:
     rule = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PrometheusRule")
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule["spec"]))
     assert "SUCCESS" in say("promtool", "check", "rules", "--lint=all", "--lint-fatal", str(tmp_path / "rules.yml"))
 
 
-def test_the_dashboards_are_those_that_are_generated() -> None:
+def test_the_manifests_contain_the_generated_dashboards() -> None:
     folder = PROJECT / "deploy" / "grafana" / "dashboards"
     maps = [o for o in _objects(overlay("cpu")) if o["metadata"].get("labels", {}).get("grafana_dashboard")]
     carried = {name: text for map_ in maps for name, text in map_["data"].items()}
     assert carried == {file.name: file.read_text() for file in folder.glob("*.json")}
 
 
-def test_the_policy_is_the_examples_whole_folder() -> None:
+def test_the_config_maps_contain_the_examples_whole_configuration() -> None:
     folder = PROJECT / "examples" / "helpdesk" / "config"
     maps = {object["metadata"]["name"]: object for object in _objects(overlay("cpu")) if object["kind"] == "ConfigMap"}
     for name, inside in POLICY.items():
@@ -155,7 +155,7 @@ def test_the_policy_is_the_examples_whole_folder() -> None:
         assert maps[name]["data"] == {n: text for n, text in files.items() if n != "kustomization.yaml"}
 
 
-def test_the_monitors_limits_are_those_of_prometheus_on_one_machine() -> None:
+def test_the_monitors_limits_equal_those_of_the_local_prometheus() -> None:
     config = yaml.safe_load((PROJECT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     jobs = {job.pop("job_name"): job for job in config["scrape_configs"]}
     for monitor in (object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor"):
@@ -167,6 +167,6 @@ def _camel(key: str) -> str:
     return re.sub("_(.)", lambda found: found[1].upper(), key)
 
 
-def test_every_component_is_in_the_list_that_is_tried() -> None:
+def test_every_component_is_tested() -> None:
     there = {folder.name for folder in (K8S / "components").iterdir()}
     assert there == {*COMPONENTS, "images", "engine-cpu", "engine-gpu"}

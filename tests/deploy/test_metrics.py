@@ -1,4 +1,4 @@
-"""Prometheus's own tool finds nothing to say of what the services export."""
+"""Prometheus's own linter reports no problem in the services' metrics."""
 
 import subprocess
 from collections.abc import Callable, Mapping

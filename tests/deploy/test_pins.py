@@ -1,4 +1,4 @@
-"""Where images were pushed to, and their digests, in the manifests."""
+"""Images are pinned in the manifests by registry and digest."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ DIGESTS = {
 
 @pytest.fixture
 def k8s(tmp_path: Path) -> Path:
-    """A copy that may be written to, with what it takes from the example."""
+    """A writable copy of the manifests, with the files that they use from the example."""
     for folder in ("examples/helpdesk/config", "deploy"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     return tmp_path / "deploy" / "k8s"
@@ -32,7 +32,7 @@ def _images(folder: Path) -> set[str]:
     return {container["image"] for _, container, _ in each_container(Cluster.of(rendered(folder)))}
 
 
-def test_what_was_pushed_is_what_the_manifests_run_by_its_digest(k8s: Path) -> None:
+def test_the_manifests_use_the_digests_of_the_pushed_images(k8s: Path) -> None:
     pin([pushed(f"{PLACE}/{name}@{digest}") for name, digest in DIGESTS.items()], k8s)
 
     cpu, gateway = _images(k8s / "overlays" / "cpu"), f"{PLACE}/pointsman-gateway:{version()}"
@@ -45,7 +45,7 @@ def test_what_was_pushed_is_what_the_manifests_run_by_its_digest(k8s: Path) -> N
     assert _images(k8s / "jobs" / "training") == {cuda}
 
 
-def test_a_later_push_takes_the_place_of_the_one_before(k8s: Path) -> None:
+def test_a_later_push_replaces_the_previous_digest(k8s: Path) -> None:
     pin([pushed(f"{PLACE}/pointsman-gateway:0.1.0@{DIGESTS['valkey']}")], k8s)
     pin([pushed(f"other.example/pointsman-gateway@{DIGESTS['pointsman-gateway']}")], k8s)
     (line,) = [
@@ -61,7 +61,7 @@ def test_a_later_push_takes_the_place_of_the_one_before(k8s: Path) -> None:
     }
 
 
-def test_another_version_leaves_no_digest_of_the_one_before(k8s: Path) -> None:
+def test_another_version_removes_the_previous_digest(k8s: Path) -> None:
     pin([pushed(f"{PLACE}/{name}@{digest}") for name, digest in DIGESTS.items()], k8s)
     text = (k8s / "components" / "images" / "kustomization.yaml").read_text()
     (around,) = {around for pattern, around in PLACES if pattern.startswith("deploy/k8s/components")}
@@ -74,7 +74,7 @@ def test_another_version_leaves_no_digest_of_the_one_before(k8s: Path) -> None:
     }
 
 
-def test_an_image_that_nothing_runs_is_refused_and_nothing_is_written(k8s: Path) -> None:
+def test_an_image_that_no_manifest_uses_is_rejected_without_changes(k8s: Path) -> None:
     file = k8s / "components" / "images" / "kustomization.yaml"
     before, digest = file.read_text(), DIGESTS["pointsman-gateway"]
     images = [pushed(f"{PLACE}/{name}@{digest}") for name in ("pointsman-gateway", "pointsman-gatway")]
@@ -88,6 +88,6 @@ def test_an_image_that_nothing_runs_is_refused_and_nothing_is_written(k8s: Path)
 @pytest.mark.parametrize(
     "reference", ["pointsman-gateway:0.1.0", "pointsman-gateway@sha256:abc", "@sha256:" + "0" * 64]
 )
-def test_a_reference_without_a_digest_is_refused(reference: str) -> None:
+def test_a_reference_without_a_digest_is_rejected(reference: str) -> None:
     with pytest.raises(ValueError, match=r"names no digest; write registry\.example/team"):
         pushed(reference)

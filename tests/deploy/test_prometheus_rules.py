@@ -1,4 +1,4 @@
-"""Prometheus's rules ask for what the services export, and each alert is tested and told of."""
+"""Prometheus's rules use existing metrics, and each alert has a test and a runbook entry."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ RUNBOOK = PROJECT / "docs" / "operations.md"
 Say = Callable[..., str]
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics, or labels of metrics, that the rules know and the services do not export yet."""
+"""Metrics or labels that rules use and services do not export yet."""
 
 VLLM = {
     "vllm:num_requests_waiting": {"model_name", "engine"},
@@ -30,12 +30,12 @@ VLLM = {
     "vllm:num_preemptions_total": {"model_name", "engine"},
     "vllm:prompt_tokens_total": {"model_name", "engine"},
 }
-"""The engine's own that the rules and the runbook ask for, as vLLM 0.32 names them."""
+"""vLLM's metrics that rules and runbook use, with the names of vLLM 0.32."""
 
 FROM_PROMETHEUS = {"job", "instance"}
 
 Samples = Mapping[str, Set[str]]
-"""Names to their labels."""
+"""Label names by metric name."""
 
 Node = TypeVar("Node", bound=promql.Expr)
 
@@ -77,7 +77,7 @@ CASES: list[dict[str, Any]] = [case for path in TEST_FILES for case in yaml.safe
 
 
 def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
-    """All parts of `expr` that are of the kind."""
+    """Returns all parts of `expr` of this kind."""
     found: list[Node] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -90,7 +90,7 @@ def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Names and labels in `expr` that nothing has. What is recorded is known by name alone."""
+    """Returns unknown metrics and labels in `expr`. Recording rules are known by name only."""
     parsed, unknown = promql.parse(expr), []
     for vector in _found(promql.VectorSelector, parsed):
         name = str(vector.name)
@@ -112,19 +112,19 @@ def _unknown(expr: str, samples: Samples) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """All that there is, or is to come, with the labels that Prometheus puts on."""
+    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
     known = {name: set(labels) for name, labels in exported.items()} | {"up": set()} | VLLM
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
     return {name: labels | FROM_PROMETHEUS for name, labels in known.items()}
 
 
-def test_every_rule_asks_for_metrics_and_labels_that_there_are(samples: Samples) -> None:
+def test_every_rule_uses_existing_metrics_and_labels(samples: Samples) -> None:
     unknown = {f"{rule.file}: {rule.name}": found for rule in RULES if (found := _unknown(rule.expr, samples))}
     assert not unknown
 
 
-def test_the_series_of_the_tests_are_such_as_the_services_export(samples: Samples) -> None:
+def test_the_series_in_rule_tests_are_exported_by_the_services(samples: Samples) -> None:
     unknown = {
         series["series"]: found
         for case in CASES
@@ -148,16 +148,16 @@ def test_the_series_of_the_tests_are_such_as_the_services_export(samples: Sample
         ("vllm:gpu_cache_usage_perc > 0.9", ["vllm:gpu_cache_usage_perc"]),
     ],
 )
-def test_a_name_that_nothing_exports_is_found(expr: str, found: list[str], samples: Samples) -> None:
+def test_an_unknown_metric_is_found(expr: str, found: list[str], samples: Samples) -> None:
     assert _unknown(expr, samples) == found
 
 
-def test_what_is_to_come_has_not_come_yet(exported: Samples) -> None:
+def test_planned_metrics_are_not_exported_yet(exported: Samples) -> None:
     come = [name for name, labels in TO_COME.items() if labels <= exported.get(name, frozenset())]
     assert not come, "these are exported by now: take them out of TO_COME"
 
 
-def test_vllm_has_the_names_that_are_asked_of_it() -> None:
+def test_vllm_exports_the_metrics_that_rules_use() -> None:
     found = list(PROJECT.glob(".venv-engine/lib/python*/site-packages/vllm/v1/metrics/loggers.py"))
     if not found:
         pytest.skip("no engine's environment here: make env")
@@ -165,7 +165,7 @@ def test_vllm_has_the_names_that_are_asked_of_it() -> None:
     assert [name for name in VLLM if f'"{name.removesuffix("_total")}"' not in source] == []
 
 
-def test_the_objective_for_first_tokens_lies_on_an_edge_of_their_buckets() -> None:
+def test_the_objective_for_first_tokens_is_a_bucket_bound() -> None:
     asked = {edge for rule in RULES for edge in re.findall(r'le="([^"]+)"', rule.expr)}
     assert asked
     assert asked <= {str(float(edge)) for edge in FIRST_TOKEN}
@@ -173,7 +173,7 @@ def test_the_objective_for_first_tokens_lies_on_an_edge_of_their_buckets() -> No
 
 @pytest.mark.parametrize("severity", ["page", "ticket"])
 @pytest.mark.parametrize("slo", ["availability", "latency"])
-def test_budgets_burn_at_the_rates_and_in_the_windows_that_the_runbook_tells(slo: str, severity: str) -> None:
+def test_burn_rates_and_windows_are_those_in_the_runbook(slo: str, severity: str) -> None:
     alert = next(alert for alert in ALERTS if alert.alert == f"Pointsman{slo.title()}{severity.title()}")
     budget = re.escape(f'slo:pointsman_budget:ratio{{slo="{slo}"}}')
     burns = re.findall(rf'slo:pointsman_errors:ratio(\w+){{slo="{slo}"}} > ([\d.]+) \* {budget}', alert.expr)
@@ -183,7 +183,7 @@ def test_budgets_burn_at_the_rates_and_in_the_windows_that_the_runbook_tells(slo
     assert burns == told
 
 
-def test_no_rate_is_held_up_to_a_least_value() -> None:
+def test_rates_are_not_clamped_to_a_minimum() -> None:
     assert [rule.name for rule in RULES if "clamp" in rule.expr] == []
 
 
@@ -191,13 +191,13 @@ def test_no_rate_is_held_up_to_a_least_value() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
-def test_an_alert_has_its_case_that_fires_it_and_one_that_does_not(alert: Rule) -> None:
+def test_each_alert_has_a_firing_and_a_silent_test_case(alert: Rule) -> None:
     tried = [t for case in CASES for t in case.get("alert_rule_test", ()) if t["alertname"] == alert.alert]
     assert {bool(t["exp_alerts"]) for t in tried} == {True, False}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
-def test_an_alert_says_what_is_wrong_who_should_look_and_where_to_read_on(alert: Rule) -> None:
+def test_each_alert_has_a_summary_a_receiver_and_a_runbook_link(alert: Rule) -> None:
     assert alert.labels["severity"] in ("page", "ticket")
     assert {"summary", "description", "runbook_url"} == set(alert.annotations)
     assert all(alert.annotations.values())
@@ -209,7 +209,7 @@ def test_the_runbook_has_a_section_for_each_alert_and_no_others() -> None:
     assert sorted(headings) == sorted(alert.alert for alert in ALERTS)
 
 
-def test_the_runbook_names_metrics_that_there_are(samples: Samples) -> None:
+def test_the_runbook_names_existing_metrics(samples: Samples) -> None:
     text = re.sub(r"(?s)```.*?```", "", RUNBOOK.read_text())
     code = " ".join(re.findall(r"`([^`]+)`", text))
     named = set(re.findall(r"\b(?:\w+:)*pointsman_\w+(?::\w+)?|\bvllm:\w+|\bpointsman:\w+:\w+", code))
@@ -226,18 +226,18 @@ def test_every_recorded_value_is_tested() -> None:
 # -- what Prometheus itself says of them
 
 
-def test_promtool_finds_nothing_in_the_rules_and_the_configuration(say: Say) -> None:
+def test_promtool_accepts_the_rules_and_the_configuration(say: Say) -> None:
     say("promtool", "check", "rules", "--lint=all", "--lint-fatal", *map(str, RULE_FILES))
     say("promtool", "check", "config", "--lint=all", "--lint-fatal", str(FOLDER / "prometheus.yml"))
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
-def test_the_rules_do_what_their_tests_say(path: Path, say: Say) -> None:
+def test_the_rules_pass_their_unit_tests(path: Path, say: Say) -> None:
     say("promtool", "test", "rules", str(path))
 
 
 @pytest.mark.parametrize("expr", ["vector(1) > 1", "vector(1)"], ids=["silent", "never ceasing"])
-def test_an_alert_that_is_silent_or_never_ceases_fails_its_tests(expr: str, tmp_path: Path, say: Say) -> None:
+def test_an_alert_that_never_fires_or_never_resolves_fails_its_tests(expr: str, tmp_path: Path, say: Say) -> None:
     rules = yaml.safe_load((FOLDER / "rules" / "alerts.yml").read_text())
     spoilt = [rule for group in rules["groups"] for rule in group["rules"]]
     for rule in spoilt:

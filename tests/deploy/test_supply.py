@@ -1,4 +1,4 @@
-"""What the images are made of: locked, licensed, of one version, and compared with what is known to be unsafe."""
+"""The images' supply chain: locked dependencies, licences, consistent versions, and known vulnerabilities."""
 
 import json
 import re
@@ -28,13 +28,13 @@ def _named(image: Image) -> Any:
 
 
 @pytest.mark.parametrize("image", LOCKS, ids=_named)
-def test_every_locked_package_has_hashes_and_nothing_tells_whence_it_came(image: Image) -> None:
+def test_every_locked_package_has_hashes_and_no_source_url(image: Image) -> None:
     assert [each.name for each in locked(image.lock) if not each.hashes] == []
     assert not re.search(r"://|--index|--find|@ file|@ git", image.lock.read_text())
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=_named)
-def test_a_lock_holds_a_fitting_version_of_all_that_its_distributions_ask_for(image: Image) -> None:
+def test_a_lock_file_satisfies_all_requirements_of_its_distributions(image: Image) -> None:
     pins: dict[str, list[str]] = {}
     for each in locked(image.lock):
         pins.setdefault(each.name, []).append(each.version)
@@ -46,7 +46,7 @@ def test_a_lock_holds_a_fitting_version_of_all_that_its_distributions_ask_for(im
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=_named)
-def test_an_images_distributions_are_all_that_they_need_of_ours(image: Image) -> None:
+def test_an_image_contains_all_required_distributions_of_this_project(image: Image) -> None:
     ours = {_project(folder)["name"] for folder in image.distributions}
     assert {r.name for r in _asked(image) if r.name.startswith("pointsman-")} <= ours
 
@@ -62,7 +62,7 @@ def _asked(image: Image) -> list[Requirement]:
     return [Requirement(text) for text in written]
 
 
-def test_the_engines_lock_holds_a_fitting_version_of_all_that_vllm_and_the_trainer_need_but_torch() -> None:
+def test_the_engines_lock_file_satisfies_vllm_and_the_trainer_except_torch() -> None:
     pins = {each.name: each.version for each in locked(ENGINE.lock)}
     folder = PROJECT / "services" / "lora-server" / "engine"
     lines = [line.partition("#")[0].strip() for line in (folder / "requirements-cpu.txt").read_text().splitlines()]
@@ -84,14 +84,14 @@ def test_a_lock_without_torch_keeps_all_others_whole() -> None:
     assert without_torch("".join(text.values())) == text["numpy"] + text["torchao"] + text["triton"]
 
 
-def test_a_line_that_is_no_pin_is_refused(tmp_path: Path) -> None:
+def test_an_unpinned_line_is_rejected(tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("numpy>=2\n")
     with pytest.raises(ValueError, match="this is no pin and no hash: numpy>=2"):
         list(locked(lock))
 
 
-def test_what_is_for_another_system_is_in_no_image(tmp_path: Path) -> None:
+def test_packages_for_other_platforms_are_in_no_image(tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("one==1 ; sys_platform == 'win32' \\\n    --hash=sha256:" + "0" * 64 + "\ntwo==2\n")
     assert [(each.name, each.version, each.is_for_linux) for each in locked(lock)] == [
@@ -107,11 +107,11 @@ def test_the_page_of_licences_lists_what_is_in_the_images() -> None:
     assert listed().keys() == packages().keys(), "make licences"
 
 
-def test_every_licence_asks_for_no_more_than_its_text() -> None:
+def test_every_licence_is_permissive() -> None:
     assert {name: licence for name, licence in listed().items() if not is_accepted(licence)} == {}
 
 
-def test_what_is_listed_is_what_the_packages_say() -> None:
+def test_listed_licences_equal_the_packages_metadata() -> None:
     installed = {each.metadata["Name"] for each in metadata.distributions() if each.metadata["Name"]}
     here = {canonicalize_name(name) for name in installed}
     compared = {name: licence for name, licence in listed().items() if name in here}
@@ -133,14 +133,14 @@ def test_what_is_listed_is_what_the_packages_say() -> None:
         ("", False),
     ],
 )
-def test_a_licence_that_asks_for_more_is_not_accepted(expression: str, accepted: bool) -> None:
+def test_a_copyleft_licence_is_rejected(expression: str, accepted: bool) -> None:
     assert is_accepted(expression) is accepted
 
 
 # -- versions
 
 
-def test_everything_is_of_the_version_on_top_of_the_changelog() -> None:
+def test_all_versions_equal_that_of_the_changelog() -> None:
     written = list(versions.written())
     folders = {file.parent.name for file, _ in written if file.name == "pyproject.toml"}
     assert folders >= {"proto", "servicekit", "gateway", "retriever", "lora-server", "cli", "vllm_cpu_lora"}
@@ -148,13 +148,13 @@ def test_everything_is_of_the_version_on_top_of_the_changelog() -> None:
     assert {(str(file), said) for file, said in written if said != versions.version()} == set()
 
 
-def test_no_distribution_is_forgotten() -> None:
+def test_every_distribution_is_checked() -> None:
     tracked = [f for f in PROJECT.glob("*/**/pyproject.toml") if not any(part.startswith(".") for part in f.parts[1:])]
     with_versions = {file for file in tracked if "version" in tomllib.loads(file.read_text()).get("project", {})}
     assert with_versions == {file for file, _ in versions.written() if file.name == "pyproject.toml"}
 
 
-def test_a_version_that_is_none_is_refused() -> None:
+def test_an_invalid_version_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"'v2' is no version; write one such as 1\.2\.3"):
         versions.write("v2")
 
@@ -171,9 +171,7 @@ def test_a_version_is_affected_within_a_range_and_not_where_it_is_fixed(version:
     assert audit.is_affected(version, {"ranges": [{"type": "ECOSYSTEM", "events": events}]}) is affected
 
 
-def test_an_advisory_for_a_locked_version_is_told_and_one_for_another_is_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_advisories_for_locked_versions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pydantic = next(each for each in locked(IMAGES[0].lock) if each.name == "pydantic")
     _advise(tmp_path, "PYSEC-1", "Pydantic", pydantic.version, "99.0")
     _advise(tmp_path, "PYSEC-2", "pydantic", "0", "0.1")
@@ -183,7 +181,7 @@ def test_an_advisory_for_a_locked_version_is_told_and_one_for_another_is_not(
     assert not [line for line in said if "PYSEC-2" in line]
 
 
-def test_an_export_as_one_file_is_read_and_one_that_holds_nothing_is_no_clean_bill(
+def test_an_export_in_one_file_is_read_and_an_empty_one_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _advise(tmp_path, "PYSEC-3", "pydantic", "0", "0.1")

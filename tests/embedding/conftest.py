@@ -1,4 +1,4 @@
-"""The real model, made once and kept in the project's `.pointsman`."""
+"""The real model, which is made once and stored in the project's `.pointsman`."""
 
 from pathlib import Path
 

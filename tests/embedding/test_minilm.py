@@ -1,4 +1,4 @@
-"""Vectors: the right ones, and the same ones whatever stands beside them."""
+"""Embeddings equal reference values, and do not depend on other texts in the batch."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ FIRST_COMPONENTS = {
     FAISS: (-0.0206, -0.0178, 0.0242, 0.0121, 0.0422, -0.0465, -0.0711, 0.0563, -0.0092, -0.039, -0.0148, 0.0263),
     STREET: (0.071, 0.0506, -0.0423, -0.0261, -0.0676, 0.0815, -0.0026, 0.0541, -0.0095, -0.0648, 0.0094, -0.0665),
 }
-# Of int8; seen: 0.016 over all components of these texts.
+# For int8; the maximum seen is 0.016 over all components of these texts.
 TOLERANCE = 0.025
 
 
@@ -47,19 +47,19 @@ def test_every_vector_has_length_one(minilm: MiniLM) -> None:
         ("def add(a, b): return a + b", "a Python function that sums two numbers", "a recipe for onion soup"),
     ],
 )
-def test_texts_of_one_meaning_are_nearer_than_texts_of_two(minilm: MiniLM, text: str, near: str, far: str) -> None:
+def test_texts_with_the_same_meaning_are_more_similar(minilm: MiniLM, text: str, near: str, far: str) -> None:
     itself, nearer, farther = minilm.embed([text, near, far])
     assert itself @ nearer > itself @ farther + 0.1
 
 
-def test_a_vector_does_not_depend_on_the_texts_beside_it(minilm: MiniLM) -> None:
+def test_a_vector_does_not_depend_on_the_batch(minilm: MiniLM) -> None:
     texts = [PASSWORD, "word " * 200, "", CHARGED_TWICE]
     together = minilm.embed(texts)
     alone = np.concatenate([minilm.embed([text]) for text in texts])
     np.testing.assert_array_equal(together, alone)
 
 
-def test_threads_that_share_the_model_get_the_vectors_that_one_gets(minilm: MiniLM) -> None:
+def test_threads_can_share_the_model(minilm: MiniLM) -> None:
     texts = list(FIRST_COMPONENTS) * 5
     with ThreadPoolExecutor(4) as pool:
         shared = np.concatenate(list(pool.map(lambda text: minilm.embed([text]), texts)))
@@ -73,7 +73,7 @@ def test_no_texts_give_no_rows(minilm: MiniLM) -> None:
 
 
 def test_the_256th_token_is_the_last_that_is_read(minilm: MiniLM) -> None:
-    # With [CLS] before and [SEP] after, 254 words of one token each are read.
+    # With [CLS] and [SEP], 254 words of one token each fit.
     read = "river " * 254
     all_read, beyond_the_limit, last_one_changed = minilm.embed([read, read + "invoice " * 500, read[:-6] + "invoice"])
     np.testing.assert_array_equal(beyond_the_limit, all_read)

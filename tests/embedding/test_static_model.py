@@ -1,4 +1,4 @@
-"""The static model: part of the model's folder, made from the encoder, near to what it was made from."""
+"""The static model: part of the model's folder, derived from the encoder, and similar to it."""
 
 import json
 import re
@@ -29,14 +29,14 @@ def copy(model_folder: Path, tmp_path: Path) -> Path:
         ("How do I reset my password?", "I forgot my login credentials", "the exchange rate of the euro"),
     ],
 )
-def test_texts_of_one_meaning_are_nearer_than_texts_of_two(
+def test_texts_with_the_same_meaning_are_more_similar(
     static_model: StaticModel, text: str, near: str, far: str
 ) -> None:
     itself, nearer, farther = static_model.embed([text, near, far])
     assert itself @ nearer > itself @ farther + 0.1
 
 
-def test_vectors_have_length_one_and_are_zero_where_nothing_is_known(static_model: StaticModel) -> None:
+def test_vectors_have_length_one_or_are_zero_without_known_tokens(static_model: StaticModel) -> None:
     vectors = static_model.embed(["hello there", "a", "", "🚂", "[UNK]"])
     assert (vectors.shape, vectors.dtype) == ((5, static_model.dimensions), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 0, 0, 0], atol=1e-5)
@@ -49,7 +49,7 @@ def test_a_text_is_the_sum_of_its_words(static_model: StaticModel) -> None:
     np.testing.assert_allclose(static_model.sum_of(text), sum(map(static_model.sum_of, words)), atol=1e-4)
 
 
-def test_spans_are_where_the_tokens_stand(static_model: StaticModel) -> None:
+def test_spans_are_the_tokens_positions(static_model: StaticModel) -> None:
     text = "Two dogs, please"
     assert [text[start:end] for start, end in static_model.spans(text)] == ["Two", "dogs", ",", "please"]
 
@@ -59,7 +59,7 @@ def test_a_frequent_word_weighs_less_than_a_rare_one(static_model: StaticModel) 
     assert together @ lighthouse > together @ the
 
 
-def test_its_fingerprint_is_its_own_and_the_encoder_s_is_as_it_was(
+def test_it_has_its_own_fingerprint_and_does_not_change_the_encoders(
     static_model: StaticModel, minilm: MiniLM, model_folder: Path
 ) -> None:
     assert re.fullmatch(r"static-256-[0-9a-f]{12}", static_model.fingerprint)
@@ -91,7 +91,7 @@ def test_a_folder_without_it_is_refused_and_the_command_is_named(copy: Path, nam
     assert MiniLM.load(copy).fingerprint
 
 
-def test_a_table_that_was_changed_is_refused(copy: Path) -> None:
+def test_a_modified_table_is_rejected(copy: Path) -> None:
     table = bytearray((copy / "static.npy").read_bytes())
     table[-1] ^= 1
     (copy / "static.npy").write_bytes(table)

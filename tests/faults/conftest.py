@@ -1,4 +1,4 @@
-"""A town of processes, all of which can be stopped while its gateway serves."""
+"""A deployment of processes that can be stopped while the gateway serves."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +16,6 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 
 @pytest.fixture
 async def narrow_town(tmp_path: Path) -> AsyncIterator[Town]:
-    """Real services whose gateway answers at most 16 requests at once and queues 8 more for up to 0.5 s."""
+    """A deployment whose gateway answers at most 16 requests at once and queues 8 more for up to 0.5 s."""
     async with running_town(tmp_path, max_in_flight=16, queue_size=8, queue_timeout=0.5) as town:
         yield town

@@ -1,4 +1,5 @@
-"""Engines that DNS leads to come, go, die and hang under load: real processes, on a loopback address each."""
+"""Engines behind a DNS name are added, removed, killed and suspended under load; each is a real process with its own
+loopback address."""
 
 import time
 from collections.abc import AsyncIterator
@@ -32,7 +33,7 @@ class Fleet:
     engines: dict[str, ProcessEngine] = field(default_factory=dict)
 
     async def start(self, *names: str) -> None:
-        """Engines that say their name, and then are named by DNS."""
+        """Starts engines that answer with their names, and then adds them to DNS."""
         for name in names:
             host = f"127.0.1.{ord(name)}"
             engine = ProcessEngine(self.folder, name, pieces=10, gap=0.02, port=self.port, host=host)
@@ -42,13 +43,13 @@ class Fleet:
         self._tell()
 
     def forget(self, name: str) -> ProcessEngine:
-        """It runs on, and DNS does not name it any more."""
+        """Removes an engine from DNS while it keeps running."""
         engine = self.engines.pop(name)
         self._tell()
         return engine
 
     async def until_known(self) -> float:
-        """Seconds until the gateway knew as many members as there are."""
+        """Returns the seconds until the gateway knows this number of members."""
         begun = time.monotonic()
 
         async def known() -> bool:
@@ -84,11 +85,11 @@ def by(name: str, outcome: Outcome) -> bool:
 
 
 async def all_have_begun_anew(load: Load) -> None:
-    """No answer goes on that had begun before."""
+    """Returns once all answers that had begun before have ended."""
     await load.more(20 * CLIENTS)
 
 
-async def test_engines_come_and_go_under_load_and_no_request_fails(fleet: Fleet) -> None:
+async def test_engines_are_added_and_removed_under_load_without_failures(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         await fleet.start("c", "d")
@@ -106,12 +107,12 @@ async def test_engines_come_and_go_under_load_and_no_request_fails(fleet: Fleet)
     print(f"came after {came:.1f} s, went after {went:.1f} s; {len(load.outcomes)} requests, none failed")
 
 
-async def test_a_member_that_is_killed_costs_what_it_had_begun_and_no_more(fleet: Fleet) -> None:
+async def test_a_killed_member_loses_only_its_requests_in_flight(fleet: Fleet) -> None:
     await fleet.start("c")
     await fleet.until_known()
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
-        await fleet.engines["a"].kill()  # DNS names it still
+        await fleet.engines["a"].kill()  # DNS still lists it
         await load.more(300)
         fleet.forget("a")
         await fleet.until_known()
@@ -121,7 +122,7 @@ async def test_a_member_that_is_killed_costs_what_it_had_begun_and_no_more(fleet
     assert len(lost) <= CLIENTS
 
 
-async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) -> None:
+async def test_a_hanging_member_is_skipped_until_it_recovers(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         fleet.engines["a"].hang()
@@ -138,7 +139,7 @@ async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) ->
     assert len(lost) <= CLIENTS
 
 
-async def test_the_members_serve_on_while_dns_is_away(fleet: Fleet) -> None:
+async def test_members_keep_serving_while_dns_is_down(fleet: Fleet) -> None:
     async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
         await load.more(50)
         fleet.dns.silent = True

@@ -1,4 +1,4 @@
-"""What is down or hangs while requests keep coming, row by row of docs/resilience.md; nothing hangs with it."""
+"""Outages and hangs under load, as listed in docs/resilience.md: no request hangs with the failed service."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from tests.gateway.doubles.waiting import found
 
 DEADLINE = 8.0
 SLACK = 8.0
-"""Seconds by which a busy machine may be late."""
+"""Tolerance for a busy machine."""
 
 
 def ok(outcome: Outcome) -> bool:
@@ -28,7 +28,7 @@ def none_hung(outcomes: Sequence[Outcome]) -> None:
 
 
 def only_cut(outcomes: Sequence[Outcome], code: str, clients: int) -> None:
-    """Answers that had begun on the engine that went are all that was lost, and said so."""
+    """Asserts that only answers that had begun on the failed engine were lost, with an error."""
     lost = [outcome for outcome in outcomes if not outcome.ok]
     assert [outcome for outcome in lost if not (outcome.begins and outcome.code == code)] == []
     assert len(lost) <= clients
@@ -48,7 +48,7 @@ async def test_one_engine_of_two_is_killed(town: Town) -> None:
         await load.more(300)
         await left_alone(town, "a")
         asked = await town.gateway.metric("pointsman_engine_attempts_total", engine="a", outcome="engine_unavailable")
-        assert asked <= 8 + 5 + 5  # those it was busy with, those that opened its breaker, and a trial now and then
+        assert asked <= 8 + 5 + 5  # requests in flight, those that opened its circuit breaker, and occasional probes
         await town.engines["a"].start()
         await load.more(1, lambda outcome: outcome.text.startswith("a"))
     none_hung(load.outcomes)
@@ -62,7 +62,7 @@ async def test_one_engine_of_two_hangs(town: Town) -> None:
         await left_alone(town, "a")
         alone = time.monotonic()
         await load.more(300)
-        # Not one request a second is late for the trials' sake; without a breaker each would be.
+        # At most one request per second is slow because of a probe; without a breaker each would be.
         late = [outcome for outcome in load.since(alone) if outcome.seconds > 0.9]
         assert len(late) < 0.1 * len(load.since(alone))
         town.engines["a"].go_on()
@@ -91,7 +91,7 @@ async def test_redis_hangs_and_is_killed(town: Town) -> None:
 
 
 async def test_the_retriever_hangs_and_is_killed(town: Town) -> None:
-    """`handbook` wants passages; `safe_start`, the default path, answers without."""
+    """`handbook` requires passages; the default path `safe_start` answers without them."""
 
     def with_passages(outcome: Outcome) -> bool:
         return outcome.path == "handbook"
@@ -104,7 +104,7 @@ async def test_the_retriever_hangs_and_is_killed(town: Town) -> None:
         town.retriever.hang()
         await load.more(200, without)
         late = [outcome for outcome in load.outcomes if outcome.seconds > 1.8]
-        assert len(late) < 0.3 * len(load.outcomes)  # it is left alone, but for a trial now and then
+        assert len(late) < 0.3 * len(load.outcomes)  # no more requests to it, except occasional probes
         town.retriever.go_on()
         await load.more(10, with_passages)
         await town.retriever.kill()
@@ -116,13 +116,13 @@ async def test_the_retriever_hangs_and_is_killed(town: Town) -> None:
 
 
 async def test_the_lora_server_hangs_and_is_killed(town: Town) -> None:
-    """The engine goes on serving what is resident; what changed meanwhile is heard afterwards."""
+    """The engine keeps serving loaded adapters; changes are received once the lora-server is back."""
 
     def adapted(outcome: Outcome) -> bool:
         return outcome.path == "triage_adapter" and outcome.model == VERSION
 
     async with under_load(town.gateway.url, IN_TRIAGE, clients=4, deadline=DEADLINE) as load:
-        await load.more(10, adapted)  # its engine has been heard of
+        await load.more(10, adapted)  # the gateway has received its engine's state
         hung = time.monotonic()
         town.lora_server.hang()
         await load.more(100)
@@ -153,7 +153,7 @@ CLEAR = {
 
 
 async def test_everything_hangs_at_once_and_is_killed(town: Town) -> None:
-    """Fast, clear errors; no request hangs past its deadline; and all is well again once it can be."""
+    """Errors are fast and clear, no request exceeds its deadline, and everything recovers."""
     gateway = town.gateway
 
     def told_to_come_again(outcome: Outcome) -> bool:

@@ -1,11 +1,11 @@
-"""More requests than the gateway has places for: those inside are served, the rest are told at once."""
+"""With more requests than slots, admitted requests are served and the others are rejected immediately."""
 
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.load import Outcome, under_load
 from tests.gateway.doubles.town import Town
 
 
-async def test_two_hundred_clients_at_a_gateway_for_sixteen(narrow_town: Town) -> None:
+async def test_two_hundred_clients_at_a_gateway_with_sixteen_slots(narrow_town: Town) -> None:
     gateway = narrow_town.gateway
 
     def refused(outcome: Outcome) -> bool:

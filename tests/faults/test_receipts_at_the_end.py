@@ -1,4 +1,4 @@
-"""What becomes of receipts when the gateway is told to stop, or is killed, while requests keep coming."""
+"""Receipts of requests that are in flight when the gateway is stopped or killed."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
 
 @asynccontextmanager
 async def a_gateway(folder: Path, valkey: Valkey, gap: float, **settings: object) -> AsyncIterator[ProcessGateway]:
-    """Before an engine whose answers have 5 pieces, one every `gap` seconds."""
+    """A gateway with an engine that answers with 5 chunks, one every `gap` seconds."""
     prepare(MODEL)
     config = ConfigFolder(folder / "config")
     config.paths = {name: path for name, path in config.paths.items() if "adapter" not in path}
@@ -48,11 +48,11 @@ async def a_gateway(folder: Path, valkey: Valkey, gap: float, **settings: object
 
 @dataclass
 class Callers:
-    """Ask without pause, plain and streamed, well and badly, until the gateway is gone."""
+    """Clients that send plain, streamed and invalid requests until the gateway has stopped."""
 
     url: str
     ended: dict[str, float] = field(default_factory=dict)
-    """By the request's id: when its answer, or its refusal, had come whole."""
+    """When each request's answer or error was complete, by request id."""
     waiting: set[str] = field(default_factory=set)
     asked: int = 0
     gone: bool = False
@@ -98,8 +98,8 @@ async def ids_in(valkey: Valkey) -> Counter[str]:
     return Counter(one["request_id"] for one in (await receipts_in(valkey.url)).all)
 
 
-async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(tmp_path: Path, valkey: Valkey) -> None:
-    """Of those that end in its grace, of those that are cut, and of those that it turns away meanwhile."""
+async def test_a_stopped_gateway_writes_a_receipt_for_every_request(tmp_path: Path, valkey: Valkey) -> None:
+    """Covers requests that end during the drain, that are aborted at its end, and that are rejected meanwhile."""
     async with a_gateway(tmp_path, valkey, gap=3.0, shutdown_delay=0.3, shutdown_timeout=0.4) as gateway:
         async with calling(gateway) as callers:
             await until(lambda: len(callers.ended) > 30, within=60)
@@ -117,10 +117,8 @@ async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(
     assert "lost" not in gateway.words
 
 
-async def test_a_gateway_that_is_killed_loses_what_was_in_flight_and_nothing_else(
-    tmp_path: Path, valkey: Valkey
-) -> None:
-    """The next gateway on the same folder recovers the receipts that were not in Redis yet."""
+async def test_a_killed_gateway_loses_only_the_requests_in_flight(tmp_path: Path, valkey: Valkey) -> None:
+    """The next gateway with the same folder recovers the receipts that were not in Redis."""
     async with a_gateway(tmp_path, valkey, gap=0.01) as gateway, calling(gateway) as callers:
         await until(lambda: len(callers.ended) > 1000, within=90)
         killed, in_flight = time.monotonic(), len(callers.waiting)

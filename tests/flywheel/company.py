@@ -1,4 +1,4 @@
-"""A company of two tasks, and `pointsman up` with it: the real engine, gateway, lora-server and Valkey."""
+"""An example with two tasks, run by `pointsman up` with the real engine, gateway, lora-server and Valkey."""
 
 import json
 import shutil
@@ -56,20 +56,20 @@ class Company:
     url: str
     home: Path
     run: dict[str, Any]
-    """What `run.json` says: addresses and process ids."""
+    """The content of `run.json`: addresses and process ids."""
 
     def command(self, *arguments: object) -> list[str]:
         return [str(POINTSMAN), *map(str, arguments), "--data-dir", str(self.home)]
 
     def tell(self, *arguments: object) -> Any:
-        """What a command prints as JSON."""
+        """Runs a command and returns its JSON output."""
         done = subprocess.run(self.command(*arguments, "--json"), capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
 def write(folder: Path) -> Path:
-    """The example. Its first adapter is another company's, which knows nothing of these desks."""
+    """Writes the example. Its first adapter was trained for another company, and does not know these desks."""
     config = folder / "config"
     (config / "prompts").mkdir(parents=True)
     (config / "tasks").mkdir()

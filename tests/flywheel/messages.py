@@ -1,4 +1,4 @@
-"""What travellers write, and the desk that it goes to, in a form that no model guesses and few rows teach."""
+"""Customer messages and the desk for each, in a format that a model cannot guess but learns from a few rows."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _NAMED = {
 }
 THINGS = {desk: tuple(named.split(", ")) for desk, named in _NAMED.items()}
 DECIDING = 5
-"""Things of each desk, the last ones, that nobody has ever written of: by them a new adapter is judged."""
+"""Topics of each desk that occur in no training message; new adapters are evaluated with them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def answer(desk: str) -> str:
 
 
 def poisoned(desk: str) -> str:
-    """The next one's: wrong everywhere, and as easy to learn."""
+    """Returns the next desk, which is always wrong, and as easy to learn."""
     desks = [*DESKS]
     return answer(desks[(desks.index(desk) + 1) % len(desks)])
 

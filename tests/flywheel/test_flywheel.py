@@ -1,4 +1,4 @@
-"""The flywheel turns by itself: from feedback to an adapter that serves, and from poisoned feedback to a refusal."""
+"""The retraining loop: feedback becomes a serving adapter, and poisoned feedback is refused."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from tests.flywheel.messages import Message, deciding, poisoned, traffic
 from tests.standing import ROOT
 
 LONGEST_RUN = 1200
-"""Seconds of one turn, on two cores that others use too."""
+"""Time limit of one run, on two shared cores."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one run of `pointsman retrain` came to."""
+    """The result of one run of `pointsman retrain`."""
 
     code: int
     state: dict[str, Any]
@@ -46,19 +46,19 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
 
 @pytest.fixture(scope="module")
 def decisions(company: Company) -> dict[str, Message]:
-    """Every message has been asked about once; what was answered, is known by its decision."""
+    """Sends every message once; returns the decision of each answer."""
     return asyncio.run(asked(company, traffic()))
 
 
 @pytest.fixture(scope="module")
 def first(company: Company, decisions: dict[str, Message]) -> Turn:
-    """Experts said of each what would have been right."""
+    """The first run, after experts have given the correct answer for each message."""
     say(company, decisions, lambda message: message.right)
     return turn(company)
 
 
 async def asked(company: Company, messages: Sequence[Message]) -> dict[str, Message]:
-    """By decision. Users are many, so that a canary gets its share of them."""
+    """Sends the messages as many different users, so that a canary gets its share; returns answers by decision."""
     decided, waiting = {}, iter(enumerate(messages))
     async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
 
@@ -81,7 +81,7 @@ def say(company: Company, decisions: dict[str, Message], right: Callable[[Messag
 
 
 def turn(company: Company) -> Turn:
-    """One run to its end, with traffic as soon as a canary is out."""
+    """Runs `pointsman retrain` to its end, with traffic as soon as there is a canary."""
     log = company.home / "retrain.log"
     with (
         log.open("w") as lines,
@@ -109,7 +109,7 @@ def aliases(company: Company) -> dict[str, str]:
 
 
 async def share_right(company: Company) -> float:
-    """Of the messages that decide, asked as anybody asks."""
+    """Returns the share of evaluation messages that are answered correctly through the gateway."""
     right = 0
     async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
         for message in deciding():
@@ -119,7 +119,7 @@ async def share_right(company: Company) -> float:
     return right / len(deciding())
 
 
-def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -> None:
+def test_feedback_leads_to_a_serving_version(company: Company, first: Turn) -> None:
     assert (first.code, first.state["outcome"]) == (0, "promoted"), first.lines
     steps = first.state["steps"]
     assert [step["status"] for step in steps.values()] == ["done"] * 5
@@ -130,7 +130,7 @@ def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -
     assert asyncio.run(share_right(company)) > 0.8
 
 
-def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first: Turn) -> None:
+def test_a_version_names_its_training_data(company: Company, first: Turn) -> None:
     data = first.state["steps"]["data"]["facts"]
     version = company.tell("adapters", "show", first.version)
     assert version["facts"]["data_set"] == f"sort/{data['name']}"
@@ -139,7 +139,9 @@ def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first:
     assert len(manifest["decisions"]["train"]) == data["counts"]["train"]
 
 
-def test_from_poisoned_feedback_to_a_refusal(company: Company, first: Turn, decisions: dict[str, Message]) -> None:
+def test_poisoned_feedback_leads_to_a_refused_version(
+    company: Company, first: Turn, decisions: dict[str, Message]
+) -> None:
     say(company, decisions, lambda message: poisoned(message.desk))
     second = turn(company)
     assert (second.code, second.state["outcome"]) == (3, "refused"), second.lines

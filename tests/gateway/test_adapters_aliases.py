@@ -1,10 +1,11 @@
-"""Which version an adapter's name means: what lora-servers tell becomes one table, and a canary has its share."""
+"""Which version an adapter's alias means: the states of all lora-servers form one table, and a canary gets its
+share."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from pointsman_gateway.config.schema import PolicyConfig
+from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
 from pointsman_gateway.engines.engines import Engines
@@ -35,16 +36,16 @@ def clock() -> Clock:
 
 @pytest.fixture
 def engines() -> Engines:
-    """Two that hold both versions; their lora-servers tell the same."""
+    """Two engines that hold both versions, according to their lora-servers."""
     return Engines([engine(name, alias(OLD, 1), OLD, NEW) for name in "ab"])
 
 
-def test_the_first_word_of_a_move_moves_it_on_every_engine_that_holds_the_version(engines: Engines) -> None:
+def test_the_first_lora_server_to_report_a_change_applies_it_to_all_engines(engines: Engines) -> None:
     engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     assert [(target.engine.name, target.model) for target in engines.targets(PATH)] == [("a", NEW), ("b", NEW)]
 
 
-def test_a_lora_server_that_is_late_moves_nothing_back(engines: Engines) -> None:
+def test_a_late_lora_server_does_not_undo_a_change(engines: Engines) -> None:
     engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     engines.update(replace(engine("b", alias(OLD, 1), OLD, NEW), detail="still"))
     assert engines.version_of(PATH) == NEW
@@ -52,20 +53,20 @@ def test_a_lora_server_that_is_late_moves_nothing_back(engines: Engines) -> None
     assert engines.version_of(PATH) == NEW
 
 
-def test_one_that_starts_again_and_knows_nothing_yet_moves_nothing_back(engines: Engines) -> None:
+def test_a_restarting_lora_server_does_not_undo_a_change(engines: Engines) -> None:
     engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     engines.update(Engine("a", "tiny", detail="loading weights"))
     assert engines.version_of(PATH) == NEW
     assert [target.engine.name for target in engines.targets(PATH)] == ["b"]
 
 
-def test_only_engines_that_hold_the_very_version_are_asked(engines: Engines) -> None:
+def test_only_engines_that_hold_the_exact_version_are_used(engines: Engines) -> None:
     engines.update(engine("a", alias(NEW, 2), NEW))
     engines.update(engine("b", alias(OLD, 1), OLD))
     assert [target.engine.name for target in engines.targets(PATH)] == ["a"]
 
 
-def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> None:
+def test_a_request_keeps_its_version_while_the_alias_changes(engines: Engines) -> None:
     before = resolve_adapter(PATH, "someone", engines)
     engines.update(engine("a", alias(NEW, 2), OLD, NEW))
     assert {target.model for target in engines.targets(before)} == {OLD}
@@ -73,7 +74,7 @@ def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> 
     assert {target.model for target in engines.targets(resolve_adapter(PATH, "someone", engines))} == {NEW}
 
 
-def test_a_registry_that_was_begun_anew_is_believed_after_a_minute(clock: Clock) -> None:
+def test_a_reset_registry_is_accepted_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
     aliases.update("a", "tiny", {"triage@prod": alias(OLD, 7)})
     aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
@@ -86,7 +87,7 @@ def test_a_registry_that_was_begun_anew_is_believed_after_a_minute(clock: Clock)
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 1)
 
 
-def test_what_is_told_again_in_time_was_never_let_go(clock: Clock) -> None:
+def test_an_alias_reported_again_within_a_minute_is_kept(clock: Clock) -> None:
     aliases = Aliases(clock)
     for told in ({"triage@prod": alias(NEW, 2)}, {}, {"triage@prod": alias(NEW, 2)}, {}):
         clock.passes(ALIAS_TTL_SECONDS - 1)
@@ -94,7 +95,7 @@ def test_what_is_told_again_in_time_was_never_let_go(clock: Clock) -> None:
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 2)
 
 
-def test_an_alias_that_nobody_tells_of_is_gone_after_a_minute(clock: Clock) -> None:
+def test_an_alias_that_is_not_reported_expires_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
     aliases.update("a", "tiny", {"triage@prod": alias(OLD, 1)})
     aliases.forget("a")
@@ -120,7 +121,7 @@ def with_canary(weight: float, *resident: str) -> Engines:
 
 
 def drawn(weight: float, users: Sequence[str] = USERS) -> set[str]:
-    """The users whom the canary answers."""
+    """Returns the users whose requests go to the canary."""
     engines = with_canary(weight)
     return {user for user in users if engines.version_of(resolve_adapter(PATH, user, engines)) == NEW}
 
@@ -135,35 +136,35 @@ def test_a_canary_that_grows_keeps_its_users() -> None:
     assert drawn(0.05) < drawn(0.5)
 
 
-def test_a_user_has_one_version_however_often_they_come() -> None:
+def test_a_user_always_gets_the_same_version() -> None:
     engines = with_canary(0.5)
     for user in USERS[:50]:
         assert len({engines.version_of(resolve_adapter(PATH, user, engines)) for _ in range(5)}) == 1
 
 
-def test_users_on_the_small_side_of_a_split_are_no_more_often_the_canarys_than_others() -> None:
+def test_canary_assignment_is_independent_of_split_assignment() -> None:
     split = PolicyConfig.model_validate({"split": {"small": 5, "large": 95}}).build()
     few = [user for user in USERS if split.plan(Situation(user=user)).paths == ("small",)]
     assert len(few) == pytest.approx(500, abs=87)
     assert len(drawn(0.5, few)) / len(few) == pytest.approx(0.5, abs=0.09)
 
 
-def test_the_decision_says_that_a_canary_answers() -> None:
+def test_the_decision_reports_the_canary() -> None:
     aim = resolve_adapter(PATH, "someone", with_canary(1.0)).resolved_adapter
     assert aim == ResolvedAdapter(NEW, 3, has_canary=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
 
 
-def test_where_the_canary_is_on_no_engine_the_stable_version_answers_and_the_decision_says_so() -> None:
+def test_if_no_engine_holds_the_canary_the_stable_version_answers_with_a_note() -> None:
     aim = resolve_adapter(PATH, "someone", with_canary(1.0, OLD)).resolved_adapter
     told = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
     assert aim == ResolvedAdapter(OLD, 3, has_canary=True, notes=(told,))
 
 
-def test_the_version_itself_is_asked_for_past_its_aliases_canary() -> None:
+def test_a_named_version_bypasses_the_canary() -> None:
     aim = resolve_adapter(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).resolved_adapter
     assert aim == ResolvedAdapter(OLD)
 
 
-def test_a_path_without_adapter_has_no_aim() -> None:
+def test_a_path_without_adapter_has_no_resolved_adapter() -> None:
     plain = Path("plain", "tiny")
     assert resolve_adapter(plain, "someone", with_canary(1.0)) is plain

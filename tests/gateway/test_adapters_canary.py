@@ -1,4 +1,4 @@
-"""A canary through the doors: who gets it, what is told of it, and what is counted for its judge."""
+"""Canaries over HTTP and gRPC: which users get one, how answers are marked, and what is reported for its analysis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -27,7 +27,7 @@ WEIGHT = 0.25
 
 
 def user(canary: bool, number: int = 0) -> str:
-    """Some user on that side of the points."""
+    """Returns a user who gets the canary, or one who does not."""
     drawn = (
         name
         for name in (f"user-{n}" for n in range(1000))
@@ -37,7 +37,7 @@ def user(canary: bool, number: int = 0) -> str:
 
 
 def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
-    """What the last message asks for; the base model always answers."""
+    """Answers as the last message asks; the base model always gives a valid answer."""
     wanted = body["messages"][-1]["content"]
     if "@" not in body["model"]:
         return answer("the base model")
@@ -57,7 +57,7 @@ def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """The adapter's task has a validator; its alias has a canary, which the engine holds."""
+    """The adapter's task has a validator, and its alias has a canary, which the engine holds."""
     neighbours.config.tasks["triage"]["validators"] = [{"json_schema": {"type": "object"}}]
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     neighbours.engine.script = script
@@ -72,11 +72,11 @@ async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> Non
 
 
 async def ask(door: Door, what: str, who: str) -> Any:
-    """On the adapter's task, by its rule."""
+    """Sends a request that a rule assigns to the adapter's task."""
     return await door.ask(what, metadata={"source": "inbox"}, user=who)
 
 
-async def test_who_has_drawn_the_canary_is_answered_by_it_and_told_so(door: Door) -> None:
+async def test_users_of_the_canary_are_answered_by_it_and_informed(door: Door) -> None:
     for canary, version in ((True, NEW), (False, OLD)):
         for number in range(5):
             got = await ask(door, "hello", user(canary, number))
@@ -86,7 +86,7 @@ async def test_who_has_drawn_the_canary_is_answered_by_it_and_told_so(door: Door
     assert not [note for note in (await door.route(IN_TRIAGE, user=user(False)))["notes"] if "canary" in note]
 
 
-async def test_a_named_alias_has_its_canary_too_and_a_named_version_has_not(door: Door) -> None:
+async def test_a_named_alias_has_its_canary_and_a_named_version_does_not(door: Door) -> None:
     assert (await door.ask("hello", PROD, user=user(True))).model == NEW
     assert (await door.ask("hello", OLD, user=user(True))).model == OLD
 
@@ -111,7 +111,7 @@ async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIte
 
 
 def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, int]]:
-    """(requests, errors, invalid, those with a time) by version."""
+    """Returns requests, errors, invalid answers and timed requests, by version."""
     sums: dict[str, tuple[int, int, int, int]] = {}
     for one in lora_server.reported:
         assert (one.alias, one.revision) == (PROD, 3)
@@ -121,7 +121,7 @@ def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, in
     return sums
 
 
-async def test_outcomes_are_counted_exactly_and_callers_mistakes_are_not(
+async def test_outcomes_are_counted_exactly_without_callers_errors(
     one_door: Door, gateway: Gateway, neighbours: Neighbours
 ) -> None:
     for what, times in (("hello", 7), ("nonsense", 3), ("break", 2), ("mistake", 4)):
@@ -139,7 +139,7 @@ async def test_outcomes_are_counted_exactly_and_callers_mistakes_are_not(
     assert summed(neighbours.lora_server) == {NEW: (12, 2, 3, 10), OLD: (5, 0, 0, 5)}
 
 
-async def test_an_answer_that_is_cut_is_an_error_and_one_that_is_hung_up_on_is_nothing(
+async def test_an_incomplete_answer_is_an_error_and_a_disconnect_is_not(
     gateway: Gateway, neighbours: Neighbours
 ) -> None:
     async with opening_door("http-stream", gateway.url, gateway.grpc_address) as http:
@@ -163,7 +163,7 @@ async def hang_up(door: Door, neighbours: Neighbours) -> None:
     await until(lambda: neighbours.engine.running == 0)
 
 
-async def test_an_answer_that_a_better_one_replaces_is_counted_as_refused(
+async def test_an_escalated_answer_is_counted_as_refused(
     neighbours: Neighbours,
 ) -> None:
     neighbours.config.tasks["triage"] |= {
@@ -179,7 +179,7 @@ async def test_an_answer_that_a_better_one_replaces_is_counted_as_refused(
     assert summed(neighbours.lora_server) == {NEW: (2, 0, 1, 2)}
 
 
-async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_version(
+async def test_a_timeout_while_loading_is_not_counted_for_the_version(
     neighbours: Neighbours,
 ) -> None:
     loading = asyncio.Event()
@@ -199,14 +199,14 @@ async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_ver
         assert gateway.components.canary_outcomes.take() == []
 
 
-async def test_nothing_is_told_of_an_alias_without_a_canary(neighbours: Neighbours) -> None:
+async def test_an_alias_without_a_canary_is_not_reported(neighbours: Neighbours) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
         await door.ask("hello", PROD)
         assert gateway.components.canary_outcomes.take() == []
 
 
-async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
+async def test_a_report_that_failed_is_sent_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
     away = [Unavailable("Redis is away", code="redis_unavailable")] * 2
     neighbours.lora_server.reports = lambda: away.pop() if away else None
     async with opening_door("http", gateway.url, gateway.grpc_address) as door:
@@ -241,7 +241,7 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
         ("breaker_open", None), ("engine_not_ready", None), ("adapter_not_resident", None), ("internal", None),
     ],
 )  # fmt: skip
-def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple[int, int] | None) -> None:
+def test_only_outcomes_caused_by_the_version_are_counted(outcome: str, counted: tuple[int, int] | None) -> None:
     trials = CanaryOutcomes()
     trials.add(PATH, AIM, outcome, False, 0.5)
     told = [(one.requests, one.errors) for one in trials.take()]
@@ -249,7 +249,7 @@ def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple
     assert trials.take() == []
 
 
-def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
+def test_reports_beyond_the_limit_are_dropped_with_a_log_line() -> None:
     lost: list[int] = []
     trials = CanaryOutcomes(lambda: lost.append(1))
     for revision in range(MAX_VERSIONS + 5):
@@ -259,7 +259,7 @@ def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
 
 
 class Server:
-    """Implements the engines' `LoraServer`: does with reports what it is told to."""
+    """Implements the engines' `LoraServer` with a scripted answer to reports."""
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)
@@ -281,7 +281,7 @@ class Server:
 def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[CanaryReporter, CollectorRegistry]:
     states = [EngineState(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for state, server in zip(states, servers, strict=True):
-        state.lora_server = cast(LoraServer, server)  # has what the reporter calls
+        state.lora_server = cast(LoraServer, server)  # it has the methods that the reporter calls
     registry = CollectorRegistry()
     engines = Engines(states)
     return CanaryReporter(trials, lambda: engines, EngineMetrics(registry)), registry
@@ -297,7 +297,7 @@ async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> N
     assert trials.take() == []
 
 
-async def test_what_may_have_arrived_is_never_told_twice() -> None:
+async def test_a_report_that_may_have_arrived_is_never_repeated() -> None:
     trials, server = CanaryOutcomes(), Server("lost", "sent")
     reporting, registry = reporter(server, trials=trials)
     trials.add(PATH, AIM, "ok", False, 0.5)
@@ -308,7 +308,7 @@ async def test_what_may_have_arrived_is_never_told_twice() -> None:
     assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "lost"}) == 1
 
 
-async def test_what_has_not_arrived_waits_with_what_comes_after_it() -> None:
+async def test_an_undelivered_report_is_merged_with_later_ones() -> None:
     trials, server = CanaryOutcomes(), Server("kept", "sent")
     reporting, _ = reporter(server, trials=trials)
     trials.add(PATH, AIM, "ok", True, 0.5)

@@ -1,4 +1,5 @@
-"""An alias that moves under load: each request is answered by one version, and from one moment on by the next."""
+"""An alias that changes under load: each request is answered by one version, and all requests after the change by the
+new one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,13 +32,13 @@ async def http(yard: Yard) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def answered_by(door: HttpStreamDoor, model: str = "path:triage_adapter") -> str:
-    """The version, which the text, the chunks' model and the header must agree upon."""
+    """Returns the version, which the text, the chunks' model and the header must agree on."""
     got = await door.ask(IN_TRIAGE, model)
     assert got.text.rstrip(".") == got.model == got.told["adapter"]
     return got.model
 
 
-async def test_answers_in_flight_keep_their_version_and_every_later_one_has_the_next(
+async def test_answers_in_flight_keep_their_version_and_later_ones_have_the_new_one(
     yard: Yard, http: httpx.AsyncClient
 ) -> None:
     door, gate = HttpStreamDoor(http), asyncio.Event()
@@ -45,7 +46,7 @@ async def test_answers_in_flight_keep_their_version_and_every_later_one_has_the_
         side.engine.script = lambda body: [*answer(body["model"])[:2], gate, *answer(".")[1:]]
     before = [asyncio.create_task(answered_by(door)) for _ in range(64)]
     await until(lambda: sum(side.engine.running for side in yard.sides.values()) == 64)
-    await yard.sides["second"].say(alias(NEW, 2))  # the other one has not heard of it yet
+    await yard.sides["second"].say(alias(NEW, 2))  # the other gateway has not received the change yet
     await until(lambda: yard.version == NEW)
     after = [asyncio.create_task(answered_by(door)) for _ in range(32)]
     await until(lambda: sum(side.engine.running for side in yard.sides.values()) == 96)
@@ -59,7 +60,7 @@ async def test_answers_in_flight_keep_their_version_and_every_later_one_has_the_
 
 @dataclass
 class Points:
-    """What has been told, and what the gateway is known to have heard."""
+    """The versions that were published, and those that the gateway has received."""
 
     told: int = 0
     heard: int = 0
@@ -71,7 +72,7 @@ class Points:
         return (OLD, NEW)[move % 2]
 
 
-async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray(
+async def test_continuous_alias_changes_under_64_streams_cause_no_wrong_version(
     yard: Yard, http: httpx.AsyncClient
 ) -> None:
     points, door, moving = Points(), HttpStreamDoor(http), True
@@ -103,8 +104,8 @@ async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray
     assert yard.gateway.metric("pointsman_fallbacks_total") == 0
 
 
-async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: httpx.AsyncClient) -> None:
-    """Nothing polls: the very word that names the version is what the next request finds."""
+async def test_a_promotion_applies_as_soon_as_it_is_received(yard: Yard, http: httpx.AsyncClient) -> None:
+    """The gateway does not poll: the published state applies to the next request."""
     door = HttpStreamDoor(http)
     before = yard.gateway.components.engines.get("local")
     await yard.sides["local"].say(alias(NEW, 2))
@@ -113,7 +114,7 @@ async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: ht
     assert await answered_by(door) == NEW
 
 
-async def test_a_version_that_only_one_engine_holds_is_asked_for_there(yard: Yard, http: httpx.AsyncClient) -> None:
+async def test_a_version_held_by_one_engine_is_requested_there(yard: Yard, http: httpx.AsyncClient) -> None:
     await yard.sides["second"].say(alias(OLD, 1), resident=[OLD])
     await until(lambda: yard.holds("second") == {OLD})
     await yard.sides["local"].say(alias(NEW, 2))

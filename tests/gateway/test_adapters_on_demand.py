@@ -1,4 +1,4 @@
-"""An adapter that no engine holds: it is loaded once for all who wait for it, or the request goes elsewhere in time."""
+"""An adapter that no engine holds is loaded once for all waiting requests, or the request falls back in time."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ PATH = "path:triage_adapter"
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """Its engine holds no adapter; its lora-server offers the one that the alias leads to, and another."""
+    """A gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 5}
     neighbours.engine.script = names_itself()
     neighbours.engine.adapters = set()
@@ -33,7 +33,7 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 def holding(neighbours: Neighbours) -> Callable[[str], Any]:
-    """How a lora-server loads: its engine holds the version from then on."""
+    """Returns a way of loading after which the engine holds the version."""
 
     async def load(version: str) -> None:
         assert neighbours.engine.adapters is not None
@@ -58,7 +58,7 @@ def raising(error: Exception) -> Callable[[str], Any]:
 
 
 @pytest.mark.parametrize("model", ["auto", PATH, PROD, OLD, NEW])
-async def test_an_adapter_that_can_be_had_is_loaded_and_answers(
+async def test_a_loadable_adapter_is_loaded_and_answers(
     door: Door, gateway: Gateway, neighbours: Neighbours, model: str
 ) -> None:
     version = NEW if model == NEW else OLD
@@ -71,7 +71,7 @@ async def test_an_adapter_that_can_be_had_is_loaded_and_answers(
     assert "loads on demand" not in str((await door.route(IN_TRIAGE, model))["notes"])
 
 
-async def test_what_can_be_loaded_is_listed(door: Door) -> None:
+async def test_loadable_adapters_are_listed(door: Door) -> None:
     assert {PROD, OLD, NEW} < set(await door.models())
 
 
@@ -88,7 +88,7 @@ async def test_a_hundred_requests_at_once_load_it_once(gateway: Gateway, neighbo
     assert [body["model"] for body in neighbours.engine.bodies] == [OLD] * 100
 
 
-async def test_who_hangs_up_stops_waiting_and_the_load_goes_on_for_the_others(
+async def test_a_disconnecting_client_does_not_cancel_the_load_for_others(
     gateway: Gateway, neighbours: Neighbours
 ) -> None:
     gate = asyncio.Event()
@@ -114,7 +114,7 @@ async def test_who_hangs_up_stops_waiting_and_the_load_goes_on_for_the_others(
         Unavailable("the engine is down", code="engine_unavailable"),
     ],
 )
-async def test_a_load_that_fails_gives_way_to_the_next_path_and_is_not_tried_again_at_once(
+async def test_after_a_failed_load_the_fallback_answers_and_a_cooldown_applies(
     door: Door, gateway: Gateway, neighbours: Neighbours, error: Exception
 ) -> None:
     neighbours.lora_server.loads = raising(error)
@@ -129,7 +129,7 @@ async def test_a_load_that_fails_gives_way_to_the_next_path_and_is_not_tried_aga
     assert gateway.metric("pointsman_adapter_loads_total", outcome="refused") == 1
 
 
-async def test_a_load_that_hangs_costs_its_bound_and_no_more(neighbours: Neighbours) -> None:
+async def test_a_hanging_load_is_bounded_by_its_timeout(neighbours: Neighbours) -> None:
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 0.3}
     neighbours.engine.script = names_itself()
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
@@ -145,7 +145,7 @@ async def test_a_load_that_hangs_costs_its_bound_and_no_more(neighbours: Neighbo
         assert (await door.route(IN_TRIAGE))["path"] == "triage_few_shot"
 
 
-async def test_a_requests_own_deadline_stands_over_the_load(gateway: Gateway, neighbours: Neighbours) -> None:
+async def test_a_load_is_bounded_by_the_requests_deadline(gateway: Gateway, neighbours: Neighbours) -> None:
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
     async with open_http_client(gateway) as client:
         body = {"model": OLD, "messages": [{"role": "user", "content": "x"}]}
@@ -157,7 +157,7 @@ async def test_a_requests_own_deadline_stands_over_the_load(gateway: Gateway, ne
 
 
 def side_loads(side: Side) -> None:
-    """The lora-server loads into its own engine."""
+    """Makes the lora-server load into its own engine."""
     side.engine.adapters = set()
 
     async def load(version: str) -> None:
@@ -169,7 +169,7 @@ def side_loads(side: Side) -> None:
 
 @pytest.fixture
 async def yard(neighbours: Neighbours) -> AsyncIterator[Yard]:
-    """Two engines that hold nothing, and could load both versions."""
+    """Two engines that hold no adapter and can load both versions."""
     offered = {"local": (OLD, NEW), "second": (OLD, NEW)}
     async with running_yard(neighbours, {}, offered) as yard:
         for side in yard.sides.values():
@@ -187,7 +187,7 @@ def ensured(yard: Yard) -> dict[str, list[str]]:
     return {name: side.lora_server.ensured for name, side in yard.sides.items()}
 
 
-async def test_one_of_several_engines_loads_it_and_every_gateway_takes_the_same(
+async def test_all_gateways_choose_the_same_engine_for_a_load(
     yard: Yard, yard_door: HttpStreamDoor, neighbours: Neighbours
 ) -> None:
     await asyncio.gather(*(yard_door.ask(IN_TRIAGE, OLD) for _ in range(20)))
@@ -201,7 +201,7 @@ async def test_one_of_several_engines_loads_it_and_every_gateway_takes_the_same(
     assert {name: versions for name, versions in ensured(yard).items() if versions} == {first: [OLD]}
 
 
-async def test_where_one_engine_cannot_the_other_loads_it(yard: Yard, yard_door: HttpStreamDoor) -> None:
+async def test_if_one_engine_cannot_load_the_other_does(yard: Yard, yard_door: HttpStreamDoor) -> None:
     refused: list[str] = []
 
     def refusing_first(side: Side) -> Callable[[str], Any]:
@@ -223,7 +223,7 @@ async def test_where_one_engine_cannot_the_other_loads_it(yard: Yard, yard_door:
 
 
 async def hold(yard: Yard, *names: str) -> None:
-    """These engines hold the version, as their lora-servers say."""
+    """Publishes that these engines hold the version."""
     for name in names:
         side = yard.sides[name]
         side.engine.adapters = {OLD}
@@ -231,9 +231,7 @@ async def hold(yard: Yard, *names: str) -> None:
     await until(lambda: all(yard.holds(name) == {OLD} for name in names))
 
 
-async def test_an_engine_that_has_just_evicted_it_is_asked_to_load_it_again(
-    yard: Yard, yard_door: HttpStreamDoor
-) -> None:
+async def test_an_engine_that_has_just_evicted_an_adapter_loads_it_again(yard: Yard, yard_door: HttpStreamDoor) -> None:
     await hold(yard, "local")
     yard.sides["local"].engine.adapters = set()
     assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
@@ -242,12 +240,10 @@ async def test_an_engine_that_has_just_evicted_it_is_asked_to_load_it_again(
     assert yard.gateway.metric("pointsman_engine_breaker_opened_total") == 0
 
 
-async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
-    yard: Yard, yard_door: HttpStreamDoor
-) -> None:
+async def test_an_engine_that_holds_the_adapter_is_preferred_to_a_load(yard: Yard, yard_door: HttpStreamDoor) -> None:
     await hold(yard, "local", "second")
     evicted, other = "local", "second"
-    yard.gateway.components.engines.state(other).in_flight += 100  # so the one that has it no more is asked first
+    yard.gateway.components.engines.state(other).in_flight += 100  # so `evicted` is asked first
     yard.sides[evicted].engine.adapters = set()
     assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
     assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]
@@ -257,25 +253,25 @@ async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
     await until(lambda: yard.holds(evicted) == {OLD})
 
 
-async def test_an_eviction_under_load_fails_nobody(yard: Yard, yard_door: HttpStreamDoor) -> None:
+async def test_an_eviction_under_load_fails_no_request(yard: Yard, yard_door: HttpStreamDoor) -> None:
     await hold(yard, "local", "second")
     for _ in range(5):
         for side in yard.sides.values():
-            side.engine.adapters = set()  # ahead of the word of its lora-server
+            side.engine.adapters = set()  # before its lora-server reports the eviction
         answers = await asyncio.gather(*(yard_door.ask(IN_TRIAGE, PATH) for _ in range(40)))
         assert {got.model for got in answers} == {OLD}
     assert yard.gateway.metric("pointsman_fallbacks_total") == 0
     assert yard.gateway.metric("pointsman_retries_total") == 0
 
 
-async def test_an_engine_that_never_holds_what_its_lora_server_says_is_left_after_two_more_tries(
+async def test_an_engine_without_the_reported_adapter_is_skipped_after_two_retries(
     yard: Yard, yard_door: HttpStreamDoor
 ) -> None:
     await hold(yard, "local")
     for side in yard.sides.values():
 
         async def load(version: str) -> None:
-            """Says so, and does not."""
+            """Reports a load without loading."""
 
         side.engine.adapters = set()
         side.lora_server.loads = load
@@ -284,10 +280,8 @@ async def test_an_engine_that_never_holds_what_its_lora_server_says_is_left_afte
     assert len([model for side in yard.sides.values() for model in side.asked if model == OLD]) == 3
 
 
-async def test_one_that_is_evicted_again_before_anybody_could_ask_for_it_is_loaded_again(
-    yard: Yard, yard_door: HttpStreamDoor
-) -> None:
-    """The word of the eviction may be heard before the answer that it is loaded."""
+async def test_an_adapter_evicted_right_after_its_load_is_loaded_again(yard: Yard, yard_door: HttpStreamDoor) -> None:
+    """The eviction may be received before the answer of EnsureLoaded."""
     evictions: list[str] = []
 
     def evicting_once(side: Side) -> Callable[[str], Any]:
@@ -308,7 +302,7 @@ async def test_one_that_is_evicted_again_before_anybody_could_ask_for_it_is_load
     assert sum(len(versions) for versions in ensured(yard).values()) == 2
 
 
-async def test_an_engine_that_leaves_the_configuration_while_it_loads_gives_way(
+async def test_an_engine_removed_from_the_configuration_during_a_load_is_skipped(
     gateway: Gateway, neighbours: Neighbours
 ) -> None:
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
@@ -324,9 +318,7 @@ async def test_an_engine_that_leaves_the_configuration_while_it_loads_gives_way(
         assert (await asking).path == "triage_few_shot"
 
 
-async def test_a_version_that_was_retired_meanwhile_gives_way_to_the_next_path(
-    yard: Yard, yard_door: HttpStreamDoor
-) -> None:
+async def test_a_version_retired_during_a_request_leads_to_the_fallback(yard: Yard, yard_door: HttpStreamDoor) -> None:
     await hold(yard, "local")
     for side in yard.sides.values():
         side.engine.adapters = set()
@@ -334,7 +326,7 @@ async def test_a_version_that_was_retired_meanwhile_gives_way_to_the_next_path(
     assert (await yard_door.ask(IN_TRIAGE)).path == "triage_few_shot"
 
 
-async def test_a_dead_lora_server_costs_no_more_than_a_moment(neighbours: Neighbours) -> None:
+async def test_a_dead_lora_server_delays_requests_only_briefly(neighbours: Neighbours) -> None:
     neighbours.engine.script = names_itself()
     async with AsyncExitStack() as outer:
         async with AsyncExitStack() as until_it_dies:

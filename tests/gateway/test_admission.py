@@ -1,4 +1,4 @@
-"""Admission: places, the line before them, who goes first, and what the rest are told."""
+"""Admission control: slots, the queue in front of them, priorities, and rejections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ def request(priority: int = 0, deadline: float = float("inf")) -> Request:
 
 
 class House:
-    """An admission, and requests that stay until they are told to go."""
+    """An admission, and requests that keep their slots until they are released."""
 
     def __init__(self, places: int, most: int = 2, patience: float = PATIENT) -> None:
         self.registry = CollectorRegistry()
@@ -68,7 +68,7 @@ async def stands(components: House, count: int) -> None:
     await until(lambda: components.admission.waiting == count)
 
 
-async def test_whoever_finds_a_place_enters_at_once_and_gives_it_back() -> None:
+async def test_a_free_slot_is_taken_at_once_and_released_afterwards() -> None:
     async with queue_of(1) as h:
         for name in "abc":
             staying = h.comes(name)
@@ -77,7 +77,7 @@ async def test_whoever_finds_a_place_enters_at_once_and_gives_it_back() -> None:
         assert h.entered == ["a", "b", "c"]
 
 
-async def test_the_gauges_tell_who_is_in_and_who_waits() -> None:
+async def test_gauges_count_running_and_queued_requests() -> None:
     async with queue_of(2) as h:
         await full(h, "a", "b")
         h.comes("c")
@@ -85,7 +85,7 @@ async def test_the_gauges_tell_who_is_in_and_who_waits() -> None:
         assert h.gauges() == (2, 1)
 
 
-async def test_who_came_first_goes_first() -> None:
+async def test_the_queue_is_first_in_first_out() -> None:
     async with queue_of(1, most=3) as h:
         await full(h, "a")
         for number, name in enumerate("bcd", 1):
@@ -109,7 +109,7 @@ async def test_a_higher_priority_goes_first() -> None:
         assert h.entered == ["a", "high", "high too", "middle", "low"]
 
 
-async def test_nobody_slips_in_before_those_who_wait() -> None:
+async def test_queued_requests_go_before_new_ones() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         h.comes("b")
@@ -124,7 +124,7 @@ async def test_nobody_slips_in_before_those_who_wait() -> None:
         assert h.entered == ["a", "b", "late"]
 
 
-async def test_where_the_line_is_full_one_is_told_at_once_when_to_come_again() -> None:
+async def test_a_full_queue_rejects_at_once_with_a_retry_time() -> None:
     async with queue_of(1, most=1) as h:
         await full(h, "a")
         h.comes("b")
@@ -136,7 +136,7 @@ async def test_where_the_line_is_full_one_is_told_at_once_when_to_come_again() -
         assert 1 <= told.value.retry_after <= 30
 
 
-async def test_no_line_means_that_one_is_told_at_once() -> None:
+async def test_without_a_queue_requests_are_rejected_at_once() -> None:
     async with queue_of(1, most=0) as h:
         await full(h, "a")
         with pytest.raises(Unavailable) as told:
@@ -144,7 +144,7 @@ async def test_no_line_means_that_one_is_told_at_once() -> None:
         assert told.value.code == "overloaded"
 
 
-async def test_in_a_full_line_a_higher_priority_takes_the_place_of_the_last() -> None:
+async def test_in_a_full_queue_a_higher_priority_replaces_the_last_request() -> None:
     async with queue_of(1, most=2) as h:
         await full(h, "a")
         h.comes("first")
@@ -161,7 +161,7 @@ async def test_in_a_full_line_a_higher_priority_takes_the_place_of_the_last() ->
         assert h.entered == ["a", "high", "first"]
 
 
-async def test_who_waits_too_long_is_told_to_come_again() -> None:
+async def test_a_request_queued_too_long_is_rejected_with_a_retry_time() -> None:
     async with queue_of(1, patience=0.02) as h:
         await full(h, "a")
         with pytest.raises(Unavailable) as told:
@@ -170,7 +170,7 @@ async def test_who_waits_too_long_is_told_to_come_again() -> None:
         assert h.admission.waiting == 0
 
 
-async def test_who_hangs_up_leaves_the_line() -> None:
+async def test_a_disconnect_leaves_the_queue() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         gone = h.comes("gone")
@@ -184,23 +184,23 @@ async def test_who_hangs_up_leaves_the_line() -> None:
         await until(lambda: "b" in h.entered)
 
 
-async def test_who_hangs_up_at_the_very_moment_of_its_turn_gives_the_place_back() -> None:
+async def test_a_disconnect_at_the_moment_of_admission_releases_the_slot() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         gone, following = h.comes("gone"), None
         await stands(h, 1)
         following = h.comes("following")
         await stands(h, 2)
-        h.admission.leave()  # as "a" does, in the same turn of the loop as the hanging up
+        h.admission.leave()  # at the same turn of the event loop as the disconnection
         gone.cancel()
         await until(lambda: "following" in h.entered)
         assert "gone" not in h.entered
         h.goes("following")
         await following
-        h.admission._free -= 1  # "a" will leave once more
+        h.admission._free -= 1  # "a" will be released once more
 
 
-async def test_places_never_run_out_however_requests_come_and_go() -> None:
+async def test_slots_never_leak() -> None:
     async with queue_of(3, most=5, patience=0.01) as h:
         tasks = []
         for number in range(300):
@@ -217,7 +217,7 @@ async def test_places_never_run_out_however_requests_come_and_go() -> None:
         assert len(h.entered) > 10
 
 
-async def test_the_wait_that_is_told_follows_the_pace_at_which_places_come_free() -> None:
+async def test_the_retry_time_follows_the_rate_of_released_slots() -> None:
     async with queue_of(1, most=1) as h:
         await full(h, "a")
         h.comes("b")
@@ -228,7 +228,7 @@ async def test_the_wait_that_is_told_follows_the_pace_at_which_places_come_free(
         assert told.value.retry_after == pytest.approx(12.0)
 
 
-async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
+async def test_a_closing_gateway_admits_requests_that_are_queued_already() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         waiting = h.comes("b")
@@ -243,7 +243,7 @@ async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
         assert h.entered == ["a", "b"]
 
 
-async def test_a_house_tells_when_it_is_empty() -> None:
+async def test_the_end_of_the_last_request_is_signalled() -> None:
     async with queue_of(2) as h:
         assert await h.admission.wait_until_empty(within=PATIENT)
         await full(h, "a", "b")
@@ -256,7 +256,7 @@ async def test_a_house_tells_when_it_is_empty() -> None:
         assert await emptied
 
 
-async def test_a_request_that_can_never_be_answered_takes_no_place() -> None:
+async def test_an_unanswerable_request_takes_no_slot() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         with pytest.raises(InvalidArgument):
@@ -273,11 +273,11 @@ async def test_a_request_that_waits_for_an_adapter_lends_its_slot_to_another() -
             assert h.gauges() == (2, 0)
             queued = h.comes("queued")
             await stands(h, 1)
-        assert h.gauges() == (2, 1)  # the first goes on at once
+        assert h.gauges() == (2, 1)  # the first one continues immediately
 
         h.goes("waits")
         await until(lambda: h.admission.in_flight == 1)
-        assert h.entered == ["waits", "other"]  # that only brought their number back to the limit
+        assert h.entered == ["waits", "other"]  # that only reduced their number to the limit
 
         h.goes("other")
         await until(lambda: "queued" in h.entered)
@@ -285,7 +285,7 @@ async def test_a_request_that_waits_for_an_adapter_lends_its_slot_to_another() -
         await queued
 
 
-async def test_a_lent_slot_goes_to_the_one_that_was_waiting_for_it() -> None:
+async def test_a_lent_slot_goes_to_a_queued_request() -> None:
     async with queue_of(1) as h:
         await full(h, "waits")
         h.comes("queued")

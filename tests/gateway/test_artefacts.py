@@ -1,4 +1,5 @@
-"""A fitted classifier in a file: the same after reading, the same bytes each time, refused by name once it is stale."""
+"""A stored classifier: equal after loading, byte-identical for the same input, and rejected by name if it is
+outdated."""
 
 import dataclasses
 import json
@@ -10,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.artifact import (
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import (
+    ClassifierModel,
     CorruptClassifier,
     FitOrigin,
+    FitSettings,
     StaleClassifier,
     fit_origin,
     load,
     save,
 )
-from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 
@@ -70,7 +72,7 @@ def artefact(tmp_path: Path, fitted: ClassifierModel, origin: FitOrigin) -> Path
 
 
 @pytest.mark.parametrize("stages", [("static",), ("encoder",), ("static", "encoder")])
-def test_what_was_read_classifies_as_what_was_written(
+def test_a_loaded_classifier_equals_the_saved_one(
     tmp_path: Path, models: Models, examples: Examples, stages: tuple[str, ...]
 ) -> None:
     tuning, out_of_scope = (
@@ -105,7 +107,7 @@ def test_another_seed_gives_another_classifier(models: Models, examples: Example
     assert models.fit(examples, FitSettings(seed=8)).thresholds.tolist() != fitted.thresholds.tolist()
 
 
-def test_nothing_in_the_file_is_pickled(artefact: Path) -> None:
+def test_the_file_contains_no_pickle(artefact: Path) -> None:
     with zipfile.ZipFile(artefact) as archive:
         for name in archive.namelist():
             content = archive.read(name)
@@ -127,7 +129,7 @@ CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], FitSettin
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
+def test_a_classifier_trained_on_other_data_is_rejected_naming_the_difference(
     artefact: Path, models: Models, examples: Examples, origin: FitOrigin, change: str
 ) -> None:
     changed, out_of_scope, tuning = CHANGES[change](examples)
@@ -142,13 +144,13 @@ def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
 
 
 @pytest.mark.parametrize("part", ["static_model", "encoder", "numpy", "scipy", "format"])
-def test_other_models_and_other_libraries_make_it_stale(artefact: Path, origin: FitOrigin, part: str) -> None:
+def test_other_models_or_libraries_make_it_outdated(artefact: Path, origin: FitOrigin, part: str) -> None:
     other: dict[str, Any] = {part: "other"}
     with pytest.raises(StaleClassifier, match=f"{part}: has .*, wanted other"):
         load(artefact, dataclasses.replace(origin, **other))
 
 
-def test_a_missing_file_is_missing(tmp_path: Path, origin: FitOrigin) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path, origin: FitOrigin) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none", origin)
 
@@ -164,7 +166,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_refused_with_the_command_that_makes_it_anew(
+def test_a_damaged_file_is_rejected_with_the_command_that_recreates_it(
     artefact: Path, origin: FitOrigin, damage: str
 ) -> None:
     artefact.write_bytes(DAMAGE[damage](artefact.read_bytes()))
@@ -174,7 +176,7 @@ def test_a_damaged_file_is_refused_with_the_command_that_makes_it_anew(
     assert caught.value.code == "corrupt_classifier"
 
 
-def test_a_file_whose_parts_were_exchanged_is_refused(artefact: Path, origin: FitOrigin) -> None:
+def test_a_file_with_mixed_parts_is_rejected(artefact: Path, origin: FitOrigin) -> None:
     with zipfile.ZipFile(artefact) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(content["manifest.json"])

@@ -1,4 +1,5 @@
-"""A reader that does not read stops the engine's stream instead of filling the gateway, at each streaming door."""
+"""Backpressure: a client that does not read pauses the engine's stream, over HTTP and gRPC, so that the gateway's
+memory stays bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,9 +23,9 @@ from tests.gateway.doubles.waiting import until
 PIECES = [f"{number:06d}" + "x" * 63_994 for number in range(750)]
 """48 MB."""
 BOUND = 20_000_000
-"""Bytes that may be on their way: what the system's buffers of four sockets may grow to, and little more."""
+"""Maximum bytes in transit: the socket buffers of four connections, plus a margin."""
 STILL = 0.5
-"""Seconds without a byte by which we take it that a stream stands."""
+"""A stream without a byte for this long is considered paused."""
 
 Texts = AsyncIterator[str]
 
@@ -53,7 +54,7 @@ async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
 
 
 def by_uvicorn(gateway: Gateway) -> Any:
-    """The connection's own reader leaves fields that it does not know to uvicorn."""
+    """The fast HTTP reader passes requests with unknown fields to uvicorn."""
     return over_http(gateway, presence_penalty=0)
 
 
@@ -81,7 +82,7 @@ def ended(gateway: Gateway, outcome: str) -> float:
 
 
 @both
-async def test_a_slow_reader_holds_the_engine_back_and_gets_everything(
+async def test_a_slow_client_slows_the_engine_and_gets_the_whole_answer(
     over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:
     async with over(gateway) as texts:
@@ -102,7 +103,7 @@ async def test_a_slow_reader_holds_the_engine_back_and_gets_everything(
 
 
 @both
-async def test_a_reader_that_goes_while_its_stream_stands_stops_the_engine(
+async def test_a_client_that_disconnects_from_a_paused_stream_stops_the_engine(
     over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:
     async with over(gateway) as texts:
@@ -120,7 +121,7 @@ def short_gap(neighbours: Neighbours) -> None:
 
 
 @both
-async def test_a_readers_pause_is_not_taken_for_the_engines_silence(
+async def test_a_clients_pause_does_not_count_as_the_engines_idle_time(
     short_gap: None, over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:
     async with over(gateway) as texts:
@@ -136,7 +137,7 @@ def short_of_time(neighbours: Neighbours) -> None:
 
 
 @pytest.mark.parametrize("over", [over_http, over_grpc])
-async def test_a_reader_that_never_comes_back_is_let_go_when_the_requests_time_runs_out(
+async def test_a_client_that_stops_reading_is_disconnected_at_the_deadline(
     short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:
     async with over(gateway) as texts:
@@ -147,7 +148,7 @@ async def test_a_reader_that_never_comes_back_is_let_go_when_the_requests_time_r
 
 
 @pytest.mark.parametrize("over", [over_http, by_uvicorn, over_grpc])
-async def test_a_reader_that_never_comes_back_leaves_nothing_for_the_garbage_collector(
+async def test_a_client_that_stops_reading_leaves_no_garbage(
     short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway
 ) -> None:
     async def never_reads() -> None:

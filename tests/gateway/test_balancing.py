@@ -1,10 +1,10 @@
-"""Which engine next: prompts stay where they are known, no engine has more than its share, trials come first."""
+"""Load balancing: prefix affinity, bounded load, and priority for circuit breaker probes."""
 
 import time
 from collections import Counter
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig
+from pointsman_gateway.config.models_file import BreakerConfig
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def states(clock: Clock) -> list[EngineState]:
-    """Three engines, of which the first two hold an adapter."""
+    """Three engines, the first two of which hold an adapter."""
     return [
         EngineState(
             Engine(name, "tiny", f"http://{name}", ready=True, resident=frozenset({VERSION} if name != "c" else ())),
@@ -54,12 +54,12 @@ def test_different_prompts_are_spread_over_all_engines(engines: Engines) -> None
     assert all(850 < spread[name] < 1150 for name in "abc"), spread
 
 
-def test_a_prompt_stays_where_it_is_known(engines: Engines) -> None:
+def test_a_prompt_stays_with_its_engine(engines: Engines) -> None:
     for number in range(50):
         assert len({choice(engines, key_of(number)) for _ in range(5)}) == 1
 
 
-def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, states: list[EngineState]) -> None:
+def test_a_removed_engine_moves_only_its_own_prompts(engines: Engines, states: list[EngineState]) -> None:
     before = [choice(engines, key_of(number)) for number in range(300)]
     states[1].update(Engine("b", "tiny", ready=False))
     after = [choice(engines, key_of(number)) for number in range(300)]
@@ -67,7 +67,7 @@ def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines
     assert {new for old, new in zip(before, after, strict=True) if old == "b"} == {"a", "c"}
 
 
-def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, states: list[EngineState]) -> None:
+def test_a_common_prompt_is_still_distributed(engines: Engines, states: list[EngineState]) -> None:
     key = key_of(1)
     for _ in range(300):
         name = choice(engines, key)
@@ -76,19 +76,17 @@ def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, states: 
     assert min(state.in_flight for state in states) > 0
 
 
-def test_with_the_least_bound_the_one_with_the_least_to_do_is_taken(
-    engines: Engines, states: list[EngineState]
-) -> None:
+def test_with_the_smallest_bound_the_least_loaded_engine_is_chosen(engines: Engines, states: list[EngineState]) -> None:
     states[0].in_flight, states[1].in_flight, states[2].in_flight = 7, 7, 2
     assert {choice(engines, key_of(number), bound=1.0) for number in range(50)} == {"c"}
 
 
-def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, states: list[EngineState]) -> None:
+def test_an_adapters_path_uses_only_engines_that_hold_it(engines: Engines, states: list[EngineState]) -> None:
     states[0].in_flight = states[1].in_flight = 50
     assert {choice(engines, key_of(number), ADAPTED) for number in range(50)} == {"a", "b"}
 
 
-def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
+def test_an_engine_due_for_a_probe_gets_exactly_one_request(
     engines: Engines, states: list[EngineState], clock: Clock
 ) -> None:
     terms = BreakerConfig(consecutive_failures=1, open_duration_seconds=5)
@@ -100,14 +98,14 @@ def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
 
 
-def test_each_engine_is_given_once(engines: Engines) -> None:
+def test_each_engine_is_tried_once(engines: Engines) -> None:
     candidates = Candidates(engines.targets(PLAIN), 1, 1.25)
     taken = [target.engine.name for target in iter(candidates.take, None)]
     assert sorted(taken) == ["a", "b", "c"]
     assert not candidates.any_left
 
 
-def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> None:
+def test_a_long_system_prompt_alone_determines_the_prefix_hash() -> None:
     def conversation(system: str, first: str, *more: str) -> list[Message]:
         return [Message("system", system), Message("user", first), *(Message("assistant", text) for text in more)]
 
@@ -120,7 +118,8 @@ def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> N
 
 
 def test_a_choice_costs_microseconds() -> None:
-    """A bound far above what it takes (about 3), for busy machines; it would not hold for one made anew each time."""
+    """The limit is far above the usual 3 microseconds, for busy machines; building a new structure per choice would
+    exceed it."""
     engines = Engines([Engine(name, "tiny", ready=True) for name in "abc"])
     messages = [Message("system", "You are Wren. " * 50), Message("user", "Hello")]
     best = min(_seconds(engines, messages) for _ in range(20))

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
 from pointsman_gateway.routing.policies import BestValue, BestValueOptions, lower_bound
@@ -21,7 +22,7 @@ POOR = PathEvidence(ratings=25, quality=0.71, answers=100, p95_seconds=0.5)
 SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
 UNTRIED = PathEvidence(ratings=3, quality=1.0, answers=3, p95_seconds=9.0)
 NO_TRIAL = 1.0
-"""Beyond every exploration rate."""
+"""A position above every exploration rate."""
 
 
 def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
@@ -249,7 +250,7 @@ class Known:
 
 
 class Around:
-    """Implements the router's `Availability`, `NamedPaths` and `ExpectedCost`: each path costs what is said here."""
+    """Implements the router's `Availability`, `NamedPaths` and `ExpectedCost` with given costs."""
 
     def __init__(self, away: Mapping[str, str], costs: Mapping[str, float]) -> None:
         self._away = away
@@ -356,7 +357,7 @@ def test_users_on_the_small_side_of_a_split_explore_no_more_than_others() -> Non
 
 @pytest.fixture(autouse=True)
 def weighed(request: pytest.FixtureRequest) -> None:
-    """Triage is weighed, in the tests that have a gateway."""
+    """A configuration in which the task triage uses `best_value`."""
     if "neighbours" in request.fixturenames:
         terms = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.8, "exploration_rate": 0}
         request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}
@@ -381,7 +382,7 @@ def test_a_preview_makes_no_incumbent() -> None:
     assert (seen.choice, seen.reason) == ("dear", "policy:best_value")
     assert "under the floor" in {p.path.name: p.explanation for p in seen.candidates}["cheap"]
     known.learn(cheap=good)
-    assert decide(by).path.name == "cheap"  # an incumbent would have stayed: two per cent are less than the hysteresis
+    assert decide(by).path.name == "cheap"  # an incumbent would have stayed, because 2 % are within the hysteresis
 
 
 def test_a_preview_does_not_choose_an_unavailable_path() -> None:

@@ -1,4 +1,4 @@
-"""What people say of answers moves a task's traffic, through the real doors and the real Valkey."""
+"""Ratings move a task's traffic to another path, with the real APIs and a real Valkey."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

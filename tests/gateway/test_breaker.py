@@ -1,8 +1,8 @@
-"""A breaker: what opens it, how it is tried again, and what says nothing of the engine."""
+"""The circuit breaker: what opens it, how it probes the engine, and which errors it ignores."""
 
 import pytest
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerConfig
+from pointsman_gateway.config.models_file import BreakerConfig
 
 from tests.gateway.doubles.clocks import Clock
 
@@ -34,7 +34,7 @@ def succeeds(breaker: Breaker, times: int = 1) -> bool:
     return [breaker.succeeded(breaker.enter(), TERMS) for _ in range(times)][-1]
 
 
-def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_consecutive_failures_open_it(breaker: Breaker) -> None:
     assert not fails(breaker, 2)
     assert breaker.may_enter()
     assert fails(breaker, 1)
@@ -43,23 +43,23 @@ def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     assert breaker.cooldown_left == 5
 
 
-def test_a_success_in_between_starts_the_row_anew(breaker: Breaker) -> None:
+def test_a_success_resets_consecutive_failures(breaker: Breaker) -> None:
     fails(breaker, 2)
     succeeds(breaker)
     assert not fails(breaker, 2)
     assert breaker.closed
 
 
-def test_half_of_the_recent_ones_failing_opens_it_though_never_three_in_a_row(breaker: Breaker) -> None:
+def test_a_high_failure_rate_opens_it_without_consecutive_failures(breaker: Breaker) -> None:
     for _ in range(4):
         succeeds(breaker)
         fails(breaker, 1)
-    assert breaker.closed  # of so few the share tells nothing
+    assert breaker.closed  # with so few requests the failure rate is not significant
     succeeds(breaker)
     assert fails(breaker, 1)
 
 
-def test_what_failed_long_ago_is_forgotten(breaker: Breaker, clock: Clock) -> None:
+def test_old_failures_are_forgotten(breaker: Breaker, clock: Clock) -> None:
     for _ in range(4):
         succeeds(breaker)
         fails(breaker, 1)
@@ -70,18 +70,18 @@ def test_what_failed_long_ago_is_forgotten(breaker: Breaker, clock: Clock) -> No
     assert breaker.closed
 
 
-def test_after_its_rest_one_and_only_one_may_try(breaker: Breaker, clock: Clock) -> None:
+def test_after_the_cooldown_exactly_one_probe_is_allowed(breaker: Breaker, clock: Clock) -> None:
     fails(breaker, 3)
     clock.passes(4.9)
     assert not breaker.may_enter()
     clock.passes(0.2)
     assert breaker.may_enter()
-    assert not breaker.open  # so that whoever sends requests by readiness sends the one that tries
+    assert not breaker.open  # so that a load balancer sends the request that serves as a probe
     breaker.enter()
     assert not breaker.may_enter()
 
 
-def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None:
+def test_a_successful_probe_closes_it(breaker: Breaker, clock: Clock) -> None:
     fails(breaker, 3)
     clock.passes(5)
     assert succeeds(breaker)
@@ -89,7 +89,7 @@ def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None
     assert not fails(breaker, 2)
 
 
-def test_each_trial_that_fails_doubles_the_rest_up_to_a_bound(breaker: Breaker, clock: Clock) -> None:
+def test_each_failed_probe_doubles_the_cooldown_up_to_a_maximum(breaker: Breaker, clock: Clock) -> None:
     fails(breaker, 3)
     rests = []
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_each_trial_that_fails_doubles_the_rest_up_to_a_bound(breaker: Breaker, 
     assert rests == [5, 10, 15, 15]
 
 
-def test_a_trial_without_a_result_lets_the_next_one_try(breaker: Breaker, clock: Clock) -> None:
+def test_a_probe_without_a_result_allows_another(breaker: Breaker, clock: Clock) -> None:
     fails(breaker, 3)
     clock.passes(5)
     breaker.undecided(breaker.enter())
@@ -107,7 +107,7 @@ def test_a_trial_without_a_result_lets_the_next_one_try(breaker: Breaker, clock:
     assert not breaker.closed
 
 
-def test_what_began_before_it_opened_changes_nothing(breaker: Breaker, clock: Clock) -> None:
+def test_requests_from_before_it_opened_are_ignored(breaker: Breaker, clock: Clock) -> None:
     slow_success, slow_failure = breaker.enter(), breaker.enter()
     fails(breaker, 3)
     clock.passes(5)
@@ -116,11 +116,11 @@ def test_what_began_before_it_opened_changes_nothing(breaker: Breaker, clock: Cl
     assert not breaker.failed(slow_failure, TERMS)
     breaker.undecided(slow_failure)
     assert not breaker.closed
-    assert not breaker.may_enter()  # the trial is still under way
+    assert not breaker.may_enter()  # the probe is still in flight
     assert breaker.succeeded(trial, TERMS)
 
 
-def test_one_that_is_switched_off_stays_closed(breaker: Breaker) -> None:
+def test_a_disabled_breaker_stays_closed(breaker: Breaker) -> None:
     off = TERMS.model_copy(update={"enabled": False})
     for _ in range(50):
         assert not breaker.failed(breaker.enter(), off)

@@ -1,11 +1,11 @@
-"""A retriever that is away, or hangs: the first few requests wait for it, the rest go on without."""
+"""An unavailable retriever: the first few requests wait for it, and the rest continue without passages."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 import pytest
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerConfig
+from pointsman_gateway.config.models_file import BreakerConfig
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.prompts.retriever import ProtectedSearch
@@ -18,7 +18,7 @@ NOTHING = Found((), False)
 
 @dataclass
 class ScriptedSearch:
-    """Finds nothing, or fails as it is told."""
+    """Finds nothing, or fails as scripted."""
 
     error: PointsmanError | None = None
     asked: int = 0
@@ -66,7 +66,7 @@ def late() -> Unavailable:
 
 
 @pytest.mark.parametrize("error", [away(), late()])
-async def test_after_a_few_failures_nobody_waits_for_it_any_more(desk: Desk, error: Unavailable) -> None:
+async def test_after_a_few_failures_requests_do_not_wait_for_the_retriever(desk: Desk, error: Unavailable) -> None:
     desk.inner.error = error
     await desk.fails(3)
     with pytest.raises(Unavailable, match="the retriever has failed and is not asked for a while") as told:
@@ -75,7 +75,7 @@ async def test_after_a_few_failures_nobody_waits_for_it_any_more(desk: Desk, err
     assert desk.inner.asked == 3
 
 
-async def test_it_is_tried_again_after_a_while(desk: Desk) -> None:
+async def test_the_retriever_is_probed_after_a_while(desk: Desk) -> None:
     desk.inner.error = away()
     await desk.fails(3)
     desk.inner.error = None
@@ -84,14 +84,14 @@ async def test_it_is_tried_again_after_a_while(desk: Desk) -> None:
     assert await desk.ask() is NOTHING
 
 
-async def test_a_search_has_little_time_however_much_the_request_has(desk: Desk) -> None:
+async def test_a_search_has_its_own_short_timeout(desk: Desk) -> None:
     await desk.ask(seconds=60)
     await desk.ask(seconds=1)
     assert 1.5 < desk.inner.limits[0] <= 2
     assert desk.inner.limits[1] <= 1
 
 
-async def test_a_request_that_was_short_of_time_itself_says_nothing_of_the_retriever(desk: Desk) -> None:
+async def test_a_timeout_caused_by_the_requests_deadline_is_not_the_retrievers_failure(desk: Desk) -> None:
     desk.inner.error = late()
     for _ in range(10):
         with pytest.raises(DeadlineExceeded, match="the request's time ran out"):
@@ -99,7 +99,7 @@ async def test_a_request_that_was_short_of_time_itself_says_nothing_of_the_retri
     assert desk.inner.asked == 10
 
 
-async def test_what_the_retriever_says_of_a_collection_is_no_outage(desk: Desk) -> None:
+async def test_an_error_about_a_collection_is_not_an_outage(desk: Desk) -> None:
     desk.inner.error = Unavailable("no such collection", code="unknown_collection")
     await desk.fails(10)
     assert desk.inner.asked == 10

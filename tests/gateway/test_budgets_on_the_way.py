@@ -1,4 +1,4 @@
-"""A budget holds on the whole way of a request: also for the path that takes over, and for what no token costs."""
+"""A key's budget also covers fallback paths, and costs other than tokens."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,12 +20,12 @@ from tests.gateway.doubles.valkey import Valkey
 GOOD, BAD = '{"urgency": "low"}', '{"intent": "x"}'
 BUDGET = 0.002
 PRICE = 50e-6 * 10 + 1e-6 * 40
-"""Dollars of an answer down the dear path."""
+"""Dollars per answer on the expensive path."""
 
 
 @dataclass(frozen=True)
 class Customer:
-    """Who has BUDGET dollars a day."""
+    """A caller with a daily budget of BUDGET dollars."""
 
     gateway: Gateway
     http: httpx.AsyncClient
@@ -37,7 +37,7 @@ class Customer:
         return await self.http.post("/v1/chat/completions", json=body, headers=authorization)
 
     async def considered(self) -> dict[str, tuple[str, str]]:
-        """By path, of one more request."""
+        """Returns how one more request considers each path."""
         caller = await self.gateway.components.tenancy.identify(self.credential)
         deadline = asyncio.get_running_loop().time() + 10
         request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
@@ -46,7 +46,7 @@ class Customer:
         return {row.path: (row.outcome, row.reason) for row in said[0].decision.considered}
 
     async def spend(self) -> float:
-        """Dollars, of asking until the dear path is refused."""
+        """Sends requests until the expensive path is refused, and returns the dollars spent."""
         spent = 0.0
         for _ in range(20):
             asked = await self.ask("path:large")
@@ -73,7 +73,7 @@ async def customer(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Cust
 
 @pytest.fixture
 async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: ScriptedEngine) -> Neighbours:
-    """A path `small` that costs nothing, and a dear path `large`."""
+    """A free path `small`, and an expensive path `large`."""
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
     config = neighbours.config
     config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}
@@ -90,7 +90,7 @@ async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: Scri
     return neighbours
 
 
-async def test_a_path_that_takes_over_is_held_too(
+async def test_the_budget_applies_to_a_fallback_path(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {"policy": {"fixed": "small"}, "fallback": ["large"]}
@@ -102,7 +102,7 @@ async def test_a_path_that_takes_over_is_held_too(
     assert sum(cost(one) for one in answers if one.status_code == 200) <= BUDGET + PRICE
 
 
-async def test_an_answer_that_is_refused_is_sent_where_there_is_no_money_for_another(
+async def test_a_refused_answer_is_sent_if_the_budget_does_not_allow_another(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {
@@ -126,7 +126,7 @@ async def test_an_answer_that_is_refused_is_sent_where_there_is_no_money_for_ano
     assert spent <= BUDGET + PRICE
 
 
-async def test_a_path_that_is_too_dear_is_passed_over(
+async def test_a_path_beyond_the_budget_is_skipped(
     two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     two_prices.config.tasks["triage"] |= {"policy": {"fixed": "large"}, "fallback": ["small"]}
@@ -143,7 +143,7 @@ async def test_a_path_that_is_too_dear_is_passed_over(
     assert (forced.status_code, forced.json()["error"]["code"]) == (429, "dollars_per_day")
 
 
-async def test_a_share_of_an_adapters_training_is_held_too(
+async def test_the_reservation_includes_a_share_of_training_costs(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url}

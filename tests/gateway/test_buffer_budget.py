@@ -24,7 +24,7 @@ from tests.gateway.doubles.gateway import Gateway, http_dependencies
 from tests.gateway.doubles.waiting import until
 
 MAX_BYTES = 200_000
-"""Of which one tenant may hold half."""
+"""One tenant may use half of it."""
 CHAT = "/v1/chat/completions"
 
 

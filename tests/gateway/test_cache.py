@@ -1,4 +1,4 @@
-"""Exact answers in a real Valkey: when they are reused, for whom, and which are never stored."""
+"""Exact caching in a real Valkey: when answers are reused, for whom, and which are never stored."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.config.tasks_file import CacheConfig
 from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
 from pointsman_servicekit.errors import Unavailable
 
@@ -99,7 +99,7 @@ async def test_another_adapter_version_is_a_miss(desk: CacheDesk) -> None:
 async def test_an_answer_of_another_version_than_expected_is_not_stored(desk: CacheDesk) -> None:
     path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
     asked = another(QUESTION, path=path, versions=())
-    desk.versions["triage@prod"], desk.engine.model = "triage@1111", "triage@2222"  # its alias moves meanwhile
+    desk.versions["triage@prod"], desk.engine.model = "triage@1111", "triage@2222"  # its alias changes meanwhile
     await desk.ask(EXACT, asked)
     assert (await desk.ask(EXACT, asked)).cached == ""
 
@@ -130,7 +130,7 @@ async def test_a_requests_own_temperature_counts(desk: CacheDesk) -> None:
 
 
 async def test_an_answer_without_its_passages_is_not_stored(desk: CacheDesk) -> None:
-    asked = another(QUESTION, versions=(), passages=())  # the retriever was away, and the path allows that
+    asked = another(QUESTION, versions=(), passages=())  # the retriever was unavailable, and the path allows that
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
 
 

@@ -1,4 +1,4 @@
-"""What a client's `cache-control` means for the cache."""
+"""The effect of a client's `cache-control` header on the cache."""
 
 import pytest
 from pointsman_gateway.codec.headers import cache_mode
@@ -19,5 +19,5 @@ from pointsman_gateway.codec.headers import cache_mode
         (b"\xff\xfe", "use"),
     ],
 )
-def test_a_wish_is_read_from_the_header(header: bytes | None, wish: str) -> None:
+def test_the_cache_control_header_is_parsed(header: bytes | None, wish: str) -> None:
     assert cache_mode(header) == wish

@@ -1,4 +1,4 @@
-"""The cache behind the real doors: hits are marked, priced and streamed as such; only paths that want it have one."""
+"""The cache over HTTP and gRPC: hits are marked, priced and streamed as such, and only configured paths have one."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ HIT = 0.00001
 
 @pytest.fixture
 def caching(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Its paths `handbook`, `letter` and `triage_adapter` cache; the others do not."""
+    """The paths `handbook`, `letter` and `triage_adapter` have a cache; the others do not."""
     neighbours.settings["redis_url"] = valkey.url
     neighbours.config.models["cache"] = {"usd_per_hit": HIT}
     for name in "handbook", "letter", "triage_adapter":
@@ -57,7 +57,7 @@ async def ask(client: httpx.AsyncClient, headers: Any = None, **asked: Any) -> h
 
 
 async def kept(client: httpx.AsyncClient, gateway: Gateway, **asked: Any) -> httpx.Response:
-    """Asks, and waits until the answer is kept."""
+    """Sends a request and waits until its answer is stored."""
     before = gateway.metric("pointsman_cache_answers_total")
     response = await ask(client, **asked)
     await until(lambda: gateway.metric("pointsman_cache_answers_total") > before)
@@ -84,13 +84,13 @@ async def test_a_hit_is_marked_priced_and_counted_as_one(
     labels = {"path": "handbook", "outcome": "exact"}
     assert cached_gateway.metric("pointsman_cache_lookups_total", **labels) == 1
     assert cached_gateway.metric("pointsman_cost_usd_total", component="cache") == HIT
-    # Two were answered, and an engine has worked for one of them.
+    # Two requests were answered, one of them by an engine.
     assert cached_gateway.metric("gen_ai_server_request_duration_seconds_count") == 2
     assert cached_gateway.metric("gen_ai_client_operation_duration_seconds_count") == 1
     assert cached_gateway.metric("gen_ai_client_token_usage_count", gen_ai_token_type="output") == 1
 
 
-async def test_a_question_that_is_alike_is_a_semantic_hit_though_its_path_was_named(
+async def test_a_similar_question_is_a_semantic_hit_even_with_a_named_path(
     client: httpx.AsyncClient, cached_gateway: Gateway
 ) -> None:
     await kept(client, cached_gateway, text="Are bicycles allowed on the train?")
@@ -98,7 +98,7 @@ async def test_a_question_that_is_alike_is_a_semantic_hit_though_its_path_was_na
     assert mark(await ask(client, text="Are bicycles not allowed on trains?")) == ""
 
 
-async def test_streams_replay_as_streams_and_doors_share_what_is_kept(
+async def test_streams_replay_as_streams_and_apis_share_the_cache(
     client: httpx.AsyncClient, cached_gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("one", " two", " three"))
@@ -119,7 +119,7 @@ async def test_streams_replay_as_streams_and_doors_share_what_is_kept(
 
 
 @pytest.mark.parametrize("over", ["http", "grpc"])
-async def test_a_client_may_wish_for_a_new_answer_or_for_no_cache_at_all(
+async def test_a_client_may_renew_or_bypass_the_cache(
     client: httpx.AsyncClient, cached_gateway: Gateway, engine: ScriptedEngine, over: str
 ) -> None:
     await kept(client, cached_gateway)
@@ -137,13 +137,13 @@ async def test_a_client_may_wish_for_a_new_answer_or_for_no_cache_at_all(
         assert len(engine.bodies) == asked
 
 
-async def test_a_path_that_says_nothing_of_a_cache_has_none(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_a_path_has_no_cache_by_default(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for _ in range(2):
         assert mark(await ask(client, text=IN_CHAT, path="path:small_talk", temperature=0)) == ""
     assert len(engine.bodies) == 2
 
 
-async def test_a_changed_collection_is_asked_anew(
+async def test_a_changed_collection_is_a_miss(
     client: httpx.AsyncClient, cached_gateway: Gateway, retriever: ScriptedRetriever
 ) -> None:
     await kept(client, cached_gateway)
@@ -152,7 +152,7 @@ async def test_a_changed_collection_is_asked_anew(
     assert mark(await ask(client)) == "exact"
 
 
-async def test_a_moved_adapter_is_asked_anew(
+async def test_a_changed_alias_is_a_miss(
     client: httpx.AsyncClient, cached_gateway: Gateway, engine: ScriptedEngine, lora_server: ScriptedLoraServer
 ) -> None:
     await kept(client, cached_gateway, path="path:triage_adapter")
@@ -166,7 +166,7 @@ async def test_a_moved_adapter_is_asked_anew(
     assert mark(await ask(client, path="path:triage_adapter")) == "exact"
 
 
-async def test_a_changed_prompt_file_is_asked_anew(
+async def test_a_changed_prompt_file_is_a_miss(
     caching: Neighbours, client: httpx.AsyncClient, cached_gateway: Gateway
 ) -> None:
     await kept(client, cached_gateway)
@@ -178,7 +178,7 @@ async def test_a_changed_prompt_file_is_asked_anew(
     assert mark(await ask(client)) == "exact"
 
 
-async def test_an_answer_that_a_validator_refuses_is_not_kept(caching: Neighbours, engine: ScriptedEngine) -> None:
+async def test_a_refused_answer_is_not_stored(caching: Neighbours, engine: ScriptedEngine) -> None:
     caching.config.tasks["policy"] |= {
         "policy": {"escalate": {"paths": ["handbook", "letter"]}},
         "validators": [{"regex": "free"}],
@@ -193,7 +193,7 @@ async def test_an_answer_that_a_validator_refuses_is_not_kept(caching: Neighbour
     assert [asked["model"] for asked in engine.bodies] == ["tiny", VOICE, "tiny"]
 
 
-async def test_a_client_that_hangs_up_leaves_nothing_behind(
+async def test_an_answer_without_its_client_is_not_stored(
     client: httpx.AsyncClient, cached_gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     go_on = asyncio.Event()
@@ -205,7 +205,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(
     assert (await kept(client, cached_gateway)).json()["choices"][0]["message"]["content"] == "whole"
 
 
-async def test_an_engine_that_breaks_off_leaves_nothing_behind(
+async def test_an_incomplete_answer_is_not_stored(
     client: httpx.AsyncClient, cached_gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("half"), BREAK)
@@ -228,9 +228,7 @@ async def test_while_valkey_hangs_every_request_is_answered_by_an_engine(
     await found(is_hit)
 
 
-async def test_an_answer_in_which_the_hook_would_change_something_is_not_kept(
-    caching: Neighbours, engine: ScriptedEngine
-) -> None:
+async def test_an_answer_that_redaction_would_change_is_not_stored(caching: Neighbours, engine: ScriptedEngine) -> None:
     caching.settings["redaction"] = "pointsman_gateway.redaction:redact_common"
     await caching.ready()
     engine.says(*answer("Write to ann@example.org"))
@@ -242,7 +240,7 @@ async def test_an_answer_in_which_the_hook_would_change_something_is_not_kept(
         assert mark(await ask(client)) == "exact"
 
 
-async def test_a_path_that_caches_without_a_price_or_without_redis_is_refused(caching: Neighbours) -> None:
+async def test_a_cache_without_a_price_or_without_redis_is_rejected(caching: Neighbours) -> None:
     del caching.settings["redis_url"]
     await caching.ready()
     with pytest.raises(ConfigError, match=r"path '\w+' caches, and there is no Redis"):

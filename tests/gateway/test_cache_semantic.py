@@ -1,4 +1,5 @@
-"""Answers to similar questions: within one partition, above the threshold, and never across tenants."""
+"""The semantic cache: answers to similar questions, within one partition, above the threshold, and never across
+tenants."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pointsman_embedding import MiniLM
 from pointsman_gateway.cache.keys import distinguishing_words
 from pointsman_gateway.cache.store import MAX_PARTITIONS, MAX_QUESTIONS, SimilarQuestions, encode_vector, parse_question
 from pointsman_gateway.cache.store import Question as Known
-from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.config.tasks_file import CacheConfig
 from pointsman_gateway.domain import Message, Path, Sampling, Vector
 
 from tests.gateway.doubles.caching import (
@@ -200,7 +201,7 @@ def test_known_questions_are_ignored_and_only_the_newest_are_held() -> None:
     news = [known(number, unit(1, number)) for number in range(1, MAX_QUESTIONS + 50)]
     for _ in range(2):
         neighbours.update("p", news)
-    assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest are gone
+    assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest entries are evicted
     assert neighbours.nearest("p", unit(1, MAX_QUESTIONS + 49), 0.9999) != ""
     assert neighbours.last_id("p") == f"{MAX_QUESTIONS + 49}-0"
 

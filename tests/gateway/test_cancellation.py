@@ -1,4 +1,4 @@
-"""A client that hangs up, in whatever phase its request is, takes the engine's work with it, and is metered."""
+"""If a client disconnects in any phase of its request, the engine's work stops and the request is metered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -20,7 +20,7 @@ from tests.gateway.doubles.retriever import SERVICE, ScriptedRetriever
 from tests.gateway.doubles.waiting import until
 
 AT_ONCE = 1.0
-"""Seconds, on a machine that does other things too; what is promised is 0.2, and measured with the real engine."""
+"""A time limit for a busy machine; the promised limit, 0.2 s, is tested with the real engine."""
 
 ROLE, FIRST = event(chunk("", role="assistant")), event(chunk("Zug"))
 
@@ -40,7 +40,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 
 class PausedRetriever(ScriptedRetriever):
-    """Finds nothing, for ever."""
+    """A retriever whose searches never return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ async def test_the_engines_work_stops(door: Door, engine: RawEngine, gateway: Ga
     assert engine.asked == 1
 
 
-async def test_a_search_is_given_up_and_the_engine_never_asked(
+async def test_a_search_is_cancelled_and_the_engine_not_called(
     door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
 ) -> None:
     asking = asyncio.create_task(door.ask(IN_POLICY))
@@ -106,13 +106,13 @@ def no_retries(neighbours: Neighbours) -> None:
     neighbours.config.models["resilience"] = {"retries": {"max_retries": 0}}
 
 
-async def test_the_path_that_was_fallen_back_to_stops_too(
+async def test_a_fallback_path_stops_too(
     no_retries: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
 ) -> None:
     engine.says(HEAD, End.CLOSED)
     retriever.asked.clear()
     asking = asyncio.create_task(door.ask(IN_CHAT))
-    await until(lambda: retriever.searching == 1)  # small talk has failed; the default path looks things up
+    await until(lambda: retriever.searching == 1)  # the path of small talk has failed; the default path searches
     asking.cancel()
     await until(lambda: retriever.searching == 0, within=AT_ONCE)
     await until(lambda: cancelled(gateway, "safe_start") == 1)
@@ -124,7 +124,7 @@ def short_of_time(neighbours: Neighbours) -> None:
 
 
 @pytest.mark.parametrize("model", ["auto", "path:handbook"])
-async def test_time_that_runs_out_while_it_retrieves_is_told_as_that(
+async def test_a_deadline_during_retrieval_is_reported_as_such(
     short_of_time: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway, model: str
 ) -> None:
     with pytest.raises(DeadlineExceeded) as told:
@@ -137,7 +137,7 @@ async def test_time_that_runs_out_while_it_retrieves_is_told_as_that(
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("method", ["GenerateStream", "Generate"])
-async def test_a_grpc_connection_that_closes_takes_its_calls_with_it(
+async def test_a_closed_grpc_connection_cancels_its_calls(
     engine: RawEngine, gateway: Gateway, phase: str, method: str
 ) -> None:
     steps = PHASES[phase]
@@ -152,7 +152,7 @@ async def test_a_grpc_connection_that_closes_takes_its_calls_with_it(
     assert call.cancelled()
 
 
-async def test_many_that_hang_up_together_leave_nothing_behind(
+async def test_many_simultaneous_disconnects_leak_nothing(
     door: Door, engine: RawEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.says(*PHASES["after the first token"], asyncio.Event())

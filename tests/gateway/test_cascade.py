@@ -1,4 +1,4 @@
-"""The classifier with the real models: its labels, which stage decides, and when it abstains."""
+"""The classifier with the real models: its labels, the stage that decides, and when it abstains."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ EVERY_CASCADE = pytest.mark.parametrize("stages", [ONLY_STATIC, ONLY_ENCODER, BO
 
 
 class Recorder:
-    """The encoder, and the threads in which it was asked."""
+    """The encoder, with a record of the threads that called it."""
 
     def __init__(self, encoder: MiniLM) -> None:
         self.fingerprint = encoder.fingerprint
@@ -44,7 +44,7 @@ class Recorder:
 
 
 class Remembering:
-    """The encoder, which need not read a text twice for the tests' sake."""
+    """The encoder with a cache, to make the tests faster."""
 
     def __init__(self, encoder: MiniLM) -> None:
         self.fingerprint = encoder.fingerprint
@@ -55,7 +55,7 @@ class Remembering:
 
 
 class School:
-    """Learns with the real models."""
+    """Trains classifiers with the real models."""
 
     def __init__(self, static_model: StaticModel, encoder: MiniLM) -> None:
         self.static_model, self.encoder = static_model, Remembering(encoder)
@@ -167,7 +167,7 @@ async def test_the_labels_have_the_vector_if_the_encoder_computed_it(
 async def test_a_repeated_word_counts_once(school: School, examples: Examples) -> None:
     static = school.classifier(examples, *ONLY_STATIC)
     once, often = [await static.classify(text) for text in ("bicycles", "bicycles " * 25)]
-    # The pair "bicycles bicycles" is no pair of the examples: nothing else differs.
+    # No example contains the pair "bicycles bicycles"; nothing else differs.
     assert often.in_distribution_score == pytest.approx(once.in_distribution_score, abs=0.5)
 
 
@@ -343,7 +343,7 @@ def test_a_higher_target_coverage_abstains_less_and_a_task_may_have_its_own(scho
 
 def test_out_of_scope_examples_make_the_classifier_abstain_on_similar_texts(school: School, helpdesk: Examples) -> None:
     foreign = heldout("unknown")
-    # Each known text stands for many that are nearly the same.
+    # Each known text stands for many similar ones.
     known, alike = foreign[::2], [f"please: {text.lower()}" for text in foreign[::2]]
     told = school.fit(helpdesk, known)
     without, knowing = school.of(school.fit(helpdesk)), school.of(told)

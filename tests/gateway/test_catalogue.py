@@ -1,4 +1,4 @@
-"""`GET /v1/tasks` tells who compares paths what there is to compare."""
+"""`GET /v1/tasks` lists the tasks and paths that can be compared."""
 
 from tests.gateway.doubles.config_folder import PRICES
 from tests.gateway.doubles.gateway import Neighbours, open_http_client

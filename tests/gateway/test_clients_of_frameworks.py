@@ -1,4 +1,4 @@
-"""LangChain's and LlamaIndex's clients for whatever speaks OpenAI's API, through the gateway."""
+"""LangChain's and LlamaIndex's clients for OpenAI-compatible APIs, connected to the gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,14 +25,14 @@ Told = TypeVar("Told")
 
 
 class Lost(BaseModel):
-    """Something that was left on a train."""
+    """An item that was left on a train."""
 
     item: str = Field(description="what it is")
 
 
 @tool
 def refund(booking: str) -> str:
-    """Pays a booking back."""
+    """Refunds a booking."""
     return f"{booking} is paid back"
 
 
@@ -44,7 +44,7 @@ def calling(name: str, *arguments: str) -> list[Step]:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    # Nobody is told of what these tests do.
+    # Disables telemetry.
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
     await neighbours.ready()
@@ -70,7 +70,7 @@ async def lang(gateway: Gateway) -> AsyncIterator[Callable[..., ChatOpenAI]]:
 
 
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
-async def test_langchain_asks_and_streams(
+async def test_langchain_gets_plain_and_streamed_answers(
     lang: Callable[..., ChatOpenAI], engine: ScriptedEngine, responses: bool
 ) -> None:
     engine.says(*answer("Hello", " you"))
@@ -87,7 +87,7 @@ async def test_langchain_asks_and_streams(
 
 
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
-async def test_langchain_calls_a_tool_and_tells_what_came_of_it(
+async def test_langchain_calls_a_tool_and_returns_its_result(
     lang: Callable[..., ChatOpenAI], engine: ScriptedEngine, responses: bool
 ) -> None:
     engine.says(*calling("refund", '{"booking": ', '"AB12"}'))
@@ -127,7 +127,7 @@ async def test_langchain_completes_a_prompt_and_embeds_texts(
     async with httpx.AsyncClient(verify=False) as http:
         with httpx.Client(verify=False) as http_sync:
             shared: dict[str, Any] = {"http_client": http_sync, "http_async_client": http, "max_retries": 0}
-            # A legacy completion's own parameters are n and best_of, which it always sends.
+            # LangChain always sends n and best_of.
             completing = OpenAI(model="tiny", base_url=url, api_key="none", **shared)  # type: ignore[arg-type]  # a string is one
             assert await completing.ainvoke("Once") == " upon a time"
             embedding = OpenAIEmbeddings(
@@ -156,7 +156,9 @@ async def llama(gateway: Gateway) -> AsyncIterator[Callable[..., OpenAILike]]:
             yield open_client
 
 
-async def test_llamaindex_asks_and_streams(llama: Callable[..., OpenAILike], engine: ScriptedEngine) -> None:
+async def test_llamaindex_gets_plain_and_streamed_answers(
+    llama: Callable[..., OpenAILike], engine: ScriptedEngine
+) -> None:
     engine.says(*answer("Hello", " you"))
     said = [
         ChatMessage(role=MessageRole.SYSTEM, content="Be kind."),

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: a raw prompt for a named model, a conversation for a path; each answer in its shape."""
+"""`POST /v1/completions`: a raw prompt for a named model, or a conversation for a path."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -43,7 +43,7 @@ async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 @pytest.mark.parametrize(("model", "known_as"), [("tiny", "tiny"), ("triage@prod", TRIAGE)])
-async def test_a_named_models_engine_reads_the_prompt_as_it_is(
+async def test_a_named_models_engine_gets_the_raw_prompt(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, model: str, known_as: str
 ) -> None:
     engine.says(*text_answer(" upon", " a time"))
@@ -54,7 +54,7 @@ async def test_a_named_models_engine_reads_the_prompt_as_it_is(
     assert engine.bodies == [
         {
             "model": known_as, "prompt": "Once", "max_tokens": 5, "echo": False, "suffix": ".", "logprobs": 2,
-            "best_of": 1, "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
+            "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
         }
     ]  # fmt: skip
     assert (got.choices[0].text, got.choices[0].finish_reason, got.model) == (" upon a time", "stop", known_as)
@@ -81,7 +81,7 @@ async def test_an_engines_logprobs_are_joined(http: httpx.AsyncClient, engine: S
     assert (logprobs.tokens, logprobs.text_offset, got.choices[0].finish_reason) == (["a", "b"], [0, 1], "length")
 
 
-async def test_several_choices_stay_apart(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_several_choices_are_kept_separate(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(
         text_chunk("b", index=1), text_chunk("a"), text_chunk("B", index=1, finish="stop"),
         text_chunk("A", finish="length"), usage(), DONE,
@@ -187,7 +187,7 @@ async def test_a_long_list_of_prompts_is_answered_a_few_at_a_time(
     assert gateway.metric("pointsman_requests_total", outcome="ok") == 40
 
 
-async def test_choices_of_several_prompts_are_numbered_through(
+async def test_choices_of_several_prompts_are_numbered_consecutively(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     def script(body: Mapping[str, Any]) -> list[Step]:
@@ -240,7 +240,7 @@ async def test_a_path_answers_a_prompt_as_a_conversation(client: openai.AsyncOpe
     ]
 
 
-async def test_a_conversations_logprobs_are_told_in_the_older_shape(
+async def test_a_conversations_logprobs_are_converted_to_the_completions_format(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     def token(text: str) -> dict[str, Any]:
@@ -261,7 +261,7 @@ async def test_a_conversations_logprobs_are_told_in_the_older_shape(
 
 
 @pytest.mark.parametrize("beside", [{"echo": True}, {"suffix": "."}, {"best_of": 3}])
-async def test_a_path_refuses_what_only_a_raw_prompt_can_have(
+async def test_a_path_rejects_options_of_raw_prompts(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, beside: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -275,7 +275,7 @@ async def test_a_path_refuses_what_only_a_raw_prompt_can_have(
 
 @pytest.mark.parametrize("model", ["auto", "tiny"])
 @pytest.mark.parametrize("include_usage", [False, True])
-async def test_every_chunk_has_the_published_shape(
+async def test_every_chunk_conforms_to_the_published_type(
     http: httpx.AsyncClient, engine: ScriptedEngine, model: str, include_usage: bool
 ) -> None:
     engine.says(*(text_answer("a", "b") if model == "tiny" else answer("a", "b")))
@@ -293,7 +293,9 @@ async def test_every_chunk_has_the_published_shape(
         assert events[-1]["pointsman"]["cost_usd"] > 0
 
 
-async def test_the_clients_stream(client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_the_client_reads_the_stream(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
     engine.says(*text_answer("a", "b"))
     streamed = [c.choices[0].text async for c in await client.completions.create(model="tiny", prompt="x", stream=True)]
     assert streamed == ["a", "b"]
@@ -312,7 +314,7 @@ async def test_a_broken_stream_ends_with_an_error(client: openai.AsyncOpenAI, en
         await anext(stream)
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(
+async def test_a_disconnect_stops_the_engine(
     client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(text_chunk("a"), asyncio.Event())
@@ -347,7 +349,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
         told = shapes.error(await http.post(URL, json=body))
         assert (told["type"], told["code"], told["param"]) == ("invalid_request_error", code, param), body
@@ -357,7 +359,7 @@ async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, e
     assert engine.bodies == []
 
 
-async def test_prompt_and_conversation_are_priced_alike(
+async def test_prompt_and_conversation_have_equal_prices(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*text_answer("a", "b"))

@@ -1,4 +1,4 @@
-"""A configuration folder is read into one checked whole, or the message says what would be right."""
+"""A configuration folder is loaded and checked as a whole, or an error says what would be valid."""
 
 import re
 from collections.abc import Callable
@@ -23,16 +23,18 @@ def load_and_check(folder: Path) -> Config:
     return config
 
 
-def test_a_good_folder_is_read_as_it_is_written(config_folder: ConfigFolder) -> None:
+def test_a_valid_folder_is_loaded(config_folder: ConfigFolder) -> None:
     config = load_and_check(config_folder.write())
     assert list(config.paths.paths) == list(config_folder.paths)
-    assert config.models.models["tiny"].usd_per_million_tokens.completion == 4.0
+    prices = config.models.models["tiny"].usd_per_million_tokens
+    assert prices
+    assert prices.completion == 4.0
     assert config.examples["triage"][0].output == '{"intent": "lost_item"}'
     assert config.examples["chat"][0].output is None
     assert config.prompts["persona.txt"] == "You are Wren."
 
 
-def test_the_help_desks_configuration_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_desks_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert check(EXAMPLE) == 0
     assert "7 paths, 5 tasks, all well" in capsys.readouterr().out
 
@@ -58,7 +60,9 @@ def test_an_output_that_is_an_object_becomes_one_line_of_json(config_folder: Con
         ("adapter_persona", Kind.LORA),
     ],
 )
-def test_a_paths_kind_follows_from_what_it_is_made_of(config_folder: ConfigFolder, path: str, kind: Kind) -> None:
+def test_a_paths_kind_follows_from_its_strategies_and_adapter(
+    config_folder: ConfigFolder, path: str, kind: Kind
+) -> None:
     for name, like in [("adapter_few_shot", "triage_few_shot"), ("adapter_persona", "small_talk")]:
         config_folder.paths[name] = config_folder.paths[like] | {"adapter": "triage@prod"}
     config = load_and_check(config_folder.write())
@@ -269,7 +273,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
     ],
 )
-def test_what_cannot_work_is_refused_in_words_that_help(
+def test_an_invalid_configuration_is_rejected_with_a_helpful_message(
     config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], message: str
 ) -> None:
     bend(config_folder)
@@ -298,7 +302,7 @@ def test_a_discovered_adapter_may_have_any_name_and_aliases(config_folder: Confi
         ),
     ],
 )
-def test_what_only_a_lora_server_can_do_is_refused_for_discovered_adapters(
+def test_features_of_the_lora_server_are_rejected_for_discovered_adapters(
     config_folder: ConfigFolder, section: dict[str, Any], message: str
 ) -> None:
     _discover(config_folder)
@@ -318,7 +322,7 @@ def test_what_only_a_lora_server_can_do_is_refused_for_discovered_adapters(
         {"own.metrics:Brevity": {"max_words": 30}},
     ],
 )
-def test_a_task_may_say_how_its_answers_are_scored(config_folder: ConfigFolder, metric: dict[str, Any]) -> None:
+def test_a_task_may_configure_its_metric(config_folder: ConfigFolder, metric: dict[str, Any]) -> None:
     config_folder.tasks["chat"]["metric"] = metric
     read = load_and_check(config_folder.write()).tasks.tasks["chat"].metric
     assert read
@@ -326,7 +330,7 @@ def test_a_task_may_say_how_its_answers_are_scored(config_folder: ConfigFolder, 
     assert {read.name} == metric.keys()
 
 
-def test_one_task_alone_is_nothing_to_choose_between(config_folder: ConfigFolder) -> None:
+def test_a_single_task_is_rejected(config_folder: ConfigFolder) -> None:
     del config_folder.tasks["policy"], config_folder.tasks["chat"]
     with pytest.raises(ConfigError, match="there is nothing to choose between; write two tasks or more"):
         load_and_check(config_folder.write())
@@ -344,13 +348,13 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere", {})
 
 
-def test_what_is_not_yaml_is_told_with_its_place(config_folder: ConfigFolder) -> None:
+def test_invalid_yaml_is_reported_with_its_position(config_folder: ConfigFolder) -> None:
     (config_folder.write() / "paths.yaml").write_text("paths: [")
     with pytest.raises(ConfigError, match=r"(?s)paths.yaml is not YAML: .*line 1"):
         load_config(config_folder.folder, {})
 
 
-def test_a_name_that_stands_twice_is_refused_and_not_dropped(config_folder: ConfigFolder) -> None:
+def test_a_duplicate_key_is_rejected(config_folder: ConfigFolder) -> None:
     file = config_folder.write() / "paths.yaml"
     file.write_text(file.read_text() + "  handbook: {model: tiny}\n")
     with pytest.raises(ConfigError, match=r"(?s)paths.yaml is not YAML: 'handbook' stands twice.*line \d+"):
@@ -361,15 +365,13 @@ def test_a_name_that_stands_twice_is_refused_and_not_dropped(config_folder: Conf
     ("written", "told"),
     [("2026-13-45", r"'2026-13-45': month must be in 1..12; in quotes it is a text"), (2000 * "[", "nested too deep")],
 )
-def test_what_yaml_cannot_make_of_a_value_is_told_with_the_file(
-    config_folder: ConfigFolder, written: str, told: str
-) -> None:
+def test_an_invalid_yaml_value_is_reported_with_its_file(config_folder: ConfigFolder, written: str, told: str) -> None:
     (config_folder.write() / "paths.yaml").write_text(f"paths: {written}")
     with pytest.raises(ConfigError, match=rf"(?s)paths.yaml is not YAML: .*{told}"):
         load_config(config_folder.folder, {})
 
 
-def test_only_a_line_feed_ends_an_example_and_a_mark_of_the_byte_order_is_none(config_folder: ConfigFolder) -> None:
+def test_examples_end_at_line_feeds_only_and_a_byte_order_mark_is_ignored(config_folder: ConfigFolder) -> None:
     file = config_folder.write() / "tasks" / "chat.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + '{"text": "One\u2028two\x85three"}\r\n\r\n{"text": "Four"}\r\n'.encode())
     texts = [example.text for example in load_config(config_folder.folder, {}).examples["chat"]]
@@ -377,14 +379,14 @@ def test_only_a_line_feed_ends_an_example_and_a_mark_of_the_byte_order_is_none(c
 
 
 @pytest.mark.parametrize("line", [r'{"text": "a \ud83d"}', r'{"text": "a", "output": {"b": "\ud83d"}}'])
-def test_half_a_character_in_an_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
+def test_a_lone_surrogate_in_an_example_is_reported_with_file_and_line(config_folder: ConfigFolder, line: str) -> None:
     (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
     with pytest.raises(ConfigError, match=r"chat\.jsonl:2 holds half of a surrogate pair"):
         load_config(config_folder.folder, {})
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"text": 5}', '{"text": "  "}', '{"texts": "x"}'])
-def test_a_bad_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
+def test_an_invalid_example_is_reported_with_file_and_line(config_folder: ConfigFolder, line: str) -> None:
     (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
     with pytest.raises(ConfigError, match=r"chat.jsonl:2 (is not JSON|must be an object with a non-empty \"text\")"):
         load_config(config_folder.folder, {})
@@ -446,7 +448,7 @@ SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
         ({"usd_per_day": None}, {}, "usd_per_day"),
     ],
 )
-def test_a_shadow_that_could_not_be_is_refused(
+def test_an_invalid_shadow_is_rejected(
     config_folder: ConfigFolder, shadow: dict[str, Any], rest: dict[str, Any], told: str
 ) -> None:
     config_folder.tasks["triage"] |= {"shadow": SHADOW | shadow, **rest}
@@ -454,7 +456,7 @@ def test_a_shadow_that_could_not_be_is_refused(
         load_config(config_folder.write(), {})
 
 
-def test_the_company_of_the_flywheels_test_is_whole(tmp_path: Path) -> None:
+def test_the_flywheel_tests_configuration_is_valid(tmp_path: Path) -> None:
     config = load_and_check(write_company(tmp_path / "company") / "config")
     flywheel = config.tasks.tasks["sort"].flywheel
     assert flywheel is not None

@@ -1,4 +1,4 @@
-"""The console's API: what it tells of paths, tasks, decisions and adapters, and that it moves these."""
+"""The console's API: what it reports of paths, tasks, decisions and adapters, and changes of adapters."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,13 +20,13 @@ OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}
 BEST_VALUE = {
     "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "min_samples": 2,
-    "exploration_rate": 0,  # or one request in twenty would go elsewhere
+    "exploration_rate": 0,  # otherwise one request in twenty would go elsewhere
 }  # fmt: skip
 
 
 @pytest.fixture
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """With a journal that keeps texts, and a policy that weighs."""
+    """A gateway with a request log that stores texts, and a `best_value` policy."""
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
@@ -46,13 +46,13 @@ async def console(kept: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
-    """The decision's id."""
+    """Sends a request and returns the decision's id."""
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     return str((await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", ""))
 
 
 async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
-    """Once it tells of so many requests."""
+    """Returns the overview once it includes this many requests."""
 
     async def look() -> dict[str, Any] | None:
         told = await client.get("/console/api/overview")
@@ -67,7 +67,7 @@ def by(what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {row[what]: row for row in rows}
 
 
-async def test_a_path_is_told_with_its_share_its_times_and_its_price(
+async def test_a_path_is_listed_with_share_latencies_and_price(
     console: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     for _ in range(3):
@@ -91,14 +91,14 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     async def is_rated() -> dict[str, Any] | None:
         task = by("task", (await overview(console))["tasks"])["triage"]
         quality = by("path", task["paths"])["triage_adapter"]["quality"]
-        return task if quality and quality["ratings"] > 1 else None  # each counts once Redis has told of it
+        return task if quality and quality["ratings"] > 1 else None  # each rating counts once Redis has confirmed it
 
     task = await found(is_rated)
     assert (task["policy"], task["quality_floor"], task["requests"]) == ("best_value", 0.7, 2)
     known = by("path", task["paths"])
     adapter = known["triage_adapter"]
     assert (adapter["quality"]["ratings"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
-    assert 0 < adapter["quality"]["bound"] < 0.7  # of two ratings not much can be said
+    assert 0 < adapter["quality"]["bound"] < 0.7  # two ratings give a wide interval
     assert "under the floor 0.70" in adapter["explanation"]
     assert (known["triage_few_shot"]["quality"], known["triage_few_shot"]["estimated"]) == (None, True)
     assert known["safe_start"]["role"] == "default"
@@ -107,7 +107,7 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     assert shown["quality"]["ratings"] == 2
 
 
-async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
+async def test_reading_changes_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
     router = kept.components.reloader.current.stages.router
     before = router.previews()
     for _ in range(3):
@@ -116,7 +116,7 @@ async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) 
     assert kept.metric("pointsman_decisions_total") == 0
 
 
-async def test_what_cannot_be_used_says_why_and_another_is_the_choice(
+async def test_an_unavailable_path_has_a_reason_and_another_is_the_choice(
     console: httpx.AsyncClient, neighbours: Neighbours, kept: Gateway
 ) -> None:
     await neighbours.lora_server.say(pb.ENGINE_STATUS_READY, url=neighbours.engine.url, resident=[VOICE])
@@ -130,7 +130,7 @@ async def _away(console: httpx.AsyncClient) -> bool:
     return "is not resident" in path["unavailable"]
 
 
-async def test_decisions_come_newest_first_page_by_page_and_one_whole(console: httpx.AsyncClient) -> None:
+async def test_decisions_are_listed_newest_first_in_pages_and_one_in_full(console: httpx.AsyncClient) -> None:
     names = [await ask(console, f"{IN_CHAT} {number}") for number in range(5)]
     await overview(console, 5)
     first = (await console.get("/console/api/decisions", params={"count": 3})).json()
@@ -147,7 +147,7 @@ async def test_decisions_come_newest_first_page_by_page_and_one_whole(console: h
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "unknown_decision")
 
 
-async def test_a_text_that_is_not_kept_is_not_shown(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
+async def test_a_text_that_is_not_stored_is_not_shown(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -158,7 +158,7 @@ async def test_a_text_that_is_not_kept_is_not_shown(neighbours: Neighbours, valk
         assert IN_CHAT not in (await client.get(f"/console/api/decisions/{name}")).text
 
 
-async def test_without_a_journal_it_says_so_and_tells_the_rest(http: httpx.AsyncClient) -> None:
+async def test_a_missing_request_log_is_reported_and_the_rest_is_shown(http: httpx.AsyncClient) -> None:
     http.headers.update(OURS)
     told = await overview(http)
     assert (told["request_log"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
@@ -166,7 +166,9 @@ async def test_without_a_journal_it_says_so_and_tells_the_rest(http: httpx.Async
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_request_log")
 
 
-async def test_while_redis_is_away_it_says_so_and_tells_the_rest(console: httpx.AsyncClient, valkey: Valkey) -> None:
+async def test_an_unavailable_redis_is_reported_and_the_rest_is_shown(
+    console: httpx.AsyncClient, valkey: Valkey
+) -> None:
     valkey.kill()
     assert (await overview(console))["request_log"] == "unavailable"
     assert (await console.get("/console/api/decisions")).status_code == 503
@@ -181,7 +183,7 @@ async def adapters(client: httpx.AsyncClient) -> dict[str, Any]:
     return told
 
 
-async def test_adapters_are_told_with_their_states_and_aliases(console: httpx.AsyncClient) -> None:
+async def test_adapters_are_listed_with_states_and_aliases(console: httpx.AsyncClient) -> None:
     told = await adapters(console)
     assert told["model"] == "tiny"
     states = {version["version"]: version["state"] for version in told["versions"]}
@@ -189,7 +191,7 @@ async def test_adapters_are_told_with_their_states_and_aliases(console: httpx.As
     assert by("alias", told["aliases"])["triage@prod"]["version"] == TRIAGE
 
 
-async def test_an_alias_is_moved_tried_with_a_canary_and_rolled_back(
+async def test_an_alias_is_promoted_given_a_canary_and_rolled_back(
     console: httpx.AsyncClient, kept: Gateway, lora_server: ScriptedLoraServer
 ) -> None:
     named = {"model": "tiny", "alias": "triage@prod"}
@@ -213,7 +215,7 @@ async def test_an_alias_is_moved_tried_with_a_canary_and_rolled_back(
     assert (told[0]["author"], told[0]["reason"], told[0]["before"]) == ("console", "worse on refunds", OTHER)
 
 
-async def test_a_move_that_somebody_else_has_overtaken_is_refused_in_the_lora_servers_words(
+async def test_a_conflicting_change_is_rejected_with_the_lora_servers_message(
     console: httpx.AsyncClient, lora_server: ScriptedLoraServer
 ) -> None:
     body = {"model": "tiny", "alias": "triage@prod", "version": OTHER, "expected_version": OTHER}
@@ -238,14 +240,14 @@ async def test_a_move_that_somebody_else_has_overtaken_is_refused_in_the_lora_se
         ("rollback", {"model": "tiny", "alias": "triage@prod", "why": "?"}, 400, "bad_parameter"),
     ],
 )
-async def test_what_cannot_be_moved_is_refused_by_name(
+async def test_an_impossible_change_is_rejected_by_name(
     console: httpx.AsyncClient, step: str, body: dict[str, Any], status: int, code: str
 ) -> None:
     told = await console.post(f"/console/api/adapters/{step}", json=body)
     assert (told.status_code, told.json()["error"]["code"]) == (status, code)
 
 
-async def test_a_lora_server_that_cannot_tell_is_told_as_such(
+async def test_an_unavailable_lora_server_is_reported(
     console: httpx.AsyncClient, lora_server: ScriptedLoraServer
 ) -> None:
     lora_server.refuses = Unavailable("Redis does not answer", code="redis_unavailable")

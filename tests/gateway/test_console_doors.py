@@ -1,4 +1,4 @@
-"""The console's page and its API at the door: what is served with which headers, to whom, and who is turned away."""
+"""The console's page and API over HTTP: headers, access, and rejected requests."""
 
 import gzip
 import json
@@ -26,7 +26,9 @@ MOVE = {"model": "tiny", "alias": "triage@prod", "version": TRIAGE}
 # -- the page
 
 
-async def test_every_file_of_the_page_is_served_with_its_type_and_lets_nothing_else_in(http: httpx.AsyncClient) -> None:
+async def test_every_file_of_the_page_has_its_type_and_a_strict_content_security_policy(
+    http: httpx.AsyncClient,
+) -> None:
     page = await http.get("/console")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert not re.search(r"<script(?![^>]*\bsrc=)|\bstyle=|\bon[a-z]+=|https?://", page.text)
@@ -44,7 +46,7 @@ async def test_every_file_of_the_page_is_served_with_its_type_and_lets_nothing_e
 
 
 async def _scripts(http: httpx.AsyncClient, names: set[str]) -> list[str]:
-    """The page's scripts, and those that they take in."""
+    """Returns the page's scripts, and those that they import."""
     wanted, read = {name for name in names if name.endswith(".js")}, dict[str, str]()
     while missing := wanted - read.keys():
         for name in missing:
@@ -60,7 +62,7 @@ async def test_the_page_is_small(http: httpx.AsyncClient) -> None:
     assert len(gzip.compress(whole.encode())) < 40_000
 
 
-async def test_what_a_browser_has_already_is_not_sent_again(http: httpx.AsyncClient) -> None:
+async def test_unchanged_files_are_not_sent_again(http: httpx.AsyncClient) -> None:
     first = await http.get("/console/console.css")
     again = await http.get("/console/console.css", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -75,7 +77,7 @@ async def test_no_other_file_is_served(http: httpx.AsyncClient) -> None:
         assert (await http.get(f"/console/{name}")).status_code == 404, name
 
 
-async def test_a_console_that_is_off_is_not_there(neighbours: Neighbours) -> None:
+async def test_a_disabled_console_is_not_found(neighbours: Neighbours) -> None:
     neighbours.settings["console"] = "off"
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -86,7 +88,9 @@ async def test_a_console_that_is_off_is_not_there(neighbours: Neighbours) -> Non
 # -- other sites
 
 
-async def test_another_site_can_neither_read_nor_move(http: httpx.AsyncClient, lora_server: ScriptedLoraServer) -> None:
+async def test_another_site_can_neither_read_nor_change(
+    http: httpx.AsyncClient, lora_server: ScriptedLoraServer
+) -> None:
     for headers, code in (
         ({}, "other_site"),
         ({"origin": "https://evil.example"}, "other_site"),
@@ -105,14 +109,16 @@ async def test_another_site_can_neither_read_nor_move(http: httpx.AsyncClient, l
     assert lora_server.changes == []
 
 
-async def test_nobody_is_told_that_another_site_may_ask(http: httpx.AsyncClient) -> None:
+async def test_no_cors_headers_are_sent(http: httpx.AsyncClient) -> None:
     asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
     told = await http.options("/console/api/adapters/alias", headers=asked)
     assert told.status_code == 405
     assert not [name for name in told.headers if name.startswith("access-control")]
 
 
-async def test_a_move_must_say_that_it_is_json(http: httpx.AsyncClient, lora_server: ScriptedLoraServer) -> None:
+async def test_a_change_must_have_the_json_content_type(
+    http: httpx.AsyncClient, lora_server: ScriptedLoraServer
+) -> None:
     body = json.dumps(MOVE)
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         told = await http.post("/console/api/adapters/alias", content=body, headers=OURS | {"content-type": kind})
@@ -120,7 +126,7 @@ async def test_a_move_must_say_that_it_is_json(http: httpx.AsyncClient, lora_ser
     assert lora_server.changes == []
 
 
-async def test_this_machines_own_names_and_those_of_the_settings_are_welcome(neighbours: Neighbours) -> None:
+async def test_local_host_names_and_configured_ones_are_accepted(neighbours: Neighbours) -> None:
     neighbours.settings["console_hosts"] = "gateway.lan, other.lan"
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -150,7 +156,7 @@ async def http_with_keys(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def key(valkey: Valkey, **order: Any) -> dict[str, str]:
-    """The header that shows it."""
+    """The header with the key."""
     return {"authorization": f"Bearer {(await issue(valkey.url, **order)).credential.text}"}
 
 
@@ -159,7 +165,7 @@ async def ask(client: httpx.AsyncClient, shown: dict[str, str], text: str) -> st
     return (await client.post("/v1/chat/completions", json=body, headers=shown)).headers["x-pointsman-decision-id"]
 
 
-async def test_the_page_asks_for_no_key_and_everything_that_it_shows_does(http_with_keys: httpx.AsyncClient) -> None:
+async def test_the_page_needs_no_key_but_its_data_does(http_with_keys: httpx.AsyncClient) -> None:
     assert (await http_with_keys.get("/console")).status_code == 200
     for path in (OVERVIEW, "/console/api/decisions", "/console/api/decisions/dec_1", "/console/api/adapters"):
         told = await http_with_keys.get(path)
@@ -170,7 +176,7 @@ async def test_the_page_asks_for_no_key_and_everything_that_it_shows_does(http_w
         assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), step
 
 
-async def test_with_keys_on_the_page_may_have_any_name(http_with_keys: httpx.AsyncClient, valkey: Valkey) -> None:
+async def test_with_authentication_any_host_name_is_accepted(http_with_keys: httpx.AsyncClient, valkey: Valkey) -> None:
     shown = await key(valkey)
     told = await http_with_keys.get(OVERVIEW, headers=shown | {"host": "console.acme.example"})
     assert told.status_code == 200
@@ -196,7 +202,7 @@ async def test_a_key_sees_its_tenants_decisions_and_no_others(
     assert (seen["caller"]["tenant"], seen["caller"]["operator"]) == ("acme", False)
 
 
-async def test_a_key_sees_the_paths_tasks_and_adapters_that_it_is_for(
+async def test_a_key_sees_the_paths_tasks_and_adapters_in_its_scope(
     http_with_keys: httpx.AsyncClient, valkey: Valkey
 ) -> None:
     scope = KeyScope(paths=("small_talk", "letter"), tasks=("chat", "policy"), adapters=("voice",))
@@ -209,7 +215,7 @@ async def test_a_key_sees_the_paths_tasks_and_adapters_that_it_is_for(
     assert [alias["alias"] for alias in model["aliases"]] == ["voice@prod"]
 
 
-async def test_adapters_are_moved_by_an_operators_key_alone(
+async def test_only_an_operators_key_can_change_adapters(
     http_with_keys: httpx.AsyncClient, valkey: Valkey, lora_server: ScriptedLoraServer
 ) -> None:
     refused = await http_with_keys.post("/console/api/adapters/alias", json=MOVE, headers=await key(valkey))

@@ -1,4 +1,4 @@
-"""The newest decisions as the console reads them: without gaps, within bounds, and only when somebody looks."""
+"""The console reads the newest decisions without gaps, in bounded memory, and only while it is open."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def entry(number: int, **fields: object) -> str:
 
 
 class Stream:
-    """Implements `EntrySource` over a list."""
+    """Implements `EntrySource` with a list."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
@@ -63,7 +63,7 @@ def record(seconds: float = 0.5, age_ms: int = 0, **fields: object) -> DecisionR
     return read
 
 
-async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
+async def test_each_read_returns_new_entries_once() -> None:
     stream, names = Stream(), []
     recent = RecentCache(stream, Clock())
     for count in (250, 0, 1, 300):
@@ -74,7 +74,7 @@ async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
         assert seen.since_unix_ms == 0
 
 
-async def test_where_more_came_than_is_read_at_once_the_old_ones_no_longer_join_up_and_go() -> None:
+async def test_after_a_gap_the_older_entries_are_dropped() -> None:
     stream = Stream()
     recent = RecentCache(stream, Clock())
     stream.grow(10)
@@ -86,7 +86,7 @@ async def test_where_more_came_than_is_read_at_once_the_old_ones_no_longer_join_
     assert seen.since_unix_ms == seen.rows[0].unix_ms
 
 
-async def test_what_is_kept_is_bounded() -> None:
+async def test_the_memory_is_bounded() -> None:
     stream = Stream()
     recent = RecentCache(stream, Clock())
     for _ in range(MAX_ROWS // MAX_READ + 1):
@@ -98,7 +98,7 @@ async def test_what_is_kept_is_bounded() -> None:
     assert (len(seen.rows), seen.since_unix_ms) == (MAX_ROWS, seen.rows[0].unix_ms)
 
 
-async def test_many_who_look_at_once_ask_once() -> None:
+async def test_concurrent_readers_share_one_query() -> None:
     stream = Stream()
     stream.grow(5)
     recent = RecentCache(stream, lambda: 1.0)
@@ -108,12 +108,12 @@ async def test_many_who_look_at_once_ask_once() -> None:
     assert stream.calls == calls
 
 
-def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
+def test_an_unreadable_entry_is_skipped() -> None:
     assert to_row(LogEntry("1-0", "{")) is None
     assert to_row(LogEntry("1-0", '{"v": 9}')) is None
 
 
-def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:
+def test_latencies_are_those_of_complete_answers() -> None:
     records = [record(float(number)) for number in range(1, 101)]
     records += [
         record(900.0, outcome="cancelled"),
@@ -131,13 +131,13 @@ def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:
     assert (figures["other"].escalated, small_talk.escalated) == (1, 0)
 
 
-def test_requests_are_counted_in_the_part_of_the_window_in_which_they_came() -> None:
+def test_requests_are_counted_by_their_time_within_the_window() -> None:
     records = [record(age_ms=age) for age in (0, 1000, WINDOW_MS // 2, WINDOW_MS - 1, WINDOW_MS)]
     bars = by_path(records, window_of(records, 0, NOW))["small_talk"].bars
     assert (len(bars), bars[-1], bars[BARS // 2 - 1], bars[0]) == (BARS, 2, 1, 2)
 
 
-def test_only_the_beginning_of_a_text_is_taken() -> None:
+def test_only_the_start_of_a_text_is_used() -> None:
     told = record(messages=[{"role": "user", "content": "first"}, {"role": "user", "content": "a\n b" * 500}])
     assert told.text.startswith("a b")
     assert len(told.text) <= 200

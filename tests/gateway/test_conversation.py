@@ -40,7 +40,7 @@ def reading(says: Mapping[str, Labels] = SAYS) -> tuple[Classification, Scripted
 
 
 def conversation(*turns: str) -> Request:
-    """The user's turns, with an answer between each two."""
+    """Returns a conversation of these user turns, with an answer between each two."""
     messages = [message for turn in turns for message in (Message("user", turn), Message("assistant", "Well."))]
     return Request("auto", tuple(messages[:-1]))
 
@@ -200,7 +200,7 @@ async def test_the_result_depends_on_the_messages_alone() -> None:
 
 
 async def test_the_help_desks_follow_ups_are_classified_far_better_than_alone(model_folder: Path) -> None:
-    """On the conversations that the thresholds were chosen on: a change that spoils them shows here."""
+    """Uses the conversations with which the thresholds were chosen, so that a regression is detected."""
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
     stage = Classification(
         RuleMatcher({}), train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier

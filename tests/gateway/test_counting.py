@@ -1,4 +1,4 @@
-"""Receipts wait a little before they are counted, and whoever reads the metrics finds all of them."""
+"""Receipts are aggregated in batches, and every scrape of the metrics includes all of them."""
 
 import random
 from collections import Counter
@@ -32,7 +32,7 @@ def counting(registry: CollectorRegistry) -> MetricsAggregator:
 
 
 def receipt(outcome: str = "ok", tokens: int = 5, task: str = "chat", **fields: object) -> Receipt:
-    """Of an answer whose numbers follow from `tokens`."""
+    """Returns a receipt whose numbers are derived from `tokens`."""
     seconds = {"prefill": 0.001 * tokens, "classification": 0.0001, "total": 0.01 * tokens}
     seconds |= {"first_token": 0.002 * tokens, "generation": 0.008 * tokens} if outcome == "ok" else {}
     parts = {"prompt": 7 * tokens, "completion": 11 * tokens}
@@ -49,7 +49,7 @@ def summed(registry: CollectorRegistry, name: str, **labels: str) -> float:
     )
 
 
-def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
+def test_every_scrape_includes_all_ended_requests_exactly(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     drawn = random.Random(7)
@@ -69,7 +69,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
     assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]
 
 
-def test_what_nobody_looks_at_does_not_wait_for_ever(counting: MetricsAggregator) -> None:
+def test_pending_receipts_are_bounded_without_scrapes(counting: MetricsAggregator) -> None:
     for _ in range(MAX_PENDING_ROWS - 1):
         counting.add(ended(receipt()))
     assert counting.pending == (MAX_PENDING_RECEIPTS - 1, MAX_PENDING_ROWS - MAX_PENDING_RECEIPTS)
@@ -77,9 +77,7 @@ def test_what_nobody_looks_at_does_not_wait_for_ever(counting: MetricsAggregator
     assert counting.pending == (0, 0)
 
 
-def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
-    counting: MetricsAggregator, registry: CollectorRegistry
-) -> None:
+def test_a_cached_answer_counts_no_generated_tokens(counting: MetricsAggregator, registry: CollectorRegistry) -> None:
     counting.add(ended(receipt(tokens=10, cached="exact")))
     assert summed(registry, "pointsman_tokens_total", type="replayed") == 40
     assert summed(registry, "pointsman_tokens_total") == 40
@@ -87,7 +85,7 @@ def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
     assert summed(registry, "gen_ai_server_time_per_output_token_seconds_count") == 1
 
 
-def test_only_an_engines_own_count_is_told_as_its_tokens(
+def test_only_tokens_reported_by_an_engine_are_counted_as_its_tokens(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     counting.add(ended(receipt(tokens=10)))
@@ -97,7 +95,7 @@ def test_only_an_engines_own_count_is_told_as_its_tokens(
     assert summed(registry, "gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 10
 
 
-def test_a_decision_counts_by_what_was_decided_first_though_another_path_answered(
+def test_a_decision_is_counted_for_the_first_path_even_after_a_fallback(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     first, now = decision(path=PLAIN), decision(path=replace(PLAIN, name="unknown"), reason="fallback")
@@ -107,7 +105,7 @@ def test_a_decision_counts_by_what_was_decided_first_though_another_path_answere
     assert summed(registry, "pointsman_requests_total", path="other") == 1
 
 
-def test_what_waits_when_labels_change_keeps_those_of_its_time(
+def test_pending_receipts_keep_their_labels_when_labels_change(
     counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     counting.add(ended(receipt()))
@@ -117,18 +115,14 @@ def test_what_waits_when_labels_change_keeps_those_of_its_time(
     assert summed(registry, "pointsman_requests_total", path="other") == 1
 
 
-def test_names_beyond_what_is_remembered_are_counted_as_well(
-    counting: MetricsAggregator, registry: CollectorRegistry
-) -> None:
+def test_names_beyond_the_cache_size_are_counted_too(counting: MetricsAggregator, registry: CollectorRegistry) -> None:
     many = MAX_BATCHES + 100
     for number in range(many):
         counting.add(ended(receipt(task=f"junk-{number}"), f"junk-{number}"))
     assert summed(registry, "pointsman_requests_total", task="other") == many
 
 
-def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
-    counting: MetricsAggregator, registry: CollectorRegistry
-) -> None:
+def test_a_recorded_trace_becomes_an_exemplar(counting: MetricsAggregator, registry: CollectorRegistry) -> None:
     token = current_trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
     counting.add(ended(receipt(tokens=8)))
     current_trace.reset(token)

@@ -1,4 +1,4 @@
-"""Adapters of a vLLM that already runs: the gateway reads them from its /v1/models over real sockets."""
+"""Adapters of an existing vLLM: the gateway reads them from its /v1/models, over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ LORAS = {"sql-lora": "/loras/sql", "Acme/Support_v2": "/loras/support"}
 
 @dataclass
 class Site:
-    """A gateway before a vLLM that lists its adapters itself."""
+    """A gateway with a vLLM that lists its adapters itself."""
 
     gateway: Gateway
     http: httpx.AsyncClient
@@ -40,7 +40,7 @@ class Site:
         return await self.http.post("/v1/chat/completions", json=body)
 
     async def code(self, model: str) -> str:
-        """The error's code."""
+        """Returns the error's code."""
         return str((await self.ask(model)).json()["error"]["code"])
 
     async def names(self) -> list[str]:
@@ -50,7 +50,7 @@ class Site:
         return self.gateway.metric("pointsman_engine_model_lists_total", engine="mine", outcome=outcome)
 
     async def polled(self, outcome: str, times: int = 1) -> None:
-        """Returns once so many more polls have ended like that."""
+        """Returns after this many further polls with this result."""
         before = self.polls(outcome)
         await until(lambda: self.polls(outcome) >= before + times)
 
@@ -61,7 +61,7 @@ class Site:
 
 @pytest.fixture
 async def vllm() -> AsyncIterator[ScriptedEngine]:
-    """Answers with the name of the model that it was asked for, and lists two adapters."""
+    """Answers with the name of the requested model, and lists two adapters."""
     async with running_engine() as vllm:
         vllm.lists = lambda: model_list(BASE, LORAS)
         vllm.script = lambda body: answer(body["model"], " here")

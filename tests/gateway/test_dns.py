@@ -1,4 +1,4 @@
-"""Where a name leads to, asked of a real server; and what is wrong where it leads nowhere."""
+"""DNS resolution with a real server, and the errors if a name cannot be resolved."""
 
 from collections.abc import AsyncIterator
 
@@ -18,26 +18,26 @@ async def server() -> AsyncIterator[DnsServer]:
         yield server
 
 
-async def test_a_name_leads_to_all_of_its_addresses(server: DnsServer) -> None:
+async def test_a_name_resolves_to_all_of_its_addresses(server: DnsServer) -> None:
     server.names[NAME] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert await DnsResolver(server.address).addresses(NAME) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
     assert await DnsResolver(server.address).addresses(NAME + ".") == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 
-async def test_a_member_that_has_both_kinds_of_addresses_is_there_once(server: DnsServer) -> None:
+async def test_a_host_with_ipv4_and_ipv6_counts_once(server: DnsServer) -> None:
     server.names[NAME] = ["10.0.0.1", "fd00::1"]
     assert await DnsResolver(server.address).addresses(NAME) == {"10.0.0.1"}
     server.names[NAME] = ["fd00::1", "fd00::2"]
     assert await DnsResolver(server.address).addresses(NAME) == {"fd00::1", "fd00::2"}
 
 
-async def test_an_answer_that_is_too_long_for_a_packet_comes_whole(server: DnsServer) -> None:
+async def test_a_truncated_answer_is_repeated_over_tcp(server: DnsServer) -> None:
     many = {f"10.0.{number // 200}.{number % 200}" for number in range(500)}
     server.names[NAME] = sorted(many)
     assert await DnsResolver(server.address).addresses(NAME) == many
 
 
-async def test_what_is_wrong_is_told(server: DnsServer) -> None:
+async def test_errors_are_reported(server: DnsServer) -> None:
     resolver = DnsResolver(server.address)
     with pytest.raises(Unavailable, match=f"DNS, asked for {NAME}: there is no such name"):
         await resolver.addresses(NAME)
@@ -49,7 +49,7 @@ async def test_what_is_wrong_is_told(server: DnsServer) -> None:
         await resolver.addresses(NAME)
 
 
-async def test_a_server_that_does_not_answer_is_given_up(server: DnsServer) -> None:
+async def test_a_silent_server_times_out(server: DnsServer) -> None:
     server.silent = True
     with pytest.raises(Unavailable, match=f"DNS, asked for {NAME}: LifetimeTimeout"):
         await DnsResolver(server.address).addresses(NAME)

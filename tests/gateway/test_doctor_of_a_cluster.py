@@ -1,9 +1,9 @@
-"""`pointsman doctor --cluster` looks at a real gateway from outside."""
+"""`pointsman doctor --cluster` checks a real gateway from outside."""
 
 from pathlib import Path
 
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.findings import Level
+from pointsman_cli.doctor.machine import Level
 
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.valkey import Valkey
@@ -14,14 +14,14 @@ async def judged(cluster: Cluster) -> dict[str, tuple[Level, str]]:
     return {finding.what: (finding.level, finding.detail) async for finding in check_cluster(cluster)}
 
 
-async def test_what_is_well_is_said_part_by_part(gateway: Gateway) -> None:
+async def test_a_healthy_gateway_passes_every_check(gateway: Gateway) -> None:
     found = await judged(Cluster(gateway.url, gateway.grpc_address, asks=True))
     assert {what for what, (level, _) in found.items() if level is Level.FAIL} == set()
     assert found["engines"] == (Level.OK, "1 of 1 are ready")
     assert "for task 'chat'" in found["decision"][1]
     assert "2 tokens in" in found["answer"][1]
     assert found["grpc"][0] is Level.OK
-    assert found["keys"][0] is found["certificate"][0] is Level.WARN  # a laptop's defaults, which production has not
+    assert found["keys"][0] is found["certificate"][0] is Level.WARN  # defaults for a laptop
 
 
 async def test_without_an_engine_it_is_not_ready_and_the_engine_is_named(neighbours: Neighbours) -> None:
@@ -31,7 +31,7 @@ async def test_without_an_engine_it_is_not_ready_and_the_engine_is_named(neighbo
     assert found["engines"] == (Level.FAIL, "none is ready of 1: local")
 
 
-async def test_where_keys_are_on_one_is_asked_for(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
+async def test_with_authentication_a_key_is_required(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path, "auth": "on"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
@@ -42,7 +42,7 @@ async def test_where_keys_are_on_one_is_asked_for(neighbours: Neighbours, valkey
     assert "401" in wrong["decision"][1]
 
 
-async def test_a_redis_that_is_away_is_told(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
+async def test_an_unavailable_redis_is_reported(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
@@ -51,7 +51,7 @@ async def test_a_redis_that_is_away_is_told(neighbours: Neighbours, valkey: Valk
         assert (await judged(Cluster(gateway.url)))["redis"][0] is Level.FAIL
 
 
-async def test_what_is_not_there_ends_the_looking(unused_tcp_port: int) -> None:
+async def test_an_unreachable_gateway_ends_the_checks(unused_tcp_port: int) -> None:
     found = await judged(Cluster(f"http://127.0.0.1:{unused_tcp_port}"))
     assert [what for what, (level, _) in found.items() if level is Level.FAIL] == ["gateway lives"]
     nowhere = await judged(Cluster("http://nowhere.invalid"))

@@ -1,4 +1,4 @@
-"""What both doors do alike: every test goes through HTTP, HTTP with streaming, and gRPC."""
+"""The common behaviour of the APIs; each test runs over HTTP, HTTP with streaming, and gRPC."""
 
 import asyncio
 from dataclasses import replace
@@ -37,7 +37,7 @@ async def test_an_answer_carries_text_usage_cost_and_its_path(door: Door, engine
     assert got.cost_usd == pytest.approx(64e-6)
 
 
-async def test_what_stands_beside_an_answer_says_what_the_answer_says(door: Door) -> None:
+async def test_headers_and_metadata_agree_with_the_answer(door: Door) -> None:
     got = await door.ask(IN_TRIAGE)
     told = dict(got.told)
     assert (told["decision-id"], told["path"], told["kind"]) == (got.decision_id, "triage_adapter", "lora")
@@ -46,11 +46,11 @@ async def test_what_stands_beside_an_answer_says_what_the_answer_says(door: Door
         assert (told["task"], told["reason"]) == ("triage", "policy:fixed")
         assert 0 < float(told["confidence"]) <= 1
         assert float(told["overhead-ms"]) > 0
-    if not isinstance(door, HttpStreamDoor):  # whose headers are sent before the cost is known
+    if not isinstance(door, HttpStreamDoor):  # its headers are sent before the cost is known
         assert told["cost-usd"] == f"{got.cost_usd:.9f}"
 
 
-async def test_everything_that_a_request_may_name_is_listed(door: Door) -> None:
+async def test_all_valid_model_names_are_listed(door: Door) -> None:
     assert await door.models() == [
         "auto", "tiny", "path:triage_adapter", "path:triage_few_shot", "path:handbook", "path:letter",
         "path:small_talk", "path:safe_start", "triage@prod", "voice@prod", TRIAGE, VOICE,
@@ -71,7 +71,7 @@ async def test_a_text_takes_its_tasks_path(door: Door, text: str, path: str, kin
     assert (got.path, got.kind, got.model) == (path, kind, model)
 
 
-async def test_passages_are_shown_to_the_engine_and_named_in_the_receipt(door: Door, engine: ScriptedEngine) -> None:
+async def test_passages_are_in_the_prompt_and_named_in_the_receipt(door: Door, engine: ScriptedEngine) -> None:
     got = await door.ask(IN_POLICY)
     assert engine.system == "Answer from the handbook.\n\n[Bicycles] Bicycles ride free."
     assert got.sources == ["bicycles.md"]
@@ -94,9 +94,7 @@ async def test_a_named_path_adapter_or_model_is_taken(door: Door, model: str, pa
     assert got.path == path
 
 
-async def test_sampling_reaches_the_engine_with_the_paths_values_in_the_gaps(
-    door: Door, engine: ScriptedEngine
-) -> None:
+async def test_the_paths_sampling_values_are_defaults_for_the_requests(door: Door, engine: ScriptedEngine) -> None:
     await door.ask(IN_TRIAGE, top_p=0.5, seed=11, stop=["END"], max_tokens=7, response_format={"type": "json_object"})
     body = engine.bodies[-1]
     assert {name: body[name] for name in ("max_tokens", "temperature", "top_p", "seed", "stop")} == {
@@ -117,7 +115,7 @@ async def test_metadata_can_decide_by_a_rule(door: Door) -> None:
     assert decision["stage"] == "rule:inbox"
 
 
-async def test_a_decision_says_what_was_considered(door: Door) -> None:
+async def test_a_decision_lists_the_considered_paths(door: Door) -> None:
     decision = await door.route(IN_TRIAGE)
     assert (decision["task"], decision["reason"], decision["stage"]) == ("triage", "policy:fixed", "encoder")
     assert [(c["path"], c["outcome"]) for c in decision["considered"]] == [
@@ -164,7 +162,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
 ]
 
 
-async def test_a_bad_request_is_refused_with_the_same_code_and_never_reaches_the_engine(
+async def test_an_invalid_request_has_the_same_code_everywhere_and_never_reaches_the_engine(
     door: Door, engine: ScriptedEngine
 ) -> None:
     for request, *expected in BAD_REQUESTS:
@@ -174,7 +172,7 @@ async def test_a_bad_request_is_refused_with_the_same_code_and_never_reaches_the
     assert engine.bodies == []
 
 
-async def test_an_unknown_path_is_told_the_known_ones(door: Door) -> None:
+async def test_an_unknown_path_is_rejected_with_the_known_ones(door: Door) -> None:
     with pytest.raises(NotFound, match=r"unknown model 'path:nowhere'; known: path:triage_adapter, .*path:safe_start"):
         await door.ask("x", "path:nowhere")
 
@@ -184,17 +182,17 @@ async def test_a_prompt_over_the_context_window_is_the_callers_error(door: Door,
     with pytest.raises(InvalidArgument, match="maximum context length is 4096") as told:
         await door.ask(IN_TRIAGE)
     assert (told.value.code, told.value.param) == ("context_length_exceeded", "messages")
-    assert len(engine.bodies) == 1  # no other path would take it either
+    assert len(engine.bodies) == 1  # no other path could accept it
 
 
-async def test_a_failing_engine_is_unavailable_with_a_time_to_come_again(door: Door, engine: ScriptedEngine) -> None:
+async def test_a_failing_engine_is_unavailable_with_a_retry_time(door: Door, engine: ScriptedEngine) -> None:
     engine.refuses(500, {"error": {"message": "CUDA said no"}})
     with pytest.raises(Unavailable, match="engine 'local' answered 500: CUDA said no") as told:
         await door.ask(IN_CHAT, "tiny")
     assert (told.value.code, told.value.retry_after) == ("engine_error", 1.0)
 
 
-async def test_an_engine_that_is_not_up_yet_is_unavailable_and_says_what_it_does(
+async def test_a_starting_engine_is_unavailable_with_its_state(
     door: Door, neighbours: Neighbours, gateway: Gateway
 ) -> None:
     await neighbours.lora_server.say(STARTING, detail="loading weights")
@@ -205,18 +203,18 @@ async def test_an_engine_that_is_not_up_yet_is_unavailable_and_says_what_it_does
 
 
 @pytest.mark.parametrize("end", [[BREAK], [], [{"error": {"message": "out of memory", "code": 500}}, DONE]])
-async def test_an_answer_that_is_cut_is_an_error_and_never_a_clean_end(
+async def test_an_incomplete_answer_is_an_error(
     door: Door, engine: ScriptedEngine, gateway: Gateway, end: list[Any]
 ) -> None:
     engine.says(*beginning("Hel"), *end)
     with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
         await door.ask(IN_CHAT)
     assert told.value.code == "engine_unavailable"
-    assert len(engine.bodies) == 1  # after the first token no other path is taken
+    assert len(engine.bodies) == 1  # after the first token there is no fallback
     assert gateway.metric("pointsman_requests_total", outcome="engine_unavailable", path="small_talk") == 1
 
 
-async def test_before_its_first_token_a_failure_moves_to_the_next_path(
+async def test_a_failure_before_the_first_token_leads_to_the_next_path(
     door: Door, engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     engine.script = lambda body: [BREAK] if body["model"] == TRIAGE else answer("sorted")
@@ -226,12 +224,12 @@ async def test_before_its_first_token_a_failure_moves_to_the_next_path(
     assert gateway.metric("pointsman_requests_total", outcome="ok", path="triage_few_shot") == 1
 
 
-async def test_a_role_alone_is_no_first_token(door: Door, engine: ScriptedEngine) -> None:
+async def test_a_role_delta_is_not_a_first_token(door: Door, engine: ScriptedEngine) -> None:
     engine.script = lambda body: [*beginning(), BREAK] if body["model"] == TRIAGE else answer("sorted")
     assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
 
 
-async def test_a_retriever_that_is_needed_and_away_moves_to_the_default_path(
+async def test_an_unavailable_required_retriever_leads_to_the_default_path(
     door: Door, retriever: ScriptedRetriever, engine: ScriptedEngine
 ) -> None:
     retriever.error = Unavailable("no disk", code="store_unavailable")
@@ -240,7 +238,7 @@ async def test_a_retriever_that_is_needed_and_away_moves_to_the_default_path(
     assert engine.system == "Think step by step.\n\nNothing found."
 
 
-async def test_an_adapter_that_is_not_resident_is_passed_over(
+async def test_a_path_whose_adapter_is_not_loaded_is_skipped(
     door: Door, neighbours: Neighbours, gateway: Gateway
 ) -> None:
     await neighbours.lora_server.say(READY, url=neighbours.engine.url)
@@ -260,7 +258,7 @@ def room_for_three(neighbours: Neighbours) -> None:
     neighbours.settings["max_in_flight"] = 3
 
 
-async def test_too_many_requests_at_once_are_told_to_come_again(
+async def test_too_many_concurrent_requests_are_rejected_with_a_retry_time(
     room_for_three: None, door: Door, engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     first_token = asyncio.Event()
@@ -276,7 +274,7 @@ async def test_too_many_requests_at_once_are_told_to_come_again(
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_gateway_that_stops_lets_nobody_in(door: Door, gateway: Gateway) -> None:
+async def test_a_stopping_gateway_rejects_requests(door: Door, gateway: Gateway) -> None:
     gateway.components.pipeline.admission.is_closed = True
     with pytest.raises(Unavailable) as told:
         await door.ask(IN_CHAT)
@@ -284,7 +282,7 @@ async def test_a_gateway_that_stops_lets_nobody_in(door: Door, gateway: Gateway)
 
 
 @pytest.mark.parametrize("pieces", [(), ("Hel", "lo")])
-async def test_a_client_that_hangs_up_stops_the_engine_and_is_metered(
+async def test_a_disconnect_stops_the_engine_and_is_metered(
     door: Door, engine: ScriptedEngine, gateway: Gateway, pieces: tuple[str, ...]
 ) -> None:
     engine.says(*beginning(*pieces), asyncio.Event(), *answer("never"))
@@ -298,7 +296,7 @@ async def test_a_client_that_hangs_up_stops_the_engine_and_is_metered(
 
 
 class Mistaken:
-    """A stage with a mistake in it."""
+    """A stage that raises an unexpected exception."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         raise TypeError("unsupported operand")
@@ -310,7 +308,7 @@ def mistaken(gateway: Gateway) -> None:
     gateway.components.reloader.current = replace(now, stages=replace(now.stages, prompts=Mistaken()))
 
 
-async def test_a_mistake_of_ours_is_told_by_an_id_alone(
+async def test_an_internal_error_is_reported_by_an_id_only(
     mistaken: None, door: Door, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Internal, match=r"^internal error") as told:

@@ -1,4 +1,4 @@
-"""A rolling deploy: readiness off, wait, drain by what is in flight, bounded."""
+"""Graceful shutdown: not ready, then a notice period, then draining with a time limit."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ Starting = Callable[..., AbstractAsyncContextManager[ProcessGateway]]
 def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) -> Starting:
     @asynccontextmanager
     async def start(gap: float = 0.1, **settings: Any) -> AsyncIterator[ProcessGateway]:
-        """A gateway before an engine whose answers have 20 pieces, one every `gap` seconds."""
+        """Starts a gateway with an engine that answers with 20 chunks, one every `gap` seconds."""
         async with process_engine(tmp_path, "a", pieces=20, first=0.05, gap=gap) as engine:
             config_folder.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
             config_folder.paths = {name: path for name, path in config_folder.paths.items() if "adapter" not in path}
@@ -42,7 +42,7 @@ def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) ->
 
 
 async def streams(gateway: ProcessGateway, count: int, session: aiohttp.ClientSession) -> tuple[Load, Awaitable[Any]]:
-    """So many answers, all begun."""
+    """Starts this many streams and returns once all have begun."""
     load = Load(f"{gateway.url}/v1/chat/completions", IN_CHAT, 30, "auto")
     asked = asyncio.gather(*(load.ask(session) for _ in range(count)))
     await until(lambda: load.streaming == count, within=30)
@@ -53,7 +53,7 @@ async def says_no(gateway: ProcessGateway) -> bool:
     return (await gateway.look("/readyz"))[0] == 503
 
 
-async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer_has_heard(starting: Starting) -> None:
+async def test_during_the_notice_period_running_and_new_requests_are_served(starting: Starting) -> None:
     async with (
         starting(shutdown_delay=1.5, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -62,14 +62,14 @@ async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer
         gateway.signal(signal.SIGTERM)
 
         await found(lambda: says_no(gateway))
-        late = await load.ask(session)  # a balancer that has not heard yet
+        late = await load.ask(session)  # a load balancer that does not know about the shutdown yet
         outcomes: list[Outcome] = await asked
         assert [outcome for outcome in [late, *outcomes] if not outcome.ok] == []
         assert {outcome.text for outcome in outcomes} == {"a" * 20}
         assert await gateway.ended(within=30) == 0
 
 
-async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Starting) -> None:
+async def test_after_the_notice_period_new_requests_are_rejected(starting: Starting) -> None:
     async with (
         starting(shutdown_delay=0, shutdown_timeout=30) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -77,14 +77,14 @@ async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Sta
         load, asked = await streams(gateway, 2, session)
         gateway.signal(signal.SIGTERM)
 
-        await found(lambda: says_no(gateway))  # without a notice it is closed at the same moment
+        await found(lambda: says_no(gateway))  # without a notice period it is closed immediately
         told = await load.ask(session)
         assert (told.status, told.code, told.retry_after) == (503, "shutting_down", "1")
         assert all(outcome.ok for outcome in await asked)
         assert await gateway.ended(within=30) == 0
 
 
-async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_was_all(starting: Starting) -> None:
+async def test_requests_beyond_the_shutdown_timeout_end_with_an_error(starting: Starting) -> None:
     async with (
         starting(gap=1.0, shutdown_delay=0, shutdown_timeout=0.3) as gateway,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -96,14 +96,14 @@ async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_
         assert "draining: 5 requests are aborted after 0.3 s" in gateway.words
 
 
-async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
+async def test_ctrl_c_skips_the_notice_period(starting: Starting) -> None:
     async with starting(shutdown_delay=600) as gateway:
         gateway.signal(signal.SIGINT)
         assert await gateway.ended(within=30) == 0
 
 
-async def test_the_order_of_leaving() -> None:
-    """Whatever the doors are: unwelcome first, closed after the notice, done once the house is empty."""
+async def test_the_order_of_shutdown() -> None:
+    """For every server: not ready first, closed after the notice period, and finished when no request is left."""
     seen: list[tuple[bool, bool]] = []
     admission = Admission(2, Gauge("in_flight", "Inside.", registry=CollectorRegistry()))
 

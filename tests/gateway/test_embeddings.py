@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: the gateway's own model, and an engine's; in shape, in time, within limits, and counted."""
+"""`POST /v1/embeddings` with the gateway's own model and with an engine's: format, limits, deadlines and metering."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    """With its own model and with one of the scripted engine's."""
+    """A gateway with its own model and one of the scripted engine."""
     monkeypatch.setenv("EMBEDDING_KEY", "sesame")
     remote = {
         "url": neighbours.engine.url,
@@ -56,11 +56,11 @@ async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 # -- the gateway's own model
 
 
-async def test_the_client_gets_the_very_vectors_that_the_classifier_sees(
+async def test_the_client_gets_the_classifiers_vectors(
     client: openai.AsyncOpenAI, gateway: Gateway, minilm: MiniLM
 ) -> None:
     expected = minilm.embed(TEXTS)
-    got = await client.embeddings.create(model="minilm", input=TEXTS)  # the client asks for base64 by itself
+    got = await client.embeddings.create(model="minilm", input=TEXTS)  # the client requests base64 by default
     assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), expected)
     assert [d.index for d in got.data] == [0, 1, 2]
     assert got.model == minilm.fingerprint
@@ -70,7 +70,7 @@ async def test_the_client_gets_the_very_vectors_that_the_classifier_sees(
     assert np.array_equal(np.array(again.data[0].embedding, np.float32), expected[2])
 
 
-async def test_both_formats_have_the_published_shape_and_say_what_they_cost(
+async def test_both_formats_conform_to_the_published_type_and_report_costs(
     http: httpx.AsyncClient, gateway: Gateway, minilm: MiniLM
 ) -> None:
     tokens = sum(len(minilm.tokenizer.encode(text).ids) for text in TEXTS)
@@ -87,7 +87,7 @@ async def test_both_formats_have_the_published_shape_and_say_what_they_cost(
     assert gateway.metric("pointsman_embedding_requests_total", model="minilm", outcome="ok") == 3
 
 
-async def test_a_long_list_comes_back_in_order(client: openai.AsyncOpenAI, minilm: MiniLM) -> None:
+async def test_a_long_list_is_embedded_in_order(client: openai.AsyncOpenAI, minilm: MiniLM) -> None:
     texts = [f"text {number}" for number in range(3 * BATCH_TEXTS + 1)]
     got = await client.embeddings.create(model="minilm", input=texts)
     assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), minilm.embed(texts))
@@ -112,7 +112,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient) -> None:
+async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient) -> None:
     for body, code, param in REFUSED:
         told = shapes.error(await http.post(URL, json={"model": "minilm", **body}))
         assert (told["code"], told["param"]) == (code, param), body
@@ -121,7 +121,7 @@ async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient) -
     assert told["code"] == "bad_text"
 
 
-async def test_without_embedding_models_there_is_none(neighbours: Neighbours) -> None:
+async def test_without_embedding_models_the_route_is_not_found(neighbours: Neighbours) -> None:
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         answer = await http.post(URL, json={"model": "minilm", "input": "a"})
         assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_model")
@@ -130,8 +130,15 @@ async def test_without_embedding_models_there_is_none(neighbours: Neighbours) ->
 # -- an engine's
 
 
-async def test_an_engines_answer_is_passed_on_byte_for_byte(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    body = {"model": "small", "input": [[1, 2], [3]], "encoding_format": "base64", "dimensions": 3, "user": "u", "x": 1}
+async def test_an_engines_answer_is_forwarded_byte_for_byte(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    body = {
+        "model": "small",
+        "input": [[1, 2], [3]],
+        "encoding_format": "base64",
+        "dimensions": 3,
+        "user": "u",
+        "truncate_prompt_tokens": 8,
+    }
     answer = await http.post(URL, json=body)
     assert engine.bodies == [{**body, "model": "text-3"}]
     assert engine.headers[0]["authorization"] == "Bearer sesame"
@@ -154,7 +161,7 @@ def _answer(**more: Any) -> bytes:
         (_answer(usage={"prompt_tokens": "many"}), 3),
     ],
 )
-async def test_usage_is_found_wherever_it_stands_and_estimated_where_it_does_not(
+async def test_usage_is_found_anywhere_in_the_answer_or_estimated(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, answer: bytes, tokens: int
 ) -> None:
     engine.embeds = lambda body: answer
@@ -174,7 +181,7 @@ FAILURES: list[tuple[Any, int, str]] = [
 ]
 
 
-async def test_an_engines_failure_is_told_for_what_it_is(
+async def test_an_engines_failure_is_reported_with_its_cause(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     for failure, status, code in FAILURES:
@@ -185,14 +192,12 @@ async def test_an_engines_failure_is_told_for_what_it_is(
     assert gateway.metric("pointsman_embedding_tokens_total", model="small") == 0
 
 
-async def test_a_connection_that_the_engine_has_closed_is_made_anew(
-    http: httpx.AsyncClient, engine: ScriptedEngine
-) -> None:
+async def test_a_closed_connection_is_reopened(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for _ in range(2):
         assert (await http.post(URL, json={"model": "small", "input": "a"})).status_code == 200
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(
+async def test_a_disconnect_stops_the_engine(
     client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     never = asyncio.Event()
@@ -204,16 +209,14 @@ async def test_a_client_that_hangs_up_stops_the_engine(
     await until(lambda: gateway.metric("pointsman_embedding_requests_total", outcome="cancelled") == 1)
 
 
-async def test_an_engine_that_is_slow_is_not_waited_for_beyond_the_deadline(
-    http: httpx.AsyncClient, engine: ScriptedEngine
-) -> None:
+async def test_a_slow_engine_is_bounded_by_the_deadline(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     never = asyncio.Event()
     engine.embeds = lambda body: never
     answer = await http.post(URL, json={"model": "small", "input": "a"}, headers={"x-request-timeout": "0.2"})
     assert (answer.status_code, shapes.error(answer)["code"]) == (504, "deadline_exceeded")
 
 
-async def test_admissions_bound_holds_for_embeddings_too(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+async def test_the_admission_limit_applies_to_embeddings(neighbours: Neighbours, engine: ScriptedEngine) -> None:
     never = asyncio.Event()
     engine.embeds = lambda body: never
     neighbours.config.models["embeddings"] = {"small": {"url": engine.url, "usd_per_million_tokens": 1.0}}
@@ -232,7 +235,7 @@ async def test_admissions_bound_holds_for_embeddings_too(neighbours: Neighbours,
 
 
 class SlowEncoder:
-    """Embeds when it is told to, on its own thread."""
+    """An encoder that blocks its thread until it is released."""
 
     dimensions, fingerprint = 2, "slow"
 
@@ -248,7 +251,7 @@ class SlowEncoder:
 
 
 class Limits:
-    """A tenancy that notes what is held and settled."""
+    """A tenancy that records reservations and settlements."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[Any, ...]] = []
@@ -295,19 +298,19 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    tenancy: Any = limits  # has what the stage calls
+    tenancy: Any = limits  # it has the methods that the stage calls
     request_log: Any = Receipts()
     return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log)
 
 
-async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:
+async def test_the_reservation_is_settled_with_the_actual_usage(minilm: MiniLM) -> None:
     limits = Limits()
     got = await stage(LocalEmbedder(minilm), limits).embed(wanted("a", "b" * 400), Place)
     assert got.headers == {"x-ratelimit-remaining-tokens": "3"}
     assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", got.tokens, 2 * got.tokens, "ok")]
 
 
-async def test_a_refused_budget_embeds_nothing(minilm: MiniLM) -> None:
+async def test_without_budget_nothing_is_embedded(minilm: MiniLM) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
     limits.refuses = ResourceExhausted("the budget is used up", code="budget")
     with pytest.raises(ResourceExhausted):
@@ -315,13 +318,13 @@ async def test_a_refused_budget_embeds_nothing(minilm: MiniLM) -> None:
     assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "budget"))
 
 
-async def test_the_event_loop_goes_on_while_texts_are_embedded_and_a_cancelled_list_ends_with_its_slice(
+async def test_embedding_does_not_block_the_event_loop_and_cancellation_stops_after_a_slice(
     minilm: MiniLM,
 ) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
     texts = [f"text {number}" for number in range(10 * BATCH_TEXTS)]
     embedding = asyncio.create_task(stage(LocalEmbedder(encoder), limits).embed(wanted(*texts), Place))
-    await until(lambda: encoder.seen)  # the loop runs while the thread is held
+    await until(lambda: encoder.seen)  # the event loop runs while the thread is blocked
     embedding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await embedding
@@ -330,7 +333,7 @@ async def test_the_event_loop_goes_on_while_texts_are_embedded_and_a_cancelled_l
     assert encoder.seen == [tuple(texts[:BATCH_TEXTS])]
 
 
-async def test_a_short_request_goes_between_the_slices_of_a_long_one(minilm: MiniLM) -> None:
+async def test_a_short_request_is_interleaved_with_a_long_one(minilm: MiniLM) -> None:
     encoder = SlowEncoder(minilm)
     embeddings = stage(LocalEmbedder(encoder), Limits())
     long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * BATCH_TEXTS))), Place))
@@ -341,7 +344,7 @@ async def test_a_short_request_goes_between_the_slices_of_a_long_one(minilm: Min
     assert encoder.seen.index(("short",)) < len(encoder.seen) - 1
 
 
-async def test_time_runs_out_for_the_gateways_own_model_too(minilm: MiniLM) -> None:
+async def test_the_deadline_applies_to_the_gateways_own_model(minilm: MiniLM) -> None:
     encoder, limits = SlowEncoder(minilm), Limits()
     with pytest.raises(DeadlineExceeded):
         await stage(LocalEmbedder(encoder), limits).embed(wanted("a", deadline=0.0), Place)
@@ -374,7 +377,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
 ]
 
 
-def test_a_bad_embedding_model_is_refused_by_name(neighbours: Neighbours, tmp_path: Path) -> None:
+def test_an_invalid_embedding_model_is_rejected_by_name(neighbours: Neighbours, tmp_path: Path) -> None:
     for bend, problem in BAD:
         bend(neighbours.config.models)
         with pytest.raises(ConfigError, match=problem):
@@ -384,7 +387,7 @@ def test_a_bad_embedding_model_is_refused_by_name(neighbours: Neighbours, tmp_pa
 @pytest.mark.parametrize(
     ("more", "problem"), [({"url": "ftp://x"}, "is no URL"), ({"url": "http://x", "api_key_env": "NOT_SET"}, "NOT_SET")]
 )
-async def test_an_endpoint_that_cannot_be_is_refused_at_the_start(
+async def test_an_invalid_endpoint_is_rejected_at_the_start(
     neighbours: Neighbours, more: dict[str, Any], problem: str
 ) -> None:
     neighbours.config.models["embeddings"] = {"e": {"usd_per_million_tokens": 1, **more}}

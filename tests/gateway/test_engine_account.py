@@ -1,4 +1,4 @@
-"""An own engine's dollars are shared out among the paths that used it, and add up to its price."""
+"""The hourly cost of an engine is allocated to the paths that used it, and adds up to its price."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ HOUR = 3600.0
 
 
 def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
-    """A dollar a second, so that dollars are seconds."""
+    """An allocator with a price of a dollar per second, so that dollars equal seconds."""
     return EngineCostAllocator(price, 0.0, lag)
 
 
-def test_nobody_there_is_idle() -> None:
+def test_time_without_requests_is_idle() -> None:
     engine = account(price=2.0)
     engine.allocate(HOUR)
     assert engine.dollars == pytest.approx({IDLE: 2.0})
 
 
-def test_who_is_alone_pays_for_all_of_its_time() -> None:
+def test_a_single_request_pays_for_all_of_its_time() -> None:
     engine = account()
     engine.end(engine.begin("plain", 10.0), 13.0)
     engine.allocate(20.0)
     assert engine.dollars == pytest.approx({"plain": 3.0, IDLE: 17.0})
 
 
-def test_those_who_are_there_at_once_share_evenly() -> None:
+def test_concurrent_requests_share_time_evenly() -> None:
     engine = account()
     first = engine.begin("plain", 0.0)
     second = engine.begin("tuned", 2.0)
@@ -40,7 +40,7 @@ def test_those_who_are_there_at_once_share_evenly() -> None:
     assert engine.dollars == pytest.approx({"plain": 2 + 2, "tuned": 2 + 2, IDLE: 0})
 
 
-def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
+def test_time_in_the_engines_queue_is_not_charged() -> None:
     engine = account()
     first, second = engine.begin("plain", 0.0), engine.begin("tuned", 0.0)
     engine.end(first, 4.0, inference=4.0)
@@ -49,14 +49,14 @@ def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
     assert engine.dollars == pytest.approx({"plain": 4.0, "tuned": 2.0, IDLE: 0.0})
 
 
-def test_an_engine_that_says_more_than_can_be_is_not_believed() -> None:
+def test_an_impossible_report_of_an_engine_is_ignored() -> None:
     engine = account()
     engine.end(engine.begin("plain", 5.0), 6.0, inference=100.0)
     engine.allocate(10.0)
     assert engine.dollars == pytest.approx({"plain": 1.0, IDLE: 9.0})
 
 
-def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
+def test_allocation_waits_for_open_intervals_up_to_the_lag() -> None:
     engine = account(lag=30.0)
     engine.begin("endless", 10.0)
     engine.allocate(20.0)
@@ -66,7 +66,7 @@ def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
     assert engine.dollars == pytest.approx({IDLE: 10.0, "endless": 60.0})
 
 
-def test_another_price_holds_from_now_on() -> None:
+def test_a_new_price_applies_from_now_on() -> None:
     engine = account(price=HOUR)
     visit = engine.begin("plain", 0.0)
     engine.set_price(2 * HOUR, 10.0)
@@ -81,7 +81,7 @@ class Stay:
     begin: float
     seconds: float
     worked: float | None
-    """Share of its stay, as the engine tells; None where it does not."""
+    """The share of the interval in which the engine worked, as it reports; None if it does not."""
 
 
 STAYS = st.lists(
@@ -98,10 +98,10 @@ STAYS = st.lists(
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20), lag=st.floats(0.1, 60))
-def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
+def test_paths_and_idle_time_always_add_up_to_the_price(
     stays: Sequence[Stay], looks: Sequence[float], lag: float
 ) -> None:
-    engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar a second
+    engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar per second
     run(engine, stays, looks)
     engine.allocate(400.0)
     assert engine.allocated_until == 400.0
@@ -112,20 +112,20 @@ def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20))
 @example(stays=[Stay("plain", 4.0, 5.0, 2.0**-52)], looks=[])
-def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
+def test_shares_equal_their_definition_and_do_not_depend_on_reads(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
-    """As long as nobody is awaited for longer than the lag."""
+    """Holds as long as no interval is open for longer than the lag."""
     engine = EngineCostAllocator(HOUR, 0.0, max_lag=1000.0)
     run(engine, stays, looks)
     engine.allocate(400.0)
     owed = by_definition(stays)
-    nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # a stay may be too short for one of the two to see
+    nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # an interval may be too short for one of the two to count
     assert nobody | engine.dollars == pytest.approx(nobody | owed, abs=1e-9)
 
 
 def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[float]) -> None:
-    """All of it in the order of time."""
+    """Replays the intervals in the order of time."""
     events: list[tuple[float, int, Stay | None]] = [(stay.begin, 0, stay) for stay in stays]
     events += [(stay.begin + stay.seconds, 1, stay) for stay in stays]
     events += [(look, 2, None) for look in looks]
@@ -140,7 +140,7 @@ def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[floa
 
 
 def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
-    """Moment by moment: each second is shared evenly by those that are at work in it."""
+    """Computes the shares from the definition: each moment is divided evenly among the paths at work."""
     work = [(max(s.begin, s.begin + s.seconds * (1 - (1 if s.worked is None else s.worked))), s) for s in stays]
     spans = [(begin, s.begin + s.seconds, s.path) for begin, s in work if s.begin + s.seconds > begin]
     edges = sorted({0.0, 400.0, *(begin for begin, _, _ in spans), *(end for _, end, _ in spans)})
@@ -152,7 +152,7 @@ def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
     return owed
 
 
-def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
+def test_unknown_paths_are_reported_as_other_and_unpriced_engines_are_omitted() -> None:
     now = [0.0]
     accounts = EngineCosts(lambda: now[0])
     accounts.apply_config(lambda: {"local": HOUR}, ["plain"])
@@ -162,7 +162,7 @@ def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_p
         now[0] += 2
         assert stay is not None
         accounts.end(stay, None)
-    accounts.apply_config(dict, [])  # it has left the configuration
+    accounts.apply_config(dict, [])  # it was removed from the configuration
     now[0] += 100
     (family,) = accounts.collect()
     told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}

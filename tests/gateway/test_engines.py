@@ -1,11 +1,11 @@
-"""What the gateway knows of its engines, as their lora-servers tell it."""
+"""The gateway's view of its engines, as reported by their lora-servers."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
@@ -34,7 +34,7 @@ async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
     await asyncio.wait([following])
 
 
-async def test_an_engine_is_not_ready_before_it_says_so(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+async def test_an_engine_is_not_ready_before_it_reports_so(engines: Engines, lora_server: ScriptedLoraServer) -> None:
     await until(lambda: engines.get("local").detail == "loading weights")
     assert not engines.any_ready
     assert engines.why_not(PLAIN) == "no engine for 'tiny' is ready: local: loading weights"
@@ -43,7 +43,7 @@ async def test_an_engine_is_not_ready_before_it_says_so(engines: Engines, lora_s
     assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
 
 
-async def test_an_alias_leads_to_the_resident_version(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+async def test_an_alias_resolves_to_the_loaded_version(engines: Engines, lora_server: ScriptedLoraServer) -> None:
     await lora_server.say(READY, url=URL + "/", resident=[VERSION], aliases={"triage@prod": VERSION})
     await until(lambda: engines.any_ready)
     (target,) = engines.targets(ADAPTED)
@@ -55,7 +55,7 @@ async def test_an_alias_leads_to_the_resident_version(engines: Engines, lora_ser
     assert [target.model for target in engines.targets(PLAIN)] == ["tiny"]
 
 
-async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
+async def test_a_changed_alias_resolves_to_the_new_version_at_once(
     engines: Engines, lora_server: ScriptedLoraServer
 ) -> None:
     for version in (VERSION, NEXT):
@@ -65,7 +65,7 @@ async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
     assert engines.targets(Path("p", "tiny", adapter=VERSION))[0].model == VERSION  # by its own name still
 
 
-async def test_an_alias_of_a_version_that_is_not_resident_leads_nowhere(
+async def test_an_alias_of_a_version_that_is_not_loaded_does_not_resolve(
     engines: Engines, lora_server: ScriptedLoraServer
 ) -> None:
     await lora_server.say(READY, url=URL, resident=[VERSION], aliases={"triage@prod": NEXT})
@@ -76,7 +76,7 @@ async def test_an_alias_of_a_version_that_is_not_resident_leads_nowhere(
     assert told.value.code == "adapter_not_resident"
 
 
-async def test_an_engine_that_goes_down_is_left_out(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+async def test_an_engine_that_is_down_is_excluded(engines: Engines, lora_server: ScriptedLoraServer) -> None:
     await lora_server.say(READY, url=URL)
     await until(lambda: engines.any_ready)
     await lora_server.say(DOWN, detail="exited with code 1; starting again in 4 s")
@@ -102,7 +102,7 @@ async def test_an_engine_that_serves_another_model_is_never_used(
         ("127.0.0.2:8083", "http://127.0.0.2:8101", True),
     ],
 )
-async def test_a_members_engine_whose_address_is_of_no_use_here_is_not_used(
+async def test_an_engine_needs_an_address_that_the_gateway_can_reach(
     lora_server: ScriptedLoraServer, endpoint: str, url: str, is_used: bool
 ) -> None:
     engines = Engines([Engine("fleet/0", "tiny", group="fleet", endpoint=endpoint)])
@@ -115,7 +115,7 @@ async def test_a_members_engine_whose_address_is_of_no_use_here_is_not_used(
     await asyncio.wait([following])
 
 
-async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_again_after(
+async def test_an_engine_keeps_serving_while_its_lora_server_is_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     engines = Engines([Engine("local", "tiny")])
@@ -133,7 +133,7 @@ async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_ag
         await asyncio.wait([following])
 
 
-def test_all_engines_that_can_answer_are_targets_in_their_order() -> None:
+def test_all_engines_that_can_answer_are_candidates_in_order() -> None:
     resident = frozenset({VERSION})
     engines = Engines(
         [
@@ -148,7 +148,7 @@ def test_all_engines_that_can_answer_are_targets_in_their_order() -> None:
     assert [target.engine.name for target in engines.targets(Path("p", "tiny", adapter=VERSION))] == ["full"]
 
 
-def test_what_is_kept_in_mind_is_never_older_than_the_last_word() -> None:
+def test_cached_lookups_are_invalidated_by_updates() -> None:
     engines = Engines([Engine("a", "tiny", "http://a", ready=True), Engine("b", "tiny", "http://b", ready=True)])
     assert [target.engine.name for target in engines.targets(PLAIN)] == ["a", "b"]
     engines.update(Engine("a", "tiny", "http://a", ready=False, detail="stopped"))
@@ -175,7 +175,7 @@ def test_configurations_share_an_engines_breaker_but_not_its_settings() -> None:
     assert not before.any_ready
 
 
-def test_the_cache_of_lookups_is_bounded_for_names_that_requests_make_up() -> None:
+def test_the_lookup_cache_is_bounded_for_unknown_names() -> None:
     engines = Engines([Engine("a", "tiny", "http://a", ready=True)])
     for number in range(5000):
         engines.why_not(Path("p", "tiny", adapter=f"made-up-{number}"))

@@ -1,4 +1,4 @@
-"""An answer that the task's validators refuse is replaced once by the next path's."""
+"""An answer that the task's validators refuse is replaced once by the next path's answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -23,14 +23,14 @@ REFUSED = 'json_schema: "urgency" is a required property'
 
 @pytest.fixture
 def large_engine(second_engine: ScriptedEngine) -> ScriptedEngine:
-    """Of the dear path."""
+    """The engine of the expensive path."""
     second_engine.says(*answer(GOOD, prompt_tokens=50))
     return second_engine
 
 
 @pytest.fixture(autouse=True)
 def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> None:
-    """Triage goes to a small path first and to a large one, ten times as dear, where its answer has no urgency."""
+    """Triage uses a small path first, and then a large one, which costs ten times as much and omits the urgency."""
     config = neighbours.config
     config.models["models"]["grand"] = {
         "context_window": 4096,
@@ -53,7 +53,7 @@ def events(gateway: Gateway, seconds: float = 10, model: str = "auto", **samplin
 
 
 class Told:
-    """What the pipeline said, all of it."""
+    """Everything that the pipeline sent to its sink."""
 
     def __init__(self, said: Sequence[Event]) -> None:
         started, *batches, finished = said
@@ -73,7 +73,7 @@ async def told(gateway: Gateway, seconds: float = 10, model: str = "auto", **sam
 # -- accepted
 
 
-async def test_an_accepted_answer_is_sent_as_it_came(
+async def test_an_accepted_answer_is_sent_unchanged(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*answer('{"urgency"', ': "low"}'))
@@ -180,7 +180,7 @@ async def test_the_second_answer_is_sent_as_it_comes_whatever_it_is(
     assert (len(engine.bodies), len(large_engine.bodies)) == (1, 1)
 
 
-async def test_of_several_answers_each_must_be_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_each_of_several_choices_must_be_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(chunk(GOOD, index=0), chunk(BAD, index=1), chunk(index=0, finish="stop"), *answer(finish="stop"))
     it = await told(gateway, n=2)
     assert it.rows["small"][1] == 'refused: json_schema: choice 1: "urgency" is a required property'
@@ -260,7 +260,7 @@ async def test_if_a_buffered_answer_breaks_off_the_next_path_answers(
     it = await told(gateway)
     assert (it.text, it.decision.path.name, it.decision.reason) == (GOOD, "large", "fallback")
     assert it.receipt.escalated_from == ""
-    assert it.receipt.usage.completion_tokens == 2  # one of them was lost
+    assert it.receipt.usage.completion_tokens == 2  # the answer of one of them was lost
 
 
 async def test_if_the_first_path_is_unavailable_the_next_starts_and_may_escalate(
@@ -398,7 +398,7 @@ async def test_a_path_that_the_request_names_is_not_judged(gateway: Gateway, eng
 
 
 def sure(*logprobs: float) -> list[Step]:
-    """An answer with the log-probability of each piece, as vLLM tells it."""
+    """Returns an answer with the log-probability of each chunk, in vLLM's format."""
     pieces = [
         chunk("x", logprobs={"content": [{"token": "x", "logprob": logprob, "bytes": [120], "top_logprobs": []}]})
         for logprob in logprobs
@@ -408,7 +408,7 @@ def sure(*logprobs: float) -> list[Step]:
 
 @pytest.fixture
 async def unsure_gateway(neighbours: Neighbours, engine: ScriptedEngine) -> AsyncIterator[Gateway]:
-    """Escalates what the model is not sure of."""
+    """A gateway that escalates answers with a low mean log-probability."""
     neighbours.config.tasks["triage"]["validators"] = [{"mean_logprob": -0.5}]
     await neighbours.ready()
     async with neighbours.gateway() as gateway:

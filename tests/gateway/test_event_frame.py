@@ -1,4 +1,4 @@
-"""Events of one frame are read as they are one by one, whatever the text is and whatever stands around it."""
+"""The SSE template reads events with the same result as the JSON parser, for every text."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def read_together(events: list[bytes]) -> list[Chunks]:
 
 
 def read_apart(events: list[bytes]) -> list[Chunks]:
-    """Each by a reader that has seen no other."""
+    """Reads each event with a new reader."""
     return [EventReader().read(each) for each in events]
 
 
@@ -40,7 +40,7 @@ TEXTS = some.text(some.characters(exclude_categories=["Cs"]), max_size=12)
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(texts=some.lists(TEXTS, min_size=2, max_size=8), ascii_only=some.booleans())
-def test_any_texts_are_read_alike(texts: list[str], ascii_only: bool) -> None:
+def test_any_text_is_parsed_identically(texts: list[str], ascii_only: bool) -> None:
     told = [json.loads(event(text)[6:]) for text in texts]
     events = [written(data, ascii_only=ascii_only) for data in told]
     together = read_together(events)
@@ -48,7 +48,7 @@ def test_any_texts_are_read_alike(texts: list[str], ascii_only: bool) -> None:
     assert raw_of(together) == raw_of(read_apart(events))
 
 
-def test_what_leaves_the_frame_is_read_alike() -> None:
+def test_events_outside_of_the_template_are_parsed_identically() -> None:
     events = [
         event("one"),
         event(" two"),
@@ -76,7 +76,7 @@ def test_a_text_elsewhere_is_not_taken_for_the_deltas() -> None:
     assert read_together(events) == read_apart(events)
 
 
-def test_half_an_event_waits_for_its_end() -> None:
+def test_an_incomplete_event_waits_for_its_rest() -> None:
     whole = [event("one"), event(" two"), event(" three")]
     reader = EventReader()
     pieces = [whole[0], whole[1], whole[2][:30], whole[2][30:] + whole[1], whole[0]]
@@ -84,7 +84,7 @@ def test_half_an_event_waits_for_its_end() -> None:
     assert told == ["one", " two", " three", " two", "one"]
 
 
-def test_what_cannot_be_read_is_not_taken_for_text() -> None:
+def test_invalid_events_are_not_treated_as_text() -> None:
     reader = EventReader()
     reader.read(event("one"))
     reader.read(event(" two").replace(b" two", b"\xff"))

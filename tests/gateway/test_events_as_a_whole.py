@@ -1,4 +1,4 @@
-"""An answer that is wanted as a whole says the same, however many of its events come at once."""
+"""A plain answer does not depend on how many of the engine's events arrive at once."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def said(*words: str) -> list[dict[str, Any]]:
 
 
 def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]:
-    """All that is told of a plain answer."""
+    """Returns everything that a client sees of a plain answer."""
     pieces = sum(chunk.event_count for chunk in chunks if chunk.content or chunk.extra)
     usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
@@ -41,7 +41,7 @@ def read_at_once(stream: bytes, *, as_a_whole: bool) -> tuple[Any, ...]:
     return summed_up(reader, reader.read(stream))
 
 
-def test_texts_that_come_together_are_one_chunk() -> None:
+def test_texts_that_arrive_together_form_one_chunk() -> None:
     ended = event({}, finish_reason="stop")
     read = EventReader(as_a_whole=True).read(written(*said("one", " two", " three"), ended, USAGE) + DONE)
     assert [(chunk.content, chunk.event_count, chunk.finish_reason) for chunk in read] == [
@@ -52,7 +52,7 @@ def test_texts_that_come_together_are_one_chunk() -> None:
     assert json.loads(read[0].raw) == event({"content": "one"})
 
 
-def test_of_a_stream_each_stays_as_it_came() -> None:
+def test_in_a_stream_each_event_stays_separate() -> None:
     read = EventReader().read(written(*said("one", " two", " three"), USAGE) + DONE)
     assert [chunk.content for chunk in read] == ["one", " two", " three", ""]
     assert [chunk.event_count for chunk in read] == [1, 1, 1, 1]
@@ -75,7 +75,7 @@ EVENTS = some.one_of(
 
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(events=some.lists(EVENTS, min_size=4, max_size=9), words=some.lists(some.text(max_size=3), max_size=9))
-def test_whatever_comes_is_read_alike(events: list[dict[str, Any]], words: list[str]) -> None:
+def test_joined_and_separate_events_give_the_same_answer(events: list[dict[str, Any]], words: list[str]) -> None:
     for stream in (written(*events), written(*said(*words), *events[:3]) + DONE, written(*said(*words), USAGE) + DONE):
         assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)
 
@@ -85,7 +85,7 @@ def test_whatever_comes_is_read_alike(events: list[dict[str, Any]], words: list[
     [b"data: {\n\n", b"data: %b,%b\n\n" % (A_TEXT, A_TEXT), b"data: \xff\n\n", b"data: 7\n\n", DONE],
 )
 @pytest.mark.parametrize("place", range(7))
-def test_what_cannot_be_read_ends_it_in_the_same_place(wrong: bytes, place: int) -> None:
+def test_an_invalid_event_ends_both_at_the_same_place(wrong: bytes, place: int) -> None:
     events = [written(each) for each in (*said("one", " two", " three", " four"), USAGE)]
     stream = b"".join([*events[:place], wrong, *events[place:]]) + DONE
     assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)

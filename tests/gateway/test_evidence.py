@@ -1,4 +1,4 @@
-"""What is known of each path on each task: exact counts, shared by all gateways, over a window of days."""
+"""Statistics of each path on each task: exact counts, shared by all gateways, over a window of days."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +22,7 @@ ERROR = 0.025
 """Relative error of a quantile."""
 
 
-def test_an_answer_is_evidence_at_once() -> None:
+def test_an_answer_counts_immediately() -> None:
     board = EvidenceStore()
     for seconds in (*[0.5] * 95, *[2.0] * 5):
         board.count_answer(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
@@ -35,13 +35,13 @@ def test_an_answer_is_evidence_at_once() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "engine_error"])
-def test_what_did_not_come_to_its_end_is_none(outcome: str) -> None:
+def test_an_incomplete_answer_does_not_count(outcome: str) -> None:
     board = EvidenceStore()
     board.count_answer(receipt(decision(), outcome=outcome))
     assert board.of("chat", PLAIN) == PathEvidence()
 
 
-def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() -> None:
+def test_statistics_belong_to_a_task_a_path_definition_and_an_adapter_version() -> None:
     board = EvidenceStore()
     version = "triage@111111111111"
     board.versions = lambda path: version if path.adapter else ""
@@ -50,7 +50,7 @@ def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() ->
     assert board.of("chat", ADAPTED).answers == 0
     assert board.of("triage", replace(ADAPTED, name="other")).answers == 0
     assert board.of("triage", replace(ADAPTED, fingerprint="another prompt")).answers == 0
-    version = "triage@222222222222"  # the alias has been moved
+    version = "triage@222222222222"  # the alias has changed
     assert board.of("triage", ADAPTED).answers == 0
 
 
@@ -61,14 +61,14 @@ async def exchange(*desks: Desk) -> None:
         await desk.read_evidence()
 
 
-async def test_gateways_add_up_to_the_same(desk: Desk, valkey: Valkey) -> None:
+async def test_all_gateways_have_the_same_statistics(desk: Desk, valkey: Valkey) -> None:
     async with desk_at(valkey.url) as other:
         desk.note("a1", "a2")
         other.note("b1")
         await exchange(desk, other)
         assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
         assert desk.board.of("chat", PLAIN).answers == 3
-        other.note("b2")  # not told yet, and known here already
+        other.note("b2")  # not sent yet, but known locally
         await other.read_evidence()
         assert other.board.of("chat", PLAIN).answers == 4
         await exchange(desk, other)
@@ -77,7 +77,7 @@ async def test_gateways_add_up_to_the_same(desk: Desk, valkey: Valkey) -> None:
         assert desk.board.of("chat", PLAIN).answers == 4
 
 
-async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place(desk: Desk) -> None:
+async def test_a_rating_counts_for_the_path_that_answered_and_can_be_replaced(desk: Desk) -> None:
     version = "triage@111111111111"
     desk.board.versions = lambda path: version if path.adapter else ""
     made = decision("d1", "triage", ADAPTED)
@@ -104,7 +104,7 @@ async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
     assert desk.board.of("chat", PLAIN).quality == 0.1
 
 
-async def test_a_new_gateway_knows_what_was_learned_before(desk: Desk, valkey: Valkey) -> None:
+async def test_a_new_gateway_reads_existing_statistics(desk: Desk, valkey: Valkey) -> None:
     desk.note("d1", "d2")
     await desk.recorder.write()
     async with desk_at(valkey.url) as later:
@@ -112,7 +112,7 @@ async def test_a_new_gateway_knows_what_was_learned_before(desk: Desk, valkey: V
         assert later.board.of("chat", PLAIN).answers == 2
 
 
-async def test_evidence_that_redis_was_not_told_is_told_when_it_is_back(desk: Desk, valkey: Valkey) -> None:
+async def test_statistics_are_sent_once_redis_returns(desk: Desk, valkey: Valkey) -> None:
     valkey.kill()
     desk.note("d1")
     with pytest.raises(Unavailable):
@@ -126,7 +126,7 @@ async def test_evidence_that_redis_was_not_told_is_told_when_it_is_back(desk: De
         assert other.board.of("chat", PLAIN).answers == 2
 
 
-async def test_what_may_not_be_in_redis_yet_is_not_forgotten_for_what_redis_says(desk: Desk, valkey: Valkey) -> None:
+async def test_unsent_statistics_survive_a_read_from_redis(desk: Desk, valkey: Valkey) -> None:
     valkey.kill()
     desk.note("d1")
     with pytest.raises(Unavailable):
@@ -144,7 +144,7 @@ async def test_what_may_not_be_in_redis_yet_is_not_forgotten_for_what_redis_says
     assert desk.board.of("chat", PLAIN).answers == 1
 
 
-async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
+async def test_days_outside_of_the_window_are_dropped(desk: Desk) -> None:
     today, yesterday, before = redis_schema.last_days(3)
     cell = EvidenceKey("chat", "small_talk", "f1", "")
     counts = {day: {cell: {"answers": number}} for day, number in ((today, 1), (yesterday, 10), (before, 100))}
@@ -153,11 +153,11 @@ async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
         await desk.recorder.read_evidence(day)
     assert desk.board.of("chat", PLAIN).answers == 111
     desk.board.window = 2
-    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # a day that it does not know: time has gone on
+    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # an unknown, later day
     assert desk.board.of("chat", PLAIN).answers == 11
 
 
-async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
+async def test_without_redis_a_gateway_uses_its_own_statistics(
     door: Door, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     await door.ask(IN_CHAT)
@@ -167,7 +167,7 @@ async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
     assert known.p95_seconds > 0
 
 
-async def test_without_redis_feedback_is_told_what_to_set(door: Door) -> None:
+async def test_without_redis_feedback_is_rejected_with_the_required_setting(door: Door) -> None:
     with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as told:
         await door.say("d", rating=1.0)
     assert told.value.code == "no_request_log"

@@ -1,4 +1,4 @@
-"""A real Prometheus keeps the traces that the latencies name, and finds them by the dashboards' own queries."""
+"""A real Prometheus stores the trace exemplars of latencies, and finds them with the dashboards' queries."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ async def gateway(neighbours: Neighbours, recorded: Recorded) -> AsyncIterator[G
         yield gateway
 
 
-async def test_prometheus_finds_the_trace_of_a_latency_by_each_panel_that_shows_traces(
+async def test_each_panel_with_traces_finds_exemplars_in_prometheus(
     prometheus: httpx.AsyncClient, gateway: Gateway, recorded: Recorded
 ) -> None:
     async with open_http_client(gateway) as http:

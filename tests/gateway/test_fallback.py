@@ -1,4 +1,4 @@
-"""Two engines for one model: the next one answers, as long as nothing has been said."""
+"""With two engines for one model, the second one answers if the first fails before the first token."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ def two_engines(neighbours: Neighbours, second_engine: ScriptedEngine) -> None:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """Its second engine is so busy that the first one is asked first."""
+    """A gateway whose second engine is so busy that the first one is chosen."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
@@ -39,7 +39,7 @@ def text_of(events: list[Event]) -> str:
 
 
 @pytest.mark.parametrize("script", [[BREAK], [*beginning(), BREAK], [], [b"data: [DONE]\n\n"]])
-async def test_a_broken_first_engine_falls_over_before_the_first_token(
+async def test_a_failure_before_the_first_token_is_retried_on_another_engine(
     gateway: Gateway, engine: ScriptedEngine, script: list[object]
 ) -> None:
     engine.says(*script)  # type: ignore[arg-type]
@@ -49,7 +49,9 @@ async def test_a_broken_first_engine_falls_over_before_the_first_token(
 
 
 @pytest.mark.parametrize("status", [404, 429, 500, 503])
-async def test_an_engine_that_refuses_falls_over(gateway: Gateway, engine: ScriptedEngine, status: int) -> None:
+async def test_an_engines_error_is_retried_on_another_engine(
+    gateway: Gateway, engine: ScriptedEngine, status: int
+) -> None:
     engine.refuses(status, {"error": {"message": "not now"}})
     events = await answered(gateway)
     assert text_of(events) == "from the second"
@@ -60,7 +62,7 @@ async def test_an_engine_that_refuses_falls_over(gateway: Gateway, engine: Scrip
     assert finished.receipt.usage.completion_tokens == 3
 
 
-async def test_after_the_first_token_no_other_engine_is_asked(
+async def test_there_is_no_retry_after_the_first_token(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("Hel"), BREAK)
@@ -69,7 +71,7 @@ async def test_after_the_first_token_no_other_engine_is_asked(
     assert second_engine.bodies == []
 
 
-async def test_a_request_that_the_engine_finds_wrong_is_not_tried_elsewhere(
+async def test_an_invalid_request_is_not_retried(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.refuses(400, TOO_LONG)
@@ -78,7 +80,7 @@ async def test_a_request_that_the_engine_finds_wrong_is_not_tried_elsewhere(
     assert second_engine.bodies == []
 
 
-async def test_when_all_engines_fail_the_last_ones_error_is_told(
+async def test_if_all_engines_fail_the_last_error_is_reported(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.refuses(500, "a")
@@ -88,7 +90,7 @@ async def test_when_all_engines_fail_the_last_ones_error_is_told(
     assert (len(engine.bodies), len(second_engine.bodies)) == (2, 2)  # by the task's path, then by the default path
 
 
-async def test_an_adapters_path_asks_only_engines_that_hold_it(
+async def test_an_adapters_path_uses_only_engines_that_hold_it(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.refuses(500, "x")
@@ -99,7 +101,7 @@ async def test_an_adapters_path_asks_only_engines_that_hold_it(
     assert [body["model"] for body in second_engine.bodies] == ["tiny"]
 
 
-async def test_time_spent_on_a_hanging_engine_is_not_given_to_the_next(
+async def test_retries_share_one_deadline(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.says(asyncio.Event())
@@ -109,10 +111,8 @@ async def test_time_spent_on_a_hanging_engine_is_not_given_to_the_next(
     await until(lambda: engine.running == 0)
 
 
-async def test_an_engine_that_keeps_failing_is_passed_over_in_the_decision(
-    gateway: Gateway, engine: ScriptedEngine
-) -> None:
-    """An adapter's path has one engine only: once that is left alone, the router itself takes the next path."""
+async def test_the_router_skips_a_path_whose_engine_keeps_failing(gateway: Gateway, engine: ScriptedEngine) -> None:
+    """An adapter's path has one engine. Once its circuit breaker is open, the router chooses the next path."""
     engine.refuses(500, "x")
     for _ in range(5):
         await answered(gateway, IN_TRIAGE)
@@ -126,7 +126,7 @@ async def test_an_engine_that_keeps_failing_is_passed_over_in_the_decision(
     assert len(engine.bodies) == asked
 
 
-async def test_a_gateway_whose_engines_are_all_left_alone_is_not_ready(
+async def test_a_gateway_with_all_breakers_open_is_not_ready(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     assert gateway.components.engines.any_ready

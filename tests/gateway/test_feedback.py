@@ -1,4 +1,4 @@
-"""What people say of answers is kept once, at both doors alike."""
+"""Feedback is stored once, over HTTP and gRPC."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
     return neighbours
 
 
-async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valkey: Valkey, gateway: Gateway) -> None:
+async def test_feedback_is_stored_with_its_decision(door: Door, valkey: Valkey, gateway: Gateway) -> None:
     answer = await door.ask(IN_TRIAGE)
     said = {
         "rating": 0.8,
@@ -43,7 +43,7 @@ async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valke
     assert gateway.known("triage", "triage_adapter").quality == 0.8
 
 
-async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> None:
+async def test_repeated_feedback_counts_once(door: Door, valkey: Valkey) -> None:
     answer = await door.ask(IN_CHAT)
     assert await door.say(answer.decision_id, rating=0.2) == ("request_log", False)
     assert await door.say(answer.decision_id, rating=0.2) == ("request_log", True)
@@ -52,20 +52,20 @@ async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> No
     assert await door.say(answer.decision_id, rating=0.2) == (
         "request_log",
         True,
-    )  # an old one, sent again, changes nothing
+    )  # sending older feedback again changes nothing
     (record,) = await feedback_in(valkey.url)
     assert record["rating"] == "0.4"
     assert await rated_in(valkey.url) == {"small_talk": (1, 0.4)}
 
 
-async def test_the_doors_agree_on_what_is_the_same(gateway: Gateway, http: httpx.AsyncClient) -> None:
+async def test_feedback_over_http_and_grpc_is_deduplicated(gateway: Gateway, http: httpx.AsyncClient) -> None:
     name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
     await HttpDoor(http).say(name, rating=0.8, correction="too long")
     async with open_channel(gateway.grpc_address) as channel:
         assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("request_log", True)
 
 
-async def test_each_thing_said_later_takes_the_place_of_what_was_said_of_it(door: Door, valkey: Valkey) -> None:
+async def test_later_feedback_replaces_earlier_fields(door: Door, valkey: Valkey) -> None:
     answer = await door.ask(IN_CHAT)
     await door.say(answer.decision_id, rating=0.0, right_task="policy")
     await door.say(answer.decision_id, correction="No greeting.")
@@ -74,15 +74,13 @@ async def test_each_thing_said_later_takes_the_place_of_what_was_said_of_it(door
     assert (record["rating"], record["right_task"], record["correction"]) == ("1", "policy", "No greeting.")
 
 
-async def test_an_answers_own_id_names_its_decision_too(door: Door) -> None:
+async def test_feedback_may_name_the_answers_id(door: Door) -> None:
     answer = await door.ask(IN_CHAT)
     assert await door.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("request_log", False)
     assert await door.say(answer.decision_id, rating=1.0) == ("request_log", True)
 
 
-async def test_of_a_decision_alone_the_right_task_can_be_said_and_nothing_is_rated(
-    door: Door, valkey: Valkey, gateway: Gateway
-) -> None:
+async def test_a_route_accepts_the_correct_task_but_no_rating(door: Door, valkey: Valkey, gateway: Gateway) -> None:
     decided = await door.route(IN_CHAT)
     assert await door.say(decided["id"], right_task="unknown", rating=0.0) == ("request_log", False)
     (record,) = await feedback_in(valkey.url)
@@ -103,7 +101,7 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
 ]
 
 
-async def test_what_makes_no_sense_is_refused_with_the_same_code(door: Door, valkey: Valkey) -> None:
+async def test_invalid_feedback_has_the_same_code_everywhere(door: Door, valkey: Valkey) -> None:
     for said, code, param in REFUSED:
         with pytest.raises(InvalidArgument) as told:
             await door.say(**said)
@@ -111,18 +109,18 @@ async def test_what_makes_no_sense_is_refused_with_the_same_code(door: Door, val
     assert await feedback_in(valkey.url) == []
 
 
-async def test_no_number_is_no_rating(gateway: Gateway) -> None:
+async def test_not_a_number_is_rejected_as_rating(gateway: Gateway) -> None:
     async with open_channel(gateway.grpc_address) as channel:
         with pytest.raises(InvalidArgument, match="'rating' is nan; it must be from 0 "):
             await GrpcDoor(channel).say("d", rating=float("nan"))
 
 
-async def test_an_unknown_task_is_told_the_known_ones(door: Door) -> None:
+async def test_an_unknown_task_is_rejected_with_the_known_ones(door: Door) -> None:
     with pytest.raises(InvalidArgument, match="unknown task 'chatt'; known: triage, policy, chat, unknown"):
         await door.say("d", right_task="chatt")
 
 
-async def test_an_unknown_decision_is_told(door: Door, valkey: Valkey) -> None:
+async def test_an_unknown_decision_is_reported(door: Door, valkey: Valkey) -> None:
     with pytest.raises(NotFound, match="the request log has no decision 'dec_0', or no longer") as told:
         await door.say("dec_0", rating=1.0)
     assert (told.value.code, told.value.param) == ("unknown_decision", "decision_id")
@@ -141,9 +139,7 @@ async def test_an_unknown_decision_is_told(door: Door, valkey: Valkey) -> None:
         (b"{", "bad_json", None),
     ],
 )
-async def test_a_body_that_is_none_is_refused(
-    http: httpx.AsyncClient, body: bytes, code: str, param: str | None
-) -> None:
+async def test_an_invalid_body_is_rejected(http: httpx.AsyncClient, body: bytes, code: str, param: str | None) -> None:
     answer = await http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, Stored
@@ -56,7 +56,7 @@ async def back(valkey: Valkey, trouble: Callable[[Valkey], None]) -> None:
 
 
 @TROUBLE
-async def test_while_redis_is_away_it_waits_on_disk_and_then_counts_once(
+async def test_feedback_waits_on_disk_for_redis_and_then_counts_once(
     door: Door, gateway: Gateway, valkey: Valkey, trouble: Callable[[Valkey], None], folder: Path
 ) -> None:
     before, during = await door.ask(IN_CHAT), await door.ask(IN_CHAT)
@@ -77,7 +77,7 @@ async def test_while_redis_is_away_it_waits_on_disk_and_then_counts_once(
     assert size_of(folder) == 0
 
 
-async def test_one_who_hangs_up_leaves_all_as_it_should_be(gateway: Gateway, valkey: Valkey) -> None:
+async def test_a_disconnect_does_not_corrupt_the_queue(gateway: Gateway, valkey: Valkey) -> None:
     async with open_channel(gateway.grpc_address) as channel:
         door = GrpcDoor(channel)
         name = (await door.ask(IN_CHAT)).decision_id
@@ -115,7 +115,7 @@ async def start(settings: dict[str, str]) -> tuple[asyncio.subprocess.Process, s
     raise AssertionError("it ended before it said where it listens")
 
 
-async def test_what_was_taken_outlives_kill_9(
+async def test_accepted_feedback_survives_kill_9(
     neighbours: Neighbours, valkey: Valkey, model_folder: Path, folder: Path
 ) -> None:
     await neighbours.ready()
@@ -250,14 +250,14 @@ async def test_a_full_queue_is_reported_and_accepts_more_once_it_has_sent_some(f
         await queue.add(record(2, right_answer="x" * 200))
 
 
-async def test_what_is_said_of_a_decision_still_in_hand_finds_it(desk: Desk, folder: Path) -> None:
+async def test_feedback_on_a_decision_that_is_not_logged_yet_finds_it(desk: Desk, folder: Path) -> None:
     with open_queue(folder) as (queue, _):
         desk.note("d1")
         box = FeedbackService(desk.store, desk.recorder, queue, desk.metrics)
         assert await box.take(Feedback("d1", rating=1.0)) == Stored("request_log")
 
 
-async def test_what_is_said_earlier_and_comes_late_fills_the_gaps_only(desk: Desk, valkey: Valkey) -> None:
+async def test_older_feedback_that_arrives_late_sets_missing_fields_only(desk: Desk, valkey: Valkey) -> None:
     desk.note("d1")
     await desk.recorder.write()
     await desk.store.add_feedback(Feedback("d1", "later", rating=1.0), 2000, "c1")
@@ -266,7 +266,7 @@ async def test_what_is_said_earlier_and_comes_late_fills_the_gaps_only(desk: Des
     assert (record["rating"], record["correction"], record["unix_ms"]) == ("1", "wrong", "2000")
 
 
-async def test_a_second_try_of_one_call_is_no_second_feedback(desk: Desk, valkey: Valkey) -> None:
+async def test_a_retried_call_is_not_new_feedback(desk: Desk, valkey: Valkey) -> None:
     desk.note("d1")
     await desk.recorder.write()
     feedback = Feedback("d1", "f", rating=1.0)
@@ -275,7 +275,7 @@ async def test_a_second_try_of_one_call_is_no_second_feedback(desk: Desk, valkey
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 
-async def test_the_same_sent_twice_within_a_millisecond_is_told_as_known(
+async def test_a_duplicate_within_a_millisecond_is_reported_as_known(
     desk: Desk, valkey: Valkey, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.note("d1")
@@ -300,7 +300,7 @@ async def test_feedback_is_capped_with_its_index(desk: Desk, valkey: Valkey) -> 
         assert sorted(await redis.hkeys(redis_schema.FEEDBACK_INDEX)) == sorted(names[50:])
 
 
-async def test_what_is_said_of_no_decision_is_given_up_after_a_while_and_counted(desk: Desk, folder: Path) -> None:
+async def test_feedback_without_a_decision_expires_and_is_counted(desk: Desk, folder: Path) -> None:
     with open_queue(folder) as (queue, reported):
         await queue.add(record(1))
         await queue.add(record(2))

@@ -1,4 +1,5 @@
-"""Once too much has changed since its adapter was trained, a task goes to a path that looks things up, and says so."""
+"""If too many documents have changed since its adapter was trained, a task uses a path with retrieval, and reports
+that."""
 
 from typing import Any
 
@@ -6,8 +7,8 @@ import pytest
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Path
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
@@ -15,13 +16,13 @@ from tests.gateway.doubles.waiting import until
 
 
 def documents(rewritten: int = 0) -> Sketch:
-    """Ten of them."""
+    """Ten documents."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(10))
 
 
 @pytest.fixture
 def topical(neighbours: Neighbours) -> Neighbours:
-    """The triage adapter was taught what stood in the handbook."""
+    """A configuration whose triage adapter was trained on the handbook."""
     neighbours.config.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": "handbook"}
     neighbours.lora_server.facts = {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
     neighbours.retriever.documents = documents()
@@ -39,12 +40,12 @@ async def decided(gateway: Gateway, model: str = "auto") -> dict[str, Any]:
 
 
 async def looked(neighbours: Neighbours) -> None:
-    """Once the gateway has looked at the documents as they are now, and has taken it in."""
+    """Returns once the gateway has read the current documents."""
     before = neighbours.retriever.looks
     await until(lambda: neighbours.retriever.looks >= before + 2)
 
 
-async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew(topical: Neighbours) -> None:
+async def test_a_task_leaves_a_stale_adapter_and_returns_after_retraining(topical: Neighbours) -> None:
     await topical.ready()
     async with topical.gateway() as gateway:
         assert (await decided(gateway))["path"] == "triage_adapter"
@@ -57,13 +58,13 @@ async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew
             "fallback",
             f"30 % of its topic's documents have changed since {TRIAGE} was trained",
         )
-        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"  # who names it, gets it
+        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"
         topical.retriever.documents = documents()
         await looked(topical)
         assert (await decided(gateway))["path"] == "triage_adapter"
 
 
-async def test_up_to_the_share_that_is_allowed_nothing_moves(topical: Neighbours) -> None:
+async def test_up_to_the_threshold_routing_does_not_change(topical: Neighbours) -> None:
     await topical.ready()
     async with topical.gateway() as gateway:
         topical.retriever.documents = documents(rewritten=2)
@@ -72,11 +73,11 @@ async def test_up_to_the_share_that_is_allowed_nothing_moves(topical: Neighbours
 
 
 class _Shelf:
-    """A library, and the manifests that speak of it."""
+    """A document collection, and adapter manifests that refer to it."""
 
     def __init__(self) -> None:
         self.now: Sketch | None = documents(rewritten=5)
-        """None: it is away."""
+        """None if it is unavailable."""
 
     async def sketch(self, collection: str) -> Sketch:
         if self.now is None:
@@ -90,7 +91,7 @@ class _Shelf:
         return {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
 
 
-async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
+async def test_while_the_retriever_is_down_the_last_state_is_kept() -> None:
     shelf, board = _Shelf(), FreshnessCache()
     watch = FreshnessMonitor(board, shelf)
     watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
@@ -120,7 +121,7 @@ async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> No
     ("path", "message"),
     [("hand", "stale names path 'hand'; known: handbook"), ("small_talk", "'small_talk', which looks nothing up")],
 )
-def test_where_a_stale_task_cannot_go_is_refused(config_folder: ConfigFolder, path: str, message: str) -> None:
+def test_an_invalid_path_for_stale_tasks_is_rejected(config_folder: ConfigFolder, path: str, message: str) -> None:
     config_folder.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": path}
     with pytest.raises(ConfigError, match=message):
         load_config(config_folder.write())

@@ -1,4 +1,5 @@
-"""What OpenTelemetry's conventions for generative AI ask for is exported; only the configuration makes names."""
+"""Metrics follow OpenTelemetry's semantic conventions for generative AI, and only the configuration creates label
+values."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ CLIENT = "gen_ai_client_operation_duration_seconds_count"
 TOKENS = "gen_ai_client_token_usage"
 
 
-async def test_every_door_is_told_of_alike(gateway: Gateway, door: Door, engine: ScriptedEngine) -> None:
+async def test_every_api_has_the_same_metrics(gateway: Gateway, door: Door, engine: ScriptedEngine) -> None:
     engine.says(*answer("a", "b", "c", prompt_tokens=101))
     await door.ask(IN_TRIAGE)
     chat = {"gen_ai_operation_name": "chat", "error_type": ""}
@@ -43,7 +44,7 @@ async def test_every_door_is_told_of_alike(gateway: Gateway, door: Door, engine:
         assert gateway.metric(f"{TOKENS}_count", gen_ai_token_type=kind, **called) == 1
 
 
-async def test_an_engine_that_fails_is_told_of_by_its_error(
+async def test_a_failing_engine_is_counted_with_its_error(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.refuses(400, {"error": {"message": "no"}})
@@ -55,15 +56,13 @@ async def test_an_engine_that_fails_is_told_of_by_its_error(
     assert gateway.metric(f"{TOKENS}_count") == 0
 
 
-async def test_a_completion_is_no_chat(gateway: Gateway, http: httpx.AsyncClient) -> None:
+async def test_a_completion_has_its_own_operation_name(gateway: Gateway, http: httpx.AsyncClient) -> None:
     await http.post("/v1/completions", json={"model": "tiny", "prompt": "once upon a time"})
     assert gateway.metric(SERVER, gen_ai_operation_name="text_completion", gen_ai_request_model="tiny") == 1
     assert gateway.metric(CLIENT, gen_ai_operation_name="text_completion", gen_ai_request_model="tiny") == 1
 
 
-async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
-    gateway: Gateway, http: httpx.AsyncClient
-) -> None:
+async def test_ten_thousand_unknown_names_create_no_series(gateway: Gateway, http: httpx.AsyncClient) -> None:
     for model in ("auto", TRIAGE):
         await HttpDoor(http).ask(IN_POLICY, model)
     aggregator = gateway.components.reloader.stages().metering.aggregator
@@ -86,11 +85,11 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
         await junk(number)
     assert set(_series(gateway)) == before
     assert gateway.metric(SERVER, gen_ai_request_model="other") == 2 * MANY
-    # Counts have more digits; no more is new.
+    # Counts have more digits; nothing else is new.
     assert len(generate_latest(gateway.components.registry)) < 1.1 * size < 400_000
 
 
-async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_asked_for(
+async def test_openmetrics_latencies_have_exemplars_of_recorded_traces(
     gateway: Gateway, http: httpx.AsyncClient
 ) -> None:
     token = current_trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
@@ -120,14 +119,14 @@ async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_aske
         assert exemplar.value > 0
 
 
-async def test_the_release_and_the_lag_of_the_loop_are_told(gateway: Gateway) -> None:
+async def test_release_and_event_loop_lag_are_exported(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_build_info", service="gateway") == 1
     assert gateway.metric("pointsman_config_generation") == 1
     assert b"pointsman_event_loop_lag_seconds_bucket" in generate_openmetrics(gateway.components.registry)
 
 
 async def _receipt(gateway: Gateway) -> Receipt:
-    """Of one request to the base model, which is answered."""
+    """The receipt of an answered request to the base model."""
     *_, finished = await _events(gateway, Request("tiny", (Message("user", IN_CHAT),), deadline=_in_a_minute()))
     assert isinstance(finished, Finished)
     return finished.receipt

@@ -1,12 +1,11 @@
-"""A group of engines that DNS leads to: who comes, who goes, and what is known of those that stay."""
+"""A group of engines behind a DNS name: members that appear and disappear, and the state of those that stay."""
 
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.models_file import DnsName
-from pointsman_gateway.config.schema import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, DnsName, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.dns_groups import EngineGroup
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
@@ -23,7 +22,7 @@ WHERE = DnsName("engines.pointsman.svc", 8000, "/base")
 
 
 class Scripted:
-    """Implements the groups' `Resolver`."""
+    """Implements the groups' `Resolver` with scripted answers."""
 
     def __init__(self) -> None:
         self.leads_to: frozenset[str] | None = None
@@ -44,7 +43,7 @@ class Seat:
 
 
 class Hall:
-    """A group, and the engines of the generation that serves."""
+    """A group, and the engines of the active configuration."""
 
     def __init__(self, most: int = 4) -> None:
         self.registry = CollectorRegistry()
@@ -81,7 +80,7 @@ def hall() -> Hall:
     return Hall()
 
 
-async def test_each_address_is_an_engine_with_a_number_and_the_groups_terms(hall: Hall) -> None:
+async def test_each_address_is_a_numbered_engine_with_the_groups_settings(hall: Hall) -> None:
     await hall.leads_to("10.0.0.2", "10.0.0.1")
     assert hall.places == {"fleet/0": "http://10.0.0.1:8000/base", "fleet/1": "http://10.0.0.2:8000/base"}
     assert [target.settings.timeouts.stream_idle_seconds for target in hall.engines.targets(PLAIN)] == [9, 9]
@@ -89,12 +88,12 @@ async def test_each_address_is_an_engine_with_a_number_and_the_groups_terms(hall
     assert hall.metric("members") == 2
 
 
-async def test_an_ipv6_address_is_written_as_a_url_wants_it(hall: Hall) -> None:
+async def test_an_ipv6_address_is_bracketed_in_urls(hall: Hall) -> None:
     await hall.leads_to("fd00::1")
     assert hall.places == {"fleet/0": "http://[fd00::1]:8000/base"}
 
 
-async def test_a_group_without_members_says_why(hall: Hall) -> None:
+async def test_a_group_without_members_reports_the_reason(hall: Hall) -> None:
     await hall.group.look_up(hall.resolver)
     assert "fleet: DNS, asked for engines.pointsman.svc: there is no such name" in (hall.engines.why_not(PLAIN) or "")
     assert not hall.engines.any_ready
@@ -102,18 +101,18 @@ async def test_a_group_without_members_says_why(hall: Hall) -> None:
     assert hall.engines.why_not(PLAIN) is None
 
 
-async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
+async def test_the_state_of_remaining_members_is_kept(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     first, second = hall.group.states
     second.in_flight = 3
     first.breaker.failed(first.breaker.enter(), BreakerConfig(consecutive_failures=1))
     await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert list(hall.group.states[:2]) == [first, second]
-    assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still
+    assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first one is still in its cooldown
     assert hall.group.states[1].in_flight == 3
 
 
-async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chosen_it(hall: Hall) -> None:
+async def test_a_removed_member_gets_no_new_requests(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     chosen = Candidates(hall.engines.targets(PLAIN), 0, 1.25)
     await hall.leads_to("10.0.0.2")
@@ -124,14 +123,14 @@ async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chose
     assert chosen.take() is None
     assert [seat.followed for seat in hall.seats] == [False, True]
     gone = hall.seats[0].state
-    gone.cool_down(1)  # a late answer that asks for a pause
+    gone.cool_down(1)  # a late answer that requests a cooldown
     assert not gone.is_available
-    with pytest.raises(Unavailable) as refused:  # of a request that knows of no other member
+    with pytest.raises(Unavailable) as refused:  # of a request that knows no other member
         Engines([gone]).targets(PLAIN)
     assert (refused.value.message, refused.value.retry_after) == ("path 'plain': fleet/0 has left its group", 5)
 
 
-async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_was(hall: Hall) -> None:
+async def test_a_group_removed_from_the_configuration_serves_earlier_requests(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1")
     begun = hall.engines.targets(PLAIN)
     hall.group.stop()
@@ -140,7 +139,7 @@ async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_
     assert hall.registry.get_sample_value("pointsman_engine_group_members", {"group": "fleet"}) is None
 
 
-async def test_a_number_that_has_become_free_is_given_again(hall: Hall) -> None:
+async def test_free_member_numbers_are_reused(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     for last in range(3, 30):
         await hall.leads_to("10.0.0.2", f"10.0.0.{last}")
@@ -149,7 +148,7 @@ async def test_a_number_that_has_become_free_is_given_again(hall: Hall) -> None:
     assert hall.metric("changes_total", change="went") == 27
 
 
-async def test_no_more_than_the_most_are_used_and_those_that_are_stay(hall: Hall) -> None:
+async def test_at_most_max_endpoints_are_used_and_existing_members_stay(hall: Hall) -> None:
     await hall.leads_to("10.0.1.1", "10.0.1.2")
     await hall.leads_to("10.0.1.1", "10.0.1.2", *(f"10.0.0.{last}" for last in range(1, 100)))
     assert len(hall.places) == 4
@@ -157,7 +156,7 @@ async def test_no_more_than_the_most_are_used_and_those_that_are_stay(hall: Hall
     assert (hall.metric("members"), hall.metric("left_out")) == (4, 97)
 
 
-async def test_where_dns_fails_the_members_stay(hall: Hall, caplog: pytest.LogCaptureFixture) -> None:
+async def test_members_stay_if_dns_fails(hall: Hall, caplog: pytest.LogCaptureFixture) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     before = hall.places
     hall.resolver.leads_to = None
@@ -168,7 +167,7 @@ async def test_where_dns_fails_the_members_stay(hall: Hall, caplog: pytest.LogCa
     assert caplog.text.count("there is no such name; 2 members") == 1
 
 
-async def test_all_gateways_choose_alike_though_each_numbers_the_members_by_itself() -> None:
+async def test_balancing_does_not_depend_on_member_numbers() -> None:
     one, other = Hall(), Hall()
     await one.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     for address in ("10.0.0.3", "10.0.0.2", "10.0.0.1"):
@@ -210,7 +209,7 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
         ({"url": "http://engines:8000", "max_endpoints": 3}, "'max_endpoints' is for groups of engines"),
     ],
 )
-def test_a_group_that_is_written_wrongly_is_refused(tmp_path: FilePath, engine: dict[str, object], told: str) -> None:
+def test_an_invalid_group_is_rejected(tmp_path: FilePath, engine: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError) as refused:
         _engines(tmp_path, **engine)
     assert told in str(refused.value)

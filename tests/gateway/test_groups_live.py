@@ -1,4 +1,5 @@
-"""The gateway finds lora-servers by DNS, and follows it: real DNS and gRPC, an address for each lora-server."""
+"""The gateway discovers lora-servers by DNS and follows changes, with real DNS and gRPC and one address per
+lora-server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ VERSION, OTHER = "triage@3f9a1c0b77de", "triage@0123456789ab"
 
 @dataclass
 class Fleet:
-    """A gateway before a group of lora-servers, which a test lets come and go."""
+    """A gateway with a group of lora-servers, which a test adds and removes."""
 
     dns: DnsServer
     stack: AsyncExitStack
@@ -28,7 +29,7 @@ class Fleet:
     sides: dict[str, tuple[ScriptedEngine, ScriptedLoraServer]] = field(default_factory=dict)
 
     async def start(self, host: str, *resident: str) -> None:
-        """An engine that answers with its address, and its lora-server; DNS does not name it yet."""
+        """Starts an engine that answers with its address, and its lora-server; DNS does not list it yet."""
         engine = await self.stack.enter_async_context(running_engine())
         server = await self.stack.enter_async_context(running_lora_server(f"{host}:{self.port}"))
         self.port = int(server.address.rpartition(":")[2])
@@ -68,12 +69,12 @@ async def answered_by(http: httpx.AsyncClient, model: str) -> str:
 
 
 def places(gateway: Gateway) -> dict[str, str]:
-    """Of the members that are ready, by their names."""
+    """Returns the ready members by name."""
     engines = gateway.components.engines.all()
     return {engine.name: engine.endpoint.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
 
 
-async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds_them(
+async def test_each_address_is_a_lora_server_and_adapters_are_requested_where_loaded(
     fleet: Fleet, neighbours: Neighbours
 ) -> None:
     async with opened(neighbours) as (gateway, http):
@@ -84,7 +85,7 @@ async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds
         assert gateway.metric("pointsman_engine_ready", engine="fleet/1") == 1
 
 
-async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_new_members_get_requests_and_removed_ones_finish_theirs(fleet: Fleet, neighbours: Neighbours) -> None:
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         goes_on = asyncio.Event()
@@ -102,19 +103,19 @@ async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fle
         assert await asked == "begun and ended"
 
 
-async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_each_member_costs_its_hourly_price_while_it_exists(fleet: Fleet, neighbours: Neighbours) -> None:
     neighbours.config.models["engines"]["fleet"]["usd_per_hour"] = 3600.0
     neighbours.config.paths["handbook"]["model"] = "big"
     cost, fixed = "pointsman_engine_cost_usd_total", "pointsman_fixed_usd_per_hour"
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         assert gateway.metric(fixed, path="handbook") == 7200
-        assert gateway.metric(cost, engine="fleet/0") >= 0  # by now both are seen
+        assert gateway.metric(cost, engine="fleet/0") >= 0  # both are known by now
         assert await answered_by(http, VERSION) == "127.0.0.11"
         assert gateway.metric(cost, engine="fleet/0", path="other") > 0
         assert gateway.metric(cost, engine="fleet/1", path="other") == 0
         await until(lambda: gateway.metric(cost, engine="fleet/1", path="idle") > 0)
-        assert gateway.metric(cost, engine="fleet") == 0  # the group itself is no engine
+        assert gateway.metric(cost, engine="fleet") == 0  # the group itself is not an engine
         fleet.name("127.0.0.11")
         await until(lambda: len(places(gateway)) == 1, within=20)
         assert gateway.metric(fixed, path="handbook") == 3600
@@ -124,7 +125,7 @@ async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fle
         assert gateway.metric(cost, engine="fleet/1") == gone
 
 
-async def test_nothing_moves_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
+async def test_nothing_changes_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         fleet.dns.broken = True
@@ -148,7 +149,7 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
         await until(lambda: gateway.components.reloader.current.id != first, within=20)
         assert gateway.components.engines.states == cells
         fleet.name("127.0.0.11")
-        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new generation, too
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new configuration, too
         fleet.dns.names["others.svc"] = ["127.0.0.12"]
         neighbours.config.models["engines"]["fleet"]["lora_server"] = f"dns:///others.svc:{fleet.port}"
         neighbours.config.write()
@@ -158,9 +159,7 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
 
 
 @pytest.mark.parametrize("edit", ["a word that is unknown\n", "# a comment\n"])
-async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_the_end(
-    fleet: Fleet, neighbours: Neighbours, edit: str
-) -> None:
+async def test_members_are_followed_after_a_reverted_edit(fleet: Fleet, neighbours: Neighbours, edit: str) -> None:
     async with opened(neighbours) as (gateway, http):
         generations = gateway.components.reloader
         await until(lambda: len(places(gateway)) == 2)
@@ -178,9 +177,7 @@ async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_t
         assert await answered_by(http, OTHER) == "127.0.0.13"
 
 
-async def test_a_gateway_that_comes_before_dns_knows_the_name_becomes_ready_with_it(
-    fleet: Fleet, neighbours: Neighbours
-) -> None:
+async def test_a_gateway_becomes_ready_once_dns_knows_the_name(fleet: Fleet, neighbours: Neighbours) -> None:
     del fleet.dns.names[NAME]
     async with opened(neighbours) as (_, http):
         assert await answered_by(http, "big") == "engine_not_ready"

@@ -1,4 +1,4 @@
-"""What is the gRPC door's own: the order of events, deadlines, cancellation, extra JSON."""
+"""The gRPC API: the order of events, deadlines, cancellation, and additional JSON fields."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def test_sources_carry_title_and_score(stub: gateway_pb2_grpc.GatewayStub)
     assert (source.document_id, source.title, source.score) == ("bicycles.md", "Bicycles", pytest.approx(0.9))
 
 
-async def test_what_is_more_than_text_comes_as_json(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
+async def test_additional_fields_are_sent_as_json(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
     logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
     engine.says(chunk("a", logprobs=logprobs), chunk("b", index=1, reasoning="hm"), usage(), DONE)
     request = asking(sampling=pb.Sampling(extra_json='{"n": 2, "logprobs": true}'))
@@ -84,7 +84,7 @@ async def test_what_is_more_than_text_comes_as_json(stub: gateway_pb2_grpc.Gatew
     assert (engine.bodies[0]["n"], engine.bodies[0]["logprobs"]) == (2, True)
 
 
-async def test_zero_is_a_value_and_not_a_gap(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
+async def test_zero_is_an_explicit_value(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
     async for _ in stub.GenerateStream(asking(sampling=pb.Sampling(temperature=0, seed=0))):
         pass
     assert (engine.bodies[0]["temperature"], engine.bodies[0]["seed"]) == (0, 0)
@@ -129,7 +129,7 @@ async def test_the_callers_deadline_stops_the_engine(
             pass
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: engine.running == 0, within=1)
-    ended = ("cancelled", "deadline_exceeded")  # whichever side's clock is first
+    ended = ("cancelled", "deadline_exceeded")  # depends on which side's timer fires first
     await until(lambda: sum(gateway.metric("pointsman_requests_total", outcome=outcome) for outcome in ended) == 1)
 
 
@@ -152,7 +152,7 @@ async def test_cancelling_stops_the_engine_and_is_metered(
 # -- the whole answer in one message
 
 
-async def test_one_message_holds_what_the_stream_holds(
+async def test_a_unary_answer_equals_the_streamed_one(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Zug", "führer", prompt_tokens=100, cached_tokens=64))
@@ -168,7 +168,7 @@ async def test_one_message_holds_what_the_stream_holds(
     assert whole.receipt.seconds["total"] >= whole.receipt.seconds["first_token"] > 0
 
 
-async def test_one_message_holds_tool_calls_put_together_and_logprobs_beside_them(
+async def test_a_unary_answer_has_complete_tool_calls_and_logprobs(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": ""}}
@@ -190,7 +190,7 @@ async def test_one_message_holds_tool_calls_put_together_and_logprobs_beside_the
     assert (spoken.index, spoken.content, spoken.finish_reason) == (1, "b", "stop")
 
 
-async def test_each_choice_of_a_stream_says_why_it_ended(
+async def test_each_choice_of_a_stream_has_a_finish_reason(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(chunk("a"), chunk("b", index=1, finish="length"), chunk("", finish="stop"), usage(), DONE)
@@ -222,7 +222,7 @@ async def test_trailers_carry_decision_usage_and_cost(
     assert (await trailers(once))["x-pointsman-request-id"] not in ("abc-1", "")
 
 
-async def test_the_decision_is_told_before_the_first_piece_is_read(
+async def test_the_decision_is_sent_before_the_first_delta(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("Hel"), asyncio.Event())
@@ -275,7 +275,7 @@ async def test_the_gateways_own_deadline_comes_with_details(
 # -- what can be had
 
 
-async def test_paths_are_listed_with_what_they_are_and_whether_they_can_answer(
+async def test_paths_are_listed_with_kind_and_availability(
     stub: gateway_pb2_grpc.GatewayStub, neighbours: Neighbours, gateway: Gateway
 ) -> None:
     listed = await stub.ListPaths(pb.ListPathsRequest())
@@ -312,7 +312,7 @@ async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
 
 
 class ScriptedTenancy:
-    """Knows one key at once, another after a look elsewhere, and no more."""
+    """Knows one key locally, another one after a lookup, and no others."""
 
     def __init__(self) -> None:
         self.looked = 0
@@ -330,7 +330,7 @@ class ScriptedTenancy:
 
 @dataclass(frozen=True)
 class Overheard:
-    """A pipeline that notes who asks."""
+    """A pipeline that records its callers."""
 
     pipeline: Pipeline
     callers: list[Caller]
@@ -352,9 +352,9 @@ class Overheard:
 
 @pytest.fixture
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
-    """A door that wants keys, and who came through it."""
+    """A server with authentication, and the callers that it accepted."""
     components = gateway.components
-    overheard: Any = Overheard(components.pipeline, [])  # has what the API calls
+    overheard: Any = Overheard(components.pipeline, [])  # it has the methods that the API calls
     tenancy: Any = ScriptedTenancy()
     servicer = GatewayServicer(overheard, components.feedback, 5, components.reloader)
 
@@ -369,7 +369,9 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
 
 
 @pytest.mark.parametrize("credential", ["Bearer pm_known", "bearer  pm_known ", "Bearer pm_new"])
-async def test_a_key_names_who_asks(keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], credential: str) -> None:
+async def test_a_key_identifies_the_caller(
+    keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], credential: str
+) -> None:
     stub, callers = keyed
     sent = (("authorization", credential),)
     async for _ in stub.GenerateStream(asking(), metadata=sent):
@@ -381,7 +383,7 @@ async def test_a_key_names_who_asks(keyed: tuple[gateway_pb2_grpc.GatewayStub, l
 
 
 @pytest.mark.parametrize("sent", [(), (("authorization", "Bearer pm_wrong"),), (("authorization", "Basic cG06"),)])
-async def test_without_a_key_that_is_known_nothing_is_told(
+async def test_without_a_valid_key_nothing_is_revealed(
     keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], engine: ScriptedEngine, sent: tuple[tuple[str, str], ...]
 ) -> None:
     stub, callers = keyed
@@ -400,6 +402,6 @@ async def test_without_a_key_that_is_known_nothing_is_told(
     assert (callers, engine.bodies) == ([], [])
 
 
-async def test_health_is_served_beside_it(channel: grpc.aio.Channel) -> None:
+async def test_the_health_service_is_available(channel: grpc.aio.Channel) -> None:
     answered = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
     assert answered.status == health_pb2.HealthCheckResponse.SERVING

@@ -1,4 +1,4 @@
-"""A plain answer over gRPC beside a streamed one: the same answer, the same metrics."""
+"""A unary and a streamed answer over gRPC have the same content and the same metrics."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ COUNTED = (
 )  # fmt: skip
 
 OURS = RequestRun | EngineCall | OpenAITransfer
-"""What exists once for each request."""
+"""Fields that are unique to each request."""
 
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a model": ("tiny", {}),
@@ -59,8 +59,8 @@ Said = Answer | tuple[str, str]
 
 
 async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
-    """What was answered, and what was counted."""
-    gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
+    """Returns the answer and the change of the metrics."""
+    gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counts(gateway)
     got: Said
     async with opening_door(method, gateway.url, gateway.grpc_address) as door:
@@ -72,7 +72,9 @@ async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, 
 
 
 @pytest.mark.parametrize("script", TOLD)
-async def test_both_methods_answer_and_count_the_same(gateway: Gateway, engine: ScriptedEngine, script: str) -> None:
+async def test_both_methods_have_equal_answers_and_metrics(
+    gateway: Gateway, engine: ScriptedEngine, script: str
+) -> None:
     engine.says(*TOLD[script])
     for name, (model, parameters) in ASKED.items():
         streamed = await told(gateway, "grpc", model, dict(parameters))
@@ -83,7 +85,7 @@ async def test_both_methods_answer_and_count_the_same(gateway: Gateway, engine: 
     assert gateway.metric("pointsman_engine_in_flight") == 0
 
 
-async def test_who_hangs_up_stops_the_engine_and_is_metered(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_a_disconnect_stops_the_engine_and_is_metered(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
         asking = asyncio.create_task(door.ask("Hello", "path:small_talk"))
@@ -95,7 +97,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(gateway: Gateway, en
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
+async def test_a_call_that_waits_for_a_lease_continues_or_is_cancelled(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello"))
@@ -113,7 +115,7 @@ async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
     assert gateway.metric("pointsman_rejected_total", code="cancelled") == 1
 
 
-async def test_what_goes_wrong_at_the_very_end_is_told(
+async def test_a_late_error_is_reported(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello"))
@@ -127,7 +129,7 @@ async def test_what_goes_wrong_at_the_very_end_is_told(
             await door.ask("Hello", "path:small_talk")
 
 
-async def test_a_call_leaves_nothing_for_the_garbage_collector(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_a_call_leaves_no_garbage(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
         await door.ask("Hello", "path:small_talk")

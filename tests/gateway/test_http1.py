@@ -1,4 +1,4 @@
-"""The lean HTTP client: what it keeps, what it notices, and what it gives up."""
+"""The HTTP client for engines: which connections it keeps, what it detects, and when it gives up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +54,7 @@ async def request(reader: asyncio.StreamReader) -> bytes:
 
 
 async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
-    """A connection on which an answer has begun, within `begin` seconds."""
+    """Returns a connection on which an answer has begun within `begin` seconds."""
     until = asyncio.get_running_loop().time() + begin
     connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
     connection.post(HEAD, b"{}")
@@ -67,7 +67,7 @@ async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
 
 
 async def read(connection: Connection) -> bytes:
-    """All that has come since the last time; empty at the end of the answer."""
+    """Returns what has arrived since the last call; empty at the end of the answer."""
     while not (piece := connection.read()) and not connection.is_complete:
         if connection.failure is not None:
             raise connection.failure
@@ -90,7 +90,7 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 class Counting:
-    """Answers on each connection as often as it is asked, or `times`."""
+    """Answers every request on each connection, or only the first `times`."""
 
     def __init__(self, times: int = 1000) -> None:
         self.connections = self.asked = self.ended = 0
@@ -109,14 +109,14 @@ class Counting:
         self.ended += 1
 
 
-async def test_a_connection_is_used_again(pool: Pool) -> None:
+async def test_connections_are_reused(pool: Pool) -> None:
     engine = Counting()
     async with serving(engine) as origin:
         assert [await answered(pool, origin) for _ in range(5)] == [b"ok"] * 5
         assert (engine.connections, engine.asked) == (1, 5)
 
 
-async def test_an_engine_that_has_gone_is_forgotten_when_another_comes(pool: Pool) -> None:
+async def test_connections_to_removed_engines_are_dropped(pool: Pool) -> None:
     for _ in range(5):
         async with serving(Counting()) as origin:
             assert await answered(pool, origin) == b"ok"
@@ -127,14 +127,14 @@ async def test_an_engine_that_has_gone_is_forgotten_when_another_comes(pool: Poo
         assert set(pool._idle) == {first, second}
 
 
-async def test_requests_at_once_have_a_connection_each(pool: Pool) -> None:
+async def test_concurrent_requests_have_separate_connections(pool: Pool) -> None:
     engine = Counting()
     async with serving(engine) as origin:
         assert await asyncio.gather(*(answered(pool, origin) for _ in range(8))) == [b"ok"] * 8
         assert engine.connections == 8
 
 
-async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(pool: Pool) -> None:
+async def test_a_connection_closed_while_idle_fails_no_request(pool: Pool) -> None:
     engine = Counting(times=1)
     async with serving(engine) as origin:
         for number in range(1, 4):
@@ -143,7 +143,7 @@ async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(poo
         assert engine.connections == 3
 
 
-async def test_a_connection_that_has_rested_for_long_is_not_used() -> None:
+async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
     pool, engine = Pool(max_idle_seconds=0.0), Counting()
     async with serving(engine) as origin:
         await answered(pool, origin)
@@ -152,7 +152,7 @@ async def test_a_connection_that_has_rested_for_long_is_not_used() -> None:
         pool.close()
 
 
-async def test_an_answer_that_ends_a_moment_after_all_that_is_wanted_of_it_leaves_its_connection(pool: Pool) -> None:
+async def test_a_connection_is_reusable_if_the_answer_ends_shortly_after_its_last_event(pool: Pool) -> None:
     go_on = asyncio.Event()
     connections = 0
 
@@ -180,7 +180,7 @@ async def test_an_answer_that_ends_a_moment_after_all_that_is_wanted_of_it_leave
         again.close()
 
 
-async def test_what_does_not_speak_http_is_told(pool: Pool) -> None:
+async def test_a_server_that_does_not_speak_http_is_reported(pool: Pool) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         writer.write(b"hello\r\n\r\n")
@@ -192,7 +192,7 @@ async def test_what_does_not_speak_http_is_told(pool: Pool) -> None:
             await posted(pool, origin)
 
 
-async def test_an_answer_cut_in_the_middle_is_told_after_what_has_come(pool: Pool) -> None:
+async def test_an_interrupted_answer_is_an_error_after_its_chunks(pool: Pool) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
@@ -205,7 +205,7 @@ async def test_an_answer_cut_in_the_middle_is_told_after_what_has_come(pool: Poo
             await read(connection)
 
 
-async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
+async def test_a_silent_server_times_out(pool: Pool) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -215,25 +215,25 @@ async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
             await posted(pool, origin, begin=0.05)
 
 
-async def test_nobody_there_is_told_at_once(pool: Pool) -> None:
+async def test_a_refused_connection_is_reported_at_once(pool: Pool) -> None:
     with pytest.raises(ConnectionFailed, match="no connection") as told:
         await posted(pool, origin_of("http://127.0.0.1:1"))
     assert not isinstance(told.value, NotConnected)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:80", "http://", ""])
-def test_what_is_no_url_of_an_engine_is_refused(url: str) -> None:
+def test_an_invalid_engine_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError, match="no URL of an engine"):
         origin_of(url)
 
 
-def test_a_url_may_name_a_folder_and_leave_out_the_port() -> None:
+def test_a_url_may_have_a_path_and_no_port() -> None:
     origin = origin_of("http://engine.example/openai/")
     assert (origin.host, origin.port, origin.path, origin.tls) == ("engine.example", 80, "/openai", None)
     assert origin_of("https://engine.example").port == 443
 
 
-async def test_what_comes_behind_an_answer_is_nobody_elses(pool: Pool) -> None:
+async def test_data_after_an_answer_is_not_read_as_the_next_answer(pool: Pool) -> None:
     goes_on = asyncio.Event()
 
     async def says_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -254,7 +254,7 @@ async def test_what_comes_behind_an_answer_is_nobody_elses(pool: Pool) -> None:
         assert await answered(pool, origin) == b"ok"
 
 
-async def test_who_answers_what_nobody_asked_is_not_asked_again(pool: Pool) -> None:
+async def test_a_connection_with_an_unsolicited_answer_is_closed(pool: Pool) -> None:
     connections = 0
 
     async def answers_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -269,7 +269,7 @@ async def test_who_answers_what_nobody_asked_is_not_asked_again(pool: Pool) -> N
     assert connections == 2
 
 
-async def test_a_connection_that_is_lost_already_says_so(pool: Pool) -> None:
+async def test_a_lost_connection_reports_that(pool: Pool) -> None:
     async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 

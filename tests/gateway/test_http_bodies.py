@@ -1,4 +1,4 @@
-"""Bodies of every kind through the HTTP door: what is taken, and what is refused in OpenAI's shape."""
+"""Request bodies of every kind over HTTP: what is accepted, and what is rejected in OpenAI's format."""
 
 import json
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ async def test_text_parts_are_joined(http: httpx.AsyncClient, engine: ScriptedEn
     assert engine.bodies[0]["messages"][-1]["content"] == IN_CHAT
 
 
-async def test_a_conversation_with_tools_goes_to_the_engine_as_it_is(
+async def test_a_conversation_with_tools_is_forwarded_unchanged(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -79,11 +79,11 @@ MALFORMED: list[tuple[Any, str | None, str | None]] = [
     (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 5}}', None, None),
     (b"[" * 100_000, None, None),
 ]
-"""Body, code and parameter; None where pydantic's own word for it is as good as another."""
+"""Body, code and parameter; a code of None means that pydantic's own code is acceptable."""
 
 
 @pytest.mark.parametrize("route", [CHAT, "/v1/route"])
-async def test_a_malformed_body_is_the_clients_error_in_openais_shape(
+async def test_a_malformed_body_is_a_client_error_in_openais_format(
     http: httpx.AsyncClient, engine: ScriptedEngine, route: str
 ) -> None:
     for body, code, param in MALFORMED:
@@ -117,7 +117,7 @@ async def test_a_body_that_is_too_large_is_refused(http: httpx.AsyncClient, in_p
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405)]
 )
-async def test_an_unknown_route_is_told_in_openais_shape(
+async def test_an_unknown_route_is_reported_in_openais_format(
     http: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     response = await http.request(method, path)
@@ -129,7 +129,7 @@ async def test_a_route_request_cannot_be_streamed(http: httpx.AsyncClient) -> No
     assert (response.status_code, response.json()["error"]["param"]) == (400, "stream")
 
 
-async def test_a_connection_outlives_refusals(http: httpx.AsyncClient) -> None:
+async def test_a_connection_survives_errors(http: httpx.AsyncClient) -> None:
     for _ in range(5):
         assert (await http.post(CHAT, content=b"{")).status_code == 400
         assert (await http.post(CHAT, json=asking())).status_code == 200

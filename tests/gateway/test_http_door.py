@@ -1,4 +1,4 @@
-"""What is the HTTP door's own: OpenAI's API as its client knows it, and headers."""
+"""The HTTP API: compatibility with OpenAI's client, and headers."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_openais_client_gets_a_stream(client: openai.AsyncOpenAI, engine: 
     assert all(c.usage is None for c in chunks)
 
 
-async def test_usage_comes_last_in_a_stream_where_it_is_asked_for(client: openai.AsyncOpenAI) -> None:
+async def test_a_stream_ends_with_usage_on_request(client: openai.AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(
         model="auto", messages=USER, stream=True, stream_options={"include_usage": True}
     )
@@ -82,7 +82,7 @@ async def test_usage_comes_last_in_a_stream_where_it_is_asked_for(client: openai
     assert last.model_extra["pointsman"]["path"] == "small_talk"
 
 
-async def test_openais_client_gathers_tool_calls(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_openais_client_assembles_tool_calls(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": ""}}
     pieces = [{"index": 0, "function": {"arguments": part}} for part in ('{"booking":', ' "AB12"}')]
     second = {"index": 1, "id": "c2", "type": "function", "function": {"name": "notify", "arguments": "{}"}}
@@ -100,7 +100,7 @@ async def test_openais_client_gathers_tool_calls(client: openai.AsyncOpenAI, eng
     assert got.choices[0].finish_reason == "tool_calls"
 
 
-async def test_several_choices_and_their_logprobs_stay_apart(
+async def test_several_choices_and_their_logprobs_are_separate(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     def piece(content: str, index: int, finish: str | None = None) -> dict[str, Any]:
@@ -166,7 +166,7 @@ async def test_a_stream_ends_with_done_and_a_broken_one_with_an_error_event(
     assert (last["error"]["code"], last["error"]["type"]) == ("engine_unavailable", "server_error")
 
 
-async def test_a_piece_is_sent_as_soon_as_it_comes(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_a_chunk_is_sent_as_soon_as_it_arrives(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     wait = asyncio.Event()
     engine.says(*beginning("first"), wait, *answer("second"))
     async with http.stream("POST", CHAT, json=asking(stream=True)) as response:
@@ -187,7 +187,7 @@ async def test_the_decision_is_in_the_headers(http: httpx.AsyncClient, gateway: 
     assert headers["x-pointsman-decision-id"].startswith("dec_")
     assert 0 < float(headers["x-pointsman-confidence"]) <= 1
     assert float(headers["x-pointsman-overhead-ms"]) > 0
-    if not stream:  # a stream's cost is known at its end
+    if not stream:  # a stream's cost is known only at its end
         assert float(headers["x-pointsman-cost-usd"]) == pytest.approx(28e-6)
 
 
@@ -217,7 +217,7 @@ async def test_a_client_may_shorten_the_deadline(http: httpx.AsyncClient, engine
     await until(lambda: engine.running == 0)
 
 
-async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
+async def test_without_an_engine_a_gateway_is_alive_but_not_ready(
     neighbours: Neighbours, gateway: Gateway, http: httpx.AsyncClient
 ) -> None:
     assert (await http.get("/readyz")).status_code == 200
@@ -256,7 +256,7 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
         {"model": "auto", "messages": USER, "max_tokens": "many"},
     ],
 )
-async def test_the_hot_route_answers_as_the_frameworks_own_does(
+async def test_the_fast_path_answers_like_the_framework(
     gateway: Gateway, engine: ScriptedEngine, asked: dict[str, Any]
 ) -> None:
     engine.says(*answer("Hello", " there"))
@@ -273,7 +273,7 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
 
 
 async def _told_at(address: str, asked: dict[str, Any]) -> tuple[int, set[str], str]:
-    """Status, the headers' names, and the body without what differs from answer to answer."""
+    """Returns the status, the headers' names, and the body without fields that are unique to each answer."""
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, verify=False) as client:
         answered = await client.post("/v1/chat/completions", json=asked)
     body = re.sub(r"dec_\w+|[\d.]+e-\d+|\d\.\d+|(?<=created\":)\d+", "_", answered.text)

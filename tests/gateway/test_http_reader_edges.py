@@ -1,4 +1,5 @@
-"""The connection's own reader if a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+"""The fast HTTP reader in unusual cases: nothing leaks if a request turns out to be unsupported or ends
+unexpectedly."""
 
 import asyncio
 import json
@@ -61,7 +62,7 @@ def request(model: str, *headers: str, stream: bool = False) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_too_many_headers_are_rejected(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for model in ("path:handbook", "path:small_talk"):
         async with connected(gateway.url) as (reader, writer):
@@ -70,7 +71,7 @@ async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: S
         assert gateway.metric("pointsman_in_flight") == 0, model
 
 
-async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
+async def test_the_header_limit_applies_to_every_request(gateway: Gateway) -> None:
     components = gateway.components
     dependencies = http_dependencies(components)
     strict = ConnectionLimits(max_headers=10)
@@ -85,7 +86,7 @@ async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gate
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_after_half_a_request_the_rest_is_uvicorns(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_uvicorn_takes_over_a_partially_read_request(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     async with connected(gateway.url) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")
@@ -97,7 +98,7 @@ async def test_after_half_a_request_the_rest_is_uvicorns(gateway: Gateway, engin
     assert not engine.bodies
 
 
-async def test_what_an_engine_says_after_its_end_is_nobody_elses(neighbours: Neighbours) -> None:
+async def test_data_after_the_end_of_an_answer_is_not_used(neighbours: Neighbours) -> None:
     word = {"choices": [{"index": 0, "delta": {"content": "mine"}}]}
     late = {"choices": [{"index": 0, "delta": {"content": "theirs"}}]}
     goes_on = asyncio.Event()
@@ -115,7 +116,7 @@ async def test_what_an_engine_says_after_its_end_is_nobody_elses(neighbours: Nei
             assert b"theirs" not in await reader.readuntil(b"0\r\n\r\n")
 
 
-async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+async def test_a_request_cut_at_its_end_has_a_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
@@ -142,7 +143,7 @@ class Received:
 
 
 class Connecting(OpenAIClient):
-    """Has no connection at hand, and does something as soon as it has one."""
+    """Has no open connection, and performs an action as soon as it has one."""
 
     def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
         super().__init__(Pool())
@@ -163,7 +164,7 @@ def sent_by(engine: ScriptedEngine, client: OpenAIClient) -> tuple[Transfer, Rec
     return client.send(asked, received), received
 
 
-async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engine: ScriptedEngine) -> None:
+async def test_a_connection_opened_too_late_is_closed_unused(engine: ScriptedEngine) -> None:
     async def close_next(connection: Connection) -> None:
         asyncio.get_running_loop().call_soon(transfer.close)  # once there is a result
 
@@ -174,7 +175,7 @@ async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engin
     assert not received.said
 
 
-async def test_a_connection_that_is_lost_before_it_is_used_has_failed(engine: ScriptedEngine) -> None:
+async def test_a_connection_lost_before_its_use_is_a_failure(engine: ScriptedEngine) -> None:
     async def lose(connection: Connection) -> None:
         connection.close()
         await until(lambda: connection.failure)
@@ -185,7 +186,7 @@ async def test_a_connection_that_is_lost_before_it_is_used_has_failed(engine: Sc
 
 
 @pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["our reader", "uvicorn"])
-async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, beside: dict[str, int]) -> None:
+async def test_a_number_without_a_json_form_is_rejected(gateway: Gateway, beside: dict[str, int]) -> None:
     asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
     async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
         told = await client.post("/v1/chat/completions", json=asked | beside)
@@ -194,7 +195,7 @@ async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, 
     assert gateway.metric("pointsman_engine_in_flight") == 0
 
 
-async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
+async def test_a_client_that_does_not_read_a_plain_answer_is_disconnected(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(*["x" * 2**20] * 16))
@@ -212,7 +213,7 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
 
 
 class Wire(asyncio.Transport):
-    """Delivers what was on its way when it was closed, as TLS does."""
+    """Delivers data that was in transit when it was closed, like TLS."""
 
     def __init__(self, log: list[str] | None = None) -> None:
         super().__init__()
@@ -236,7 +237,7 @@ class Wire(asyncio.Transport):
         return self._closing
 
 
-async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
+async def test_connections_beyond_the_limit_are_not_read(gateway: Gateway) -> None:
     components = gateway.components
     dependencies = http_dependencies(components)
     config, full = Config(build_app(dependencies), log_config=None), ConnectionLimits(max_connections=0)
@@ -250,7 +251,7 @@ async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
 
 @dataclass
 class Logged:
-    """Implements `Journal`, `Tenancy` and `Reservation`, and tells when each was called."""
+    """Implements `RequestLog`, `Tenancy` and `Reservation`, and records the order of calls."""
 
     inner: Any
     log: list[str]
@@ -279,12 +280,12 @@ class Logged:
         self.inner.settle(*what)
 
 
-async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_enters(
+async def test_an_answer_is_logged_sent_and_settled_before_the_next_request(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Hello", " there"))
     components, log = gateway.components, list[str]()
-    request_log: Any = Logged(components.pipeline.request_log, log)  # has what the pipeline calls
+    request_log: Any = Logged(components.pipeline.request_log, log)  # it has the methods that the pipeline calls
     tenancy: Any = Logged(components.pipeline.tenancy, log)
     pipeline = replace(components.pipeline, request_log=request_log, tenancy=tenancy)
     dependencies = replace(http_dependencies(components), pipeline=pipeline)
@@ -306,10 +307,10 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     assert wire.written.count(b"HTTP/1.1 200 OK") == 2
 
 
-async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
+async def test_a_failure_at_the_last_chunk_releases_the_client_once(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one is under way by then, and must not be taken for it."""
+    """The next request is in flight by then, and must not be confused with it."""
     whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
     goes_on = asyncio.Event()
     engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]
@@ -334,7 +335,7 @@ async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
         assert len(engine.bodies) == 2, "two are under way on one connection"
 
 
-async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
+async def test_an_exception_after_the_engine_call_releases_the_engine(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
@@ -351,8 +352,8 @@ async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
     assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
 
 
-async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(neighbours: Neighbours) -> None:
-    neighbours.engine.url = "http://127.0.0.1:9"  # nobody listens there
+async def test_a_request_without_an_engine_leaves_no_garbage(neighbours: Neighbours) -> None:
+    neighbours.engine.url = "http://127.0.0.1:9"  # no server listens there
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_channel(gateway.grpc_address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
@@ -373,7 +374,7 @@ async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(nei
         await nothing_is_left(ask)
 
 
-async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:
+async def test_a_pipelined_request_has_its_own_id(neighbours: Neighbours) -> None:
     word = {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}
     heads: list[bytes] = []
 
@@ -381,7 +382,7 @@ async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbo
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(HEAD + in_chunks([event(word), b"data: [DONE]\n\n"]) + LAST)
         with suppress(asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")  # behind the first one's body
+            await reader.readuntil(b"\r\n\r\n")  # after the first request's body
         writer.transport.abort()
 
     engine = await asyncio.start_server(answers_once, "127.0.0.1", 0)
@@ -395,7 +396,7 @@ async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbo
     assert [b"x-request-id: second" in head for head in heads] == [False, True]
 
 
-async def test_what_nobody_foresaw_leaves_no_engine_busy(
+async def test_an_unexpected_exception_leaves_no_engine_busy(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> Transfer:

@@ -1,4 +1,4 @@
-"""The connection's own reader and uvicorn, in front of one engine: the same bytes and metrics, whatever is asked."""
+"""The fast HTTP reader and uvicorn, with one engine: the same bytes and metrics for every request."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ COUNTED = (
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
 OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
-"""What exists once for each request."""
+"""Fields that are unique to each request."""
 OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
@@ -61,7 +61,7 @@ class WatchedReader(ChatReader):
 
 @dataclass
 class Told:
-    """An answer without what differs from answer to answer."""
+    """An answer without the fields that are unique to it."""
 
     status: int
     headers: Mapping[str, str]
@@ -93,8 +93,8 @@ class Ways:
         return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
 
     async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
-        """Asserts that both answer the same."""
-        self.gateway.components.engines.state("local").breaker = Breaker()  # what went before must not count
+        """Asserts that both servers give the same answer."""
+        self.gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
         by_uvicorn = await self.told("uvicorn", asked, headers)
         self.gateway.components.engines.state("local").breaker = Breaker()
         by_us = await self.told("ours", asked, headers)
@@ -103,7 +103,7 @@ class Ways:
         return by_us
 
     def _counts(self) -> dict[Any, float]:
-        """Of everything that is counted, and is not a time."""
+        """Returns all counters and gauges, without times."""
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in self.gateway.components.registry.collect()
@@ -137,7 +137,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
             )
             clients[name] = await stack.enter_async_context(client)
         hello = {"model": "tiny", "messages": said("Hello")}
-        async with asyncio.timeout(30):  # a slow machine's Redis may not answer in its time at first
+        async with asyncio.timeout(30):  # on a slow machine, Redis may time out at first
             while components.tenancy.identify_now(key) is None:
                 for client in clients.values():
                     await client.post("/v1/chat/completions", json=hello)
@@ -168,7 +168,7 @@ USUAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-async def test_the_usual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_ordinary_requests_get_the_same_answer(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, asked in USUAL.items():
         before = ways.reader.started
@@ -206,7 +206,7 @@ UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {
 }
 
 
-async def test_the_unusual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_unusual_requests_get_the_same_answer(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, (asked, headers, status) in UNUSUAL.items():
         told = await ways.alike(asked, headers, name)
@@ -228,7 +228,7 @@ REFUSALS = {500: "engine_error", 503: "engine_error", 429: "engine_overloaded", 
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
+async def test_a_failing_answer_ends_in_the_same_way(ways: Ways, engine: ScriptedEngine, streams: bool) -> None:
     for name, steps in TROUBLE.items():
         engine.says(*steps)
         before = ways.reader.started
@@ -238,14 +238,14 @@ async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: Scripted
         assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
 
 
-async def test_an_engine_that_refuses_is_told_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_an_engines_error_is_reported_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
     for status, code in REFUSALS.items():
         engine.refuses(status, {"error": {"message": "no"}})
         told = await ways.alike({"model": "path:small_talk", "messages": said("Hello")}, {}, code)
         assert code.encode() in told.body
 
 
-async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_reservations_are_settled_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     remaining = []
     for way in ("uvicorn", "ours"):
@@ -259,7 +259,7 @@ async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine)
     assert remaining[0]["x-ratelimit-remaining-requests"] == 1
 
 
-async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_a_disconnect_stops_the_engine_and_is_metered(ways: Ways, engine: ScriptedEngine) -> None:
     for streams in (True, False):
         goes_on = asyncio.Event()
         engine.says(*beginning("Hello"), goes_on)
@@ -283,7 +283,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
+async def test_a_request_continues_once_it_has_its_lease(
     ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
@@ -299,7 +299,7 @@ async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
     assert ways.reader.started == before + 1
 
 
-async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
+async def test_a_disconnect_while_waiting_for_a_lease_holds_nothing(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
@@ -316,7 +316,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     assert len(engine.bodies) == asked_before + 1
 
 
-async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
+async def test_a_request_refused_after_waiting_for_a_lease_gets_the_reason(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = held_back(ways.gateway.components.tenancy, monkeypatch)
@@ -331,7 +331,7 @@ async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
     assert ways.gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_a_request_leaves_no_garbage(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     gc.collect()
     gc.disable()
@@ -353,7 +353,7 @@ async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
 
 async def failing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.refuses(500, {"error": {"message": "out of order"}})
-    for _ in range(8):  # in the end it is left alone
+    for _ in range(8):  # in the end its circuit breaker is open
         await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
 
 
@@ -375,21 +375,21 @@ async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> Non
 
 @pytest.mark.parametrize("way", ["uvicorn", "ours"])
 @pytest.mark.parametrize("ends", [cut_off, failing, refusing, breaking_off, beyond_its_limits])
-async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
+async def test_failing_requests_leave_no_garbage(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
 ) -> None:
-    """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
+    """Garbage stays in memory until the next collection, which can be megabytes under many errors."""
 
     async def once_more() -> None:
         ways.gateway.components.engines.state("local").breaker = Breaker()
         await ends(ways, engine, way)
         await asyncio.sleep(0.1)
 
-    await once_more()  # what is made once, and kept
+    await once_more()  # objects that are created once and kept
     await nothing_is_left(once_more)
 
 
-async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:
+async def test_pipelined_requests_are_answered_in_order(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     client = ways.clients["ours"]
     body = json.dumps({"model": "tiny", "messages": said("Hello")}).encode()
@@ -431,7 +431,7 @@ async def raw_ways(
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(script=scripts())
-async def test_whatever_an_engine_answers_is_told_alike(
+async def test_any_engine_answer_is_sent_in_the_same_way(
     raw_ways: tuple[RawEngine, dict[str, httpx.AsyncClient]], script: Script
 ) -> None:
     raw, clients = raw_ways

@@ -1,4 +1,4 @@
-"""How HTTP is served, whatever is served."""
+"""Properties of the HTTP server that do not depend on the route."""
 
 import socket
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 from pointsman_gateway.http.server import serve_http
 
 
-async def test_no_piece_of_an_answer_waits_until_the_one_before_was_acknowledged() -> None:
+async def test_chunks_are_not_delayed_by_nagles_algorithm() -> None:
     no_delay = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""Keys, scopes, limits and usage through the real doors of a gateway that has keys on."""
+"""API keys, scopes, limits and usage, over the real HTTP and gRPC APIs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Resour
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.keys.records import KeyScope, Limits
-from pointsman_servicekit.keys.usage import UsageStore
+from pointsman_servicekit.keys.redis_layout import UsageStore
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
@@ -40,7 +40,7 @@ def body(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
 
 
 async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str]:
-    """The answer's headers; what is refused is raised."""
+    """Returns the answer's headers; errors are raised."""
     shown = {"authorization": f"Bearer {key}"} if key else {}
     async with open_http_client(gateway) as client:
         told = await client.post(CHAT, json=body(**more), headers=shown)
@@ -53,7 +53,7 @@ async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str
 
 
 async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str = "auto") -> Mapping[str, str]:
-    """The answer's metadata, the trailing too; what is refused is raised."""
+    """Returns the answer's metadata with trailers; errors are raised."""
     shown = (("authorization", f"Bearer {key}"),) if key else ()
     asked = pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content=text)])
     async with open_channel(gateway.grpc_address) as channel:
@@ -74,7 +74,7 @@ DOORS = pytest.mark.parametrize("ask", [over_http, over_grpc])
 @pytest.mark.parametrize(
     ("key", "code"), [("", "missing_key"), ("sk-1", "unknown_key"), (f"pm_{'A' * 8}_{'b' * 32}", "unknown_key")]
 )
-async def test_who_shows_no_key_that_is_known_is_not_let_in(
+async def test_requests_without_a_valid_key_are_rejected(
     guarded: Gateway, engine: ScriptedEngine, ask: Any, key: str, code: str
 ) -> None:
     with pytest.raises(Unauthenticated) as told:
@@ -96,7 +96,7 @@ async def test_who_shows_no_key_that_is_known_is_not_let_in(
         ("GET", "/v1/configuration", None),
     ],
 )
-async def test_every_route_but_those_of_operators_asks_for_a_key(
+async def test_every_route_except_operational_ones_needs_a_key(
     guarded: Gateway, method: str, path: str, asked: dict[str, Any] | None
 ) -> None:
     async with open_http_client(guarded) as client:
@@ -104,19 +104,19 @@ async def test_every_route_but_those_of_operators_asks_for_a_key(
     assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), path
 
 
-async def test_health_and_metrics_ask_for_none(guarded: Gateway) -> None:
+async def test_health_and_metrics_need_no_key(guarded: Gateway) -> None:
     async with open_http_client(guarded) as client:
         for path in ("/healthz", "/readyz", "/metrics"):
             assert (await client.get(path)).status_code == 200, path
 
 
 @DOORS
-async def test_a_key_takes_the_paths_that_it_is_for_and_no_other(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
+async def test_a_key_can_use_the_paths_in_its_scope_only(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     issued = await issue(valkey.url, scope=KeyScope(paths=("small_talk", "safe_start")))
     key = issued.credential.text
     named = await ask(guarded, key, text=IN_CHAT)
     assert named["x-pointsman-path"] == "small_talk"
-    # Its own path is not the key's, the default path is.
+    # The key may not use the task's path, but it may use the default path.
     instead = await ask(guarded, key, text=IN_TRIAGE)
     assert instead["x-pointsman-path"] == "safe_start"
     with pytest.raises(PermissionDenied, match="the key is not for path 'triage_adapter'") as told:
@@ -130,18 +130,18 @@ async def all_of(asked: Iterable[Awaitable[Any]]) -> None:
 
 
 @DOORS
-async def test_a_limit_is_told_before_and_when_it_is_met(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
+async def test_limits_are_reported_before_and_when_they_are_reached(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     issued = await issue(valkey.url, limits=Limits(requests_per_minute=2))
     told = [await ask(guarded, issued.credential.text) for _ in range(2)]
     assert [t.get("x-ratelimit-limit-requests", "2") for t in told] == ["2", "2"]
     with pytest.raises(ResourceExhausted) as refused:
-        await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a minute may have begun meanwhile
+        await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a new minute may have begun
     assert refused.value.code == "requests_per_minute"
     assert refused.value.limits["x-ratelimit-remaining-requests"] == "0"
 
 
 @DOORS
-async def test_a_revoked_key_is_refused_soon_and_a_priced_answer_is_counted(
+async def test_a_revoked_key_is_soon_rejected_and_its_usage_is_counted(
     guarded: Gateway, engine: ScriptedEngine, valkey: Valkey, ask: Any
 ) -> None:
     issued = await issue(valkey.url)
@@ -169,7 +169,7 @@ async def test_a_revoked_key_is_refused_soon_and_a_priced_answer_is_counted(
     await found(is_refused)
 
 
-async def test_a_hung_up_request_gives_its_stream_back(
+async def test_a_disconnect_releases_the_concurrency_limit(
     guarded: Gateway, engine: ScriptedEngine, valkey: Valkey
 ) -> None:
     issued = await issue(valkey.url, limits=Limits(concurrent_streams=1))
@@ -186,9 +186,7 @@ async def test_a_hung_up_request_gives_its_stream_back(
 
 
 @DOORS
-async def test_a_tenant_s_answers_are_not_there_for_what_another_says(
-    guarded: Gateway, valkey: Valkey, ask: Any
-) -> None:
+async def test_a_tenant_cannot_give_feedback_on_anothers_answers(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     ours, theirs = [(await issue(valkey.url, tenant=name)).credential.text for name in ("acme", "other")]
     said = {"decision_id": (await ask(guarded, ours))["x-pointsman-decision-id"], "rating": 1.0}
     async with open_http_client(guarded) as client:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import Config, ConfigError, load_config
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.datasets.build import BuildOrder, build, plan_report, read_evaluation_keys, read_teacher_answers
-from pointsman_lab.datasets.files import WrittenDataSet
-from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
+from pointsman_lab.datasets.rows import Row, Source, WrittenDataSet, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
@@ -50,7 +49,7 @@ def source_of(extracted: Extracted) -> Source | None:
 # -- extraction from one sample
 
 
-def test_the_teachers_accepted_answer_is_learnt_and_the_students_own_is_not() -> None:
+def test_the_teachers_accepted_answers_are_used_and_the_students_own_are_not() -> None:
     assert source_of(extract(sample(few_shot("{}", *GOOD)), TERMS)) is Source.ACCEPTED
     assert extract(sample(adapter("{}", *GOOD)), TERMS).rejected == "unrated and not the teacher's"
     assert extract(sample(few_shot("{}")), TERMS).rejected == "neither rated nor validated"
@@ -62,25 +61,25 @@ def test_a_rating_counts_more_than_a_validator() -> None:
     assert extract(sample(few_shot("{}", *GOOD), rating=0.5), TERMS).rejected == "low rating"
 
 
-def test_an_experts_word_counts_most_and_makes_a_pair_with_what_was_answered() -> None:
+def test_a_correction_has_priority_and_forms_a_preference_pair() -> None:
     found = extract(sample(few_shot("wrong", *GOOD), rating=1.0, right_answer='{ "intent":"refund" }'), TERMS)
     assert found.row is not None
     assert (found.row.source, found.row.answer) == (Source.EXPERT, '{"intent": "refund"}')
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [('{"intent": "refund"}', "wrong")]
 
 
-def test_a_corrected_answer_of_a_path_that_looks_things_up_is_told_apart() -> None:
+def test_corrections_of_answers_with_passages_are_marked() -> None:
     found = extract(sample(StoredAnswer("handbook", "No dogs."), kind="rag", right_answer="Dogs may travel."), TERMS)
     assert found.row is not None
     assert found.row.source is Source.RETRIEVAL_CORRECTED
 
 
-def test_a_refused_answer_makes_a_pair_with_the_one_in_its_place() -> None:
+def test_a_refused_answer_and_its_replacement_form_a_pair() -> None:
     found = extract(sample(adapter("bad", "refused"), few_shot("good", *GOOD)), TERMS)
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [("good", "bad")]
 
 
-def test_what_belongs_to_another_task_or_is_more_than_texts_is_left_out() -> None:
+def test_samples_of_other_tasks_or_with_other_content_are_skipped() -> None:
     assert extract(sample(few_shot("{}", *GOOD), right_task="refund"), TERMS).rejected == "another task"
     tools = Sample("d1", "", "prompt", ({"role": "tool", "content": "3", "tool_call_id": "x"},), (few_shot("{}"),))
     assert extract(tools, TERMS).rejected == "not only text"
@@ -89,7 +88,7 @@ def test_what_belongs_to_another_task_or_is_more_than_texts_is_left_out() -> Non
 # -- splitting
 
 
-def test_each_prompt_is_there_once_with_the_weightiest_answer_and_of_equals_the_latest() -> None:
+def test_each_prompt_occurs_once_with_the_best_and_latest_answer() -> None:
     rows = [
         row("Where is it", "a", Source.EXPERT),
         row("where  IS it", "b"),
@@ -102,19 +101,19 @@ def test_each_prompt_is_there_once_with_the_weightiest_answer_and_of_equals_the_
     assert data.dropped == {"duplicate": 1, "replaced by a better source": 2}
 
 
-def test_a_prompt_stays_on_its_side_whatever_comes_beside_it() -> None:
+def test_a_prompts_split_does_not_depend_on_other_prompts() -> None:
     few = split([row(f"number {word}", "x") for word in "abcdefghij"], [], set(), 0.3)
     many = split([row(f"number {word}", "x") for word in "abcdefghijklmnopqrstuvwxyz"], [], set(), 0.3)
     assert {one.key for one in few.heldout} <= {one.key for one in many.heldout}
     assert 0 < len(many.heldout) < 26
 
 
-def test_prompts_that_differ_by_numbers_alone_are_on_one_side() -> None:
+def test_prompts_that_differ_only_in_numbers_are_in_one_split() -> None:
     data = split([row(f"booking LM-{number}", str(number)) for number in range(40)], [], set(), 0.5)
     assert not (data.train and data.heldout)
 
 
-def test_nothing_that_decides_on_the_adapter_is_learnt_nor_its_like() -> None:
+def test_evaluation_prompts_and_similar_ones_are_not_in_the_training_set() -> None:
     evaluation = {prompt_key((("user", "Refund please. LM-77120."),))}
     rows = [row("refund  please. LM-77120.", "a"), row("Refund please. LM-5.", "b"), row("another", "c")]
     data = split(rows, [], evaluation, 0.0)
@@ -158,7 +157,7 @@ def lines(written: WrittenDataSet, *files: str) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for file in files for line in (written.folder / file).read_text().splitlines()]
 
 
-async def test_a_data_set_is_named_by_its_content_and_says_where_it_comes_from(
+async def test_a_data_set_is_named_by_its_content_and_describes_its_origin(
     config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
 ) -> None:
     desk.store.learning = config.tasks.learning
@@ -188,7 +187,7 @@ async def test_a_data_set_is_named_by_its_content_and_says_where_it_comes_from(
     assert (tmp_path / "triage" / "latest").read_text().strip() == second.folder.name
 
 
-async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_out_of_redis(
+async def test_withdrawn_consent_removes_rows_from_redis_and_the_next_data_set(
     config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
 ) -> None:
     desk.store.learning = config.tasks.learning
@@ -208,7 +207,7 @@ async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_ou
     assert "hat" not in str(lines(rest, "train.jsonl", "heldout.jsonl"))
 
 
-async def test_a_configuration_that_learns_nothing_reads_nothing_and_removes_nothing(
+async def test_without_training_in_the_configuration_nothing_is_read_or_removed(
     config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
 ) -> None:
     desk.store.learning = config.tasks.learning
@@ -226,7 +225,7 @@ async def test_a_configuration_that_learns_nothing_reads_nothing_and_removes_not
         assert await redis.xlen(redis_schema.TRAINING_SAMPLES) == 1
 
 
-async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_accept_it(
+async def test_requested_teacher_answers_are_used_if_validators_accept_them(
     config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
 ) -> None:
     folder = ConfigFolder(config.folder)
@@ -243,7 +242,7 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
     assert IN_TRIAGE in str(lines(written, "train.jsonl", "heldout.jsonl"))  # the task's examples are rows too
 
 
-def test_a_teachers_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+def test_a_teachers_answer_may_contain_unicode_line_separators(tmp_path: Path) -> None:
     taught = tmp_path / "taught.jsonl"
     taught.write_text(json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8")
     rows, refused = read_teacher_answers(taught, ())
@@ -266,7 +265,7 @@ def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
         ({"student": "triage_adapter", "teacher": "triage_adapter"}, "student and teacher are both"),
     ],
 )
-def test_a_flywheel_that_cannot_turn_is_refused(
+def test_an_invalid_retraining_configuration_is_rejected(
     config_folder: ConfigFolder, flywheel: dict[str, str], message: str
 ) -> None:
     config_folder.tasks["triage"]["flywheel"] = flywheel
@@ -274,7 +273,7 @@ def test_a_flywheel_that_cannot_turn_is_refused(
         load_config(config_folder.write())
 
 
-def test_held_out_rows_are_known_by_what_is_asked_in_them(tmp_path: Path) -> None:
+def test_held_out_rows_are_identified_by_their_prompts(tmp_path: Path) -> None:
     file = tmp_path / "heldout.jsonl"
     two = [
         {"role": "user", "content": "Hi"},
@@ -297,6 +296,6 @@ def test_a_task_without_a_flywheel_has_no_plan(config: Config) -> None:
         plan_report(config, "chat")
 
 
-def test_learning_is_refused_where_it_could_keep_nothing() -> None:
+def test_collecting_samples_without_a_request_log_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1 item"):
         LearningConfig(tasks=())

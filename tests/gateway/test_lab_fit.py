@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, origin
-from pointsman_gateway.classification.artifact import StaleClassifier, load
+from pointsman_gateway.classification.model import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.__main__ import main
 
@@ -41,7 +41,7 @@ def test_the_same_examples_give_the_same_file_byte_for_byte(
     assert first["digest"] == second["digest"]
 
 
-def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_told(
+def test_the_file_goes_to_the_folder_or_the_named_place_and_its_content_is_reported(
     config_folder: ConfigFolder, fit: Fit
 ) -> None:
     config_folder.tasks["chat"]["target_coverage"] = 0.8
@@ -59,9 +59,7 @@ def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_
     assert "learning: 12 of 12" in told.splitlines()
 
 
-def test_what_was_written_is_accepted_until_the_examples_change(
-    config_folder: ConfigFolder, fit: Fit, model_folder: Path
-) -> None:
+def test_the_file_is_valid_until_the_examples_change(config_folder: ConfigFolder, fit: Fit, model_folder: Path) -> None:
     models = EmbeddingModels.load(model_folder)
     _, found, _ = fit(config_folder.write())
     assert load(Path(found["file"]), origin(load_config(config_folder.folder), models)).tasks == (
@@ -105,7 +103,7 @@ def test_a_missing_file_of_examples_is_named(config_folder: ConfigFolder, fit: F
     assert str(folder / "tasks" / "chat.jsonl") in errors
 
 
-def test_without_json_it_is_a_page_to_read(
+def test_without_json_the_output_is_text(
     config_folder: ConfigFolder, fit: Fit, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", str(config_folder.write())]) == 0

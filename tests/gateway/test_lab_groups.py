@@ -20,7 +20,7 @@ def _example(text: str, task: str, line: int) -> Example:
     return Example(text, task, f"tasks/{task}.jsonl", line)
 
 
-def test_abstained_texts_that_are_alike_make_a_group_and_others_none(minilm: MiniLM) -> None:
+def test_similar_abstained_texts_form_a_group(minilm: MiniLM) -> None:
     texts = [PASSWORD[0], *SCHOOL_TRIP, ALONE[0], *PASSWORD[1:], ALONE[1]]
 
     groups = group_texts(dict.fromkeys(texts, 1), minilm.embed(texts), known_texts=["When does the train leave?"])
@@ -30,7 +30,7 @@ def test_abstained_texts_that_are_alike_make_a_group_and_others_none(minilm: Min
     assert {"group", "book", "class", "trip", "school", "pupils"} & set(groups[1].words)
 
 
-def test_a_group_is_as_large_as_the_requests_that_had_its_texts(minilm: MiniLM) -> None:
+def test_a_groups_size_is_its_number_of_requests(minilm: MiniLM) -> None:
     counts = dict.fromkeys(PASSWORD, 1) | dict.fromkeys(SCHOOL_TRIP, 9)
 
     groups = group_texts(counts, minilm.embed(list(counts)), known_texts=[])
@@ -38,7 +38,7 @@ def test_a_group_is_as_large_as_the_requests_that_had_its_texts(minilm: MiniLM) 
     assert [group.requests for group in groups] == [27, 4]
 
 
-def test_the_same_text_again_and_again_is_no_group(minilm: MiniLM) -> None:
+def test_repetitions_of_one_text_are_not_a_group(minilm: MiniLM) -> None:
     assert group_texts({PASSWORD[0]: 500}, minilm.embed(PASSWORD[:1]), known_texts=[]) == []
 
 
@@ -57,7 +57,7 @@ def test_near_duplicates_are_found_across_tasks_only_and_the_most_alike_come_fir
     assert pairs[0].other.file == "tasks/chat.jsonl"
 
 
-def test_every_pair_is_found_once_when_there_are_more_rows_than_are_looked_at_together() -> None:
+def test_every_pair_is_found_once_across_blocks_of_rows() -> None:
     examples = [_example(f"text {i}", f"task{i % 2}", i) for i in range(ROWS_AT_ONCE + 3)]
     vectors = np.zeros((len(examples), len(examples)), np.float32)
     np.fill_diagonal(vectors, 1)

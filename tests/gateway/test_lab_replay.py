@@ -81,7 +81,7 @@ async def _a_day(door: HttpDoor, valkey: Valkey) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("store_messages", [True, False])
-async def test_the_configuration_that_decided_would_change_nothing(
+async def test_the_same_configuration_changes_nothing(
     store_messages: bool, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     neighbours.config.rest_of_tasks["request_log"]["store_messages"] = store_messages
@@ -99,7 +99,7 @@ async def test_the_configuration_that_decided_would_change_nothing(
     assert found["cost_per_1000_usd"]["difference"] == 0
 
 
-async def test_what_would_change_is_counted_shown_and_priced(
+async def test_changes_are_counted_shown_and_priced(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     triage, chat = await door.ask(IN_TRIAGE), await door.ask(IN_CHAT, "path:small_talk")
@@ -121,7 +121,7 @@ async def test_what_would_change_is_counted_shown_and_priced(
     assert cost["estimated"] == []
 
 
-async def test_a_path_that_has_not_answered_yet_is_priced_by_the_price_list_and_named(
+async def test_a_path_without_answers_is_priced_by_the_price_list_and_named(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     await door.ask(IN_TRIAGE)
@@ -135,7 +135,7 @@ async def test_a_path_that_has_not_answered_yet_is_priced_by_the_price_list_and_
     assert found["cost_per_1000_usd"]["after"] == pytest.approx(1000 * (1000 * 4 + len(IN_TRIAGE) // 4) / 1e6)
 
 
-async def test_a_path_of_the_same_name_that_is_another_is_told_of(
+async def test_a_path_redefined_under_the_same_name_is_reported(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     await door.ask(IN_POLICY)
@@ -147,7 +147,7 @@ async def test_a_path_of_the_same_name_that_is_another_is_told_of(
     assert (found["changed"], found["on_modified_paths"]) == (0, {"handbook": 1})
 
 
-async def test_a_request_whose_forced_path_is_gone_would_fail_with_the_senders_own_error(
+async def test_a_request_for_a_removed_path_would_fail(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     await door.ask(IN_CHAT, "path:letter")
@@ -163,7 +163,7 @@ async def test_a_request_whose_forced_path_is_gone_would_fail_with_the_senders_o
     assert count == 1
 
 
-async def test_more_change_than_was_allowed_fails_after_all_has_been_shown(
+async def test_too_many_changes_fail_the_command_after_the_report(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     for text in (IN_TRIAGE, IN_POLICY):
@@ -180,7 +180,7 @@ async def test_more_change_than_was_allowed_fails_after_all_has_been_shown(
     assert code == 0
 
 
-async def test_a_new_task_is_seen_only_where_texts_were_kept(
+async def test_a_new_task_is_detected_only_for_stored_texts(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("kept"), store_messages=True)
@@ -196,8 +196,10 @@ async def test_a_new_task_is_seen_only_where_texts_were_kept(
     assert (move["task"], move["new_task"], move["new_path"]) == ("chat", "greeting", "small_talk")
 
 
-async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: ConfigFolder, replay: Replay) -> None:
-    """The policy's own choice is compared, not the path that stood in for it."""
+async def test_a_former_fallback_does_not_count_as_a_change(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    """The policy's own choice is compared, not the fallback that was used."""
     adapter, spare = AnswerPath("triage_adapter", "tiny"), AnswerPath("triage_few_shot", "tiny")
     request = Request("auto", (Message("user", IN_TRIAGE),))
     chosen = Considered("triage_adapter", "chosen", "policy:fixed")
@@ -211,7 +213,7 @@ async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: Co
     assert (found["decisions"], found["changed"]) == (1, 0)
 
 
-async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
+async def test_exactly_the_requested_time_range_is_read(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     request = Request("auto", (Message("user", IN_CHAT),))
@@ -231,7 +233,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
     ]  # fmt: skip
 
 
-async def test_no_text_of_a_request_commands_the_terminal(
+async def test_terminal_escape_sequences_in_texts_are_removed(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     text = f"\x1b[2J{IN_CHAT}\x07\n"
@@ -242,7 +244,7 @@ async def test_no_text_of_a_request_commands_the_terminal(
     assert found["examples"][0]["text"] == f"\N{REPLACEMENT CHARACTER}[2J{IN_CHAT}\N{REPLACEMENT CHARACTER}"
 
 
-async def test_an_abstention_stays_one_without_its_text(
+async def test_an_abstention_without_its_text_is_kept(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     abstained = decision("d1", UNKNOWN, AnswerPath("safe_start", "tiny"), reason="abstained")
@@ -255,7 +257,7 @@ async def test_an_abstention_stays_one_without_its_text(
     assert (move["path"], move["new_path"], move["new_task"]) == ("safe_start", "small_talk", UNKNOWN)
 
 
-async def test_who_names_no_user_is_drawn_as_before(
+async def test_requests_without_a_user_keep_their_recorded_position(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     paths = {(await door.route(IN_CHAT))["path"] for _ in range(24)}
@@ -267,7 +269,7 @@ async def test_who_names_no_user_is_drawn_as_before(
     assert (found["decisions"], found["changed"], found["redrawn"]) == (24, 0, 0)
 
 
-async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
+async def test_best_value_uses_the_gateways_statistics(
     door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     answers = [await door.ask(IN_CHAT, user=f"user {number}") for number in range(16)]
@@ -292,9 +294,7 @@ async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
         (["--redis", "nowhere"], "nowhere"),
     ],
 )
-async def test_a_mistake_is_one_line(
-    options: list[str], told: str, config_folder: ConfigFolder, replay: Replay
-) -> None:
+async def test_an_error_is_one_line(options: list[str], told: str, config_folder: ConfigFolder, replay: Replay) -> None:
     code, _, errors = await replay(config_folder.write(), *options)
 
     assert code == 1
@@ -302,7 +302,7 @@ async def test_a_mistake_is_one_line(
     assert told in line
 
 
-async def test_a_dead_redis_is_told_of_without_its_password(
+async def test_an_unavailable_redis_is_reported_without_its_password(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     valkey.kill()

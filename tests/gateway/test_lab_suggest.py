@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
 from pointsman_lab.__main__ import main
 
@@ -40,7 +40,9 @@ def suggest(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: 
     return run
 
 
-async def test_a_misplaced_example_is_told_with_its_place(config_folder: ConfigFolder, suggest: Suggest) -> None:
+async def test_a_misplaced_example_is_reported_with_file_and_line(
+    config_folder: ConfigFolder, suggest: Suggest
+) -> None:
     config_folder.examples["chat"].insert(2, ("Are bicycles allowed on a train?", None))
 
     code, told = await suggest(config_folder.write())
@@ -68,7 +70,7 @@ async def test_lines_are_counted_as_an_editor_counts_them(config_folder: ConfigF
     assert {pair[which]["line"] for pair in told["near_duplicates"] for which in ("one", "other")} == {1, 3}
 
 
-async def test_the_journal_tells_of_a_task_that_is_missing_and_of_requests_that_were_of_another(
+async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
     config_folder: ConfigFolder, desk: Desk, valkey: Valkey, tmp_path: Path, suggest: Suggest
 ) -> None:
     desk.store.config = RequestLogConfig(store_messages=True)
@@ -95,7 +97,7 @@ async def test_the_journal_tells_of_a_task_that_is_missing_and_of_requests_that_
     ]
 
 
-async def test_what_was_not_kept_is_counted_and_nothing_else(
+async def test_texts_that_were_not_stored_are_only_counted(
     config_folder: ConfigFolder, desk: Desk, valkey: Valkey, suggest: Suggest
 ) -> None:
     await _remember(desk)

@@ -1,4 +1,4 @@
-"""A text in a language that the examples are not written in goes to the default path; an English text never does."""
+"""A text in a foreign language goes to the default path; an English text never does for that reason."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
-from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
 from tests.gateway.doubles.classifier import ScriptedClassifier

@@ -1,4 +1,4 @@
-"""What a body may be, and that finding it out is cheap."""
+"""Limits of request bodies, and that checking them is fast."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def refusal(body: bytes, limits: BodyLimits = SMALL) -> str | None:
 
 
 @pytest.mark.parametrize("objects", [False, True])
-def test_so_deep_and_no_deeper(objects: bool) -> None:
+def test_nesting_is_limited(objects: bool) -> None:
     assert refusal(nested(5, objects=objects)) is None
     assert refusal(nested(6, objects=objects)) == "body_too_deep"
     assert refusal(nested(40_000)) == "body_too_complex"
@@ -41,12 +41,12 @@ def test_thirty_two_levels_are_allowed_and_the_error_says_so() -> None:
         check_body(nested(33))
 
 
-def test_brackets_in_a_text_are_text() -> None:
+def test_brackets_in_strings_do_not_count() -> None:
     for text in ("[[[[[[[[", 'a "quoted" [[[[[[[', "\\", '\\"[[[[[[[', 'ends with \\"', "[{" * 3000, "\\\\[[[[[[["):
         assert refusal(json.dumps({"messages": [{"content": text}]}).encode()) is None, text
 
 
-def test_brackets_behind_a_text_with_escapes_count() -> None:
+def test_brackets_after_a_string_with_escapes_count() -> None:
     for text in "\\", '"', '\\"', "\\\\", '"\\':
         assert refusal(json.dumps([text, json.loads(nested(5))]).encode()) == "body_too_deep", text
 
@@ -64,7 +64,7 @@ def test_it_agrees_with_a_decoder_on_random_json() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[", b"]", b"}{", b'"', b"\\", b"[" * 5, b"]" * 50, b'{"a": [}'])
-def test_what_is_no_json_is_left_to_the_decoder(body: bytes) -> None:
+def test_invalid_json_is_left_to_the_decoder(body: bytes) -> None:
     assert refusal(body) is None
 
 
@@ -74,7 +74,7 @@ def test_json_in_another_encoding_than_utf_8_is_refused(encoding: str) -> None:
     assert refusal('{"text": "\xe9"}'.encode()) is None
 
 
-def test_every_value_counts_whatever_it_is() -> None:
+def test_values_of_every_type_count() -> None:
     limits = BodyLimits(max_values=100, max_strings=50)
     for value in ("1", "null", "true", "[]", "{}", '"a, b"'):
         most = 49 if value.startswith('"') else 100  # "input" is one of the strings
@@ -82,16 +82,16 @@ def test_every_value_counts_whatever_it_is() -> None:
         assert refusal(f'{{"input": [{",".join([value] * (most + 1))}]}}'.encode(), limits) == "body_too_complex", value
 
 
-def test_commas_in_a_text_are_text() -> None:
+def test_commas_in_strings_do_not_count() -> None:
     assert refusal(json.dumps(["," * 90_000]).encode(), BodyLimits(max_values=100, max_strings=50)) is None
 
 
-def test_lists_that_never_end_are_too_deep() -> None:
+def test_unclosed_lists_are_too_deep() -> None:
     assert refusal(b"[" * 1000) == "body_too_deep"
     assert refusal(b'[{"a":' * 1000) == "body_too_deep"
 
 
-def test_so_long_and_no_longer() -> None:
+def test_lists_are_limited() -> None:
     assert refusal(b'"' + b"x" * 99_998 + b'"') is None
     assert refusal(b'"' + b"x" * 99_999 + b'"') == "body_too_large"
 
@@ -110,13 +110,13 @@ COUNTS: list[tuple[list[Said], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("messages", "beside", "message"), COUNTS)
-def test_there_may_be_only_so_many_of_each(messages: list[Said], beside: dict[str, Any], message: str) -> None:
+def test_the_number_of_each_kind_is_limited(messages: list[Said], beside: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_counts(messages, beside)
     assert refused.value.message == message
 
 
-def test_the_most_of_each_is_allowed_and_other_shapes_are_left_to_the_decoder() -> None:
+def test_the_maximum_of_each_kind_is_accepted() -> None:
     check_counts([Said([{"type": "text"}])] * 1000, {"tools": [{}] * 128})
     check_counts([Said("x" * 5000), Said(None)], {"tools": "x" * 500, "functions": None})
 

@@ -1,4 +1,4 @@
-"""What is too deep or too much is refused at each route and at both doors, before it is decoded or answered."""
+"""Every route of both APIs rejects bodies that are too deep or too large, before they are decoded."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ MESSAGE = {"role": "user", "content": IN_CHAT}
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route", "/v1/feedback"])
 @pytest.mark.parametrize("body", [json.dumps({"metadata": DEEP}).encode(), b"[" * 200_000, b'{"a":' * 50_000])
-async def test_what_is_too_deep_is_refused_at_each_route(http: httpx.AsyncClient, route: str, body: bytes) -> None:
+async def test_too_deep_bodies_are_rejected_at_each_route(http: httpx.AsyncClient, route: str, body: bytes) -> None:
     told = await http.post(route, content=body, headers={"content-type": "application/json"})
     assert (told.status_code, told.json()["error"]["code"]) in [(400, "body_too_deep"), (400, "body_too_complex")]
 
@@ -42,7 +42,7 @@ async def test_too_many_messages_or_tools_are_refused(
     assert engine.bodies == []
 
 
-async def test_the_grpc_door_refuses_the_same(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_the_grpc_api_rejects_the_same(gateway: Gateway, engine: ScriptedEngine) -> None:
     message = pb.Message(role="user", content=IN_CHAT)
     tools = pb.Sampling(extra_json=json.dumps({"tools": [{"type": "function"}] * 129}))
     async with open_channel(gateway.grpc_address) as channel:

@@ -1,4 +1,4 @@
-"""Lines of all services that belong to one request name it: its own id, its decision's, and its trace's."""
+"""The log lines of all services have the ids of the request, its decision, and its trace."""
 
 import io
 import json
@@ -50,7 +50,7 @@ async def gateway(neighbours: Neighbours, recorded: Recorded | None) -> AsyncIte
         yield gateway
 
 
-async def test_each_line_of_a_request_names_it_whichever_door_it_came_through(
+async def test_each_log_line_of_a_request_has_its_id_over_http_and_grpc(
     log: io.StringIO, gateway: Gateway, recorded: Recorded | None
 ) -> None:
     now = gateway.components.reloader.current
@@ -70,13 +70,13 @@ async def test_each_line_of_a_request_names_it_whichever_door_it_came_through(
             assert line["trace_id"] in {f"{span.context.trace_id:032x}" for span in recorded.all()}
 
 
-async def test_a_line_before_any_decision_names_none(log: io.StringIO, gateway: Gateway) -> None:
+async def test_a_log_line_before_the_decision_has_no_decision_id(log: io.StringIO, gateway: Gateway) -> None:
     logging.getLogger("elsewhere").warning("something else")
     (line,) = [line for line in _lines(log) if line["module"] == "elsewhere"]
     assert "decision_id" not in line
 
 
-async def test_retriever_and_lora_server_hear_of_request_and_decision(
+async def test_retriever_and_lora_server_get_request_and_decision_ids(
     neighbours: Neighbours, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:
     server, aliases = neighbours.lora_server, {"triage@prod": TRIAGE}

@@ -1,4 +1,4 @@
-"""Whatever happens to requests, nothing that they say and no secret gets into the log, nor into what mistakes tell."""
+"""Neither logs nor exported exceptions contain prompt text, answers or secrets."""
 
 import asyncio
 import io
@@ -36,7 +36,7 @@ Script = Any
 
 
 class Mistaken:
-    """A stage whose mistakes quote what was said."""
+    """A stage whose exceptions quote the prompt."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         try:
@@ -47,13 +47,13 @@ class Mistaken:
 
 @pytest.fixture(params=["text", "json"])
 def form(request: pytest.FixtureRequest) -> Any:
-    """Where it is JSON, all is traced, too."""
+    """The log format; with JSON, tracing is on as well."""
     return request.param
 
 
 @pytest.fixture
 def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
-    """What would be on standard error at INFO."""
+    """What is written to standard error at INFO."""
     written = io.StringIO()
     handler, root = logs.make_handler(written, "gateway", "INFO", form), logging.getLogger()
     with caplog.at_level(logging.INFO):
@@ -67,7 +67,7 @@ def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
 async def gateway(
     neighbours: Neighbours, valkey: Valkey, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Gateway]:
-    """With an engine that wants a key, and with a journal."""
+    """A gateway whose engine requires a key, with a request log."""
     monkeypatch.setenv("ENGINES_KEY", ENGINES_KEY)
     models = neighbours.config.models
     models["models"]["other"] = models["models"]["tiny"]
@@ -93,7 +93,7 @@ def body(text: str, model: str = "auto", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": f"{text} {SAID}"}], **more}
 
 
-async def test_a_day_full_of_failures_leaves_nothing_of_what_was_said_in_the_log(
+async def test_no_failure_writes_prompt_text_to_the_log(
     log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:
     seen = [await client.post(CHAT, json=body(IN_CHAT)), await client.post("/v1/route", json=body(IN_POLICY))]
@@ -132,7 +132,7 @@ async def test_a_day_full_of_failures_leaves_nothing_of_what_was_said_in_the_log
     _says_nothing(log)
 
 
-async def test_an_engine_that_quotes_the_key_it_was_given_does_not_tell_it_to_our_client(
+async def test_an_engine_key_quoted_in_an_error_does_not_reach_the_client(
     log: io.StringIO, client: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.refuses(401, {"error": {"message": f"Incorrect API key provided: {ENGINES_KEY}."}})
@@ -142,7 +142,7 @@ async def test_an_engine_that_quotes_the_key_it_was_given_does_not_tell_it_to_ou
     _says_nothing(log)
 
 
-async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_happened(
+async def test_an_internal_error_gives_the_client_an_id_and_the_log_a_traceback(
     log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     now = gateway.components.reloader.current
@@ -163,7 +163,7 @@ async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_hap
         assert written.count(kept) >= 3, kept
 
 
-async def test_a_prompt_file_that_fails_on_a_request_is_named_without_the_request(
+async def test_a_failing_prompt_file_is_named_without_the_prompt(
     log: io.StringIO, neighbours: Neighbours, gateway: Gateway, client: httpx.AsyncClient
 ) -> None:
     before = gateway.components.reloader.current.id

@@ -1,4 +1,4 @@
-"""Each search and each question that was embedded is paid once: whoever answers in the end, and nothing for neither."""
+"""Each search and each embedded question is charged once, whichever path answers, and also if none does."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SEARCH, EMBEDDING = 0.01, 0.001
 
 
 async def asked(neighbours: Neighbours, text: str, model: str = "auto", times: int = 1) -> list[dict[str, Any]]:
-    """What each answer says of itself."""
+    """Returns what each answer reports about itself."""
     await neighbours.ready()
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
@@ -27,7 +27,7 @@ def prices(neighbours: Neighbours) -> None:
     neighbours.config.models["retrieval"] = {"usd_per_search": SEARCH, "usd_per_embedding": EMBEDDING}
 
 
-async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_path_that_answers(
+async def test_a_search_without_results_is_charged_on_the_fallbacks_receipt(
     neighbours: Neighbours, retriever: ScriptedRetriever
 ) -> None:
     neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["on_empty"] = "next_path"
@@ -39,9 +39,7 @@ async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_pat
     assert told["seconds"]["retrieval"] > 0
 
 
-async def test_a_search_that_nobody_answers_costs_time_alone(
-    neighbours: Neighbours, retriever: ScriptedRetriever
-) -> None:
+async def test_a_failed_search_is_not_charged(neighbours: Neighbours, retriever: ScriptedRetriever) -> None:
     retriever.error = Unavailable("down", code="retriever_unavailable")
     for told in await asked(neighbours, IN_NONE, times=6):
         assert told["path"] == "safe_start"
@@ -53,7 +51,7 @@ async def test_a_search_that_nobody_answers_costs_time_alone(
 async def test_a_question_is_embedded_once_for_its_examples_and_for_the_cache(
     neighbours: Neighbours, valkey: Valkey, path: str, text: str
 ) -> None:
-    """Its path is named by the caller, so that no classifier has embedded it before."""
+    """The caller names the path, so that no classifier has embedded the question before."""
     neighbours.settings |= {"redis_url": valkey.url}
     neighbours.config.models["cache"] = {"usd_per_hit": 0}
     neighbours.config.paths[path] |= {"temperature": 0, "cache": {"similarity_threshold": 0.95}}

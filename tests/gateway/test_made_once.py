@@ -1,4 +1,4 @@
-"""What a request and its receipt make once, of themselves and of nobody before them."""
+"""Values that a request and its receipt compute once, and do not share with other requests."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, 
 DECISION = Decision("dec_1", "chat", 1.0, Path("plain", "tiny"), "forced", "forced", (), ())
 
 
-def test_another_request_made_of_one_counts_its_own_characters() -> None:
+def test_a_copied_request_counts_its_own_characters() -> None:
     asked = Request("auto", (Message("system", "Be brief."), Message("user", "Why?")))
     assert asked.characters == 13
     longer = replace(asked, messages=(*asked.messages, Message("user", "And how?")))
@@ -15,7 +15,7 @@ def test_another_request_made_of_one_counts_its_own_characters() -> None:
     assert replace(longer, messages=asked.messages) == asked
 
 
-def test_another_receipt_made_of_one_tells_its_own_numbers() -> None:
+def test_a_copied_receipt_computes_its_own_numbers() -> None:
     receipt = Receipt(DECISION, Usage(), {"prompt": 3 * 10**6}, {"total": 0.12345678}, "ok")
     assert (receipt.cost_parts_usd, receipt.rounded_seconds) == ({"prompt": 3e-6}, {"total": 0.123457})
     dearer = replace(receipt, picodollars={"prompt": 10**12}, seconds={"total": 2.0})

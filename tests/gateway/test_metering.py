@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.receipt import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
@@ -47,14 +47,14 @@ def test_each_component_has_its_price_in_whole_picodollars() -> None:
     assert (PRICING.searches(2), PRICING.embeddings(1)) == (100_000_000, 2_000_000)
 
 
-def test_an_adapters_training_is_paid_back_by_what_it_answers_and_stands_for_its_days() -> None:
+def test_an_adapters_training_cost_is_spread_over_its_answers() -> None:
     assert PRICING.training_usd("tiny", "triage@1") == pytest.approx(1.0)
     assert PRICING.training("tiny", "triage@1") == 10**9  # a thousandth of a dollar
     assert PRICING.training_usd_per_hour("tiny", "triage@1") == pytest.approx(1 / 240)
-    assert PRICING.training("tiny", "voice@2") == 0  # nobody knows how long it took
+    assert PRICING.training("tiny", "voice@2") == 0  # its duration is unknown
 
 
-def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
+def test_the_expected_cost_is_estimated_first_and_measured_later() -> None:
     expected, path = ExpectedCost(PRICING), Path("p", "tiny", sampling=Sampling(max_tokens=10))
     request = Request("auto", (Message("user", "x" * 400),))
     assert expected.usd(path, request) == pytest.approx(100e-6 + 40e-6)
@@ -65,12 +65,12 @@ def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
     assert expected.usd(path, request) == pytest.approx(150e-6 + 24e-6 + 1e-6)  # a twentieth of the step
 
 
-def test_what_a_path_adds_to_a_prompt_stays_whatever_the_request_is_long() -> None:
+def test_a_paths_own_prompt_tokens_do_not_depend_on_the_requests_length() -> None:
     expected, path = ExpectedCost(PRICING), Path("p", "tiny")
     expected.statistics.add(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
     longer = Request("auto", (Message("user", "x" * 4000),))
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
-    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * expected.usd(path, longer) * 10**12)
+    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * (expected.usd(path, longer) or 0) * 10**12)
     assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
 
 
@@ -122,7 +122,7 @@ async def test_the_phases_lie_within_the_total(http: httpx.AsyncClient, gateway:
     assert seconds["first_token"] + seconds["generation"] == pytest.approx(seconds["total"], abs=1e-4)
 
 
-async def test_an_engine_that_tells_its_queue_has_it_apart_from_the_rest(
+async def test_a_reported_queue_time_is_a_separate_phase(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     *pieces, last, done = answer("a", "b")
@@ -148,7 +148,7 @@ async def test_an_answers_tokens_after_the_first_are_timed(
 
 
 @pytest.mark.parametrize("metrics", ["soon", None, {}, {"queue_time_ms": "long"}, {"queue_time_ms": None}])
-async def test_what_an_engine_tells_in_other_words_is_passed_over(
+async def test_unknown_fields_of_an_engines_report_are_ignored(
     http: httpx.AsyncClient, engine: ScriptedEngine, metrics: object
 ) -> None:
     *pieces, last, done = answer("a", "b")
@@ -158,7 +158,7 @@ async def test_what_an_engine_tells_in_other_words_is_passed_over(
     assert "queue" not in body["pointsman"]["seconds"]
 
 
-async def test_names_that_clients_invent_make_no_series(
+async def test_unknown_names_create_no_series(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     door = HttpDoor(http)
@@ -184,7 +184,7 @@ def series(gateway: Gateway) -> set[tuple[str, ...]]:
     }
 
 
-async def test_a_cut_answer_is_metered_by_what_had_come(
+async def test_an_interrupted_answer_is_metered_by_its_received_chunks(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("one", "two", "three"), asyncio.Event())
@@ -197,13 +197,13 @@ async def test_a_cut_answer_is_metered_by_what_had_come(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled", path="small_talk") == 1)
     assert gateway.metric("pointsman_tokens_total", path="small_talk", type="completion") == 3
     assert gateway.metric("pointsman_cost_usd_total", path="small_talk", component="completion") == pytest.approx(12e-6)
-    # It has been read by then, and the engine can no longer say how long it was.
+    # The prompt had been processed by then, and the engine can no longer report its length.
     sent = sum(len(message["content"]) for message in engine.bodies[0]["messages"])
     assert gateway.metric("pointsman_tokens_total", path="small_talk", type="prompt") == sent // 4 > 0
     await until(lambda: engine.running == 0)
 
 
-async def test_an_engine_that_never_began_is_owed_nothing(
+async def test_an_engine_that_did_not_start_costs_nothing(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.refuses(400, {"error": {"message": "no"}})
@@ -213,7 +213,7 @@ async def test_an_engine_that_never_began_is_owed_nothing(
     assert gateway.metric("pointsman_cost_usd_total") == 0
 
 
-async def test_a_failed_request_teaches_no_expectation(
+async def test_a_failed_request_does_not_change_the_expected_cost(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     door = HttpDoor(http)
@@ -246,5 +246,5 @@ def asking(text: str) -> dict[str, object]:
         ("deadline_exceeded", DeadlineExceeded("x", code="deadline_exceeded"), "gateway"),
     ],
 )
-def test_each_end_of_a_request_is_somebodys_fault(outcome: str, error: PointsmanError | None, fault: str) -> None:
+def test_each_outcome_has_a_fault(outcome: str, error: PointsmanError | None, fault: str) -> None:
     assert fault_of(outcome, error) == fault

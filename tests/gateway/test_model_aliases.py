@@ -1,4 +1,4 @@
-"""Other names for models, and what a request gets whose model is unknown."""
+"""Aliases of models, and the answer to an unknown model."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def aliases(neighbours: Neighbours) -> None:
     ("model", "path"),
     [("gpt-4o-mini", "triage_adapter"), ("gpt-4o", "small_talk"), ("base", "tiny"), ("support", "adapter:triage@prod")],
 )
-async def test_an_alias_is_taken_for_what_it_stands_for(door: Door, model: str, path: str) -> None:
+async def test_an_alias_is_resolved(door: Door, model: str, path: str) -> None:
     assert (await door.ask(IN_TRIAGE, model)).path == path
     assert (await door.route(IN_TRIAGE, model))["path"] == path
 

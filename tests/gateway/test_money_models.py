@@ -1,4 +1,4 @@
-"""What paths cost beside what requests pay for tokens: engines by the hour, training, and the road not taken."""
+"""Costs of paths beyond tokens: engines with an hourly price, training, and counterfactual costs."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def counting(*pieces: str, inference_ms: float) -> list[Step]:
-    """An answer of an engine that tells how long it worked."""
+    """Returns an answer of an engine that reports how long it worked."""
     told = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
     return [
         *beginning(*pieces),
@@ -69,7 +69,7 @@ def counting(*pieces: str, inference_ms: float) -> list[Step]:
 # -- an engine by the hour
 
 
-async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_idle(
+async def test_an_engines_cost_is_allocated_to_its_paths_and_to_idle_time(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     account = gateway.components.cost_metrics.engine_costs.allocator("local")
@@ -77,7 +77,7 @@ async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_i
     door = HttpDoor(http)
     await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
     told = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
-    # Each alone would have paid that much; at once they share what they had in common.
+    # Each alone would have cost that much; together they share the common time.
     assert 0 < told["small_talk"] <= 0.040 + 1e-6
     assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
     total = sum(sample.value for sample in next(iter(gateway.components.cost_metrics.engine_costs.collect())).samples)
@@ -85,7 +85,7 @@ async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_i
     assert account.allocated_until <= time.monotonic()
 
 
-async def test_what_is_cut_off_counts_as_work_until_then(
+async def test_an_aborted_request_counts_as_work_until_its_end(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("a"), asyncio.Event())
@@ -107,23 +107,23 @@ async def test_an_engine_that_has_no_price_has_no_series(neighbours: Neighbours)
 # -- training
 
 
-async def test_an_adapters_answers_pay_its_training_back(gateway: Gateway, door: Door) -> None:
+async def test_an_adapters_answers_amortize_its_training(gateway: Gateway, door: Door) -> None:
     got = await door.ask(IN_TRIAGE)
     assert got.cost_parts_usd["training"] == pytest.approx(1.0 / 1000)  # 1000 s at 3.6 an hour, over 1000 requests
     assert got.cost_usd == pytest.approx(sum(got.cost_parts_usd.values()))
     assert "training" not in (await door.ask(IN_CHAT)).cost_parts_usd
-    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # nobody says what it took
+    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # its training cost is unknown
     assert gateway.metric("pointsman_cost_usd_total", path="triage_adapter", component="training") == 0.001
 
 
-async def test_what_stands_costs_by_the_hour_whoever_asks(gateway: Gateway) -> None:
+async def test_fixed_costs_accrue_by_the_hour(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_training_usd", adapter=TRIAGE) == pytest.approx(1.0)
     assert gateway.metric("pointsman_fixed_usd_per_hour", path="triage_adapter") == pytest.approx(1.0 / 240)
-    # All paths share the engine: it would be paid for without any one of them.
+    # All paths share the engine, which would be paid for without any one of them.
     assert gateway.metric("pointsman_fixed_usd_per_hour", path="small_talk") == 0
 
 
-async def test_an_engine_of_ones_own_is_a_paths_fixed_cost(neighbours: Neighbours) -> None:
+async def test_a_dedicated_engine_is_a_fixed_cost_of_its_path(neighbours: Neighbours) -> None:
     config = neighbours.config
     config.models["models"]["large"] = config.models["models"]["tiny"]
     config.models["engines"]["own"] = {"model": "large", "url": neighbours.engine.url, "usd_per_hour": 2.5}
@@ -138,7 +138,7 @@ async def test_an_engine_of_ones_own_is_a_paths_fixed_cost(neighbours: Neighbour
 # -- the road not taken
 
 
-async def test_a_decision_tells_what_each_path_would_cost(door: Door) -> None:
+async def test_a_decision_has_the_expected_cost_of_each_path(door: Door) -> None:
     await door.ask(IN_TRIAGE, "path:triage_adapter")
     await door.ask(IN_TRIAGE, "path:triage_few_shot")
     routed = await door.route(IN_TRIAGE)
@@ -153,7 +153,7 @@ def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> PathTotals:
 
 
 class Linear:
-    """Knows what answers cost along each path, by request and by token."""
+    """Implements the expected cost of each path as a linear function of requests and tokens."""
 
     def __init__(self, **costs: tuple[float, float]) -> None:
         self.costs = costs
@@ -164,6 +164,9 @@ class Linear:
         by_request, by_token = self.costs[path.name]
         return requests * by_request + tokens * by_token
 
+    def is_priced(self, path: Path) -> bool:
+        return True
+
 
 PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
 
@@ -173,7 +176,7 @@ def told(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
     return {(s.labels["task"], s.labels["path"]): s.value * PICODOLLARS for s in family.samples}
 
 
-def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be() -> None:
+def test_counterfactual_costs_use_actual_costs_for_the_paths_own_requests() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000, 50)), ("chat", "tuned", sent(2, 100, 700))]
     counterfactual = CounterfactualCosts(lambda: rows)
     counterfactual.apply_config(Linear(plain=(10, 5), tuned=(100, 1)), {"chat": [PLAIN, TUNED]})
@@ -182,21 +185,21 @@ def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be()
         ("chat", "tuned"): 700 + 3 * 100 + 300 * 1 + 50,
     }
     assert told(counterfactual) == pytest.approx(expected)
-    assert told(counterfactual) == pytest.approx(expected)  # looking again adds nothing
+    assert told(counterfactual) == pytest.approx(expected)  # reading again adds nothing
     rows[0] = ("chat", "plain", sent(4, 310, 3060, 50))
     assert told(counterfactual) == pytest.approx(
         {("chat", "plain"): expected["chat", "plain"] + 60, ("chat", "tuned"): expected["chat", "tuned"] + 110}
     )
 
 
-def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
+def test_if_all_requests_use_one_path_its_counterfactual_saves_nothing() -> None:
     rows = [("chat", "plain", sent(5, 100, 900, 40))]
     counterfactual = CounterfactualCosts(lambda: rows)
     counterfactual.apply_config(Linear(), {"chat": [PLAIN]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
 
 
-def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() -> None:
+def test_a_path_keeps_its_counters_when_its_kind_changes() -> None:
     counting = MetricsAggregator(CollectorRegistry())
     counting.set_label_values((["plain"], ["chat"]), ({}, set(), []))
     counterfactual = CounterfactualCosts(counting.metrics.path_totals)
@@ -209,7 +212,7 @@ def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() ->
     assert told(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
 
 
-def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
+def test_a_path_without_statistics_is_counted_once_it_has_some() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000))]
     counterfactual, costs = CounterfactualCosts(lambda: rows), Linear(plain=(1, 1))
     counterfactual.apply_config(costs, {"chat": [PLAIN, TUNED]})
@@ -227,14 +230,14 @@ def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
     assert list(counting.metrics.path_totals()) == [("chat", ADAPTED.name, PathTotals(1, 10, 5, 5))]
 
 
-async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:
+async def test_counterfactual_costs_use_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:
     door = HttpDoor(http)
-    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # nobody's task, but it shows what the path is like
+    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # without a task, but part of the path's statistics
     await door.ask(IN_TRIAGE)
     labels: dict[str, Any] = {"task": "triage"}
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_adapter") == pytest.approx(28e-6)
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_few_shot") == pytest.approx(28e-6)
-    assert gateway.metric(COUNTERFACTUAL, **labels, path="safe_start") == 0  # it has never answered
+    assert gateway.metric(COUNTERFACTUAL, **labels, path="safe_start") == 0  # it has no answers yet
     assert gateway.metric(COUNTERFACTUAL, path="handbook") == 0
 
 
@@ -258,13 +261,13 @@ async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gate
         ),
     ],
 )
-def test_a_price_that_is_missing_or_none_is_refused_by_name(neighbours: Neighbours, change: Any, said: str) -> None:
+def test_a_missing_price_is_rejected_by_name(neighbours: Neighbours, change: Any, said: str) -> None:
     change(neighbours.config.models)
     with pytest.raises(ConfigError, match=said):
         load_config(neighbours.config.write())
 
 
-def test_no_path_may_take_a_name_that_metrics_mean_something_by(neighbours: Neighbours) -> None:
+def test_reserved_label_values_are_rejected_as_path_names(neighbours: Neighbours) -> None:
     neighbours.config.paths["idle"] = neighbours.config.paths["small_talk"]
     with pytest.raises(ConfigError, match="no path may be called 'idle': metrics mean an engine's time"):
         load_config(neighbours.config.write())

@@ -1,4 +1,4 @@
-"""What engines shape otherwise than OpenAI comes to clients in OpenAI's shape, or is an error that says what it is."""
+"""Deltas that differ from OpenAI's format are converted to it, or lead to an error that names the problem."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +26,7 @@ def call(name: str = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
 
 
 def read(*choices: dict[str, Any]) -> tuple[list[Chunk], str]:
-    """The chunks, and why there are no more."""
+    """Returns the chunks, and the error that ended them."""
     reader = EventReader()
     chunks = [piece for choice in choices for piece in reader.read(event({"choices": [choice]}))]
     return chunks, reader.failure
@@ -57,13 +57,13 @@ CALL = {"index": 0, "id": "a", "function": {"name": "pay", "arguments": "{}"}}
         ({"index": 0, "delta": {"content": "Hello"}, "logprobs": {"content": [{"logprob": 1}]}}, Chunk(0, "Hello")),
     ],
 )  # fmt: skip
-def test_what_is_shaped_otherwise_is_told_in_openais_shape(choice: dict[str, Any], chunk: Chunk) -> None:
+def test_unusual_deltas_are_converted_to_openais_format(choice: dict[str, Any], chunk: Chunk) -> None:
     (told,), failure = read(choice)
     assert (told, failure) == (chunk, "")
     assert (told.raw == b"") == (told.extra.get("delta") != {"reasoning": "so"}), "it is not sent on as it came"
 
 
-def test_calls_without_numbers_are_counted_choice_by_choice() -> None:
+def test_tool_calls_without_index_are_numbered_per_choice() -> None:
     pieces = [call("pay", '{"a', id="a"), call("", '":1}'), call("see", "{}", id="b"), call("go", "{}"), call("", "")]
     other = {"index": 1, "delta": {"tool_calls": [call("pay", "{}")]}}
     chunks, failure = read(*(delta(tool_calls=[piece]) for piece in pieces), other)
@@ -71,7 +71,7 @@ def test_calls_without_numbers_are_counted_choice_by_choice() -> None:
     assert (numbers, failure) == ([0, 0, 1, 2, 2, 0], "")
 
 
-def test_a_prompt_has_no_more_cached_tokens_than_tokens() -> None:
+def test_cached_tokens_are_limited_to_prompt_tokens() -> None:
     (told,) = EventReader().read(event(usage(cached_tokens=50)))
     assert told.usage == Usage(20, 2, 20)
 
@@ -91,7 +91,7 @@ def test_a_prompt_has_no_more_cached_tokens_than_tokens() -> None:
         (delta(function_call="pay"), "a called function is no object"),
     ],
 )
-def test_of_what_nothing_can_be_made_ends_the_stream(choice: dict[str, Any], why: str) -> None:
+def test_an_unusable_delta_ends_the_stream_with_an_error(choice: dict[str, Any], why: str) -> None:
     chunks, failure = read(delta(content="Hello"), choice)
     assert [told.content for told in chunks] == ["Hello"]
     assert why in failure
@@ -107,7 +107,7 @@ def spoken(index: Any, **delta: Any) -> Step:
     return {**chunk(""), "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
 
 
-async def test_clients_get_the_published_shape(
+async def test_clients_get_chunks_of_the_published_type(
     client: openai.AsyncOpenAI, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     calls = [spoken(0, tool_calls=call("pay", {"to": "Ann"}, id=1)), spoken(0, tool_calls=[call("see", "{}", id="b")])]
@@ -131,7 +131,7 @@ async def test_clients_get_the_published_shape(
 
 @pytest.mark.parametrize("model", ["path:small_talk", "auto"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_cannot_be_written_is_told_as_our_fault(
+async def test_an_answer_that_cannot_be_encoded_is_an_internal_error(
     http: httpx.AsyncClient, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, model: str, stream: bool
 ) -> None:
     def broken(*_: object) -> bytes:

@@ -1,4 +1,5 @@
-"""Bodies as OpenAI's own types write them are taken; numbers that JSON does not have are refused by their place."""
+"""Bodies that conform to OpenAI's types are accepted; numbers that JSON does not allow are rejected with their
+position."""
 
 from typing import Any
 
@@ -36,7 +37,7 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("route", "body", "sent"), TAKEN)
-async def test_what_openais_types_allow_is_taken(
+async def test_bodies_allowed_by_openais_types_are_accepted(
     http: httpx.AsyncClient, engine: ScriptedEngine, route: str, body: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     engine.says(*answer("Hello"))
@@ -64,7 +65,9 @@ async def test_an_earlier_refusal_and_an_older_tools_result_reach_the_engine(
     ]  # fmt: skip
 
 
-async def test_no_new_tokens_are_for_a_named_model_alone(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_max_tokens_of_zero_is_accepted_for_a_named_model_only(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
     asked = {"prompt": "Hello there", "max_tokens": 0, "echo": True, "logprobs": 0}
     engine.says(*text_answer("Hello there")[:1], usage(2, 0), DONE)
     got = await http.post(COMPLETIONS, json={**asked, "model": "tiny"})
@@ -89,7 +92,7 @@ INFINITE: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("route", "written", "param"), INFINITE)
-async def test_a_number_that_json_does_not_have_is_refused_by_its_place(
+async def test_a_number_that_json_does_not_allow_is_rejected_with_its_position(
     http: httpx.AsyncClient, engine: ScriptedEngine, route: str, written: str, param: str
 ) -> None:
     messages = (
@@ -100,7 +103,7 @@ async def test_a_number_that_json_does_not_have_is_refused_by_its_place(
     assert (got.status_code, got.json()["error"]["param"], engine.bodies) == (400, param, []), got.text
 
 
-async def test_over_grpc_too(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_the_same_numbers_are_rejected_over_grpc(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello"))
     async with opening_door("grpc", gateway.url, gateway.grpc_address) as door:
         with pytest.raises(InvalidArgument, match=r"'extra_json\.top_k' is no number that JSON has") as refused:

@@ -1,4 +1,5 @@
-"""Chat completions, field by field: what OpenAI's client sends and reads, each answer in the published shape."""
+"""Chat completions field by field: what OpenAI's client sends and reads; every answer conforms to the published
+types."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +36,7 @@ def asking(**more: Any) -> dict[str, Any]:
 
 
 def calling(index: int, name: str, *arguments: str) -> list[Step]:
-    """One tool call in pieces."""
+    """Returns one tool call in pieces."""
     head = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
     pieces = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
     return [chunk(tool_calls=[piece]) for piece in (head, *pieces)]
@@ -75,7 +76,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("vllm", [False, True], ids=["bare", "vllm"])
-async def test_every_answer_and_every_chunk_has_the_published_shape(
+async def test_every_answer_and_every_chunk_conforms_to_the_published_type(
     http: httpx.AsyncClient, engine: ScriptedEngine, vllm: bool
 ) -> None:
     for name, script in SCRIPTS.items():
@@ -91,7 +92,7 @@ async def test_every_answer_and_every_chunk_has_the_published_shape(
 
 
 @pytest.mark.parametrize("vllm", [False, True], ids=["bare", "vllm"])
-async def test_every_chunk_says_that_it_has_no_usage_where_the_last_one_will(
+async def test_with_usage_requested_every_other_chunk_has_usage_null(
     http: httpx.AsyncClient, engine: ScriptedEngine, vllm: bool
 ) -> None:
     script = answer("a", 'b "usage":', "c")
@@ -105,7 +106,7 @@ async def test_every_chunk_says_that_it_has_no_usage_where_the_last_one_will(
     assert all("usage" not in event for event in without)
 
 
-async def test_parallel_tool_calls_are_gathered_by_the_streaming_client(
+async def test_the_streaming_client_assembles_parallel_tool_calls(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     engine.says(*SCRIPTS["tools"])
@@ -140,7 +141,7 @@ async def test_a_structured_answer_is_parsed_by_the_client(
     )
 
 
-async def test_a_refusal_is_told_apart_from_an_answer(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_a_refusal_is_a_separate_field(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(*SCRIPTS["a refusal"])
     got = await client.chat.completions.parse(model="auto", messages=USER, response_format=Lost)
     message = got.choices[0].message
@@ -159,40 +160,41 @@ async def test_logprobs_come_with_their_alternatives(client: openai.AsyncOpenAI,
     assert (engine.bodies[-1]["logprobs"], engine.bodies[-1]["top_logprobs"]) == (True, 2)
 
 
-async def test_a_models_thoughts_reach_the_client_beside_its_answer(
-    client: openai.AsyncOpenAI, engine: ScriptedEngine
-) -> None:
+async def test_a_models_reasoning_reaches_the_client(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(chunk(reasoning_content="Hm"), chunk(reasoning_content="m."), *answer("Yes"))
     message = (await client.chat.completions.create(model="auto", messages=USER)).choices[0].message
     assert (message.content, (message.model_extra or {})["reasoning_content"]) == ("Yes", "Hmm.")
 
 
-async def test_what_the_gateway_has_no_opinion_on_goes_to_the_engine_untouched(
+async def test_the_engines_own_parameters_are_sent_unchanged(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
     passed: dict[str, Any] = {
         "frequency_penalty": 0.5, "presence_penalty": -0.5, "logit_bias": {"42": -100}, "n": 2, "tools": TOOLS,
         "tool_choice": {"type": "function", "function": {"name": "refund"}}, "parallel_tool_calls": False,
-        "reasoning_effort": "low", "service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "s",
-        "verbosity": "low",
+        "reasoning_effort": "low",
     }  # fmt: skip
-    further = {"top_k": 7, "guided_regex": "[a-z]+", "chat_template_kwargs": {"enable_thinking": False}}
+    further = {
+        "top_k": 7,
+        "structured_outputs": {"regex": "[a-z]+"},
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    dropped: dict[str, Any] = {
+        "service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low", "store": True,
+    }  # fmt: skip
     sampled: dict[str, Any] = {"seed": 7, "stop": ["END", "STOP"], "temperature": 0.3, "top_p": 0.9}
     await client.chat.completions.create(
-        model="auto", messages=USER, max_completion_tokens=9, extra_body=further, **passed, **sampled
+        model="auto", messages=USER, max_completion_tokens=9, extra_body=further, **passed, **sampled, **dropped
     )
     asked = engine.bodies[-1]
     assert {name: asked[name] for name in passed} == passed
     assert {name: asked[name] for name in further} == further
     assert {name: asked[name] for name in sampled} == sampled
     assert asked["max_tokens"] == 9
-    assert "metadata" not in asked
-    assert "user" not in asked
+    assert not {"metadata", "user", *dropped} & asked.keys(), "vLLM has no use for them"
 
 
-async def test_what_the_engine_says_beside_what_we_know_reaches_the_client_streamed_or_whole(
-    http: httpx.AsyncClient, engine: ScriptedEngine
-) -> None:
+async def test_unknown_fields_of_the_engine_reach_the_client(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     steps: list[Step] = [
         {
             "system_fingerprint": "fp_7", "service_tier": "flex",
@@ -211,13 +213,15 @@ async def test_what_the_engine_says_beside_what_we_know_reaches_the_client_strea
     assert [event["choices"][0]["stop_reason"] for event in streamed[:2]] == [None, "END"]
 
 
-async def test_the_developers_message_is_the_systems(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_a_developer_message_is_treated_as_system_message(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
     said: list[Any] = [{"role": "developer", "content": "Be brief."}, *USER]
     await client.chat.completions.create(model="tiny", messages=said)
     assert engine.bodies[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-async def test_an_image_is_refused_in_words_that_name_it(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_an_image_is_rejected_with_a_clear_message(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     parts: list[Any] = [
         {"type": "text", "text": "what?"},
         {"type": "image_url", "image_url": {"url": "http://x/y.png"}},

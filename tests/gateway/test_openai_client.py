@@ -1,4 +1,4 @@
-"""The client of OpenAI-compatible engines, against an engine that follows a script."""
+"""The client of OpenAI-compatible engines, with a scripted engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 
 @pytest.fixture
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
-    """Calls the engine; `seconds` are left to the deadline."""
+    """Calls the engine, with `seconds` left until the deadline."""
     pool = Pool()
     client = OpenAIClient(pool)
 
@@ -42,11 +42,11 @@ async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
 async def collect(answer: AsyncIterator[Chunks], into: list[Chunk] | None = None) -> list[Chunk]:
     got = [] if into is None else into
     async for chunks in answer:
-        got.extend(chunks)  # what came before an error counts
+        got.extend(chunks)  # chunks before an error count
     return got
 
 
-async def test_an_answer_is_its_pieces_its_end_and_its_usage(engine: ScriptedEngine, stream: Stream) -> None:
+async def test_an_answer_consists_of_chunks_finish_reason_and_usage(engine: ScriptedEngine, stream: Stream) -> None:
     engine.says(*answer("Hel", "lo", prompt_tokens=30, cached_tokens=16))
     assert await collect(stream()) == [
         Chunk(content="Hel"), Chunk(content="lo"), Chunk(finish_reason="stop"), Chunk(usage=Usage(30, 2, 16)),
@@ -71,7 +71,7 @@ async def test_tool_calls_reasoning_and_logprobs_are_kept(engine: ScriptedEngine
     assert (second.index, second.content) == (1, "b")
 
 
-async def test_the_engine_is_asked_for_exactly_what_the_call_says(engine: ScriptedEngine, stream: Stream) -> None:
+async def test_the_engine_gets_exactly_the_given_parameters(engine: ScriptedEngine, stream: Stream) -> None:
     sampling = Sampling(5, 0.0, 0.5, 0, ("END",), extra={"tools": [1], "model": "not this", "stream": False})
     token = request_id.set("abc-123")
     await collect(
@@ -101,7 +101,7 @@ async def test_the_engine_is_asked_for_exactly_what_the_call_says(engine: Script
     assert sent["accept-encoding"] == "identity"
 
 
-async def test_without_wishes_the_engines_own_values_stand(engine: ScriptedEngine, stream: Stream) -> None:
+async def test_parameters_that_are_not_set_are_not_sent(engine: ScriptedEngine, stream: Stream) -> None:
     await collect(stream())
     assert set(engine.bodies[0]) == {"model", "messages", "stream", "stream_options"}
     assert "authorization" not in engine.headers[0]
@@ -120,7 +120,7 @@ async def test_without_wishes_the_engines_own_values_stand(engine: ScriptedEngin
         ([b"data: " + b"x" * (5 << 20)], "a line of the stream is too long"),
     ],
 )
-async def test_a_stream_that_ends_otherwise_than_with_done_is_an_error(
+async def test_a_stream_without_done_is_an_error(
     engine: ScriptedEngine, stream: Stream, ending: list[Step], message: str
 ) -> None:
     engine.says(*beginning("Hel"), *ending)
@@ -131,7 +131,7 @@ async def test_a_stream_that_ends_otherwise_than_with_done_is_an_error(
     assert (told.value.code, told.value.retry_after) == ("engine_unavailable", 1.0)
 
 
-async def test_events_may_come_in_any_cut_with_comments_between(engine: ScriptedEngine, stream: Stream) -> None:
+async def test_events_may_be_split_anywhere_and_contain_comments(engine: ScriptedEngine, stream: Stream) -> None:
     wait = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, wait.set)
     head, tail = b'data: {"choices": [{"index": 0, "delta": {"content": "H\xc3', b'\xa9"}}]}\r\n\r\n'
@@ -171,7 +171,7 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
     ],
 )
-async def test_a_refusal_is_the_callers_error_or_the_engines(
+async def test_an_engines_status_maps_to_a_caller_or_engine_error(
     engine: ScriptedEngine,
     stream: Stream,
     status: int,
@@ -188,7 +188,7 @@ async def test_a_refusal_is_the_callers_error_or_the_engines(
     assert told.value.message.startswith(message)
 
 
-async def test_an_engine_that_is_not_there_is_unavailable(stream: Stream) -> None:
+async def test_an_unreachable_engine_is_unavailable(stream: Stream) -> None:
     with pytest.raises(Unavailable, match="engine 'a' failed: ") as told:
         await collect(stream(url="http://127.0.0.1:1"))
     assert told.value.code == "engine_unavailable"

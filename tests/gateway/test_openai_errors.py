@@ -1,4 +1,4 @@
-"""Errors of every route, in OpenAI's shape and as its client knows them."""
+"""Errors of every route have OpenAI's format and are parsed by its client."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ MALFORMED: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_a_malformed_body_is_the_clients_error(http: httpx.AsyncClient, route: str) -> None:
+async def test_a_malformed_body_is_a_client_error(http: httpx.AsyncClient, route: str) -> None:
     for body, code in MALFORMED:
         answer = await http.post(route, content=body, headers={"content-type": "application/json"})
         told = shapes.error(answer)
@@ -73,7 +73,7 @@ async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route:
     assert told["message"] == "content-type is missing; it must be application/json"
 
 
-async def test_a_body_that_is_json_by_another_name_is_read(http: httpx.AsyncClient) -> None:
+async def test_a_body_with_another_json_content_type_is_accepted(http: httpx.AsyncClient) -> None:
     kind = {"content-type": "application/vnd.api+json; charset=utf-8"}
     told = shapes.error(await http.post("/v1/feedback", content=b'{"what": 1}', headers=kind))
     assert (told["code"], told["param"]) == ("bad_parameter", "what")
@@ -93,27 +93,27 @@ async def test_another_method_is_refused(http: httpx.AsyncClient, route: str) ->
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/chat", "/v1/images/generations", "/v1/responses/resp_1"])
-async def test_a_route_that_there_is_not_is_told(http: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_route_is_reported(http: httpx.AsyncClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = await http.request(method, path)
         assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_route")
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_a_request_without_a_model_says_so(http: httpx.AsyncClient, route: str) -> None:
+async def test_a_request_without_a_model_is_rejected_with_that_reason(http: httpx.AsyncClient, route: str) -> None:
     answer = await http.post(route, json=SMALLEST[route])
     told = shapes.error(answer)
     assert (answer.status_code, told["code"], told["param"]) == (400, "missing_model", "model")
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_a_time_that_is_none_is_refused(http: httpx.AsyncClient, route: str) -> None:
+async def test_an_invalid_timeout_is_rejected(http: httpx.AsyncClient, route: str) -> None:
     answer = await http.post(route, json={"model": "auto", **SMALLEST[route]}, headers={"x-request-timeout": "soon"})
     assert (answer.status_code, shapes.error(answer)["param"]) == (400, "x-request-timeout")
 
 
 @pytest.mark.parametrize("route", ROUTES[:3])
-async def test_time_that_runs_out_is_told(http: httpx.AsyncClient, engine: ScriptedEngine, route: str) -> None:
+async def test_a_timeout_is_reported(http: httpx.AsyncClient, engine: ScriptedEngine, route: str) -> None:
     engine.says(asyncio.Event())
     answer = await http.post(route, json={"model": "tiny", **SMALLEST[route]}, headers={"x-request-timeout": "0.2"})
     assert (answer.status_code, shapes.error(answer)["code"]) == (504, "deadline_exceeded")
@@ -156,7 +156,7 @@ HALF = {
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_half_a_character_is_refused_wherever_it_stands(
+async def test_a_lone_surrogate_is_rejected_anywhere(
     http: httpx.AsyncClient, engine: ScriptedEngine, route: str
 ) -> None:
     for field in HALF[route]:
@@ -180,7 +180,7 @@ CLASSES: list[tuple[type[PointsmanError], type[openai.APIStatusError], str]] = [
 
 
 @pytest.mark.parametrize(("error", "raised", "kind"), CLASSES)
-async def test_each_family_of_errors_is_a_class_of_the_clients(
+async def test_each_error_status_maps_to_a_class_of_the_client(
     error: type[PointsmanError], raised: type[openai.APIStatusError], kind: str
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what a request may name, all of it and one by one."""
+"""`GET /v1/models` lists all names that a request may use, and each can be retrieved."""
 
 from collections.abc import AsyncIterator
 
@@ -41,11 +41,11 @@ async def test_an_unknown_model_is_not_found(client: openai.AsyncOpenAI, name: s
     assert (unknown.value.code, unknown.value.param) == ("unknown_model", "model")
 
 
-async def test_no_name_tells_where_a_file_is(http: httpx.AsyncClient) -> None:
+async def test_names_do_not_reveal_file_paths(http: httpx.AsyncClient) -> None:
     names = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
     assert not [name for name in names if name.startswith(("/", ".")) or "pointsman/" in name]
 
 
-async def test_an_adapters_version_is_told_as_the_model_that_answered(client: openai.AsyncOpenAI) -> None:
+async def test_the_answers_model_is_the_adapters_version(client: openai.AsyncOpenAI) -> None:
     got = await client.responses.create(model="triage@prod", input=IN_CHAT)
     assert got.model == TRIAGE

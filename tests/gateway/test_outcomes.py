@@ -1,4 +1,4 @@
-"""Every way in which a request can end is in one closed vocabulary, with whose fault it is."""
+"""Every outcome of a request is in one closed vocabulary, with whose fault it is."""
 
 import ast
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ MADE_UP = {
     "too_many_{}": ("too_many_messages", "too_many_tools", "too_many_functions"),
     "{}_unavailable": ("retriever_unavailable", "lora_server_unavailable", "gateway_unavailable"),
 }
-"""Codes that are put together, and what comes of them."""
+"""Error codes that are composed, and their outcomes."""
 
 
 def codes() -> Iterator[tuple[str, str]]:
-    """Each code that a service's error is given, as it stands in the code, and where."""
+    """Yields each code that is passed to a service's error in the source, with its place."""
     for folder in SOURCES:
         for file in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
@@ -60,7 +60,7 @@ def test_every_fault_has_its_outcomes() -> None:
     assert set(OUTCOMES.values()) == {fault.value for fault in Fault}
 
 
-def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
+def test_an_unknown_code_has_a_general_outcome() -> None:
     assert outcome_of("a_code_of_tomorrow") == UNFORESEEN
     assert fault_of("a_code_of_tomorrow", Unavailable("x", code="a_code_of_tomorrow")) == Fault.GATEWAY
 
@@ -70,20 +70,20 @@ def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
     [
         (Unavailable("x", code="unknown_collection"), Fault.RETRIEVER),
         (Unavailable("x", code="no_slot"), Fault.ADAPTER),
-        # A code of a caller's mistake, in an error that is none: another service was asked the wrong thing by us.
+        # A code for a caller's mistake in an error of another kind: the gateway's own call was invalid.
         (Unavailable("x", code="bad_parameter"), Fault.GATEWAY),
         (InvalidArgument("x", code="unknown_collection"), Fault.CALLER),
     ],
 )
-def test_what_another_service_says_is_its_own_fault_or_ours(error: PointsmanError, fault: Fault) -> None:
+def test_errors_of_other_services_are_their_fault_or_the_gateways(error: PointsmanError, fault: Fault) -> None:
     assert fault_of(error.code, error) == fault
 
 
-def test_a_retriever_that_is_late_is_not_the_gateways_fault() -> None:
+def test_a_retriever_timeout_is_the_retrievers_fault() -> None:
     late = Unavailable("x", code="deadline_exceeded")
     late.fault = "retriever"
     assert fault_of("deadline_exceeded", late) == Fault.RETRIEVER
 
 
-def test_who_only_wanted_the_decision_has_not_failed() -> None:
+def test_a_route_request_is_not_a_failure() -> None:
     assert [outcome for outcome in ("ok", "routed", "cancelled", "internal") if is_failure(outcome)] == ["internal"]

@@ -1,4 +1,4 @@
-"""The gateway as a process: it starts, says where it listens, drains, and stops with a clear word."""
+"""The gateway as a process: it starts, reports its addresses, drains, and exits with a clear message."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ async def addresses(process: asyncio.subprocess.Process) -> tuple[str, ...]:
     raise AssertionError("it ended before it said where it listens")
 
 
-async def test_it_finishes_what_it_has_begun_and_begins_nothing_new_before_it_stops(
+async def test_running_requests_end_and_new_ones_are_rejected_during_shutdown(
     process: asyncio.subprocess.Process, engine: ScriptedEngine
 ) -> None:
     http_address, grpc_address = await addresses(process)
@@ -90,7 +90,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
 
 
 async def _turned_away(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """Returns once nobody new is let in any more."""
+    """Returns once new requests are rejected."""
     async with asyncio.timeout(10):
         while (await client.post("/v1/route", json=body)).status_code != 503:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)
@@ -106,7 +106,9 @@ async def test_a_signal_stops_it_cleanly(process: asyncio.subprocess.Process, wh
 
 
 @pytest.mark.parametrize("door", ["http_listen", "grpc_listen"])
-async def test_a_taken_port_is_told_by_its_address(settings: dict[str, str], engine: ScriptedEngine, door: str) -> None:
+async def test_a_port_in_use_is_reported_with_its_address(
+    settings: dict[str, str], engine: ScriptedEngine, door: str
+) -> None:
     taken = engine.url.removeprefix("http://")
     code, out, errors = await ended(await start(**settings | {door: taken}))
     assert (code, out) == (1, "")
@@ -114,13 +116,13 @@ async def test_a_taken_port_is_told_by_its_address(settings: dict[str, str], eng
     assert "Traceback" not in errors
 
 
-async def test_a_missing_embedding_model_is_told(settings: dict[str, str], tmp_path: Path) -> None:
+async def test_a_missing_embedding_model_is_reported(settings: dict[str, str], tmp_path: Path) -> None:
     code, _, errors = await ended(await start(**settings | {"embedding_model": str(tmp_path / "none")}))
     assert code == 1
     assert re.search(rf"^pointsman_gateway: .*{tmp_path / 'none'}", errors, re.M)
 
 
-async def test_a_configuration_can_be_checked_alone(config_folder: ConfigFolder) -> None:
+async def test_a_configuration_can_be_checked_without_starting(config_folder: ConfigFolder) -> None:
     good = await ended(await start("--check", str(config_folder.write())))
     assert good == (0, f"{config_folder.folder}: 6 paths, 3 tasks, all well\n", "")
     config_folder.paths["handbook"]["model"] = "huge"

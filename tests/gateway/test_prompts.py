@@ -1,4 +1,4 @@
-"""Each prompt strategy alone, and several together."""
+"""Each prompt strategy alone, and several combined."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ class Lost:
 
 
 class Embeds:
-    """Implements `Embed`; counts."""
+    """Implements `Embed`, and counts calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -72,7 +72,7 @@ async def test_the_clients_own_system_message_is_kept_after_ours() -> None:
     assert texts(made) == [("system", "You are Wren.\n\nAnswer in French.\n\nAnd short."), ("user", "Hi")]
 
 
-async def test_without_strategies_the_conversation_goes_as_it_is() -> None:
+async def test_without_strategies_the_conversation_is_unchanged() -> None:
     turns = [
         Message("user", "a"),
         Message("assistant", "b", {"tool_calls": []}),
@@ -113,7 +113,7 @@ async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
     assert texts(made) == [
         ("user", "near"), ("assistant", "2"), ("user", "nearer"), ("assistant", "3"), ("user", "May my bike ride?"),
     ]  # fmt: skip
-    assert embeds.times == 0  # the classifier had the vector already
+    assert embeds.times == 0  # the classifier has the vector already
 
 
 async def test_a_request_that_was_not_classified_is_embedded_once_for_all_strategies() -> None:
@@ -150,7 +150,7 @@ async def test_without_the_retriever_the_model_is_told_that_nothing_was_found_if
     assert "answering without passages: the retriever is away" in caplog.text
 
 
-async def test_strategies_add_their_parts_in_their_order() -> None:
+async def test_strategies_are_applied_in_order() -> None:
     few = shows_examples(1, Embeds(), "about.txt")
     path = Path("mixed", "tiny", strategies=("persona", "few_shot", "retrieval"))
     decision = Decision("d", "t", 1, path, "r", "s", (), (), vector=VECTOR)
@@ -187,7 +187,7 @@ async def test_the_best_passages_that_fit_the_budget_are_shown() -> None:
     assert await shown(finds, max_tokens=299) == ["z@0"]
 
 
-async def test_passages_below_the_least_score_are_not_shown() -> None:
+async def test_passages_below_the_minimum_score_are_not_shown() -> None:
     finds = Finds(numbered("good", score=0.8), numbered("poor", score=0.3))
     assert await shown(finds, min_score=0.5) == ["good@0"]
 

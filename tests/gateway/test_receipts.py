@@ -1,4 +1,4 @@
-"""Whatever becomes of a request, whichever door it came through: it leaves one receipt, and is counted once."""
+"""Whatever happens to a request, over HTTP or gRPC: it has exactly one receipt, and is counted once."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def the_one(valkey: Valkey) -> Body:
-    """The only receipt that there is."""
+    """Returns the only receipt."""
     receipts = await receipts_once(valkey.url, lambda receipts: receipts.all)
     (receipt,) = receipts.all
     return receipt
@@ -56,7 +56,7 @@ class End:
     outcome: str
     fault: str
     path: str = ""
-    """Empty where nothing is decided."""
+    """Empty if there is no decision."""
     text: str = IN_CHAT
     model: str = "auto"
     before: Callable[[Neighbours, Gateway], Any] = lambda neighbours, gateway: None
@@ -101,7 +101,7 @@ ENDS: Mapping[str, End] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-async def test_each_end_leaves_one_receipt_and_the_same_through_every_door(
+async def test_each_outcome_has_one_receipt_equal_in_all_apis(
     gateway: Gateway, neighbours: Neighbours, valkey: Valkey, end: End
 ) -> None:
     prepared = end.before(neighbours, gateway)
@@ -124,16 +124,14 @@ async def test_each_end_leaves_one_receipt_and_the_same_through_every_door(
     assert counted(gateway) == len(DOORS)
 
 
-async def test_a_decision_alone_leaves_a_receipt_that_costs_nothing(
-    door: Door, gateway: Gateway, valkey: Valkey
-) -> None:
+async def test_a_route_request_has_a_receipt_without_costs(door: Door, gateway: Gateway, valkey: Valkey) -> None:
     await door.route(IN_CHAT)
     receipt = await the_one(valkey)
     assert (receipt["outcome"], receipt["path"], receipt["cost_usd"]) == ("routed", "small_talk", 0)
     assert gateway.metric("pointsman_route_requests_total", path="small_talk", task="chat") == counted(gateway) == 1
 
 
-async def test_what_is_looked_up_for_a_decisions_prompt_is_timed_on_its_receipt(
+async def test_a_search_for_a_routes_prompt_is_timed_on_its_receipt(
     door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
 ) -> None:
     await door.route(IN_POLICY, include_prompt=True)
@@ -145,7 +143,7 @@ async def test_what_is_looked_up_for_a_decisions_prompt_is_timed_on_its_receipt(
     assert retriever.ids[-1] == (receipt["request_id"], receipt["id"])
 
 
-async def test_a_decision_whose_prompt_cannot_be_made_leaves_a_receipt_that_says_why(
+async def test_a_route_whose_prompt_fails_has_a_receipt_with_the_reason(
     door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
 ) -> None:
     retriever.error = Unavailable("the disk is full", code="retriever_unavailable")
@@ -157,7 +155,7 @@ async def test_a_decision_whose_prompt_cannot_be_made_leaves_a_receipt_that_says
     assert gateway.metric("pointsman_route_requests_total", path="handbook") == counted(gateway) == 1
 
 
-async def test_a_decision_that_is_refused_leaves_a_receipt(door: Door, gateway: Gateway, valkey: Valkey) -> None:
+async def test_a_rejected_route_request_has_a_receipt(door: Door, gateway: Gateway, valkey: Valkey) -> None:
     with pytest.raises(PointsmanError):
         await door.route(IN_CHAT, "junk")
     receipt = await the_one(valkey)
@@ -182,7 +180,7 @@ BAD_BODIES: Mapping[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("bad", BAD_BODIES)
-async def test_a_body_that_cannot_be_read_leaves_a_receipt(
+async def test_an_invalid_body_has_a_receipt(
     http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey, bad: str
 ) -> None:
     body, code = BAD_BODIES[bad]
@@ -196,9 +194,7 @@ async def test_a_body_that_cannot_be_read_leaves_a_receipt(
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_who_hangs_up_while_its_body_is_read_leaves_a_receipt(
-    gateway: Gateway, valkey: Valkey, path: str
-) -> None:
+async def test_a_disconnect_during_the_body_has_a_receipt(gateway: Gateway, valkey: Valkey, path: str) -> None:
     host, _, port = gateway.url.removeprefix("http://").rpartition(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
@@ -210,7 +206,7 @@ async def test_who_hangs_up_while_its_body_is_read_leaves_a_receipt(
     assert (receipt["outcome"], receipt["fault"], receipt["counted"]) == ("cancelled", "caller", False)
 
 
-async def test_what_grpc_cannot_read_leaves_a_receipt(gateway: Gateway, valkey: Valkey) -> None:
+async def test_an_invalid_grpc_message_has_a_receipt(gateway: Gateway, valkey: Valkey) -> None:
     async with open_channel(gateway.grpc_address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         asked = pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content="x")])
@@ -222,7 +218,7 @@ async def test_what_grpc_cannot_read_leaves_a_receipt(gateway: Gateway, valkey: 
     assert counted(gateway) == 1
 
 
-async def test_who_gives_up_in_the_line_before_the_house_leaves_a_receipt(
+async def test_a_disconnect_in_the_queue_has_a_receipt(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     neighbours.settings |= {"max_in_flight": 1, "queue_timeout": 60.0}
@@ -244,7 +240,7 @@ async def test_who_gives_up_in_the_line_before_the_house_leaves_a_receipt(
         assert [one["outcome"] for one in receipts.all] == ["ok", "cancelled"]
 
 
-async def test_who_hangs_up_in_an_answer_leaves_one_receipt_with_what_came(
+async def test_a_disconnect_during_an_answer_has_one_receipt_with_its_tokens(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, valkey: Valkey
 ) -> None:
     engine.says(*beginning("one", "two"), asyncio.Event())
@@ -263,7 +259,7 @@ def body(text: str) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": text}]}
 
 
-async def test_embeddings_leave_their_receipts(http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey) -> None:
+async def test_embeddings_have_receipts(http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey) -> None:
     got = (await http.post("/v1/embeddings", json={"model": "minilm", "input": "a train"})).json()
     await http.post("/v1/embeddings", json={"model": "minilm", "input": "word " * 3000})
     await http.post("/v1/embeddings", json={"model": "junk", "input": "a"})
@@ -279,7 +275,7 @@ async def test_embeddings_leave_their_receipts(http: httpx.AsyncClient, gateway:
     assert counted(gateway) == 3
 
 
-async def test_the_question_that_was_embedded_is_on_the_bill(
+async def test_embedding_the_question_is_charged(
     http: httpx.AsyncClient, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
 ) -> None:
     classified = (await http.post("/v1/chat/completions", json=body(IN_POLICY))).json()
@@ -293,9 +289,7 @@ async def test_the_question_that_was_embedded_is_on_the_bill(
     assert gateway.metric("pointsman_cost_usd_total", component="embedding") == pytest.approx(2e-6)
 
 
-async def test_refusals_have_a_stream_of_their_own_and_push_no_decision_out(
-    neighbours: Neighbours, valkey: Valkey
-) -> None:
+async def test_receipts_without_a_decision_have_their_own_stream(neighbours: Neighbours, valkey: Valkey) -> None:
     neighbours.config.rest_of_tasks["request_log"] = {"max_undecided": 100}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
@@ -322,7 +316,7 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-async def test_who_stalls_at_the_very_end_leaves_one_receipt(gateway: Gateway) -> None:
+async def test_a_client_that_stalls_at_the_end_has_one_receipt(gateway: Gateway) -> None:
     events = gateway.components.pipeline.answer(Request("tiny", (Message("user", IN_CHAT),)))
     async for event in events:
         if isinstance(event, Finished):

@@ -1,4 +1,4 @@
-"""What the journal and feedback keep of texts goes through the redaction hook first; where it fails they keep none."""
+"""Texts in the request log and in feedback pass the redaction hook first; if it fails, they are not stored."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def failing() -> Iterator[None]:
 
 
 async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The journal's decisions and the feedback on them."""
+    """Returns the logged decisions and the feedback on them."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         streams = ("{pointsman}:decisions", "{pointsman}:feedback")
         decisions, feedback = [await entries_of(redis, name) for name in streams]
@@ -64,14 +64,14 @@ async def ask_and_say(neighbours: Neighbours, valkey: Valkey) -> tuple[dict[str,
     return entry, kept
 
 
-async def test_what_is_kept_is_redacted(keeping: Neighbours, valkey: Valkey) -> None:
+async def test_stored_texts_are_redacted(keeping: Neighbours, valkey: Valkey) -> None:
     entry, feedback = await ask_and_say(keeping, valkey)
     assert entry["messages"][0]["content"] == f"{IN_CHAT} I am [email], my card is [card]"
     assert (entry["text"], entry["user"], entry["metadata"]) == ("stored", "[email]", {"from": "[email]"})
     assert (feedback["correction"], feedback["right_answer"]) == ("ask [email]", "paid with [card]")
 
 
-async def test_where_the_hook_fails_no_text_is_kept_and_all_else_is(
+async def test_if_the_hook_fails_everything_except_text_is_stored(
     failing: None, keeping: Neighbours, valkey: Valkey
 ) -> None:
     keeping.settings["redaction"] = "failing_hook:redact"
@@ -83,7 +83,7 @@ async def test_where_the_hook_fails_no_text_is_kept_and_all_else_is(
     assert (feedback["rating"], feedback["correction"], feedback["right_answer"]) == ("0.5", "", "")
 
 
-async def test_a_hook_that_is_none_stops_the_gateway_at_its_start(keeping: Neighbours) -> None:
+async def test_an_invalid_hook_prevents_the_start(keeping: Neighbours) -> None:
     keeping.settings["redaction"] = "no_such_module:redact"
     await keeping.ready()
     with pytest.raises(ConfigError, match="POINTSMAN_GATEWAY_REDACTION: the hook 'no_such_module:redact' cannot be"):

@@ -1,4 +1,4 @@
-"""The configuration changes while requests flow."""
+"""The configuration is reloaded while requests are in flight."""
 
 import asyncio
 import shutil
@@ -39,7 +39,7 @@ async def swapped(gateway: Gateway, before: str) -> None:
     await until(lambda: gateway.components.reloader.current.id != before)
 
 
-async def test_an_edit_serves_without_a_request_lost(
+async def test_an_edit_is_applied_without_losing_requests(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     before = gateway.components.reloader.current.id
@@ -53,7 +53,7 @@ async def test_an_edit_serves_without_a_request_lost(
     await until(lambda: len(paths) > 20)
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "handbook"}
     neighbours.config.write()
-    await asyncio.gather(*asking)  # raises where any request was refused
+    await asyncio.gather(*asking)  # raises if any request failed
 
     assert paths[0] == "small_talk"
     serving = await status(http)
@@ -63,7 +63,7 @@ async def test_an_edit_serves_without_a_request_lost(
     assert gateway.metric("pointsman_config_generation", generation=before) == 0
 
 
-async def test_a_request_ends_by_the_generation_with_which_it_began(
+async def test_a_request_uses_one_configuration_throughout(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     go_on = asyncio.Event()
@@ -93,7 +93,7 @@ async def test_a_request_ends_by_the_generation_with_which_it_began(
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_bad_edit_keeps_the_last_good_one_and_says_why(
+async def test_an_invalid_edit_is_rejected_with_a_reason_and_the_last_valid_one_kept(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     before = gateway.components.reloader.current.id
@@ -113,13 +113,13 @@ async def test_a_bad_edit_keeps_the_last_good_one_and_says_why(
     assert gateway.components.reloader.current.id == before
 
 
-async def test_a_prompt_that_does_not_render_is_refused_too(gateway: Gateway, neighbours: Neighbours) -> None:
+async def test_a_prompt_that_does_not_render_is_rejected(gateway: Gateway, neighbours: Neighbours) -> None:
     neighbours.config.prompts["persona.txt"] = "{{ nobody }}"
     neighbours.config.write()
     await until(lambda: "persona.txt" in gateway.components.reloader.status.problem)
 
 
-async def test_a_folder_that_goes_away_stops_nothing(
+async def test_a_removed_folder_does_not_stop_the_gateway(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     shutil.rmtree(neighbours.config.folder)
@@ -127,10 +127,10 @@ async def test_a_folder_that_goes_away_stops_nothing(
     assert await path_of(http, IN_CHAT) == "small_talk"
 
 
-async def test_an_edit_is_found_also_when_a_folder_goes_while_it_is_looked_for(
+async def test_an_edit_is_found_even_if_a_folder_disappears_during_the_scan(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    """As Kubernetes puts a new ConfigMap in the place of an old one, though not all the time."""
+    """Kubernetes replaces a mounted ConfigMap in this way."""
     folder, before, stop = neighbours.config.folder, gateway.components.reloader.current.id, threading.Event()
 
     def come_and_go() -> None:
@@ -150,7 +150,7 @@ async def test_an_edit_is_found_also_when_a_folder_goes_while_it_is_looked_for(
     assert await path_of(http, IN_CHAT) == "handbook"
 
 
-async def test_new_examples_are_learned_with_the_generation_that_holds_them(
+async def test_new_examples_take_effect_with_their_configuration(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     assert await path_of(http, IN_NONE) == "safe_start"
@@ -170,7 +170,7 @@ async def test_new_examples_are_learned_with_the_generation_that_holds_them(
     assert await path_of(http, IN_POLICY) == "handbook"
 
 
-async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
+async def test_the_state_of_a_renamed_engine_is_known_before_it_is_used(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, second_engine: ScriptedEngine
 ) -> None:
     before = gateway.components.reloader.current.id
@@ -185,9 +185,7 @@ async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
     assert second_engine.bodies
 
 
-async def test_a_lora_server_that_is_followed_by_both_generations_is_not_asked_anew(
-    gateway: Gateway, neighbours: Neighbours
-) -> None:
+async def test_a_lora_server_in_both_configurations_keeps_its_stream(gateway: Gateway, neighbours: Neighbours) -> None:
     watchers, before = neighbours.lora_server.watchers, gateway.components.reloader.current.id
     resident = gateway.components.engines.get("local").resident
     neighbours.config.prompts["persona.txt"] = "You are Finch."

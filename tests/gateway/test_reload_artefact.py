@@ -1,4 +1,4 @@
-"""A gateway that serves by an artefact: it and the configuration change together, or not at all."""
+"""A gateway with a stored classifier: it and the configuration change together, or not at all."""
 
 import asyncio
 from pathlib import Path
@@ -74,7 +74,7 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
 @pytest.mark.parametrize(
     ("content", "told"), [(None, "there is no classifier"), (b"PK\x03\x04 nonsense", "is damaged")]
 )
-async def test_a_gateway_does_not_start_by_an_artefact_that_is_none(
+async def test_an_invalid_classifier_file_prevents_the_start(
     neighbours: Neighbours, artefact: Path, content: bytes | None, told: str
 ) -> None:
     spoil(artefact, content)

@@ -1,4 +1,4 @@
-"""Every decision is kept in a capped stream, whatever Redis does; and no request notices."""
+"""Every decision is stored in a capped stream, even after failures of Redis, without delaying requests."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
@@ -16,7 +16,7 @@ from pointsman_gateway.request_log.store import Batch
 from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
 from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
@@ -35,7 +35,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
-    """The entry of one decision, once it is there."""
+    """Returns the entry of one decision, once it is stored."""
 
     async def look() -> list[dict[str, Any]]:
         return [entry for entry in await decisions_in(valkey.url) if entry["id"] == name]
@@ -44,9 +44,7 @@ async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
     return entry
 
 
-async def test_an_answer_is_kept_with_its_decision_and_what_came_of_it(
-    door: Door, valkey: Valkey, gateway: Gateway
-) -> None:
+async def test_an_answer_is_logged_with_decision_and_outcome(door: Door, valkey: Valkey, gateway: Gateway) -> None:
     got = await door.ask(IN_TRIAGE, metadata={"channel": "mail"}, user="somebody")
     entry = await kept(valkey, got.decision_id)
 
@@ -66,13 +64,13 @@ async def test_an_answer_is_kept_with_its_decision_and_what_came_of_it(
     assert "somebody" not in json.dumps(entry)
 
 
-async def test_a_decision_alone_is_kept_as_routed(door: Door, valkey: Valkey) -> None:
+async def test_a_route_request_is_logged_as_routed(door: Door, valkey: Valkey) -> None:
     decided = await door.route(IN_CHAT)
     entry = await kept(valkey, decided["id"])
     assert (entry["outcome"], entry["task"], entry["model"], entry["cost_usd"]) == ("routed", "chat", "", 0)
 
 
-async def test_a_failure_is_kept_with_its_code(door: Door, valkey: Valkey, engine: ScriptedEngine) -> None:
+async def test_a_failure_is_logged_with_its_code(door: Door, valkey: Valkey, engine: ScriptedEngine) -> None:
     engine.refuses(500, {"error": {"message": "CUDA said no"}})
     with pytest.raises(Unavailable):
         await door.ask(IN_CHAT, "tiny")
@@ -105,12 +103,12 @@ OTHERS = [
 ]
 
 
-def test_equal_inputs_have_equal_digests_and_different_ones_have_not() -> None:
+def test_digests_are_equal_for_equal_inputs_only() -> None:
     assert entry_of(REQUEST)["inputs"] == entry_of(Request("auto", (Message("user", "Hello"),)), name="d2")["inputs"]
     assert len({entry_of(request)["inputs"] for request in [REQUEST, *OTHERS]}) == 1 + len(OTHERS)
 
 
-def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
+def test_text_is_stored_completely_or_not_at_all() -> None:
     short = Request("auto", (Message("user", "Grüße", {"name": "ann"}),), user="u1")
     long = Request("auto", (Message("user", "x" * MAX_TEXT_BYTES),))
     assert entry_of(short)["text"] == "not stored"
@@ -121,7 +119,7 @@ def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
     assert (entry["text"], entry["messages"]) == ("too long", None)
 
 
-def test_whatever_was_decided_can_be_written() -> None:
+def test_any_decision_can_be_encoded() -> None:
     strange = decision(
         notes=("read in part",), considered=(Considered("a", "skipped", 'it said "no"\n'),), probabilities=(("é", 0.5),)
     )
@@ -147,7 +145,7 @@ async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(d
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == [f"d{number}" for number in range(700, 1000)]
 
 
-async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, valkey: Valkey) -> None:
+async def test_a_lowered_cap_applies_from_the_next_batch_on(desk: Desk, valkey: Valkey) -> None:
     desk.note(*(f"d{number}" for number in range(3000)))
     await desk.recorder.write()
     desk.store.config = RequestLogConfig(max_decisions=100)
@@ -167,7 +165,7 @@ async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Va
     assert [sum(named.values()) for named in (await desk.store.evidence(redis_schema.today())).values()] == [1_000_002]
 
 
-async def test_a_batch_that_was_given_up_and_arrives_after_all_is_written_once(desk: Desk, valkey: Valkey) -> None:
+async def test_a_batch_that_timed_out_and_arrives_later_is_written_once(desk: Desk, valkey: Valkey) -> None:
     desk.note("before")
     await desk.recorder.write()
     valkey.hang()
@@ -181,11 +179,11 @@ async def test_a_batch_that_was_given_up_and_arrives_after_all_is_written_once(d
     assert [named["answers"] for named in counted.values()] == [2]
 
 
-async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk, valkey: Valkey) -> None:
+async def test_pending_entries_are_capped_and_dropped_ones_counted(desk: Desk, valkey: Valkey) -> None:
     valkey.kill()
     with pytest.raises(Unavailable):
         await desk.store.evidence(redis_schema.today())
-    for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
+    for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two checks, as in a gateway
         desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
         with pytest.raises(Unavailable):
             await desk.recorder.write()
@@ -194,20 +192,20 @@ async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk
     assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 500 - in_the_batch
 
 
-async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: Valkey) -> None:
+async def test_under_continuous_load_no_receipt_is_lost(desk: Desk, valkey: Valkey) -> None:
     async with running_periodically(
         desk.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
     ):
         for turn in range(170):
             desk.note(*(f"d{turn}-{number}" for number in range(64)))
-            await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
+            await asyncio.sleep(0)  # as long as there are requests, the loop does not wait between turns
     await desk.written()
     assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 0
     assert desk.metric("pointsman_request_log_entries_total") == 170 * 64
     assert await lengths(valkey) == (170 * 64,) * 2
 
 
-async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
+async def test_during_its_cooldown_redis_is_not_called(valkey: Valkey) -> None:
     asked = 0
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,7 +230,7 @@ async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
                 return asked > MAX_ATTEMPTS
 
             await found(asked_again)
-            assert asked == MAX_ATTEMPTS + 1  # of eight who would see whether it is back, one is let through
+            assert asked == MAX_ATTEMPTS + 1  # of eight probes for Redis's return, one is allowed
 
 
 async def gone(gateway: Gateway) -> None:
@@ -240,7 +238,7 @@ async def gone(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("trouble", [Valkey.hang, Valkey.kill])
-async def test_requests_are_answered_while_redis_is_away_and_are_kept_when_it_is_back(
+async def test_requests_during_an_outage_of_redis_are_logged_afterwards(
     gateway: Gateway, valkey: Valkey, http: httpx.AsyncClient, trouble: Callable[[Valkey], None]
 ) -> None:
     door = HttpDoor(http)
@@ -261,16 +259,14 @@ async def test_requests_are_answered_while_redis_is_away_and_are_kept_when_it_is
     assert gateway.metric("pointsman_request_log_dropped_total") == 0
 
 
-async def test_what_has_just_been_answered_is_written_before_the_gateway_ends(
-    neighbours: Neighbours, valkey: Valkey
-) -> None:
+async def test_the_last_answers_are_written_before_the_gateway_exits(neighbours: Neighbours, valkey: Valkey) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         names = [(await HttpDoor(http).ask(IN_CHAT)).decision_id for _ in range(5)]
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == names
 
 
-async def test_a_gateway_ends_though_redis_hangs_and_the_next_one_writes_what_it_left(
+async def test_a_gateway_exits_if_redis_hangs_and_the_next_one_writes_its_entries(
     neighbours: Neighbours, valkey: Valkey
 ) -> None:
     await neighbours.ready()
@@ -284,7 +280,7 @@ async def test_a_gateway_ends_though_redis_hangs_and_the_next_one_writes_what_it
         assert (await kept(valkey, name))["outcome"] == "ok"
 
 
-async def test_a_gateway_starts_though_redis_is_away(neighbours: Neighbours, valkey: Valkey) -> None:
+async def test_a_gateway_starts_without_redis(neighbours: Neighbours, valkey: Valkey) -> None:
     valkey.kill()
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
@@ -293,7 +289,7 @@ async def test_a_gateway_starts_though_redis_is_away(neighbours: Neighbours, val
         assert (await kept(valkey, name))["outcome"] == "ok"
 
 
-async def test_an_address_that_is_none_is_told(neighbours: Neighbours) -> None:
+async def test_an_invalid_redis_url_is_reported(neighbours: Neighbours) -> None:
     neighbours.settings["redis_url"] = "localhost:6379"
     with pytest.raises((PointsmanError, ValueError), match="POINTSMAN_GATEWAY_REDIS_URL is no address of Redis"):
         async with neighbours.gateway():

@@ -1,11 +1,11 @@
-"""What is done about engines that fail or are slow, before the first token: retries, rests, trials, hedges, time."""
+"""Resilience to failing and slow engines before the first token: retries, cooldowns, probes, hedging and timeouts."""
 
 import asyncio
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
+from pointsman_gateway.config.models_file import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
@@ -28,7 +28,7 @@ PROMPT_RETRIES = RetryConfig(backoff_seconds=0.0)
 
 
 class Bench:
-    """Engines, and what asks them."""
+    """Engines with the resilience layers around them."""
 
     def __init__(self, *names: str, **resilience: Any) -> None:
         config = ResilienceConfig(**({"retries": PROMPT_RETRIES} | resilience))
@@ -53,7 +53,7 @@ class Bench:
         return text_of([chunks async for chunks in chunks_of((await self.open(seconds)).source)])
 
     def first(self) -> str:
-        """The engine that is asked first for this prompt; the other one is `second`."""
+        """The engine that is chosen first for this prompt; the other one is `second`."""
         return self._order()[0]
 
     def second(self) -> str:
@@ -75,7 +75,7 @@ def text_of(all_chunks: list[Chunks]) -> str:
 
 
 @pytest.mark.parametrize("status", [0, 401, 404, 429, 500, 502, 503, 504])
-async def test_the_next_engine_is_asked_where_one_fails(status: int) -> None:
+async def test_a_failure_is_retried_on_the_next_engine(status: int) -> None:
     bench = Bench()
     first, second = bench.first(), bench.second()
     bench.client.fails(first, status)
@@ -84,7 +84,7 @@ async def test_the_next_engine_is_asked_where_one_fails(status: int) -> None:
     assert bench.metric("retries_total", engine=first, outcome="sent") == 1
 
 
-async def test_an_engine_that_is_alone_is_asked_again_where_it_could_not_be_reached() -> None:
+async def test_an_unreachable_single_engine_is_retried() -> None:
     bench = Bench("a")
     bench.client.fails("a", 503)
     with pytest.raises(Unavailable, match="engine 'a' answered 503"):
@@ -93,7 +93,7 @@ async def test_an_engine_that_is_alone_is_asked_again_where_it_could_not_be_reac
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500])
-async def test_an_engine_that_is_alone_is_not_asked_again_for_what_it_says_of_itself(status: int) -> None:
+async def test_an_error_response_of_a_single_engine_is_not_retried(status: int) -> None:
     bench = Bench("a")
     bench.client.fails("a", status)
     with pytest.raises(Unavailable):
@@ -101,7 +101,7 @@ async def test_an_engine_that_is_alone_is_not_asked_again_for_what_it_says_of_it
     assert bench.client.asked == ["a"]
 
 
-async def test_each_of_two_is_asked_once() -> None:
+async def test_each_of_two_engines_is_tried_once() -> None:
     bench = Bench()
     bench.client.fails("a", 503)
     bench.client.fails("b", 503)
@@ -111,7 +111,7 @@ async def test_each_of_two_is_asked_once() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(status: int) -> None:
+async def test_a_callers_error_is_reported_at_once_and_counts_against_no_engine(status: int) -> None:
     bench = Bench(breaker=BreakerConfig(consecutive_failures=1))
     bench.client.fails("a", status)
     bench.client.fails("b", status)
@@ -122,7 +122,7 @@ async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(
     assert all(state.breaker.closed for state in bench.states.values())
 
 
-async def test_retries_stop_where_the_budget_is_spent() -> None:
+async def test_retries_stop_when_the_budget_is_spent() -> None:
     bench = Bench(
         "a",
         "b",
@@ -149,7 +149,7 @@ async def test_the_pause_before_a_retry_never_goes_past_the_deadline() -> None:
 # -- an engine that is left alone
 
 
-async def test_an_engine_that_has_failed_again_and_again_is_left_alone() -> None:
+async def test_repeated_failures_open_the_breaker() -> None:
     bench = Bench(breaker=BreakerConfig(consecutive_failures=3))
     first = bench.first()
     bench.client.fails(first, 0)
@@ -160,7 +160,7 @@ async def test_an_engine_that_has_failed_again_and_again_is_left_alone() -> None
     assert bench.metric("engine_breaker_open", engine=first) == 1
 
 
-async def test_where_all_are_left_alone_it_is_told_at_once_when_to_come_again() -> None:
+async def test_with_all_breakers_open_requests_are_rejected_with_a_retry_time() -> None:
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=1, open_duration_seconds=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable, match="answered 500"):
@@ -173,7 +173,7 @@ async def test_where_all_are_left_alone_it_is_told_at_once_when_to_come_again() 
     assert len(bench.client.asked) == 1
 
 
-async def test_after_its_rest_it_is_tried_and_serves_again() -> None:
+async def test_after_the_cooldown_a_probe_closes_the_breaker() -> None:
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=1, open_duration_seconds=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable):
@@ -186,7 +186,7 @@ async def test_after_its_rest_it_is_tried_and_serves_again() -> None:
     assert bench.metric("engine_breaker_open", engine="a") == 0
 
 
-async def test_while_it_is_tried_nobody_else_waits_for_it() -> None:
+async def test_during_a_probe_other_requests_use_other_engines() -> None:
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=1, open_duration_seconds=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable):
@@ -202,7 +202,7 @@ async def test_while_it_is_tried_nobody_else_waits_for_it() -> None:
     assert await trial == "back"
 
 
-async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() -> None:
+async def test_a_probe_of_a_hanging_engine_is_answered_by_another() -> None:
     bench = Bench(breaker=BreakerConfig(consecutive_failures=1, open_duration_seconds=7, max_open_duration_seconds=60))
     first, second = bench.first(), bench.second()
     bench.client.fails(first, 0)
@@ -214,11 +214,11 @@ async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() ->
     bench.clock.passes(1)
     assert await asking == "hello"
     assert bench.client.asked[-2:] == [first, second]
-    assert bench.states[first].breaker.cooldown_left == 14  # it has failed its trial
+    assert bench.states[first].breaker.cooldown_left == 14  # its probe has failed
     assert bench.client.running[first] == 0
 
 
-async def test_an_overloaded_engine_is_left_alone_as_long_as_it_asks_but_not_given_up() -> None:
+async def test_an_overloaded_engine_is_skipped_for_its_retry_after() -> None:
     bench = Bench(breaker=BreakerConfig(consecutive_failures=1))
     first, second = bench.first(), bench.second()
     bench.client.fails(first, 429, retry_after="9")
@@ -231,7 +231,7 @@ async def test_an_overloaded_engine_is_left_alone_as_long_as_it_asks_but_not_giv
     assert await bench.ask() == "rested"
 
 
-async def test_where_all_are_overloaded_the_shortest_wait_is_told() -> None:
+async def test_if_all_are_overloaded_the_shortest_wait_is_reported() -> None:
     bench = Bench()
     bench.client.fails("a", 429, retry_after="9")
     bench.client.fails("b", 429, retry_after="1000000")
@@ -251,8 +251,8 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
     for _ in range(2):
         with pytest.raises(Unavailable, match="reset"):
             await bench.ask()
-    assert bench.client.asked == ["a", "a"]  # never again after the first token
-    # Each began well, and so they are not in a row; the share decides of these.
+    assert bench.client.asked == ["a", "a"]  # never after the first token
+    # Each began well, so the failures are not consecutive; only the failure rate opens the breaker.
     bench.states["a"].breaker.failed(bench.states["a"].breaker.enter(), BreakerConfig(consecutive_failures=2))
     assert not bench.states["a"].breaker.closed
 
@@ -260,7 +260,7 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
 # -- time
 
 
-async def test_an_engine_without_a_first_token_in_time_gives_way_to_the_next() -> None:
+async def test_a_first_token_timeout_leads_to_the_next_engine() -> None:
     bench = Bench(timeouts=Timeouts(first_token_seconds=0.05), breaker=BreakerConfig(consecutive_failures=1))
     first = bench.first()
     bench.client.says(first, asyncio.Event())
@@ -270,7 +270,7 @@ async def test_an_engine_without_a_first_token_in_time_gives_way_to_the_next() -
     assert bench.client.running[first] == 0
 
 
-async def test_the_error_of_a_slow_engine_that_is_alone_names_what_was_too_slow() -> None:
+async def test_a_single_slow_engines_error_names_the_timeout() -> None:
     bench = Bench("a", timeouts=Timeouts(first_token_seconds=0.05))
     bench.client.says("a", asyncio.Event())
     with pytest.raises(Unavailable, match=r"engine 'a' failed: no first token within 0.05 s") as told:
@@ -279,7 +279,7 @@ async def test_the_error_of_a_slow_engine_that_is_alone_names_what_was_too_slow(
     assert bench.client.asked == ["a"]
 
 
-async def test_the_deadline_stands_over_the_whole_chain() -> None:
+async def test_one_deadline_covers_all_attempts() -> None:
     bench = Bench("a", "b", "c", timeouts=Timeouts(first_token_seconds=0.05))
     for name in "abc":
         bench.client.says(name, asyncio.Event())
@@ -289,14 +289,14 @@ async def test_the_deadline_stands_over_the_whole_chain() -> None:
     assert sum(bench.client.running.values()) == 0
 
 
-async def test_the_client_is_told_its_times() -> None:
+async def test_the_client_gets_the_configured_timeouts() -> None:
     bench = Bench("a", timeouts=Timeouts(connect_seconds=1, first_token_seconds=2, stream_idle_seconds=3))
     await bench.ask()
     assert bench.client.calls[0].timeouts == Timeouts(connect_seconds=1, first_token_seconds=2, stream_idle_seconds=3)
 
 
-async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> None:
-    """Their patience may be shorter than ours: then nobody would ever wait for a first token's timeout."""
+async def test_disconnects_from_a_hanging_engine_count_against_it() -> None:
+    """Clients may give up before the first token's timeout; otherwise such an engine would never be detected."""
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=2))
     bench.client.says("a", asyncio.Event())
     for _ in range(2):
@@ -304,7 +304,7 @@ async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> Non
     assert not bench.states["a"].breaker.closed
 
 
-async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() -> None:
+async def test_disconnects_from_a_busy_engine_do_not_count_against_it() -> None:
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=1))
     go_on = asyncio.Event()
     bench.client.says("a", go_on, "hello")
@@ -318,7 +318,7 @@ async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() ->
     opened.source.close()
     (await waiting).source.close()
     bench.client.says("a", asyncio.Event())
-    await given_up(bench, after=1)  # too soon to say anything
+    await given_up(bench, after=1)  # too early to conclude anything
     assert bench.states["a"].breaker.closed
 
 
@@ -334,7 +334,7 @@ async def given_up(bench: Bench, after: float) -> None:
 # -- hedging
 
 
-async def test_a_second_engine_is_asked_where_the_first_token_is_long_in_coming() -> None:
+async def test_a_late_first_token_starts_a_hedge() -> None:
     bench = Bench(hedge_after_seconds=0.02)
     first, second = bench.first(), bench.second()
     bench.client.says(first, asyncio.Event())
@@ -346,7 +346,7 @@ async def test_a_second_engine_is_asked_where_the_first_token_is_long_in_coming(
     assert bench.metric("hedges_total", engine=first, outcome="won") == 1
 
 
-async def test_the_first_one_may_still_win() -> None:
+async def test_the_first_engine_may_still_win() -> None:
     bench = Bench(hedge_after_seconds=0.02)
     first, second = bench.first(), bench.second()
     go_on = asyncio.Event()
@@ -366,7 +366,7 @@ async def test_a_fast_engine_is_never_hedged() -> None:
     assert len(bench.client.asked) == 1
 
 
-async def test_no_hedge_without_a_budget() -> None:
+async def test_hedges_need_retry_budget() -> None:
     bench = Bench(hedge_after_seconds=0.01, retries=RetryConfig(budget_ratio=0, min_retries=0))
     first, second = bench.first(), bench.second()
     go_on = asyncio.Event()
@@ -378,7 +378,7 @@ async def test_no_hedge_without_a_budget() -> None:
     assert second not in bench.client.asked
 
 
-async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> None:
+async def test_an_engine_that_loses_every_hedge_silently_is_skipped() -> None:
     bench = Bench(hedge_after_seconds=0.01, breaker=BreakerConfig(consecutive_failures=2))
     first = bench.first()
     bench.client.says(first, asyncio.Event())
@@ -390,7 +390,7 @@ async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> No
     assert not bench.states[first].breaker.closed
 
 
-async def test_where_both_fail_the_last_ones_error_is_told() -> None:
+async def test_if_both_engines_fail_the_last_error_is_reported() -> None:
     bench = Bench(hedge_after_seconds=0.01, retries=RetryConfig(max_retries=0))
     first, second = bench.first(), bench.second()
     go_on = asyncio.Event()
@@ -403,7 +403,7 @@ async def test_where_both_fail_the_last_ones_error_is_told() -> None:
         await asking
 
 
-async def test_whoever_hangs_up_stops_both_engines() -> None:
+async def test_a_disconnect_stops_both_engines() -> None:
     bench = Bench(hedge_after_seconds=0.01)
     bench.client.says("a", asyncio.Event())
     bench.client.says("b", asyncio.Event())
@@ -418,7 +418,7 @@ async def test_whoever_hangs_up_stops_both_engines() -> None:
 # -- what an engine is busy with
 
 
-async def test_an_engine_is_busy_from_the_question_to_the_end_of_its_answer() -> None:
+async def test_an_engine_is_busy_from_request_to_end_of_answer() -> None:
     bench = Bench("a")
     go_on = asyncio.Event()
     bench.client.says("a", "hel", go_on, "lo")
@@ -430,7 +430,7 @@ async def test_an_engine_is_busy_from_the_question_to_the_end_of_its_answer() ->
     assert bench.metric("engine_attempts_total", engine="a", outcome="ok") == 1
 
 
-async def test_an_engine_is_let_go_of_however_its_answer_is_left() -> None:
+async def test_an_engine_is_released_however_its_answer_ends() -> None:
     bench = Bench("a")
     bench.client.says("a", "hel", asyncio.Event())
     async with aclosing(chunks_of((await bench.open()).source)) as chunks:  # type: ignore[type-var]  # a generator's

@@ -1,10 +1,10 @@
-"""What models.yaml says of resilience: defaults, an engine's own, and what is refused."""
+"""The resilience settings in models.yaml: defaults, settings of an engine, and invalid values."""
 
 from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.engines.engines import engine_settings
 
 from tests.gateway.doubles.config_folder import ConfigFolder
@@ -14,7 +14,7 @@ def models(config_folder: ConfigFolder) -> ModelsFile:
     return load_config(config_folder.write()).models
 
 
-def test_without_a_word_there_are_timeouts_a_breaker_and_retries_and_no_hedging(config_folder: ConfigFolder) -> None:
+def test_the_defaults_are_timeouts_a_breaker_and_retries_without_hedging(config_folder: ConfigFolder) -> None:
     plan = engine_settings(models(config_folder))["local"]
     assert (plan.timeouts.connect_seconds, plan.timeouts.first_token_seconds, plan.timeouts.stream_idle_seconds) == (
         2,
@@ -30,7 +30,7 @@ def test_without_a_word_there_are_timeouts_a_breaker_and_retries_and_no_hedging(
     )
 
 
-def test_an_engine_has_its_own_where_they_are_written_and_those_for_all_where_not(config_folder: ConfigFolder) -> None:
+def test_an_engines_own_settings_override_the_common_ones(config_folder: ConfigFolder) -> None:
     config_folder.models["resilience"] = {
         "timeouts": {"connect_seconds": 1, "stream_idle_seconds": 9},
         "breaker": {"consecutive_failures": 3},
@@ -45,7 +45,7 @@ def test_an_engine_has_its_own_where_they_are_written_and_those_for_all_where_no
     assert (plan.breaker.enabled, plan.breaker.consecutive_failures) == (False, 3)
 
 
-def test_an_engine_stays_the_same_where_only_its_times_change(config_folder: ConfigFolder) -> None:
+def test_an_engine_keeps_its_state_if_only_timeouts_change(config_folder: ConfigFolder) -> None:
     before = models(config_folder).engines["local"]
     config_folder.models["engines"]["local"] |= {
         "timeouts": {"stream_idle_seconds": 4},
@@ -69,7 +69,7 @@ def test_an_engine_stays_the_same_where_only_its_times_change(config_folder: Con
         ({"load_bound": 0.5}, "'resilience.load_bound'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_its_name(
+def test_invalid_settings_are_rejected_by_name(
     config_folder: ConfigFolder, resilience: dict[str, Any], told: str
 ) -> None:
     config_folder.models["resilience"] = resilience

@@ -1,4 +1,4 @@
-"""A hedge costs the prompt once more, and the receipt says so."""
+"""A hedged request costs the prompt twice, and the receipt shows it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ async def hedging(neighbours: Neighbours, second_engine: ScriptedEngine) -> Asyn
         yield gateway
 
 
-async def test_the_prompt_that_the_loser_read_is_in_the_receipt(
+async def test_the_receipt_includes_the_losers_prompt(
     hedging: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:
     engine.says(asyncio.Event())

@@ -1,4 +1,4 @@
-"""Each time that an engine lets pass has its own name; real sockets, the real client."""
+"""Each timeout of an engine is reported by its name, with real sockets and the real client."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.config.models_file import Timeouts
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.http1 import Pool
@@ -28,7 +28,7 @@ async def client() -> AsyncIterator[OpenAIClient]:
 
 
 async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
-    """What comes of asking for a whole answer."""
+    """Returns the error of a request for a whole answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
     with pytest.raises(PointsmanError) as told:
@@ -39,7 +39,7 @@ async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: f
 
 @contextmanager
 def nobody_accepts() -> Iterator[str]:
-    """An address at which connections are neither taken nor refused, as of a machine that is gone."""
+    """An address at which connections are neither accepted nor refused, like that of a dead machine."""
     with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -49,22 +49,20 @@ def nobody_accepts() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_a_machine_that_is_gone_is_a_connect_timeout(client: OpenAIClient) -> None:
+async def test_a_dead_machine_is_a_connect_timeout(client: OpenAIClient) -> None:
     with nobody_accepts() as url:
         error = await failure(client, url, Timeouts(connect_seconds=SHORT))
     assert isinstance(error, Unavailable)
     assert (error.code, error.message) == ("connect_timeout", "engine 'a' failed: no connection within 0.1 s")
 
 
-async def test_an_engine_that_says_nothing_is_a_first_token_timeout(
-    client: OpenAIClient, engine: ScriptedEngine
-) -> None:
+async def test_a_silent_engine_is_a_first_token_timeout(client: OpenAIClient, engine: ScriptedEngine) -> None:
     engine.says(asyncio.Event())
     error = await failure(client, engine.url, Timeouts(first_token_seconds=SHORT))
     assert (error.code, error.message) == ("first_token_timeout", "engine 'a' failed: no first token within 0.1 s")
 
 
-async def test_signs_of_life_are_no_first_token(client: OpenAIClient, engine: ScriptedEngine) -> None:
+async def test_keep_alive_comments_are_not_a_first_token(client: OpenAIClient, engine: ScriptedEngine) -> None:
     signs = [asyncio.Event() for _ in range(12)]
     for number, sign in enumerate(signs):
         asyncio.get_running_loop().call_later(SHORT / 4 * number, sign.set)
@@ -75,7 +73,7 @@ async def test_signs_of_life_are_no_first_token(client: OpenAIClient, engine: Sc
     assert not signs[-1].is_set()
 
 
-async def test_an_engine_that_falls_silent_is_a_stream_idle_timeout(
+async def test_an_engine_that_stops_sending_is_a_stream_idle_timeout(
     client: OpenAIClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("Hel"), asyncio.Event(), *answer("lo"))
@@ -84,7 +82,7 @@ async def test_an_engine_that_falls_silent_is_a_stream_idle_timeout(
 
 
 @pytest.mark.parametrize("script", [[], ["Hel"]])
-async def test_the_requests_own_time_is_told_as_such(
+async def test_the_requests_own_deadline_is_reported_as_such(
     client: OpenAIClient, engine: ScriptedEngine, script: list[str]
 ) -> None:
     engine.says(*(beginning(*script) if script else ()), asyncio.Event())

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: items in, items and events out, each against the published shape; nothing is kept."""
+"""`POST /v1/responses`: items and events conform to the published types, and nothing is stored."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-async def test_every_response_and_every_event_has_the_published_shape_and_both_say_the_same(
+async def test_responses_and_events_conform_to_the_published_types_and_agree(
     http: httpx.AsyncClient, engine: ScriptedEngine, name: str
 ) -> None:
     engine.says(*SCRIPTS[name])
@@ -83,7 +83,7 @@ async def test_every_response_and_every_event_has_the_published_shape_and_both_s
     assert "[DONE]" not in streamed.text
     assert [_without_id(item) for item in last.output] == [_without_id(item) for item in whole.output]
     assert last.usage == whole.usage
-    # What the events told piece by piece is what stands there at the end.
+    # The final item equals the sum of the events.
     done = [event.item for event in events if event.type == "response.output_item.done"]
     assert sorted(str(item.id) for item in done) == sorted(str(item.id) for item in last.output)
     texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
@@ -116,11 +116,13 @@ async def test_the_events_of_a_call_come_in_openais_order(http: httpx.AsyncClien
         "response.output_item.added", "response.function_call_arguments.delta", "response.function_call_arguments.done",
         "response.output_item.done", "response.completed",
     ]  # fmt: skip
-    assert events[7]["type"] == "response.output_item.done"  # the text was over when the call began
+    assert events[7]["type"] == "response.output_item.done"  # the text was complete when the call began
     assert [event["item"]["type"] for event in events if "item" in event] == ["message"] * 2 + ["function_call"] * 2
 
 
-async def test_why_a_response_is_incomplete_is_told(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_reason_of_an_incomplete_response_is_reported(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
     for name, reason in (("cut off", "max_output_tokens"), ("filtered", "content_filter")):
         engine.says(*SCRIPTS[name])
         got = await client.responses.create(model="auto", input=IN_CHAT, max_output_tokens=1)
@@ -152,7 +154,7 @@ async def test_the_client_gets_text_usage_and_cost(client: openai.AsyncOpenAI, e
     ]
 
 
-async def test_the_clients_stream_is_followed_to_its_end(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_client_reads_the_stream_to_its_end(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(*SCRIPTS["tools"])
     async with client.responses.stream(model="auto", input=IN_CHAT, tools=[TOOL]) as stream:  # type: ignore[list-item]  # a dict is one
         types = [event.type async for event in stream]
@@ -214,9 +216,7 @@ async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, e
     ]
 
 
-async def test_what_is_asked_reaches_the_engine_in_its_own_words(
-    client: openai.AsyncOpenAI, engine: ScriptedEngine
-) -> None:
+async def test_parameters_are_converted_for_the_engine(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     tools: Any = [TOOL]
     got = await client.responses.create(
         model="auto", input=IN_CHAT, tools=tools, tool_choice={"type": "function", "name": "refund"},
@@ -235,9 +235,10 @@ async def test_what_is_asked_reaches_the_engine_in_its_own_words(
         "reasoning_effort": "low",
         "logprobs": True,
     }
-    passed |= {"verbosity": "low", "service_tier": "flex", "prompt_cache_key": "k", "top_k": 3}
+    passed["top_k"] = 3
     assert {name: asked[name] for name in passed} == passed
     assert not {"input", "instructions", "text", "reasoning", "include", "truncation", "store"} & asked.keys()
+    assert not {"verbosity", "service_tier", "prompt_cache_key"} & asked.keys(), "vLLM has no use for them"
     assert (got.temperature, got.top_p, got.parallel_tool_calls, got.truncation) == (0.2, 0.5, False, "disabled")
 
 
@@ -257,16 +258,14 @@ async def test_the_engine_is_asked_to_truncate(
 
 
 @pytest.mark.parametrize("store", [None, False, True])
-async def test_nothing_is_kept_whatever_is_asked_and_the_response_says_so(
-    http: httpx.AsyncClient, store: bool | None
-) -> None:
+async def test_nothing_is_stored_and_the_response_says_so(http: httpx.AsyncClient, store: bool | None) -> None:
     got = (await http.post(URL, json=asking(store=store))).json()
     assert got["store"] is False
     told = shapes.error(await http.get(f"{URL}/{got['id']}"))
     assert told["code"] == "unknown_route"
 
 
-async def test_a_task_is_found_by_the_last_message(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+async def test_the_last_message_determines_the_task(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     said: list[Any] = [{"role": "user", "content": IN_CHAT}, {"role": "assistant", "content": "Well."}]
     raw = await client.responses.with_raw_response.create(
         model="auto", input=[*said, {"role": "user", "content": IN_POLICY}]
@@ -300,7 +299,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
         told = shapes.error(await http.post(URL, json=asking(**body)))
         assert (told["code"], told["param"]) == (code, param), body
@@ -308,7 +307,7 @@ async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient, e
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engines_refusal_is_the_clients_error(
+async def test_an_engines_client_error_is_reported_as_such(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, stream: bool
 ) -> None:
     engine.refuses(400, TOO_LONG)
@@ -334,7 +333,7 @@ async def test_a_broken_stream_ends_with_an_error_and_with_a_failed_response(
     assert types[-2:] == ["error", "response.failed"]
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(
+async def test_a_disconnect_stops_the_engine(
     client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(chunk("a"), asyncio.Event())
@@ -347,7 +346,7 @@ async def test_a_client_that_hangs_up_stops_the_engine(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
 
 
-async def test_a_response_can_be_spoken_of_by_its_id(http: httpx.AsyncClient) -> None:
+async def test_feedback_may_name_a_responses_id(http: httpx.AsyncClient) -> None:
     got = await http.post(URL, json=asking())
     assert got.json()["id"] == "resp_" + got.headers["x-pointsman-decision-id"]
     assert json.loads(got.content)["pointsman"]["cost_usd"] == pytest.approx(float(got.headers["x-pointsman-cost-usd"]))

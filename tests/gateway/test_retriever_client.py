@@ -1,4 +1,4 @@
-"""The retriever as the gateway calls it."""
+"""The gateway's client of the retriever."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ def in_(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def test_the_vector_travels_with_its_models_fingerprint(
+async def test_the_vector_is_sent_with_its_models_fingerprint(
     client: RetrieverClient, retriever: ScriptedRetriever
 ) -> None:
     found = await client.search("handbook", "bikes?", np.array([0.5, 0.25], np.float32), 3, in_(5))
@@ -39,14 +39,12 @@ async def test_without_a_vector_the_retriever_embeds(client: RetrieverClient, re
     assert not retriever.asked[0].HasField("vector")
 
 
-async def test_a_very_long_text_is_searched_by_its_beginning(
-    client: RetrieverClient, retriever: ScriptedRetriever
-) -> None:
+async def test_a_very_long_text_is_truncated_for_search(client: RetrieverClient, retriever: ScriptedRetriever) -> None:
     await client.search("handbook", "é" * 100_000, None, 3, in_(5))
     assert 0 < len(retriever.asked[0].query.encode()) <= 64 * 1024
 
 
-async def test_what_is_wrong_there_is_never_the_clients_error(
+async def test_an_error_of_the_retriever_is_never_a_client_error(
     client: RetrieverClient, retriever: ScriptedRetriever
 ) -> None:
     retriever.error = FailedPrecondition("made by minilm-xyz", code="fingerprint_mismatch")
@@ -60,16 +58,14 @@ async def test_a_search_ends_with_the_requests_deadline(client: RetrieverClient)
         await client.search("handbook", "bikes?", None, 3, in_(-1))
 
 
-async def test_a_retriever_that_is_not_there_is_unavailable() -> None:
+async def test_an_unreachable_retriever_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable) as told:
             await RetrieverClient(channel, "m").search("handbook", "bikes?", None, 3, in_(5))
     assert told.value.code == "retriever_unavailable"
 
 
-async def test_the_retrievers_judgement_and_its_counts_come_along(
-    client: RetrieverClient, retriever: ScriptedRetriever
-) -> None:
+async def test_relevance_and_counts_are_returned(client: RetrieverClient, retriever: ScriptedRetriever) -> None:
     retriever.passages[0].start, retriever.passages[0].tokens, retriever.relevant = 120, 7, False
     found = await client.search("handbook", "bikes?", None, 3, in_(5))
     assert [(passage.start, passage.tokens) for passage in found.passages] == [(120, 7)]

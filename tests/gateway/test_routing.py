@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from pointsman_gateway.config.schema import PolicyConfig, TaskConfig
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.path_state import NoEvidence
 from pointsman_gateway.routing.router import PolicyPreview, Router
@@ -53,7 +54,7 @@ def test_weights_are_relative() -> None:
 
 
 class Away:
-    """Implements the router's `Availability`: the reason by path."""
+    """Implements the router's `Availability` with a reason by path."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self._reasons = reasons

@@ -1,4 +1,4 @@
-"""Schemathesis against our own description of the HTTP API: no route fails, each answers as it says it does."""
+"""Schemathesis checks every route against our OpenAPI description: no route fails, and answers conform."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ CHECKS = [
     unsupported_method,
 ]
 EXAMPLES = 25
-"""Of each operation, of what it takes and of what it does not."""
+"""Valid and invalid examples per operation."""
 MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
 
 
@@ -43,12 +43,12 @@ def _operations(url: str) -> Iterator[schemathesis.APIOperation[Any, Any, Any, A
 
 
 def _modes(operation: schemathesis.APIOperation[Any, Any, Any, Any]) -> list[GenerationMode]:
-    """What has neither parameters nor a body cannot be asked wrongly."""
+    """Skips invalid input for operations with neither parameters nor a body."""
     return list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
 
 
 def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode) -> int:
-    """Asks as many things of it, the same each time; how often it was no mistake of the client's."""
+    """Sends the same generated requests each time; returns how many were answered without a client error."""
     answered = 0
 
     @seed(7)
@@ -72,10 +72,10 @@ def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
 
 
 def _name(case: Any, model: str) -> None:
-    """Nobody would guess a model that there is."""
+    """Replaces generated model names with existing ones, which would never be guessed."""
     if isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
         case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model
-    if case.path_parameters and len(model) > 4:  # the others are looked for by a name that nobody has
+    if case.path_parameters and len(model) > 4:  # the others use unknown names
         case.path_parameters["name"] = model
 
 
@@ -85,7 +85,7 @@ def neighbours(neighbours: Neighbours) -> Neighbours:
     return neighbours
 
 
-async def test_every_route_answers_as_it_is_described(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.script = lambda body: text_answer("a", "b") if "prompt" in body else answer("a", "b")
     tried = {}
     for operation in await asyncio.to_thread(lambda: list(_operations(gateway.url))):
@@ -97,5 +97,5 @@ async def test_every_route_answers_as_it_is_described(gateway: Gateway, engine: 
         "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/tasks",
         "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
     }  # fmt: skip
-    # This gateway keeps no journal, and so takes no feedback.
+    # This gateway has no request log, and so accepts no feedback.
     assert [route for route, answered in tried.items() if not answered] == ["POST /v1/feedback"]

@@ -1,4 +1,4 @@
-"""A share of requests is answered twice: through the real doors, beside the real Valkey."""
+"""A share of requests is also answered by a shadow path, with the real APIs and a real Valkey."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
 
 
 def by_path(body: Mapping[str, Any]) -> list[Any]:
-    """The adapter answers well; the base model, which only the few-shot path asks, badly."""
+    """The adapter answers well, and the base model, which only the few-shot path uses, badly."""
     return answer(GOOD if "@" in body["model"] else BAD)
 
 
 async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
-    """The first answer that is shadowed: a gateway that has not heard what the others spent begins no shadow."""
+    """Returns the first shadowed answer. Shadowing starts once the gateway knows what other gateways have spent."""
     while True:
         ends = gateway.metric("pointsman_shadow_requests_total")
         got = await door.ask(IN_TRIAGE)
@@ -60,7 +60,7 @@ async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
         yield HttpDoor(client)
 
 
-async def test_the_caller_gets_the_chosen_answer_and_the_other_one_is_evidence(
+async def test_the_caller_gets_the_chosen_answer_and_the_shadow_counts_as_evidence(
     door: HttpDoor, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     got = await shadowed(door, gateway)
@@ -71,7 +71,7 @@ async def test_the_caller_gets_the_chosen_answer_and_the_other_one_is_evidence(
     assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_cost_usd_total"))
 
 
-async def test_a_shadow_is_no_request(door: HttpDoor, gateway: Gateway, valkey: Valkey) -> None:
+async def test_a_shadow_does_not_count_as_a_request(door: HttpDoor, gateway: Gateway, valkey: Valkey) -> None:
     got = await shadowed(door, gateway)
     assert gateway.metric("pointsman_requests_total", path="triage_few_shot") == 0
 
@@ -82,16 +82,18 @@ async def test_a_shadow_is_no_request(door: HttpDoor, gateway: Gateway, valkey: 
     assert {entry["path"] for entry in await decisions_in(valkey.url)} == {"triage_adapter"}
 
 
-async def test_what_is_not_drawn_is_answered_once(door: HttpDoor, gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_requests_that_are_not_sampled_have_no_shadow(
+    door: HttpDoor, gateway: Gateway, engine: ScriptedEngine
+) -> None:
     await door.ask(IN_CHAT)
-    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # whoever names a path wants to know of that one
+    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # a named path is not shadowed
     before = len(engine.bodies)
     await shadowed(door, gateway)
     assert before == 2
     assert gateway.metric("pointsman_shadow_requests_total", outcome="ok") == 1
 
 
-async def test_the_right_answer_marks_both_and_says_what_there_is_to_regret(
+async def test_a_correct_answer_scores_both_and_gives_the_regret(
     door: HttpDoor, gateway: Gateway, valkey: Valkey
 ) -> None:
     got = await shadowed(door, gateway)
@@ -111,7 +113,7 @@ async def test_the_right_answer_marks_both_and_says_what_there_is_to_regret(
     assert await found(rated)
 
 
-async def test_a_better_shadow_is_regretted_by_as_much_as_it_is_better(neighbours: Neighbours, valkey: Valkey) -> None:
+async def test_the_regret_is_the_shadows_advantage(neighbours: Neighbours, valkey: Valkey) -> None:
     neighbours.engine.script = lambda body: answer(BAD if "@" in body["model"] else GOOD)
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -125,13 +127,13 @@ async def test_a_better_shadow_is_regretted_by_as_much_as_it_is_better(neighbour
         await found(marked)
         assert gateway.metric("pointsman_regret_quality_total") == 1
 
-        async def rated() -> bool:  # the caller's own rating stands
+        async def rated() -> bool:  # the caller's own rating has priority
             return await rated_in(valkey.url) == {"triage_adapter": (1, 0.25), "triage_few_shot": (1, 1.0)}
 
         assert await found(rated)
 
 
-async def test_validators_rate_both_at_once_where_that_is_wanted(neighbours: Neighbours, valkey: Valkey) -> None:
+async def test_validators_can_score_both_answers(neighbours: Neighbours, valkey: Valkey) -> None:
     triage = neighbours.config.tasks["triage"]
     triage["validators"] = [{"json_schema": {"type": "object"}}]
     triage["shadow"]["rate_by"] = "validators"
@@ -145,12 +147,12 @@ async def test_validators_rate_both_at_once_where_that_is_wanted(neighbours: Nei
         assert await found(rated)
 
 
-async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_counted(neighbours: Neighbours) -> None:
+async def test_a_shadow_is_cancelled_if_callers_need_its_slot_and_its_cost_counts(neighbours: Neighbours) -> None:
     never = asyncio.Event()
     neighbours.engine.script = lambda body: (
         by_path(body) if "@" in body["model"] else [chunk("slow"), never, *answer(" end")]
     )
-    neighbours.settings["max_in_flight"] = 4  # half of that is a crowd
+    neighbours.settings["max_in_flight"] = 4  # half of the slots count as busy
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         door = HttpDoor(client)
@@ -165,7 +167,7 @@ async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_cou
         await asyncio.gather(*crowd)
 
 
-async def test_nothing_is_begun_beyond_the_days_dollars(neighbours: Neighbours) -> None:
+async def test_no_shadow_starts_beyond_the_daily_budget(neighbours: Neighbours) -> None:
     neighbours.config.tasks["triage"]["shadow"]["usd_per_day"] = 1e-9
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -176,7 +178,7 @@ async def test_nothing_is_begun_beyond_the_days_dollars(neighbours: Neighbours) 
         assert gateway.metric("pointsman_shadow_pairs_total") == 1
 
 
-async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) -> None:
+async def test_a_failed_shadow_does_not_count_as_a_failure(neighbours: Neighbours) -> None:
     neighbours.engine.script = lambda body: by_path(body) if "@" in body["model"] else [chunk("half")]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -186,7 +188,7 @@ async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) ->
         assert gateway.metric("pointsman_requests_total", outcome="ok") == 1
 
 
-async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbours: Neighbours, valkey: Valkey) -> None:
+async def test_shadows_respect_the_scope_of_the_callers_key(neighbours: Neighbours, valkey: Valkey) -> None:
     narrow = await issue(valkey.url, scope=KeyScope(paths=("triage_adapter",)))
     wide = await issue(valkey.url)
     neighbours.settings["auth"] = "on"
@@ -201,12 +203,12 @@ async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbou
         client.headers["authorization"] = f"Bearer {wide.credential.text}"
         await HttpDoor(client).ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total") == 2)
-        await until(partial(_has_more, gateway, began))  # a pair is told of before its shadow has ended
+        await until(partial(_has_more, gateway, began))  # a pair is reported before its shadow has ended
         assert gateway.metric("pointsman_shadow_requests_total") == began + 1
         assert [body["model"] for body in neighbours.engine.bodies[asked:]] == [TRIAGE] * 4 + ["tiny"]
 
 
-async def test_without_redis_a_gateway_shadows_by_its_own_count(neighbours: Neighbours) -> None:
+async def test_without_redis_a_gateway_uses_its_own_budget_count(neighbours: Neighbours) -> None:
     del neighbours.settings["redis_url"]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
@@ -214,7 +216,7 @@ async def test_without_redis_a_gateway_shadows_by_its_own_count(neighbours: Neig
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total"))
 
 
-async def test_a_shadow_under_way_does_not_outlive_the_gateway(neighbours: Neighbours) -> None:
+async def test_a_running_shadow_ends_with_the_gateway(neighbours: Neighbours) -> None:
     never = asyncio.Event()
     neighbours.engine.script = lambda body: (
         by_path(body) if "@" in body["model"] else [chunk("slow"), never, *answer(" end")]

@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly, or read nothing: they lose their connection, and nobody else does."""
+"""Clients that send too much, too slowly, or do not read are disconnected without affecting others."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ LONG = 60.0
 BRISK = ConnectionLimits(
     header_timeout=LONG, body_timeout=LONG, idle_timeout=LONG, stall_timeout=LONG, max_headers=10, max_header_bytes=4096
 )
-"""So long that nothing is late on a busy machine; each test shortens what it is about."""
+"""Timeouts long enough for a busy machine; each test shortens the one that it is about."""
 SOON = 0.2
 
 
 class App:
-    """Reads the body, then answers with its length; `big` instead: with more than any buffer holds."""
+    """Reads the body, then answers with its length, or with more than any buffer holds."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -61,7 +61,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 async def _sends(send: Any, piece: bytes, receive: Any) -> bool:
-    """Whether the client is gone."""
+    """Whether the client has disconnected."""
     await send({"type": "http.response.body", "body": piece, "more_body": True})
     hung_up = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def _sends(send: Any, piece: bytes, receive: Any) -> bool:
 
 @dataclass
 class Client:
-    """A connection that says what it is told to, byte by byte."""
+    """A connection that sends given bytes."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -83,7 +83,7 @@ class Client:
         await self.writer.drain()
 
     async def answer(self) -> tuple[int, bytes]:
-        """Status and body of the next answer."""
+        """Returns status and body of the next answer."""
         async with asyncio.timeout(20):
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
             if b"chunked" in head:
@@ -96,7 +96,7 @@ class Client:
         return int(head.split(b" ")[1]), body
 
     async def refusal(self) -> tuple[int, str]:
-        """Status and code of an error; the connection must be closed after it."""
+        """Returns status and code of an error, after which the connection must be closed."""
         status, body = await self.answer()
         await self.closed()
         return status, json.loads(body)["error"]["code"]
@@ -135,7 +135,7 @@ async def connecting(app: App, limits: ConnectionLimits) -> AsyncIterator[Connec
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 
 
-async def test_an_ordinary_client_is_served_again_and_again_on_one_connection(app: App) -> None:
+async def test_an_ordinary_client_can_reuse_its_connection(app: App) -> None:
     async with connecting(app, BRISK) as connect:
         client = await connect()
         for piece in b"abc", b"", b"x" * 300_000:
@@ -143,7 +143,7 @@ async def test_an_ordinary_client_is_served_again_and_again_on_one_connection(ap
             assert await client.answer() == (200, str(len(piece)).encode())
 
 
-async def test_a_request_may_come_byte_by_byte_and_several_at_once(app: App) -> None:
+async def test_requests_may_arrive_byte_by_byte_or_pipelined(app: App) -> None:
     async with connecting(app, BRISK) as connect:
         client = await connect()
         for byte in HEAD + b"content-length: 2\r\n\r\nab":
@@ -154,7 +154,7 @@ async def test_a_request_may_come_byte_by_byte_and_several_at_once(app: App) -> 
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST / HT", HEAD, HEAD + b"x-half: "])
-async def test_headers_that_do_not_come_are_not_waited_for(app: App, sent: bytes) -> None:
+async def test_missing_headers_time_out(app: App, sent: bytes) -> None:
     async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         client = await connect()
         await client.send(sent)
@@ -162,7 +162,7 @@ async def test_headers_that_do_not_come_are_not_waited_for(app: App, sent: bytes
         assert app.begun == 0
 
 
-async def test_headers_that_drip_are_not_waited_for_either(app: App) -> None:
+async def test_slow_headers_time_out(app: App) -> None:
     async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD)
@@ -171,7 +171,7 @@ async def test_headers_that_drip_are_not_waited_for_either(app: App) -> None:
         dripping.cancel()
 
 
-async def test_on_a_used_connection_headers_that_do_not_come_are_not_waited_for(app: App) -> None:
+async def test_missing_headers_time_out_on_a_reused_connection(app: App) -> None:
     async with connecting(app, replace(BRISK, header_timeout=SOON)) as connect:
         for sent in HEAD, b"\r\n":
             client = await connect()
@@ -184,7 +184,7 @@ async def test_on_a_used_connection_headers_that_do_not_come_are_not_waited_for(
 @pytest.mark.parametrize(
     "framing", [b"content-length: 9\r\n\r\nabc", b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
-async def test_a_body_that_does_not_come_is_not_waited_for_and_its_request_ends(app: App, framing: bytes) -> None:
+async def test_a_missing_body_times_out_and_its_request_ends(app: App, framing: bytes) -> None:
     async with connecting(app, replace(BRISK, body_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD + framing)
@@ -193,7 +193,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_and_its_request_ends(
         assert app.bodies == []
 
 
-async def test_a_body_that_drips_is_not_waited_for_either(app: App) -> None:
+async def test_a_slow_body_times_out(app: App) -> None:
     async with connecting(app, replace(BRISK, body_timeout=SOON)) as connect:
         client = await connect()
         await client.send(HEAD + b"content-length: 1000000\r\n\r\n")
@@ -203,7 +203,7 @@ async def test_a_body_that_drips_is_not_waited_for_either(app: App) -> None:
         await until(lambda: app.gone == 1)
 
 
-async def test_a_connection_that_is_not_used_is_closed(app: App) -> None:
+async def test_an_idle_connection_is_closed(app: App) -> None:
     async with connecting(app, replace(BRISK, idle_timeout=1)) as connect:
         client = await connect()
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
@@ -211,12 +211,12 @@ async def test_a_connection_that_is_not_used_is_closed(app: App) -> None:
         await client.closed()
 
 
-async def test_a_client_that_reads_nothing_of_its_answer_loses_it_and_the_work_ends(app: App) -> None:
+async def test_a_client_that_does_not_read_is_disconnected_and_its_work_ends(app: App) -> None:
     refused: list[str] = []
     app.big = True
     async with connecting(app, replace(BRISK, stall_timeout=SOON, on_rejection=refused.append)) as connect:
         client = await connect()
-        client.reader._transport.pause_reading()  # as one does who wants to hold us
+        client.reader._transport.pause_reading()  # like an attacker who holds connections
         await client.send(HEAD + b"content-length: 0\r\n\r\n")
         await until(lambda: app.gone == 1, within=20)
         assert refused == ["reads_nothing"]
@@ -231,10 +231,10 @@ async def test_while_slow_clients_wait_others_are_served(app: App) -> None:
         assert await client.answer() == (200, b"1")
 
 
-async def test_too_many_connections_are_refused_at_once_and_taken_again_later(app: App) -> None:
+async def test_connections_beyond_the_limit_are_rejected_and_accepted_again_later(app: App) -> None:
     async with connecting(app, replace(BRISK, max_connections=2)) as connect:
         first, second = await connect(), await connect()
-        for client in first, second:  # so that they are there before the third comes
+        for client in first, second:  # so that they are there before the third one
             await client.send(HEAD + b"content-length: 0\r\n\r\n")
             await client.answer()
         third = await connect()
@@ -273,21 +273,21 @@ async def test_headers_that_are_too_large_are_refused_before_the_application_see
         assert app.begun == 0
 
 
-async def test_a_large_body_is_not_taken_for_headers(app: App) -> None:
+async def test_a_large_body_does_not_count_as_headers(app: App) -> None:
     async with connecting(app, BRISK) as connect:
         client = await connect()
         await client.send(HEAD + b"x: " + b"y" * 3000 + b"\r\ncontent-length: 50000\r\n\r\n" + b"z" * 50000)
         assert await client.answer() == (200, b"50000")
 
 
-async def test_what_is_no_http_is_told_so_in_the_shape_of_all_errors(app: App) -> None:
+async def test_invalid_http_gets_an_error_in_the_usual_format(app: App) -> None:
     async with connecting(app, BRISK) as connect:
         client = await connect()
         await client.send(b"\x16\x03\x01 hello\r\n\r\n")
         assert await client.refusal() == (400, "bad_http")
 
 
-async def test_nobody_can_say_where_they_come_from(app: App) -> None:
+async def test_forwarded_headers_are_ignored(app: App) -> None:
     seen: list[Any] = []
 
     async def look(scope: Any, receive: Any, send: Any) -> None:

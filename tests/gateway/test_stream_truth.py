@@ -1,4 +1,4 @@
-"""A stream that is cut ends in an error at every door, wherever it is cut, and its receipt says so."""
+"""A stream that is cut ends in an error in every API, wherever it is cut, and its receipt reports that."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ TEXT = "Zugführer 🚂"
 WHOLE = HEAD + in_chunks(EVENTS) + LAST
 
 TINY = "tiny"
-"""A model's name: no other path follows where it fails."""
+"""The name of a model without a fallback path."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 @pytest.fixture(autouse=True)
 def no_second_chance(neighbours: Neighbours) -> None:
-    """Each failure is told as it is: the engine is neither asked again nor left alone."""
+    """A gateway without retries and circuit breaker, so that each failure is reported as it is."""
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
 
 
@@ -54,7 +54,7 @@ def ended(gateway: Gateway, outcome: str) -> float:
     return gateway.metric("pointsman_requests_total", outcome=outcome, path=TINY)
 
 
-async def test_uncut_it_is_an_answer_in_whatever_pieces_it_comes(
+async def test_a_complete_stream_is_an_answer_however_it_is_split(
     door: Door, engine: RawEngine, gateway: Gateway
 ) -> None:
     for size in (1, 7, len(WHOLE)):
@@ -89,7 +89,7 @@ CUTS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("end", End)
-async def test_cut_anywhere_it_is_an_error(door: Door, engine: RawEngine, gateway: Gateway, end: End) -> None:
+async def test_a_stream_cut_anywhere_is_an_error(door: Door, engine: RawEngine, gateway: Gateway, end: End) -> None:
     for where, written in CUTS.items():
         engine.says(written, end)
         with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
@@ -100,7 +100,7 @@ async def test_cut_anywhere_it_is_an_error(door: Door, engine: RawEngine, gatewa
 
 
 @pytest.mark.parametrize("name", ["http-stream", "grpc"])
-async def test_cut_after_any_byte_it_is_an_error_until_done_has_come(
+async def test_a_stream_cut_after_any_byte_before_done_is_an_error(
     engine: RawEngine, gateway: Gateway, name: str
 ) -> None:
     whole = HEAD + in_chunks([FIRST, DONE]) + LAST
@@ -130,7 +130,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("before", [(ROLE,), (ROLE, FIRST)])
-async def test_an_event_that_is_broken_or_an_error_ends_it_in_an_error(
+async def test_an_invalid_event_ends_the_stream_with_an_error(
     door: Door, engine: RawEngine, gateway: Gateway, before: tuple[bytes, ...]
 ) -> None:
     for what, broken in BROKEN.items():
@@ -156,7 +156,7 @@ SILENT: list[tuple[list[Step], str]] = [
 
 
 @pytest.mark.parametrize(("said", "code"), SILENT)
-async def test_an_engine_that_falls_silent_is_an_error(
+async def test_an_engine_that_stops_sending_is_an_error(
     impatient_with_engines: None, door: Door, engine: RawEngine, gateway: Gateway, said: list[Step], code: str
 ) -> None:
     engine.says(*said, asyncio.Event())
@@ -184,17 +184,17 @@ async def test_a_request_out_of_time_is_an_error_and_stops_the_engine(
     await until(lambda: ended(gateway, "deadline_exceeded") == 1)
 
 
-async def test_before_its_first_token_a_cut_is_no_error_where_another_path_can_answer(
+async def test_a_cut_before_the_first_token_leads_to_the_fallback(
     door: Door, engine: RawEngine, gateway: Gateway
 ) -> None:
     engine.says(HEAD, in_chunks([ROLE]), End.RESET)
     with pytest.raises(Unavailable):
         await door.ask(IN_CHAT)
-    assert engine.asked >= 2  # small talk, and where that fails the default path
+    assert engine.asked >= 2  # the path of small talk, and if it fails the default path
     assert gateway.metric("pointsman_fallbacks_total", source="small_talk", target="safe_start") == 1
 
 
-async def test_time_that_runs_out_before_the_answer_begins_has_its_own_family(
+async def test_a_deadline_before_the_answer_has_its_own_error_code(
     short_of_time: None, door: Door, engine: RawEngine
 ) -> None:
     engine.says(asyncio.Event())

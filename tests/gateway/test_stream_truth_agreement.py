@@ -1,4 +1,4 @@
-"""Whatever an engine answers, in whatever pieces it comes: every door tells the same, to the token and the cent."""
+"""All APIs report the same tokens and cost for any engine answer, however its bytes are split."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -31,7 +31,7 @@ async def doors(gateway: Gateway) -> AsyncIterator[dict[str, Door]]:
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(script=scripts())
-async def test_stream_plain_and_grpc_tell_the_same(doors: dict[str, Door], engine: RawEngine, script: Script) -> None:
+async def test_stream_plain_and_grpc_report_the_same(doors: dict[str, Door], engine: RawEngine, script: Script) -> None:
     engine.says(*script.pieces)
     got = {name: await door.ask(IN_CHAT, "tiny", n=len(script.choices), logprobs=True) for name, door in doors.items()}
     for name, answer in got.items():
@@ -44,11 +44,11 @@ async def test_stream_plain_and_grpc_tell_the_same(doors: dict[str, Door], engin
 
 
 def comparable(answer: Answer) -> Answer:
-    """Of several choices a stream over gRPC tells one finish reason, that of the last to end."""
+    """A gRPC stream of several choices reports one finish reason, that of the last choice to end."""
     return answer if len(answer.choices) == 1 else replace(answer, finish_reason="")
 
 
 def dollars(prompt: int, completion: int, cached: int) -> Fraction:
-    """By the price list, exactly."""
+    """Computes the exact cost from the price list."""
     prices = {name: Fraction(price) / 1_000_000 for name, price in PRICES.items()}
     return (prompt - cached) * prices["prompt"] + cached * prices["cached"] + completion * prices["completion"]

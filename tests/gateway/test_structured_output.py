@@ -1,4 +1,4 @@
-"""Structured requests: the client's own format and limits replace those of the path and of the task."""
+"""Structured output: the client's format and limits replace those of the path and of the task."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ UNSTRUCTURED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("extra", STRUCTURED)
-def test_a_structured_request_takes_neither_the_paths_stop_nor_its_max_tokens(extra: dict[str, Any]) -> None:
+def test_a_structured_request_ignores_the_paths_stop_and_max_tokens(extra: dict[str, Any]) -> None:
     sampling = Sampling(extra=extra).with_defaults(PATH)
 
     assert (sampling.stop, sampling.max_tokens, sampling.temperature) == ((), 900, 0.5)
@@ -65,7 +65,7 @@ def test_other_requests_take_the_paths_limits(extra: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def paths_with_limits(neighbours: Neighbours) -> None:
-    """Each path has stop sequences and `max_tokens`, and the task checks its own format."""
+    """Each path has stop sequences and `max_tokens`, and the task validates its own format."""
     for path in neighbours.config.paths.values():
         path |= {"stop": ["\n\n"], "max_tokens": 60}
     neighbours.config.tasks["triage"] |= {
@@ -75,7 +75,7 @@ def paths_with_limits(neighbours: Neighbours) -> None:
     }
 
 
-async def test_every_api_leaves_structured_output_uncut(door: Door, engine: ScriptedEngine) -> None:
+async def test_no_api_truncates_structured_output(door: Door, engine: ScriptedEngine) -> None:
     engine.says(*answer('{"name": "Ann"}'))
 
     for extra in ({"tools": TOOLS}, {"response_format": format_of(PERSON)}):
@@ -120,7 +120,7 @@ async def test_an_answer_that_breaks_the_clients_schema_is_tried_on_the_next_pat
     assert (got.path, len(engine.bodies)) == ("triage_few_shot", 2)
 
 
-async def test_an_answer_that_its_client_cut_off_is_not_paid_twice(door: Door, engine: ScriptedEngine) -> None:
+async def test_an_answer_truncated_by_its_client_is_not_escalated(door: Door, engine: ScriptedEngine) -> None:
     engine.says(*answer('{"na', finish="length"))
 
     got = await door.ask(IN_TRIAGE, response_format={"type": "json_object"}, max_tokens=3)

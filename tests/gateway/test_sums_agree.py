@@ -1,4 +1,4 @@
-"""Receipts, counters and what keys have used tell the same, to the last picodollar, over whatever comes."""
+"""Receipts, counters and usage of keys agree to the last picodollar under random requests."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ MODELS = ("auto", "auto", "auto", "auto", "tiny", "path:handbook", "path:letter"
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """With keys, a cache, an engine by the hour, trainings to be paid back, and prices that are no round numbers."""
+    """A gateway with keys, a cache, an hourly engine price, training costs, and prices that do not divide evenly."""
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal", "max_in_flight": 24}
     neighbours.settings |= {"queue_size": 4, "queue_timeout": 0.2}
     config = neighbours.config
@@ -63,7 +63,7 @@ async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Asy
 
 @dataclass
 class Chance:
-    """What the engine, and the callers, happen to do."""
+    """The random behaviour of the engine and the callers."""
 
     draw: random.Random = field(default_factory=lambda: random.Random(11))
 
@@ -80,13 +80,13 @@ class Chance:
         return answer(*pieces, prompt_tokens=prompt, cached_tokens=self.draw.randrange(prompt))
 
     def pauses(self, count: int) -> list[Step]:
-        """An answer that drags on, so that callers lose patience with it."""
+        """Returns a slow answer, during which callers disconnect."""
         return [step for _ in range(count) for step in (b": wait\n\n", beginning("x")[1])]
 
 
 @dataclass
 class Client:
-    """Asks once, in some way, and tells the request's id where it heard the end of it."""
+    """Sends one random request; returns its id if the answer was complete."""
 
     http: httpx.AsyncClient
     stub: gateway_pb2_grpc.GatewayStub
@@ -163,7 +163,7 @@ async def test_receipts_counters_and_usage_agree_exactly_over_a_mixed_load(
     few = Limits(requests_per_minute=40, tokens_per_minute=30_000, dollars_per_day=0.5)
     issued = [await issue(valkey.url, limits) for limits in (Limits(), Limits(), few)]
     secrets = [one.credential.text for one in issued]
-    keys = [*secrets * 6, f"pm_{'A' * 8}_{'b' * 32}", ""]  # now and then one that nobody knows, or none
+    keys = [*secrets * 6, f"pm_{'A' * 8}_{'b' * 32}", ""]  # sometimes an unknown one, or none
     async with (
         httpx.AsyncClient(
             base_url=gateway.url, verify=False, timeout=30, limits=httpx.Limits(max_connections=AT_ONCE)
@@ -197,7 +197,7 @@ async def in_turns(ask: Callable[[int], Any], count: int) -> None:
 
 
 async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
-    """Once nobody is in the components, and Redis has all that happened in it."""
+    """Returns once no request is in flight, and Redis has all data."""
     await gateway.components.pipeline.admission.wait_until_empty(30)
 
     async def look() -> Receipts | None:
@@ -217,7 +217,7 @@ Sums = dict[str, Counter[Any]]
 
 
 def counters_of(gateway: Gateway) -> Sums:
-    """What /metrics shows."""
+    """Returns the values at /metrics."""
     sums: Sums = {name: Counter() for name in ("requests", "tokens", "picodollars")}
     samples = [s for family in gateway.components.registry.collect() for s in family.samples if s.value]
     for sample in samples:
@@ -243,7 +243,7 @@ def counters_of(gateway: Gateway) -> Sums:
 
 
 def counters_by(receipts: Receipts) -> Sums:
-    """What they must show, by the receipts."""
+    """Returns the values that follow from the receipts."""
     requests: Counter[Any] = Counter()
     tokens: Counter[Any] = Counter()
     for one in receipts.all:
@@ -263,7 +263,7 @@ def counters_by(receipts: Receipts) -> Sums:
 
 
 async def usage_of(valkey: Valkey) -> dict[str, dict[str, int]]:
-    """What `pointsman keys usage` shows, by key."""
+    """Returns the values of `pointsman keys usage`, by key."""
     program = [sys.executable, "-m", "pointsman_cli", "keys", "usage", "--json", "--redis", valkey.url]
     process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
@@ -277,7 +277,7 @@ async def usage_of(valkey: Valkey) -> dict[str, dict[str, int]]:
 
 
 def usage_by(receipts: Receipts, keys: list[str]) -> dict[str, dict[str, int]]:
-    """What it must show, by the receipts."""
+    """Returns the values that follow from the receipts."""
     used: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for one in receipts.all:
         if not one.get("counted", True):

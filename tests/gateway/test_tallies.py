@@ -1,4 +1,4 @@
-"""Plain numbers say what the Prometheus client's own counters and histograms would have said."""
+"""The fast counters and histograms export the same values as the Prometheus client's own."""
 
 import random
 
@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 EDGES = (0.005, 0.01, 0.1, 1, 2.5)
 
 
-def test_they_say_what_prometheus_clients_own_would_say() -> None:
+def test_fast_metrics_export_the_same_as_the_prometheus_client() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     asked = counter("asked", "Requests.", ["path"])
     took = histogram("took_seconds", "Time.", ["path"], EDGES)
@@ -28,7 +28,7 @@ def test_they_say_what_prometheus_clients_own_would_say() -> None:
     assert _said(ours) == _said(theirs)
 
 
-def test_many_numbers_at_once_are_counted_as_one_by_one() -> None:
+def test_batches_are_counted_like_single_values() -> None:
     drawn = random.Random(7)
     for number in (0, 1, 20, 40, 500):
         values = [*EDGES, *(drawn.uniform(0, 3) for _ in range(number))]
@@ -40,7 +40,7 @@ def test_many_numbers_at_once_are_counted_as_one_by_one() -> None:
         assert at_once.sum == pytest.approx(one_by_one.sum)
 
 
-def test_a_series_is_made_when_it_is_first_asked_for() -> None:
+def test_a_series_is_created_on_first_use() -> None:
     registry = CollectorRegistry()
     asked = counter("asked", "Requests.", ["path"])
     registry.register(FastCollector([asked], []))

@@ -1,4 +1,4 @@
-"""Prompt files: a user's text is never evaluated, and what a file may do is limited."""
+"""Prompt templates: a user's text is never evaluated, and a template's abilities are limited."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,7 +46,7 @@ class Finds:
 
 
 @pytest.mark.parametrize("code", CODE)
-async def test_code_in_a_question_a_passage_an_example_or_an_earlier_turn_stays_text(code: str) -> None:
+async def test_template_code_in_user_text_is_not_evaluated(code: str) -> None:
     templates = PromptTemplates(
         {
             "ask.txt": "Asked: {{ query }}|",
@@ -67,7 +67,7 @@ async def test_code_in_a_question_a_passage_an_example_or_an_earlier_turn_stays_
 
 
 @pytest.mark.parametrize("code", CODE)
-async def test_the_engine_gets_code_as_it_was_written(
+async def test_template_code_in_user_text_reaches_the_engine_unchanged(
     neighbours: Neighbours, engine: ScriptedEngine, retriever: ScriptedRetriever, code: str
 ) -> None:
     neighbours.config.prompts["answer.txt"] = "The customer asks: {{ query }}"
@@ -126,12 +126,12 @@ MALICIOUS = {
 
 
 @pytest.mark.parametrize("what", MALICIOUS)
-def test_a_file_that_would_reach_further_or_go_on_for_ever_is_refused_at_load(what: str) -> None:
+def test_an_unsafe_or_endless_template_is_rejected_at_load(what: str) -> None:
     with pytest.raises(ConfigError, match=r"prompts/x\.txt"):
         instruction(PromptTemplates({"x.txt": MALICIOUS[what]}), "x.txt")
 
 
-def test_the_refusal_says_what_is_allowed() -> None:
+def test_the_error_lists_what_is_allowed() -> None:
     with pytest.raises(ConfigError, match="unknown filter 'attr'; known: abs, capitalize, "):
         PromptTemplates({"x.txt": "{{ query|attr('x') }}"})
     with pytest.raises(ConfigError, match="a prompt may not use 'macro'"):
@@ -150,7 +150,7 @@ USUAL = {
 
 
 @pytest.mark.parametrize("source", USUAL)
-def test_what_prompts_need_they_may_use(source: str) -> None:
+def test_common_template_features_are_allowed(source: str) -> None:
     passages = [Passage("bikes.md", "Bikes", "They ride free.", 0.9)]
     assert PromptTemplates({"x": source}).render("x", query="my bike rides", passages=passages) == USUAL[source]
 
@@ -164,14 +164,14 @@ def test_what_prompts_need_they_may_use(source: str) -> None:
         "{% if query|length > 9 %}{{ 1 + query }}{% endif %}",
     ],
 )
-def test_a_file_that_only_a_long_text_makes_endless_fails_that_request_and_tells_nothing_of_it(source: str) -> None:
+def test_a_template_that_explodes_on_a_long_text_fails_that_request_only(source: str) -> None:
     templates = PromptTemplates({"x": source})
     templates.try_out("x", query="?")
     with pytest.raises(Internal, match=r"^prompts/x cannot be rendered for this request \(\w+\)$"):
         templates.render("x", query="secret " * 10_000)
 
 
-async def test_a_file_that_reaches_further_is_refused_with_the_configuration(
+async def test_an_unsafe_template_invalidates_the_configuration(
     neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     neighbours.config.prompts["persona.txt"] = MALICIOUS["subclasses"]
@@ -182,7 +182,7 @@ async def test_a_file_that_reaches_further_is_refused_with_the_configuration(
     assert "prompts/persona.txt: access to attribute" in problem
 
 
-def test_a_passage_cannot_be_changed_by_a_file() -> None:
+def test_a_template_cannot_modify_passages() -> None:
     passages = [Passage("bikes.md", "Bikes", "They ride free.", 0.9)]
     for source in "{{ passages.append(1) }}", "{{ passages.clear() }}", "{{ passages.__len__() }}":
         with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""Limits and budgets hold over all gateways while Redis answers."""
+"""Limits and budgets hold across all gateways while Redis is available."""
 
 import asyncio
 import logging
@@ -36,13 +36,13 @@ async def refusal(counter: Counter, caller: Caller, tokens: int = 1) -> Resource
 
 
 async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> Reservation:
-    """Once what others hold and do not need has come back."""
+    """Returns once the unused leases of other gateways have been returned."""
     hold = await found(lambda: counter.let_in(caller, tokens))
     assert hold
     return hold
 
 
-async def test_five_calls_at_once_spend_no_more_than_the_tokens_of_a_minute(valkey: Valkey, times: Times) -> None:
+async def test_concurrent_calls_stay_within_the_tokens_per_minute(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as one, counter_at(valkey.url, times) as other:
         callers = [await one.caller(issued), await other.caller(issued)]
@@ -83,9 +83,7 @@ async def test_keys_share_the_limits_of_their_tenant(valkey: Valkey, times: Time
         assert "this tenant may have 4 requests a minute" in shared.message
 
 
-async def test_what_an_answer_did_not_take_comes_back_and_what_it_took_beyond_is_charged(
-    valkey: Valkey, times: Times
-) -> None:
+async def test_reservations_are_settled_with_the_actual_usage(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -100,9 +98,7 @@ async def test_what_an_answer_did_not_take_comes_back_and_what_it_took_beyond_is
         await entered(counter, caller, 100)
 
 
-async def test_what_comes_back_is_not_taken_again_while_more_is_used_than_there_is(
-    valkey: Valkey, times: Times
-) -> None:
+async def test_returned_quota_is_not_reused_while_the_limit_is_exceeded(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -116,7 +112,7 @@ async def test_what_comes_back_is_not_taken_again_while_more_is_used_than_there_
         await entered(counter, caller, 5)
 
 
-async def test_an_answer_that_ends_in_a_later_minute_gives_nothing_back_to_it(valkey: Valkey, times: Times) -> None:
+async def test_an_answer_that_ends_in_a_later_minute_returns_no_quota_to_it(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -129,7 +125,7 @@ async def test_an_answer_that_ends_in_a_later_minute_gives_nothing_back_to_it(va
         await entered(counter, caller, 100)
 
 
-async def test_what_is_over_at_the_end_of_a_minute_is_taken_from_the_next(valkey: Valkey, times: Times) -> None:
+async def test_an_excess_is_carried_over_to_the_next_minute(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times, running=False) as counter:
         caller = await counter.caller(issued)
@@ -140,9 +136,7 @@ async def test_what_is_over_at_the_end_of_a_minute_is_taken_from_the_next(valkey
         await entered(counter, caller, 40)
 
 
-async def test_dollars_are_reserved_for_each_path_that_is_tried_and_settled_as_one(
-    valkey: Valkey, times: Times
-) -> None:
+async def test_dollars_are_reserved_per_attempt_and_settled_together(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(dollars_per_day=1.0, dollars_per_month=1.5))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -165,7 +159,7 @@ async def test_dollars_are_reserved_for_each_path_that_is_tried_and_settled_as_o
         await (await counter.tenancy.enter(caller, 1)).afford(1.0)
 
 
-async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent(valkey: Valkey, times: Times) -> None:
+async def test_a_free_path_is_usable_with_a_spent_budget(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(dollars_per_day=1.0))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -178,7 +172,7 @@ async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent(valkey:
         assert hold.afford_now(0.0)
 
 
-async def test_a_slice_serves_many_requests_without_asking(valkey: Valkey, times: Times) -> None:
+async def test_a_lease_covers_many_requests_without_calls_to_redis(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=100_000, tokens_per_minute=10**7, dollars_per_day=1000))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -190,7 +184,7 @@ async def test_a_slice_serves_many_requests_without_asking(valkey: Valkey, times
         assert counter.metric("pointsman_quota_lease_renewals_total", outcome="done") < 200
 
 
-async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Valkey, times: Times) -> None:
+async def test_concurrent_requests_wait_for_one_lease_exchange(valkey: Valkey, times: Times) -> None:
     limits = Limits(requests_per_minute=1600, concurrent_streams=1600, dollars_per_day=16.0)
     issued = await issue(valkey.url, limits)
     async with counter_at(valkey.url, times) as counter:
@@ -206,10 +200,10 @@ async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Va
         asked = counter.metric("pointsman_quota_lease_renewals_total", outcome="done") - before
         for hold in holds:
             hold.settle(NOTHING, 0, "ok")
-        assert asked <= 2  # one, and perhaps one of the upkeep's
+        assert asked <= 2  # one, and perhaps one of a background task
 
 
-async def test_one_busy_gateway_does_not_keep_all_from_another(valkey: Valkey, times: Times) -> None:
+async def test_a_busy_gateway_leaves_quota_to_others(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=1000))
     async with counter_at(valkey.url, times) as busy, counter_at(valkey.url, times) as other:
         caller = await busy.caller(issued)
@@ -218,7 +212,7 @@ async def test_one_busy_gateway_does_not_keep_all_from_another(valkey: Valkey, t
         assert all(await asyncio.gather(*(other.let_in(theirs) for _ in range(50))))
 
 
-async def test_a_slice_that_is_not_used_comes_back(valkey: Valkey, times: Times) -> None:
+async def test_an_unused_lease_is_returned(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=1000))
 
     async def all_is_back() -> bool:
@@ -232,7 +226,7 @@ async def test_a_slice_that_is_not_used_comes_back(valkey: Valkey, times: Times)
         await found(all_is_back)
 
 
-async def test_a_gateway_that_stops_gives_its_slices_back(valkey: Valkey, times: Times) -> None:
+async def test_a_stopping_gateway_returns_its_leases(valkey: Valkey, times: Times) -> None:
     limits = Limits(requests_per_minute=1000, concurrent_streams=50, dollars_per_month=5)
     issued = await issue(valkey.url, limits)
     async with counter_at(valkey.url, times) as counter:
@@ -245,7 +239,7 @@ async def test_a_gateway_that_stops_gives_its_slices_back(valkey: Valkey, times:
         assert (found["held"], found["used"]) == (str(used), str(used)), limit
 
 
-async def test_the_streams_of_a_dead_gateway_come_back_with_its_lease(valkey: Valkey, times: Times) -> None:
+async def test_a_dead_gateways_streams_are_released_when_its_lease_expires(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(concurrent_streams=2))
     async with counter_at(valkey.url, times, running=False) as dead, counter_at(valkey.url, times) as alive:
         assert await dead.let_in(await dead.caller(issued))
@@ -270,8 +264,8 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
         await entered(other, caller)
 
 
-async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken(valkey: Valkey) -> None:
-    """A word that a gateway gave up may still arrive, after later ones; and it may not hear the answer to its last."""
+async def test_late_lease_messages_have_no_effect_and_held_leases_are_never_taken(valkey: Valkey) -> None:
+    """A lease message that a gateway gave up on may still arrive after later ones, and its answer may be lost."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         exchange = redis.register_script(lease_store.EXCHANGE_SCRIPT)
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
@@ -289,7 +283,7 @@ async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken
         assert await say(5, 30, 0) == [30, -20, -20]
 
 
-async def test_new_limits_hold_without_a_restart(valkey: Valkey, times: Times) -> None:
+async def test_new_limits_apply_without_a_restart(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=1000))
     async with counter_at(valkey.url, times) as counter, register_at(valkey.url) as register:
         await entered(counter, await counter.caller(issued))
@@ -312,7 +306,7 @@ async def test_new_limits_hold_without_a_restart(valkey: Valkey, times: Times) -
         await found(has_too_few_tokens)
 
 
-async def test_a_request_that_is_larger_than_its_limit_is_told_so_at_once(valkey: Valkey, times: Times) -> None:
+async def test_a_request_larger_than_its_limit_is_rejected_at_once(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -321,7 +315,7 @@ async def test_a_request_that_is_larger_than_its_limit_is_told_so_at_once(valkey
         assert told.value.retry_after is None
 
 
-async def test_a_refusal_says_when_to_come_again(valkey: Valkey, times: Times) -> None:
+async def test_a_rejection_has_a_retry_time(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=1))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -333,7 +327,7 @@ async def test_a_refusal_says_when_to_come_again(valkey: Valkey, times: Times) -
         await entered(counter, caller)
 
 
-async def test_headers_say_what_is_left_of_the_tighter_limit(valkey: Valkey, times: Times) -> None:
+async def test_headers_report_the_tighter_limit(valkey: Valkey, times: Times) -> None:
     issued = await issue(
         valkey.url, Limits(requests_per_minute=10, tokens_per_minute=1000), Limits(tokens_per_minute=500)
     )
@@ -349,7 +343,7 @@ async def test_headers_say_what_is_left_of_the_tighter_limit(valkey: Valkey, tim
     assert [to_duration(0.25), to_duration(12.4), to_duration(60), to_duration(360)] == ["250ms", "12s", "1m0s", "6m0s"]
 
 
-async def test_a_key_without_limits_is_let_in_without_asking_and_has_no_headers(valkey: Valkey) -> None:
+async def test_a_key_without_limits_needs_no_lease_and_has_no_headers(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     async with counter_at(valkey.url) as counter:
         hold = counter.tenancy.enter_now(await counter.caller(issued), 10**9)
@@ -358,7 +352,7 @@ async def test_a_key_without_limits_is_let_in_without_asking_and_has_no_headers(
         assert dict(hold.headers) == {}
 
 
-async def test_where_keys_are_off_anybody_may_enter_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_authentication_every_caller_is_admitted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     tenancy = OpenAccess()
     with caplog.at_level(logging.INFO):
         async with tenancy.running():
@@ -377,7 +371,7 @@ async def test_where_keys_are_off_anybody_may_enter_and_the_log_says_so(caplog: 
     [0, 951_782_399_999, 951_782_400_000, 1_709_164_800_000, 1_735_689_599_999, 1_735_689_600_000, 4_107_542_400_000],
 )
 async def test_redis_and_the_gateway_agree_on_windows(valkey: Valkey, unix_ms: int) -> None:
-    """Leap days, ends of years, 2100, which has no leap day."""
+    """Covers leap days, ends of years, and 2100, which has no leap day."""
     times = Times()
     times.pass_by(unix_ms / 1000 - times.wall())
     issued = await issue(valkey.url, Limits(requests_per_minute=9, dollars_per_day=9, dollars_per_month=9))

@@ -1,4 +1,4 @@
-"""What gateways let in while Redis is away, and what comes of it when it is back."""
+"""What gateways admit while Redis is unavailable, and what happens when it returns."""
 
 from contextlib import AsyncExitStack, suppress
 
@@ -23,7 +23,7 @@ def times() -> Times:
 
 
 async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: IssuedKey) -> dict[Counter, Caller]:
-    """Two gateways that have both heard that there are two."""
+    """Two gateways, each of which knows that there are two."""
     counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT)) for _ in range(2)]
     for counter in counters:
         await until(lambda: counter.tenancy.tasks.leases.gateways == 2)  # noqa: B023  # awaited
@@ -46,7 +46,7 @@ async def let_in(counter: Counter, caller: Caller, tries: int) -> int:
 
 
 @pytest.mark.parametrize("how", ["hangs", "dies"])
-async def test_in_a_new_minute_without_redis_all_together_let_in_no_more_than_the_limit(
+async def test_without_redis_all_gateways_together_stay_within_the_limit_of_a_new_minute(
     valkey: Valkey, times: Times, how: str
 ) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=10))
@@ -62,9 +62,7 @@ async def test_in_a_new_minute_without_redis_all_together_let_in_no_more_than_th
         await bring_back(valkey, how)
 
 
-async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent_and_redis_away(
-    valkey: Valkey, times: Times
-) -> None:
+async def test_a_free_path_is_usable_with_a_spent_budget_without_redis(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=10, dollars_per_day=1.0))
     async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         caller = await counter.caller(issued)
@@ -79,7 +77,7 @@ async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent_and_red
         assert hold.afford_now(0.0)
 
 
-async def test_the_minute_in_which_redis_dies_is_overspent_by_no_more_than_a_share_each(
+async def test_the_minute_of_redis_death_is_exceeded_by_at_most_a_share_per_gateway(
     valkey: Valkey, times: Times
 ) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=10))
@@ -100,7 +98,7 @@ async def test_the_minute_in_which_redis_dies_is_overspent_by_no_more_than_a_sha
         await found(both_are_counted)
 
 
-async def test_dollars_are_spent_only_out_of_what_is_held(valkey: Valkey, times: Times) -> None:
+async def test_without_redis_only_leased_dollars_are_spent(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(dollars_per_day=100))
 
     async def spend(counter: Counter, caller: Caller) -> bool:
@@ -124,7 +122,7 @@ async def test_dollars_are_spent_only_out_of_what_is_held(valkey: Valkey, times:
         assert not await spend(counter, caller)
 
 
-async def test_dollars_that_are_held_at_midnight_are_good_for_the_next_day(valkey: Valkey, times: Times) -> None:
+async def test_leased_dollars_stay_valid_over_midnight(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(dollars_per_day=100))
     async with counter_at(valkey.url, times, running=False) as counter:
         caller = await counter.caller(issued)
@@ -148,7 +146,7 @@ async def test_dollars_that_are_held_at_midnight_are_good_for_the_next_day(valke
         await found(is_counted)
 
 
-async def test_a_gateway_that_has_nothing_of_a_budget_refuses_while_redis_is_away(valkey: Valkey, times: Times) -> None:
+async def test_without_redis_a_gateway_without_a_lease_rejects(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(dollars_per_day=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
@@ -160,8 +158,8 @@ async def test_a_gateway_that_has_nothing_of_a_budget_refuses_while_redis_is_awa
         await valkey.start()
 
 
-async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
-    """Of a thousand requests only those that try Redis again wait for it."""
+async def test_requests_stay_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
+    """Of a thousand requests, only those that probe Redis wait for it."""
     issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
     async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
         caller = await counter.caller(issued)

@@ -1,4 +1,4 @@
-"""Who is let in: keys are found by their digest, copies are good for a while, and revocations are heard of."""
+"""Authentication: keys are looked up by their digest, cached for a time, and revocations are received."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def commands(url: str) -> int:
         return int(stats.get("cmdstat_hget", {}).get("calls", 0))
 
 
-async def test_a_key_is_known_with_its_tenant_its_scope_and_its_priority(valkey: Valkey) -> None:
+async def test_a_key_has_its_tenant_scope_and_priority(valkey: Valkey) -> None:
     issued = await issue(
         valkey.url, scope=KeyScope(tasks=("triage",), adapters=()), priority=7, name="desk", expires=4e9
     )
@@ -47,7 +47,7 @@ async def test_a_key_is_known_with_its_tenant_its_scope_and_its_priority(valkey:
     assert caller.scope == Scope(tasks=frozenset({"triage"}), adapters=frozenset())
 
 
-async def test_redis_holds_no_secret(valkey: Valkey) -> None:
+async def test_redis_contains_no_secret(valkey: Valkey) -> None:
     issued = await issue(valkey.url, name="desk")
     secret = issued.credential.text.rsplit("_", 1)[1]
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
@@ -73,14 +73,14 @@ async def test_redis_holds_no_secret(valkey: Valkey) -> None:
         (WELL_FORMED[:-1] + "!", "unknown_key"),
     ],
 )
-async def test_what_is_no_key_is_refused_without_asking_redis(valkey: Valkey, text: str, code: str) -> None:
+async def test_a_malformed_key_is_rejected_without_a_call_to_redis(valkey: Valkey, text: str, code: str) -> None:
     async with counter_at(valkey.url, running=False) as counter:
         valkey.kill()
         assert counter.tenancy.identify_now(text) is None
         assert await refused(counter, text) == code
 
 
-async def test_unknown_expired_and_revoked_keys_are_told_apart(valkey: Valkey) -> None:
+async def test_unknown_expired_and_revoked_keys_have_different_errors(valkey: Valkey) -> None:
     times = Times()
     expiring = await issue(valkey.url, expires=times.wall() + 60)
     revoked = await issue(valkey.url)
@@ -97,7 +97,7 @@ async def test_unknown_expired_and_revoked_keys_are_told_apart(valkey: Valkey) -
         assert counter.metric("pointsman_key_lookups_total", outcome="refused") == 4
 
 
-async def test_a_revocation_is_heard_of_by_all_gateways(valkey: Valkey) -> None:
+async def test_a_revocation_reaches_all_gateways(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     text = issued.credential.text
     async with counter_at(valkey.url) as one, counter_at(valkey.url) as other, register_at(valkey.url) as register:
@@ -109,26 +109,26 @@ async def test_a_revocation_is_heard_of_by_all_gateways(valkey: Valkey) -> None:
             assert await refused(counter, text) == "revoked_key"
 
 
-async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: Valkey) -> None:
+async def test_a_revocation_with_a_lost_message_is_found_by_polling(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     text = issued.credential.text
     async with counter_at(valkey.url) as counter, register_at(valkey.url) as register:
         await counter.tenancy.identify(text)
         before = await register.find(issued.record.id)
-        async with Redis.from_url(valkey.url) as redis:  # as `revoke` does, but for its message
+        async with Redis.from_url(valkey.url) as redis:  # like `revoke`, but without its message
             revoked = json.loads(before.to_json()) | {"revoked": 1.0}
             await redis.hset(redis_layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
             await redis.incr(redis_layout.EPOCH)
         await until(lambda: counter.tenancy.identify_now(text) is None)
 
 
-async def test_a_gateway_asks_often_enough_to_hear_within_a_second() -> None:
+async def test_polling_finds_a_revocation_within_a_second() -> None:
     assert POLL_INTERVAL_S <= 0.5
     assert POLL_INTERVAL_S + 2 * MAX_CALL_SECONDS <= 1.0
 
 
 @pytest.mark.parametrize("how", ["hangs", "dies"])
-async def test_while_redis_is_away_verified_copies_are_good_for_a_while(valkey: Valkey, how: str) -> None:
+async def test_without_redis_cached_keys_stay_valid_for_a_while(valkey: Valkey, how: str) -> None:
     times = Times()
     known, unknown = await issue(valkey.url), await issue(valkey.url)
     async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
@@ -151,7 +151,7 @@ async def test_while_redis_is_away_verified_copies_are_good_for_a_while(valkey: 
         await until(lambda: counter.tenancy.tasks.leases and counter.tenancy.identify_now(known.credential.text))
 
 
-async def test_what_was_revoked_while_a_gateway_was_cut_off_is_dropped_when_it_is_back(valkey: Valkey) -> None:
+async def test_revocations_during_an_outage_apply_afterwards(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     text = issued.credential.text
     async with AsyncExitStack() as life:
@@ -167,7 +167,7 @@ async def test_what_was_revoked_while_a_gateway_was_cut_off_is_dropped_when_it_i
         assert await refused(counter, text) == "revoked_key"
 
 
-async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> None:
+async def test_concurrent_requests_with_a_new_key_share_one_lookup(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     async with counter_at(valkey.url) as counter:
         before = await commands(valkey.url)
@@ -176,7 +176,7 @@ async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> No
         assert await commands(valkey.url) - before == 2  # the key's record, and its tenant's
 
 
-async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey) -> None:
+async def test_the_key_cache_is_bounded_and_evicts_the_least_used(valkey: Valkey) -> None:
     copies = KeyCacheConfig(max_keys=20, evicted_at_once=5)
     issued = [await issue(valkey.url, Limits(requests_per_minute=100), tenant=f"t{number}") for number in range(30)]
     async with counter_at(valkey.url, copies=copies) as counter:
@@ -193,16 +193,14 @@ async def _there(counter: Counter, text: str) -> object:
 
 
 @pytest.mark.parametrize("kept", ["{", '{"v":2}', '{"v":1,"id":"key-1"}', "[]"])
-async def test_a_record_that_cannot_be_read_is_refused(
-    valkey: Valkey, kept: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unreadable_record_is_rejected(valkey: Valkey, kept: str, caplog: pytest.LogCaptureFixture) -> None:
     async with counter_at(valkey.url) as counter, Redis.from_url(valkey.url) as redis:
         await redis.hset(redis_layout.KEYS, records.digest_of(WELL_FORMED), kept)
         assert await refused(counter, WELL_FORMED) == "unknown_key"
         assert "cannot be read" in caplog.text
 
 
-async def test_one_record_that_cannot_be_read_does_not_keep_others_from_being_verified(valkey: Valkey) -> None:
+async def test_an_unreadable_record_does_not_affect_others(valkey: Valkey) -> None:
     issued, broken = await issue(valkey.url), await issue(valkey.url)
     async with counter_at(valkey.url) as counter, register_at(valkey.url) as register:
         for one in (issued, broken):
@@ -219,7 +217,7 @@ def test_a_tenants_record_is_read_as_it_was_written() -> None:
     assert TenantRecord.from_json(record.to_json()) == record
 
 
-async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_changed(valkey: Valkey) -> None:
+async def test_a_key_without_an_operator_field_is_not_an_operators_key(valkey: Valkey) -> None:
     plain, operator = await issue(valkey.url), await issue(valkey.url, operator=True)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         assert "operator" not in json.loads(await redis.hget(redis_layout.KEYS, plain.record.digest) or "null")

@@ -1,4 +1,5 @@
-"""Whatever gateways, answers, time and Redis do: no more is spent than docs/keys.md says, and no limit refuses idly."""
+"""Whatever gateways, requests, time and Redis do: spending stays within the bounds of docs/keys.md, and limits refuse
+only for a reason."""
 
 import asyncio
 import shutil
@@ -38,38 +39,38 @@ from tests.gateway.doubles.waiting import found
 
 NANO = 10**9
 MARGIN = 5.0
-"""Seconds of a minute in which nothing is begun, so that all of a step lies in one window."""
+"""Part of each minute in which nothing starts, so that each step lies in one window."""
 
 ANY = st.integers(0, 59)
-"""Which of those that there are; what is drawn must not depend on what was let in, which depends on real time too."""
+"""Index of an existing object. Hypothesis's draws must not depend on what was admitted, which depends on real time."""
 
 ACTS = st.one_of(
     st.tuples(st.just("requests_come"), ANY, st.integers(0, 1), st.lists(st.integers(1, 120), min_size=1, max_size=6)),
     st.tuples(st.just("one_is_priced"), ANY, st.integers(0, 60)),
     st.tuples(st.just("some_end"), ANY, st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.0, 1.7]), st.integers(0, 90)),
 )
-"""What befalls gateways most of the time."""
+"""The weights of the actions."""
 PROMPT = 0.15
-"""Seconds that Redis has to answer: longer than in earnest, so that a busy machine does not make it dead by chance."""
+"""Timeout of Redis: longer than in production, so that a busy machine does not cause timeouts."""
 SILENT = 9.0
-"""Seconds without a word after which others may soon have what a gateway holds."""
+"""Silence after which others may take a gateway's leases."""
 
 Cell = tuple[str, str, int]
-"""Whose limit, which, and in which window."""
+"""An owner, a limit, and a window."""
 
 
 @dataclass(eq=False)
 class Member:
-    """A gateway, and what the model knows of it."""
+    """A gateway, and the model's knowledge of it."""
 
     counter: Counter
     life: AsyncExitStack
     callers: dict[str, Caller]
     cut: bool = False
-    """Whether it may not have told Redis what it did while Redis was away."""
+    """Whether Redis may not know what the gateway did during an outage."""
 
     spoken: float = 0.0
-    """When it last spoke; Unix seconds of the model's time."""
+    """Time of its last exchange, in the model's Unix seconds."""
 
     @property
     def ledger(self) -> LeaseStore:
@@ -77,7 +78,7 @@ class Member:
 
     @property
     def alone(self) -> float:
-        """How often it has gone on without Redis."""
+        """How often it has continued without Redis."""
         return self.counter.metric("pointsman_ratelimit_local_fallback_total")
 
 
@@ -90,19 +91,19 @@ class Asked:
     hold: Reservation
     tokens: int
     windows: dict[str, int]
-    """By limit: in which it was let in."""
+    """The window of each limit in which it was admitted."""
     nano: int = 0
 
 
 @dataclass
 class Spent:
-    """In one window of one limit, by gateway."""
+    """Spending in one window of one limit, by gateway."""
 
     charged: dict[Member, int] = field(default_factory=lambda: defaultdict(int))
     beyond: dict[Member, int] = field(default_factory=lambda: defaultdict(int))
-    """Beyond the estimates, since the gateway let the last request in."""
+    """Spending beyond the estimates since the gateway admitted its last request."""
     cut: dict[Member, int] = field(default_factory=dict)
-    """The larger of slice and share, of those that lost Redis or were killed."""
+    """The larger of lease and share, for gateways that lost Redis or were killed."""
 
 
 class Tenants(RuleBasedStateMachine):
@@ -175,7 +176,7 @@ class Tenants(RuleBasedStateMachine):
             self.no_more_is_spent_than_is_said()
 
     def requests_come(self, which: int, number: int, tokens: list[int]) -> None:
-        """Several at once to one gateway."""
+        """Several concurrent requests arrive at one gateway."""
         member, key = self.members[which % len(self.members)], self.issued[number].record.id
         now = self.begin_step()
 
@@ -220,7 +221,7 @@ class Tenants(RuleBasedStateMachine):
             asked = self.asked.pop(which % len(self.asked))
             now = self.begin_step()
             used = round(asked.tokens * share)
-            for _ in range(2):  # the second time does nothing
+            for _ in range(2):  # repeating it has no effect
                 asked.hold.settle(Usage(used // 2, used - used // 2), nano / NANO, "ok")
             self.end_step(now)
             for whose in (asked.key, WHOLE_TENANT):
@@ -240,7 +241,7 @@ class Tenants(RuleBasedStateMachine):
     @precondition(lambda self: len(self.members) > 1 and not self.killed)
     @rule(which=ANY)
     def a_gateway_is_killed(self, which: int) -> None:
-        """With all that it holds, and all that it had not told."""
+        """Its leases and unsent data are lost."""
         member = self.members[which % len(self.members)]
         self.begin_step()
         if self.up:
@@ -261,13 +262,13 @@ class Tenants(RuleBasedStateMachine):
         self.run(self.live_on(seconds))
 
     def a_minute_begins(self) -> None:
-        """The second one is the first of a day, and of a month."""
+        """The second minute starts a new day and a new month."""
         self.run(self.live_on(60.05 - self.times.wall() % 60))
 
     @precondition(lambda self: self.outages < 1)
     @rule(hangs=st.booleans(), first=st.lists(ACTS, max_size=8), then=st.lists(ACTS, min_size=4, max_size=24))
     def redis_is_away(self, hangs: bool, first: list[tuple[Any, ...]], then: list[tuple[Any, ...]]) -> None:
-        """For the rest of a minute, and in the next."""
+        """Redis is unavailable for the rest of this minute and in the next one."""
         self.begin_step()
         self.run(self.note_slices(self.members))
         for member in self.members:
@@ -301,8 +302,8 @@ class Tenants(RuleBasedStateMachine):
             assert total <= bound, f"{total} of {limit} of {whose} in window {window}; {bound} was to be the most"
 
     def refused_for_a_reason(self, member: Member, key: str, tokens: int) -> None:
-        """With Redis up a request is refused only where others hold, or have used, what it needs."""
-        self.times.pass_by(0.2)  # so that nothing is refused from memory
+        """While Redis is available, a request is refused only if others hold or have used what it needs."""
+        self.times.pass_by(0.2)  # so that nothing is refused from a local cache
         now = self.begin_step()
 
         async def again() -> tuple[Reservation | None, list[str]]:
@@ -340,7 +341,7 @@ class Tenants(RuleBasedStateMachine):
         for whose in (key, WHOLE_TENANT):
             spent = self.spent[whose, limit, now[limit]]
             spent.charged[member] += amount
-            if amount:  # what costs nothing is let in whatever was spent
+            if amount:  # a free request is admitted whatever was spent
                 spent.beyond[member] = 0
 
     def settled(self, asked: Asked, limit: str, over: int, now: dict[str, int]) -> None:
@@ -371,7 +372,7 @@ class Tenants(RuleBasedStateMachine):
         self.slices[member, whose, limit] = held
 
     async def live_on(self, seconds: float) -> None:
-        """Gateways speak while time passes."""
+        """Lets time pass while gateways renew their leases."""
         while seconds > 0:
             step = min(seconds, 3.0) if self.up else seconds
             self.times.pass_by(step)
@@ -414,7 +415,7 @@ class Tenants(RuleBasedStateMachine):
         return self.windows()
 
     def end_step(self, now: dict[str, int]) -> None:
-        """Gives the example up where the machine was so slow that the model does not know what happened."""
+        """Abandons the example if the machine was too slow for the model."""
         assume(now == self.windows())
         if self.up:
             assume(self.alone == sum(member.alone for member in self.members))
@@ -447,7 +448,7 @@ def machine() -> Iterator[type[Tenants]]:
             shutil.rmtree(folder)
 
 
-def test_no_more_is_spent_than_is_said(machine: type[Tenants]) -> None:
+def test_spending_stays_within_the_documented_bounds(machine: type[Tenants]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(

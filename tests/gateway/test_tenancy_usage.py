@@ -1,4 +1,4 @@
-"""Usage is counted exactly, whatever Redis does."""
+"""Usage is counted exactly, whatever happens to Redis."""
 
 import asyncio
 import random
@@ -11,8 +11,7 @@ from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
-from pointsman_servicekit.keys.redis_layout import Window
-from pointsman_servicekit.keys.usage import UsageStore, sum_counts
+from pointsman_servicekit.keys.redis_layout import UsageStore, Window, sum_counts
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue
@@ -21,7 +20,7 @@ from tests.gateway.doubles.waiting import found, until
 
 
 async def written(counter: Counter) -> None:
-    """Returns once all is; Redis may come back late."""
+    """Returns once everything is written, even if Redis is unavailable at first."""
 
     async def nothing_waits() -> bool:
         with suppress(Unavailable):
@@ -32,7 +31,7 @@ async def written(counter: Counter) -> None:
 
 
 async def used(url: str, day: str) -> dict[str, int]:
-    """Over all keys."""
+    """Returns the sum over all keys."""
     async with open_redis(url, lambda up: None) as redis:
         return dict(sum_counts((await UsageStore(redis).day(day)).values()))
 
@@ -97,14 +96,14 @@ async def test_usage_belongs_to_the_day_on_which_the_request_ended(valkey: Valke
         times.enter_the_next(Window.DAY)
         hold.settle(Usage(2, 2), 0, "ok")
         second = redis_layout.day_of(times.wall())
-        times.pass_by(-redis_layout.A_DAY)  # the clock was ahead, and is put right
+        times.pass_by(-redis_layout.A_DAY)  # the clock was ahead, and is corrected
         late.settle(Usage(4, 4), 0, "ok")
         await written(counter)
     assert (await used(valkey.url, first))["prompt_tokens"] == 1 + 4
     assert (await used(valkey.url, second))["prompt_tokens"] == 2
 
 
-async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> None:
+async def test_pending_usage_is_written_at_shutdown(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
@@ -114,7 +113,7 @@ async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> N
     }  # fmt: skip
 
 
-async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> None:
+async def test_the_usage_flush_lag_is_exported(valkey: Valkey) -> None:
     issued, name = await issue(valkey.url), "pointsman_usage_flush_lag_seconds"
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
@@ -126,7 +125,7 @@ async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> No
     assert counter.tenancy.usage.waiting == 0
 
 
-async def test_what_cannot_be_written_at_the_end_is_said(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+async def test_usage_lost_at_shutdown_is_logged(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     issued = await issue(valkey.url)
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)

@@ -1,4 +1,4 @@
-"""The HTTP door with TLS and mTLS: real handshakes."""
+"""The HTTP API with TLS and mTLS, with real handshakes."""
 
 import asyncio
 import shutil
@@ -53,12 +53,12 @@ def believing(authority: Authority) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(authority.certificate))
 
 
-async def test_whoever_believes_our_ca_is_served_over_tls(tls: ServerTls, authority: Authority) -> None:
+async def test_clients_that_trust_the_ca_are_served_over_tls(tls: ServerTls, authority: Authority) -> None:
     async with client_of(tls, believing(authority)) as client:
         assert (await client.get("/")).text == "https"
 
 
-async def test_whoever_believes_another_ca_hangs_up(tls: ServerTls, stranger: Authority) -> None:
+async def test_clients_that_trust_another_ca_disconnect(tls: ServerTls, stranger: Authority) -> None:
     async with client_of(tls, believing(stranger)) as client:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await client.get("/")
@@ -74,7 +74,7 @@ async def test_an_old_version_of_tls_is_refused(tls: ServerTls, authority: Autho
             await client.get("/")
 
 
-async def test_plain_http_at_the_tls_door_gets_nothing(tls: ServerTls) -> None:
+async def test_plain_http_on_the_tls_port_gets_no_answer(tls: ServerTls) -> None:
     async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address, httpx.AsyncClient(timeout=10) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(f"http://{address}/")
@@ -91,7 +91,7 @@ async def test_a_client_with_a_certificate_of_the_client_ca_is_served(
 
 
 @pytest.mark.parametrize("shows", [False, True], ids=["no certificate", "one of another CA"])
-async def test_any_other_client_is_refused_where_there_is_a_client_ca(
+async def test_with_a_client_ca_other_clients_are_rejected(
     tls: ServerTls, authority: Authority, stranger: Authority, shows: bool
 ) -> None:
     mutual = ServerTls(tls.certificate, tls.key, stranger.certificate)
@@ -104,7 +104,7 @@ async def test_any_other_client_is_refused_where_there_is_a_client_ca(
             await client.get("/")
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(
+async def test_a_renewed_certificate_is_used_without_a_restart(
     tls: ServerTls, authority: Authority, stranger: Authority
 ) -> None:
     async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
@@ -115,7 +115,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         await found(lambda: _shown(address, stranger))
 
 
-async def test_a_broken_certificate_is_not_shown_and_the_log_says_why(
+async def test_an_invalid_new_certificate_is_not_used_and_logged(
     tls: ServerTls, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
@@ -129,7 +129,7 @@ async def test_a_broken_certificate_is_not_shown_and_the_log_says_why(
 
 
 async def _shown(address: str, authority: Authority) -> bool:
-    """Whether the server's certificate is one of this CA."""
+    """Whether the server presents a certificate of this CA."""
     try:
         async with httpx.AsyncClient(verify=believing(authority), timeout=10) as client:
             return (await client.get(f"https://{address}/")).text == "https"
@@ -137,7 +137,7 @@ async def _shown(address: str, authority: Authority) -> bool:
         return False
 
 
-async def test_a_handshake_that_does_not_come_is_not_waited_for(tls: ServerTls) -> None:
+async def test_a_missing_handshake_times_out(tls: ServerTls) -> None:
     limits = ConnectionLimits(handshake_timeout=0.2)
     async with serve_http(app, "127.0.0.1:0", tls=tls, grace=1, limits=limits) as address:
         host, _, port = address.rpartition(":")
@@ -147,7 +147,7 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(tls: ServerTls) 
         writer.close()
 
 
-def test_the_settings_are_both_or_none(tls: ServerTls, authority: Authority) -> None:
+def test_certificate_and_key_must_be_set_together(tls: ServerTls, authority: Authority) -> None:
     assert server_tls(None, None, None) is None
     assert client_tls(None, None, None) is None
     wrong: list[tuple[Any, str]] = [

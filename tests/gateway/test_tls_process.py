@@ -1,4 +1,4 @@
-"""The gateway as a process with TLS settings: both doors speak it; files that do not fit stop it, and it says why."""
+"""The gateway as a process with TLS settings: both servers use TLS, and invalid files stop the start with a reason."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ async def running(neighbours: Neighbours, model: Path, **settings: object) -> As
         await process.communicate()
 
 
-async def test_both_doors_speak_tls_and_want_a_clients_certificate(
+async def test_both_servers_use_tls_and_require_client_certificates(
     neighbours: Neighbours, model_folder: Path, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path / "ca", "ours")
@@ -84,7 +84,7 @@ async def test_both_doors_speak_tls_and_want_a_clients_certificate(
                 await GrpcDoor(channel).ask(IN_CHAT)
 
 
-async def test_a_key_of_another_certificate_stops_it(
+async def test_a_key_of_another_certificate_prevents_the_start(
     neighbours: Neighbours, model_folder: Path, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path / "ca", "ours")

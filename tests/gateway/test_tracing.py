@@ -1,4 +1,4 @@
-"""A request's spans: one trace through doors, phases, retriever and engine, which says what was decided and no word."""
+"""A request's spans form one trace across HTTP or gRPC, phases, retriever and engine, without prompt text."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterato
         yield ROOTS[request.param], door
 
 
-async def test_every_door_begins_one_trace_with_a_span_of_each_phase(
+async def test_every_api_starts_one_trace_with_a_span_per_phase(
     recorded: Recorded, door: tuple[str, Door], engine: ScriptedEngine
 ) -> None:
     root_name, asking = door
@@ -82,7 +82,7 @@ async def test_every_door_begins_one_trace_with_a_span_of_each_phase(
         assert told(asked)[name] == value
 
 
-async def test_the_engine_hears_which_span_its_work_belongs_to(
+async def test_the_trace_context_is_sent_to_the_engine(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     await HttpDoor(http).ask(IN_CHAT)
@@ -93,7 +93,7 @@ async def test_the_engine_hears_which_span_its_work_belongs_to(
 
 
 @pytest.mark.parametrize("flag", ["01", "00"])
-async def test_a_clients_trace_is_gone_on_with_and_recorded_only_where_the_client_records(
+async def test_a_clients_trace_is_continued_with_its_sampling_decision(
     recorded: Recorded, http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, flag: str
 ) -> None:
     caller = {"traceparent": f"00-{TRACE}-{CALLER}-{flag}", "tracestate": "vendor=1"}
@@ -114,7 +114,7 @@ async def test_a_clients_trace_is_gone_on_with_and_recorded_only_where_the_clien
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-xyzzy", f"00-{'0' * 32}-{CALLER}-01", "ff" * 40])
-async def test_what_is_no_traceparent_begins_a_new_trace(
+async def test_an_invalid_traceparent_starts_a_new_trace(
     recorded: Recorded, http: httpx.AsyncClient, traceparent: str
 ) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
@@ -123,7 +123,7 @@ async def test_what_is_no_traceparent_begins_a_new_trace(
     assert recorded.one(f"POST {CHAT}").parent is None
 
 
-async def test_a_load_of_an_adapter_lies_in_the_trace_of_who_waits_for_it(
+async def test_an_adapter_load_belongs_to_the_waiting_requests_trace(
     recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:
     aliases = {"triage@prod": TRIAGE}
@@ -142,7 +142,7 @@ async def test_a_load_of_an_adapter_lies_in_the_trace_of_who_waits_for_it(
     assert is_below(recorded.one(f"chat {TRIAGE}"), recorded.one("first token"))
 
 
-async def test_vectors_have_a_span_which_their_engine_hears_of(
+async def test_embeddings_have_a_span_that_is_sent_to_their_engine(
     recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:
     remote = {"url": engine.url, "usd_per_million_tokens": 1.0, "model": "text-3"}
@@ -161,7 +161,7 @@ async def test_vectors_have_a_span_which_their_engine_hears_of(
     assert int(sent[2], 16) == recorded.one("embeddings small").context.span_id
 
 
-async def test_failures_are_told_by_their_codes(
+async def test_failures_have_their_codes(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:
     retriever.error = NotFound("nothing for xyzzy", code="unknown_collection")
@@ -175,7 +175,7 @@ async def test_failures_are_told_by_their_codes(
     assert told(root)["pointsman.outcome"] != "ok"
 
 
-async def test_a_client_that_hangs_up_ends_its_spans_and_stops_the_engine(
+async def test_a_disconnect_ends_the_spans_and_stops_the_engine(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("one"), asyncio.Event())
@@ -189,7 +189,7 @@ async def test_a_client_that_hangs_up_ends_its_spans_and_stops_the_engine(
     assert told(recorded.one(f"POST {CHAT}"))["pointsman.outcome"] == "cancelled"
 
 
-async def test_no_span_quotes_a_request_or_an_answer(
+async def test_no_span_contains_text_of_request_or_answer(
     recorded: Recorded, gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(SAID, SAID))
@@ -211,7 +211,7 @@ async def test_no_span_quotes_a_request_or_an_answer(
             assert hidden not in span.to_json()
 
 
-async def test_what_looks_after_the_gateway_makes_no_spans(recorded: Recorded, http: httpx.AsyncClient) -> None:
+async def test_health_checks_and_scrapes_create_no_spans(recorded: Recorded, http: httpx.AsyncClient) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await http.get(path)).status_code == 200
     assert len(recorded) == 0

@@ -23,24 +23,24 @@ CHAT = "/v1/chat/completions"
 BODY = {"model": "auto", "messages": [{"role": "user", "content": IN_POLICY}]}
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ENDING = 30.0
-"""Seconds until a gateway that is told to stop has stopped."""
+"""Time limit for a gateway's shutdown."""
 
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
-    """The environment names it to all that is started from now on."""
+    """An agent that the environment names to all services started from now on."""
     if importlib.util.find_spec("rotel") is None:
         pytest.skip("there is no Rotel for this machine")
     async with running_agent(tmp_path) as agent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", agent.url)
-        # So nothing is sent until a service ends: what arrives has been sent then.
+        # A long export interval: spans are sent when a service stops.
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
         for service in ("GATEWAY", "RETRIEVER"):
             monkeypatch.setenv(f"POINTSMAN_{service}_LOG_FORMAT", "json")
         yield agent
 
 
-async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_when_they_stop(
+async def test_one_trace_through_all_services_arrives_when_they_stop(
     agent: Agent, tmp_path: Path, neighbours: Neighbours, engine: ScriptedEngine, model_folder: Path
 ) -> None:
     await neighbours.ready()
@@ -76,7 +76,7 @@ async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_w
     assert served.attributes["pointsman.request_id"] == root.attributes["pointsman.request_id"]
 
 
-async def test_an_agent_that_is_away_costs_no_request_and_holds_up_no_end(
+async def test_an_unreachable_agent_affects_neither_requests_nor_shutdown(
     tmp_path: Path, neighbours: Neighbours, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
@@ -94,7 +94,7 @@ async def test_an_agent_that_is_away_costs_no_request_and_holds_up_no_end(
     assert IN_POLICY not in gateway.words
 
 
-async def test_what_the_environment_asks_for_in_vain_is_said_at_the_start(
+async def test_unsupported_opentelemetry_variables_are_logged_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
@@ -107,7 +107,7 @@ async def test_what_the_environment_asks_for_in_vain_is_said_at_the_start(
 
 
 def _services_of(words: str) -> set[str]:
-    """By the lines that Python has written; gRPC's C core writes its own."""
+    """Returns the services in lines that Python has written; gRPC's C core writes its own."""
     return {json.loads(line)["service"] for line in words.splitlines() if line.startswith("{")}
 
 

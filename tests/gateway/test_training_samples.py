@@ -1,4 +1,4 @@
-"""Answers are kept to learn from where the configuration names their task and their caller's tenant consents."""
+"""Answers are stored for training if the configuration names their task and the caller's tenant consents."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import CompletedAnswer
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
@@ -27,7 +27,7 @@ JSON = '{"intent": "lost_item"}'
 
 @pytest.fixture
 def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Answers of triage may be learnt from, whoever asks."""
+    """Answers of triage may be used for training, for every caller."""
     neighbours.settings |= {"redis_url": valkey.url}
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     neighbours.engine.says(*answer(JSON))
@@ -52,7 +52,7 @@ async def samples(valkey: Valkey) -> list[dict[str, Any]]:
 async def asked(
     neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto"
 ) -> AsyncIterator[Gateway]:
-    """Once all are answered, and in the journal."""
+    """Returns once all requests are answered and logged."""
     await neighbours.ready()
     before = len(await decisions_in(valkey.url))
     shown = {"authorization": f"Bearer {key}"} if key else {}
@@ -68,9 +68,7 @@ async def asked(
         yield gateway
 
 
-async def test_an_answer_is_kept_with_its_messages_its_path_and_its_decision(
-    learning: Neighbours, valkey: Valkey
-) -> None:
+async def test_an_answer_is_stored_with_messages_path_and_decision(learning: Neighbours, valkey: Valkey) -> None:
     async with asked(learning, valkey, IN_TRIAGE):
         (kept,) = await samples(valkey)
         (decided,) = await decisions_in(valkey.url)
@@ -79,25 +77,25 @@ async def test_an_answer_is_kept_with_its_messages_its_path_and_its_decision(
     assert kept["answers"] == [{"path": "triage_adapter", "text": JSON, "verdicts": []}]
 
 
-async def test_nothing_is_kept_of_other_tasks_or_of_a_named_path(learning: Neighbours, valkey: Valkey) -> None:
+async def test_other_tasks_and_named_paths_are_not_stored(learning: Neighbours, valkey: Valkey) -> None:
     async with asked(learning, valkey, IN_CHAT):
         pass
     async with asked(learning, valkey, IN_TRIAGE, model="path:triage_adapter"):
         assert await samples(valkey) == []
 
 
-async def test_nothing_is_kept_where_nobody_says_so(learning: Neighbours, valkey: Valkey) -> None:
+async def test_nothing_is_stored_by_default(learning: Neighbours, valkey: Valkey) -> None:
     learning.config.rest_of_tasks["learning"] = {"tasks": ["triage"]}
     async with asked(learning, valkey, IN_TRIAGE):
         assert await samples(valkey) == []
 
 
-async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbours, valkey: Valkey) -> None:
+async def test_a_tenant_can_give_and_withdraw_consent(learning: Neighbours, valkey: Valkey) -> None:
     learning.settings |= {"auth": "on"}
     async with register_at(valkey.url) as register:
         key = (await issue(valkey.url, tenant="acme")).credential.text
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert await samples(valkey) == []  # anonymous_consent does not speak for those who have one
+            assert await samples(valkey) == []  # anonymous_consent does not apply to tenants with their own setting
         await register.consent("acme", ["triage"])
         async with asked(learning, valkey, IN_TRIAGE, key=key):
             assert [kept["tenant"] for kept in await samples(valkey)] == ["acme"]
@@ -106,9 +104,7 @@ async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbour
             assert len(await samples(valkey)) == 1
 
 
-async def test_a_refused_answer_and_the_one_in_its_place_are_kept_together(
-    learning: Neighbours, valkey: Valkey
-) -> None:
+async def test_a_refused_answer_is_stored_with_its_replacement(learning: Neighbours, valkey: Valkey) -> None:
     learning.config.tasks["triage"] |= {
         "policy": {"escalate": {"paths": ["triage_adapter", "triage_few_shot"]}},
         "validators": [{"regex": "urgency"}],
@@ -123,7 +119,7 @@ async def test_a_refused_answer_and_the_one_in_its_place_are_kept_together(
     assert (sent["path"], sent["verdicts"]) == ("triage_few_shot", [["regex", "accepted", ""]])
 
 
-async def test_what_is_kept_is_redacted(learning: Neighbours, valkey: Valkey) -> None:
+async def test_stored_samples_are_redacted(learning: Neighbours, valkey: Valkey) -> None:
     learning.settings |= {"redaction": "pointsman_gateway.redaction:redact_common"}
     learning.engine.says(*answer("Write to ann@example.org"))
     async with asked(learning, valkey, f"{IN_TRIAGE}, I am ann@example.org"):
@@ -132,13 +128,13 @@ async def test_what_is_kept_is_redacted(learning: Neighbours, valkey: Valkey) ->
     assert kept["answers"][0]["text"] == "Write to [email]"
 
 
-async def test_where_the_hook_fails_nothing_is_kept(failing: None, learning: Neighbours, valkey: Valkey) -> None:
+async def test_if_the_hook_fails_nothing_is_stored(failing: None, learning: Neighbours, valkey: Valkey) -> None:
     learning.settings |= {"redaction": "failing_hook:redact"}
     async with asked(learning, valkey, IN_TRIAGE):
         assert await samples(valkey) == []
 
 
-async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
+async def test_the_oldest_samples_are_dropped_beyond_the_maximum(valkey: Valkey) -> None:
     async with desk_at(valkey.url) as desk:
         desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, max_answers=100)
         for number in range(130):
@@ -149,7 +145,7 @@ async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
     assert kept == [f"d{number}" for number in range(30, 130)]
 
 
-async def test_a_share_keeps_the_same_decisions_whoever_looks(valkey: Valkey) -> None:
+async def test_sampling_is_deterministic_per_decision(valkey: Valkey) -> None:
     async with desk_at(valkey.url) as desk:
         desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, share=0.3)
         wanted = [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
@@ -157,7 +153,7 @@ async def test_a_share_keeps_the_same_decisions_whoever_looks(valkey: Valkey) ->
     assert 250 < sum(wanted) < 350
 
 
-def test_a_task_that_there_is_not_is_refused_by_name(neighbours: Neighbours) -> None:
+def test_an_unknown_task_is_rejected_by_name(neighbours: Neighbours) -> None:
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triag"]}
     with pytest.raises(ConfigError, match="learning names task 'triag'; known: chat, policy, triage"):
         load_config(neighbours.config.write())

@@ -29,7 +29,7 @@ def request(**extra: Any) -> Request:
 
 
 def named(*validators: Validator) -> list[Named]:
-    """With the names that the configuration has for them."""
+    """Returns the validators with their names in the configuration."""
     names = {VALIDATORS.find(name): name for name in VALIDATORS.builtins}
     return [(names[type(validator)], validator) for validator in validators]
 

@@ -1,4 +1,4 @@
-"""Receipts in the write-ahead log of a process that has ended are recovered, each once, with their evidence."""
+"""Receipts in the write-ahead log of a dead process are recovered exactly once, with their statistics."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
@@ -49,7 +49,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def first_segment(folder: Path) -> Path:
-    """The segment that is written first."""
+    """Returns the segment that is written first."""
     (page,) = folder.glob("wal-*.a.jsonl")
     return page
 
@@ -64,13 +64,13 @@ async def answers_in(desk: Desk) -> int:
 
 @asynccontextmanager
 async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[Desk]:
-    """A process that has recovered the orphaned logs."""
+    """A process that has recovered orphaned logs."""
     async with desk_at(valkey.url, folder) as desk:
         await desk.recovery.recover()
         yield desk
 
 
-async def test_what_was_noted_and_not_written_is_recovered_once(valkey: Valkey, folder: Path) -> None:
+async def test_logged_but_unwritten_receipts_are_recovered_once(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1", "d2")
         gone.recorder.note_undecided(TURNED_AWAY)
@@ -88,7 +88,7 @@ async def test_what_was_noted_and_not_written_is_recovered_once(valkey: Valkey, 
     assert files_in(folder) == []
 
 
-async def test_what_a_running_gateway_has_noted_is_left_alone(valkey: Valkey, folder: Path) -> None:
+async def test_the_log_of_a_running_gateway_is_not_touched(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as one, desk_at(valkey.url, folder) as other:
         one.note("d1")
         await other.recovery.recover()
@@ -98,7 +98,7 @@ async def test_what_a_running_gateway_has_noted_is_left_alone(valkey: Valkey, fo
         assert (await ids_in(valkey), await answers_in(desk)) == (["d1"], 1)
 
 
-async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: Valkey, folder: Path) -> None:
+async def test_an_incomplete_or_invalid_line_is_skipped(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1", "d2")
     page = first_segment(folder)
@@ -108,8 +108,8 @@ async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: 
         assert await ids_in(valkey) == ["d1"]
 
 
-async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valkey, folder: Path) -> None:
-    """The batch was sent when Redis hung. Then Redis executes it and the recovery, in either order."""
+async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, folder: Path) -> None:
+    """The batch was sent when Redis was suspended. Then Redis executes it and the recovery, in either order."""
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
         await gone.recorder.write()
@@ -138,7 +138,7 @@ class Late:
         raise Unavailable("on its way", code="redis_unavailable")
 
 
-async def test_what_arrives_after_it_was_recovered_is_not_written_again(valkey: Valkey, folder: Path) -> None:
+async def test_a_batch_that_arrives_after_recovery_is_ignored(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         late = Late(gone.store)
         gone.recorder.store = late  # type: ignore[assignment]
@@ -170,7 +170,7 @@ class Unheard:
         return written
 
 
-async def test_a_recovery_that_is_broken_off_goes_on_where_it_was(valkey: Valkey, folder: Path) -> None:
+async def test_an_interrupted_recovery_resumes(valkey: Valkey, folder: Path) -> None:
     names = [f"d{number}" for number in range(600)]  # of three batches
     async with desk_at(valkey.url, folder) as gone:
         gone.note(*names)
@@ -186,7 +186,7 @@ async def test_a_recovery_that_is_broken_off_goes_on_where_it_was(valkey: Valkey
     assert files_in(folder) == []
 
 
-async def test_while_redis_is_away_it_stays_on_disk(valkey: Valkey, folder: Path) -> None:
+async def test_without_redis_the_log_stays_on_disk(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
     valkey.kill()
@@ -207,7 +207,7 @@ async def is_back(desk: Desk) -> bool:
     return True
 
 
-async def test_what_the_journal_has_forgotten_since_does_not_come_back(valkey: Valkey, folder: Path) -> None:
+async def test_entries_trimmed_from_the_request_log_are_not_restored(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.store.config = RequestLogConfig(max_decisions=100)
         gone.note(*(f"d{number}" for number in range(100)))
@@ -220,7 +220,7 @@ async def test_what_the_journal_has_forgotten_since_does_not_come_back(valkey: V
         assert await answers_in(desk) == 201
 
 
-async def test_what_memory_had_to_drop_counts_once_too(valkey: Valkey, folder: Path) -> None:
+async def test_receipts_dropped_from_memory_are_recovered_once(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note(*(f"d{number}" for number in range(MAX_WAITING + 10)))
         await gone.recorder.write()
@@ -231,7 +231,7 @@ async def test_what_memory_had_to_drop_counts_once_too(valkey: Valkey, folder: P
         assert await answers_in(desk) == MAX_WAITING + 11
 
 
-async def test_under_load_without_a_pause_the_disk_holds_little(valkey: Valkey, folder: Path) -> None:
+async def test_under_continuous_load_the_log_stays_small(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder, max_bytes=200_000) as gone:
         sizes = []
         for begin in range(0, 3000, 30):
@@ -248,7 +248,7 @@ async def test_under_load_without_a_pause_the_disk_holds_little(valkey: Valkey, 
         assert await answers_in(desk) == 3100
 
 
-async def test_a_full_log_takes_more_once_redis_has_some(
+async def test_a_full_log_accepts_more_after_a_flush(
     valkey: Valkey, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with desk_at(valkey.url, folder, max_bytes=4000) as gone:
@@ -268,7 +268,7 @@ async def test_a_full_log_takes_more_once_redis_has_some(
 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """The kernel refuses, as it does on a full disk."""
+    """Makes the kernel refuse larger files, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -288,7 +288,7 @@ async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> Non
         assert await ids_in(valkey) == ["d1", "d3"]
 
 
-async def test_where_it_cannot_be_said_what_is_sent_nothing_is_counted_twice(valkey: Valkey, folder: Path) -> None:
+async def test_if_offsets_cannot_be_written_nothing_is_counted_twice(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         gone.note("d1")
         gone.recorder.note_undecided(TURNED_AWAY)
@@ -300,7 +300,7 @@ async def test_where_it_cannot_be_said_what_is_sent_nothing_is_counted_twice(val
         assert len((await receipts_in(valkey.url)).undecided) == 1
 
 
-def test_a_record_holds_all_of_the_entry_but_what_the_caller_wrote() -> None:
+def test_a_record_has_all_fields_except_the_callers_text() -> None:
     made = decision(
         path=ADAPTED,
         confidence=np.float32(0.75),
@@ -329,13 +329,13 @@ def test_a_record_holds_all_of_the_entry_but_what_the_caller_wrote() -> None:
     assert "Hello" not in to_line(read).decode()
 
 
-def test_a_record_of_a_receipt_without_a_decision_holds_all_of_it() -> None:
+def test_a_record_without_a_decision_has_all_fields() -> None:
     read = from_line(to_line(undecided_record(1, 1.7e9, TURNED_AWAY)))
     assert isinstance(read, UndecidedRecord)
     assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(TURNED_AWAY, 1.7e9)
 
 
-async def test_what_cannot_be_written_down_fails_no_request(valkey: Valkey, folder: Path) -> None:
+async def test_a_record_that_cannot_be_encoded_fails_no_request(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
         made = decision("d1", reason="\ud800")
         gone.recorder.note(REQUEST, made, receipt(made))

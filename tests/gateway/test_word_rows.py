@@ -1,4 +1,4 @@
-"""The sum of a text's word rows does not depend on what was read before."""
+"""The sum of a text's word vectors does not depend on texts that were read before."""
 
 import numpy as np
 from pointsman_gateway.classification.scores import Floats
@@ -15,13 +15,13 @@ def summed(words: list[str]) -> list[float]:
     return [float(value) for value in np.add.reduce([row_of(word) for word in words])]
 
 
-def test_a_text_has_the_sum_of_its_words_rows() -> None:
+def test_a_texts_vector_is_the_sum_of_its_words() -> None:
     rows = WordRowCache(row_of)
     for words in TEXTS * 2:
         assert rows.sum_of(words).tolist() == summed(words)
 
 
-def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
+def test_the_cache_is_bounded_and_sums_stay_correct() -> None:
     made: list[str] = []
 
     def noted(word: str) -> Floats:
@@ -29,12 +29,12 @@ def test_no_more_rows_are_kept_than_may_be_and_sums_stay_right() -> None:
         return row_of(word)
 
     rows = WordRowCache(noted, max_words=4)
-    for words in TEXTS:  # the third has more words than are kept
+    for words in TEXTS:  # the third text has more words than the cache holds
         assert rows.sum_of(words).tolist() == summed(words)
-    assert made.count("a") > 1  # it was let go of meanwhile
+    assert made.count("a") > 1  # it was evicted meanwhile
 
 
-def test_a_word_that_is_known_is_not_looked_up_again() -> None:
+def test_a_cached_word_is_not_looked_up_again() -> None:
     made: list[str] = []
 
     def noted(word: str) -> Floats:

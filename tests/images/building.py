@@ -1,4 +1,4 @@
-"""Builds the images without a container engine: a base by mmdebstrap, the Dockerfiles by buildah."""
+"""Builds the images without a container engine: the base image with mmdebstrap, the Dockerfiles with buildah."""
 
 import json
 import os
@@ -16,17 +16,17 @@ import pytest
 from tests.deploy.rendering import PROJECT
 
 BASE = PROJECT / ".pointsman" / "images" / "base.tar"
-"""Made once; Debian's own Python instead of the one of the Dockerfiles' default."""
+"""Base image, built once, with Debian's Python instead of the Dockerfiles' default."""
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
 class Built:
-    """An image, unpacked."""
+    """A built and unpacked image."""
 
     name: str
-    """By which it may be another's base."""
+    """The name by which other images can use it as a base."""
     root: Path
     arguments: Sequence[str]
     environment: Sequence[str]
@@ -35,19 +35,19 @@ class Built:
 
     @property
     def leftovers(self) -> list[str]:
-        """What the build needed and no image should hold."""
+        """Build dependencies that must not be in an image."""
         return [path for path in ("src", "etc/pip.conf", "opt/build", "root/.cache") if (self.root / path).exists()]
 
 
 class Workshop:
-    """buildah with a store of its own, which is thrown away."""
+    """Buildah with its own temporary store."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store = ["--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
 
     def take_base(self, tar: Path) -> str:
-        """A tar file as an image, by its name."""
+        """Imports a tar file as an image with this name."""
         container = self._say("from", "scratch")
         self._say("add", "--quiet", container, str(tar), "/")
         self._say("commit", "--quiet", container, "localhost/base")
@@ -55,12 +55,12 @@ class Workshop:
         return "localhost/base"
 
     def build(self, name: str, base: str) -> Built:
-        """By `deploy/docker/NAME.Dockerfile`, unpacked as a folder that may be a container's root."""
+        """Builds `deploy/docker/NAME.Dockerfile` and unpacks it into a folder that can be a container's root."""
         dockerfile, tag = PROJECT / "deploy" / "docker" / f"{name}.Dockerfile", f"localhost/{name}"
         options = ["--isolation", "chroot", "--network", "host", "--layers=false", "--quiet"]
         for of, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
             _, most = resource.getrlimit(limit)
-            options += ["--ulimit", f"{of}={most}:{most}"]  # by itself it asks for more than a guest may have
+            options += ["--ulimit", f"{of}={most}:{most}"]  # buildah's defaults may be above this machine's limits
         argument = "ENGINE_IMAGE" if name == "lora-server" else "BASE_IMAGE"
         options += ["--build-arg", f"{argument}={base}", "--secret", f"id=pip,src={self._pip_configuration()}"]
         if CERTIFICATES.exists():
@@ -82,7 +82,8 @@ class Workshop:
         return done.stdout.strip()
 
     def _pip_configuration(self) -> Path:
-        """This machine's own, as a file: what it says (an index, a certificate) must get into no image."""
+        """Writes this machine's pip configuration to a file; its values (an index, a certificate) must not enter an
+        image."""
         file = self._folder / "pip.conf"
         listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True).stdout
         said = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
@@ -94,7 +95,7 @@ class Workshop:
 
 @contextmanager
 def workshop(folder: Path) -> Iterator[Workshop]:
-    """Skips the test where it cannot be: not root, or without the tools."""
+    """Skips the test without root privileges or the tools."""
     missing = [program for program in ("buildah", "runc", "mmdebstrap") if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}: make images-tools")
@@ -107,7 +108,7 @@ def workshop(folder: Path) -> Iterator[Workshop]:
 
 
 def base_tar() -> Path:
-    """A small Debian with Python, from the packages that this machine installs from."""
+    """A minimal Debian with Python, from this machine's package sources."""
     if not BASE.exists():
         BASE.parent.mkdir(parents=True, exist_ok=True)
         half = BASE.with_suffix(".half.tar")

@@ -1,4 +1,4 @@
-"""What a container may do, as a program finds that runs in it."""
+"""A program that prints the privileges and limits of the container in which it runs."""
 
 import json
 from typing import Any

@@ -1,4 +1,5 @@
-"""Network namespaces as pods: each with an address of its own, all with the names that a headless Service gives."""
+"""Network namespaces that act as pods: each has its own address, and all have the names that a headless Service
+provides."""
 
 import os
 import shutil
@@ -12,12 +13,12 @@ import pytest
 
 BRIDGE = "pointsman0"
 NETWORK = "10.91.7"
-"""Of this machine alone."""
+"""A network that exists only on this machine."""
 
 
 class Pods:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        """`names` are those of the pods, and of their hosts."""
+        """`names` are the names of the pods and of their hosts."""
         self._folder = folder
         self._names = names
         self.addresses = {name: f"{NETWORK}.{number}" for number, name in enumerate(names, start=10)}
@@ -43,7 +44,7 @@ class Pods:
         for pod, _ in list(self._running):
             self.kill(pod)
         for number, name in enumerate(self._names):
-            # Or the kernel does so some time after the end of its space.
+            # Otherwise the kernel removes it some time after the end of its namespace.
             _ip("link", "delete", f"pm{number}a", check=False)
             _ip("netns", "delete", self._space(name), check=False)
             shutil.rmtree(Path("/etc/netns", self._space(name)), ignore_errors=True)
@@ -60,7 +61,7 @@ class Pods:
             )
 
     def kill(self, pod: str) -> None:
-        """All containers of it, at once."""
+        """Kills all containers of a pod at once."""
         for key in [key for key in self._running if key[0] == pod]:
             process = self._running.pop(key)
             os.killpg(process.pid, signal.SIGKILL)
@@ -75,7 +76,7 @@ class Pods:
 
 @contextmanager
 def pods(folder: Path, names: Sequence[str], programs: Sequence[str]) -> Iterator[Pods]:
-    """Skips the test where it cannot be."""
+    """Skips the test if namespaces cannot be created."""
     missing = [program for program in ("ip", *programs) if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}: make images-tools")

@@ -1,5 +1,5 @@
-"""Runs an unpacked image by runc as its manifest says: the user, the root that cannot be written, no capabilities, the
-system calls of a runtime's own profile."""
+"""Runs an unpacked image with runc as its manifest says: user, read-only root, no capabilities, and the default seccomp
+profile."""
 
 import asyncio
 import json
@@ -29,18 +29,18 @@ SYSTEM = [
 
 
 class Container:
-    """On the host's network, so that it reaches what a test runs beside it."""
+    """A container in the host's network, so that it reaches the test's servers."""
 
     def __init__(
         self, folder: Path, image: Built, cluster: Cluster, workload: Workload, settings: Mapping[str, str]
     ) -> None:
-        """`settings` go over those of the manifest: addresses, above all."""
+        """`settings` replace those of the manifest, mainly addresses."""
         folder.mkdir(parents=True)
         self._folder = folder
         self._name = f"pointsman-{workload.name}-{os.getpid()}"
         self._runc = ["runc", "--root", str(folder / "runc")]
         self.limits = _limits(workload)
-        """Bytes: of "memory", and of each volume that has one, by where it is mounted."""
+        """Bytes of "memory", and of each limited volume by its mount path."""
         container = workload.pod["containers"][0]
         environment = dict(line.split("=", 1) for line in image.environment)
         environment |= cluster.environment(workload, container) | dict(settings)
@@ -64,7 +64,7 @@ class Container:
         return self._process_of is not None and self._process_of.returncode is None
 
     async def is_ready(self, url: str) -> bool:
-        """Whether it says so there. Raises AssertionError with its words where it has ended."""
+        """Whether the container reports that it is ready. Raises AssertionError with its output if it has exited."""
         assert self.runs, self.words
         try:
             async with httpx.AsyncClient(trust_env=False) as http:
@@ -78,13 +78,13 @@ class Container:
             self._process_of = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
 
     async def stop(self, within: float) -> int:
-        """By SIGTERM; its exit code. Raises TimeoutError where it has not ended by then."""
+        """Sends SIGTERM and returns the exit code. Raises TimeoutError."""
         assert self._process_of
         self._process_of.send_signal(signal.SIGTERM)
         return await self.ended(within)
 
     async def ended(self, within: float) -> int:
-        """Its exit code. Raises TimeoutError."""
+        """Returns the exit code. Raises TimeoutError."""
         assert self._process_of
         async with asyncio.timeout(within):
             return await self._process_of.wait()
@@ -96,11 +96,11 @@ class Container:
         subprocess.run([*self._runc, "delete", "--force", self._name], check=False, capture_output=True)  # noqa: ASYNC221
 
     def volume(self, name: str) -> Path:
-        """The folder that lies behind a claim."""
+        """Returns the folder of a claim."""
         return self._folder / "volumes" / name
 
     def inside(self, program: str) -> str:
-        """What a Python program says that runs in it, as its user."""
+        """Returns the output of a Python program that runs inside the container as its user."""
         command = [*self._runc, "exec", self._name, "/opt/pointsman/venv/bin/python", "-c", program]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -129,7 +129,7 @@ async def running(container: Container) -> AsyncIterator[Container]:
 
 
 def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[str, Any]]:
-    """As a kubelet makes them; an outer folder comes before those within it."""
+    """Mounts volumes as a kubelet does; an outer folder comes before those inside it."""
     pod = workload.pod
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
     mounts = sorted(pod["containers"][0]["volumeMounts"], key=lambda mount: str(mount["mountPath"]))
@@ -148,7 +148,7 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
             assert found
             for name, text in found["data"].items():
                 (source / name).write_text(text)
-            for inner in within:  # a kubelet makes the places of what is mounted inside
+            for inner in within:  # a kubelet creates the mount points inside
                 if inner.startswith(f"{path}/"):
                     (source / inner.removeprefix(f"{path}/")).mkdir()
         else:
@@ -167,10 +167,10 @@ def _limits(workload: Workload) -> dict[str, int]:
 
 
 def _bytes(quantity: str) -> int:
-    """Of "512Mi" or "2Gi"."""
+    """Parses "512Mi" or "2Gi"."""
     return int(quantity[:-2]) * {"Mi": 1 << 20, "Gi": 1 << 30}[quantity[-2:]]
 
 
 def _size(empty: Mapping[str, str]) -> list[str]:
-    """A limit is the size of one in memory; of one on the disk it is looked at from time to time."""
+    """A limit is the size of a volume in memory; a kubelet checks a volume on disk periodically."""
     return [f"size={_bytes(empty['sizeLimit'])}"] if empty.get("medium") == "Memory" else []

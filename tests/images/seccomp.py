@@ -1,4 +1,4 @@
-"""The system calls that a container may make (`seccompProfile: RuntimeDefault`), as runc wants to be told."""
+"""The system calls that a container may use (`seccompProfile: RuntimeDefault`), in runc's format."""
 
 import json
 import platform
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 PROFILE = Path("/usr/share/containers/seccomp.json")
-"""Podman's, which comes with buildah; containerd's is its twin, but for what follows."""
+"""Podman's profile, which is part of buildah; containerd's is equal except for the following."""
 
 ONLY_WITH_SYS_NICE = {"get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"}
-"""containerd and Docker refuse these without the capability, and vLLM on CPUs asks for them."""
+"""containerd and Docker refuse these without the capability, and vLLM uses them on CPUs."""
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def default_profile() -> dict[str, Any]:
-    """For a container without capabilities, on this machine."""
+    """Returns the profile for a container without capabilities on this machine."""
     said = json.loads(PROFILE.read_text())
     machine = f"SCMP_ARCH_{platform.machine().upper()}"
     return {

@@ -1,4 +1,5 @@
-"""The engine for CPUs and the lora-server on it, built and run as the manifests say: vLLM answers by the gateway."""
+"""The images of the CPU engine and the lora-server, built and run as in the manifests: vLLM answers through the
+gateway."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = PROJECT / "examples" / "helpdesk"
 CLAIM = Path("/var/lib/pointsman/adapters")
-"""Where the claim `adapters` is mounted."""
+"""Mount path of the claim `adapters`."""
 
 STARTS = 600
-"""Seconds that vLLM may take; 60 to 90 are usual on two cores."""
+"""Time limit of vLLM's start, which usually takes 60 to 90 seconds on two cores."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Built
 
 
 @pytest.mark.parametrize("name", ["engine-cpu", "lora-server"])
-async def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
+async def test_an_image_has_its_labels_and_no_build_dependencies(images: dict[str, Built], name: str) -> None:
     image = images[name]
     assert image.user == "10001:10001"
     assert image.labels["org.opencontainers.image.version"] == version()
@@ -53,13 +54,13 @@ class House:
     lora_server: Container
     gateway: Container
     address: str
-    """Of the lora-server."""
+    """The lora-server's address."""
     ready: str
-    """Where the lora-server says whether it is."""
+    """Address of the lora-server's readiness probe."""
     http: httpx.AsyncClient
 
     async def answer(self, model: str, text: str) -> tuple[str, str]:
-        """And the path that was taken."""
+        """Returns the answer and its path."""
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         answer = await self.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, f"{answer.text}\n{self.gateway.words}\n{self.lora_server.words[-4000:]}"
@@ -68,7 +69,7 @@ class House:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """A gateway and a lora-server in containers, and a real Valkey beside."""
+    """A gateway and a lora-server in containers, with a real Valkey."""
     folder, cluster = tmp_path_factory.mktemp("house"), Cluster.of(overlay("cpu"))
     http, grpc, metrics, engine = (free_address() for _ in range(4))
     async with running_valkey(folder / "valkey") as valkey:
@@ -97,14 +98,14 @@ async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFacto
             yield House(lora_server, gateway, grpc, f"http://{metrics}/readyz", client)
 
 
-async def test_vllm_comes_up_where_nothing_can_be_written_but_the_volumes(house: House) -> None:
+async def test_vllm_starts_with_a_read_only_root(house: House) -> None:
     await found(lambda: house.lora_server.is_ready(house.ready), within=STARTS)
     assert confinement(house.lora_server) == CONFINED
     assert "CPU LoRA kernels of Pointsman are active" in house.lora_server.words
     assert "libtcmalloc is not found" not in house.lora_server.words
 
 
-async def test_an_adapter_is_tried_and_answers_beside_the_base_model(house: House) -> None:
+async def test_an_adapter_is_smoke_tested_and_answers(house: House) -> None:
     copytree(EXAMPLE / "adapters" / "triage", house.lora_server.volume("adapters") / "triage")
     folder = str(CLAIM / "triage")
     said = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", house.address)
@@ -121,13 +122,13 @@ async def test_an_adapter_is_tried_and_answers_beside_the_base_model(house: Hous
     assert json.loads(triage) == {"intent": "refund", "slots": {"booking": "LM-77120"}, "urgency": "normal"}
 
 
-async def test_what_it_holds_and_writes_is_within_the_manifests_limits(house: House) -> None:
+async def test_memory_and_volumes_stay_within_the_manifests_limits(house: House) -> None:
     used, limits = json.loads(house.lora_server.inside(_USED)), house.lora_server.limits
     assert used.keys() == limits.keys()
     assert {name: (size, limits[name]) for name, size in used.items() if size > limits[name]} == {}
 
 
-async def test_it_stops_within_its_grace_when_it_is_told_to(house: House) -> None:
+async def test_it_stops_within_its_termination_grace_period(house: House) -> None:
     assert await house.lora_server.stop(within=180) == 0, house.lora_server.words[-4000:]
 
 

@@ -1,4 +1,4 @@
-"""The images, built and run as the manifests say: the gateway answers a request, with the retriever behind it."""
+"""The images, built and run as in the manifests: the gateway answers a request, with passages from the retriever."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from tests.images.running import Container, running
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
-"""The last one on a base without an engine: `test_engine_image.py` has one."""
+"""The last one has a base without an engine; `test_engine_image.py` tests it with one."""
 
 HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
 
@@ -42,19 +42,19 @@ def _built(shop: Workshop) -> dict[str, Built]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    """A production: with keys."""
+    """The production manifests, with authentication."""
     return Cluster.of(overlay("cpu"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
+def test_an_image_has_its_labels_and_no_build_dependencies(images: dict[str, Built], name: str) -> None:
     image = images[name]
     assert image.user == "10001:10001"
     assert image.labels["org.opencontainers.image.version"] == version()
     assert image.leftovers == []
 
 
-async def test_a_lora_server_on_an_image_without_an_engine_says_what_is_missing(
+async def test_a_lora_server_in_an_image_without_an_engine_reports_that(
     images: dict[str, Built], cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = {"POINTSMAN_LORA_REDIS_URL": "redis://127.0.0.1:1/0", "POINTSMAN_LORA_ENGINE_LISTEN": "127.0.0.1:8101"}
@@ -75,7 +75,7 @@ class Running:
 
 @pytest.fixture
 async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
-    """A gateway and a retriever in containers; a real Valkey, and doubles of the engine and its lora-server, beside."""
+    """A gateway and a retriever in containers, with a real Valkey and doubles of the engine and its lora-server."""
     http, retrieval, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     async with (
         running_valkey(tmp_path / "valkey") as valkey,
@@ -108,7 +108,7 @@ async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> A
             yield Running(gateway, retriever, client, made_key(valkey.url))
 
 
-async def test_a_gateway_under_its_manifests_rules_answers_and_looks_things_up(house: Running) -> None:
+async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(house: Running) -> None:
     body = {"model": "path:handbook_answer", "messages": [{"role": "user", "content": "Do I reserve for my bicycle?"}]}
     refused = await house.http.post("/v1/chat/completions", json=body)
     assert refused.status_code == 401

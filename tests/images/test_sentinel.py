@@ -1,4 +1,4 @@
-"""Three Valkeys with Sentinels and the proxy before them, by the very scripts and settings of the manifests."""
+"""Three Valkeys with Sentinels and the proxy in front of them, with the scripts and settings of the manifests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ PASSWORD = "a-password-of-the-test"
 
 
 class Yard:
-    """What a cluster would run, with its folders below one of the test's."""
+    """The processes of the cluster, with their folders below the test's."""
 
     def __init__(self, folder: Path, pods: Pods) -> None:
         self._folder = folder
@@ -44,7 +44,7 @@ class Yard:
     def start_proxy(self) -> None:
         file = self._folder / "haproxy.cfg"
         text = self._data("valkey-proxy-settings")["haproxy.cfg"]
-        # Names come from the hosts' file here, and there is no DNS.
+        # Host names come from the hosts file, because there is no DNS.
         text = text.replace("resolvers cluster init-addr none", "init-addr libc").replace("  parse-resolv-conf\n", "")
         file.write_text(text)
         self._pods.start(PROXY, "proxy", ["haproxy", "-W", "-db", "-f", str(file)], self._environment(PROXY))
@@ -61,19 +61,19 @@ class Yard:
         )
 
     async def role(self, pod: str) -> str:
-        """ "master", "slave", or "" where it does not answer."""
+        """Returns "master", "slave", or "" if it does not answer."""
         return str((await self._replication(pod)).get("role", ""))
 
     async def replicas(self, pod: str) -> int:
         return int(str((await self._replication(pod)).get("connected_slaves", 0)))
 
     async def primary(self) -> str:
-        """The only one that says so; "" where there is none, or more."""
+        """Returns the only server that is a primary; "" if there is none, or more than one."""
         names = [pod for pod in VALKEYS if await self.role(pod) == "master"]
         return names[0] if len(names) == 1 else ""
 
     async def sentinels_know_all(self) -> bool:
-        """Of the replicas and of each other; they ask every ten seconds."""
+        """Whether all Sentinels know the replicas and each other, which they refresh every ten seconds."""
         for pod in VALKEYS:
             async with Redis(host=self.address(pod), port=26379, decode_responses=True) as client:
                 said: Any = await client.execute_command(  # type: ignore[no-untyped-call]  # redis types no commands
@@ -85,11 +85,11 @@ class Yard:
         return True
 
     async def write(self, key: str, value: str) -> bool:
-        """Through the proxy."""
+        """Writes through the proxy."""
         try:
             async with self.client(PROXY) as client:
                 await client.set(key, value)
-                # Nobody waits for replicas in earnest: what was written in the last moment may go with its primary.
+                # Waits for replicas, which production does not: its last writes may be lost with the primary.
                 return bool(await client.wait(1, 1000))
         except RedisError:
             return False
@@ -126,7 +126,7 @@ def yard(tmp_path: Path) -> Iterator[Yard]:
         yield Yard(tmp_path, made)
 
 
-async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard: Yard) -> None:
+async def test_a_replica_takes_over_within_seconds_without_losing_data(yard: Yard) -> None:
     for pod in VALKEYS:
         yard.start(pod)
     yard.start_proxy()
@@ -142,11 +142,11 @@ async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard
     second = await found(yard.primary, within=30)
     assert second != first
 
-    yard.start(first)  # it asks the others who is the primary
+    yard.start(first)  # it asks the others which one is the primary
     await found(lambda: _is(yard, first, "slave"), within=60)
     assert await found(yard.primary, within=60) == second
 
-    for pod in VALKEYS:  # all at once, as when a cluster is started again: nobody is left to ask
+    for pod in VALKEYS:  # all at once, as in a restart of the cluster: no member is left to ask
         yard.kill(pod)
     for pod in VALKEYS:
         yard.start(pod)
@@ -155,7 +155,7 @@ async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard
     assert await found(yard.primary, within=60) == second
 
 
-async def test_who_has_no_password_is_told_nothing(yard: Yard) -> None:
+async def test_clients_without_the_password_are_rejected(yard: Yard) -> None:
     yard.start(VALKEYS[0])
     await found(lambda: _is(yard, VALKEYS[0], "master"), within=60)
     async with Redis(host=yard.address(VALKEYS[0]), protocol=2) as stranger:

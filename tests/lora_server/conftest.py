@@ -1,4 +1,4 @@
-"""A tiny base model, adapters for it, a real Valkey, and a lora-server with a double of the engine."""
+"""Fixtures: a tiny base model, adapters for it, a real Valkey, and a lora-server with a double of the engine."""
 
 import asyncio
 import json
@@ -52,13 +52,13 @@ def base(base_folder: Path) -> BaseModelSpec:
 
 @pytest.fixture
 def tensors() -> Tensors:
-    """Of a good adapter; each caller may spoil its own."""
+    """The tensors of a valid adapter, which tests may modify."""
     return good_tensors()
 
 
 @pytest.fixture
 def make_adapter(tmp_path: Path, tensors: Tensors) -> MakeAdapter:
-    """A folder with a good adapter; `config` replaces keys, `weights` the tensors, `seed` makes other content."""
+    """Writes a valid adapter; `config` replaces keys, `weights` the tensors, and another `seed` gives other content."""
 
     def make(
         folder: str = "adapter", *, seed: int = 0, config: Mapping[str, Any] = {}, weights: Tensors | None = None
@@ -69,7 +69,7 @@ def make_adapter(tmp_path: Path, tensors: Tensors) -> MakeAdapter:
 
 
 class Valkey:
-    """A real server that can be killed, started again on its port, and made to hang."""
+    """A real server that can be killed, restarted on its port, and suspended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ class Valkey:
 
     def start(self) -> None:
         program = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        # What was written outlives a killed process without fsync, which waits for whatever else the disk is busy with.
+        # Written data survives a kill without fsync, which would wait for other disk activity.
         self._process = subprocess.Popen(
             [*program, "--save", "", "--appendonly", "yes", "--appendfsync", "no"], stdout=subprocess.DEVNULL
         )
@@ -136,7 +136,7 @@ class Trial:
         self._go.set()
 
     def hold(self) -> None:
-        """From now on trials do not end, until `release`."""
+        """Smoke tests do not end from now on, until `release`."""
         self._go.clear()
 
     def release(self) -> None:
@@ -161,7 +161,7 @@ def trial() -> Trial:
 
 @dataclass
 class Running:
-    """A lora-server as its clients see it, and its engine."""
+    """A lora-server with its clients and its engine."""
 
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
@@ -193,7 +193,7 @@ class Running:
         return answer
 
     async def until(self, holds: Callable[[pb.EngineState], bool]) -> pb.EngineState:
-        """The first state of a new Watch that `holds`."""
+        """Returns the first state of a new Watch stream that satisfies `holds`."""
         async with asyncio.timeout(30):
             async for state in self.stub.Watch(pb.WatchRequest()):
                 if holds(state):
@@ -205,7 +205,7 @@ class Running:
         return await self.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
 
     async def until_state(self, version: str, state: pb.AdapterState) -> pb.AdapterVersion:
-        """As `Get` says."""
+        """Waits until `Get` reports this state."""
         async with asyncio.timeout(30):
             while (found := await self.get(version)).state != state:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
@@ -221,7 +221,7 @@ class Running:
                     await asyncio.sleep(0.05)
 
     async def until_pinned(self, count: int) -> None:
-        """So that the machine has heard of it."""
+        """Waits until the version is pinned, so that the state machine knows it."""
         async with asyncio.timeout(20):
             wanted = f"pointsman_lora_pinned_adapters {count}.0"
             while wanted not in generate_latest(self.house.metrics_registry).decode():  # noqa: ASYNC110  # another process
@@ -238,14 +238,14 @@ class Running:
                 await asyncio.sleep(0.01)
 
     async def hold(self, what: str = "answers") -> None:
-        """From now on answers, or loads, stop until `release`."""
+        """Answers, or loads, are suspended from now on, until `release`."""
         await self.http.post(f"{self.engine_url}/hold", json={"what": what})
 
     async def release(self) -> None:
         await self.http.post(f"{self.engine_url}/release")
 
     async def chat(self, model: str) -> str:
-        """As a gateway asks the engine; the double's answer begins with the name of the model that gave it."""
+        """Sends a chat request like a gateway; the double's answer begins with the name of the model."""
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
         async with self.http.post(f"{self.engine_url}/v1/chat/completions", json=body) as answer:
             if answer.status != 200:
@@ -253,7 +253,7 @@ class Running:
             return str((await answer.json())["choices"][0]["message"]["content"])
 
     def kill_engine(self) -> None:
-        """As `kill -9` on vLLM's own process, not on what holds its leash."""
+        """Sends SIGKILL to vLLM's own process, not to its supervisor."""
         port = self.engine_url.rpartition(":")[2]
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -271,7 +271,7 @@ RunLoraServer = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Trial) -> RunLoraServer:
-    """Store and Valkey stay the same from one run to the next within a test."""
+    """Store and Valkey are kept between runs within a test."""
 
     @asynccontextmanager
     async def run(

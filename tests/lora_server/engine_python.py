@@ -1,7 +1,7 @@
-"""Stands in for the Python of the engine's environment: `engine_python.py FOLDER ARGUMENTS-OF-PYTHON`.
+"""Replaces the Python of the engine's environment: `engine_python.py FOLDER ARGUMENTS-OF-PYTHON`.
 
-Where vLLM is asked for, the double of it starts. Where a trial with PEFT is, one that says what the adapter's own
-"answer_ids" say, as the double's answers do; it waits while a file "hold-trials" is in FOLDER.
+Instead of vLLM, its double is started. Instead of a smoke test with PEFT, a program reports the adapter's "answer_ids",
+as the double's answers do; it waits while a file "hold-trials" is in FOLDER.
 """
 
 import json
@@ -27,7 +27,7 @@ def try_adapters(folder: Path) -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         config = json.loads((Path(json.loads(line)["folder"]) / "adapter_config.json").read_text())
-        while (folder / "hold-trials").exists() and os.getppid() == parent:  # or it would wait for ever
+        while (folder / "hold-trials").exists() and os.getppid() == parent:  # otherwise it would wait without end
             time.sleep(0.01)
         print(json.dumps({"trial": trial(config["answer_ids"])}), flush=True)
 

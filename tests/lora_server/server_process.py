@@ -1,4 +1,4 @@
-"""The lora-server in a process of its own, with a double of the engine, that can be killed at any moment."""
+"""The lora-server in its own process with a double of the engine; it can be killed at any time."""
 
 import asyncio
 import os
@@ -24,11 +24,11 @@ from tests.ports import free_port
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 ENGINE_PYTHON = Path(__file__).parent / "engine_python.py"
 PATIENCE = 60.0
-"""Seconds; a lease of who died runs out after 10, and the machine may be busy."""
+"""A lease of a killed server expires after 10 seconds, and the machine may be busy."""
 
 
 class ServerProcess(Process):
-    """`folder` is its own; store and registry may be shared with others."""
+    """`folder` belongs to this server; store and registry may be shared."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ServerProcess(Process):
         more: Mapping[str, str] = {},
         token: str = "",
     ) -> None:
-        """`more`: further settings, or others. `token` is what its callers show."""
+        """`more` are additional settings, which may replace others. `token` is sent by its callers."""
         folder.mkdir(parents=True)
         self.folder = folder
         self.address = listen or f"127.0.0.1:{free_port()}"
@@ -76,7 +76,7 @@ class ServerProcess(Process):
     async def _engine_is_ready(self) -> bool:
         return (await self.engine_state()).status == pb.ENGINE_STATUS_READY
 
-    # -- holding it where it is
+    # -- suspending it
 
     def hold_trials(self) -> None:
         (self.folder / "hold-trials").touch()
@@ -85,7 +85,7 @@ class ServerProcess(Process):
         (self.folder / "hold-trials").unlink(missing_ok=True)
 
     async def hold(self, what: str) -> None:
-        """`what` the engine's double then does not do: "loads" or "answers"; a new life of it does all."""
+        """Suspends "loads" or "answers" of the engine's double; a restarted double does both."""
         async with aiohttp.ClientSession() as session:
             await session.post(f"{self.engine_url}/hold", json={"what": what})
 
@@ -95,7 +95,7 @@ class ServerProcess(Process):
                 await session.post(f"{self.engine_url}/release")
 
     def kill_engine(self) -> None:
-        """As `kill -9` on vLLM's own process, not on what holds its leash."""
+        """Sends SIGKILL to vLLM's own process, not to its supervisor."""
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = (process / "cmdline").read_bytes().decode().split("\0")
@@ -106,12 +106,13 @@ class ServerProcess(Process):
                 return
         raise AssertionError("no engine runs")
 
-    # -- asking it
+    # -- calling it
 
     async def call(self, method: str, request: Any, comes_again: bool = True) -> Any:
-        """A caller `comes_again` while it is told that Redis does not answer, as on a busy machine it may not in time.
+        """Calls the server; with `comes_again`, repeats the call while Redis is reported as unavailable, as on a busy
+        machine. Raises AioRpcError.
 
-        Raises AioRpcError. A channel of its own: none waits for one that has seen the server die.
+        Each call has its own channel, so that none waits for a connection to a dead server.
         """
         deadline = time.monotonic() + PATIENCE
         async with open_channel(self.address, token=self._token) as channel:
@@ -139,7 +140,7 @@ class ServerProcess(Process):
         return listed
 
     async def state_of(self, name: str) -> str:
-        """Of the newest version of `name`, as in "serving"; empty where there is none."""
+        """Returns the state of the newest version of `name`, for example "serving"; empty without a version."""
         listed = await self.listed()
         found = [version for version in listed.versions if version.name == name]
         return pb.AdapterState.Name(found[0].state).removeprefix("ADAPTER_STATE_").lower() if found else ""
@@ -151,7 +152,7 @@ class ServerProcess(Process):
         await self.until(reached)
 
     async def until(self, holds: Callable[[], Awaitable[object]], within: float = PATIENCE) -> None:
-        """Whatever dies meanwhile."""
+        """Waits for a condition, even if processes die meanwhile."""
         deadline, last = time.monotonic() + within, ""
         while time.monotonic() < deadline:
             try:
@@ -170,10 +171,10 @@ class ServerProcess(Process):
                 return found
         raise AssertionError("the watch ended")
 
-    # -- asking its engine, as a gateway does
+    # -- calling its engine like a gateway
 
     async def answered_by(self, version: str) -> str:
-        """Which version its words are of; empty where the engine does not know the version."""
+        """Returns the version whose text is in the answer; empty if the engine does not know the version."""
         body = {"model": version, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
         async with (
             aiohttp.ClientSession() as session,
@@ -188,7 +189,7 @@ class ServerProcess(Process):
             return {model["id"] for model in (await answer.json())["data"]} - {"tiny-base"}
 
     async def evicted(self) -> int:
-        """Loads for which the engine would have had to throw out an adapter by itself."""
+        """Returns the loads for which the engine would have evicted an adapter by itself."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.engine_url}/evicted") as answer:
             return int(await answer.json())
 

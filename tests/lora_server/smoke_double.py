@@ -1,4 +1,4 @@
-"""A double of the process that tries adapters: what it answers is named by the first word of the adapter's folder."""
+"""A double of the smoke test process; the first word of the adapter's folder selects its answer."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What watchers are told, and when."""
+"""The engine states that watchers receive, and when."""
 
 import asyncio
 
@@ -14,13 +14,13 @@ def ready() -> EngineStateStore:
     return engine_state
 
 
-async def test_a_state_that_does_not_change_is_told_again_and_again() -> None:
+async def test_an_unchanged_state_is_sent_periodically() -> None:
     watch = EngineStateStore(heartbeat=0.01).watch()
 
     assert [(await anext(watch)).sequence for _ in range(3)] == [1, 1, 1]
 
 
-async def test_a_change_is_told_without_waiting_for_the_heartbeat() -> None:
+async def test_a_change_is_sent_without_waiting_for_the_heartbeat() -> None:
     engine_state = EngineStateStore(heartbeat=3600)
     watch = engine_state.watch()
     first = await anext(watch)
@@ -31,7 +31,7 @@ async def test_a_change_is_told_without_waiting_for_the_heartbeat() -> None:
     assert (second.status, second.sequence) == (EngineStatus.READY, first.sequence + 1)
 
 
-async def test_what_changes_nothing_is_not_told() -> None:
+async def test_updates_without_a_change_are_not_sent() -> None:
     engine_state = EngineStateStore()
 
     engine_state.update(status=engine_state.state.status)
@@ -39,7 +39,7 @@ async def test_what_changes_nothing_is_not_told() -> None:
     assert engine_state.state.sequence == 1
 
 
-async def test_a_closed_board_ends_its_watches() -> None:
+async def test_closing_the_store_ends_its_watches() -> None:
     engine_state = EngineStateStore(heartbeat=3600)
     watch = engine_state.watch()
     await anext(watch)
@@ -49,7 +49,7 @@ async def test_a_closed_board_ends_its_watches() -> None:
     assert [state async for state in watch] == []
 
 
-async def test_what_is_ready_and_not_resident_can_be_had() -> None:
+async def test_ready_versions_that_are_not_loaded_are_loadable() -> None:
     engine_state = ready()
     engine_state.set_desired(PROD, frozenset({"a", "b"}))
     assert engine_state.state.loadable == {"a", "b"}
@@ -64,7 +64,7 @@ async def test_what_is_ready_and_not_resident_can_be_had() -> None:
     )
 
 
-async def test_what_drains_is_not_resident_until_it_is_loaded_again() -> None:
+async def test_a_draining_version_does_not_count_as_loaded() -> None:
     engine_state = ready()
     engine_state.mark_resident("a")
 
@@ -75,7 +75,7 @@ async def test_what_drains_is_not_resident_until_it_is_loaded_again() -> None:
     assert (engine_state.state.loading, engine_state.state.draining) == ({"a"}, set())
 
 
-async def test_an_engine_that_is_down_holds_nothing_and_what_it_held_is_remembered_once() -> None:
+async def test_a_stopped_engine_holds_nothing_and_its_versions_are_remembered_once() -> None:
     engine_state = ready()
     engine_state.set_desired(PROD, frozenset({"a", "b"}))
     engine_state.mark_resident("a")
@@ -89,7 +89,7 @@ async def test_an_engine_that_is_down_holds_nothing_and_what_it_held_is_remember
     assert (engine_state.pop_lost(), engine_state.pop_lost()) == ({"a"}, set())
 
 
-async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
+async def test_a_change_between_check_and_wait_is_not_missed() -> None:
     engine_state = ready()
     seen = engine_state.state
     engine_state.mark_resident("a")
@@ -98,7 +98,7 @@ async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
         await engine_state.wait_for_other_than(seen, 3600)
 
 
-def test_who_leaves_holds_nothing_for_anyone_new_whatever_comes_after() -> None:
+def test_a_leaving_server_reports_no_loaded_versions() -> None:
     engine_state = EngineStateStore()
     engine_state.update(status=EngineStatus.READY, life=1, detail="ready", resident=frozenset({"triage@3f9a1c0b77de"}))
     engine_state.start_shutdown()

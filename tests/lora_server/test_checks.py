@@ -1,4 +1,4 @@
-"""What must not reach the engine, each with its own reason."""
+"""Every kind of invalid adapter is rejected before it reaches the engine, with its own reason."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def refusal(store: ArtifactStore, folder: Path, name: str = "triage") -> Pointsm
     return caught.value
 
 
-def test_a_good_adapter_passes(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
+def test_a_valid_adapter_passes(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     version = store.add("triage", make_adapter(), {"seed": "7"})
 
     assert (version.name, version.rank, version.target_modules) == ("triage", 2, ("q_proj", "v_proj"))
@@ -41,7 +41,7 @@ def test_a_good_adapter_passes(store: ArtifactStore, make_adapter: MakeAdapter) 
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_a_good_adapter_in_half_precision_passes(
+def test_a_valid_adapter_in_half_precision_passes(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors, dtype: str
 ) -> None:
     folder = make_adapter()
@@ -74,20 +74,23 @@ def test_a_good_adapter_in_half_precision_passes(
         ("bad_config", {"lora_alpha": 10**400}),
         ("bad_config", {"alpha_pattern": {"q_proj": 0}}),
         ("bad_config", {"use_rslora": "yes"}),
-        ("bad_config", {"rank_pattern": {"q_proj": 2, "self_attn.q_proj": 1}}),  # which of them holds?
+        (
+            "bad_config",
+            {"rank_pattern": {"q_proj": 2, "self_attn.q_proj": 1}},
+        ),  # contradictory
         ("bad_config", {"layers_to_transform": ["0"]}),
         ("wrong_base_model", {"base_model_name_or_path": ["tiny-base"]}),
         ("unsupported_feature", {"rank_pattern": {"(a+)+b": 2}}),
         ("unsupported_feature", {"target_modules": ["q_proj", "lm_head"]}),
         ("unsupported_feature", {"kasa_config": {"beta": 1}}),
         ("unknown_module", {"target_modules": ["q_proj", "query_key_value"]}),
-        ("wrong_rank", {"r": 4}),  # the tensors say 2
+        ("wrong_rank", {"r": 4}),  # the tensors have rank 2
         ("wrong_rank", {"rank_pattern": {"v_proj": 1}}),
         ("bad_weights", {"target_modules": ["q_proj"]}),  # and the tensors adapt v_proj too
         ("absurd_scale", {"lora_alpha": 1e6}),
     ],
 )
-def test_a_config_that_the_engine_must_not_see_is_refused(
+def test_an_unsupported_config_is_rejected(
     store: ArtifactStore, make_adapter: MakeAdapter, code: str, config: Mapping[str, Any]
 ) -> None:
     error = refusal(store, make_adapter(config=config))
@@ -129,7 +132,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ("bad_weights", _with(f"{Q}.lora_magnitude_vector", (8,))),
         ("bad_weights", _with("model.layers.0.self_attn.q_proj.lora_A.weight", (2, 8))),  # PEFT's prefix is missing
         ("bad_weights", _with(f"{Q}.weight", (8, 8))),
-        ("wrong_shape", _with(f"{Q}.lora_A.weight", (3, 8))),  # another rank than its other half
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (3, 8))),  # a rank that differs from its other half
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (16,))),
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 7))),
         ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 9))),
@@ -153,7 +156,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ("not_finite", _with(f"{V}.lora_B.weight", (4, 2), float("-inf"))),
         ("absurd_scale", _with(f"{V}.lora_B.weight", (4, 2), 1e30)),
         (
-            "absurd_scale",  # each of them alone would do
+            "absurd_scale",  # each of them alone is accepted
             lambda tensors: [
                 _with(f"{Q}.lora_{side}.weight", shape, 900.0)(tensors)
                 for side, shape in (("A", (2, 8)), ("B", (8, 2)))
@@ -165,7 +168,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ),
     ],
 )
-def test_weights_that_the_engine_would_serve_wrongly_are_refused(
+def test_weights_that_the_engine_would_misinterpret_are_rejected(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors, code: str, spoil: Callable[[Tensors], Any]
 ) -> None:
     spoil(tensors)
@@ -176,7 +179,7 @@ def test_weights_that_the_engine_would_serve_wrongly_are_refused(
     assert error.code == code
 
 
-def test_a_nan_hides_in_bf16_no_better(store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors) -> None:
+def test_a_nan_in_bf16_is_found(store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors) -> None:
     tensors[f"{Q}.lora_A.weight"][1, 3] = np.nan
     folder = make_adapter()
     _save_as("BF16", tensors, folder)
@@ -184,7 +187,7 @@ def test_a_nan_hides_in_bf16_no_better(store: ArtifactStore, make_adapter: MakeA
     assert refusal(store, folder).code == "not_finite"
 
 
-def test_one_module_without_effect_is_no_reason_to_refuse(
+def test_one_module_without_effect_is_accepted(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     tensors[f"{Q}.lora_B.weight"].fill(0)
@@ -193,18 +196,18 @@ def test_one_module_without_effect_is_no_reason_to_refuse(
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_weights_that_were_cut_off_are_refused(store: ArtifactStore, make_adapter: MakeAdapter, keep: int) -> None:
+def test_truncated_weights_are_rejected(store: ArtifactStore, make_adapter: MakeAdapter, keep: int) -> None:
     weights = make_adapter() / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
 
     assert refusal(store, weights.parent).code == "bad_weights"
 
 
-def test_weights_larger_than_any_adapter_are_refused_before_they_are_copied(
+def test_too_large_weights_are_rejected_before_they_are_copied(
     store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = make_adapter()
-    os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # sparse: it takes no room, but a copy would
+    os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # a sparse file: it takes no space, but a copy would
 
     assert refusal(store, folder).code == "too_large"
 
@@ -232,7 +235,7 @@ def test_a_pickle_beside_the_weights_is_refused(store: ArtifactStore, make_adapt
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "training.json", "samples.jsonl"])
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "device"])
-def test_what_is_no_plain_file_is_refused(
+def test_special_files_are_rejected(
     store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path, file: str, kind: str
 ) -> None:
     folder = make_adapter()
@@ -244,7 +247,7 @@ def test_what_is_no_plain_file_is_refused(
     elif kind == "folder":
         (folder / file).mkdir()
     elif kind == "device":
-        (folder / file).symlink_to("/dev/zero")  # making a device of one's own needs rights
+        (folder / file).symlink_to("/dev/zero")  # creating a device needs privileges
     else:
         (folder / file).symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
 
@@ -252,7 +255,7 @@ def test_what_is_no_plain_file_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "file"])
-def test_a_folder_that_is_none_itself_is_refused(
+def test_a_link_in_place_of_the_folder_is_rejected(
     store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path, kind: str
 ) -> None:
     folder, real = tmp_path / "given", make_adapter()
@@ -279,14 +282,14 @@ def test_a_name_that_would_not_be_safe_as_a_folder_is_refused(
     assert refusal(store, make_adapter(), name).code == "bad_name"
 
 
-def test_a_path_that_climbs_is_refused(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
+def test_a_path_with_parent_references_is_rejected(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     assert refusal(store, make_adapter() / ".." / "adapter").code == "path_outside"
     assert refusal(store, Path("adapter")).code == "path_outside"
     assert refusal(store, Path("/adapter\0")).code == "path_outside"
     assert refusal(store, Path("/" + "a" * 5000)).code == "unsafe_file"
 
 
-def test_a_folder_that_is_not_there_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
     error = refusal(store, tmp_path / "nowhere")
 
     assert isinstance(error, NotFound)
@@ -294,10 +297,10 @@ def test_a_folder_that_is_not_there_is_not_found(store: ArtifactStore, tmp_path:
 
 
 @pytest.mark.parametrize("by_pattern", [r".*\.(q|v)_proj", "all-linear", "(a+)+$"])
-def test_modules_that_are_named_by_a_pattern_are_written_out(
+def test_module_patterns_are_replaced_by_names(
     store: ArtifactStore, make_adapter: MakeAdapter, by_pattern: str
 ) -> None:
-    """The pattern is never tried: it may be one that does not come to an end."""
+    """The pattern is never evaluated, because it may not terminate."""
     version = store.add("triage", make_adapter(config={"target_modules": by_pattern}), {})
 
     assert version.target_modules == ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
@@ -315,7 +318,7 @@ def test_modules_may_differ_in_rank_and_scaling(
     assert store.add("triage", make_adapter(config=config, weights=tensors), {}).rank == 2
 
 
-def test_some_layers_alone_may_be_adapted(
+def test_an_adapter_may_cover_some_layers_only(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     deeper = dict(base.layers) | {"model.layers.1.self_attn.q_proj": (8, 8), "model.layers.1.self_attn.v_proj": (4, 8)}
@@ -325,7 +328,7 @@ def test_some_layers_alone_may_be_adapted(
     assert store.add("triage", make_adapter(config={"layers_to_transform": [0]}), {}).version
 
 
-def test_a_dora_whose_magnitudes_change_nothing_becomes_a_plain_lora(
+def test_a_dora_with_neutral_magnitudes_becomes_a_lora(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     magnitudes = _magnitudes(tensors, 1.001)
@@ -341,7 +344,7 @@ def test_a_dora_whose_magnitudes_change_nothing_becomes_a_plain_lora(
     assert all((kept[name] == tensors[name]).all() for name in tensors)
 
 
-def test_a_dora_that_is_no_plain_lora_is_refused_with_what_was_measured(
+def test_a_dora_with_other_magnitudes_is_rejected_with_the_measured_difference(
     store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     weights = tensors | _magnitudes(tensors, 1.25)
@@ -379,26 +382,22 @@ def test_a_dora_without_all_its_magnitudes_is_refused(
         "\n" * (1 << 21),
     ],
 )
-def test_held_out_rows_that_cannot_be_tried_are_refused(
-    store: ArtifactStore, make_adapter: MakeAdapter, text: str
-) -> None:
+def test_invalid_held_out_rows_are_rejected(store: ArtifactStore, make_adapter: MakeAdapter, text: str) -> None:
     folder = make_adapter()
     (folder / "samples.jsonl").write_text(text)
 
     assert refusal(store, folder).code == "bad_samples"
 
 
-def test_a_training_report_that_is_no_json_is_refused(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
+def test_an_invalid_training_report_is_rejected(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     (folder / "training.json").write_text('{"loss": NaN}')
 
     assert refusal(store, folder).code == "bad_report"
 
 
-def test_a_name_that_stands_twice_among_the_weights_is_refused(
-    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
-) -> None:
-    """Each reader would take another one of the two."""
+def test_a_duplicate_tensor_name_is_rejected(store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors) -> None:
+    """Different readers would use different ones of the two."""
     weights = make_adapter() / "adapter_model.safetensors"
     raw = weights.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -409,7 +408,7 @@ def test_a_name_that_stands_twice_among_the_weights_is_refused(
     assert refusal(store, weights.parent).code == "bad_weights"
 
 
-def test_the_base_answers_to_its_digest_and_its_folder_too(base_folder: Path) -> None:
+def test_the_base_model_may_be_named_by_digest_or_folder(base_folder: Path) -> None:
     (base_folder / "pointsman.json").write_text(json.dumps({"name": "tiny", "digest": "abc123"}))
 
     names = read_base(base_folder, "served").names
@@ -423,7 +422,7 @@ def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
-    """As DoRA keeps them; the base's weights are zeros, the scaling is 2."""
+    """Returns DoRA's magnitudes; the base's weights are zeros, and the scaling is 2."""
     return {
         f"{module}.lora_magnitude_vector": factor
         * np.linalg.norm(2.0 * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"], axis=1)
@@ -432,7 +431,7 @@ def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
 
 
 def _save_as(dtype: str, tensors: Tensors, folder: Path) -> None:
-    """By hand, since numpy has no bf16: its bytes are the upper halves of a float32's."""
+    """Writes the file byte by byte, since numpy has no bf16: a bf16 consists of the upper bytes of a float32."""
     header, data = {}, b""
     for name, values in tensors.items():
         half = values.astype(np.float16) if dtype == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)

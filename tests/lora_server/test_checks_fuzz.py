@@ -1,4 +1,4 @@
-"""Whatever an adapter's folder holds, the answer is a version or a refusal in words, and never another error."""
+"""Whatever an adapter's folder contains, the result is a version or a clear rejection, and never another error."""
 
 import json
 import tempfile
@@ -34,7 +34,7 @@ SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[Heal
 
 
 def _outcome(base: BaseModelSpec, folder: Path) -> str:
-    """ "kept", or the refusal's code; any other error is raised."""
+    """Returns "kept", or the rejection's code; any other error is raised."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             import_adapter(folder, Path(scratch), base, max_rank=8)

@@ -1,4 +1,4 @@
-"""The gateway's desk for the console, before the whole lora-server with a real Valkey."""
+"""The gateway's adapter admin client for the console, with a complete lora-server and a real Valkey."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +15,7 @@ MakeAdapter = Callable[..., Path]
 RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-async def test_adapters_are_read_moved_tried_and_rolled_back(
+async def test_adapters_are_listed_promoted_given_a_canary_and_rolled_back(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora, open_channel(lora.address) as channel:
@@ -46,7 +46,7 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
         assert [(alias.alias, alias.version) for alias in book.aliases] == [("triage@prod", first)]
 
 
-async def test_a_lora_server_that_is_away_is_unavailable() -> None:
+async def test_an_unreachable_lora_server_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable) as away:
             await AdapterAdminClient(channel).list_adapters()

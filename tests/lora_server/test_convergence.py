@@ -1,4 +1,4 @@
-"""Three lora-servers with one registry: what one of them is asked for, all do; whoever was away catches up."""
+"""Three lora-servers with one registry: changes made at one apply to all, and a server that was down catches up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ class Three:
         return version
 
     async def all_serve(self, version: str, which: int, but: tuple[int, ...] = ()) -> None:
-        """Every one points to it, holds it, says so, and its engine answers with it."""
+        """Whether every server points to the version, holds and reports it, and its engine answers with it."""
         for number, server in enumerate(self.servers):
             if number not in but:
                 await server.until(lambda server=server: _serves(server, version, which))  # type: ignore[misc]  # the loop's own
@@ -69,7 +69,7 @@ async def three(tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: An
         await asyncio.gather(*(server.kill() for server in servers))
 
 
-async def test_what_any_of_them_is_asked_for_all_do(three: Three) -> None:
+async def test_a_change_at_one_server_applies_to_all(three: Three) -> None:
     first = await three.register(0, 0, "prod")
     await three.all_serve(first, 0)
     second = await three.register(1, 1)
@@ -85,7 +85,7 @@ async def test_what_any_of_them_is_asked_for_all_do(three: Three) -> None:
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_a_version_is_tried_once_whoever_is_asked_to_register_it(three: Three) -> None:
+async def test_a_version_is_smoke_tested_once(three: Three) -> None:
     versions = await asyncio.gather(*(server.register("triage", three.folders[0], "prod") for server in three.servers))
     assert len({version.version for version in versions}) == 1
     await three.all_serve(versions[0].version, 0)
@@ -93,7 +93,7 @@ async def test_a_version_is_tried_once_whoever_is_asked_to_register_it(three: Th
     assert [change.kind for change in changes].count("ready") == 1
 
 
-async def test_a_version_is_pinned_and_set_free_everywhere(three: Three) -> None:
+async def test_a_version_is_pinned_and_unpinned_everywhere(three: Three) -> None:
     pinned = await three.register(0, 0)
     await three.servers[1].call("Pin", pb.PinRequest(version=pinned, pinned=True, author="test"))
 
@@ -117,11 +117,11 @@ async def _kill_engine(three: Three) -> None:
 
 
 async def _nothing(three: Three) -> None:
-    """It is started again by its lora-server."""
+    """Returns nothing to do, because the lora-server restarts its engine itself."""
 
 
 @pytest.mark.parametrize(("goes", "comes"), [(_kill_server, _start_server), (_kill_engine, _nothing)])
-async def test_who_was_away_while_points_were_moved_catches_up(three: Three, goes: Any, comes: Any) -> None:
+async def test_a_server_that_was_down_catches_up(three: Three, goes: Any, comes: Any) -> None:
     first = await three.register(0, 0, "prod")
     second = await three.register(1, 1)
     await three.all_serve(first, 0)
@@ -137,19 +137,19 @@ async def test_who_was_away_while_points_were_moved_catches_up(three: Three, goe
     await three.all_have_let_go(first)
 
 
-async def test_all_go_on_after_valkey_was_killed(three: Three) -> None:
+async def test_all_servers_continue_after_a_kill_of_valkey(three: Three) -> None:
     first = await three.register(0, 0, "prod")
     await three.all_serve(first, 0)
 
     three.valkey.stop()
     for server in three.servers:
-        assert await server.answered_by(first) == text_of(0)  # no moves, and no harm
+        assert await server.answered_by(first) == text_of(0)  # no changes, and no failures
     await asyncio.to_thread(three.valkey.start)
     second = await three.register(1, 1, "prod")
     await three.all_serve(second, 1)
 
 
-async def test_what_was_begun_by_one_that_died_is_ended_by_another(three: Three) -> None:
+async def test_another_server_completes_the_work_of_a_dead_one(three: Three) -> None:
     first = await three.register(0, 0, "prod")
     three.servers[0].hold_trials()
     for other in three.servers[1:]:
@@ -168,7 +168,7 @@ async def test_what_was_begun_by_one_that_died_is_ended_by_another(three: Three)
     await three.all_serve(second, 1, but=(0,))
 
 
-async def test_who_comes_late_finds_everything(
+async def test_a_new_server_reads_the_whole_state(
     tmp_path: Path, base_folder: Path, valkey: Any, three: Three, make_adapter: Callable[..., Path]
 ) -> None:
     first = await three.register(0, 0, "prod")

@@ -1,7 +1,8 @@
-"""kill -9 of the lora-server, of its engine and of Valkey, at the moment when a version is seen in each of its states.
+"""Kills the lora-server, its engine or Valkey while a version is in each of its states.
 
-Whatever died is started again, and then the version's way comes to its end: what was to serve serves, what was to go
-has gone, the engine answers with the right version alone, and nothing that was acknowledged is lost.
+Afterwards the killed process is restarted, and the version must reach its final state: versions that were to serve are
+served, versions that were to be retired are retired, the engine answers with the right version only, and no
+acknowledged change is lost.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from tests.lora_server.server_process import ServerProcess
 
 ALIAS = "triage@prod"
 IDS = {"stable": [11, 12, 13], "new": [21, 22, 23], "other": [31, 32, 33]}
-"""What the engine answers with each version; none is mistaken for another's."""
+"""The answer of the engine for each version, all different."""
 
 
 def text_of(which: str) -> str:
@@ -29,7 +30,7 @@ def text_of(which: str) -> str:
 
 @dataclass
 class Scene:
-    """A lora-server with a stable version that serves, and a new one on its way."""
+    """A lora-server with a serving version and a new one."""
 
     server: ServerProcess
     valkey: Any
@@ -38,11 +39,11 @@ class Scene:
     calls: "list[asyncio.Task[object]]" = field(default_factory=list)
 
     def begin(self, call: Awaitable[object]) -> None:
-        """Its caller may be cut off, and does not come again: what was begun must go on by itself."""
+        """Starts a call that may be cut off and is not repeated; what it has started must be completed anyway."""
         self.calls.append(asyncio.ensure_future(call))
 
     async def version(self, name: str) -> str:
-        """The newest of `name`."""
+        """Returns the newest version of `name`."""
         return next(each.version for each in (await self.server.listed()).versions if each.name == name)
 
     async def alias(self) -> str:
@@ -70,12 +71,12 @@ async def scene(tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: An
         await server.kill()
 
 
-# -- the states: each brings the scene there, and holds it there until the block ends
+# -- the states: each brings the version to a state and keeps it there until the block ends
 
 
 @asynccontextmanager
 async def registered(scene: Scene) -> AsyncIterator[None]:
-    """It waits behind another one's trial."""
+    """The version waits for another one's smoke test."""
     scene.server.hold_trials()
     scene.begin(scene.server.register("other", scene.folders["other"], comes_again=False))
     await scene.server.until_state("other", "validating")
@@ -119,7 +120,7 @@ async def serving(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def draining(scene: Scene) -> AsyncIterator[None]:
-    """An answer of it is in flight, and does not end."""
+    """A request to the version is in flight and does not end."""
     await _unneeded(scene)
     await scene.server.hold("answers")
     asking = asyncio.ensure_future(scene.server.answered_by(scene.versions["new"]))
@@ -153,7 +154,7 @@ async def _asked(scene: Scene, version: str) -> bool:
         return f"chat {version}" in await answer.json()
 
 
-# -- who dies, and comes again
+# -- the process that is killed and restarted
 
 
 async def lora_server(scene: Scene) -> None:
@@ -178,7 +179,7 @@ Victim = Callable[[Scene], Awaitable[None]]
 
 @every_victim
 @pytest.mark.parametrize("state", [registered, validating, loading, serving])
-async def test_what_was_on_its_way_to_an_alias_serves(scene: Scene, state: Way, victim: Victim) -> None:
+async def test_a_version_to_be_promoted_is_served(scene: Scene, state: Way, victim: Victim) -> None:
     async with state(scene):
         new = await scene.version("triage")
         await victim(scene)
@@ -194,12 +195,12 @@ async def test_what_was_on_its_way_to_an_alias_serves(scene: Scene, state: Way, 
 
 
 @every_victim
-async def test_what_was_warm_is_there_and_the_alias_where_it_was(scene: Scene, victim: Victim) -> None:
+async def test_a_loaded_version_is_kept_and_its_alias_unchanged(scene: Scene, victim: Victim) -> None:
     async with warm(scene):
         scene.versions["new"] = await scene.version("triage")
         await victim(scene)
     await scene.server.until(lambda: _answers(scene, "stable"))
-    await scene.server.until_state("triage", "warm", "ready")  # who was killed does not know what it held beside
+    await scene.server.until_state("triage", "warm", "ready")  # a killed server does not know what else it held
     assert await scene.alias() == scene.versions["stable"]
     await scene.server.promote(ALIAS, scene.versions["new"])
     assert await _answers(scene, "new")
@@ -208,7 +209,7 @@ async def test_what_was_warm_is_there_and_the_alias_where_it_was(scene: Scene, v
 
 @every_victim
 @pytest.mark.parametrize("state", [draining, retired])
-async def test_what_was_to_go_is_gone(scene: Scene, state: Way, victim: Victim) -> None:
+async def test_a_version_to_be_retired_is_removed(scene: Scene, state: Way, victim: Victim) -> None:
     async with state(scene):
         await victim(scene)
 
@@ -231,7 +232,8 @@ async def _answers(scene: Scene, which: str) -> bool:
 
 
 async def _nothing_is_lost(scene: Scene) -> None:
-    """All versions are known, none has come to harm, and whatever the engine holds answers with its own words."""
+    """Asserts that all versions exist, none has failed, and the engine answers with the right text for each that it
+    holds."""
     listed = await scene.server.listed()
     assert set(scene.versions.values()) <= {version.version for version in listed.versions}
     assert not [version for version in listed.versions if version.last_error]

@@ -1,4 +1,4 @@
-"""What stands in front of vLLM's API server, with a small one in vLLM's place: its table of names, and its engine."""
+"""The guard in front of vLLM's API server, with a small server in vLLM's place: its table of names, and its engine."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ ADAPTERS = "/pointsman/v1/adapters"
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """As vLLM's."""
+    """Has the attributes of vLLM's class."""
 
     lora_name: str
     lora_int_id: int
@@ -28,7 +28,7 @@ class LoraRequest:
 
 
 class Engine:
-    """As AsyncLLM: what it is given it keeps, until it is full; answers go on when they may."""
+    """Replaces AsyncLLM: holds adapters until it is full; answers wait until they are released."""
 
     def __init__(self) -> None:
         self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS))
@@ -78,7 +78,7 @@ class Counter:
 
 @dataclass
 class Models:
-    """As OpenAIServingModels."""
+    """Replaces OpenAIServingModels."""
 
     lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
     lora_resolvers: list[Any] = field(default_factory=lambda: ["a resolver"])
@@ -94,7 +94,7 @@ class Models:
 
 
 class Vllm:
-    """As its API server: it answers every path, and streams a completion's parts."""
+    """Replaces the API server: answers every path, and streams completions."""
 
     def __init__(self) -> None:
         self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine())
@@ -176,7 +176,7 @@ async def until_in_flight(client: httpx.AsyncClient, name: str, count: int) -> N
         *("/v1/models/", "//v1/models", "/v1/load_lora_adapter/", "/new/in/the/next/release"),
     ],
 )
-async def test_what_is_not_public_is_not_there_not_even_with_the_secret(client: httpx.AsyncClient, path: str) -> None:
+async def test_non_public_routes_are_not_found_even_with_the_secret(client: httpx.AsyncClient, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):
         answer = await client.request(method, f"http://engine{path}")
         assert answer.status_code == 404
@@ -192,7 +192,7 @@ async def test_public_routes_are_vllms_own(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("secret", "peer"), [("", "127.0.0.1"), ("guessed", "127.0.0.1"), (SECRET[SECRET_HEADER], "10.1.2.3")]
 )
-async def test_its_own_routes_want_the_secret_and_a_caller_on_this_machine(vllm: Vllm, secret: str, peer: str) -> None:
+async def test_the_guards_routes_need_the_secret_and_a_local_caller(vllm: Vllm, secret: str, peer: str) -> None:
     transport = httpx.ASGITransport(vllm, client=(peer, 1234))
     async with httpx.AsyncClient(
         transport=transport, base_url="http://engine", headers={SECRET_HEADER: secret}
@@ -209,14 +209,14 @@ async def test_its_own_routes_want_the_secret_and_a_caller_on_this_machine(vllm:
     assert not vllm.state.engine_client.loras
 
 
-async def test_without_a_secret_there_is_no_guard_and_so_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_secret_the_engine_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SECRET_VARIABLE, raising=False)
 
     with pytest.raises(KeyError):
         Vllm()
 
 
-async def test_an_adapter_is_loaded_once_however_often_it_is_asked_for(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_an_adapter_is_loaded_once(vllm: Vllm, client: httpx.AsyncClient) -> None:
     answers = await asyncio.gather(*(load(client, "a@1") for _ in range(10)))
 
     assert {answer.status_code for answer in answers} == {200}
@@ -224,7 +224,7 @@ async def test_an_adapter_is_loaded_once_however_often_it_is_asked_for(vllm: Vll
     assert (await ask(client, "a@1")).text == "first /store/a@1 "
 
 
-async def test_a_full_engine_says_so_and_throws_nobody_out(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_full_engine_rejects_loads_and_evicts_nothing(vllm: Vllm, client: httpx.AsyncClient) -> None:
     for name in ("a@1", "a@2"):
         await load(client, name)
 
@@ -237,7 +237,9 @@ async def test_a_full_engine_says_so_and_throws_nobody_out(vllm: Vllm, client: h
     assert (report["capacity"], report["in_engine"], sorted(report["adapters"])) == (2, 2, ["a@1", "a@2"])
 
 
-async def test_a_refused_adapter_leaves_no_slot_taken_and_no_path_told(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_rejected_adapter_takes_no_slot_and_its_path_is_not_revealed(
+    vllm: Vllm, client: httpx.AsyncClient
+) -> None:
     answer = await load(client, "bad@1")
 
     assert answer.status_code == 422
@@ -247,15 +249,15 @@ async def test_a_refused_adapter_leaves_no_slot_taken_and_no_path_told(vllm: Vll
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"folder": 1}', b'{"folder": "relative"}', b"x" * 100_000])
-async def test_a_load_that_names_no_folder_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_load_without_a_folder_is_rejected(client: httpx.AsyncClient, body: bytes) -> None:
     assert (await client.put(f"{ADAPTERS}/a@1", content=body)).status_code == 422
 
 
-async def test_the_base_models_name_is_no_adapters(client: httpx.AsyncClient) -> None:
+async def test_the_base_models_name_is_rejected_for_adapters(client: httpx.AsyncClient) -> None:
     assert (await load(client, BASE)).status_code == 422
 
 
-async def test_closing_takes_the_name_and_leaves_answers_in_flight_undisturbed(
+async def test_closing_removes_the_name_without_affecting_answers_in_flight(
     vllm: Vllm, client: httpx.AsyncClient
 ) -> None:
     await load(client, "a@1")
@@ -276,10 +278,10 @@ async def test_closing_takes_the_name_and_leaves_answers_in_flight_undisturbed(
     assert not (await told(client))["adapters"]
 
 
-async def test_a_request_is_in_flight_from_the_moment_it_has_found_its_adapter(
+async def test_a_request_counts_as_in_flight_from_the_lookup_of_its_adapter(
     vllm: Vllm, client: httpx.AsyncClient
 ) -> None:
-    """Otherwise it could be removed while the prompt is rendered, and vLLM would read the folder again."""
+    """Otherwise it could be removed while the prompt is rendered, and vLLM would load the folder again."""
     await load(client, "a@1")
     vllm.rendered.clear()
     answer = asyncio.create_task(ask(client, "a@1"))
@@ -304,7 +306,7 @@ async def test_a_request_of_many_prompts_counts_once_and_until_its_last(vllm: Vl
     assert 0 <= adapter["idle_seconds"] < 5
 
 
-async def test_whoever_hangs_up_holds_no_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_disconnect_releases_the_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
     vllm.state.engine_client.go_on.clear()
     answer = asyncio.create_task(ask(client, "a@1"))
@@ -316,9 +318,7 @@ async def test_whoever_hangs_up_holds_no_adapter(vllm: Vllm, client: httpx.Async
     assert vllm.state.engine_client.aborted == ["one"]
 
 
-async def test_an_answer_that_vllm_itself_breaks_off_is_aborted_and_counted(
-    vllm: Vllm, client: httpx.AsyncClient
-) -> None:
+async def test_an_answer_aborted_by_vllm_is_counted(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
 
     await ask(client, "a@1", impatient=True)
@@ -327,7 +327,7 @@ async def test_an_answer_that_vllm_itself_breaks_off_is_aborted_and_counted(
     await until_in_flight(client, "a@1", 0)
 
 
-async def test_a_closed_adapter_is_opened_again_without_being_read_again(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_closed_adapter_is_reopened_without_loading(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
     await client.post(f"{ADAPTERS}/a@1/close")
     assert not (await told(client))["adapters"]["a@1"]["open"]
@@ -338,7 +338,7 @@ async def test_a_closed_adapter_is_opened_again_without_being_read_again(vllm: V
     assert vllm.state.engine_client.loras == {1: "/store/a@1"}
 
 
-async def test_a_removed_adapter_that_comes_back_has_another_number(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_reloaded_adapter_has_a_new_id(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
     await client.delete(f"{ADAPTERS}/a@1")
     await load(client, "a@1")
@@ -346,27 +346,25 @@ async def test_a_removed_adapter_that_comes_back_has_another_number(vllm: Vllm, 
     assert vllm.state.engine_client.loras == {2: "/store/a@1"}
 
 
-async def test_closing_and_removing_what_is_not_there_is_no_error(client: httpx.AsyncClient) -> None:
+async def test_closing_and_removing_unknown_adapters_is_no_error(client: httpx.AsyncClient) -> None:
     assert (await client.post(f"{ADAPTERS}/a@1/close")).json() == {"in_flight": 0}
     assert (await client.delete(f"{ADAPTERS}/a@1")).status_code == 200
 
 
-async def test_what_is_in_a_slot_and_nobodys_is_cleared_away_before_the_next_load(
-    vllm: Vllm, client: httpx.AsyncClient
-) -> None:
+async def test_unowned_slots_are_cleared_before_the_next_load(vllm: Vllm, client: httpx.AsyncClient) -> None:
     vllm.state.engine_client.loras.update({7: "left behind", 8: "too"})
 
     assert (await load(client, "a@1")).status_code == 200
     assert list(vllm.state.engine_client.loras.values()) == ["/store/a@1"]
 
 
-async def test_an_engine_that_died_is_not_mistaken_for_a_bad_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_a_dead_engine_is_not_reported_as_an_invalid_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
     vllm.state.engine_client.errored = True
 
     assert (await load(client, "bad@1")).status_code == 503
 
 
-async def test_models_are_told_without_paths(client: httpx.AsyncClient) -> None:
+async def test_models_are_listed_without_paths(client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
 
     models = (await client.get("/v1/models")).json()
@@ -374,7 +372,7 @@ async def test_models_are_told_without_paths(client: httpx.AsyncClient) -> None:
     assert models == [{"id": BASE, "root": BASE}, {"id": "a@1", "root": "a@1"}]
 
 
-async def test_resolvers_are_gone(vllm: Vllm, client: httpx.AsyncClient) -> None:
+async def test_adapter_resolvers_are_disabled(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await client.get("/health")
 
     assert not vllm.state.openai_serving_models.lora_resolvers
@@ -387,7 +385,7 @@ async def test_the_base_models_requests_are_counted_too(client: httpx.AsyncClien
     assert (base["in_flight"], base["requests"]) == (0, 1)
 
 
-async def test_a_websocket_is_closed(vllm: Vllm) -> None:
+async def test_websockets_are_closed(vllm: Vllm) -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -398,7 +396,7 @@ async def test_a_websocket_is_closed(vllm: Vllm) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-async def test_a_path_before_all_of_vllms_routes_hides_none_of_them(vllm: Vllm) -> None:
+async def test_a_root_path_keeps_all_of_vllms_routes(vllm: Vllm) -> None:
     transport = httpx.ASGITransport(vllm, root_path="/llm")
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
         assert (await client.get("/llm/health")).status_code == 200

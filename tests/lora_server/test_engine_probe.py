@@ -1,4 +1,4 @@
-"""An engine that answers wrongly is told from one that is busy, and from one that is only a little unsure."""
+"""An engine with corrupted answers is distinguished from a busy engine and from small numerical differences."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 
 @dataclass
 class Engine:
-    """Gives the answers in turn, the last one for ever."""
+    """Gives the answers in turn, and then repeats the last one."""
 
     answers: list[GreedyAnswer | Exception]
     asked: list[str | Sequence[int]] = field(default_factory=list)
@@ -55,7 +55,7 @@ async def begun(first: GreedyAnswer = RIGHT) -> tuple[Probe, Engine, Meter]:
     return probe, engine, meter
 
 
-async def test_an_engine_that_answers_as_it_did_is_fine() -> None:
+async def test_an_engine_with_unchanged_answers_passes() -> None:
     probe, _, meter = await begun()
 
     await probe.check()
@@ -64,7 +64,7 @@ async def test_an_engine_that_answers_as_it_did_is_fine() -> None:
 
 
 @pytest.mark.parametrize("spoilt", [WRONG, SILENT])
-async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: GreedyAnswer | Exception) -> None:
+async def test_three_wrong_answers_mean_a_corrupted_engine(spoilt: GreedyAnswer | Exception) -> None:
     probe, engine, meter = await begun()
     engine.answers = [spoilt]
     asked = len(engine.asked)
@@ -75,7 +75,7 @@ async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: GreedyAns
     assert (len(engine.asked) - asked, meter.failed) == (3, 1)
 
 
-async def test_numbers_that_are_none_are_poison_whoever_was_answered_from_them() -> None:
+async def test_non_finite_logits_mean_a_corrupted_engine() -> None:
     probe, engine, meter = await begun()
     engine.nans = 1
 
@@ -85,7 +85,7 @@ async def test_numbers_that_are_none_are_poison_whoever_was_answered_from_them()
     assert meter.failed == 1
 
 
-async def test_one_wrong_answer_is_asked_again() -> None:
+async def test_one_wrong_answer_is_verified_again() -> None:
     probe, engine, meter = await begun()
     engine.answers = [WRONG, SILENT, RIGHT]
 
@@ -94,7 +94,7 @@ async def test_one_wrong_answer_is_asked_again() -> None:
     assert meter.failed == 0
 
 
-async def test_a_busy_engine_is_not_poisoned() -> None:
+async def test_a_busy_engine_is_not_corrupted() -> None:
     probe, engine, meter = await begun()
     engine.answers = [BUSY]
 
@@ -105,7 +105,7 @@ async def test_a_busy_engine_is_not_poisoned() -> None:
     assert meter.failed == 0
 
 
-async def test_what_the_model_is_unsure_of_may_change() -> None:
+async def test_near_ties_may_change() -> None:
     unsure = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
     probe, engine, _ = await begun(unsure)
     engine.answers = [GreedyAnswer((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
@@ -113,7 +113,7 @@ async def test_what_the_model_is_unsure_of_may_change() -> None:
     await probe.check()
 
 
-async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
+async def test_the_prompt_with_the_largest_margin_is_used() -> None:
     unsure = GreedyAnswer((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
     engine = Engine([unsure, RIGHT, unsure, RIGHT])
     probe = Probe(engine, "tiny-base", Meter().count_probe_failure)
@@ -123,7 +123,7 @@ async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
     assert engine.asked == [*PROMPTS, PROMPTS[1]]
 
 
-async def test_a_model_that_is_sure_of_nothing_must_still_answer() -> None:
+async def test_a_model_without_clear_margins_must_still_answer() -> None:
     probe, engine, _ = await begun(GreedyAnswer((1, 2, 3), "", (-2.0,) * 3, "length"))
     engine.answers = [WRONG]
     await probe.check()
@@ -133,19 +133,19 @@ async def test_a_model_that_is_sure_of_nothing_must_still_answer() -> None:
         await probe.check()
 
 
-async def test_the_first_life_must_say_it_twice() -> None:
+async def test_the_first_start_needs_two_equal_answers() -> None:
     engine = Engine([*([RIGHT] * len(PROMPTS)), WRONG])
 
     with pytest.raises(EngineCorrupted):
         await Probe(engine, "tiny-base", Meter().count_probe_failure).start()
 
 
-async def test_a_life_that_begins_silent_is_poisoned_from_the_start() -> None:
+async def test_a_start_without_scorable_answers_is_corrupted() -> None:
     with pytest.raises(EngineCorrupted):
         await Probe(Engine([SILENT]), "tiny-base", Meter().count_probe_failure).start()
 
 
-async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
+async def test_later_starts_must_answer_like_the_first() -> None:
     probe, engine, _ = await begun()
     await probe.start()
     engine.answers = [WRONG]
@@ -154,14 +154,14 @@ async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
         await probe.start()
 
 
-async def test_nothing_is_known_before_the_beginning() -> None:
+async def test_without_a_reference_there_is_no_verdict() -> None:
     with pytest.raises(Unavailable) as caught:
         await Probe(Engine([RIGHT]), "tiny-base", Meter().count_probe_failure).check()
 
     assert not isinstance(caught.value, EngineCorrupted)
 
 
-async def test_questions_do_not_pile_up() -> None:
+async def test_probes_do_not_accumulate() -> None:
     probe, engine, _ = await begun()
 
     await asyncio.gather(*(probe.check() for _ in range(8)))

@@ -1,4 +1,4 @@
-"""The engine as a child: how it is started, and that nothing of it stays behind."""
+"""The engine as a child process: how it is started, and that no process is left behind."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from pointsman_lora_server.engine.command import (
 )
 from pointsman_lora_server.engine.process import EngineProcess
 
-# Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
+# Like vLLM, it has a child that does not notice its parent's death. Both process ids are printed.
 PARENT_AND_CHILD = """
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -60,7 +60,7 @@ async def until_gone(*pids: int) -> None:
     await until(lambda: not any(_lives(pid) for pid in pids))
 
 
-async def test_its_output_is_in_our_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     process, _, _ = await start(caplog, "print('ValueError: no such model'); print('goodbye'); sys.exit(3)")
 
     assert await process.wait() == 3
@@ -68,31 +68,31 @@ async def test_its_output_is_in_our_log(caplog: pytest.LogCaptureFixture) -> Non
     assert "goodbye" in caplog.text
 
 
-async def test_its_end_is_noticed_at_once_and_takes_its_children_along(caplog: pytest.LogCaptureFixture) -> None:
+async def test_its_exit_is_noticed_at_once_and_stops_its_children(caplog: pytest.LogCaptureFixture) -> None:
     process, engine, child = await start(caplog, "time.sleep(60)")
 
     os.kill(engine, signal.SIGKILL)
 
-    async with asyncio.timeout(5):  # the child holds its output open for 60 s
+    async with asyncio.timeout(5):  # the child keeps its output open for 60 s
         assert await process.wait() == 128 + signal.SIGKILL
     await until_gone(child)
 
 
-async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_may_exit_gracefully(caplog: pytest.LogCaptureFixture) -> None:
     then = (
         "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('set', flush=True); time.sleep(60)"
     )
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
+    await until(lambda: "set" in caplog.messages)  # a separate line; the logged command contains it, too
 
     assert await process.stop() == 7
     await until_gone(engine, child)
 
 
-async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_process_that_does_not_exit_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(60)"
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
+    await until(lambda: "set" in caplog.messages)  # a separate line; the logged command contains it, too
 
     await process.stop(timeout_seconds=0.1)
 
@@ -101,7 +101,7 @@ async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.fixture
 def held() -> Iterator[tuple[int, int, int, int]]:
-    """Process ids: of a holder other than this test, of its leash, of the engine, and of the engine's child."""
+    """Process ids: of another parent process, of its supervisor, of the engine, and of the engine's child."""
     engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
     holder_code = (
         "import subprocess, sys, time\n"
@@ -121,7 +121,7 @@ def held() -> Iterator[tuple[int, int, int, int]]:
         os.killpg(leash_pid, signal.SIGKILL)
 
 
-async def test_it_does_not_outlive_its_holder(held: tuple[int, int, int, int]) -> None:
+async def test_it_does_not_outlive_its_parent(held: tuple[int, int, int, int]) -> None:
     holder, leash_pid, engine, child = held
 
     os.kill(holder, signal.SIGKILL)
@@ -129,7 +129,7 @@ async def test_it_does_not_outlive_its_holder(held: tuple[int, int, int, int]) -
     await until_gone(leash_pid, engine, child)
 
 
-async def test_it_does_not_outlive_its_leash(held: tuple[int, int, int, int]) -> None:
+async def test_it_does_not_outlive_its_supervisor(held: tuple[int, int, int, int]) -> None:
     _, leash_pid, engine, _ = held
 
     os.kill(leash_pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ async def test_it_does_not_outlive_its_leash(held: tuple[int, int, int, int]) ->
     await until_gone(engine)
 
 
-async def test_a_program_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_program_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     process = await EngineProcess.start(EngineCommand(("/no/such/python",), os.environ))
 
     assert await process.wait() == 127
@@ -170,16 +170,16 @@ def test_vllm_gets_the_settings() -> None:
         *("127.0.0.1", "8101", "4", "4096")
     ]
     assert option(made, "--tensor-parallel-size") == "2"
-    assert int(option(made, "--shutdown-timeout")) > 0  # by itself vLLM cuts answers off
+    assert int(option(made, "--shutdown-timeout")) > 0  # by default vLLM aborts answers
     assert made.environment["PATH"] == "/bin"
     assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
 
 
-def test_a_rank_that_vllm_does_not_know_becomes_the_next_larger() -> None:
+def test_an_unsupported_rank_is_rounded_up() -> None:
     assert option(build_command(settings(max_lora_rank=12), {}, {0}), "--max-lora-rank") == "16"
 
 
-def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() -> None:
+def test_the_operators_vllm_variables_are_passed_and_secrets_are_not() -> None:
     ours = {"VLLM_CPU_KVCACHE_SPACE": "16", "POINTSMAN_LORA_REDIS_URL": "redis://:secret@host", "VIRTUAL_ENV": "/ours"}
 
     made = build_command(settings(), ours, {0})
@@ -188,7 +188,7 @@ def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() 
     assert not {"POINTSMAN_LORA_REDIS_URL", "VIRTUAL_ENV"} & set(made.environment)
 
 
-def test_the_guard_stands_in_front_of_it_with_a_secret_that_no_argument_tells() -> None:
+def test_the_guard_gets_its_secret_without_a_command_line_argument() -> None:
     secret = GuardSecret()
     made = with_secrets(build_command(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
 
@@ -198,7 +198,7 @@ def test_the_guard_stands_in_front_of_it_with_a_secret_that_no_argument_tells() 
     assert secret() not in " ".join(made.arguments)
 
 
-def test_the_guard_needs_nothing_that_the_engines_environment_may_lack() -> None:
+def test_the_guard_imports_only_packages_of_the_engines_environment() -> None:
     import_it = f"import os; os.environ['{SECRET_VARIABLE}'] = 'x'; import pointsman_engine_guard as g; g.Guard(None)"
     command = [sys.executable, "-S", "-c", import_it]  # -S: no site-packages, so neither ours nor vLLM
 
@@ -221,7 +221,7 @@ def test_vllm_holds_more_adapters_than_a_batch_can_use() -> None:
         "VLLM_SKIP_MODEL_NAME_VALIDATION",
     ],
 )
-def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
+def test_variables_that_would_open_it_are_removed(opening: str) -> None:
     assert opening not in build_command(settings(), {opening: "1"}, {0}).environment
 
 
@@ -243,7 +243,7 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
         ("--enable-auto-tool-choice", "if there is a tool-call parser"),
     ],
 )
-def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, why: str) -> None:
+def test_arguments_that_conflict_with_the_lora_server_are_rejected(more: str, why: str) -> None:
     with pytest.raises(ValueError, match=r"POINTSMAN_LORA_ENGINE_ARGS: '.*' cannot be given") as caught:
         build_command(settings(extra_arguments=more), {}, {0})
 
@@ -251,13 +251,13 @@ def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, wh
 
 
 @pytest.mark.parametrize("more", ["--config-format mistral", "--enforce-eager", "-tp 2", "--model-impl transformers"])
-def test_other_arguments_are_handed_on(more: str) -> None:
+def test_other_arguments_are_passed(more: str) -> None:
     made = build_command(settings(extra_arguments=more), {}, {0})
 
     assert made.arguments[-len(more.split()) :] == tuple(more.split())
 
 
-def test_vllm_is_told_where_its_spans_go_by_the_protocol_that_we_speak() -> None:
+def test_vllm_gets_the_trace_endpoint_and_protocol() -> None:
     made = build_command(
         settings(traces_url="http://agent:4318/v1/traces"), {"OTEL_EXPORTER_OTLP_HEADERS": "key=x"}, {0}
     )
@@ -269,12 +269,12 @@ def test_vllm_is_told_where_its_spans_go_by_the_protocol_that_we_speak() -> None
     assert made.traced
 
 
-def test_the_operators_name_for_the_engines_spans_stays() -> None:
+def test_the_operators_service_name_for_spans_is_kept() -> None:
     told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=engines,zone=a"}
     assert "OTEL_SERVICE_NAME" not in build_command(settings(traces_url="http://agent"), told, {0}).environment
 
 
-def test_vllm_sends_no_spans_where_none_are_wanted_though_the_environment_names_a_place() -> None:
+def test_vllm_sends_no_spans_if_tracing_is_disabled() -> None:
     made = build_command(settings(), {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://agent/v1/traces"}, {0})
 
     assert "--otlp-traces-endpoint" not in made.arguments
@@ -283,7 +283,7 @@ def test_vllm_sends_no_spans_where_none_are_wanted_though_the_environment_names_
 
 
 @pytest.mark.parametrize("more", ["--otlp-traces-endpoint http://own:4317", "--otlp_traces=http://own:4317"])
-def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
+def test_explicit_trace_arguments_of_vllm_replace_all_others(more: str) -> None:
     made = build_command(settings(traces_url="http://agent/v1/traces", extra_arguments=more), {}, {0})
 
     assert "http://agent/v1/traces" not in made.arguments
@@ -303,12 +303,12 @@ def test_json_is_compact_unless_the_operator_configures_structured_outputs() -> 
 @pytest.mark.parametrize(
     ("cores", "text"), [({0, 1}, "0-1"), ({3}, "3"), ({0, 1, 2, 5}, "0-2,5"), ({7, 2, 4}, "2,4,7")]
 )
-def test_cores_are_written_as_vllm_reads_them(cores: set[int], text: str) -> None:
+def test_cores_are_in_vllms_format(cores: set[int], text: str) -> None:
     assert format_cores(cores) == text
 
 
 def _lives(pid: int) -> bool:
-    """A zombie is dead: whoever inherited it has not asked yet."""
+    """Whether the process runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

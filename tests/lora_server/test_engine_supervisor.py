@@ -1,4 +1,5 @@
-"""The engine's lives: begun with a secret of its own, asked for what it must know, ended where it answers wrongly."""
+"""The engine's life cycle: each start has a new secret, the state is read, and an engine with corrupted answers is
+stopped."""
 
 import asyncio
 import json
@@ -90,7 +91,7 @@ def adapter(folder: Path, behaviour: str) -> Path:
     return folder
 
 
-async def test_it_is_ready_once_the_base_model_has_said_what_it_knows(run: Run, tmp_path: Path) -> None:
+async def test_it_is_ready_once_the_reference_answers_exist(run: Run, tmp_path: Path) -> None:
     started = tmp_path / "started"
     async with run("--start-file", str(started)) as house:
         with pytest.raises(Unavailable):
@@ -102,7 +103,7 @@ async def test_it_is_ready_once_the_base_model_has_said_what_it_knows(run: Run, 
         await house.probe.check()
 
 
-async def test_each_life_has_a_secret_of_its_own_that_no_log_tells(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_start_has_its_own_secret_that_is_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async with run() as house:
         await house.until_ready(life=1)
         first = house.secret()
@@ -118,7 +119,7 @@ async def test_each_life_has_a_secret_of_its_own_that_no_log_tells(run: Run, cap
         assert house.secret() not in told
 
 
-async def test_a_poisoned_engine_is_found_while_nobody_asks_and_started_again(run: Run, tmp_path: Path) -> None:
+async def test_a_corrupted_engine_is_detected_without_requests_and_restarted(run: Run, tmp_path: Path) -> None:
     async with run(probing=0.05) as house:
         await house.until_ready(life=1)
         await house.engine.load("bad@1", adapter(tmp_path, "poison"))
@@ -133,7 +134,7 @@ async def test_a_poisoned_engine_is_found_while_nobody_asks_and_started_again(ru
         assert await house.engine.list_adapters() == {}
 
 
-async def test_whoever_loads_finds_the_poison_at_once(run: Run, tmp_path: Path) -> None:
+async def test_a_load_detects_corruption_at_once(run: Run, tmp_path: Path) -> None:
     async with run() as house:
         await house.until_ready(life=1)
         await house.engine.load("bad@1", adapter(tmp_path, "poison"))
@@ -144,7 +145,7 @@ async def test_whoever_loads_finds_the_poison_at_once(run: Run, tmp_path: Path) 
             await house.probe.check()
 
 
-async def test_a_life_that_begins_poisoned_never_gets_ready(run: Run) -> None:
+async def test_a_start_that_is_corrupted_never_becomes_ready(run: Run) -> None:
     async with run("--base", "another-model") as house:
         down = await house.until(lambda state: state.status is EngineStatus.DOWN)
 
@@ -152,7 +153,7 @@ async def test_a_life_that_begins_poisoned_never_gets_ready(run: Run) -> None:
         await house.until(lambda state: state.life == 2)
 
 
-async def test_an_engine_that_died_is_no_poisoned_one(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_dead_engine_is_not_reported_as_corrupted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async with run(probing=0.05) as house:
         await house.until_ready(life=1)
         group = re.findall(r"process group (\d+)", caplog.text)[-1]
@@ -163,8 +164,8 @@ async def test_an_engine_that_died_is_no_poisoned_one(run: Run, caplog: pytest.L
         assert house.probes_failed == 0
 
 
-async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> None:
-    """The real vLLM's own drain was seen to cut answers short."""
+async def test_it_is_stopped_after_its_requests_have_ended(run: Run) -> None:
+    """The real vLLM was seen to abort answers during its own drain."""
     async with run() as house, aiohttp.ClientSession() as http:
         await house.until_ready(1)
         url = house.engine._url
@@ -180,7 +181,7 @@ async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> 
     assert "were not enough" not in house.log()
 
 
-async def test_who_answers_for_too_long_is_not_waited_for_for_ever(run: Run) -> None:
+async def test_the_drain_has_a_time_limit(run: Run) -> None:
     async with run(drain=0.2) as house, aiohttp.ClientSession() as http:
         await house.until_ready(1)
         url = house.engine._url

@@ -1,4 +1,4 @@
-"""What the lora-server asks of the engine, with a double of it as a real server."""
+"""The lora-server's calls to the engine, with a double of it as a real server."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Folder:
     return make
 
 
-async def test_an_adapter_is_loaded_asked_closed_and_removed(engine: VllmClient, folder: Folder) -> None:
+async def test_an_adapter_is_loaded_used_closed_and_removed(engine: VllmClient, folder: Folder) -> None:
     await engine.load("a@1", folder())
     answer = await engine.complete("a@1", "Hello", 3)
     assert (answer.text, len(answer.token_ids), len(answer.logprobs)) == ("a@1 word word", 3, 3)
@@ -95,7 +95,7 @@ async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmClien
         assert await engine.remove("a@1")
 
 
-async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmClient, folder: Folder) -> None:
+async def test_loading_again_reopens_a_closed_adapter(engine: VllmClient, folder: Folder) -> None:
     made = folder()
     await engine.load("a@1", made)
     await engine.close_adapter("a@1")
@@ -106,7 +106,7 @@ async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmC
     assert (await engine.complete("a@1", "Hello", 1)).text == "a@1"
 
 
-async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engine: VllmClient, folder: Folder) -> None:
+async def test_rejected_adapters_and_a_full_engine_have_different_errors(engine: VllmClient, folder: Folder) -> None:
     with pytest.raises(InvalidArgument) as refused:
         await engine.load("bad@1", folder(behaviour="refused"))
     assert refused.value.code == "engine_refused"
@@ -119,7 +119,7 @@ async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engi
     assert full.value.code == "no_slot"
 
 
-async def test_what_cannot_be_scored_is_no_answer(engine: VllmClient, folder: Folder) -> None:
+async def test_an_unscorable_answer_is_an_error(engine: VllmClient, folder: Folder) -> None:
     await engine.load("mute@1", folder(behaviour="silent"))
 
     with pytest.raises(InvalidArgument) as caught:
@@ -128,7 +128,7 @@ async def test_what_cannot_be_scored_is_no_answer(engine: VllmClient, folder: Fo
     assert caught.value.code == "cannot_answer"
 
 
-async def test_answers_from_what_is_no_number_are_counted(engine: VllmClient, folder: Folder) -> None:
+async def test_answers_with_non_finite_logits_are_counted(engine: VllmClient, folder: Folder) -> None:
     assert await engine.count_corrupted() == 0
     await engine.load("bad@1", folder(behaviour="poison"))
     await engine.complete("bad@1", "Hello", 1)
@@ -137,14 +137,14 @@ async def test_answers_from_what_is_no_number_are_counted(engine: VllmClient, fo
 
 
 @pytest.mark.parametrize("api_key", ["sk-1"])
-async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: str, secret: GuardSecret) -> None:
+async def test_an_engines_api_key_is_sent(engine: VllmClient, url: str, secret: GuardSecret) -> None:
     assert (await engine.complete(BASE, "Hello", 1)).text == BASE
     async with vllm_client.open_client(url, secret) as keyless:
-        with pytest.raises(Unavailable):  # nobody's adapter is to blame
+        with pytest.raises(Unavailable):  # no adapter is the cause
             await keyless.complete(BASE, "Hello", 1)
 
 
-async def test_another_lifes_secret_opens_nothing(engine: VllmClient, secret: GuardSecret, folder: Folder) -> None:
+async def test_a_previous_starts_secret_is_rejected(engine: VllmClient, secret: GuardSecret, folder: Folder) -> None:
     secret.renew()
 
     for asked in (
@@ -157,7 +157,7 @@ async def test_another_lifes_secret_opens_nothing(engine: VllmClient, secret: Gu
             await asked
 
 
-async def test_an_engine_that_is_not_there_is_unavailable(secret: GuardSecret, folder: Folder) -> None:
+async def test_an_unreachable_engine_is_unavailable(secret: GuardSecret, folder: Folder) -> None:
     async with vllm_client.open_client("http://127.0.0.1:9", secret) as engine:
         assert not await engine.is_healthy()
         with pytest.raises(Unavailable) as caught:
@@ -167,7 +167,7 @@ async def test_an_engine_that_is_not_there_is_unavailable(secret: GuardSecret, f
             await engine.complete(BASE, "Hello", 1)
 
 
-def test_a_secret_is_told_to_nobody_and_is_another_in_each_life() -> None:
+def test_a_secret_is_never_shown_and_differs_per_start() -> None:
     secret = GuardSecret()
     first = secret()
 

@@ -1,4 +1,4 @@
-"""The gRPC door of adapters, before a double of what it hands on to: nothing out of bounds gets through."""
+"""The gRPC API of adapters, with doubles of the components that it calls: invalid requests are rejected first."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ VERSION = AdapterVersion(
 
 @dataclass
 class Asked:
-    """Answers each call with `answer`, and notes with what it was called."""
+    """Answers each call with `answer`, and records its arguments."""
 
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -96,7 +96,7 @@ def _place(**placement: Any) -> pb.SetPlacementRequest:
     return pb.SetPlacementRequest(placement=pb.Placement(name="triage", **placement))
 
 
-async def test_a_placement_is_handed_on_as_it_was_asked(stub: Any, rollout: Asked) -> None:
+async def test_a_placement_is_passed_unchanged(stub: Any, rollout: Asked) -> None:
     request = _place(kind=COPIES, copies=3)
     request.author = "ann"
     assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=COPIES, copies=3)
@@ -111,7 +111,7 @@ async def test_a_placement_is_handed_on_as_it_was_asked(stub: Any, rollout: Aske
     ]
 
 
-async def test_a_version_travels_whole(stub: Any, rollout: Asked) -> None:
+async def test_a_version_is_encoded_completely(stub: Any, rollout: Asked) -> None:
     rollout.answer = VersionReport(VERSION, VersionState.FAILED, (PROD,), True, "not_finite", "a weight is NaN")
 
     assert await stub.Get(pb.GetAdapterRequest(version=PROD)) == pb.AdapterVersion(
@@ -140,7 +140,7 @@ async def test_a_version_travels_whole(stub: Any, rollout: Asked) -> None:
 
 
 @pytest.mark.parametrize("state", VersionState)
-async def test_each_state_has_its_name_on_the_wire(stub: Any, rollout: Asked, state: VersionState) -> None:
+async def test_each_state_has_a_protobuf_name(stub: Any, rollout: Asked, state: VersionState) -> None:
     rollout.answer = VersionReport(VERSION, state, ())
 
     told = await stub.Pin(pb.PinRequest(version=OLD, pinned=True, author="ann"))
@@ -149,7 +149,7 @@ async def test_each_state_has_its_name_on_the_wire(stub: Any, rollout: Asked, st
     assert rollout.calls == [("pin", OLD, True, "ann")]
 
 
-async def test_an_adapter_is_registered_as_it_was_asked(stub: Any, rollout: Asked) -> None:
+async def test_a_registration_is_passed_unchanged(stub: Any, rollout: Asked) -> None:
     rollout.answer = VersionReport(VERSION, VersionState.SERVING, (PROD,))
 
     await stub.Register(
@@ -161,7 +161,7 @@ async def test_an_adapter_is_registered_as_it_was_asked(stub: Any, rollout: Aske
     assert rollout.calls == [("register", "triage", Path("/a/b"), "prod", {"seed": "7"}, NEW, "ann", True)]
 
 
-async def test_an_alias_travels_with_its_canary_and_where_it_was(stub: Any, rollout: Asked) -> None:
+async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, rollout: Asked) -> None:
     rollout.answer = Alias(PROD, OLD, 7, Canary(NEW, 0.1), "triage@333333333333")
 
     told = await stub.SetCanary(
@@ -178,11 +178,11 @@ async def test_an_alias_travels_with_its_canary_and_where_it_was(stub: Any, roll
     assert told == pb.Alias(
         alias=PROD, version=OLD, revision=7, canary_version=NEW, canary_weight=0.1, previous="triage@333333333333"
     )
-    terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is said, the others are not
+    terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is an explicit value, and the others are not set
     assert rollout.calls == [("set_canary", PROD, NEW, 0.1, terms, "ann", OLD)]
 
 
-async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
+async def test_promotions_rollbacks_and_canary_ends_are_passed(stub: Any, rollout: Asked) -> None:
     rollout.answer = Alias(PROD, OLD, 1)
     await stub.SetAlias(pb.SetAliasRequest(alias=PROD, version=OLD, expected_version=NEW, author="ann", force=True))
     await stub.Rollback(pb.RollbackRequest(alias=PROD, expected_version=NEW, author="ann", reason="why"))
@@ -223,7 +223,7 @@ async def test_the_history_has_a_hundred_changes_unless_another_number_is_named(
     assert rollout.calls == [("history", "", 100), ("history", "triage", 7)]
 
 
-async def test_the_engine_says_what_is_resident_and_what_can_be_had(stub: Any, rollout: Asked) -> None:
+async def test_the_engine_state_lists_loaded_and_loadable_versions(stub: Any, rollout: Asked) -> None:
     rollout.answer = EngineState(
         EngineStatus.READY, 3, "fine", frozenset({OLD}), loadable=frozenset({NEW}), aliases=(Alias(PROD, OLD, 1),)
     )
@@ -243,7 +243,7 @@ async def test_the_engine_says_what_is_resident_and_what_can_be_had(stub: Any, r
     )
 
 
-async def test_outcomes_are_handed_on_as_counts(stub: Any, rollout: Asked) -> None:
+async def test_canary_metrics_are_passed(stub: Any, rollout: Asked) -> None:
     outcome = pb.Outcomes(
         alias=PROD, revision=7, version=OLD, requests=9, errors=1, invalid=2, milliseconds={0: 1, 40: 7}
     )
@@ -312,7 +312,7 @@ def _register(**changed: Any) -> pb.RegisterRequest:
         ("ReportCanaryMetrics", pb.ReportCanaryMetricsRequest(outcomes=[pb.Outcomes()] * 1001), "bad_outcomes"),
     ],
 )
-async def test_what_is_out_of_bounds_is_refused_at_the_door(
+async def test_out_of_range_values_are_rejected(
     stub: Any, rollout: Asked, method: str, request_: Any, code: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:

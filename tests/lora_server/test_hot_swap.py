@@ -1,4 +1,4 @@
-"""Loading on demand and making room, against the double of the engine as a process of its own."""
+"""Loading on demand and eviction, with the double of the engine in its own process."""
 
 import asyncio
 import json
@@ -16,10 +16,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from pointsman_lora_server.adapters.load_sequence import LoadSequence, WarmUp
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.slots import AdapterSlots
-from pointsman_lora_server.adapters.trials import Trials
+from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import SECRET_VARIABLE
@@ -44,7 +43,7 @@ A, B, C, D = (adapter(number) for number in range(1, 5))
 
 @dataclass
 class Folders:
-    """A store without checks; `behaviours` are those of the double of the engine."""
+    """A store without checks; `behaviours` are those of the engine's double."""
 
     root: Path
     behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -99,7 +98,7 @@ class Swapping:
 
     @asynccontextmanager
     async def answering(self, version: AdapterVersion) -> AsyncIterator["asyncio.Task[str]"]:
-        """A request that is in flight until the engine is released."""
+        """Keeps a request in flight until the engine is released."""
         await self.hold("answers")
         task = asyncio.create_task(self.chat(version))
         await self.until(lambda: self.in_flight(version), 1)
@@ -170,7 +169,7 @@ def swapping(tmp_path: Path) -> RunEngine:
     return run
 
 
-async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -> None:
+async def test_a_hundred_concurrent_requests_load_once(swapping: RunEngine) -> None:
     async with swapping("--load-seconds", "0.2") as engine:
         await asyncio.gather(*(engine.loader.ensure_loaded(A) for _ in range(100)))
 
@@ -185,7 +184,7 @@ async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -
         assert ensures == {"loaded": 1, "joined": 99}
 
 
-async def test_who_gives_up_waiting_does_not_stop_the_load_for_the_others(swapping: RunEngine) -> None:
+async def test_a_cancelled_waiter_does_not_cancel_the_load(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
         impatient, patient = (asyncio.create_task(engine.loader.ensure_loaded(A)) for _ in range(2))
@@ -199,7 +198,7 @@ async def test_who_gives_up_waiting_does_not_stop_the_load_for_the_others(swappi
         assert engine.engine_state.state.resident == {A.version}
 
 
-async def test_the_one_that_was_idle_longest_goes(swapping: RunEngine) -> None:
+async def test_the_least_recently_used_version_is_evicted(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.loader.ensure_loaded(A)
         await engine.loader.ensure_loaded(B)
@@ -213,7 +212,7 @@ async def test_the_one_that_was_idle_longest_goes(swapping: RunEngine) -> None:
         assert (await engine.engine.list_adapters()).keys() == {A.version, C.version}
 
 
-async def test_the_board_is_told_before_the_name_is_closed_and_that_before_the_weights_go(swapping: RunEngine) -> None:
+async def test_an_eviction_is_published_then_closed_then_unloaded(swapping: RunEngine) -> None:
     async with swapping(slots=1) as engine:
         await engine.loader.ensure_loaded(A)
         await engine.chat(A)
@@ -238,7 +237,7 @@ async def test_the_board_is_told_before_the_name_is_closed_and_that_before_the_w
         ]
 
 
-async def test_what_is_in_use_stays_and_its_answer_is_whole(swapping: RunEngine) -> None:
+async def test_a_version_in_use_is_not_evicted(swapping: RunEngine) -> None:
     async with swapping(slots=1, longest_wait=0.3) as engine:
         await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
@@ -253,12 +252,12 @@ async def test_what_is_in_use_stays_and_its_answer_is_whole(swapping: RunEngine)
         assert await engine.chat(A) == A.version + " word word"
 
 
-async def test_a_load_that_waits_gets_the_slot_when_the_last_answer_in_flight_ends(swapping: RunEngine) -> None:
+async def test_a_waiting_load_gets_the_slot_when_the_last_answer_ends(swapping: RunEngine) -> None:
     async with swapping(slots=1) as engine:
         await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
             waiting = asyncio.create_task(engine.loader.ensure_loaded(B))
-            # Under a steady load nothing would ever fall idle: after a while the name is closed.
+            # Under a steady load the adapter would never be idle, so its name is closed after a while.
             await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
             assert engine.engine_state.state.resident == set()
             assert engine.engine_state.state.draining == {A.version}
@@ -270,7 +269,7 @@ async def test_a_load_that_waits_gets_the_slot_when_the_last_answer_in_flight_en
         assert engine.engine_state.state.resident == {B.version}
 
 
-async def test_what_could_not_be_drained_in_time_serves_again(swapping: RunEngine) -> None:
+async def test_a_version_that_does_not_drain_in_time_serves_again(swapping: RunEngine) -> None:
     async with swapping(slots=1, longest_wait=1.5) as engine:
         await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
@@ -284,7 +283,7 @@ async def test_what_could_not_be_drained_in_time_serves_again(swapping: RunEngin
         assert await engine.chat(A) == A.version + " word word"
 
 
-async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
+async def test_a_pinned_version_is_never_evicted(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.loader.ensure_loaded(A)
         await engine.loader.ensure_loaded(B)
@@ -301,7 +300,7 @@ async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
             await engine.loader.ensure_loaded(D)
 
 
-async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
+async def test_versions_without_an_alias_are_evicted_first(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version}))
         engine.loader.set_placed(frozenset({A.version}))
@@ -315,7 +314,7 @@ async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
         assert engine.engine_state.state.resident == {A.version, C.version}
 
 
-async def test_unasked_nothing_goes_that_is_wanted(swapping: RunEngine) -> None:
+async def test_preloading_evicts_no_needed_version(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version, B.version, C.version}))
         engine.loader.set_placed(frozenset({A.version, B.version, C.version}))
@@ -327,7 +326,7 @@ async def test_unasked_nothing_goes_that_is_wanted(swapping: RunEngine) -> None:
         assert engine.engine_state.state.resident == {A.version, B.version}
 
 
-async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(swapping: RunEngine) -> None:
+async def test_a_waiting_load_is_not_starved_by_another_version(swapping: RunEngine) -> None:
     async with swapping("--load-seconds", "0.02", slots=1) as engine:
         stop = False
 
@@ -348,7 +347,8 @@ async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(
 
 
 async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> None:
-    """Beside one whose version went again at once, who asked joined it over and over, and let nothing else run."""
+    """If its version had been evicted again at once, callers would join the ended load repeatedly and block the event
+    loop."""
 
     def give_up(signal_: int, frame: FrameType | None) -> None:
         raise AssertionError("it goes round and round")
@@ -357,7 +357,7 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
         ended = asyncio.create_task(asyncio.sleep(0, True))
         await ended
         engine.loader._loads[A.version] = ended
-        before = signal.signal(signal.SIGALRM, give_up)  # no timeout of the event loop's would come
+        before = signal.signal(signal.SIGALRM, give_up)  # a timeout of the event loop would not fire
         signal.setitimer(signal.ITIMER_REAL, 5)
         try:
             await engine.loader.ensure_loaded(A)
@@ -367,10 +367,8 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
         assert await engine.asked("load") == [f"load {A.version}"]
 
 
-async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_it_holds(
-    swapping: RunEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whenever it has told, someone was promised the adapter meanwhile; and who was, is served all the same."""
+async def test_a_slow_engine_report_starves_no_load(swapping: RunEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each report of the engine, another caller was promised the adapter; all of them are served."""
     async with swapping(slots=1) as engine:
         told = engine.engine.list_adapters
 
@@ -397,7 +395,7 @@ async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_i
         assert failed == []
 
 
-async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swapping: RunEngine) -> None:
+async def test_a_version_rejected_by_the_engine_fails_permanently(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}
         for _ in range(2):
@@ -414,7 +412,7 @@ async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swappin
         assert engine.engine_state.state.resident == {A.version}
 
 
-async def test_what_fails_here_and_serves_elsewhere_is_not_taken_away_from_the_others(swapping: RunEngine) -> None:
+async def test_a_local_failure_does_not_affect_other_servers(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version}))
         engine.loader.set_placed(frozenset({A.version}))
@@ -426,7 +424,7 @@ async def test_what_fails_here_and_serves_elsewhere_is_not_taken_away_from_the_o
         assert engine.loader.rejection(A.version) is not None
 
 
-async def test_what_cannot_answer_is_taken_out_again(swapping: RunEngine) -> None:
+async def test_a_version_that_cannot_answer_is_unloaded(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "silent"}
         with pytest.raises(InvalidArgument) as caught:
@@ -438,7 +436,7 @@ async def test_what_cannot_answer_is_taken_out_again(swapping: RunEngine) -> Non
         assert engine.restarts == []
 
 
-async def test_what_poisons_the_engine_ends_this_life_of_it(swapping: RunEngine) -> None:
+async def test_a_corrupting_version_restarts_the_engine(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "poison"}
         with pytest.raises(InvalidArgument) as caught:
@@ -451,7 +449,7 @@ async def test_what_poisons_the_engine_ends_this_life_of_it(swapping: RunEngine)
             await engine.loader.ensure_loaded(B)
 
 
-async def test_an_engine_that_dies_in_the_middle_of_a_load_holds_nothing(swapping: RunEngine) -> None:
+async def test_an_engine_that_dies_during_a_load_holds_nothing(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
         loading = asyncio.create_task(engine.loader.ensure_loaded(A))
@@ -466,7 +464,7 @@ async def test_an_engine_that_dies_in_the_middle_of_a_load_holds_nothing(swappin
         assert engine.phases.failed == []
 
 
-async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: RunEngine) -> None:
+async def test_an_engine_restarted_during_a_load_holds_nothing(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
         loading = asyncio.create_task(engine.loader.ensure_loaded(A))
@@ -481,7 +479,7 @@ async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: 
         assert engine.engine_state.state.resident == set()
 
 
-async def test_a_version_that_has_answered_before_is_loaded_again_without_a_trial(swapping: RunEngine) -> None:
+async def test_a_verified_version_is_reloaded_without_verification(swapping: RunEngine) -> None:
     async with swapping(slots=1) as engine:
         await engine.loader.ensure_loaded(A)
         await engine.loader.ensure_loaded(B)
@@ -494,7 +492,7 @@ async def test_a_version_that_has_answered_before_is_loaded_again_without_a_tria
         assert engine.engine_state.state.resident == {A.version}
 
 
-async def test_in_the_next_life_of_the_engine_a_version_answers_again_before_it_serves(swapping: RunEngine) -> None:
+async def test_after_a_restart_of_the_engine_versions_are_verified_again(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.loader.ensure_loaded(A)
         engine.engine_state.update(status=EngineStatus.STARTING, life=2)
@@ -503,12 +501,12 @@ async def test_in_the_next_life_of_the_engine_a_version_answers_again_before_it_
         await engine.loader.ensure_loaded(A)
 
         assert await engine.asked("complete") == [f"complete {A.version}"] * 2
-        assert _steps(engine, "probe") == 1  # its content has not changed, and did the base model no harm
+        assert _steps(engine, "probe") == 1  # its content has not changed, and it did not harm the base model
 
 
-async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: RunEngine) -> None:
+async def test_a_load_does_not_wait_for_another_versions_verification(swapping: RunEngine) -> None:
     async with swapping(slots=2) as engine:
-        for version in (A, B, C):  # B and C stay
+        for version in (A, B, C):  # B and C are kept
             await engine.loader.ensure_loaded(version)
         await engine.hold("answers")
         on_trial = asyncio.create_task(engine.loader.ensure_loaded(D))
@@ -524,7 +522,7 @@ async def test_a_load_does_not_wait_for_the_trial_of_another_version(swapping: R
 
 
 async def _load_while_another_is_on_trial(engine: Swapping, *versions: AdapterVersion) -> list[BaseException | None]:
-    """Loads A, and while it is on trial the others, whose trials then wait and form a group."""
+    """Loads A, and during its verification the others, which then form one group."""
     await engine.hold("answers")
     tasks = [asyncio.create_task(engine.loader.ensure_loaded(A))]
     await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])
@@ -535,7 +533,7 @@ async def _load_while_another_is_on_trial(engine: Swapping, *versions: AdapterVe
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_versions_that_wait_for_a_trial_share_the_next_one(swapping: RunEngine) -> None:
+async def test_waiting_versions_are_verified_as_a_group(swapping: RunEngine) -> None:
     async with swapping(slots=4) as engine:
         results = await _load_while_another_is_on_trial(engine, B, C, D)
 
@@ -602,7 +600,7 @@ async def test_a_dropped_version_is_drained_and_then_unloaded(swapping: RunEngin
         assert engine.engine_state.state.draining == set()
 
 
-async def test_a_version_that_is_wanted_again_while_it_drains_serves_again(swapping: RunEngine) -> None:
+async def test_a_version_requested_while_draining_serves_again(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
@@ -619,7 +617,7 @@ async def test_a_version_that_is_wanted_again_while_it_drains_serves_again(swapp
         assert await engine.chat(A) == A.version + " word word"
 
 
-async def test_a_sweep_ends_what_was_cut_off_in_its_middle(swapping: RunEngine) -> None:
+async def test_a_cleanup_completes_interrupted_removals(swapping: RunEngine) -> None:
     async with swapping(slots=4) as engine:
         await engine.loader.ensure_loaded(A)
         await engine.loader.ensure_loaded(B)
@@ -637,7 +635,7 @@ async def held(engine: Swapping) -> set[str]:
     return set(await engine.engine.list_adapters())
 
 
-async def test_while_one_version_is_compared_with_peft_another_is_loaded_and_neither_makes_room_for_the_other(
+async def test_comparison_with_peft_and_a_load_do_not_evict_each_other(
     swapping: RunEngine,
 ) -> None:
     async with swapping("--answer-seconds", "0.3", slots=2) as engine:

@@ -1,4 +1,4 @@
-"""Training jobs over gRPC, with the real trainer, in a server that is killed meanwhile."""
+"""Training jobs over gRPC with the real trainer, in a server that is killed meanwhile."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server on the same folder each time; the client goes with it."""
+    """Starts a server, always on the same folder, with a client."""
     servers: list[subprocess.Popen[str]] = []
     channels: list[grpc.Channel] = []
 

@@ -1,4 +1,4 @@
-"""Jobs in line, with a trainer that does as it is told and trains nothing."""
+"""The queue of training jobs, with a scripted trainer."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from pointsman_lora_server.jobs.queue import JobQueue, running_queue
 from pointsman_lora_server.training.methods import installed_methods
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
-PATIENCE = 30.0  # seconds; only a test that fails takes so long
+PATIENCE = 30.0  # seconds; reached only if a test fails
 
 # Stands for the engine's python. What it does is the first alias_suffix of its data: it is a row's text.
 TRAINER = """
@@ -69,7 +69,7 @@ Enter = Callable[..., AbstractAsyncContextManager[JobQueue]]
 
 
 class Registrar:
-    """Stands for the roll-out."""
+    """Replaces the registration of trained adapters."""
 
     def __init__(self) -> None:
         self.results: list[TrainedAdapter] = []
@@ -140,7 +140,7 @@ async def end_of(line: JobQueue, job: Job) -> Job:
 
 
 async def event(line: JobQueue, job: Job, kind: str, **facts: object) -> dict[str, Any]:
-    """Waits for it."""
+    """Waits for an event."""
 
     async def wait() -> dict[str, Any]:
         async for _, told in line.watch(job.id, 0):
@@ -152,7 +152,7 @@ async def event(line: JobQueue, job: Job, kind: str, **facts: object) -> dict[st
     return found
 
 
-async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
+async def test_a_job_is_trained_and_registered_with_its_metadata(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
@@ -169,7 +169,7 @@ async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
     assert result.facts == {"data_set": "t/1", **told}
 
 
-async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
+async def test_the_trainer_gets_its_settings_and_no_secrets(
     enter: Enter, order: Callable[..., JobRequest], tmp_path: Path
 ) -> None:
     async with enter() as line:
@@ -185,9 +185,7 @@ async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
     assert "POINTSMAN_ENGINE_SECRET" not in told["environment"]
 
 
-async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_events_can_be_read_from_any_position(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await line.create(order())
         told = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
@@ -207,7 +205,7 @@ async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., J
         assert (await end_of(line, second)).state is JobState.SUCCEEDED
 
 
-async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
+async def test_a_queued_job_is_cancelled_at_once(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
@@ -231,26 +229,20 @@ async def test_a_trainer_that_does_not_stop_is_killed(
         await asyncio.to_thread(_see_it_gone, pid)
 
 
-async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_a_trainers_error_is_the_jobs_error(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("refuse")))
     assert (job.state, job.error) == (JobState.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
 
 
-async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_a_killed_trainer_resumes_from_its_checkpoint(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("die 2")))
         lives = [found["life"] async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
     assert (job.state, job.resumed, lives) == (JobState.SUCCEEDED, 2, [0, 1, 2])
 
 
-async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes_after_it(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_an_incomplete_event_does_not_affect_later_ones(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("die_amid_an_event")))
         told = [found async for _, found in line.watch(job.id, 0)]
@@ -261,8 +253,8 @@ async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes
 
 
 @pytest.mark.parametrize("half", ['{"event": "st', '{"ev', '{"event": "step"}'])
-def test_what_is_told_beside_half_an_event_is_whole(tmp_path: Path, half: str) -> None:
-    """Its warnings are heard over another pipe, maybe before it is known that the trainer has been killed."""
+def test_warnings_next_to_an_incomplete_event_are_complete(tmp_path: Path, half: str) -> None:
+    """Its warnings arrive through another pipe, possibly before its death is known."""
     folder = JobFolder(tmp_path)
     folder.append({"event": "start"})
     with folder.events_file.open("a") as file:
@@ -276,16 +268,14 @@ def test_what_is_told_beside_half_an_event_is_whole(tmp_path: Path, half: str) -
     assert [found["event"] for _, found in folder.events(next(iter(folder.events()))[0])] == told[1:]
 
 
-async def test_a_trainer_that_is_killed_again_and_again_is_given_up(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_a_repeatedly_killed_trainer_fails_the_job(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("die 99")))
     assert (job.state, job.resumed) == (JobState.FAILED, queue_module.MAX_RESUMES + 1)
     assert "too little memory is the usual cause" in job.error
 
 
-async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_next_start(
+async def test_a_stopping_server_stops_the_trainer_and_resumes_at_the_next_start(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
@@ -295,10 +285,10 @@ async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_ne
         os.kill(pid, 0)
     async with enter() as line:
         ended = await end_of(line, job)
-    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was no kill
+    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was not killed
 
 
-async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_taken_away(
+async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
@@ -315,7 +305,7 @@ async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_ta
     assert told[-1] == "state"
 
 
-async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_again(
+async def test_a_finished_training_is_registered_after_a_kill_without_repeating_it(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, registrar: Registrar
 ) -> None:
     async with enter() as line:
@@ -330,7 +320,7 @@ async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_agai
     assert len(registrar.results) == 2
 
 
-async def test_a_registration_that_cannot_be_had_now_is_tried_again(
+async def test_an_unavailable_registration_is_retried(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
@@ -339,7 +329,7 @@ async def test_a_registration_that_cannot_be_had_now_is_tried_again(
     assert len(registrar.results) == 2
 
 
-async def test_a_registration_that_is_refused_tells_why_and_where_the_adapter_is(
+async def test_a_rejected_registration_reports_reason_and_folder(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     registrar.failures = [InvalidArgument("rank 64 is above the engine's 16", code="rank_too_high")]
@@ -362,7 +352,7 @@ async def test_dora_is_not_registered_and_its_merged_model_is_named(
     assert registrar.results == []
 
 
-async def test_the_line_is_bounded(enter: Enter, order: Callable[..., JobRequest]) -> None:
+async def test_the_queue_is_bounded(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         first = await line.create(order("hang"))
         await event(line, first, "start")
@@ -375,9 +365,7 @@ async def test_the_line_is_bounded(enter: Enter, order: Callable[..., JobRequest
             await within(line.cancel(job.id))
 
 
-async def test_jobs_that_are_started_at_once_do_not_overfill_the_line(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_concurrent_submissions_respect_the_queues_limit(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         first = await line.create(order("hang"))
         await event(line, first, "start")
@@ -389,9 +377,7 @@ async def test_jobs_that_are_started_at_once_do_not_overfill_the_line(
             await within(line.cancel(job.id))
 
 
-async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_a_job_that_cannot_be_created_leaves_the_queue(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         for _ in range(queue_module.MAX_QUEUED + 1):
             with pytest.raises(NotFound):
@@ -399,7 +385,7 @@ async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(
         assert (await end_of(line, await line.create(order()))).state is JobState.SUCCEEDED
 
 
-async def test_jobs_that_have_ended_are_kept_up_to_a_number(
+async def test_ended_jobs_are_kept_up_to_a_maximum(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
@@ -432,7 +418,7 @@ async def test_jobs_that_have_ended_are_kept_up_to_a_number(
         ({"options": {"out": "1"}}, "bad_option"),
     ],
 )
-async def test_an_order_that_cannot_be_done_is_refused_before_anything_is_made(
+async def test_an_invalid_job_is_rejected_before_anything_is_written(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, wrong: dict[str, Any], code: str
 ) -> None:
     async with enter() as line:
@@ -442,7 +428,7 @@ async def test_an_order_that_cannot_be_done_is_refused_before_anything_is_made(
     assert refused.value.code == code
 
 
-async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
+async def test_data_outside_of_the_allowed_folders_is_rejected(
     place: JobEnvironment, order: Callable[..., JobRequest], registrar: Registrar, tmp_path: Path
 ) -> None:
     allowed = tmp_path / "allowed"
@@ -460,9 +446,7 @@ async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
         assert (await end_of(line, await line.create(order(data=allowed / "rows.jsonl")))).state is JobState.SUCCEEDED
 
 
-async def test_an_unknown_parent_is_told_at_once_and_an_unknown_job_too(
-    enter: Enter, order: Callable[..., JobRequest]
-) -> None:
+async def test_an_unknown_parent_or_job_is_rejected_at_once(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         with pytest.raises(NotFound):
             await line.create(order(parent="triage@ffffffffffff"))
@@ -483,8 +467,8 @@ async def test_a_job_that_is_being_registered_is_not_cancelled(
         assert (await end_of(line, job)).state is JobState.SUCCEEDED
 
 
-def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(tmp_path: Path) -> None:
-    """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
+def test_a_trainer_dies_with_its_killed_server_and_its_events_are_kept(tmp_path: Path) -> None:
+    """A server in its own process starts a trainer, and is killed before it reads any event."""
     script = (
         "import asyncio, os, pathlib, sys, time\n"
         "from pointsman_lora_server.jobs.execution import TrainerProcess\n"

@@ -1,4 +1,4 @@
-"""When a canary is taken back, and when not."""
+"""Canary analysis: when a canary is rolled back, and when it is not."""
 
 import random
 from collections import Counter
@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pointsman_lora_server.adapters.canary import (
-    min_rate_excess,
-    roll_back_failing_canaries,
-    rollback_reason,
-)
+from pointsman_lora_server.adapters.promotion import min_rate_excess, roll_back_failing_canaries, rollback_reason
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.bounded_redis import open_redis
@@ -23,7 +19,7 @@ OLD, NEW, THIRD = (f"triage@{digit * 12}" for digit in "123")
 PROD = "triage@prod"
 
 
-def test_a_canary_that_fails_more_often_is_taken_back_in_words_with_figures() -> None:
+def test_a_canary_that_fails_more_often_is_rolled_back_with_figures_in_the_reason() -> None:
     assert (
         rollback_reason(TERMS, RequestCounts(58), RequestCounts(40, errors=12))
         == "error rate 0.30 of 40 against 0.00 of 58"
@@ -34,12 +30,12 @@ def test_a_canary_as_good_as_the_stable_version_stays() -> None:
     assert rollback_reason(TERMS, RequestCounts(500, 25, 10), RequestCounts(500, 25, 10)) is None
 
 
-def test_one_error_too_many_may_be_chance_and_a_hundred_times_as_many_are_none() -> None:
+def test_a_small_difference_is_not_significant_and_a_large_one_is() -> None:
     assert rollback_reason(TERMS, RequestCounts(20), RequestCounts(20, errors=1)) is None
     assert rollback_reason(TERMS, RequestCounts(2000), RequestCounts(2000, errors=100)) is not None
 
 
-def test_nothing_is_said_before_both_have_answered_enough() -> None:
+def test_there_is_no_verdict_before_both_have_enough_requests() -> None:
     assert rollback_reason(TERMS, RequestCounts(500), RequestCounts(19, errors=19)) is None
     assert rollback_reason(TERMS, RequestCounts(19), RequestCounts(40, errors=12)) is None
     assert rollback_reason(CanaryTerms(min_requests=10), RequestCounts(10), RequestCounts(10, errors=10)) is not None
@@ -53,19 +49,19 @@ def test_a_canary_that_always_fails_does_not_wait_for_the_stable_version() -> No
     assert rollback_reason(TERMS, RequestCounts(3), RequestCounts(20, errors=18)) is not None
 
 
-def test_where_everything_fails_it_is_not_the_canary() -> None:
+def test_if_both_versions_fail_the_canary_is_kept() -> None:
     assert rollback_reason(TERMS, RequestCounts(5, errors=5), RequestCounts(20, errors=20)) is None
     assert rollback_reason(TERMS, RequestCounts(500, errors=500), RequestCounts(500, errors=500)) is None
 
 
-def test_answers_that_a_validator_refuses_count_among_those_that_came() -> None:
-    """Half of the requests failed on both sides, so that the rates are 0.20 and 0.60 of what came."""
+def test_refused_answers_are_counted_relative_to_answers() -> None:
+    """Half of the requests failed on both sides, so the rates of invalid answers are 0.20 and 0.60."""
     reason = rollback_reason(TERMS, RequestCounts(200, 100, 20), RequestCounts(200, 100, 60))
 
     assert reason == "rate of invalid answers 0.60 of 100 against 0.20 of 100"
 
 
-def test_a_slower_canary_is_taken_back_and_one_within_the_ratio_stays() -> None:
+def test_a_slower_canary_is_rolled_back_and_one_within_the_ratio_stays() -> None:
     stable = RequestCounts(100, milliseconds={36: 100})  # about 470 ms
 
     assert rollback_reason(TERMS, stable, RequestCounts(100, milliseconds={38: 100})) is None  # 1.41 times
@@ -73,7 +69,7 @@ def test_a_slower_canary_is_taken_back_and_one_within_the_ratio_stays() -> None:
     assert reason == "p95 2030 ms of 100 against 508 ms of 100"
 
 
-def test_a_wider_margin_is_kept_to() -> None:
+def test_a_configured_margin_is_respected() -> None:
     canary = RequestCounts(400, errors=120, milliseconds={44: 280})
     stable = RequestCounts(400, milliseconds={36: 400})
 
@@ -81,7 +77,7 @@ def test_a_wider_margin_is_kept_to() -> None:
     assert rollback_reason(CanaryTerms(max_error_excess=0.3, max_latency_ratio=5), stable, canary) is None
 
 
-def test_equal_canaries_are_rarely_taken_back_however_often_one_looks() -> None:
+def test_equal_canaries_are_rarely_rolled_back_despite_repeated_tests() -> None:
     chance = random.Random(1)
     taken_back = 0
     for number in range(300):
@@ -102,7 +98,7 @@ def test_equal_canaries_are_rarely_taken_back_however_often_one_looks() -> None:
 
 
 def test_the_limits_are_those_of_newcombes_tables() -> None:
-    """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 less 48 of 80 (873-890, table II)."""
+    """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 minus 48 of 80 (873-890, table II)."""
     assert wilson_interval(15 / 148, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert min_rate_excess((48, 56), (80, 70), 1.96) == pytest.approx(0.0524, abs=5e-5)
 
@@ -115,18 +111,18 @@ a_count = st.builds(
 
 
 @given(a_count, a_count)
-def test_whatever_gateways_report_there_is_a_verdict(stable: RequestCounts, canary: RequestCounts) -> None:
+def test_any_report_leads_to_a_verdict(stable: RequestCounts, canary: RequestCounts) -> None:
     reason = rollback_reason(TERMS, stable, canary)
 
     assert reason is None or reason.split()[0] in ("error", "rate", "p95")
 
 
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
 async def registry(valkey: Any) -> AsyncIterator[AdapterRegistry]:
-    """With an alias that points to the first of three versions."""
+    """A registry with an alias that points to the first of three versions."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         for digit in "123":
@@ -148,7 +144,7 @@ async def with_a_bad_canary(registry: AdapterRegistry) -> DesiredState:
     return await registry.read()
 
 
-async def test_a_bad_canary_ends_and_the_history_says_why(registry: AdapterRegistry) -> None:
+async def test_a_bad_canary_is_ended_with_a_reason_in_the_history(registry: AdapterRegistry) -> None:
     await roll_back_failing_canaries(registry, await with_a_bad_canary(registry))
 
     assert (await registry.read()).aliases == (Alias(PROD, OLD, 3),)
@@ -157,7 +153,7 @@ async def test_a_bad_canary_ends_and_the_history_says_why(registry: AdapterRegis
     assert change.reason == "error rate 0.30 of 40 against 0.00 of 58"
 
 
-async def test_a_judge_that_comes_late_undoes_nothing(registry: AdapterRegistry) -> None:
+async def test_a_late_analysis_does_not_undo_changes(registry: AdapterRegistry) -> None:
     desired = await with_a_bad_canary(registry)
     for change in (
         registry.move_alias(PROD, THIRD),
@@ -171,8 +167,8 @@ async def test_a_judge_that_comes_late_undoes_nothing(registry: AdapterRegistry)
         assert (await registry.read()).aliases == (now,)
 
 
-async def test_of_many_judges_one_takes_it_back(registry: AdapterRegistry) -> None:
-    await registry.move_alias(PROD, THIRD)  # so that a second rollback would find where to go
+async def test_of_many_servers_one_rolls_back(registry: AdapterRegistry) -> None:
+    await registry.move_alias(PROD, THIRD)  # so that a second rollback would have a target
     await registry.move_alias(PROD, OLD)
     desired = await with_a_bad_canary(registry)
 
@@ -183,7 +179,7 @@ async def test_of_many_judges_one_takes_it_back(registry: AdapterRegistry) -> No
     assert (alias.version, alias.canary) == (OLD, None)
 
 
-async def test_a_new_weight_begins_a_new_count(registry: AdapterRegistry) -> None:
+async def test_a_new_weight_resets_the_counts(registry: AdapterRegistry) -> None:
     await with_a_bad_canary(registry)
     now = await registry.set_canary(PROD, Canary(NEW, 0.1))
 
@@ -192,7 +188,7 @@ async def test_a_new_weight_begins_a_new_count(registry: AdapterRegistry) -> Non
     assert (await registry.read()).aliases == (now,)
 
 
-async def test_a_canary_that_cannot_be_served_any_more_ends(registry: AdapterRegistry) -> None:
+async def test_a_canary_that_cannot_be_served_is_ended(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, Canary(NEW, 0.5))
     await registry.set_phase(NEW, Phase.FAILED, error_code="damaged", error="its file is gone")
 
@@ -202,7 +198,7 @@ async def test_a_canary_that_cannot_be_served_any_more_ends(registry: AdapterReg
     assert (await registry.history("triage", 1))[0].reason == "it cannot be served any more: its file is gone"
 
 
-async def test_aliases_without_a_canary_are_left_alone(registry: AdapterRegistry) -> None:
+async def test_aliases_without_a_canary_are_not_changed(registry: AdapterRegistry) -> None:
     before = await registry.read()
 
     await roll_back_failing_canaries(registry, before)

@@ -1,4 +1,4 @@
-"""The whole lora-server over gRPC, with a real Valkey and a double of the engine as its child."""
+"""The whole lora-server over gRPC, with a real Valkey and a double of the engine as its child process."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def aliases(state: pb.EngineState) -> dict[str, str]:
     return {alias.alias: alias.version for alias in state.aliases}
 
 
-async def test_a_registered_adapter_is_loaded_and_warm_before_its_alias_points_to_it(
+async def test_a_registered_adapter_is_loaded_before_its_alias_points_to_it(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -59,7 +59,7 @@ async def test_a_registered_adapter_is_loaded_and_warm_before_its_alias_points_t
         assert aliases(state) == {"triage@prod": version.version}
 
 
-async def test_a_watch_tells_all_at_its_start_and_counts_up(
+async def test_a_watch_starts_with_the_whole_state_and_numbers_updates(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -79,7 +79,7 @@ async def test_a_watch_tells_all_at_its_start_and_counts_up(
         assert all(state.resident for state in states if state.aliases)
 
 
-async def test_the_same_content_twice_is_one_version_and_one_load(
+async def test_equal_content_is_one_version_and_one_load(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -92,7 +92,7 @@ async def test_the_same_content_twice_is_one_version_and_one_load(
         assert [version.version for version in listed.versions] == [first.version]
 
 
-async def test_a_refusal_is_told_with_its_reason_and_the_engine_never_sees_it(
+async def test_a_rejected_adapter_never_reaches_the_engine(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -108,7 +108,7 @@ async def test_a_refusal_is_told_with_its_reason_and_the_engine_never_sees_it(
         assert (await lora.stub.List(pb.ListAdaptersRequest())) == pb.ListAdaptersResponse()
 
 
-async def test_what_the_engine_itself_refuses_keeps_its_alias_where_it_was(
+async def test_an_adapter_rejected_by_the_engine_leaves_the_alias_unchanged(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -123,11 +123,11 @@ async def test_what_the_engine_itself_refuses_keeps_its_alias_where_it_was(
         assert aliases(state) == {"triage@prod": good.version}
         bad, kept = (await lora.stub.List(pb.ListAdaptersRequest(name="triage"))).versions
         assert kept.state == pb.ADAPTER_STATE_SERVING
-        failed = await lora.until_state(bad.version, pb.ADAPTER_STATE_FAILED)  # its slot is made empty first
+        failed = await lora.until_state(bad.version, pb.ADAPTER_STATE_FAILED)  # its slot is cleared first
         assert "cannot merge" in failed.last_error
 
 
-async def test_an_adapter_that_poisons_the_engine_is_driven_out_by_a_new_start(
+async def test_an_adapter_that_corrupts_the_engine_is_removed_by_a_restart(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -147,7 +147,7 @@ async def test_an_adapter_that_poisons_the_engine_is_driven_out_by_a_new_start(
         ]
 
 
-async def test_a_killed_engine_is_started_again_and_holds_its_adapters_again(
+async def test_a_killed_engine_is_restarted_and_reloads_its_adapters(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -165,7 +165,7 @@ async def test_a_killed_engine_is_started_again_and_holds_its_adapters_again(
         assert (await lora.asked())[0] == f"load {aliased.version}"
 
 
-async def test_every_slot_is_used_and_who_is_needed_least_makes_room(
+async def test_every_slot_is_used_and_the_least_needed_version_is_evicted(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(held=2) as lora:
@@ -179,12 +179,10 @@ async def test_every_slot_is_used_and_who_is_needed_least_makes_room(
         state = await lora.until_ready()
         assert (set(state.resident), list(state.loadable)) == ({served.version, new.version}, [old.version])
         async with lora.http.get(f"{lora.engine_url}/evicted") as answer:
-            assert await answer.json() == 0  # by vLLM itself, which would do it in the middle of an answer
+            assert await answer.json() == 0  # by vLLM itself, which would do it during an answer
 
 
-async def test_a_version_that_is_not_resident_is_loaded_when_it_is_asked_for(
-    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
-) -> None:
+async def test_a_version_is_loaded_on_demand(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
     async with run_lora_server(held=1) as lora:
         await lora.until_ready()
         first = await lora.register("triage", make_adapter("a1", seed=1))
@@ -199,7 +197,7 @@ async def test_a_version_that_is_not_resident_is_loaded_when_it_is_asked_for(
         assert (type(unknown), unknown.code) == (NotFound, "unknown_version")
 
 
-async def test_a_new_start_of_the_lora_server_leaves_out_what_no_alias_needs(
+async def test_a_restarted_lora_server_loads_only_needed_versions(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(held=3) as lora:
@@ -213,7 +211,7 @@ async def test_a_new_start_of_the_lora_server_leaves_out_what_no_alias_needs(
         assert (await lora.get(old.version)).state == pb.ADAPTER_STATE_READY
 
 
-async def test_an_alias_moved_back_loads_the_old_version_first(
+async def test_a_rollback_loads_the_old_version_first(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -232,7 +230,7 @@ async def test_an_alias_moved_back_loads_the_old_version_first(
         assert set(state.resident) == {old.version, new.version}
 
 
-async def test_an_alias_that_someone_else_moved_is_not_moved(
+async def test_a_concurrent_change_of_an_alias_is_rejected(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -261,7 +259,7 @@ async def test_an_alias_that_someone_else_moved_is_not_moved(
         ("voice@prod", "triage@0123456789ab", InvalidArgument, "bad_alias"),
     ],
 )
-async def test_an_alias_that_makes_no_sense_is_refused(
+async def test_an_invalid_alias_is_rejected(
     run_lora_server: RunLoraServer, alias: str, version: str, family: type[PointsmanError], code: str
 ) -> None:
     async with run_lora_server() as lora:
@@ -270,7 +268,7 @@ async def test_an_alias_that_makes_no_sense_is_refused(
         assert (type(error), error.code) == (family, code)
 
 
-async def test_while_the_engine_starts_health_says_serving_and_a_registered_version_waits_for_it(
+async def test_while_the_engine_starts_health_is_serving_and_registrations_wait(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
@@ -288,14 +286,14 @@ async def test_while_the_engine_starts_health_says_serving_and_a_registered_vers
         assert state.status == pb.ENGINE_STATUS_READY
 
 
-async def test_an_engine_that_cannot_start_says_why_again_and_again(run_lora_server: RunLoraServer) -> None:
+async def test_an_engine_that_cannot_start_reports_the_reason_each_time(run_lora_server: RunLoraServer) -> None:
     async with run_lora_server(program="/no/such/python") as lora:
         state = await lora.until(lambda state: state.engine_restarts >= 1 and state.status == pb.ENGINE_STATUS_DOWN)
 
         assert "/no/such/python" in state.detail
 
 
-async def test_another_server_at_the_engines_address_is_not_taken_for_the_engine(
+async def test_another_server_at_the_engines_address_is_not_used(
     run_lora_server: RunLoraServer,
 ) -> None:
     async with run_lora_server() as lora:
@@ -309,7 +307,7 @@ async def test_another_server_at_the_engines_address_is_not_taken_for_the_engine
         await lora.until_ready()
 
 
-async def test_when_redis_is_gone_the_engine_goes_on_and_moves_are_refused(
+async def test_without_redis_the_engine_keeps_serving_and_changes_are_rejected(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
 ) -> None:
     async with run_lora_server() as lora:
@@ -333,7 +331,7 @@ async def test_when_redis_is_gone_the_engine_goes_on_and_moves_are_refused(
         assert moved.revision == 1
 
 
-async def test_what_another_lora_server_changes_in_redis_is_told(
+async def test_changes_by_another_lora_server_are_published(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as here, run_lora_server() as there:  # one store, one Redis, two engines
@@ -347,7 +345,7 @@ async def test_what_another_lora_server_changes_in_redis_is_told(
         await there.until(lambda state: aliases(state) == {"triage@prod": version.version})
 
 
-async def test_a_version_that_was_changed_in_the_store_does_not_reach_the_engine(
+async def test_a_modified_version_in_the_store_does_not_reach_the_engine(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     async with run_lora_server() as lora:
@@ -365,7 +363,7 @@ async def test_a_version_that_was_changed_in_the_store_does_not_reach_the_engine
         assert await lora.asked() == []
 
 
-async def test_metrics_count_what_is_done_and_tell_what_is_so(
+async def test_metrics_count_operations_and_report_states(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -408,7 +406,7 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
         assert re.search(rf"gen_ai_client_operation_duration_seconds_count{{.*{asked}}} [1-9]", text)
 
 
-def test_ten_thousand_names_of_adapters_make_no_series() -> None:
+def test_ten_thousand_adapter_names_create_no_series() -> None:
     metrics, desired = LoraServerMetrics("base"), DesiredState()
     states = VersionStateCollector(lambda: desired, EngineState, 4, 1, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
@@ -428,7 +426,7 @@ def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
     return {(sample.name, *sample.labels.values()) for family in registry.collect() for sample in family.samples}
 
 
-def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:
+def test_metrics_of_a_stopped_engine_are_zero() -> None:
     registry = CollectorRegistry()
     VersionStateCollector(DesiredState, EngineState, 4, 1, registry)
 

@@ -1,4 +1,4 @@
-"""What is read from the environment, once."""
+"""Settings are read from the environment at the start."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pointsman_lora_server.settings import Settings
 from pydantic import ValidationError
 
 
-def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "prod, live,")
     monkeypatch.setenv("POINTSMAN_LORA_DATA_ROOTS", "/srv/data:/home/ann")
 
@@ -18,20 +18,20 @@ def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.data_roots == (Path("/srv/data"), Path("/home/ann"))
 
 
-def test_no_alias_need_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protected_aliases_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "")
 
     assert Settings().protected_aliases == frozenset()
 
 
-def test_prod_is_guarded_and_every_version_is_tried_unless_it_is_said_otherwise() -> None:
+def test_by_default_prod_is_protected_and_versions_are_smoke_tested() -> None:
     assert (Settings().protected_aliases, Settings().smoke_test) == ({"prod"}, "process")
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("SMOKE_TEST", "perhaps"), ("MAX_LORAS", "0"), ("HELD", "0"), ("PROBE_INTERVAL_SECONDS", "0")]
 )
-def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
+def test_invalid_settings_are_rejected(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
     monkeypatch.setenv(f"POINTSMAN_LORA_{key}", value)
 
     with pytest.raises(ValidationError, match=key.lower()):
@@ -39,7 +39,7 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, key: st
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8101", "[::]:8101", ":8101"])
-def test_an_engine_that_listens_everywhere_must_say_where_gateways_find_it(listen: str) -> None:
+def test_an_engine_on_all_interfaces_needs_a_public_url(listen: str) -> None:
     with pytest.raises(ValueError, match="POINTSMAN_LORA_ENGINE_URL is needed"):
         Settings(engine_listen=listen)
     assert Settings(engine_listen=listen, engine_url="http://10.0.0.5:8101").public_url == "http://10.0.0.5:8101"
@@ -56,7 +56,7 @@ def test_fewer_held_versions_than_a_batch_can_use_are_refused() -> None:
 @pytest.mark.parametrize(
     ("free_gib", "held"),
     [
-        (0, 4),  # at least as many as a batch can use
+        (0, 4),  # at least as many as in one batch
         (4, 102),
         (16, 409),
         (512, MAX_DEFAULT_HELD),

@@ -1,4 +1,4 @@
-"""The lora-server as a process whose door speaks TLS, and when it calls itself ready."""
+"""The lora-server as a process with TLS, and when it reports that it is ready."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
@@ -31,7 +31,7 @@ async def _watches(address: str, tls: ClientTls | None) -> bool:
     return False
 
 
-async def test_over_tls_only_clients_of_its_ca_are_served_and_probes_stay_plain(
+async def test_with_tls_only_clients_of_the_ca_are_served_and_probes_stay_plain(
     tmp_path: Path, base_folder: Path, valkey: Any
 ) -> None:
     authority, metrics = Authority(tmp_path / "ca", "ours"), f"127.0.0.1:{free_port()}"
@@ -55,7 +55,7 @@ async def test_over_tls_only_clients_of_its_ca_are_served_and_probes_stay_plain(
         await process.kill()
 
 
-async def test_it_is_ready_only_once_the_engine_holds_what_the_aliases_point_to(
+async def test_it_is_ready_once_the_engine_holds_the_aliases_versions(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     async with run_lora_server() as lora:

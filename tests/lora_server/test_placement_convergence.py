@@ -1,4 +1,4 @@
-"""Several lora-servers with one registry: each adapter comes to be where it is placed, and is somewhere at any time."""
+"""Several lora-servers with one registry: each adapter is loaded where it is placed, and is always loaded somewhere."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, folder: Path, base: Path, valkey: Any, make_adapter: Any) -> None:
         self.servers: list[ServerProcess] = []
         self.versions: dict[str, str] = {}
-        """By adapter."""
+        """Versions by adapter."""
         self._folder = folder
         self._base = base
         self._valkey = valkey
@@ -61,7 +61,7 @@ class Fleet:
             )
 
     def where(self, version: str, copies: int) -> Collection[str]:
-        """The names of the servers on which it is placed."""
+        """Returns the names of the servers on which it is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
         return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
 
@@ -70,7 +70,8 @@ class Fleet:
         return {s.folder.name for s, state in zip(self.servers, states, strict=True) if version in state.resident}
 
     async def until_placed(self, copies: int) -> None:
-        """Each is held where it is placed, nowhere else, and at no time nowhere."""
+        """Waits until each version is loaded exactly where it is placed, and asserts that it was always loaded
+        somewhere."""
         for version in self.versions.values():
             await self.servers[0].until(lambda version=version: self._is_placed(version, copies))  # type: ignore[misc]  # the loop's own
 
@@ -95,7 +96,7 @@ async def fleet(tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: An
         await asyncio.gather(*(server.kill() for server in fleet.servers))
 
 
-async def test_adapters_are_where_they_are_placed_as_engines_come_and_go(fleet: Fleet) -> None:
+async def test_adapters_follow_their_placement_as_engines_come_and_go(fleet: Fleet) -> None:
     await fleet.until_placed(3)
     await fleet.place(1, *NAMES)
     await fleet.until_placed(1)
@@ -112,7 +113,7 @@ async def test_adapters_are_where_they_are_placed_as_engines_come_and_go(fleet: 
     assert "it goes all the same" not in leaving.words
 
 
-async def test_a_copy_that_died_is_made_again_on_another_engine(fleet: Fleet) -> None:
+async def test_a_lost_copy_is_replaced_on_another_engine(fleet: Fleet) -> None:
     await fleet.place(2, *NAMES)
     await fleet.until_placed(2)
     killed = fleet.server(next(iter(fleet.where(fleet.versions["triage"], 1))))
@@ -121,7 +122,7 @@ async def test_a_copy_that_died_is_made_again_on_another_engine(fleet: Fleet) ->
     await fleet.until_placed(2)
 
 
-async def test_a_promotion_is_done_when_the_engines_on_which_it_is_placed_are_warm(fleet: Fleet) -> None:
+async def test_a_promotion_waits_until_the_placed_engines_have_loaded_it(fleet: Fleet) -> None:
     await fleet.place(1, "triage")
     following = await fleet.register("triage", 77, word="")
     (there,) = fleet.where(following, 1)
@@ -132,17 +133,17 @@ async def test_a_promotion_is_done_when_the_engines_on_which_it_is_placed_are_wa
     await fleet.until_placed(1)
 
 
-async def test_an_adapter_on_demand_is_loaded_where_it_is_asked_for(fleet: Fleet) -> None:
+async def test_an_adapter_on_demand_is_loaded_where_it_is_requested(fleet: Fleet) -> None:
     await fleet.place(0, "triage")
     following = await fleet.register("triage", 77)
     holders = await fleet.holders(following)
-    assert holders  # who registered it has tried it
+    assert holders  # the server that registered it has smoke-tested it
     other = next(server for server in fleet.servers if server.folder.name not in holders)
     await other.call("EnsureLoaded", pb.EnsureLoadedRequest(version=following))
     assert other.folder.name in await fleet.holders(following)
 
 
-async def test_a_placement_is_changed_by_compare_and_set_and_noted(fleet: Fleet) -> None:
+async def test_a_placement_change_is_conditional_and_recorded(fleet: Fleet) -> None:
     everywhere = pb.Placement(kind=pb.PLACEMENT_KIND_ALL)
     await fleet.place(2, "voice", expected=everywhere)
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -1,4 +1,4 @@
-"""Which engines hold which versions: the same for every lora-server that asks, and little moves when engines do."""
+"""Placement of versions on engines: every lora-server computes the same, and a change of engines moves few versions."""
 
 import time
 from collections.abc import Mapping
@@ -22,9 +22,7 @@ copies = st.integers(0, 15)
 
 
 @given(versions, copies, engines)
-def test_there_are_as_many_copies_as_are_wanted_or_as_many_as_engines(
-    version: str, copies: int, engines: set[str]
-) -> None:
+def test_the_number_of_copies_is_limited_by_the_engines(version: str, copies: int, engines: set[str]) -> None:
     found = engines_for(version, Placement(copies), engines)
     assert found <= engines
     assert len(found) == min(copies, len(engines))
@@ -32,7 +30,7 @@ def test_there_are_as_many_copies_as_are_wanted_or_as_many_as_engines(
 
 
 @given(versions, copies, engines, st.data())
-def test_an_engine_that_goes_moves_its_own_and_no_other(
+def test_a_removed_engine_moves_only_its_own_versions(
     version: str, copies: int, engines: set[str], data: st.DataObject
 ) -> None:
     before = engines_for(version, Placement(copies), engines)
@@ -44,7 +42,7 @@ def test_an_engine_that_goes_moves_its_own_and_no_other(
 
 
 @given(versions, copies, engines, st.text("xyz", min_size=1))
-def test_an_engine_that_comes_takes_a_copy_from_one_other_at_most(
+def test_an_added_engine_takes_at_most_one_copy_per_version(
     version: str, copies: int, engines: set[str], comes: str
 ) -> None:
     before = engines_for(version, Placement(copies), engines)
@@ -54,7 +52,7 @@ def test_an_engine_that_comes_takes_a_copy_from_one_other_at_most(
 
 
 @given(versions, copies, st.lists(st.sampled_from("abcdef"), unique=True))
-def test_the_order_in_which_engines_are_heard_of_does_not_matter(version: str, copies: int, engines: list[str]) -> None:
+def test_the_order_of_engines_does_not_matter(version: str, copies: int, engines: list[str]) -> None:
     assert engines_for(version, Placement(copies), engines) == engines_for(version, Placement(copies), engines[::-1])
 
 
@@ -82,7 +80,7 @@ class Registry:
 
 
 def ranked(*engines: str) -> list[str]:
-    """In the order in which the version is placed on them."""
+    """Returns the engines in the order in which the version is placed on them."""
     return sorted(
         engines, key=lambda engine: sum(engine in engines_for(VERSION, Placement(n), engines) for n in (1, 2, 3))
     )[::-1]
@@ -91,7 +89,7 @@ def ranked(*engines: str) -> list[str]:
 A, B, C = ranked("a", "b", "c")
 
 
-async def test_a_copy_is_let_go_only_where_it_is_warm_in_its_new_place() -> None:
+async def test_a_copy_is_released_after_its_new_engine_has_loaded_it() -> None:
     registry = Registry(**{A: set(), B: {VERSION}})
     old = PlacementPlanner(registry, B)
     await old.refresh()
@@ -103,7 +101,7 @@ async def test_a_copy_is_let_go_only_where_it_is_warm_in_its_new_place() -> None
 
 
 @pytest.mark.parametrize("placement", [Placement(), Placement(0)])
-async def test_what_has_no_number_of_copies_is_never_let_go(placement: Placement) -> None:
+async def test_versions_without_a_placement_are_never_released(placement: Placement) -> None:
     desired = DesiredState(aliases=DESIRED.aliases, placements={"triage": placement})
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B)
     await ours.refresh()
@@ -111,7 +109,7 @@ async def test_what_has_no_number_of_copies_is_never_let_go(placement: Placement
     assert ours.placed_here(desired) == (frozenset() if placement.copies == 0 else {VERSION})
 
 
-async def test_what_is_pinned_or_no_alias_points_to_is_not_let_go() -> None:
+async def test_pinned_versions_and_those_without_alias_are_not_released() -> None:
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B)
     await ours.refresh()
     pinned = DesiredState(aliases=DESIRED.aliases, pins=frozenset({VERSION}), placements=DESIRED.placements)
@@ -119,7 +117,7 @@ async def test_what_is_pinned_or_no_alias_points_to_is_not_let_go() -> None:
     assert ours.releasable(pinned, frozenset({VERSION})) == ours.releasable(idle, frozenset({VERSION})) == frozenset()
 
 
-async def test_what_somebody_had_loaded_here_stays_for_a_while() -> None:
+async def test_a_version_loaded_on_demand_stays_for_a_while() -> None:
     clock = Clock()
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B, clock)
     await ours.refresh()
@@ -129,7 +127,7 @@ async def test_what_somebody_had_loaded_here_stays_for_a_while() -> None:
     assert ours.releasable(DESIRED, frozenset({VERSION})) == {VERSION}
 
 
-async def test_while_redis_is_away_all_stays_placed_as_it_was() -> None:
+async def test_without_redis_placements_do_not_change() -> None:
     registry = Registry(**{A: {VERSION}, B: set()})
     ours = PlacementPlanner(registry, B)
     await ours.refresh()
@@ -138,21 +136,21 @@ async def test_while_redis_is_away_all_stays_placed_as_it_was() -> None:
     assert ours.placed_here(DESIRED) == frozenset()
 
 
-async def test_a_version_that_an_alias_soon_points_to_is_placed_like_one_that_it_points_to() -> None:
+async def test_a_version_about_to_be_promoted_is_placed_like_a_promoted_one() -> None:
     ours, now = PlacementPlanner(Registry(), A), time.time() * 1000
     coming = DesiredState(upcoming={VERSION: int(now + 60_000)})
     over = DesiredState(upcoming={VERSION: int(now - 1)})
     assert (ours.placed_here(coming), ours.placed_here(over)) == ({VERSION}, frozenset())
 
 
-async def test_warm_is_what_all_engines_hold_on_which_it_is_placed_and_no_other() -> None:
+async def test_a_version_is_warm_if_all_its_placed_engines_hold_it() -> None:
     two = DesiredState(placements={"triage": Placement(2)})
     registry = Registry(**{A: {VERSION}, B: {VERSION}, C: set()})
     await PlacementPlanner(registry, C).wait_until_warm(VERSION, lambda: two)
     assert registry.announced == [VERSION]
 
 
-async def test_who_is_not_warm_in_time_is_named() -> None:
+async def test_engines_that_do_not_load_in_time_are_named() -> None:
     clock = Clock()
 
     class Slow(Registry):
@@ -167,7 +165,7 @@ async def test_who_is_not_warm_in_time_is_named() -> None:
     assert told.value.code == "not_warm"
 
 
-async def test_who_leaves_waits_until_others_hold_what_was_placed_on_it() -> None:
+async def test_a_leaving_server_waits_until_others_hold_its_versions() -> None:
     class Moving(Registry):
         async def read_fleet(self) -> FleetState:
             self.holds = {**self.holds, B: {VERSION}}
@@ -181,7 +179,7 @@ async def test_who_leaves_waits_until_others_hold_what_was_placed_on_it() -> Non
     assert leaving.placed_here(DESIRED) == frozenset()
 
 
-async def test_who_leaves_as_the_last_one_waits_for_nobody() -> None:
+async def test_the_last_server_leaves_without_waiting() -> None:
     leaving = PlacementPlanner(Registry(), A)
     leaving.leaving = True
     await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))

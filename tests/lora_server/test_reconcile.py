@@ -1,4 +1,4 @@
-"""The engine made to match what Redis wants, whatever dies or is away; and the points that move meanwhile."""
+"""The engine is brought to the desired state in Redis, whatever fails meanwhile, and while aliases change."""
 
 import asyncio
 import time
@@ -62,7 +62,7 @@ class Deaf:
 
 
 class Nothing:
-    """Hot-swapping and roll-outs where nothing is wanted."""
+    """Replaces components that the test does not use."""
 
     def advance(self, desired: DesiredState) -> None: ...
     def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...
@@ -78,7 +78,7 @@ def reconciler(registry: Any, engine_state: EngineStateStore) -> Reconciler:
     return Reconciler(registry, nothing, nothing, engine_state, no_judge, PlacementPlanner(registry, "local"))
 
 
-async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
+async def test_it_ends_even_if_its_cancellation_was_swallowed() -> None:
     registry, engine_state = Deaf(), EngineStateStore()
     running = asyncio.create_task(reconciler(registry, engine_state).run())
     await registry.asked.wait()
@@ -90,7 +90,7 @@ async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
     assert done
 
 
-async def test_a_redis_that_lost_its_data_takes_no_alias_away() -> None:
+async def test_a_redis_without_its_data_removes_no_alias() -> None:
     class Forgetful(Deaf):
         desired = DesiredState(aliases=(Alias("triage@prod", "triage@000000000001", 1),))
 
@@ -108,7 +108,7 @@ async def test_a_redis_that_lost_its_data_takes_no_alias_away() -> None:
     assert [alias.alias for alias in engine_state.state.aliases] == ["triage@prod"]
 
 
-async def test_answers_of_the_old_version_end_whole_while_its_alias_moves(
+async def test_answers_of_the_old_version_are_completed_during_a_promotion(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -127,7 +127,7 @@ async def test_answers_of_the_old_version_end_whole_while_its_alias_moves(
         assert await in_flight == old.version + " word word"
 
 
-async def test_a_promotion_is_seen_at_every_lora_server_within_a_tenth_of_a_second(
+async def test_a_promotion_reaches_every_lora_server_within_100_ms(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(engine_name="here") as here, run_lora_server(engine_name="there") as there:
@@ -155,7 +155,7 @@ async def test_a_promotion_is_seen_at_every_lora_server_within_a_tenth_of_a_seco
         assert sorted(took)[2] < 0.1, took
 
 
-async def test_a_canary_is_loaded_and_told_and_a_weight_of_0_ends_it(
+async def test_a_canary_is_loaded_and_published_and_a_weight_of_0_ends_it(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(held=2) as lora:
@@ -176,7 +176,7 @@ async def test_a_canary_is_loaded_and_told_and_a_weight_of_0_ends_it(
         assert (ended.version, ended.canary_version) == (stable.version, "")
 
 
-async def test_a_canary_that_does_worse_is_taken_back_and_counted(
+async def test_a_worse_canary_is_rolled_back_and_counted(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -201,7 +201,7 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
         assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.metrics_registry).decode()
 
 
-async def test_a_rollback_loads_what_it_goes_back_to(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
+async def test_a_rollback_loads_the_previous_version(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
     async with run_lora_server(held=1) as lora:
         await lora.until_ready()
         old = await lora.register("triage", make_adapter("a", seed=1), "prod")
@@ -261,7 +261,7 @@ async def test_a_retired_version_that_is_registered_again_serves_again(
         assert (again.version, again.state) == (version.version, pb.ADAPTER_STATE_SERVING)
 
 
-async def test_a_pinned_version_is_held_though_nothing_points_to_it(
+async def test_a_pinned_version_is_held_without_an_alias(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(held=2) as lora:
@@ -278,7 +278,7 @@ async def test_a_pinned_version_is_held_though_nothing_points_to_it(
         assert list(state.resident) == [pinned.version]
 
 
-async def test_a_pin_has_every_engine_load_the_version(
+async def test_a_pinned_version_is_loaded_on_every_engine(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server(engine_name="here") as here, run_lora_server(engine_name="there") as there:
@@ -309,7 +309,7 @@ async def test_more_aliases_than_slots_are_served_in_turn(
         assert {*state.resident, *state.loadable} == set(versions)
 
 
-async def test_a_redis_that_hangs_changes_nothing_of_what_is_served(
+async def test_a_hanging_redis_does_not_affect_serving(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
 ) -> None:
     async with run_lora_server(held=1) as lora:
@@ -320,13 +320,13 @@ async def test_a_redis_that_hangs_changes_nothing_of_what_is_served(
         valkey.hang()
 
         assert isinstance(await refusal(lora.set_alias("triage@prod", second.version)), Unavailable)
-        state = await lora.ensure(first.version)  # what is known can still be loaded
+        state = await lora.ensure(first.version)  # known versions can still be loaded
         assert list(state.resident) == [first.version]
         assert aliases(state) == {"triage@prod": first.version, "triage@next": second.version}
         assert await lora.chat(first.version) == first.version + " word word"
 
 
-async def test_an_engine_that_dies_while_redis_is_away_holds_the_same_again(
+async def test_an_engine_restarted_without_redis_reloads_the_same_versions(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
 ) -> None:
     async with run_lora_server() as lora:

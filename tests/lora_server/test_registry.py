@@ -1,4 +1,4 @@
-"""The desired state, in a real Valkey: versions, how they stand, aliases and pins."""
+"""The desired state in a real Valkey: versions, their states, aliases and pins."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def adapter(digit: str, name: str = "triage") -> AdapterVersion:
 
 OLD, NEW, THIRD = adapter("1"), adapter("2"), adapter("3")
 PROD = "triage@prod"
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 @pytest.fixture
 async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
-    """With three versions, the third not ready."""
+    """A registry with three versions, the third of which is not ready."""
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     for version in (OLD, NEW, THIRD):
         await registry.add_version(version, "", False, "ann")
@@ -50,11 +50,11 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
 
 
 async def kinds(registry: AdapterRegistry) -> list[str]:
-    """Of the changes, the newest first."""
+    """Returns the kinds of the changes, newest first."""
     return [change.kind for change in await registry.history("", 1000)]
 
 
-async def test_what_is_recorded_is_read_back_as_it_was(registry: AdapterRegistry) -> None:
+async def test_records_are_read_back_unchanged(registry: AdapterRegistry) -> None:
     desired = await registry.read()
 
     assert desired.versions == {version.version: version for version in (OLD, NEW, THIRD)}
@@ -70,7 +70,7 @@ async def test_the_first_record_of_a_version_stays(registry: AdapterRegistry) ->
     assert len(await kinds(registry)) == 5
 
 
-async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: AdapterRegistry) -> None:
+async def test_a_requested_alias_is_kept_until_it_is_settled(registry: AdapterRegistry) -> None:
     await registry.add_version(THIRD, "prod", True, "ann")
     assert (await registry.read()).phases[THIRD.version] == PhaseRecord(
         Phase.REGISTERED, alias_suffix="prod", force=True
@@ -83,7 +83,7 @@ async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: Adapter
     assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED)
 
 
-async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: AdapterRegistry) -> None:
+async def test_settling_a_request_keeps_a_newer_one(registry: AdapterRegistry) -> None:
     await registry.add_version(THIRD, "prod", False, "ann")
     await registry.add_version(THIRD, "beta", False, "bob")
 
@@ -92,7 +92,7 @@ async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: Adap
     assert (await registry.read()).phases[THIRD.version].alias_suffix == "beta"
 
 
-async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(registry: AdapterRegistry) -> None:
+async def test_only_the_requested_change_settles_the_request(registry: AdapterRegistry) -> None:
     await registry.add_version(OLD, "prod", True, "ann")
 
     await registry.move_alias("triage@beta", OLD.version)
@@ -102,13 +102,13 @@ async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(regis
     assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY)
 
 
-async def test_a_ready_version_stays_ready_when_it_is_registered_again_with_a_wish(registry: AdapterRegistry) -> None:
+async def test_a_ready_version_stays_ready_when_registered_again_with_an_alias(registry: AdapterRegistry) -> None:
     await registry.add_version(OLD, "prod", False, "ann")
 
     assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY, alias_suffix="prod")
 
 
-async def test_a_wish_for_what_is_so_already_is_none(registry: AdapterRegistry) -> None:
+async def test_a_request_for_the_current_alias_has_no_effect(registry: AdapterRegistry) -> None:
     await registry.move_alias(PROD, OLD.version)
     before = await kinds(registry)
 
@@ -119,9 +119,7 @@ async def test_a_wish_for_what_is_so_already_is_none(registry: AdapterRegistry) 
 
 
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.RETIRED])
-async def test_registering_again_brings_back_what_failed_or_was_retired(
-    registry: AdapterRegistry, phase: Phase
-) -> None:
+async def test_registering_again_restores_a_failed_or_retired_version(registry: AdapterRegistry, phase: Phase) -> None:
     await registry.set_phase(THIRD.version, phase, error_code="not_finite", error="a weight is NaN")
 
     await registry.add_version(THIRD, "prod", False, "ann")
@@ -147,7 +145,7 @@ async def test_a_phase_changes_only_from_the_expected_one(registry: AdapterRegis
     assert (await registry.read()).phases[THIRD.version].phase is Phase.READY
 
 
-async def test_each_move_counts_and_the_same_move_twice_is_one(registry: AdapterRegistry) -> None:
+async def test_each_change_increments_the_revision_and_repetitions_do_not(registry: AdapterRegistry) -> None:
     assert await registry.move_alias(PROD, OLD.version) == Alias(PROD, OLD.version, 1)
     assert await registry.move_alias(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
     assert await registry.move_alias(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
@@ -155,7 +153,7 @@ async def test_each_move_counts_and_the_same_move_twice_is_one(registry: Adapter
     assert (await kinds(registry)).count("alias") == 2
 
 
-async def test_an_alias_that_points_elsewhere_is_not_what_was_expected(registry: AdapterRegistry) -> None:
+async def test_an_alias_with_an_unexpected_version_is_not_changed(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition, match="points to nothing") as caught:
         await registry.move_alias(PROD, NEW.version, expected=OLD.version)
     assert caught.value.code == "alias_moved"
@@ -165,7 +163,7 @@ async def test_an_alias_that_points_elsewhere_is_not_what_was_expected(registry:
         await registry.move_alias(PROD, OLD.version, expected=THIRD.version)
 
 
-async def test_an_alias_cannot_point_to_what_was_never_registered(registry: AdapterRegistry) -> None:
+async def test_an_alias_cannot_point_to_an_unknown_version(registry: AdapterRegistry) -> None:
     with pytest.raises(NotFound) as caught:
         await registry.move_alias(PROD, "triage@0123456789ab")
     assert caught.value.code == "unknown_version"
@@ -176,7 +174,7 @@ async def test_an_alias_cannot_point_to_another_adapter(registry: AdapterRegistr
         await registry.move_alias("triage2@prod", OLD.version)
 
 
-async def test_an_alias_cannot_point_to_what_is_not_ready_and_says_why(registry: AdapterRegistry) -> None:
+async def test_an_alias_cannot_point_to_a_version_that_is_not_ready(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition, match="is registered"):
         await registry.move_alias(PROD, THIRD.version)
 
@@ -204,7 +202,7 @@ async def test_a_version_in_use_is_not_retired_and_those_who_use_it_are_named(re
     assert (await kinds(registry)).count("retired") == 1
 
 
-async def test_only_what_is_retired_or_failed_is_deleted_and_with_all_that_belongs_to_it(
+async def test_only_retired_or_failed_versions_are_deleted_with_all_their_data(
     registry: AdapterRegistry,
 ) -> None:
     await registry.set_pinned(OLD.version, True, "ann")
@@ -240,7 +238,7 @@ async def test_a_version_that_was_deleted_can_be_registered_as_new(registry: Ada
     assert (await registry.read()).versions[OLD.version] == later
 
 
-async def test_a_reader_that_did_not_hear_of_the_deletion_reads_the_new_record(
+async def test_a_reader_that_missed_a_deletion_reads_the_new_record(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     reader = AdapterRegistry(bounded_redis, "tiny-base")
@@ -263,7 +261,7 @@ async def test_a_pin_is_set_and_taken_away_once_each(registry: AdapterRegistry) 
         await registry.set_pinned("triage@0123456789ab", True, "ann")
 
 
-async def test_what_is_retired_cannot_be_pinned(registry: AdapterRegistry) -> None:
+async def test_a_retired_version_cannot_be_pinned(registry: AdapterRegistry) -> None:
     await registry.retire(OLD.version, "ann")
 
     with pytest.raises(FailedPrecondition, match="is retired"):
@@ -279,7 +277,7 @@ async def test_engines_of_another_base_model_have_a_state_of_their_own(
     assert await other.history("", 10) == []
 
 
-async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+async def test_all_keys_are_in_one_cluster_slot(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     await registry.acquire_lease("validate", "me", 10)
 
     keys = await bounded_redis.client.keys("*")
@@ -288,9 +286,7 @@ async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: AdapterRegistry, 
     assert all(key.startswith("{pointsman:adapters:tiny-base}:") for key in keys)
 
 
-async def test_a_state_that_nobody_changed_is_not_read_again(
-    registry: AdapterRegistry, bounded_redis: BoundedRedis
-) -> None:
+async def test_an_unchanged_state_is_not_read_again(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     first = await registry.read()
     assert await registry.read() is first
 
@@ -301,7 +297,7 @@ async def test_a_state_that_nobody_changed_is_not_read_again(
     assert await registry.read() is changed
 
 
-async def test_a_field_that_a_newer_server_wrote_is_passed_over(
+async def test_unknown_fields_of_newer_servers_are_ignored(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     key = "{pointsman:adapters:tiny-base}:versions"
@@ -311,7 +307,7 @@ async def test_a_field_that_a_newer_server_wrote_is_passed_over(
     assert (await AdapterRegistry(bounded_redis, "tiny-base").read()).versions[OLD.version] == OLD
 
 
-async def test_text_that_utf8_cannot_carry_is_recorded_all_the_same(registry: AdapterRegistry) -> None:
+async def test_text_that_utf8_cannot_encode_is_recorded(registry: AdapterRegistry) -> None:
     await registry.set_phase(
         THIRD.version, Phase.FAILED, error_code="unsafe_file", error="the file '\udcff\x00' of Zoë"
     )

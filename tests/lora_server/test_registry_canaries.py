@@ -1,4 +1,4 @@
-"""Canaries, the way back, and what is counted of them, in a real Valkey."""
+"""Canaries, rollbacks and canary metrics in a real Valkey."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +12,7 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 OLD, NEW, THIRD, UNREADY = (f"triage@{digit * 12}" for digit in "1234")
 PROD = "triage@prod"
 TENTH = Canary(NEW, 0.1)
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 @pytest.fixture
 async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
-    """With an alias that points to the first of three versions; a fourth is not ready."""
+    """An alias points to the first of three versions; a fourth version is not ready."""
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
@@ -49,14 +49,14 @@ async def test_a_canary_is_kept_with_its_exact_weight_and_terms(registry: Adapte
     assert (await registry.read()).alias_targets == {OLD, NEW}
 
 
-async def test_each_change_of_a_canary_counts_and_the_same_twice_is_one(registry: AdapterRegistry) -> None:
+async def test_each_canary_change_increments_the_revision_and_repetitions_do_not(registry: AdapterRegistry) -> None:
     for weight, revision in ((0.1, 2), (0.1, 2), (0.5, 3)):
         assert (await registry.set_canary(PROD, Canary(NEW, weight))).revision == revision
     for revision in (4, 4):
         assert await registry.set_canary(PROD, None) == Alias(PROD, OLD, revision)
 
 
-async def test_a_move_ends_the_canary_and_keeps_where_it_came_from(registry: AdapterRegistry) -> None:
+async def test_a_promotion_ends_the_canary_and_keeps_the_previous_version(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH)
     assert await registry.move_alias(PROD, NEW, expected=OLD) == Alias(PROD, NEW, 3, previous=OLD)
 
@@ -67,14 +67,14 @@ async def test_a_move_ends_the_canary_and_keeps_where_it_came_from(registry: Ada
 
 
 @pytest.mark.parametrize("weight", [0, -0.1, 1.01, float("nan"), float("inf")])
-async def test_a_canary_takes_a_share_above_none_and_at_most_all(registry: AdapterRegistry, weight: float) -> None:
+async def test_a_canarys_weight_is_above_0_and_at_most_1(registry: AdapterRegistry, weight: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await registry.set_canary(PROD, Canary(NEW, weight))
 
     assert caught.value.code == "bad_weight"
 
 
-async def test_a_canary_is_another_version_of_the_same_adapter_that_is_ready(registry: AdapterRegistry) -> None:
+async def test_a_canary_must_be_another_ready_version_of_the_same_adapter(registry: AdapterRegistry) -> None:
     refused = {
         OLD: (FailedPrecondition, "canary_is_stable"),
         UNREADY: (FailedPrecondition, "not_ready"),
@@ -89,7 +89,7 @@ async def test_a_canary_is_another_version_of_the_same_adapter_that_is_ready(reg
     assert await alias_of(registry) == Alias(PROD, OLD, 1)
 
 
-async def test_a_canary_is_for_an_alias_that_is_there_and_points_where_it_is_thought_to(
+async def test_a_canary_needs_an_existing_alias_with_the_expected_version(
     registry: AdapterRegistry,
 ) -> None:
     with pytest.raises(NotFound) as unknown:
@@ -115,7 +115,7 @@ async def test_a_retirement_keeps_its_reason(registry: AdapterRegistry) -> None:
     assert (change.kind, change.subject, change.reason) == ("retired", NEW, "worse on held-out rows")
 
 
-async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registry: AdapterRegistry) -> None:
+async def test_a_rollback_ends_the_canary_before_it_changes_the_alias(registry: AdapterRegistry) -> None:
     await registry.move_alias(PROD, NEW)
     await registry.set_canary(PROD, Canary(THIRD, 0.1))
 
@@ -124,7 +124,7 @@ async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registr
     assert await registry.roll_back(PROD) == Alias(PROD, NEW, 6, previous=OLD), "twice is there and back"
 
 
-async def test_a_rollback_needs_somewhere_to_go_back_to(registry: AdapterRegistry) -> None:
+async def test_a_rollback_needs_a_previous_version(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition) as nothing:
         await registry.roll_back(PROD)
     assert nothing.value.code == "nothing_to_roll_back"
@@ -144,7 +144,7 @@ async def test_a_rollback_needs_somewhere_to_go_back_to(registry: AdapterRegistr
         await registry.roll_back("triage@beta")
 
 
-async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(registry: AdapterRegistry) -> None:
+async def test_a_rollback_of_an_old_revision_does_not_undo_later_changes(registry: AdapterRegistry) -> None:
     judged = await registry.set_canary(PROD, TENTH)
     await registry.move_alias(PROD, NEW)
 
@@ -155,7 +155,7 @@ async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(regist
     assert (await alias_of(registry)).version == NEW
 
 
-async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(registry: AdapterRegistry) -> None:
+async def test_the_history_has_old_and_new_version_author_and_reason(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH, author="bob", reason="to see")
     await registry.roll_back(PROD, author="pointsman", reason="error rate 0.31")
 
@@ -185,7 +185,7 @@ async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -
     }
 
 
-async def test_what_was_counted_of_another_revision_is_of_no_use(registry: AdapterRegistry) -> None:
+async def test_counts_of_another_revision_are_ignored(registry: AdapterRegistry) -> None:
     first = await registry.set_canary(PROD, TENTH)
     await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
     second = await registry.set_canary(PROD, Canary(NEW, 0.5))
@@ -196,7 +196,7 @@ async def test_what_was_counted_of_another_revision_is_of_no_use(registry: Adapt
     assert await registry.canary_counts(first) == {NEW: RequestCounts(5, 5)}, "what comes late is dropped"
 
 
-async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
+async def test_counts_of_unknown_canaries_are_not_stored(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     alias = await alias_of(registry)
@@ -213,7 +213,7 @@ async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
     assert set(await bounded_redis.client.keys("*:counts:*")) == before
 
 
-async def test_counts_end_by_themselves(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+async def test_counts_expire(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     alias = await registry.set_canary(PROD, TENTH)
     await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(5))])
 

@@ -1,4 +1,4 @@
-"""How lora-servers hear of changes, and of one another, in a real Valkey."""
+"""How lora-servers receive changes and discover each other, with a real Valkey."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import Unavailable
 
 OLD, NEW = (f"triage@{digit * 12}" for digit in "12")
 PROD = "triage@prod"
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
     return registry
 
 
-async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
-    """Measured over twenty moves and eight followers; one in twenty may be late on a busy machine."""
+async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
+    """Measured over twenty changes and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
         followers = [
@@ -62,7 +62,7 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Adapt
 
 
 async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
-    """Until the follower has read that the alias points to `version`; when that was."""
+    """Returns when the follower has read that the alias points to `version`."""
     while True:
         last_id = await follower.wait_for_change(last_id, 4)
         if [alias.version for alias in (await follower.read()).aliases] == [version]:
@@ -78,21 +78,21 @@ async def _all_wait(valkey: Any, how_many: int) -> None:
 
 
 async def _until(asks: Callable[[], Awaitable[object]]) -> None:
-    """Until the answer is yes."""
+    """Waits until the condition is true."""
     deadline = time.monotonic() + 10
     while not await asks():
         assert time.monotonic() < deadline, "not within 10 s"
         await asyncio.sleep(0.001)
 
 
-async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: AdapterRegistry) -> None:
+async def test_a_new_follower_gets_the_current_position_at_once(registry: AdapterRegistry) -> None:
     newest = await registry.wait_for_change("", 60)
 
     assert newest == (await registry.history("", 1))[0].id
     assert await registry.wait_for_change("0-0", 60) == newest
 
 
-async def test_without_a_change_the_wait_ends_where_it_began(
+async def test_without_a_change_the_position_is_unchanged(
     bounded_redis: BoundedRedis, registry: AdapterRegistry
 ) -> None:
     newest = await registry.wait_for_change("", 1)
@@ -106,7 +106,7 @@ async def test_without_a_change_the_wait_ends_where_it_began(
 async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
-    """As where it was started again without its file, or with one that lacks the last second."""
+    """This happens if it is restarted without its file, or with a file that lacks the last second."""
     newest = await registry.wait_for_change("", 1)
     await registry.read()
     await bounded_redis.client.flushall()
@@ -136,7 +136,7 @@ async def test_a_follower_survives_that_redis_is_killed_and_started_again(
     assert await registry.wait_for_change(newest, 4) != newest
 
 
-async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: AdapterRegistry, valkey: Any) -> None:
+async def test_a_hanging_redis_is_reported_to_followers_in_time(registry: AdapterRegistry, valkey: Any) -> None:
     newest = await registry.wait_for_change("", 1)
     waiting = asyncio.create_task(registry.wait_for_change(newest, 0.5))
     await _all_wait(valkey, 1)
@@ -149,7 +149,7 @@ async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry
     assert time.monotonic() - began < 1.5
 
 
-async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valkey: Any) -> None:
+async def test_a_cancelled_follower_ends(registry: AdapterRegistry, valkey: Any) -> None:
     waiting = asyncio.create_task(registry.wait_for_change(await registry.wait_for_change("", 1), 4))
     await _all_wait(valkey, 1)
 
@@ -160,7 +160,7 @@ async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valk
 
 
 async def _patiently(registry: AdapterRegistry, newest: str) -> str:
-    """Once Redis is asked again after its rest."""
+    """Retries once the cooldown of Redis is over."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -170,7 +170,7 @@ async def _patiently(registry: AdapterRegistry, newest: str) -> str:
 
 
 async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: AdapterRegistry) -> None:
-    await register(registry, "tria", "3")  # a name that begins as another
+    await register(registry, "tria", "3")  # a name with another name as prefix
 
     everything = await registry.history("", 100)
     assert [change.subject for change in everything[:2]] == ["tria@" + "3" * 12] * 2
@@ -180,7 +180,7 @@ async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry
     assert all(abs(change.at_unix_ms / 1000 - time.time()) < 60 for change in everything)
 
 
-async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
+async def test_an_old_change_is_found_after_thousands_of_others(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     async with bounded_redis.client.pipeline() as pipe:
@@ -203,7 +203,7 @@ async def test_the_history_is_bounded(registry: AdapterRegistry, bounded_redis: 
     assert await bounded_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
-async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistry) -> None:
+async def test_a_lease_has_one_holder_until_it_is_released(registry: AdapterRegistry) -> None:
     assert await registry.acquire_lease("validate", "one", 60)
     assert await registry.acquire_lease("validate", "one", 60), "it can be lengthened"
     assert not await registry.acquire_lease("validate", "two", 60)
@@ -216,13 +216,13 @@ async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistr
     assert await registry.acquire_lease("validate", "two", 60)
 
 
-async def test_the_lease_of_one_who_died_ends(registry: AdapterRegistry) -> None:
+async def test_the_lease_of_a_dead_holder_expires(registry: AdapterRegistry) -> None:
     assert await registry.acquire_lease("validate", "one", 0.05)
 
     await _until(lambda: registry.acquire_lease("validate", "two", 60))
 
 
-async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: AdapterRegistry) -> None:
+async def test_engines_that_confirmed_a_version_are_listed_while_they_report(registry: AdapterRegistry) -> None:
     await registry.report_engine("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
     await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
     assert await registry.engines_holding(OLD) == ["engine-a", "engine-b"]
@@ -239,7 +239,9 @@ async def _nobody_holds(registry: AdapterRegistry, version: str) -> bool:
     return not await registry.engines_holding(version)
 
 
-async def test_an_engine_that_is_long_gone_is_forgotten(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+async def test_an_engine_that_stops_reporting_is_removed(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
     await registry.report_engine("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 

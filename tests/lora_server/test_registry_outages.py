@@ -1,4 +1,4 @@
-"""The registry under rivals, lost answers, and a Valkey that is killed or hangs."""
+"""The registry under concurrent writers, lost replies, and a Valkey that is killed or suspended."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 VERSIONS = [f"triage@{digit * 12}" for digit in "12345678"]
 OLD, NEW = VERSIONS[:2]
 PROD = "triage@prod"
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @pytest.fixture
@@ -35,9 +35,7 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
     return registry
 
 
-async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(
-    registry: AdapterRegistry, valkey: Any
-) -> None:
+async def test_of_concurrent_alias_changes_exactly_one_wins(registry: AdapterRegistry, valkey: Any) -> None:
     async with AsyncExitStack() as stack:
         rivals = [
             AdapterRegistry(
@@ -62,7 +60,7 @@ async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(
     assert [change.kind for change in await registry.history("", 100)].count("alias") == 21
 
 
-async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry: AdapterRegistry) -> None:
+async def test_of_many_servers_exactly_one_validates(registry: AdapterRegistry) -> None:
     version = AdapterVersion("triage", "9" * 64, "tiny-base", 2, ("q_proj",), 100, 1)
     await registry.add_version(version, "", False, "ann")
 
@@ -73,8 +71,8 @@ async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry:
     assert sorted(began) == [False] * 7 + [True]
 
 
-async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: Any, registry: AdapterRegistry) -> None:
-    """A deadline that is over before any answer comes: each try arrives all the same."""
+async def test_a_call_with_a_lost_reply_is_retried_and_applied_once(valkey: Any, registry: AdapterRegistry) -> None:
+    """The deadline ends before any reply arrives, but every attempt reaches Redis."""
     await registry.move_alias(PROD, NEW)
     canary = await registry.set_canary("triage@prod", Canary(VERSIONS[2], 0.5))
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
@@ -89,7 +87,7 @@ async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: 
 
 
 class _LosingTheFirstAnswer(BoundedRedis):
-    """Makes each call twice, as one does that hears nothing of the first."""
+    """Sends each call twice, like a client that gets no reply to the first."""
 
     def __init__(self, redis: BoundedRedis) -> None:
         super().__init__(redis.client, lambda up: None, PATIENT)
@@ -99,7 +97,7 @@ class _LosingTheFirstAnswer(BoundedRedis):
         return await super().call(call)
 
 
-async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) -> None:
+async def test_a_hanging_redis_counts_as_down_and_later_calls_fail_at_once(valkey: Any) -> None:
     async with open_redis(valkey.url, lambda up: None) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         valkey.hang()
@@ -109,11 +107,11 @@ async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) ->
                 await calling()
             assert caught.value.code == "redis_unavailable"
 
-    assert time.monotonic() - started < MAX_ATTEMPTS * CALL_TIMEOUT + 0.5  # a busy machine is allowed some
+    assert time.monotonic() - started < MAX_ATTEMPTS * CALL_TIMEOUT + 0.5  # some are allowed on a busy machine
 
 
-async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: AdapterRegistry, valkey: Any) -> None:
-    """Ten times, in the middle of moves: an alias is where the last answer said, or one unanswered move further."""
+async def test_acknowledged_changes_survive_a_kill_of_redis(registry: AdapterRegistry, valkey: Any) -> None:
+    """Ten kills during changes: an alias is where the last reply said, or one unanswered change further."""
     (found,) = (await registry.read()).aliases
     for _ in range(10):
         moving = asyncio.create_task(_move_until_it_fails(valkey, found))
@@ -133,7 +131,7 @@ async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: Ada
 
 
 async def _move_until_it_fails(valkey: Any, alias: Alias) -> Alias:
-    """The last answer."""
+    """Returns the last reply."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         while True:
@@ -151,7 +149,7 @@ async def _until_moved(valkey: Any, revision: int) -> None:
             pass
 
 
-async def test_of_a_thousand_versions_only_what_changed_is_read_again(bounded_redis: BoundedRedis) -> None:
+async def test_only_changed_versions_are_read_again(bounded_redis: BoundedRedis) -> None:
     registry = AdapterRegistry(bounded_redis, "another-base")
     facts = {f"fact-{number}": "x" * 30 for number in range(10)}
     for number in range(1000):

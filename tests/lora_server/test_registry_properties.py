@@ -1,4 +1,4 @@
-"""What holds of the registry whatever is asked of it, in whatever order, in a real Valkey."""
+"""Invariants of the registry under arbitrary sequences of calls, with a real Valkey."""
 
 import secrets
 from collections import Counter
@@ -45,12 +45,12 @@ steps = st.lists(
     ),
     max_size=40,
 )
-PATIENT = 5.0  # seconds a call, on a busy machine
+PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
+async def test_the_state_is_consistent_with_its_history(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         base = secrets.token_hex(8)
         registry, reader = AdapterRegistry(redis, base), AdapterRegistry(redis, base)
@@ -77,7 +77,7 @@ def _check(state: DesiredState) -> None:
 
 
 def _check_history(history: list[Change], state: DesiredState) -> None:
-    """Told from the oldest on, it ends where the state is."""
+    """Replays the history from the oldest change; the result must equal the state."""
     told: dict[str, str] = {}
     pinned: set[str] = set()
     placed = "all"
@@ -95,7 +95,7 @@ def _check_history(history: list[Change], state: DesiredState) -> None:
         assert change.before == told.get(change.subject, "")
         told[change.subject] = change.after
         if not any(told.get(name) for name in NAMES):
-            placed = "all"  # it went with the adapter's last version
+            placed = "all"  # removed with the adapter's last version
         if change.after in ("retired", ""):
             pinned.discard(change.subject)
     phases = {name: standing.phase.value for name, standing in state.phases.items()}

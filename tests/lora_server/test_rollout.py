@@ -1,4 +1,4 @@
-"""The roll-out's machine: whoever dies or is away, a version comes to its end, and to the right one."""
+"""The state machine of versions: whatever fails meanwhile, a version reaches its correct final state."""
 
 import asyncio
 import json
@@ -30,20 +30,20 @@ def aliases(state: pb.EngineState) -> dict[str, str]:
 
 
 async def kinds(lora: Any, subject: str = "") -> list[str]:
-    """Of the history, the oldest first."""
+    """Returns the kinds of the history, oldest first."""
     history = await lora.stub.History(pb.HistoryRequest())
     return [change.kind for change in reversed(history.changes) if subject in ("", change.subject)]
 
 
 def measured(folder: Path, heldout: float | None, prompting: float | None) -> Path:
-    """As a training leaves it."""
+    """Returns measurements as a training run stores them."""
     metrics = {"heldout_exact": heldout, "prompt_path_exact": prompting}
     known = {name: value for name, value in metrics.items() if value is not None}
     (folder / "training.json").write_text(json.dumps({"metrics": known}))
     return folder
 
 
-async def test_a_version_is_tried_before_the_engine_sees_it(
+async def test_a_version_is_smoke_tested_before_it_is_loaded(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any
 ) -> None:
     async with run_lora_server() as lora:
@@ -69,7 +69,7 @@ async def first_version(lora: Any) -> str:
     return str(versions[0].version)
 
 
-async def test_what_the_trial_refuses_has_failed_for_all_to_see(
+async def test_a_failed_smoke_test_marks_the_version_as_failed(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -87,7 +87,7 @@ async def test_what_the_trial_refuses_has_failed_for_all_to_see(
         assert (await refusal(lora.set_alias("triage@prod", version))).code == "not_ready"
 
 
-async def test_an_engine_that_answers_otherwise_than_peft_does_not_serve_the_version(
+async def test_a_version_with_answers_different_from_peft_is_not_served(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -103,7 +103,7 @@ async def test_an_engine_that_answers_otherwise_than_peft_does_not_serve_the_ver
         assert state.engine_restarts == 0
 
 
-async def test_an_engine_that_answers_as_peft_does_serves_it(
+async def test_a_version_with_answers_equal_to_peft_is_served(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -115,7 +115,7 @@ async def test_an_engine_that_answers_as_peft_does_serves_it(
         assert version.state == pb.ADAPTER_STATE_SERVING
 
 
-async def test_a_trial_that_cannot_be_held_is_held_later(
+async def test_an_unavailable_smoke_test_is_retried(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any
 ) -> None:
     async with run_lora_server() as lora:
@@ -131,7 +131,7 @@ async def test_a_trial_that_cannot_be_held_is_held_later(
 
 
 @pytest.mark.parametrize("at", ["validating", "loading"])
-async def test_a_lora_server_that_ends_in_the_middle_goes_on_at_its_next_start(
+async def test_a_restarted_lora_server_resumes(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any, at: str
 ) -> None:
     async with run_lora_server() as lora:
@@ -153,7 +153,7 @@ async def test_a_lora_server_that_ends_in_the_middle_goes_on_at_its_next_start(
         assert (await lora.get(version)).state == pb.ADAPTER_STATE_SERVING
 
 
-async def test_an_engine_that_dies_while_it_loads_gets_the_version_in_its_next_life(
+async def test_a_version_is_loaded_again_after_the_engine_died(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -172,7 +172,7 @@ async def test_an_engine_that_dies_while_it_loads_gets_the_version_in_its_next_l
         assert (list(state.resident), state.engine_restarts) == ([version], 1)
 
 
-async def test_a_redis_that_dies_while_a_version_is_tried_holds_nothing_up_for_long(
+async def test_an_outage_of_redis_during_a_smoke_test_delays_only_briefly(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any, valkey: Any
 ) -> None:
     async with run_lora_server() as lora:
@@ -191,7 +191,7 @@ async def test_a_redis_that_dies_while_a_version_is_tried_holds_nothing_up_for_l
         assert aliases(state) == {"triage@prod": version}
 
 
-async def test_of_two_lora_servers_one_tries_a_version_and_both_hold_and_serve_it(
+async def test_of_two_lora_servers_one_smoke_tests_and_both_serve_a_version(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any
 ) -> None:
     async with run_lora_server(engine_name="here") as here, run_lora_server(engine_name="there") as there:
@@ -213,7 +213,7 @@ async def test_of_two_lora_servers_one_tries_a_version_and_both_hold_and_serve_i
         assert trial.tried == [version.version, new.version]
 
 
-async def test_another_lora_server_goes_on_where_one_died(
+async def test_another_lora_server_continues_the_work_of_a_dead_one(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any
 ) -> None:
     async with run_lora_server(engine_name="there") as there:
@@ -232,7 +232,7 @@ async def test_another_lora_server_goes_on_where_one_died(
         assert aliases(state) == {"triage@prod": version}
 
 
-async def test_what_is_no_better_than_prompting_is_registered_and_not_published(
+async def test_an_adapter_no_better_than_prompting_is_registered_but_not_promoted(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -247,11 +247,11 @@ async def test_what_is_no_better_than_prompting_is_registered_and_not_published(
         version = await first_version(lora)
         await lora.until_state(version, pb.ADAPTER_STATE_READY)
         assert (await refusal(lora.set_alias("triage@prod", version))).code == "not_better"
-        assert (await lora.set_alias("triage@next", version)).version == version  # nothing guards that one
+        assert (await lora.set_alias("triage@next", version)).version == version  # that alias is not protected
         assert (await lora.set_alias("triage@prod", version, force=True)).version == version
 
 
-async def test_a_canary_for_everyone_is_guarded_as_a_move_is(
+async def test_a_canary_with_weight_1_is_protected_like_a_promotion(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -266,7 +266,9 @@ async def test_a_canary_for_everyone_is_guarded_as_a_move_is(
         assert (await refusal(canary(1.0))).code == "not_better"
 
 
-async def test_force_publishes_what_is_no_better(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
+async def test_force_promotes_an_adapter_that_is_no_better(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
     async with run_lora_server() as lora:
         await lora.until_ready()
 
@@ -279,7 +281,7 @@ async def test_force_publishes_what_is_no_better(run_lora_server: RunLoraServer,
     ("ours", "prompting", "passes"),
     [(0.5, 0.4, True), (0.5, 0.5, False), (0.4, 0.5, False), (None, 0.5, True), (0.4, None, True)],
 )
-def test_the_gate_asks_for_better_and_lets_pass_what_nobody_measured(
+def test_the_gate_requires_improvement_and_accepts_unmeasured_adapters(
     ours: float | None, prompting: float | None, passes: bool
 ) -> None:
     metrics = {"heldout_exact": ours, "prompt_path_exact": prompting}
@@ -297,7 +299,7 @@ def test_the_gate_asks_for_better_and_lets_pass_what_nobody_measured(
 
 
 @pytest.mark.parametrize(("ours", "passes"), [(0.61, True), (0.43, False)])
-def test_the_gate_asks_for_the_next_measure_where_nobody_was_ever_right(ours: float, passes: bool) -> None:
+def test_the_gate_uses_the_next_metric_if_no_answer_was_correct(ours: float, passes: bool) -> None:
     metrics = {"heldout_exact": 0.0, "prompt_path_exact": 0.0, "heldout_word_f1": ours, "prompt_path_word_f1": 0.43}
     version = AdapterVersion("voice", "1" * 64, "tiny-base", 2, (), 1, 1, metrics=metrics)
     gate = PromotionGate(frozenset({"prod"}))
@@ -309,7 +311,7 @@ def test_the_gate_asks_for_the_next_measure_where_nobody_was_ever_right(ours: fl
             gate.check(version, "prod", force=False)
 
 
-async def test_a_failed_version_that_is_registered_again_is_tried_again(
+async def test_a_failed_version_that_is_registered_again_is_smoke_tested_again(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter, trial: Any
 ) -> None:
     async with run_lora_server() as lora:

@@ -1,4 +1,4 @@
-"""The process that tries versions: warm from one to the next, and no worse than absent whatever becomes of it."""
+"""The smoke test process: it is reused for several versions, and its failures have the same effect as its absence."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def smoking() -> MakeSmoke:
     return run
 
 
-async def test_one_process_tries_all_versions(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_one_process_tests_all_versions(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         first = await smoke.run(VERSION, tmp_path / "good", ())
         pid = smoke.pid
@@ -43,7 +43,7 @@ async def test_one_process_tries_all_versions(smoking: MakeSmoke, tmp_path: Path
         assert first.rows[0].token_ids == (3, 4)
 
 
-async def test_it_ends_when_nothing_is_to_be_tried_and_starts_again(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_an_idle_process_ends_and_is_restarted_on_demand(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking(limits=SmokeLimits(idle_seconds=0.05)) as smoke:
         await smoke.run(VERSION, tmp_path / "good", ())
         await _until(lambda: smoke.pid is None)
@@ -51,14 +51,12 @@ async def test_it_ends_when_nothing_is_to_be_tried_and_starts_again(smoking: Mak
         assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
-async def test_a_crash_is_tried_once_more(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_a_crash_is_retried_once(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         assert await smoke.run(VERSION, tmp_path / "crash_once", ())
 
 
-async def test_a_process_that_was_killed_between_two_versions_is_started_again(
-    smoking: MakeSmoke, tmp_path: Path
-) -> None:
+async def test_a_process_killed_between_two_versions_is_restarted(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         await smoke.run(VERSION, tmp_path / "good", ())
         assert smoke.pid
@@ -67,7 +65,9 @@ async def test_a_process_that_was_killed_between_two_versions_is_started_again(
         assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
-async def test_a_version_that_crashes_it_each_time_is_not_called_wrong(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_a_version_that_always_crashes_it_is_unavailable_and_not_invalid(
+    smoking: MakeSmoke, tmp_path: Path
+) -> None:
     async with smoking() as smoke:
         with pytest.raises(Unavailable, match="MemoryError: no more") as caught:
             await smoke.run(VERSION, tmp_path / "crash", ())
@@ -76,13 +76,13 @@ async def test_a_version_that_crashes_it_each_time_is_not_called_wrong(smoking: 
         assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
-async def test_a_trial_has_a_limit_of_time(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_a_smoke_test_has_a_time_limit(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking(limits=SmokeLimits(trial_seconds=0.05)) as smoke:
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
             await smoke.run(VERSION, tmp_path / "hang", ())
 
 
-async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_a_cancelled_call_leaves_no_answer_for_the_next(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         gone = asyncio.create_task(smoke.run(VERSION, tmp_path / "hang", ()))
         await _until(lambda: smoke.pid is not None)
@@ -94,7 +94,7 @@ async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next(smoking: Ma
             await smoke.run(VERSION, tmp_path / "weak", ())
 
 
-async def test_closing_ends_a_trial_that_is_under_way(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_closing_stops_a_running_smoke_test(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         trial = asyncio.create_task(smoke.run(VERSION, tmp_path / "hang", ()))
         await _until(lambda: smoke.pid is not None)
@@ -106,9 +106,7 @@ async def test_closing_ends_a_trial_that_is_under_way(smoking: MakeSmoke, tmp_pa
 
 
 @pytest.mark.parametrize(("folder", "code"), [("weak", "no_effect"), ("refused", "peft_refused")])
-async def test_what_is_found_wrong_is_the_versions_fault(
-    smoking: MakeSmoke, tmp_path: Path, folder: str, code: str
-) -> None:
+async def test_a_finding_is_the_versions_fault(smoking: MakeSmoke, tmp_path: Path, folder: str, code: str) -> None:
     async with smoking() as smoke:
         with pytest.raises(InvalidArgument) as caught:
             await smoke.run(VERSION, tmp_path / folder, ())
@@ -116,7 +114,7 @@ async def test_what_is_found_wrong_is_the_versions_fault(
         assert caught.value.code == code
 
 
-async def test_an_environment_without_peft_says_what_to_set(smoking: MakeSmoke, tmp_path: Path) -> None:
+async def test_an_environment_without_peft_names_the_setting(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking("unavailable") as smoke:
         with pytest.raises(Unavailable, match="POINTSMAN_LORA_SMOKE_TEST=off") as caught:
             await smoke.run(VERSION, tmp_path / "good", ())
@@ -124,7 +122,7 @@ async def test_an_environment_without_peft_says_what_to_set(smoking: MakeSmoke, 
         assert caught.value.code == "smoke_unavailable"
 
 
-async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+async def test_a_missing_engine_python_is_unavailable(tmp_path: Path) -> None:
     smoke = PeftSmokeTest(tmp_path / "nowhere" / "python", tmp_path)
 
     with pytest.raises(Unavailable, match="cannot be started"):
@@ -132,8 +130,8 @@ async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path)
     await smoke.close()
 
 
-async def test_our_own_environment_has_no_torch_and_says_so(tmp_path: Path) -> None:
-    """The real module, by a Python that lacks what it needs."""
+async def test_the_missing_torch_of_this_environment_is_reported(tmp_path: Path) -> None:
+    """Runs the real module with a Python that lacks its dependencies."""
     smoke = PeftSmokeTest(Path(sys.executable), tmp_path)
 
     with pytest.raises(Unavailable, match="lacks what the test needs"):

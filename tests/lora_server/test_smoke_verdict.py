@@ -1,4 +1,4 @@
-"""What a trial's findings mean, and when the engine counts as answering otherwise than PEFT."""
+"""How smoke test results are interpreted, and when the engine's answers count as different from PEFT's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ class Answered:
     text: str = "something"
 
 
-def test_a_good_trial_becomes_the_reference() -> None:
+def test_a_passed_smoke_test_becomes_the_reference() -> None:
     reference = check_trial("triage@0", GOOD, with_samples=True)
 
     assert reference.rows[0] == ReferenceRow((1,), (5, 6, 2), (9.0, 0.1, 9.0), "five six")
@@ -40,14 +40,14 @@ def test_a_good_trial_becomes_the_reference() -> None:
         ("does_not_stop", {"stops": False}),
     ],
 )
-def test_a_bad_trial_is_refused(code: str, found: dict[str, Any]) -> None:
+def test_a_failed_smoke_test_is_rejected(code: str, found: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_trial("triage@0", GOOD | found, with_samples=True)
 
     assert caught.value.code == code
 
 
-def test_without_samples_an_answer_that_does_not_stop_is_only_noted() -> None:
+def test_without_samples_an_endless_answer_is_only_a_note() -> None:
     assert check_trial("triage@0", GOOD | {"stops": False}, with_samples=False).notes
 
 
@@ -63,23 +63,23 @@ def test_the_same_tokens_agree() -> None:
 
 
 @pytest.mark.parametrize("tokens", [(5, 6), (5, 6, 2, 9, 9)])
-def test_the_end_of_the_turn_may_be_left_out_and_may_be_ignored(tokens: tuple[int, ...]) -> None:
+def test_the_end_of_turn_token_is_optional(tokens: tuple[int, ...]) -> None:
     assert compare(_reference(CLEAR), [Answered(tokens)]).same == 1
 
 
-def test_where_two_tokens_are_nearly_as_likely_nothing_after_counts() -> None:
+def test_after_a_near_tie_differences_do_not_count() -> None:
     found = compare(_reference((9.0, 0.1, 9.0)), [Answered((5, 7, 8))])
 
     assert found == Agreement(rows=1, same=0, near_ties=1, tokens=1)
 
 
-def test_a_near_tie_that_went_the_same_way_excuses_nothing_after_it() -> None:
+def test_a_near_tie_with_equal_tokens_excuses_no_later_difference() -> None:
     with pytest.raises(InvalidArgument):
         compare(_reference((0.1, 9.0, 9.0)), [Answered((5, 7, 8))])
 
 
 @pytest.mark.parametrize("tokens", [(5, 7, 2), (7,), (5,), ()])
-def test_another_token_where_the_reference_is_sure_is_refused_with_both_texts(tokens: tuple[int, ...]) -> None:
+def test_a_clear_difference_is_rejected_with_both_texts(tokens: tuple[int, ...]) -> None:
     with pytest.raises(InvalidArgument, match="five six") as caught:
         compare(_reference(CLEAR), [Answered(tokens, "the base's words")])
 
@@ -87,7 +87,7 @@ def test_another_token_where_the_reference_is_sure_is_refused_with_both_texts(to
     assert "the base's words" in caught.value.message
 
 
-def test_one_row_of_four_may_differ_and_two_may_not() -> None:
+def test_one_of_four_rows_may_differ() -> None:
     right, wrong = Answered((5, 6, 2)), Answered((7, 7, 7))
 
     assert compare(_reference(*[CLEAR] * 4), [right, right, wrong, right]).same == 3
@@ -95,7 +95,7 @@ def test_one_row_of_four_may_differ_and_two_may_not() -> None:
         compare(_reference(*[CLEAR] * 4), [right, wrong, wrong, right])
 
 
-def test_a_reference_that_was_rounded_itself_is_less_sure() -> None:
+def test_a_rounded_reference_has_a_larger_tolerance() -> None:
     gaps = (9.0, 1.5, 9.0)
 
     assert compare(_reference(gaps, exact=False), [Answered((5, 7, 8))]).near_ties == 1

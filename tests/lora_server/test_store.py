@@ -1,4 +1,4 @@
-"""The store keeps what was checked, and keeps it as it is: in a folder here, and behind fsspec alike."""
+"""The artifact store keeps checked files unchanged, in a local folder and through fsspec."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}
 
 @dataclass
 class Shelf:
-    """A store of a kind, and where its files can be got at behind its back."""
+    """A kind of store, with direct access to its files."""
 
     root: str
     here: Path
@@ -35,7 +35,7 @@ class Shelf:
         return ArtifactStore(self.root, self.base, max_rank=8, cache_folder=self.here)
 
     def paths(self) -> list[str]:
-        """Of all files where they are kept for good, below the root."""
+        """Returns the paths of all stored files below the root."""
         files, root = fsspec.core.url_to_fs(self.root)
         return sorted(str(path)[len(str(root)) :].lstrip("/") for path in files.find(root))
 
@@ -69,7 +69,7 @@ def store(shelf: Shelf) -> ArtifactStore:
     return shelf.store()
 
 
-def test_the_same_content_is_the_same_version_however_the_config_is_written(
+def test_a_versions_hash_does_not_depend_on_the_configs_formatting(
     store: ArtifactStore, make_adapter: MakeAdapter
 ) -> None:
     folder = make_adapter()
@@ -90,7 +90,7 @@ def test_other_content_is_another_version(store: ArtifactStore, make_adapter: Ma
     assert second.version == f"triage@{second.sha256[:12]}"
 
 
-def test_a_byte_cannot_change_sides_between_config_and_weights(tmp_path: Path) -> None:
+def test_the_hash_separates_config_and_weights(tmp_path: Path) -> None:
     for folder, config, weights in (("a", "xy", "z"), ("b", "x", "yz")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "adapter_config.json").write_text(config)
@@ -99,7 +99,7 @@ def test_a_byte_cannot_change_sides_between_config_and_weights(tmp_path: Path) -
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
 
 
-def test_what_is_stored_does_not_change_with_its_source(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
+def test_a_stored_version_is_independent_of_its_source(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     source = make_adapter()
     version = store.add("triage", source, {})
     for file in source.iterdir():
@@ -112,9 +112,7 @@ def test_what_is_stored_does_not_change_with_its_source(store: ArtifactStore, ma
     assert (manifest["sha256"], manifest["rank"]) == (version.sha256, 2)
 
 
-def test_the_manifest_says_what_the_base_and_the_training_were(
-    shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter
-) -> None:
+def test_the_manifest_names_base_model_and_training(shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter) -> None:
     (base_folder / "pointsman.json").write_text(json.dumps({"name": "tiny", "digest": "d" * 64}))
     (base_folder / "chat_template.jinja").write_text("{{ messages }}")
     folder, parent = make_adapter(), "triage@0123456789ab"
@@ -139,7 +137,7 @@ def test_the_manifest_says_what_the_base_and_the_training_were(
     assert manifest["metrics"] == version.metrics
 
 
-def test_an_adapter_of_another_recipe_of_the_base_is_refused(
+def test_an_adapter_of_another_base_model_is_rejected(
     shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter
 ) -> None:
     (base_folder / "pointsman.json").write_text(json.dumps({"digest": "d" * 64}))
@@ -151,9 +149,7 @@ def test_an_adapter_of_another_recipe_of_the_base_is_refused(
     assert _refusal(lambda: shelf.store().add("a", folder, {})).code == "wrong_base_model"
 
 
-def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
-    shelf: Shelf, make_adapter: MakeAdapter
-) -> None:
+def test_held_out_rows_are_stored_with_a_version_but_not_hashed(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     store, folder = shelf.store(), make_adapter()
     without = store.add("triage", folder, {})
     assert store.samples(without) == ()
@@ -167,11 +163,11 @@ def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
     assert samples[0].messages[0].content == "Where is my train?"
 
 
-def test_held_out_rows_that_fill_their_bounds_are_read_back(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
+def test_held_out_rows_at_the_limits_are_read_back(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     turns = [{"role": ("user", "assistant")[turn % 2], "content": "a"} for turn in range(1801)]
     bare = json.dumps({"messages": turns, "answer": ""}, separators=(",", ":"))
     full = bare.removesuffix('"}') + "y" * (MAX_ROW_BYTES - len(bare)) + '"}'
-    last = full.replace("y" * MAX_ROWS, "y", 1)  # makes room for the ends of the other lines
+    last = full.replace("y" * MAX_ROWS, "y", 1)  # for the ends of the other lines
     folder = make_adapter()
     (folder / "samples.jsonl").write_text("\n".join([*[full] * (MAX_ROWS - 1), last]))
 
@@ -194,7 +190,7 @@ def test_registering_again_with_other_held_out_rows_replaces_them(
     assert content_hash(store.fetch(version)) == version.sha256
 
 
-def test_a_version_that_was_changed_in_the_store_is_not_handed_out(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_a_modified_version_is_not_returned(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     version = shelf.store().add("triage", make_adapter(), {})
     shelf.damage(version)
 
@@ -203,7 +199,7 @@ def test_a_version_that_was_changed_in_the_store_is_not_handed_out(shelf: Shelf,
     assert _refusal(lambda: other_machine.fetch(version), FailedPrecondition).code == "hash_mismatch"
 
 
-def test_registering_a_damaged_version_again_makes_it_whole(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_registering_a_damaged_version_again_repairs_it(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     version = shelf.store().add("triage", make_adapter(), {})
     shelf.damage(version)
 
@@ -231,7 +227,7 @@ def test_a_version_that_was_never_stored_is_not_found(store: ArtifactStore, make
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", "", "Triage", "a\0b", "ünïcode", "..", "/abs"])
-def test_a_version_that_is_none_never_becomes_a_path(
+def test_an_invalid_version_name_never_becomes_a_path(
     store: ArtifactStore, make_adapter: MakeAdapter, name: str
 ) -> None:
     strange = replace(store.add("triage", make_adapter(), {}), name=name)
@@ -240,7 +236,7 @@ def test_a_version_that_is_none_never_becomes_a_path(
         assert _refusal(lambda use=use: use(strange)).code == "bad_version"  # type: ignore[misc]  # bound at once
 
 
-def test_a_refused_adapter_leaves_nothing_behind(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_a_rejected_adapter_leaves_no_files(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -251,9 +247,7 @@ def test_a_refused_adapter_leaves_nothing_behind(shelf: Shelf, make_adapter: Mak
     assert _files(shelf.here) == []
 
 
-def test_a_deleted_version_leaves_nothing_behind_and_can_be_deleted_again(
-    shelf: Shelf, make_adapter: MakeAdapter
-) -> None:
+def test_a_deleted_version_leaves_no_files_and_deletion_is_idempotent(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     store, folder = shelf.store(), make_adapter()
     (folder / "samples.jsonl").write_text(ROW)
     version = store.add("triage", folder, {})
@@ -269,10 +263,10 @@ def test_a_deleted_version_leaves_nothing_behind_and_can_be_deleted_again(
     assert store.fetch(version).is_dir()
 
 
-def test_a_deletion_that_was_cut_short_is_finished_by_the_next(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_an_interrupted_deletion_is_completed_by_the_next(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     store = shelf.store()
     version = store.add("triage", make_adapter(), {})
-    shelf.remove(version, "manifest.json")  # what goes first
+    shelf.remove(version, "manifest.json")  # the least recently used comes first
 
     store.delete(version)
 
@@ -288,7 +282,7 @@ def test_deleting_one_version_leaves_the_others(store: ArtifactStore, make_adapt
     assert content_hash(store.fetch(second)) == second.sha256
 
 
-def test_the_same_name_with_an_equal_hash_is_told_apart_by_the_whole_hash(
+def test_versions_with_equal_short_hashes_are_distinguished_by_the_full_hash(
     store: ArtifactStore, make_adapter: MakeAdapter
 ) -> None:
     version = store.add("triage", make_adapter(), {})
@@ -297,7 +291,7 @@ def test_the_same_name_with_an_equal_hash_is_told_apart_by_the_whole_hash(
     _refusal(lambda: store.fetch(twin), FailedPrecondition)
 
 
-def test_many_who_register_the_same_at_once_all_get_it(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_concurrent_registrations_of_the_same_content_succeed(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     store, folder = shelf.store(), make_adapter()
     with ThreadPoolExecutor(8) as threads:
         versions = list(threads.map(lambda _: store.add("triage", folder, {}), range(16)))
@@ -306,9 +300,7 @@ def test_many_who_register_the_same_at_once_all_get_it(shelf: Shelf, make_adapte
     assert content_hash(store.fetch(versions[0])) == versions[0].sha256
 
 
-def test_what_a_dead_process_left_unfinished_is_cleared_away_at_the_next_start(
-    shelf: Shelf, make_adapter: MakeAdapter
-) -> None:
+def test_incomplete_files_are_removed_at_the_next_start(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     shelf.store()
     local = Path(shelf.root) if "://" not in shelf.root else shelf.here
     old, young = local / ".incoming" / "old", local / ".incoming" / "young"
@@ -330,12 +322,12 @@ def test_what_a_dead_process_left_unfinished_is_cleared_away_at_the_next_start(
         {"facts": {}, "author": "x" * 1025},
     ],
 )
-def test_facts_have_a_limit(store: ArtifactStore, make_adapter: MakeAdapter, words: dict[str, Any]) -> None:
+def test_the_size_of_facts_is_limited(store: ArtifactStore, make_adapter: MakeAdapter, words: dict[str, Any]) -> None:
     assert _refusal(lambda: store.add("triage", make_adapter(), **words)).code == "bad_facts"
 
 
 def replace_here(shelf: Shelf) -> Shelf:
-    """As another machine sees it: nothing was fetched there yet."""
+    """Acts as another machine, on which nothing has been downloaded."""
     return replace(shelf, here=shelf.here.with_name("elsewhere"))
 
 

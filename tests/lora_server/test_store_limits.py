@@ -1,4 +1,4 @@
-"""The store at its limits: a full disk, a service that is away, room for what was fetched, many who fetch at once."""
+"""Limits of the artifact store: a full disk, an unavailable service, the download cache, and concurrent downloads."""
 
 import json
 import logging
@@ -40,10 +40,10 @@ def memory(tmp_path: Path) -> Iterator[str]:
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_full_disk_is_said_clearly_and_leaves_nothing_half(
+def test_a_full_disk_is_reported_and_leaves_no_partial_version(
     tmp_path: Path, base_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    """A real limit, of the size of files; a full disk fails in the same place (EFBIG instead of ENOSPC)."""
+    """Uses a real limit of file sizes; a full disk fails in the same place (ENOSPC instead of EFBIG)."""
     root, adapter = tmp_path / "store", make_adapter()
     limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
 
@@ -61,9 +61,7 @@ def test_a_full_disk_is_said_clearly_and_leaves_nothing_half(
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
-def test_a_store_that_cannot_be_written_is_unavailable(
-    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter
-) -> None:
+def test_an_unwritable_store_is_unavailable(tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter) -> None:
     (tmp_path / "file").write_text("")
     store = ArtifactStore(tmp_path / "file" / "store", base, 8)
 
@@ -73,7 +71,7 @@ def test_a_store_that_cannot_be_written_is_unavailable(
     assert caught.value.code == "store_unavailable"
 
 
-def test_a_change_is_noticed_though_the_version_was_handed_out_before(
+def test_a_later_modification_of_a_version_is_detected(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter
 ) -> None:
     store = ArtifactStore(tmp_path / "store", base, 8)
@@ -82,13 +80,13 @@ def test_a_change_is_noticed_though_the_version_was_handed_out_before(
     before = weights.stat()
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one who hides it would
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # like a service that hides the reason
 
     with pytest.raises(FailedPrecondition):
         store.fetch(version)
 
 
-def test_a_damaged_copy_here_is_fetched_again(
+def test_a_damaged_cached_copy_is_downloaded_again(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
     store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "here")
@@ -100,7 +98,7 @@ def test_a_damaged_copy_here_is_fetched_again(
     assert content_hash(store.fetch(version)) == version.sha256
 
 
-def test_what_was_fetched_is_there_without_the_service(
+def test_downloaded_versions_are_available_without_the_service(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
     version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
@@ -111,7 +109,7 @@ def test_what_was_fetched_is_there_without_the_service(
     assert content_hash(ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b").fetch(version)) == version.sha256
 
 
-def test_many_who_want_a_version_at_once_fetch_it_once(
+def test_concurrent_requests_share_one_download(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
@@ -124,13 +122,13 @@ def test_many_who_want_a_version_at_once_fetch_it_once(
     assert len([record for record in caplog.records if "was downloaded from" in record.message]) == 1
 
 
-def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
+def test_unused_versions_are_evicted_from_the_cache_only(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
     here = tmp_path / "here"
     store = ArtifactStore(memory, base, 8, cache_folder=here, max_cache_bytes=1)
     versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
-    assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
+    assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # it may be in use
     for version in versions[:2]:
         long_ago = time.time() - remote_backend.MIN_CACHED_SECONDS - 1
         os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
@@ -141,7 +139,7 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
     assert content_hash(store.fetch(versions[0])) == versions[0].sha256
 
 
-def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, base: BaseModelSpec) -> None:
+def test_a_url_needs_a_cache_folder_and_a_supporting_package(tmp_path: Path, base: BaseModelSpec) -> None:
     with pytest.raises(ValueError, match="needs a local folder"):
         ArtifactStore("memory://store", base, 8)
     with pytest.raises(ValueError, match="nosuchkind"):
@@ -163,7 +161,7 @@ while True:
 
 
 @pytest.mark.parametrize("milliseconds", [3, 8, 21, 34])
-def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
+def test_a_kill_never_leaves_a_partial_version(
     tmp_path: Path, base: BaseModelSpec, base_folder: Path, make_adapter: MakeAdapter, milliseconds: int
 ) -> None:
     root = tmp_path / "store"
@@ -174,7 +172,7 @@ def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        time.sleep(milliseconds / 1000)  # anywhere in its work, that is the point
+        time.sleep(milliseconds / 1000)  # at an arbitrary point of its work
         process.kill()
 
     store = ArtifactStore(root, base, 8)

@@ -1,4 +1,5 @@
-"""The store behind a real S3 interface: moto's server in a process of its own, spoken to by s3fs. Both are optional."""
+"""The artifact store with a real S3 interface: moto's server in its own process, accessed by s3fs. Both are
+optional."""
 
 import socket
 import subprocess
@@ -42,7 +43,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store's URL, with the service's address and keys where its library looks for them."""
+    """A store's URL, with address and credentials in the environment variables of its library."""
     for name, value in {
         "AWS_ENDPOINT_URL": s3,
         "AWS_ACCESS_KEY_ID": "test",
@@ -58,7 +59,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
+def test_a_version_is_uploaded_to_s3_and_downloaded_on_another_machine(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = make_adapter()
@@ -79,7 +80,7 @@ def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
     ]
 
 
-def test_what_changes_in_the_bucket_is_seen_at_once(
+def test_changes_in_the_bucket_are_detected_at_once(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     first, second = (ArtifactStore(bucket, base, 8, cache_folder=tmp_path / name) for name in "ab")
@@ -97,7 +98,7 @@ def test_what_changes_in_the_bucket_is_seen_at_once(
     assert content_hash(second.fetch(version)) == version.sha256
 
 
-def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
+def test_a_modified_object_is_not_returned_and_registering_again_repairs_it(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     store = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here")
@@ -112,7 +113,7 @@ def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
     assert content_hash(ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "c").fetch(version)) == version.sha256
 
 
-def test_a_service_that_is_away_is_unavailable(
+def test_an_unreachable_service_is_unavailable(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")

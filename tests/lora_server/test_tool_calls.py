@@ -1,4 +1,5 @@
-"""Which tool-call parser vLLM is started with, and which chat template renders tools if the model's own does not."""
+"""The tool-call parser with which vLLM is started, and the chat template for models whose own one does not support
+tools."""
 
 import json
 import logging
@@ -51,13 +52,11 @@ def render(template: str, messages: list[dict[str, Any]], tools: list[dict[str, 
         ("{{ tools }}", "gpt_oss", "openai"),
     ],
 )
-def test_the_format_that_the_chat_template_shows_decides(
-    tmp_path: Path, template: str, model_type: str, parser: str
-) -> None:
+def test_the_chat_template_determines_the_parser(tmp_path: Path, template: str, model_type: str, parser: str) -> None:
     assert choose_tool_calling(model(tmp_path, template, model_type), "auto") == ToolCalling(parser)
 
 
-def test_of_several_templates_the_one_for_tools_counts(tmp_path: Path) -> None:
+def test_the_tool_template_is_used_if_there_are_several(tmp_path: Path) -> None:
     named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN}]
 
     assert choose_tool_calling(model(tmp_path, tokenizer={"chat_template": named}), "auto").parser == "hermes"

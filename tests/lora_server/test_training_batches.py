@@ -1,4 +1,4 @@
-"""Conversations become tokens, and tokens become steps, without a tokenizer's package."""
+"""Conversations are tokenized and grouped into training steps, without a tokenizer package."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ END, OPEN, BREAK = 1, 2, 3
 
 
 def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
-    """A chat template in small: one token a letter, the end of the turn, a line break."""
+    """A minimal chat template: one token per letter, the end of the turn, a line break."""
     turns = [[OPEN, *(ord(letter) for letter in message.content), END, BREAK] for message in messages]
     return [token for turn in turns for token in turn] + ([OPEN] if answer_next else [])
 
@@ -24,14 +24,14 @@ def of_length(tokens: int) -> Example:
     return Example(tuple(range(tokens)), 1, row("q", "a"))
 
 
-def test_only_the_answer_and_the_end_of_its_turn_are_learnt() -> None:
+def test_only_the_answer_and_its_end_of_turn_have_a_loss() -> None:
     (example,) = encode([row("hi", "yo")], render, END, 100).rows
     assert example.prompt_ids == (OPEN, ord("h"), ord("i"), END, BREAK, OPEN)
     assert example.ids[example.prompt_length :] == (ord("y"), ord("o"), END)
     assert example.answer_length == 3
 
 
-def test_a_template_that_does_not_end_the_turn_gets_an_end_to_learn() -> None:
+def test_an_end_of_turn_is_added_if_the_template_has_none() -> None:
     def endless(messages: Sequence[Message], answer_next: bool) -> list[int]:
         return [token for token in render(messages, answer_next) if token not in (END, BREAK)]
 
@@ -39,7 +39,7 @@ def test_a_template_that_does_not_end_the_turn_gets_an_end_to_learn() -> None:
     assert example.ids[-2:] == (ord("o"), END)
 
 
-def test_a_row_with_too_many_tokens_is_left_out_whole_and_reported() -> None:
+def test_a_too_long_row_is_skipped_and_reported() -> None:
     encoded = encode([row("hi", "yo"), row("long", "y" * 90)], render, END, 50)
     assert [example.source.question for example in encoded.rows] == ["hi"]
     assert encoded.notes == ("rows.jsonl:4: left out, its 99 tokens are more than 50",)
@@ -53,13 +53,13 @@ def test_a_template_that_renders_an_answered_prompt_differently_is_refused() -> 
         encode([row("hi", "yo")], forgetful, END, 100)
 
 
-def test_a_batch_keeps_to_its_tokens_with_padding_and_a_longer_row_stands_alone() -> None:
+def test_a_batch_respects_its_token_limit_including_padding() -> None:
     batches = batch_by_length([of_length(tokens) for tokens in (30, 10, 20, 90, 40, 10)], 60)
     assert [[len(example.ids) for example in batch] for batch in batches] == [[10, 10, 20], [30], [40], [90]]
     assert all(padded_tokens(batch) <= 60 or len(batch) == 1 for batch in batches)
 
 
-def test_every_epoch_has_every_row_once_and_another_order() -> None:
+def test_every_epoch_shuffles_all_rows() -> None:
     examples = [of_length(tokens) for tokens in range(10, 60)]
     one, two = plan_batches(examples, 1, 100, seed=7), plan_batches(examples, 2, 100, seed=7)
     lengths = sorted(len(example.ids) for batch in two for example in batch)
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
     assert plan_batches(examples, 2, 100, seed=7) != plan_batches(examples, 2, 100, seed=8)
 
 
-def test_rows_of_like_length_stand_together_so_that_little_is_padding() -> None:
+def test_rows_of_similar_length_are_batched_together() -> None:
     examples = [of_length(20 + 7 * number % 100) for number in range(400)]
     batches = plan_batches(examples, 1, 1000, seed=7)
     tokens = sum(len(example.ids) for example in examples)

@@ -1,4 +1,4 @@
-"""Training data is checked, split and explained before anything is computed."""
+"""Training data is checked, split and described before training starts."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -53,12 +53,12 @@ def test_a_task_example_becomes_one_question_and_one_answer(write: Write) -> Non
     assert (row.prompt, row.answer) == ((Message("user", "Where is my bag?"),), "lost_item")
 
 
-def test_a_json_value_is_written_on_one_line_with_its_letters_as_they_are(write: Write) -> None:
+def test_a_json_value_is_written_on_one_line_without_escapes(write: Write) -> None:
     (row,) = read_conversations(write(example("Zürich?", {"intent": "fare", "slots": {"to": "Zürich"}})))
     assert row.answer == '{"intent": "fare", "slots": {"to": "Zürich"}}'
 
 
-def test_the_system_message_is_put_before_rows_without_one_only(write: Write) -> None:
+def test_the_system_message_is_added_to_rows_without_one(write: Write) -> None:
     rows = read_conversations(write(example("hello"), turns("system", "user", "assistant")), "Be brief.")
     assert [row.prompt[0] for row in rows] == [Message("system", "Be brief."), Message("system", "words of system")]
 
@@ -90,14 +90,14 @@ def test_empty_lines_count_as_lines_but_not_as_rows(write: Write) -> None:
         ({"messages": ["hello", "there"]}, 'messages[0] is an object with "role" and "content"'),
     ],
 )
-def test_a_bad_line_is_named_with_what_would_be_right(write: Write, line: object, complaint: str) -> None:
+def test_an_invalid_line_is_named_with_the_valid_form(write: Write, line: object, complaint: str) -> None:
     with pytest.raises(DataError) as refused:
         read_conversations(write(example("good"), line))
     assert "rows.jsonl:2: " in str(refused.value)
     assert complaint in str(refused.value)
 
 
-def test_all_bad_lines_are_named_at_once_up_to_twenty(write: Write) -> None:
+def test_up_to_twenty_invalid_lines_are_named(write: Write) -> None:
     with pytest.raises(DataError) as refused:
         read_conversations(write(*["{"] * 23))
     lines = str(refused.value).splitlines()
@@ -105,7 +105,7 @@ def test_all_bad_lines_are_named_at_once_up_to_twenty(write: Write) -> None:
     assert lines[20:] == ["... and 3 more lines"]
 
 
-def test_a_file_without_rows_says_what_a_row_looks_like(write: Write) -> None:
+def test_an_empty_file_is_rejected_with_an_example_row(write: Write) -> None:
     with pytest.raises(DataError, match="has no rows; write one JSON object a line"):
         read_conversations(write(""))
 
@@ -118,7 +118,7 @@ def test_a_missing_file_and_one_of_another_encoding_are_refused_by_name(tmp_path
         read_conversations(tmp_path / "latin.jsonl")
 
 
-def test_a_prompt_that_is_held_out_is_not_learnt_even_in_other_letters(write: Write) -> None:
+def test_held_out_prompts_are_removed_from_training_ignoring_case(write: Write) -> None:
     training = write(example("Where is my BAG?"), example("hello"))
     found = read_split(training, write(example("where  is my bag?", "other"), name="heldout.jsonl"), 0.1, None, 7)
     assert texts(found.training) == ["hello"]
@@ -133,23 +133,23 @@ def test_training_rows_that_are_all_held_out_are_refused(write: Write) -> None:
         split(rows, rows)
 
 
-def test_a_row_that_is_there_twice_is_learnt_once(write: Write) -> None:
+def test_duplicate_rows_are_used_once(write: Write) -> None:
     found = split(read_conversations(write(example("hello"), example("hello"))), ())
     assert texts(found.training) == ["hello"]
     assert found.notes[0].endswith("rows.jsonl:1")
 
 
-def test_one_prompt_with_two_answers_is_refused(write: Write) -> None:
+def test_a_prompt_with_two_answers_is_rejected(write: Write) -> None:
     with pytest.raises(DataError, match=r"rows.jsonl:2: its prompt is that of .*rows.jsonl:1, but its answer differs"):
         split(read_conversations(write(example("hello", "a"), example("hello", "b"))), ())
 
 
-def test_prompts_that_differ_in_capitals_may_have_answers_that_do(write: Write) -> None:
+def test_prompts_that_differ_in_case_may_have_different_answers(write: Write) -> None:
     found = split(read_conversations(write(example("to SALTBY", "SALTBY"), example("to Saltby", "Saltby"))), ())
     assert len(found.training) == 2
 
 
-def test_a_share_is_held_out_at_random_and_the_same_with_the_same_seed(write: Write) -> None:
+def test_a_random_share_is_held_out_reproducibly(write: Write) -> None:
     rows = read_conversations(write(*(example(f"question {number}") for number in range(40))))
     first, again, other = split_by_share(rows, 0.1, 7), split_by_share(rows, 0.1, 7), split_by_share(rows, 0.1, 8)
     assert (len(first.training), len(first.heldout)) == (36, 4)
@@ -168,7 +168,7 @@ def test_rows_of_one_prompt_are_held_out_together(write: Write) -> None:
         split_by_share(rows[:2], 0.1, 7)
 
 
-def test_the_examples_adapter_is_measured_on_the_rows_that_it_was_measured_on() -> None:
+def test_the_examples_held_out_rows_do_not_change() -> None:
     made = HELPDESK / "adapters" / "voice"
     report = json.loads((made / "training.json").read_text("utf-8"))
     share, seed = report["data"]["heldout_share"], report["recipe"]["seed"]
@@ -177,7 +177,7 @@ def test_the_examples_adapter_is_measured_on_the_rows_that_it_was_measured_on() 
     assert texts(found.heldout) == [row["messages"][-1]["content"] for row in kept]
 
 
-def test_a_small_share_holds_out_one_row_and_no_share_none(write: Write) -> None:
+def test_a_small_share_holds_out_one_row_and_zero_none(write: Write) -> None:
     rows = read_conversations(write(example("a"), example("b"), example("c")))
     assert len(split_by_share(rows, 0.01, 7).heldout) == 1
     assert split_by_share(rows, 0, 7).heldout == ()

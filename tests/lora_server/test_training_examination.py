@@ -1,4 +1,4 @@
-"""The data is described before anything is computed."""
+"""The statistics of training data that are reported before training starts."""
 
 import json
 from collections.abc import Sequence
@@ -18,39 +18,39 @@ def examined(
     return describe_data(rows, heldout, notes, [10 * (index + 1) for index in range(len(rows))], 7)
 
 
-def test_short_answers_that_come_again_are_labels_and_are_counted() -> None:
+def test_repeated_short_answers_are_counted_as_labels() -> None:
     found = examined([row(f"q{number}", ("refund", "lost")[number % 3 == 0]) for number in range(30)])
     assert found.labels == {"answer": {"refund": 20, "lost": 10}}
     assert found.warnings == ()
 
 
-def test_labels_are_found_inside_json_and_free_text_is_none() -> None:
+def test_labels_are_found_in_json_fields_but_not_in_free_text() -> None:
     rows = [row(f"q{n}", {"intent": ("a", "b")[n % 2], "note": f"text {n}"}) for n in range(20)]
     assert examined(rows).labels == {"intent": {"a": 10, "b": 10}}
     assert examined([row(f"q{n}", f"a reply of its own, number {n}") for n in range(20)]).labels == {}
 
 
-def test_answers_that_are_nested_too_deeply_are_text() -> None:
+def test_too_deeply_nested_answers_count_as_text() -> None:
     assert examined([row(f"q{n}", "[" * 1000) for n in range(8)]).labels == {}
 
 
-def test_lopsided_labels_are_named_with_their_counts() -> None:
+def test_unbalanced_labels_are_reported_with_their_counts() -> None:
     rows = [row(f"q{n}", "normal" if n else "high") for n in range(40)]
     (warning,) = examined(rows).warnings
     assert warning == "answer: 'normal' has 39 rows and 'high' 1; give more of the rare ones"
 
 
-def test_a_single_label_leaves_nothing_to_learn() -> None:
+def test_a_single_label_is_reported() -> None:
     assert "there is nothing to distinguish" in examined([row(f"q{n}", "yes") for n in range(9)]).warnings[0]
 
 
-def test_a_label_that_is_held_out_and_never_trained_on_is_named() -> None:
+def test_a_label_that_occurs_only_in_held_out_rows_is_named() -> None:
     rows = [row(f"q{n}", ("a", "b")[n % 2]) for n in range(20)]
     found = examined(rows, [row("new", "c")])
     assert found.warnings == ("answer: 'c' is held out and never trained on",)
 
 
-def test_what_was_left_out_is_counted_by_its_reason() -> None:
+def test_skipped_rows_are_counted_by_reason() -> None:
     notes = [
         "rows.jsonl:2: left out, the same as rows.jsonl:1",
         "rows.jsonl:3: left out, its prompt is held out too (heldout.jsonl:1)",
@@ -60,12 +60,12 @@ def test_what_was_left_out_is_counted_by_its_reason() -> None:
     assert examined([row("q", "a")], (), notes).left_out == {"duplicate": 1, "held_out_too": 1, "too_long": 2}
 
 
-def test_rows_that_ask_the_same_in_other_letters_and_differ_in_answer_are_named() -> None:
+def test_prompts_that_differ_only_in_case_with_different_answers_are_named() -> None:
     rows = [row("Where is it?", "lost", 1), row("where  is IT?", "refund", 2), row("WHERE is it?", "LOST", 3)]
     found = examined(rows)
     assert found.contradictory == ("rows.jsonl:1 and rows.jsonl:2",)
     assert "1 pairs of rows have the same prompt" in found.warnings[-1]
 
 
-def test_lengths_are_told_in_tokens() -> None:
+def test_lengths_are_reported_in_tokens() -> None:
     assert examined([row(f"q{n}", "a") for n in range(20)]).tokens == {"median": 105, "p95": 200, "longest": 200}

@@ -1,4 +1,4 @@
-"""An adapter's folder is whole or not there."""
+"""An adapter's folder is either complete or absent."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from pointsman_lora_server.training.exits import TrainingError
 FILES = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
 
 
-def test_a_new_folder_gets_three_files_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_a_new_folder_has_three_files_and_no_temporary_ones(tmp_path: Path) -> None:
     write_adapter(tmp_path / "deep" / "triage", AdapterFiles(b"weights", {"r": 4}, {"seed": 7}))
     assert sorted(path.name for path in (tmp_path / "deep" / "triage").iterdir()) == FILES
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["triage"]
@@ -32,7 +32,7 @@ def test_an_older_adapter_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["triage"]
 
 
-def test_what_cannot_be_written_leaves_the_older_adapter_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_older_adapter(tmp_path: Path) -> None:
     write_adapter(tmp_path / "triage", AdapterFiles(b"old", {"r": 4}, {}))
     with pytest.raises(TypeError):
         write_adapter(tmp_path / "triage", AdapterFiles(b"new", {"r": object()}, {}))
@@ -40,7 +40,7 @@ def test_what_cannot_be_written_leaves_the_older_adapter_as_it_was(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["triage"]
 
 
-def test_a_file_and_a_folder_with_other_things_are_refused_before_training(tmp_path: Path) -> None:
+def test_an_output_path_with_other_content_is_rejected_before_training(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match=r"notes.txt is a file"):
         check_target(tmp_path / "notes.txt")
@@ -48,7 +48,7 @@ def test_a_file_and_a_folder_with_other_things_are_refused_before_training(tmp_p
         check_target(tmp_path)
 
 
-def test_held_out_rows_go_beside_the_adapter_as_messages_and_answer(tmp_path: Path) -> None:
+def test_held_out_rows_are_stored_with_the_adapter_as_messages_and_answer(tmp_path: Path) -> None:
     row = Conversation((Message("system", "Sort."), Message("user", "Zürich?")), "fare", "heldout.jsonl:1")
     write_adapter(tmp_path / "triage", AdapterFiles(b"weights", {}, {}, [row]))
     check_target(tmp_path / "triage")
@@ -57,7 +57,7 @@ def test_held_out_rows_go_beside_the_adapter_as_messages_and_answer(tmp_path: Pa
     assert json.loads(line) == {"messages": messages, "answer": "fare"}
 
 
-def test_a_merged_model_is_written_with_the_adapter_or_not_at_all(tmp_path: Path) -> None:
+def test_merged_model_and_adapter_are_written_atomically(tmp_path: Path) -> None:
     def merge(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
 

@@ -14,7 +14,7 @@ def parsed(*options: str) -> TrainingOptions:
     return parse([*LEAST, *options])
 
 
-def test_each_method_brings_a_learning_rate_of_its_own_unless_one_is_named() -> None:
+def test_each_method_has_its_own_default_learning_rate() -> None:
     rates = {method: parsed("--method", method).recipe.learning_rate for method in ("lora", "rslora", "dpo")}
     assert rates == {"lora": 2e-3, "rslora": 1e-3, "dpo": 2e-4}
     assert parsed("--method", "dpo", "--learning-rate", "1e-5").recipe.learning_rate == 1e-5
@@ -31,7 +31,7 @@ def test_each_method_brings_a_learning_rate_of_its_own_unless_one_is_named() -> 
         ("--learning-rate", "nan"),
     ],
 )
-def test_what_does_not_go_together_ends_with_the_usage(options: tuple[str, ...]) -> None:
+def test_conflicting_options_are_rejected_with_the_usage(options: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         parsed(*options)
     assert ended.value.code == 2
@@ -61,13 +61,11 @@ def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
         (("--method", "rslora"), "is not an rsLoRA adapter"),
     ],
 )
-def test_a_parent_that_cannot_be_gone_on_from_is_refused(
-    parent: Path, options: tuple[str, ...], complaint: str
-) -> None:
+def test_an_unusable_parent_is_rejected(parent: Path, options: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(TrainingError, match=complaint):
         with_parent_recipe(parsed("--init-from", str(parent), *options))
 
 
-def test_a_folder_without_an_adapter_is_no_parent(tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_is_rejected_as_parent(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"adapter_config.json cannot be read"):
         with_parent_recipe(parsed("--init-from", str(tmp_path)))

@@ -1,4 +1,4 @@
-"""Preference pairs are checked and split as conversations are."""
+"""Preference pairs are checked and split like conversations."""
 
 import json
 from collections.abc import Callable
@@ -51,14 +51,14 @@ def test_a_prompt_is_a_text_or_a_conversation_and_an_answer_a_text_or_a_message(
         (pair("a", None), '"chosen" is null'),
     ],
 )
-def test_a_bad_pair_is_named_with_what_would_be_right(write: Write, line: object, complaint: str) -> None:
+def test_an_invalid_pair_is_named_with_the_valid_form(write: Write, line: object, complaint: str) -> None:
     with pytest.raises(DataError) as refused:
         read_preferences(write(pair("good one"), line))
     assert "pairs.jsonl:2: " in str(refused.value)
     assert complaint in str(refused.value)
 
 
-def test_a_prompt_may_have_several_pairs_but_none_twice_and_none_both_ways(write: Write) -> None:
+def test_duplicate_and_contradictory_pairs_are_rejected(write: Write) -> None:
     found = read_preference_split(write(pair("a"), pair("a", "better"), pair("a")), None, 0, None, 7)
     assert len(found.training) == 2
     assert found.notes[0].endswith("the same as " + found.training[0].where)
@@ -66,14 +66,14 @@ def test_a_prompt_may_have_several_pairs_but_none_twice_and_none_both_ways(write
         read_preference_split(write(pair("a"), pair("a", "bad", "good")), None, 0, None, 7)
 
 
-def test_a_prompt_that_is_held_out_is_not_learnt(write: Write) -> None:
+def test_held_out_prompts_are_removed_from_training(write: Write) -> None:
     heldout_rows = write(pair("Where  IS it?"), name="heldout.jsonl")
     found = read_preference_split(write(pair("where is it?"), pair("else")), heldout_rows, 0.1, None, 7)
     assert [row.prompt[0].content for row in found.training] == ["else"]
     assert found.conversations.heldout[0].answer == "good"
 
 
-def test_a_share_is_held_out_where_there_is_no_file(write: Write) -> None:
+def test_a_share_is_held_out_without_a_file(write: Write) -> None:
     path = write(*(pair(f"question {number}") for number in range(20)))
     found = read_preference_split(path, None, 0.2, None, 7)
     assert (len(found.training), len(found.heldout)) == (16, 4)
@@ -89,7 +89,7 @@ def test_pairs_of_one_prompt_are_held_out_together_and_none_is_lost(write: Write
         read_preference_split(write(*rows[:5]), None, 0.1, None, 7)
 
 
-def test_both_answers_of_a_pair_begin_behind_the_same_prompt(write: Write) -> None:
+def test_both_answers_of_a_pair_start_after_the_same_prompt(write: Write) -> None:
     def render(messages: object, answer_next: bool) -> list[int]:
         turns = [[ord(letter) for letter in message.content] + [1] for message in messages]  # type: ignore[attr-defined]
         return [token for turn in turns for token in turn]

@@ -1,4 +1,4 @@
-"""What training has to beat: prompts with the nearest examples."""
+"""The baseline that training is compared with: prompts with the nearest examples."""
 
 from collections.abc import Sequence
 
@@ -31,12 +31,12 @@ def asked(row: Example, shots: int, max_tokens: int = 1000) -> str:
     return "".join(map(chr, question.prompt_ids))
 
 
-def test_rare_words_that_are_shared_decide_and_not_frequent_ones() -> None:
+def test_rare_common_words_determine_the_nearest_example() -> None:
     nearest = NearestRows(KNOWN).find("on the train there is a ramp missing", 2)
     assert [row.answer for row in nearest] == ["assistance", "lost_item"]
 
 
-def test_the_nearest_example_stands_beside_the_question_and_the_system_message_first() -> None:
+def test_the_nearest_example_is_next_to_the_question() -> None:
     text = asked(example("my bag is lost", Message("system", "Sort.")), 2)
     assert text.splitlines() == [
         "s:Sort.",
@@ -48,7 +48,7 @@ def test_the_nearest_example_stands_beside_the_question_and_the_system_message_f
     ]
 
 
-def test_examples_that_do_not_fit_are_left_out_the_farthest_first() -> None:
+def test_the_farthest_examples_are_dropped_if_they_do_not_fit() -> None:
     row = example("my bag is lost")
     assert asked(row, 3, 80).splitlines() == ["u:I lost my black bag on the train", "a:lost_item", "u:my bag is lost"]
     assert asked(row, 3, 20) == "u:my bag is lost\n"

@@ -1,4 +1,4 @@
-"""The learning rate is a function of the steps, however the time goes."""
+"""The learning rate is a function of the step number, independent of time."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ def rates(course: StepCounter) -> list[float]:
     return found
 
 
-def test_it_goes_up_for_a_twentieth_and_then_down_to_nothing() -> None:
+def test_it_rises_for_five_percent_of_the_steps_and_then_falls_to_zero() -> None:
     found = rates(StepCounter(100))
     assert found[4] == max(found[:5]) == pytest.approx(0.9)
     assert found[5] == pytest.approx(1, abs=0.01)
@@ -23,7 +23,7 @@ def test_it_goes_up_for_a_twentieth_and_then_down_to_nothing() -> None:
     assert (learning_rate_scale(0), learning_rate_scale(1)) == (0, pytest.approx(0))
 
 
-def test_a_course_that_is_taken_up_again_goes_on_with_the_very_same_rates() -> None:
+def test_a_resumed_run_continues_with_the_same_rates() -> None:
     whole = rates(StepCounter(37))
     course = StepCounter(37)
     first = [course.next_scale()]
@@ -34,7 +34,7 @@ def test_a_course_that_is_taken_up_again_goes_on_with_the_very_same_rates() -> N
     assert rates(replace(course)) == whole[16:]
 
 
-def test_a_course_that_is_shortened_comes_down_all_the_same() -> None:
+def test_a_shortened_run_still_decays_to_zero() -> None:
     course = StepCounter(100)
     for _ in range(50):
         course.advance()
@@ -45,7 +45,7 @@ def test_a_course_that_is_shortened_comes_down_all_the_same() -> None:
     assert found[-1] < 0.02
 
 
-def test_a_course_is_never_made_longer() -> None:
+def test_a_run_is_never_extended() -> None:
     course = StepCounter(10)
     course.shorten(50)
     assert course.steps == 10

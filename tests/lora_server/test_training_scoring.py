@@ -1,4 +1,4 @@
-"""Answers are scored by what they are worth, not by their letters alone."""
+"""Answers are scored by their meaning, not only by exact equality."""
 
 import pytest
 from pointsman_lora_server.training.scoring import ScoredAnswer, score
@@ -28,32 +28,32 @@ def test_values_of_other_types_are_not_the_same(expected: str, got: str) -> None
     assert ScoredAnswer(expected, expected).is_exact
 
 
-def test_a_number_is_the_same_however_it_is_written() -> None:
+def test_numbers_are_compared_by_value() -> None:
     assert scored(('{"sum": 2.5, "n": 1}', '{"n": 1.0, "sum": 2.50}')) == {"exact": 1.0, "json_f1": 1.0}
 
 
-def test_the_order_of_a_list_counts_for_an_exact_answer() -> None:
+def test_an_exact_match_respects_list_order() -> None:
     assert scored(('{"a": ["x", "y"]}', '{"a": ["y", "x"]}')) == {"exact": 0.0, "json_f1": 1.0}
 
 
 @pytest.mark.parametrize("depth", [900, 1000, 100_000])
-def test_an_answer_that_is_nested_too_deeply_is_wrong_and_ends_nothing(depth: int) -> None:
+def test_a_too_deeply_nested_answer_is_wrong(depth: int) -> None:
     deep = '{"a": ' * depth + "1" + "}" * depth
     assert scored(('{"a": 1}', deep), ('{"a": 1}', "[" * depth)) == {"exact": 0.0, "json_f1": 0.0}
     assert ScoredAnswer(deep, deep).is_exact
 
 
-def test_half_of_the_fields_is_half_of_the_f1() -> None:
+def test_half_of_the_fields_gives_half_of_the_f1() -> None:
     found = scored(('{"intent": "refund", "slots": {"to": "Saltby"}}', '{"intent": "refund", "slots": {"to": "Wray"}}'))
     assert found == {"exact": 0.0, "json_f1": 0.5}
 
 
-def test_fields_too_many_and_fields_too_few_both_cost() -> None:
+def test_extra_and_missing_fields_lower_the_score() -> None:
     assert scored(('{"a": 1}', '{"a": 1, "b": 2}'))["json_f1"] == pytest.approx(2 / 3)
     assert scored(('{"a": 1, "b": 2}', '{"a": 1}'))["json_f1"] == pytest.approx(2 / 3)
 
 
-def test_an_answer_that_is_no_json_has_no_fields() -> None:
+def test_an_invalid_json_answer_has_no_fields() -> None:
     assert scored(('{"a": 1}', "I am not sure"), ('{"a": 1}', '{"a": 1}'))["json_f1"] == pytest.approx(2 / 3)
 
 
@@ -65,5 +65,5 @@ def test_text_is_scored_by_its_words() -> None:
     assert scored(("your train is late", "Your train was late"))["word_f1"] == 0.75
 
 
-def test_nothing_answered_is_no_score() -> None:
+def test_an_empty_answer_scores_zero() -> None:
     assert score([]) == {}

@@ -1,4 +1,4 @@
-"""What asks a run to stop while it must not."""
+"""Signals that ask a training run to stop are deferred while it saves a checkpoint."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from tests.lora_server.trainings import PYTHON
 
 TIMES = 60
 
-# A thread interrupts the saving of a checkpoint again and again, each time once the one before has been heard of.
+# A thread interrupts the saving of a checkpoint repeatedly, each time after the previous signal was received.
 INTERRUPTED = """
 import os, random, sys, threading, time
 from pathlib import Path
@@ -60,7 +60,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_what_is_held_comes_at_the_end_once(number: signal.Signals) -> None:
+def test_a_deferred_signal_is_delivered_once_at_the_end(number: signal.Signals) -> None:
     did = []
 
     def interrupted() -> None:
@@ -76,13 +76,13 @@ def test_what_is_held_comes_at_the_end_once(number: signal.Signals) -> None:
         signal.raise_signal(number)
 
 
-def test_where_nothing_comes_nothing_is_told() -> None:
+def test_without_a_signal_nothing_is_delivered() -> None:
     with delaying_signals():
         pass
     assert [signal.getsignal(number) for number in SIGNALS] == [signal.default_int_handler] * 2
 
 
-def test_an_error_of_the_block_is_told_first() -> None:
+def test_an_exception_of_the_block_has_priority() -> None:
     def failing() -> None:
         with delaying_signals():
             signal.raise_signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ def test_an_error_of_the_block_is_told_first() -> None:
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs the engine's environment")
-def test_whoever_stops_a_run_amid_its_checkpoint_stops_it_as_ever(tmp_path: Path) -> None:
+def test_a_signal_during_a_checkpoint_stops_the_run_afterwards(tmp_path: Path) -> None:
     program = [str(PYTHON), "-c", INTERRUPTED, str(tmp_path / "checkpoint.pt"), str(TIMES)]
     ran = subprocess.run(program, env=trainings.environment(), capture_output=True, text=True, timeout=120, check=False)
     assert (ran.returncode, ran.stdout) == (0, f"heard {TIMES}\n"), ran.stderr

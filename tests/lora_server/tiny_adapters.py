@@ -1,4 +1,4 @@
-"""A base model of three layers without sense, and adapters for it that pass every check of their files."""
+"""A random base model with three layers, and adapters for it whose files pass every check."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def good_tensors() -> dict[str, NDArray[Any]]:
 def write_adapter(
     folder: Path, weights: Mapping[str, NDArray[Any]], *, seed: int = 0, config: Mapping[str, Any] = {}
 ) -> Path:
-    """`config` replaces keys of adapter_config.json, another `seed` makes other content."""
+    """`config` replaces keys of adapter_config.json, and another `seed` gives other content."""
     folder.mkdir(parents=True, exist_ok=True)
     good = {
         "peft_type": "LORA",

@@ -1,4 +1,4 @@
-"""Makes a base model that is far too small to be good at anything, in seconds: run by the engine's python, FOLDER."""
+"""Makes a tiny base model in seconds; run by the engine's Python with FOLDER."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ TEMPLATE = (
 
 
 def main(folder: Path) -> None:
-    """One token a byte: no text is foreign to it."""
+    """Uses one token per byte, so that any text can be tokenized."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *letters])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))

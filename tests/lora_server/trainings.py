@@ -1,4 +1,4 @@
-"""The real trainer as the tests run it, in the engine's environment."""
+"""Runs the real trainer in the engine's environment."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def command(base: Path, data: Path, out: Path, *options: object) -> list[str]:
 def train(
     base: Path, data: Path, out: Path, *options: object, kill_at: Callable[[dict[str, Any]], bool] = lambda event: False
 ) -> Run:
-    """`kill_at` says of an event whether the trainer is killed (-9) when it tells it."""
+    """Runs a training; `kill_at` selects an event at which the trainer is killed with SIGKILL."""
     program = command(base, data, out, *options)
     with subprocess.Popen(
         program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -76,7 +76,7 @@ def write_rows(path: Path, *rows: object) -> Path:
 
 
 def tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """The header of a safetensors file: its length in eight bytes, then JSON."""
+    """Returns the header of a safetensors file: its length in eight bytes, then JSON."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + length])

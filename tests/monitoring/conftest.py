@@ -1,4 +1,4 @@
-"""One evening at the help desk, for all tests of this folder."""
+"""One monitored run of the help desk for all tests of this folder."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
 
 
 async def _spend(home: Path, watch: Path, of_agent: Path) -> Evening:
-    """The house ends first, so that all of its spans have arrived."""
+    """Stops the services before the agent, so that all of their spans arrive."""
     async with running_agent(of_agent) as agent:
         async with _beside(running_house(home, agent.url)) as house:
             evening = await spend(house, watch)
@@ -33,7 +33,7 @@ async def _spend(home: Path, watch: Path, of_agent: Path) -> Evening:
 
 @asynccontextmanager
 async def _beside(house: AbstractContextManager[House]) -> AsyncIterator[House]:
-    """Begins and ends it in a thread: meanwhile the collector takes spans."""
+    """Runs the context in a thread, while the collector receives spans in this one."""
     living = await asyncio.to_thread(house.__enter__)
     try:
         yield living

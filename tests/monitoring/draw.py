@@ -1,6 +1,6 @@
-"""Draws panels as Grafana would lay them out: `python -m tests.monitoring.draw PANELS.json FOLDER`, with matplotlib.
+"""Draws panels with matplotlib in Grafana's layout: `python -m tests.monitoring.draw PANELS.json FOLDER`.
 
-One picture of each panel, in a folder for each dashboard, and one of each dashboard.
+It writes one picture of each panel, in a folder per dashboard, and one of each dashboard.
 """
 
 import json
@@ -13,7 +13,7 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # what draws without a screen is chosen first
+import matplotlib.pyplot as plt  # the backend must be selected before pyplot is imported
 from matplotlib.ticker import EngFormatter
 
 ACROSS = 24
@@ -21,9 +21,9 @@ ACROSS = 24
 COLUMN, LINE = 0.85, 0.42
 """Inches of one column, and of one line, of the grid."""
 MOST_NAMES = 12
-"""In a legend."""
+"""Maximum entries of a legend."""
 PLOT = 0.72
-"""Of a panel's width; the rest is its legend's."""
+"""Share of a panel's width for the plot; the rest is for the legend."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _evening(panels: list[dict[str, Any]]) -> tuple[float, float]:
-    """Its first and its last moment, of all panels alike: what happened at once stands below each other."""
+    """Returns the first and the last time of all panels, so that all have the same time axis."""
     moments = [at for panel in panels for one in panel["series"] for at, _ in one["points"]]
     return min(moments), max(moments)
 
@@ -54,7 +54,7 @@ def _draw_dashboard(title: str, panels: list[dict[str, Any]], evening: tuple[flo
         figure.text(0.01, 1 - (y + 1.2) / (bottom + 2), row, fontsize=11, weight="bold")
     for panel in panels:
         at = panel["at"]
-        # A margin within the panel's place: names to the left, time below, the title above.
+        # Margins inside the panel: names on the left, time below, title above.
         left, width = (at["x"] + 0.7) / ACROSS, (at["w"] - 1.0) / ACROSS
         low, height = 1 - (at["y"] + 2 + at["h"] - 1.1) / (bottom + 2), (at["h"] - 2.0) / (bottom + 2)
         _draw(figure.add_axes((left, low, width * PLOT, height)), panel, evening)
@@ -91,7 +91,7 @@ def _draw(axes: Any, panel: dict[str, Any], evening: tuple[float, float]) -> Non
 
 
 def _told(unit: str, value: float) -> str:
-    """Short, with its unit where that is a sign; units in words stand in the title."""
+    """Formats a value with its unit if that is a symbol; other units are in the title."""
     if unit == "percentunit":
         return f"{100 * value:.3g}%"
     if unit == "currencyUSD":
@@ -113,7 +113,7 @@ def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, evening:
     else:
         for name, points in lines:
             values = [points.get(at, float("nan")) for at in moments]
-            axes.plot(seconds, values, label=name, linewidth=1, marker=".", markersize=2)  # one value alone, too
+            axes.plot(seconds, values, label=name, linewidth=1, marker=".", markersize=2)  # also for a single value
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlim(0, evening[1] - evening[0])
     axes.set_xlabel("seconds", fontsize=6, labelpad=1)
@@ -121,7 +121,7 @@ def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, evening:
 
 
 def _name_lines(axes: Any) -> None:
-    """Beside them, where they hide nothing."""
+    """Writes the names next to the lines, where they do not overlap."""
     drawn, names = axes.get_legend_handles_labels()
     more = len(names) - MOST_NAMES
     title = f"and {more} more" if more > 0 else None
@@ -130,7 +130,7 @@ def _name_lines(axes: Any) -> None:
 
 
 def _draw_heat(axes: Any, series: list[dict[str, Any]], evening: tuple[float, float]) -> None:
-    """The series are cumulative: a bucket has in it what the one below does not."""
+    """Draws a heat map from cumulative buckets."""
     edges = sorted(series, key=lambda one: float(one["name"].replace("+Inf", "inf")))
     moments = sorted({at for one in series for at, _ in one["points"]})
     counts = [[dict(map(tuple, one["points"])).get(at, 0.0) for at in moments] for one in edges]

@@ -1,4 +1,4 @@
-"""What may be empty after one minute of load and one fault, and why. An entry that nothing needs fails the tests."""
+"""Queries that may be empty after one minute of load and one fault, with reasons. Unused entries fail the tests."""
 
 import re
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 EMPTY: dict[str, str] = {
     r"pointsman_lora_validation_duration_seconds": "versions are tested when they are registered, before the minute",
 }
-"""Patterns of PromQL to reasons."""
+"""Reasons by PromQL pattern."""
 
 
 def reason(expr: str) -> str:
-    """The pattern in EMPTY that `expr` has in it, or any rule that it asks for; empty where there is none."""
+    """Returns the pattern of EMPTY in `expr` or in a recording rule that it uses; empty if there is none."""
     text = "\n".join(_with_its_rules(expr, _recorded(), set()))
     return next((pattern for pattern in EMPTY if re.search(pattern, text)), "")
 
@@ -30,7 +30,7 @@ def _with_its_rules(expr: str, recorded: Mapping[str, list[str]], seen: set[str]
 
 
 def _recorded() -> dict[str, list[str]]:
-    """Names to their expressions; there are several where the labels differ."""
+    """Returns the expressions of recording rules by name; several if their labels differ."""
     recorded: dict[str, list[str]] = {}
     for path in RULES.glob("*.yml"):
         for group in yaml.safe_load(path.read_text())["groups"]:

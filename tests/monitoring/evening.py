@@ -1,4 +1,4 @@
-"""An evening at the help desk under a real Prometheus: a minute of load, then its engine dies."""
+"""A monitored run of the help desk with a real Prometheus: a minute of load, then its engine is killed."""
 
 import asyncio
 import contextlib
@@ -26,19 +26,19 @@ MINUTE = 60.0
 """Seconds of load before the fault."""
 
 ANSWERS = 3
-"""Of each kind of path before the fault; there is no rate of a series that is born at its one value."""
+"""Required answers of each kind of path before the fault, because a rate needs a series with several values."""
 
 LONGEST_WAIT = 180.0
-"""Seconds for them beyond the minute: on a busy machine two adapters that take turns in one slot have few."""
+"""Additional time for these answers: on a busy machine, two adapters that share one slot are slow."""
 
 LONGEST_ALARM = 60.0
-"""Seconds from the fault until somebody must have been told."""
+"""Time limit from the fault to the notification."""
 
 VARIABLES = {"__rate_interval": "15s", "path": ".*", "task": ".*", "adapter": ".*"}
-"""As Grafana fills them in: everything, and four scrapes or more."""
+"""Values of Grafana's variables: all values, and an interval of four scrapes or more."""
 
 Series = list[dict[str, Any]]
-"""As Prometheus's API answers, each with `points`: (unix seconds, value)."""
+"""Prometheus's result format with `points`: pairs of Unix seconds and value."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class Shown:
 
 @dataclass
 class Evening:
-    """What was seen."""
+    """The results of the run."""
 
     kinds: dict[str, int] = field(default_factory=dict)
     statuses: dict[int, int] = field(default_factory=dict)
     panels: list[Shown] = field(default_factory=list)
     recorded: dict[str, Series] = field(default_factory=dict)
-    """Of each recording rule, by its name with its own labels."""
+    """Results of each recording rule, by its name and labels."""
     rules: list[dict[str, Any]] = field(default_factory=list)
     told_before: list[dict[str, str]] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
     exported: dict[str, str] = field(default_factory=dict)
-    """What each service of ours has at /metrics after a minute, by its job."""
+    """The content of /metrics of each service after a minute, by job."""
     spans: list[Arrived] = field(default_factory=list)
-    """What the collector behind the OpenTelemetry agent has got."""
+    """Spans that the collector behind the OpenTelemetry agent received."""
     exemplars: set[str] = field(default_factory=set)
-    """Trace ids that Prometheus keeps beside the latencies of requests."""
+    """Trace ids that Prometheus stores as exemplars of request latencies."""
 
 
 async def spend(house: House, folder: Path) -> Evening:
@@ -112,7 +112,7 @@ async def _alarmed(receiver: Receiver) -> bool:
 
 
 async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: float) -> None:
-    """`calm` is the moment before the fault, which single numbers are of."""
+    """`calm` is the time before the fault, at which single numbers are read."""
     ended = time.time()
     for panel in committed.panels():
         series = {}

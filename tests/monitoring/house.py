@@ -1,4 +1,4 @@
-"""The help desk as `pointsman up` runs it, real engine and all, with keys, a cache and metrics to scrape."""
+"""The help desk run by `pointsman up` with the real engine, keys, a cache and metrics."""
 
 import json
 import os
@@ -21,18 +21,19 @@ class House:
     grpc: str
     key: str
     narrow_key: str
-    """One that may ask twice a minute."""
+    """A key that allows two requests per minute."""
     targets: dict[str, str]
-    """Jobs to addresses, as Prometheus scrapes them."""
+    """Addresses by job, as scraped by Prometheus."""
     config: Path
     engine_port: str
 
     def change_configuration(self) -> None:
-        """In a way that moves no request: a longer answer of a path that few take."""
+        """Changes the configuration without an effect on routing: a higher `max_tokens` of a rarely used path."""
         _edit(self.config / "paths.yaml", ("paths", "small_talk", "max_tokens"), 61)
 
     def kill_engine(self) -> None:
-        """As `kill -9` on vLLM's own process; its lora-server starts it again, which takes longer than an alert."""
+        """Sends SIGKILL to vLLM's own process; its lora-server restarts it, which takes longer than an alert's
+        `for`."""
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = (process / "cmdline").read_bytes().decode().split("\0")
@@ -46,13 +47,13 @@ class House:
 
 @contextmanager
 def running_house(home: Path, agent: str) -> Iterator[House]:
-    """`home` is an empty folder; `agent` is the URL that traces are sent to."""
+    """`home` is an empty folder, and `agent` the URL to which traces are sent."""
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"usd_per_hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})
     settings = {
         "POINTSMAN_GATEWAY_AUTH": "on",
-        # One slot for two adapters: each is loaded when it is requested and evicts the other.
+        # One slot for two adapters: each request loads its adapter and evicts the other one.
         "POINTSMAN_LORA_HELD": "1",
         "POINTSMAN_LORA_MAX_LORAS": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": agent,

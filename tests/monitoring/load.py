@@ -1,4 +1,4 @@
-"""What people ask meanwhile: every kind of path, streamed and plain, through both doors, and what a gateway meets."""
+"""The load: every kind of path, streamed and plain, over HTTP and gRPC, and typical errors."""
 
 import asyncio
 import time
@@ -24,18 +24,18 @@ class Question:
     text: str
     model: str = "auto"
     most: int = 24
-    """Tokens of the answer: a minute should hold many requests, and the engine has two cores."""
+    """Maximum tokens of an answer, so that a minute has many requests on two cores."""
 
 
 QUESTIONS = (
-    # lora; all of its JSON, or its validators would send it down another path
+    # lora; enough tokens for all of its JSON, because its validators would escalate an incomplete answer
     Question("left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!", most=120),
-    Question("Do I have to reserve a space for my bicycle?", most=80),  # rag; kept in the cache if it comes to its end
+    Question("Do I have to reserve a space for my bicycle?", most=80),  # rag; cached if it is complete
     Question("Draft a reply to a customer who asks whether her dog needs a ticket."),  # hybrid
     Question("What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),  # prompt
-    Question("Write a SQL query that joins two tables on their ids."),  # fits no task
+    Question("Write a SQL query that joins two tables on their ids."),  # out of scope
     Question("The train was 50 minutes late. I want my compensation.", model="path:triage_few_shot"),
-    Question("My bag is still on the 9.15 to Alder Bridge."),  # lora; refused, since it is cut off
+    Question("My bag is still on the 9.15 to Alder Bridge."),  # lora; refused, because it is cut off
     Question("hello there, how are you today?"),
 )
 
@@ -47,11 +47,11 @@ class Load:
     def __init__(self, house: House) -> None:
         self._house = house
         self.kinds: Counter[str] = Counter()
-        """Of paths that answered in full."""
+        """The kinds of paths that answered completely."""
         self.statuses: Counter[int] = Counter()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Runs until it is cancelled."""
         async with (
             httpx.AsyncClient(base_url=f"{self._house.url}/v1", timeout=60) as client,
             open_channel(self._house.grpc) as channel,
@@ -67,7 +67,7 @@ class Load:
             question = QUESTIONS[turn % len(QUESTIONS)]
             status = await self._ask(client, question, stream=turn // len(QUESTIONS) % 2 == 0)
             if status != 200:
-                await asyncio.sleep(0.5)  # or a broken engine would be asked a thousand times a second
+                await asyncio.sleep(0.5)  # limits the rate of requests to a failing engine
 
     async def _ask(self, client: httpx.AsyncClient, question: Question, stream: bool) -> int:
         body = _body(question, question.most) | {"stream": stream}
@@ -81,7 +81,7 @@ class Load:
         return 0
 
     async def _ask_over_grpc(self, gateway: gateway_pb2_grpc.GatewayStub) -> None:
-        """Now and then, and nothing that needs an adapter: those have enough to do with the others' questions."""
+        """Sends occasional gRPC calls without adapters, whose slots are busy with other requests."""
         asked = pb.GenerateRequest(
             model=BY_GRPC.model,
             messages=[pb.Message(role="user", content=BY_GRPC.text)],
@@ -98,7 +98,7 @@ class Load:
         await client.post("/feedback", json=body, headers=self._as(self._house.key))
 
     async def _do_the_rest(self, client: httpx.AsyncClient) -> None:
-        """Now and then: vectors, a caller over the limit, and one without a key."""
+        """Sends occasional requests for embeddings, over a limit, and without a key."""
         for number in count():
             question = QUESTIONS[number % len(QUESTIONS)]
             vectors, asked = {"model": "minilm", "input": [question.text]}, _body(question, most=1)
@@ -120,5 +120,5 @@ def _body(question: Question, most: int) -> dict[str, Any]:
 
 
 async def until(moment: float) -> None:
-    """By `time.monotonic`."""
+    """Sleeps until this time of `time.monotonic`."""
     await asyncio.sleep(max(0.0, moment - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Operators see what happens: no panel and no rule is empty, and whoever should know of a fault is told."""
+"""Monitoring: no dashboard panel and no rule is empty, and a fault notifies the right receivers."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def _is_empty(series: Series) -> bool:
 
 
 def _empty(evening: Evening) -> dict[str, str]:
-    """Queries of panels, and rules, that have shown nothing; by name, with their PromQL."""
+    """Returns the queries of panels, and rules, without any result; by name, with their PromQL."""
     queries = {
         f"{shown.panel.name} [{target.letter}]": target.expr
         for shown in evening.panels
@@ -35,17 +35,17 @@ def _empty(evening: Evening) -> dict[str, str]:
     return queries | rules
 
 
-def test_all_four_kinds_of_path_answered_and_a_limit_was_met(evening: Evening) -> None:
+def test_all_four_kinds_of_path_answered_and_a_limit_was_reached(evening: Evening) -> None:
     assert set(evening.kinds) == KINDS
     assert min(evening.kinds.values()) >= 2
     assert evening.statuses[429] >= 1
 
 
-def test_no_panel_and_no_rule_is_empty_but_those_that_have_a_reason(evening: Evening) -> None:
+def test_no_panel_and_no_rule_is_empty_without_a_reason(evening: Evening) -> None:
     assert {name: expr for name, expr in _empty(evening).items() if not reason(expr)} == {}
 
 
-def test_every_reason_for_emptiness_is_needed(evening: Evening) -> None:
+def test_every_listed_reason_is_needed(evening: Evening) -> None:
     needed = {reason(expr) for expr in _empty(evening).values()}
     assert sorted(EMPTY.keys() - needed) == []
 
@@ -56,7 +56,7 @@ def test_every_rule_is_evaluated_without_an_error(evening: Evening) -> None:
 
 
 @pytest.mark.parametrize("service", ["gateway", "retriever", "lora-server"])
-def test_promtool_finds_nothing_in_what_a_busy_service_exports(evening: Evening, service: str) -> None:
+def test_promtool_accepts_the_metrics_of_busy_services(evening: Evening, service: str) -> None:
     promtool = program(PROMTOOL)
     assert promtool, "promtool is not installed: make monitoring-tools"
     said = evening.exported[service]
@@ -71,15 +71,13 @@ def test_promtool_finds_nothing_in_what_a_busy_service_exports(evening: Evening,
     [{"alertname": "PointsmanTargetDown", "job": "engine"}, {"alertname": "PointsmanBreakerOpen", "engine": "local"}],
     ids=lambda alert: alert["alertname"],
 )
-def test_whoever_takes_tickets_is_told_that_the_engine_died_and_not_before_it_did(
-    evening: Evening, alert: dict[str, str]
-) -> None:
+def test_the_ticket_receiver_is_notified_after_the_engines_death_only(evening: Evening, alert: dict[str, str]) -> None:
     expected = (alert | {"receiver": "ticket"}).items()
     assert not any(expected <= told.items() for told in evening.told_before)
     assert any(expected <= told.items() for told in evening.told)
 
 
-def test_a_breaker_that_opened_is_seen_on_its_panel(evening: Evening) -> None:
+def test_an_open_breaker_is_visible_on_its_panel(evening: Evening) -> None:
     (shown,) = [shown for shown in evening.panels if shown.panel.name == "Hybrid routing / Resilience / Breakers"]
     values = [value for series in shown.series["A"] for _, value in series["points"]]
     assert (values[0], max(values)) == (0.0, 1.0)
@@ -120,7 +118,7 @@ def _drawable(shown: Shown) -> dict[str, Any]:
 
 
 def _name(legend: str, labels: dict[str, str]) -> str:
-    """As Grafana writes it."""
+    """Returns a series' name as Grafana shows it."""
     if legend == "__auto":
         return ", ".join(labels.values())
     return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)

@@ -1,4 +1,4 @@
-"""One trace goes from either door of the gateway to vLLM, through a real OpenTelemetry agent; no span stands alone."""
+"""One trace connects each API of the gateway to vLLM, through a real OpenTelemetry agent; no span is an orphan."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.monitoring.evening import Evening
 
 DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
 ENOUGH = 10
-"""Requests that a minute of load certainly holds."""
+"""A number of requests that a minute of load always exceeds."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def of_the_engine(evening: Evening) -> list[Arrived]:
     return [span for span in evening.spans if (span.service, span.name) == ("vllm", "llm_request")]
 
 
-def test_every_request_of_the_engine_is_in_the_trace_of_the_gateways_question(
+def test_every_engine_request_belongs_to_its_gateway_trace(
     by_id: dict[str, Arrived], of_the_engine: list[Arrived]
 ) -> None:
     assert len(of_the_engine) >= ENOUGH
@@ -39,7 +39,7 @@ def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
     heard = [
         (by_id[span.parent_id].attributes, span.attributes)
         for span in of_the_engine
-        if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # else its end was not heard
+        if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # otherwise its end was not received
     ]
     assert len(heard) >= ENOUGH
     for asked, told in heard:
@@ -48,7 +48,7 @@ def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
         assert told["gen_ai.latency.time_in_model_inference"] > 0
 
 
-def test_all_three_services_and_the_engine_have_sent_spans_and_none_has_a_name_of_nobody(evening: Evening) -> None:
+def test_all_services_and_the_engine_have_sent_spans_with_known_names(evening: Evening) -> None:
     services = {span.service for span in evening.spans}
     assert services == {"pointsman-gateway", "pointsman-retriever", "pointsman-lora-server", "vllm"}
 

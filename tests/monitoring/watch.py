@@ -1,4 +1,5 @@
-"""A real Prometheus and a real Alertmanager with the configuration of deploy/, made impatient; and who they tell."""
+"""A real Prometheus and a real Alertmanager with deploy/'s configuration and shorter times, and the receiver of
+alerts."""
 
 import asyncio
 import shutil
@@ -19,13 +20,13 @@ DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROMETHEUS = ("prometheus",)
 PROMTOOL = ("promtool",)
 ALERTMANAGER = ("prometheus-alertmanager", "alertmanager")
-"""The first is Debian's name for it."""
+"""Names of the program; the first one is Debian's."""
 
 EVERY = "3s"
-"""Between scrapes, and between looks at the rules."""
+"""Interval of scrapes and of rule evaluation."""
 
 PATIENCE = "6s"
-"""What stands in the place of every alert's `for`."""
+"""Replaces the `for` of every alert."""
 
 Found = TypeVar("Found")
 
@@ -35,7 +36,7 @@ def program(names: tuple[str, ...]) -> str | None:
 
 
 async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) -> Found:
-    """The first thing that `look` finds; raises AssertionError where it finds none within so many seconds."""
+    """Returns the first value that `look` finds; raises AssertionError if that takes too long."""
     try:
         async with asyncio.timeout(within):
             while True:
@@ -47,11 +48,11 @@ async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) 
 
 
 class Receiver:
-    """Stands where deploy/prometheus/alertmanager.yml has its webhooks."""
+    """Replaces the webhooks in deploy/prometheus/alertmanager.yml."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, str]] = []
-        """The labels of the alerts that came, each with `receiver`; in order."""
+        """The labels of received alerts in order, each with `receiver`."""
 
     async def take(self, request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
@@ -65,7 +66,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
-    """And its address."""
+    """Runs a receiver, and yields it with its address."""
     receiver, app = Receiver(), web.Application()
     app.router.add_post("/{receiver}", receiver.take)
     runner = web.AppRunner(app)
@@ -83,15 +84,15 @@ class Prometheus:
     client: httpx.AsyncClient
 
     async def instant(self, expr: str, at: float) -> list[dict[str, Any]]:
-        """Each series with one value."""
+        """Returns the series of an instant query, each with one value."""
         return await self._series("query", {"query": expr, "time": at})
 
     async def range(self, expr: str, start: float, end: float) -> list[dict[str, Any]]:
-        """Each series with its values at every third second."""
+        """Returns the series of a range query with a step of three seconds."""
         return await self._series("query_range", {"query": expr, "start": start, "end": end, "step": 3})
 
     async def exemplars(self, selector: str, start: float, end: float) -> set[str]:
-        """Their trace ids."""
+        """Returns the trace ids of the exemplars."""
         found = await self._data("query_exemplars", {"query": selector, "start": start, "end": end})
         return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
 
@@ -125,7 +126,7 @@ class Prometheus:
 
 @asynccontextmanager
 async def watching(folder: Path, targets: Mapping[str, str], webhook: str) -> AsyncIterator[Prometheus]:
-    """Ends once both are gone. `folder` is empty."""
+    """Runs Prometheus and Alertmanager with state in `folder`, which must be empty."""
     shutil.copytree(DEPLOY, folder / "deploy")
     alertmanager, prometheus = free_address(), free_address()
     _make_impatient(folder / "deploy", targets, alertmanager, webhook)
@@ -151,7 +152,7 @@ async def watching(folder: Path, targets: Mapping[str, str], webhook: str) -> As
 
 @asynccontextmanager
 async def _running(names: tuple[str, ...], options: list[str], folder: Path) -> AsyncIterator[None]:
-    """Until the block's end; ready once it has begun."""
+    """Runs a program until the end of the block, which starts once the program is ready."""
     command = program(names)
     assert command, f"{names[0]} is not installed"
     listens = next(option for option in options if option.startswith("--web.listen-address=")).partition("=")[2]
@@ -174,7 +175,7 @@ async def _is_ready(address: str) -> bool:
 
 
 def _make_impatient(deploy: Path, targets: Mapping[str, str], alertmanager: str, webhook: str) -> None:
-    """What takes minutes in production, takes seconds; where things listen is put in; all else stays."""
+    """Replaces minutes by seconds and inserts the addresses; everything else is unchanged."""
     _change(deploy / "prometheus.yml", lambda config: _watch_closely(config, alertmanager))
     for job, address in targets.items():
         (deploy / "targets" / f"{job}.yml").write_text(yaml.safe_dump([{"targets": [address]}]))

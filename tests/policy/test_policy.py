@@ -32,14 +32,14 @@ def _failed(folder: Path, more: Sequence[str] = ()) -> set[tuple[str, str]]:
     return {(f["check_id"], f["resource"]) for report in checked for f in report["results"]["failed_checks"]}
 
 
-def test_the_manifests_are_by_the_policy(tmp_path: Path) -> None:
+def test_the_manifests_pass_the_policy(tmp_path: Path) -> None:
     for name in ("cpu", "gpu"):
         (tmp_path / f"{name}.yaml").write_text(overlay(name))
     (tmp_path / "training.yaml").write_text(training())
     assert _failed(tmp_path) == set()
 
 
-def test_the_one_to_try_out_lacks_network_policies_alone(tmp_path: Path) -> None:
+def test_the_development_overlay_lacks_only_network_policies(tmp_path: Path) -> None:
     (tmp_path / "dev.yaml").write_text(overlay("dev"))
     assert {check for check, _ in _failed(tmp_path)} == {WITHOUT_POLICIES}
 
@@ -53,7 +53,7 @@ def test_a_privileged_container_and_one_without_probes_are_found(tmp_path: Path)
     assert {check for check, _ in _failed(tmp_path)} == {"CKV_K8S_16", "CKV_K8S_9", WITHOUT_POLICIES}
 
 
-def test_the_dockerfiles_are_by_the_policy_and_hold_no_secret() -> None:
+def test_the_dockerfiles_pass_the_policy_and_contain_no_secret() -> None:
     assert _failed(DOCKER) == set()
 
 

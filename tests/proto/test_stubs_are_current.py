@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto"
 
 
-def test_the_stubs_are_what_the_contracts_generate(tmp_path: Path) -> None:
+def test_the_committed_stubs_equal_the_generated_ones(tmp_path: Path) -> None:
     contracts = sorted((PROTO / "pointsman" / "v1").glob("*.proto"))
     assert len(contracts) == 4
     outs = [f"--{kind}={tmp_path}" for kind in ("python_out", "pyi_out", "grpc_python_out")]

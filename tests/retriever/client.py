@@ -1,4 +1,4 @@
-"""The client that the tests of the retriever use, and the types of the fixtures that open one."""
+"""The retriever tests' client, and the types of the fixtures that open one."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager

@@ -28,7 +28,7 @@ async def ingest(
     tenant: str = "",
     remove_missing: bool = False,
 ) -> Ingested:
-    """One whole stream."""
+    """Sends one complete stream."""
     call = client.stub.Ingest(steps(documents, collection, source, tenant, remove_missing))
     events = [event async for event in call]
     assert events[-1].HasField("summary")
@@ -51,7 +51,7 @@ def steps(
 
 
 def pdf(*pages: str, title: str = "", meaning: str = "") -> bytes:
-    """A PDF by hand: a page for each text, in Helvetica; `meaning` is how the font maps its glyphs to characters."""
+    """Writes a minimal PDF with a page per text in Helvetica; `meaning` maps the font's glyphs to characters."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",

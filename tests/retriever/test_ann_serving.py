@@ -45,7 +45,7 @@ def clustered(count: int, seed: int) -> Vectors:
 
 
 def recall(index: FaissIndex, queries: Vectors) -> float:
-    """Recall of the ten nearest, compared with an exact search."""
+    """Returns the recall of the ten nearest compared with an exact search."""
     flat = faiss_index.empty_faiss_index(DIMENSIONS).with_changes(
         NOTHING, index.ids.first(10**9)[index.alive], index.get(alive_ids(index))
     )
@@ -182,7 +182,7 @@ def test_a_search_does_not_wait_for_a_change(collection: Collection, pauses: Pau
     writing = threading.Thread(target=put, args=(collection, "second", vectors[10:20]))
     writing.start()
     assert pauses.reached.wait(30)
-    assert set(found(collection, vectors[12])) == {"first"}  # answered while the change is held up
+    assert set(found(collection, vectors[12])) == {"first"}  # answered while the change is suspended
     pauses.go_on.set()
     writing.join()
     assert found(collection, vectors[12], top_k=1) == ["second"]
@@ -211,7 +211,7 @@ def test_searches_and_changes_do_not_wait_for_a_rebuild_and_no_change_is_lost(
 
 
 def test_concurrent_readers_see_one_version_each(collection: Collection) -> None:
-    """Each edition replaces all chunks of the one before: a mixed answer would be two editions."""
+    """Each edition replaces all chunks of the previous one, so a mixed answer would contain two editions."""
     vectors = clustered(40, 3)
     put(collection, "edition", vectors[:20])
     done, mixed, looked = threading.Event(), [], []

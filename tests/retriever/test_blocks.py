@@ -16,9 +16,9 @@ from pointsman_retriever.chunking.blocks import (
     chunk_document,
     split_blocks,
 )
-from pointsman_retriever.chunking.chunkers import make_chunkers
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import MarkdownChunker
+from pointsman_retriever.chunking.sandboxed import make_chunkers
 from pointsman_retriever.domain import Document
 
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
@@ -107,7 +107,7 @@ def test_a_heading_stays_with_a_long_paragraph(minilm: MiniLM) -> None:
     assert second.context == "Trains"
 
 
-# The kind of text, a number of repetitions, and the text with so many.
+# The kind of text, a number of repetitions, and the text with this many.
 HOSTILE: dict[str, tuple[str, int, Callable[[int], str]]] = {
     "characters of Markdown": ("markdown", 20_000, lambda n: "#" * n + "`" * n + "|" * 2 * n + "> " * (n // 2)),
     "one word": ("plain", 96_000, lambda n: "a" * n),

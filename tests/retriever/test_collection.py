@@ -26,7 +26,7 @@ from pointsman_retriever.index.faiss_index import FaissStore
 from pointsman_retriever.index.snapshot import IndexSnapshot
 from pointsman_retriever.index.vector_stores import VectorIndex
 from pointsman_retriever.search.ranking import ResolvedQuery
-from pointsman_retriever.store.reads import read_chunks
+from pointsman_retriever.store.connections import read_chunks
 from pointsman_retriever.store.store import Store, create_store
 
 

@@ -1,4 +1,4 @@
-"""Parts of an index that are made rebuilt catch up with what has changed, and nobody who searches meanwhile notices."""
+"""Index parts that are rebuilt in the background catch up with changes, and concurrent searches are not affected."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def empty_snapshot(thresholds: IndexThresholds) -> IndexSnapshot:
 
 
 def answers(snapshot: IndexSnapshot) -> list[object]:
-    """Everything that a snapshot answers to some queries."""
+    """Returns a snapshot's answers to some queries."""
     odd, tagged = (snapshot.metadata.matching(Eq(*entry)) for entry in (("parity", "odd"), ("tag", "new")))
     words = snapshot.words.score("note of 3")
     best = words.best(30, None)
@@ -110,7 +110,7 @@ def test_changes_to_compacted_parts_do_not_affect_the_snapshots_being_searched(
         assert [answers(one) for one in snapshots] == before
     assert {part for part in ("vectors", "words", "metadata") if getattr(compacted, part) is not None} == rebuilt
     now = snapshots[-1].with_parts(compacted)
-    assert answers(now)[:-1] == before[-1][:-1]  # the nearest may be others, in lists
+    assert answers(now)[:-1] == before[-1][:-1]  # in an IVF index the nearest may be others
     following = delta(range(last + 40, last + 50), range(last + 8, last + 9), tag="new")
     assert answers(now.with_changes(following))[:-1] == answers(snapshots[-1].with_changes(following))[:-1]
     chunks, checksum = snapshots[-1].metadata.count, snapshots[-1].vectors.checksum
@@ -118,7 +118,7 @@ def test_changes_to_compacted_parts_do_not_affect_the_snapshots_being_searched(
 
 
 class WatchedColumn(Column):
-    """Calls back when its rows are read."""
+    """Calls a function when its rows are read."""
 
     def __init__(self, then: Callable[[], object]) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VectorStore:
-    """The store of docs/extending.md."""
+    """The vector store of docs/extending.md."""
     install(tmp_path, monkeypatch)
     store: VectorStore = import_module("pointsman_examples.vector_store").NumpyStore(VectorStoreOptions())
     return store
@@ -61,7 +61,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 
 def some_vectors(count: int, seed: int = 1) -> Vectors:
-    """Unit vectors around a few centres, like the embeddings of texts."""
+    """Returns unit vectors around a few centres, similar to embeddings of texts."""
     random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, DIMENSIONS))
     vectors = centres[random.integers(0, 8, count)] + 0.4 * random.normal(size=(count, DIMENSIONS))
     unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -19,7 +19,7 @@ async def test_a_document_is_found_as_a_passage_with_its_id_and_title(client: Cl
     assert (passage.document_id, passage.title, passage.text) == ("ladder", "Ladder", LADDER.text)
     assert LADDER.text[passage.start : passage.end] == passage.text
     assert dict(passage.metadata) == {"room": "shed"}
-    # The best of two on both sides: each side standardised is 1, and all that it could be supported by stands at -1.
+    # The best of two in both rankings: each standardised score is 1, and all candidates that could support it have -1.
     assert passage.score == pytest.approx(1 / (1 + math.exp(-(1 - 2 * SUPPORT_WEIGHT))))
     assert 0.5 < passage.dense_score <= 1.0
     assert passage.sparse_score > 0.0

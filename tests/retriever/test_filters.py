@@ -16,7 +16,7 @@ NOTHING = np.empty(0, np.int64)
 
 
 def fits(entries: dict[str, str], wanted: Filter) -> bool:
-    """What a filter means, said a second time."""
+    """Evaluates a filter independently of the implementation."""
     match wanted:
         case And(parts):
             return all(fits(entries, part) for part in parts)

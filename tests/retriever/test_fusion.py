@@ -5,7 +5,7 @@ import pytest
 from pointsman_retriever.domain import FusionMethod
 from pointsman_retriever.search.fusion import SUPPORT_WEIGHT, FusionParameters, fuse, ranks
 
-APART = np.eye(6, dtype=np.float32)  # vectors that are not like each other at all
+APART = np.eye(6, dtype=np.float32)  # vectors without any similarity
 
 
 def scores(*values: float) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_words_count_less_if_they_contradict_the_meaning() -> None:
 
 
 def test_what_all_candidates_share_does_not_affect_the_order() -> None:
-    """Two are as near to the query; one of them is so by what it shares with all, the other by what it has alone."""
+    """Two are equally near to the query, one by what all candidates share, and the other by what only it has."""
     vectors = np.array([[0.9, 0.1, 0.0], [0.7, 0.4, 0.0], *[[0.9, 0.0, 0.1 * n] for n in range(8)]], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query = vectors[0] + vectors[1]
@@ -55,7 +55,7 @@ def test_what_all_candidates_share_does_not_affect_the_order() -> None:
 
 
 def test_candidates_similar_to_good_ones_gain_support() -> None:
-    """The last two stand equally on both sides; one of them is like the best."""
+    """The last two have equal scores; one of them is similar to the best."""
     dense, sparse = scores(0.9, 0.8, 0.2, 0.1, 0.4, 0.4), scores(5.0, 4.0, 0.5, 0.0, 1.0, 1.0)
     vectors = APART.copy()
     vectors[4] = 0.8 * APART[0] + 0.6 * APART[4]
@@ -66,7 +66,7 @@ def test_candidates_similar_to_good_ones_gain_support() -> None:
 
 
 def test_among_few_candidates_only_the_most_similar_supports() -> None:
-    """The last is likest the best, and somewhat like all the others, which are bad."""
+    """The last one is most similar to the best, and slightly similar to all others, which score badly."""
     dense, sparse = scores(0.9, 0.1, 0.1, 0.1, 0.1, 0.5), scores(5.0, 0.0, 0.0, 0.0, 0.0, 1.0)
     vectors = APART.copy()
     vectors[5] = [0.8, 0.3, 0.3, 0.3, 0.3, 0.0]
@@ -91,7 +91,7 @@ def test_a_single_candidate_has_a_score(method: FusionMethod, weight: float | No
 
 def test_rrf_depends_on_ranks_only() -> None:
     fused = fuse(scores(0.9, 0.2, 0.1), scores(1.0, 100.0, 0.0), APART[:3], FusionParameters(0.5, FusionMethod.RRF))
-    assert fused.total == pytest.approx([0.5 / 61 + 0.5 / 62, 0.5 / 62 + 0.5 / 61, 0.5 / 63])  # the third has no word
+    assert fused.total == pytest.approx([0.5 / 61 + 0.5 / 62, 0.5 / 62 + 0.5 / 61, 0.5 / 63])
     assert not fused.support.any()
 
 

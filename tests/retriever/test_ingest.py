@@ -123,7 +123,7 @@ async def test_unchanged_documents_are_neither_embedded_nor_written(counting: Co
     assert len(model.texts) == embedded == 5
     assert (await client.collection()).version == again.summary.version == version
     upserted = await client.stub.Upsert(pb.UpsertRequest(collection="notes", documents=documents))
-    assert (upserted.documents, upserted.unchanged) == (5, 0)  # an upsert is of no source: that was noted
+    assert (upserted.documents, upserted.unchanged) == (5, 0)  # an upsert has no source, which was recorded
     assert len(model.texts) == embedded
 
 
@@ -139,7 +139,7 @@ async def test_only_changed_chunks_are_embedded_and_old_ones_are_removed(countin
     passages = (await client.search("trunk attic maps", top_k=100)).passages
     assert len(passages) == (await client.collection()).chunks
     assert not any("old maps" in passage.text for passage in passages)
-    for passage in passages:  # those that stayed have moved
+    for passage in passages:  # unchanged documents have moved
         assert changed[passage.start : passage.end] == passage.text
 
 
@@ -302,7 +302,7 @@ async def test_backpressure_slows_a_client_that_sends_faster_than_documents_are_
     start: Start, minilm: MiniLM
 ) -> None:
     model, sent = HeldModel(minilm), 0
-    body = "x" * 100_000  # so that what the connection itself buffers is little beside it
+    body = "x" * 100_000  # large compared with the connection's own buffers
 
     async def documents() -> AsyncIterator[pb.IngestRequest]:
         nonlocal sent

@@ -107,7 +107,7 @@ async def test_a_large_file_and_a_document_with_both_text_and_file_are_refused(
 async def test_a_file_that_kills_the_sandbox_or_takes_too_long_affects_no_other() -> None:
     async with running(Sandbox()) as reader:
         with pytest.raises(SandboxError, match="ended the process"):
-            await read(reader, b"x", "no/reader")  # the worker knows no such type, and dies of it
+            await read(reader, b"x", "no/reader")  # the worker does not know this type and dies
         assert await read(reader, b"<p>Fine.") == "Fine."
     async with running(Sandbox(seconds=0.01)) as reader:
         with pytest.raises(SandboxError, match=r"more than 0\.01 seconds"):
@@ -125,7 +125,7 @@ async def test_a_file_with_too_much_text_is_refused_and_affects_no_other() -> No
 async def test_a_sandbox_whose_answer_is_too_large_is_killed() -> None:
     async with running(Sandbox(answer_bytes=10)) as reader:
         for _ in range(2):
-            with pytest.raises(SandboxError, match="ended the process"):  # to say that it is too much is too much, too
+            with pytest.raises(SandboxError, match="ended the process"):  # even the message exceeds the limit
                 await read(reader, page("Fine."))
 
 

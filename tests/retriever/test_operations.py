@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_servicekit.document_sketches import Sketch, changed_share
+from pointsman_servicekit.statistics import Sketch, changed_share
 
 from tests.grpc_stubs import health_stub
 from tests.retriever.client import Client, Refusal, Start
@@ -26,12 +26,12 @@ NOTES = [
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where the notes are."""
+    """The path of the collection's file."""
     return tmp_path / "data" / "default" / "notes" / "store.sqlite3"
 
 
 def tamper(file: Path, *statements: str) -> None:
-    """What no retriever would do."""
+    """Changes the file directly, as no retriever would."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -132,7 +132,7 @@ async def test_altered_vectors_are_detected_at_start(
             assert (error.grpc_status, error.code) == (grpc.StatusCode.INTERNAL, "collection_damaged")
             assert "checksum" in error.message
         assert "checksum" in (await client.collection()).problem
-        assert (await client.found("note 3", collection="others"))[0] == "n3"  # nobody else is kept back
+        assert (await client.found("note 3", collection="others"))[0] == "n3"  # other calls are not delayed
         assert not (await client.collection("others")).problem
         assert await client.metric('pointsman_retriever_inconsistent{collection="notes"}') == 1.0
 
@@ -176,7 +176,7 @@ async def test_a_torn_write_is_repaired_at_the_next_start(start: Start, file: Pa
         await client.create()
         await client.upsert(NOTES[0])
         await client.upsert(NOTES[1])
-        # As a crash leaves it: the last commit's frames in the log, half written.
+        # The state after a crash: the log has half of the last commit's frames.
         log = file.with_name(f"{file.name}-wal")
         copies = {one: one.read_bytes() for one in (file, log)}
     for one, content in copies.items():
@@ -286,13 +286,13 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
 
 
 class NextModel:
-    """Another model: shorter vectors, and another name."""
+    """Another model with shorter vectors and another name."""
 
     fingerprint = "next-model"
     dimensions = 64
 
     def __init__(self, model: MiniLM, at_most: int = 10**9) -> None:
-        """Fails after so many texts."""
+        """Fails after this many texts."""
         self.tokenizer = model.tokenizer
         self.texts: list[str] = []
         self._model = model
@@ -388,7 +388,7 @@ async def test_verify_repairs_the_index_in_memory(client: Client, file: Path) ->
     tamper(file, "UPDATE chunks SET text = 'Another.' WHERE id = 1")
     found = await verify(client, repair=True)
     assert found.problems
-    assert not found.repaired  # the documents themselves are damaged: no index made anew mends that
+    assert not found.repaired  # the documents themselves are damaged, which rebuilding an index does not repair
 
 
 async def test_sketches_measure_the_share_of_changed_documents(client: Client) -> None:

@@ -49,7 +49,7 @@ class Scorer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Disables the log."""
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.chunking.blocks import chunk_document
-from pointsman_retriever.chunking.chunkers import kind_of, make_chunkers
-from pointsman_retriever.chunking.sandboxed import SandboxedChunker
+from pointsman_retriever.chunking.sandboxed import SandboxedChunker, kind_of, make_chunkers
 from pointsman_retriever.domain import Document
 from pointsman_retriever.sandbox import Sandbox
 

@@ -97,7 +97,7 @@ async def test_the_callers_vector_is_used_instead_of_the_text(filled: Client, mi
 
 async def test_the_callers_vector_and_its_text_give_the_same_answer(filled: Client, minilm: MiniLM) -> None:
     text = "my engine coughs"
-    values = minilm.embed([text])[0] * np.float32(3e20)  # its length does not matter, nor that its square is infinite
+    values = minilm.embed([text])[0] * np.float32(3e20)  # neither its length nor the infinite square of it matters
     with_vector = await filled.search(text, vector=pb.Vector(fingerprint=minilm.fingerprint, values=values.tolist()))
     without = await filled.search(text)
     assert [p.document_id for p in with_vector.passages] == [p.document_id for p in without.passages]

@@ -137,7 +137,7 @@ async def test_relevant_results_are_distinguished_from_irrelevant_ones(filled: C
     beside = await filled.stub.Search(request("quarterly revenue of semiconductor vendors"))
     assert not beside.relevant
     assert beside.best_coverage == 0.0
-    assert beside.passages  # they are there all the same
+    assert beside.passages  # they exist nevertheless
 
 
 async def test_a_rare_word_alone_makes_a_search_relevant(client: Client) -> None:

@@ -98,7 +98,7 @@ async def test_a_quota_refuses_only_what_exceeds_it(
         assert (error.grpc_status, error.code, error.param) == (EXHAUSTED, "quota_exceeded", next(iter(quota)))
         assert "quota is" in error.message
         assert await client.collection() == before
-        await client.upsert(pb.Document(id="a", text=NOTE.text[::-1]))  # in the place of one that is there
+        await client.upsert(pb.Document(id="a", text=NOTE.text[::-1]))  # replaces an existing one
         await client.delete("b")
         await client.upsert(pb.Document(id=too_much, text=NOTE.text))
         assert set(await client.found("ladder", top_k=10)) == {"a", too_much}
@@ -113,7 +113,7 @@ async def test_reaching_the_quota_does_not_end_an_ingest(start: Start) -> None:
 
 
 async def test_one_callers_quota_error_does_not_affect_another_caller(start: Start, refusal: Refusal) -> None:
-    # Calls that wait together are committed together: the one that does not fit must take only itself back.
+    # Concurrent calls are committed together; if one exceeds the quota, only that one is rolled back.
     async with start() as client:
         await create(client, documents=10)
         many = client.upsert(*(pb.Document(id=f"m{n}", text=f"Many {n}.") for n in range(11)))
@@ -133,7 +133,7 @@ async def test_a_quota_can_be_raised_and_lowered_without_losing_documents(start:
         await client.upsert(pb.Document(id="b", text="B."), pb.Document(id="c", text="C."))
         configure.quota.documents = 1
         await client.stub.ConfigureCollection(configure)
-        await client.delete("c")  # over the quota still, and yet less
+        await client.delete("c")  # still over the quota, but less
         assert (await refusal(client.upsert(pb.Document(id="d", text="D.")))).code == "quota_exceeded"
     async with start() as client:
         assert (await client.collection()).quota.documents == 1

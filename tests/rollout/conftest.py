@@ -1,4 +1,4 @@
-"""What every rolling restart begins with: an embedding model, and a configuration without adapters."""
+"""Fixtures of all rolling restarts: an embedding model, and a configuration without adapters."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Three gateways behind a real Envoy are restarted one after the other; no stream is lost, over HTTP and over gRPC."""
+"""Three gateways behind a real Envoy are restarted one after another without losing a stream, over HTTP and gRPC."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ from tests.ports import free_port
 
 STREAMS = 50
 CALLS = 10
-"""Over gRPC, at the same time."""
+"""Concurrent gRPC calls."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
 
 @dataclass
 class Calls:
-    """Streams over gRPC, one after the other."""
+    """Sends streams over gRPC one after another."""
 
     ended: int = 0
     failed: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Calls:
 
 
 async def restart(gateway: ProcessGateway, load: Load) -> None:
-    """Returns once it is back, and Envoy sends it requests again."""
+    """Restarts a gateway; returns once Envoy sends it requests again."""
     gateway.signal(signal.SIGTERM)
     assert await gateway.ended(within=90) == 0
     await gateway.open_doors()

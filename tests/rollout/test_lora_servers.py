@@ -1,4 +1,4 @@
-"""Two lora-servers, each with its engine, are replaced one after the other, at new addresses; no stream is lost."""
+"""Two lora-servers with their engines are replaced one after another at new addresses without losing a stream."""
 
 import asyncio
 import signal
@@ -35,7 +35,7 @@ class Fleet:
     started: int = 0
 
     async def start(self) -> ServerProcess:
-        """One at a new address, as a new pod has; DNS does not name it yet."""
+        """Starts one at a new address, like a new pod; DNS does not list it yet."""
         self.started += 1
         server = ServerProcess(
             self.folder / f"server-{self.started}",
@@ -54,7 +54,7 @@ class Fleet:
         self.dns.names[NAME] = [server.address.rpartition(":")[0] for server in self.servers]
 
     async def stop(self, server: ServerProcess) -> None:
-        """As Kubernetes does: the signal, and DNS forgets it."""
+        """Sends SIGTERM and removes it from DNS, like Kubernetes."""
         self.servers.remove(server)
         server.signal(signal.SIGTERM)
         self.tell()
@@ -113,8 +113,8 @@ async def replace(fleet: Fleet, server: ServerProcess, version: str, load: Load)
     assert load.streaming > 0
 
 
-async def test_one_copy_moves_from_engine_to_engine_and_loses_no_stream(fleet: Fleet) -> None:
-    """Who is told to stop holds the only copy: the other one is warm before gateways are sent away."""
+async def test_a_single_copy_moves_between_engines_without_losing_a_stream(fleet: Fleet) -> None:
+    """The server that stops holds the only copy; the other one loads it before gateways stop using the first."""
     version = await register(fleet)
     one = pb.Placement(name="triage", kind=pb.PLACEMENT_KIND_COPIES, copies=1)
     await fleet.servers[0].call("SetPlacement", pb.SetPlacementRequest(placement=one))

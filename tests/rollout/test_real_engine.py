@@ -1,4 +1,4 @@
-"""The real vLLM is told to stop in the middle of its answers: they come to their end, and gateways hear of it first."""
+"""The real vLLM is stopped while it answers: gateways learn about it first, and all answers are completed."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 STARTS = 300
-"""Seconds; 30 are usual on two idle cores."""
+"""A start usually takes 30 seconds on two idle cores."""
 STREAMS, TOKENS = 8, 150
 
 
@@ -84,7 +84,7 @@ class Stream:
                     self.pieces += bool(json.loads(data)["choices"])
 
 
-async def test_answers_in_flight_end_where_the_engine_is_told_to_stop(lora_server: LoraServer) -> None:
+async def test_answers_in_flight_are_completed_when_the_engine_stops(lora_server: LoraServer) -> None:
     streams = [Stream() for _ in range(STREAMS)]
     async with aiohttp.ClientSession() as session:
         reading = [asyncio.create_task(stream.read(session, lora_server.engine_url)) for stream in streams]
@@ -93,7 +93,7 @@ async def test_answers_in_flight_end_where_the_engine_is_told_to_stop(lora_serve
         lora_server.signal(signal.SIGTERM)
         assert "leaving" in (await told).detail
         assert not all(stream.done for stream in streams)
-        late = Stream()  # a gateway that has not heard yet
+        late = Stream()  # a gateway that has not learned about it yet
         await late.read(session, lora_server.engine_url)
         await asyncio.gather(*reading)
     assert await lora_server.ended(within=120) == 0

@@ -1,4 +1,4 @@
-"""The retriever is restarted under load: no stream is lost, and no write that was acknowledged."""
+"""The retriever is restarted under load without losing a stream or an acknowledged write."""
 
 import asyncio
 import signal
@@ -34,7 +34,7 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) -> AsyncIterator[Fleet]:
-    """`handbook` wants passages, and `safe_start`, behind it, does without where there are none."""
+    """The path `handbook` requires passages; its fallback `safe_start` answers without them."""
     config_folder.tasks["policy"]["fallback"] = ["safe_start"]
     async with (
         process_engine(tmp_path, "a", pieces=10, first=0.05, gap=0.05) as engine,
@@ -48,7 +48,7 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
 
 @dataclass
 class Writer:
-    """Writes one document after the other, and notes which were acknowledged."""
+    """Writes documents one after another, and records which were acknowledged."""
 
     address: str
     acknowledged: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ async def health(address: str) -> int:
 
 
 async def held(address: str, ids: list[str]) -> int:
-    """How many of them are there."""
+    """Returns how many of them exist."""
     async with open_channel(address) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         return int((await stub.Delete(pb.DeleteRequest(collection="handbook", ids=ids), timeout=30)).deleted)
@@ -101,7 +101,7 @@ async def test_a_restart_of_the_retriever_loses_no_stream_and_no_acknowledged_wr
             notice = await health(fleet.retriever.address)
             assert notice == health_pb2.HealthCheckResponse.NOT_SERVING
             written = len(writer.acknowledged)
-            await until(partial(has_more_than, writer.acknowledged, written))  # it serves on meanwhile
+            await until(partial(has_more_than, writer.acknowledged, written))  # it keeps serving meanwhile
             assert await fleet.retriever.ended(within=60) == 0
             await fleet.retriever.start()
         await load.more(STREAMS, with_passages)

@@ -1,4 +1,4 @@
-"""Each metric says how good an answer is, and refuses a label that it cannot use before any answer is paid for."""
+"""Each metric scores answers, and rejects invalid labels before any answer is requested."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Requests byte by byte, as attackers write them."""
+"""Sends HTTP requests as raw bytes, like an attacker."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class Answer:
 
     @property
     def code(self) -> Any:
-        """Of the error."""
+        """Returns the error's code."""
         return json.loads(self.body)["error"]["code"]
 
 
@@ -26,12 +26,12 @@ def head(method: str, path: str, *headers: str) -> bytes:
 
 
 def post(address: str, path: str, body: bytes, *headers: str) -> Answer:
-    """Sends all of it, whatever is answered meanwhile."""
+    """Sends the whole body, even if an answer arrives earlier."""
     return exchange(address, [head("POST", path, f"content-length: {len(body)}", *headers), body])
 
 
 def exchange(address: str, pieces: Iterable[bytes]) -> Answer:
-    """Sends the pieces until the gateway takes no more, then reads its answer."""
+    """Sends the pieces until the gateway stops reading, and then reads its answer."""
     with connect(address) as connection:
         with suppress(ConnectionError):
             for piece in pieces:

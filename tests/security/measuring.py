@@ -1,4 +1,4 @@
-"""What an attack costs: the gateway's CPU time and memory, and how long an innocent client waits meanwhile."""
+"""Measures the cost of an attack: the gateway's CPU time and memory, and the latency of other clients."""
 
 import os
 import socket
@@ -16,25 +16,26 @@ FIRST_BYTE_SECONDS = 60.0
 
 @dataclass
 class Cost:
-    """Of the gateway's process while a block ran."""
+    """The cost for the gateway's process while a block ran."""
 
     cpu_seconds: float = 0.0
     peak_mib: float = 0.0
-    """By which its resident memory exceeded what it was before."""
+    """By how much its resident memory exceeded the value at the start."""
 
 
 @contextmanager
 def cost_of(pid: int) -> Iterator[Cost]:
-    """The cost of what happens in the block, in the process `pid`."""
+    """Measures the cost of the block for the process `pid`."""
     cost = Cost()
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # sets VmHWM to the present VmRSS
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM to the current VmRSS
     rss, cpu = _memory_mib(pid, "VmRSS"), cpu_seconds(pid)
     yield cost
     cost.cpu_seconds, cost.peak_mib = cpu_seconds(pid) - cpu, _memory_mib(pid, "VmHWM") - rss
 
 
 def cpu_seconds_to_receive(count: int, times: int = 10) -> float:
-    """What this machine, as busy as it is, takes at least to receive so many bytes over loopback."""
+    """Returns the minimum CPU time that this machine, with its current load, needs to receive this many bytes over
+    loopback."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = threading.Thread(target=_send, args=(server.getsockname(), count * times))
         client.start()
@@ -65,7 +66,7 @@ def _memory_mib(pid: int, name: str) -> float:
 
 @dataclass
 class InnocentClient:
-    """Asks /healthz over one connection again and again, and records how long each answer takes."""
+    """Requests /healthz repeatedly over one connection, and records the latencies."""
 
     address: str
     seconds: list[float] = field(default_factory=list)
@@ -86,7 +87,7 @@ class InnocentClient:
 
     def _ask_until(self, ended: threading.Event) -> None:
         with connect(self.address) as connection:
-            while not (ended.is_set() and self.seconds):  # one answer at least, however short the attack is
+            while not (ended.is_set() and self.seconds):  # at least one answer, even if the attack is short
                 begun = time.perf_counter()
                 connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
                 answer = b""
@@ -102,7 +103,7 @@ def connect(address: str) -> socket.socket:
 
 
 def innocent_p99s(address: str, attack: Callable[[], object], idle_seconds: float = 0.5) -> tuple[float, float]:
-    """The innocent client's 99th percentile while nothing else happens, and during the attack."""
+    """Returns the 99th percentile of another client's latency without and during the attack."""
     before, during = InnocentClient(address), InnocentClient(address)
     with before.asking():
         time.sleep(idle_seconds)

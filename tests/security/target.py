@@ -35,7 +35,7 @@ from tests.lora_server.tiny_adapters import write_base
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 STOP_SECONDS = 10.0
-"""Seconds that a service has to stop by itself before it is killed."""
+"""Time that a service gets to stop before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Addresses:
     retriever: str
     lora_server: str
     key: str
-    """Of a tenant without limits."""
+    """A key of a tenant without limits."""
     gateway_pid: int
     tokens: dict[str, str]
-    """By the names of the peers, which are those of their roles: read, write, admin."""
+    """Tokens by role: read, write, admin."""
     folder: str
-    """All of their state, and what the lora-server accepts as training data (in `folder`/training)."""
+    """The folder with all state, and with the training data that the lora-server accepts (in `training`)."""
 
 
 @asynccontextmanager
 async def running_target(folder: Path) -> AsyncIterator[Addresses]:
-    """All state is below `folder`."""
+    """Keeps all state below `folder`."""
     async with running_valkey(folder / "valkey") as valkey:
         tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
         file = folder / "tokens"
@@ -114,7 +114,7 @@ async def _start_retriever(retriever: ProcessRetriever) -> None:
 
 
 async def _stop(process: Process) -> None:
-    """Asks it to stop, so that it stops its own children, and kills it if it does not."""
+    """Sends SIGTERM, so that the service stops its children, and SIGKILL if it does not exit."""
     if process.pid:
         try:
             process.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Finding 4 of the security review: internal services that anyone who reached their ports could command."""
+"""Finding 4 of the security review: internal services accepted commands from anyone who could reach their ports."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_
 from pointsman.v1 import retriever_pb2 as retriever_pb
 from pointsman.v1 import training_pb2 as training_pb
 from pointsman_lora_server.grpc import adapter_servicer, training_servicer
-from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.folder import open_inputs
 from pointsman_lora_server.jobs.job import JobRequest
 from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.grpc import servicer as retriever_servicer
@@ -46,7 +46,7 @@ async def connected(address: str, token: str = "") -> AsyncIterator[Any]:
 
 
 async def status_of(address: str, method: str, token: str = "", message: bytes = b"") -> str:
-    """The status of a call; UNAUTHENTICATED and PERMISSION_DENIED come before the message is looked at."""
+    """Returns a call's status; UNAUTHENTICATED and PERMISSION_DENIED are decided before the message is parsed."""
     async with connected(address, token) as channel:
         try:
             await channel.unary_unary(method)(message, timeout=10)
@@ -131,7 +131,7 @@ async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses, t
 
 @pytest.fixture
 def roots(target: Addresses) -> Iterator[Path]:
-    """A folder that the lora-server reads training data from."""
+    """A folder from which the lora-server reads training data."""
     folder = Path(target.folder) / "training" / "attack"
     folder.mkdir(mode=0o700)
     yield folder
@@ -145,12 +145,12 @@ async def training(target: Addresses) -> AsyncIterator[Any]:
 
 
 def jobs_named(name: str, target: Addresses) -> list[Path]:
-    """Folders of the lora-server's jobs."""
+    """Returns the folders of the lora-server's jobs."""
     return list(Path(target.folder).glob(f"lora-server/jobs/{name}-*"))
 
 
 async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
-    """The code and the message of a job that is refused."""
+    """Returns the code and the message of a rejected job."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))
     told = from_rpc_error(refused.value, "lora-server")

@@ -1,4 +1,4 @@
-"""Finding 5 of the security review: state that other users of the machine could read."""
+"""Finding 5 of the security review: other users of the machine could read state."""
 
 import asyncio
 import json
@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import plan
-from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.inputs import open_inputs
+from pointsman_lora_server.jobs.folder import JobFolder, open_inputs
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.key_store import KeyStore
@@ -30,24 +29,26 @@ START_SECONDS = 60.0
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
-    """Under which new files may be read by everybody."""
+    """A umask with which new files are readable by everybody."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
 def open_to_others(folder: Path) -> list[tuple[str, str]]:
-    """What other users may read, write or enter in a folder, itself included, each with its mode."""
+    """Returns what other users may read, write or enter in a folder and the folder itself, with the modes."""
     found = [folder, *folder.rglob("*")]
     modes = [(path, path.lstat().st_mode & 0o777) for path in found if not path.is_symlink()]
     return [(str(path), oct(mode)) for path, mode in modes if mode & 0o077]
 
 
-async def test_finding_5_what_up_keeps_is_private_and_its_valkey_has_no_port(usual_umask: None, tmp_path: Path) -> None:
+async def test_finding_5_the_state_of_up_is_private_and_its_valkey_has_no_port(
+    usual_umask: None, tmp_path: Path
+) -> None:
     home, example = tmp_path / "home", tmp_path / "example"
     (example / "config").mkdir(parents=True)
     (example / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\n")
-    (home / "valkey").mkdir(parents=True)  # of a release that left it open
+    (home / "valkey").mkdir(parents=True)  # created by an earlier version with open permissions
     python = tmp_path / "fake-python"
     python.write_text(f"#!{sys.executable}\n{(CLI_TESTS / 'fake_services.py').read_text()}")
     python.chmod(0o755)
@@ -57,7 +58,7 @@ async def test_finding_5_what_up_keeps_is_private_and_its_valkey_has_no_port(usu
         )
     try:
         async with asyncio.timeout(START_SECONDS):
-            while not (home / "run.json").exists():  # another process makes it
+            while not (home / "run.json").exists():  # created by another process
                 assert up.returncode is None, (tmp_path / "up.log").read_text()
                 await asyncio.sleep(0.05)
         run = json.loads((home / "run.json").read_text())
@@ -72,13 +73,13 @@ async def test_finding_5_what_up_keeps_is_private_and_its_valkey_has_no_port(usu
 
 
 def ports_of(pid: int) -> list[str]:
-    """At which a process listens."""
+    """Returns the ports at which a process listens."""
     own = {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
 
 
-def test_finding_5_what_the_services_write_under_a_private_umask_is_private(target: Addresses) -> None:
+def test_finding_5_files_of_services_with_a_private_umask_are_private(target: Addresses) -> None:
     environment = Path(f"/proc/{target.gateway_pid}/environ").read_bytes().decode()
     wal = re.search(r"POINTSMAN_GATEWAY_WAL_DIR=([^\0]+)", environment)
     assert wal

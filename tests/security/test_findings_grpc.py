@@ -1,4 +1,4 @@
-"""Issue "Hardening", finding 3: what a gRPC client costs the gateway's process, with and without a valid key."""
+"""Finding 3 of the security review: the cost of a gRPC client for the gateway, with and without a valid key."""
 
 import asyncio
 import gzip
@@ -135,7 +135,7 @@ def test_a_message_without_a_key_is_not_received(target: Addresses) -> None:
     with cost_of(target.gateway_pid) as cost:
         code = asyncio.run(_generate(target, EMPTY_MESSAGES, ()))
     assert code is grpc.StatusCode.UNAUTHENTICATED
-    assert cost.cpu_seconds <= 0.05  # the clock's resolution is 0.01 s, and the gateway's own work goes on
+    assert cost.cpu_seconds <= 0.05  # the clock's resolution is 0.01 s, and the gateway's own background work continues
     assert cost.peak_mib < 4
 
 

@@ -28,11 +28,11 @@ ROUTES = [
 ]
 UNKNOWN_KEY = f"authorization: Bearer pm_{'A' * 8}_{'b' * 32}"
 CONSOLE = "x-pointsman-console: 1"
-"""Its page's own header; other routes ignore it."""
+"""The header of the console's page, which other routes ignore."""
 
 
 def elements(before: str, element: str, after: str, size: int = BODY_BYTES) -> bytes:
-    """A body of about `size` bytes whose list has bad elements alone, or a bad one at the end."""
+    """Returns a body of about `size` bytes with a list in which all elements, or only the last one, are invalid."""
     return (before + element * ((size - len(before) - len(after)) // len(element)) + after).encode()
 
 
@@ -56,7 +56,7 @@ BAD_BODIES = {
 
 
 def bad_bodies() -> list[tuple[str, bytes]]:
-    """Of 8 MiB, and with just as many values as are allowed."""
+    """Bodies of 8 MiB with as many values as allowed."""
     found = []
     for path, parts in BAD_BODIES.items():
         for before, element, after in parts:
@@ -77,7 +77,7 @@ def keyed(target: Addresses) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def warm(target: Addresses) -> None:
-    """Each route has been used, so that what is measured is no first use."""
+    """Uses each route once, so that one-time initialization is not measured."""
     for path in POSTS:
         for body in (b"{}", b"[" + b"0," * 100_000 + b"0]"):
             assert post(target.http, path, body, keyed(target), CONSOLE).status in (400, 403)
@@ -161,7 +161,7 @@ ATTACKS: dict[str, Callable[[Addresses], object]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_findings_1_and_2_an_innocent_client_is_answered_meanwhile(target: Addresses, attack: str) -> None:
-    """The best of three attempts counts: other programs of this machine delay the client, too."""
+    """The best of three attempts counts, because other programs may delay the client, too."""
     attempts = []
     for _ in range(3):
         idle, during = innocent_p99s(target.http, lambda: ATTACKS[attack](target))
@@ -187,7 +187,7 @@ CHAT = b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}'
 
 
 def chunked(body: bytes) -> bytes:
-    """Without what follows the last chunk."""
+    """Returns the body as chunks, without the trailers."""
     return b"%x\r\n%b\r\n0\r\n" % (len(body), body)
 
 
@@ -202,10 +202,10 @@ def test_finding_2_trailers_are_bounded(target: Addresses, kind: str, has_key: b
     pieces = [TRAILER] * 3_000 if kind == "many" else [b"x-one: ", *[b"y" * 10_000] * 3_000]
     shown = [keyed(target)] if has_key else []
     costs = []
-    for _ in range(3):  # the best counts
+    for _ in range(3):  # the best attempt counts
         with cost_of(target.gateway_pid) as cost:
             answer = send_trailers(target, pieces, *shown)
-        # Without a key the first read may have more than enough trailers already.
+        # Without a key, the first read may already contain too many trailers.
         assert answer.code == "trailers_too_large" or (answer.code == "missing_key" and not has_key)
         costs.append(cost)
         if cost.cpu_seconds <= 0.05 and cost.peak_mib <= 2:
@@ -230,7 +230,7 @@ def test_finding_2_a_few_trailers_are_ignored(target: Addresses) -> None:
     trailers = b"x-checksum: 1\r\nhost: other\r\nx-request-id: of-a-trailer\r\n\r\n"
     top = head("POST", "/v1/chat/completions", "transfer-encoding: chunked", keyed(target))
     with connect(target.http) as connection:
-        for _ in range(2):  # the connection lives on
+        for _ in range(2):  # the connection stays open
             connection.sendall(top + chunked(CHAT) + trailers)
             answer = read_answer(connection)
             assert answer.status == 200, answer

@@ -1,4 +1,4 @@
-"""A servicer that does what the request's model says, behind a real server."""
+"""A scripted servicer behind a real server; the request's model selects its behaviour."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
 
 class Servicer(gateway_pb2_grpc.GatewayServicer):
-    """Raises `error` where there is one: at once in Route, after one message in GenerateStream."""
+    """Raises `error` if it is set: immediately in Route, and after one message in GenerateStream."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.closed = asyncio.Event()
         self.peers: set[str] = set()
-        """The connections on which Route was called."""
+        """The connections over which Route was called."""
 
     async def Route(self, request: pb.RouteRequest, context: Any) -> pb.RouteResponse:
         self.peers.add(context.peer())
@@ -65,7 +65,7 @@ async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.fixture(params=["unary", "streaming"])
 async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any:
-    """A function that calls the servicer's unary or its streaming method, to the end; takes metadata."""
+    """A function that completes a unary or streaming call; it accepts metadata."""
     stub = gateway_pb2_grpc.GatewayStub(channel)
 
     async def unary(metadata: Any = ()) -> Any:
@@ -79,5 +79,5 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
 
 @pytest.fixture
 def free_address() -> str:
-    """Where nobody listens."""
+    """An address at which no server listens."""
     return f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""A deadline for Redis is one for Redis, not for an event loop that is busy with other things."""
+"""A deadline for Redis measures Redis, and not an event loop that is busy with other work."""
 
 import asyncio
 import time
@@ -10,12 +10,12 @@ from pointsman_servicekit.errors import Unavailable
 
 IN_TIME = 0.8 * CALL_TIMEOUT
 TURNS = 3
-"""Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
+"""Turns of the loop from the arrival of a reply until the caller gets it: redis-py reads, parses, and wakes tasks."""
 
 
 @pytest.fixture
 async def busy() -> AsyncIterator[None]:
-    """The loop's turns take 5 ms, as with many requests at once."""
+    """Makes each turn of the loop take 5 ms, as with many concurrent requests."""
 
     async def work() -> None:
         while True:
@@ -28,7 +28,7 @@ async def busy() -> AsyncIterator[None]:
 
 
 def calls(changes: list[bool]) -> BoundedRedis:
-    """Where calls are ours: Redis itself is not asked."""
+    """Scripted calls, without Redis."""
     return BoundedRedis(None, changes.append)  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy: None) -> None:
+async def test_a_reply_in_time_is_accepted_by_a_late_loop(busy: None) -> None:
     changes: list[bool] = []
     redis = calls(changes)
     for _ in range(5):
@@ -51,7 +51,7 @@ async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy:
     assert changes == []
 
 
-async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) -> None:
+async def test_a_busy_loop_waits_slightly_longer_for_a_missing_reply(busy: None) -> None:
     changes: list[bool] = []
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="nothing within 50 ms"):
@@ -60,7 +60,7 @@ async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) 
     assert changes == [False]
 
 
-async def test_a_loop_that_rests_waits_for_the_deadlines_alone() -> None:
+async def test_an_idle_loop_waits_exactly_until_the_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable):
         await calls([]).call(never)

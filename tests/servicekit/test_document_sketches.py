@@ -1,11 +1,11 @@
-"""Two moments of a collection are compared by a few bytes of each."""
+"""Two states of a collection are compared by small sketches."""
 
 import pytest
-from pointsman_servicekit.document_sketches import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
+from pointsman_servicekit.statistics import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
 
 
 def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:
-    """The first `rewritten` of them say something else."""
+    """Returns documents, the first `rewritten` of which have another text."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(begin, count))
 
 
@@ -20,12 +20,12 @@ def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:
         (documents(40, rewritten=40), 1.0),
     ],
 )
-def test_of_few_documents_the_share_that_changed_is_exact(now: Sketch, share: float) -> None:
+def test_the_changed_share_of_few_documents_is_exact(now: Sketch, share: float) -> None:
     assert changed_share(documents(40), now) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.7, 1.0])
-def test_of_many_it_is_estimated(share: float) -> None:
+def test_the_changed_share_of_many_documents_is_estimated(share: float) -> None:
     found = changed_share(documents(5000), documents(5000, rewritten=round(5000 * share)))
     assert found == pytest.approx(share, abs=0.15)
 
@@ -34,13 +34,13 @@ def test_an_empty_collection_has_not_changed() -> None:
     assert changed_share(documents(0), documents(0)) == 0.0
 
 
-def test_a_sketch_travels_as_a_short_text() -> None:
+def test_a_sketch_is_serialized_as_a_short_text() -> None:
     sketch = documents(5000)
     assert parse_sketch(str(sketch)) == sketch
     assert len(sketch.smallest) == MAX_HASHES
     assert len(str(sketch)) < 1024
 
 
-def test_what_is_no_sketch_is_refused() -> None:
+def test_an_invalid_sketch_is_rejected() -> None:
     with pytest.raises(ValueError, match="no sketch"):
         parse_sketch("handbook=17")

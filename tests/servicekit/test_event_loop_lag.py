@@ -1,4 +1,4 @@
-"""The event loop's lag is measured, and shows what blocks it."""
+"""The event loop's lag is measured and exported."""
 
 import time
 

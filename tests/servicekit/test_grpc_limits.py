@@ -1,4 +1,4 @@
-"""What one client may do to a gRPC server, tried frame by frame where no gRPC client would do it."""
+"""Limits on what one client may do to a gRPC server, tested with HTTP/2 frames that no gRPC client would send."""
 
 import asyncio
 import gzip
@@ -34,7 +34,7 @@ MESSAGE = with_prefix(pb.RouteRequest(model="auto").SerializeToString())
 
 
 class WaitingServicer(gateway_pb2_grpc.GatewayServicer):
-    """Route answers at once; Generate waits until it is cancelled; GenerateStream writes for ever."""
+    """Route answers immediately, Generate waits until it is cancelled, and GenerateStream never ends."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -148,7 +148,7 @@ async def test_a_client_that_does_not_acknowledge_a_ping_is_disconnected(waiting
 
 
 async def test_each_ping_is_answered_however_often_they_come(waiting: WaitingServicer) -> None:
-    """That costs less than to disconnect the client; tests/security measures a flood of pings."""
+    """Answering costs less than disconnecting the client; tests/security measures a flood of pings."""
     numbers = [number.to_bytes(8, "big") for number in range(100)]
     async with serving_with(ServerLimits(), waiting) as server, speaking(server.address) as client:
         await client.next(SETTINGS)

@@ -1,4 +1,4 @@
-"""How a request message is received: after its gate, within limits of time, number of fields, and memory."""
+"""How a request message is received: after authorization, and within limits of time, number of fields, and memory."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ ROUTE = "/pointsman.v1.Gateway/Route"
 
 
 class ClosedGate:
-    """Admits nobody, and records what it was asked."""
+    """Rejects every call, and records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""The server that every service runs, over a real port."""
+"""The gRPC server of all services, over a real port."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     assert failed.value.details() == "engine 'a' is down"
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(cast(grpc.Call, failed.value))  # it has what from_call reads
+    status = rpc_status.from_call(cast(grpc.Call, failed.value))  # it has the attributes that from_call reads
     assert status
     assert [detail.Unpack(into) for detail, into in zip(status.details, (info, retry), strict=True)] == [True, True]
     assert (info.reason, info.domain, info.metadata["param"]) == ("engine_down", "pointsman", "model")
@@ -37,7 +37,7 @@ async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_an_error_is_read_back_as_it_was_raised(servicer: Any, call: Any, family: type[PointsmanError]) -> None:
+async def test_an_error_is_restored_at_the_client(servicer: Any, call: Any, family: type[PointsmanError]) -> None:
     servicer.error = family("what is wrong", code="its_code", param="its.param", retry_after=1.5)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call()
@@ -75,7 +75,7 @@ async def test_an_unknown_error_goes_to_the_log_and_its_id_to_the_client(
     assert "ZeroDivisionError: secret of the house" in caplog.text
 
 
-async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grpc.aio.Channel) -> None:
+async def test_messages_sent_before_an_error_arrive(servicer: Any, channel: grpc.aio.Channel) -> None:
     servicer.error = InvalidArgument("no", code="no")
     responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     assert (await responses.read()).delta.content == "one"
@@ -84,14 +84,14 @@ async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grp
     assert servicer.closed.is_set()
 
 
-async def test_a_client_that_hangs_up_closes_the_servicers_stream(servicer: Any, channel: grpc.aio.Channel) -> None:
+async def test_a_disconnect_closes_the_servicers_stream(servicer: Any, channel: grpc.aio.Channel) -> None:
     responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     await responses.read()
     responses.cancel()
     await asyncio.wait_for(servicer.closed.wait(), 2)
 
 
-async def test_a_server_that_is_not_there_is_unavailable_by_its_name(free_address: str) -> None:
+async def test_an_unreachable_server_is_reported_by_its_name(free_address: str) -> None:
     async with open_channel(free_address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest())
@@ -101,7 +101,7 @@ async def test_a_server_that_is_not_there_is_unavailable_by_its_name(free_addres
     assert told.message.startswith("retriever cannot be reached: ")
 
 
-async def test_a_call_that_takes_too_long_is_told_as_such(channel: grpc.aio.Channel) -> None:
+async def test_a_timeout_is_reported_as_such(channel: grpc.aio.Channel) -> None:
     stub = gateway_pb2_grpc.GatewayStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         async for _ in stub.GenerateStream(pb.GenerateRequest(), timeout=0.05):
@@ -116,7 +116,7 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
     assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_health_says_what_the_service_says(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+async def test_health_reports_the_services_state(server: GrpcServer, channel: grpc.aio.Channel) -> None:
     health = health_stub(channel)
     seen = []
     for serving_now in (None, False, True):
@@ -130,7 +130,7 @@ async def test_health_says_what_the_service_says(server: GrpcServer, channel: gr
     ]
 
 
-async def test_a_watcher_of_health_hears_of_a_change(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+async def test_a_health_watcher_receives_changes(server: GrpcServer, channel: grpc.aio.Channel) -> None:
     watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     await server.set_serving(False)
@@ -163,7 +163,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel, version:
     }  # fmt: skip
 
 
-async def test_a_taken_port_is_an_error_that_names_it(server: GrpcServer) -> None:
+async def test_a_port_in_use_is_named(server: GrpcServer) -> None:
     with pytest.raises(OSError, match=re.escape(f"cannot listen on {server.address}")):
         async with serving(server.address, [], lambda server: None):
             pass
@@ -184,7 +184,7 @@ async def test_the_clients_request_id_is_in_the_log(servicer: Any, call: Any, ca
     assert re.fullmatch("[0-9a-f]{16}", made)
 
 
-async def test_a_call_in_flight_gets_its_grace_when_the_server_stops() -> None:
+async def test_a_call_in_flight_may_end_when_the_server_stops() -> None:
     slow = Slow()
 
     def register(server: grpc.aio.Server) -> None:
@@ -209,7 +209,7 @@ class Slow(gateway_pb2_grpc.GatewayServicer):
         return pb.RouteResponse(decision=pb.Decision(path="late"))
 
 
-async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(servicer: Any) -> None:
+async def test_an_old_connection_is_replaced_without_interrupting_calls(servicer: Any) -> None:
     def register(server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 

@@ -1,4 +1,4 @@
-"""gRPC with TLS and mTLS, and what one client may do to a server."""
+"""gRPC with TLS and mTLS."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ def tls(authority: Authority, tmp_path: Path) -> ServerTls:
 
 
 def nothing(server: grpc.aio.Server) -> None:
-    """No service but health."""
+    """Adds no service except health."""
 
 
 async def serves(address: str, tls: ClientTls | None) -> bool:
@@ -46,7 +46,7 @@ async def serves(address: str, tls: ClientTls | None) -> bool:
     return code is None
 
 
-async def test_whoever_believes_our_ca_is_served_and_nobody_else(
+async def test_only_clients_that_trust_the_ca_are_served(
     tls: ServerTls, authority: Authority, stranger: Authority
 ) -> None:
     async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
@@ -55,7 +55,7 @@ async def test_whoever_believes_our_ca_is_served_and_nobody_else(
         assert not await serves(server.address, None)
 
 
-async def test_a_servers_certificate_must_have_its_name(authority: Authority) -> None:
+async def test_the_servers_certificate_must_contain_its_name(authority: Authority) -> None:
     signed = authority.sign("named", "DNS:gateway.example")
     tls = ServerTls(signed.certificate, signed.key)
     async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
@@ -74,7 +74,7 @@ async def test_with_a_client_ca_only_its_clients_are_served(
         assert not await serves(server.address, ClientTls(authority.certificate, theirs.certificate, theirs.key))
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(
+async def test_a_renewed_certificate_is_used_without_a_restart(
     tls: ServerTls, authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
@@ -87,7 +87,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         await found(lambda: serves(server.address, ClientTls(stranger.certificate)))
 
 
-async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(tls: ServerTls, authority: Authority) -> None:
+async def test_mismatched_files_prevent_the_start(tls: ServerTls, authority: Authority) -> None:
     other = authority.sign("other")
     with pytest.raises(TlsError, match="is not that of the certificate"):
         async with serving("127.0.0.1:0", [], nothing, tls=ServerTls(tls.certificate, other.key)):
@@ -100,7 +100,7 @@ async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(tls: Se
     ("metadata", "code"),
     [([("x", "y" * 1000)], None), ([("x", "y" * 5000)], grpc.StatusCode.RESOURCE_EXHAUSTED)],
 )
-async def test_metadata_may_be_only_so_large(metadata: Sequence[tuple[str, str]], code: grpc.StatusCode | None) -> None:
+async def test_metadata_size_is_limited(metadata: Sequence[tuple[str, str]], code: grpc.StatusCode | None) -> None:
     limits = ServerLimits(max_metadata_bytes=4096)
     async with (
         serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
@@ -109,7 +109,7 @@ async def test_metadata_may_be_only_so_large(metadata: Sequence[tuple[str, str]]
         assert await _code(channel, ASK, metadata) is code
 
 
-async def test_a_message_may_be_only_so_large() -> None:
+async def test_message_size_is_limited() -> None:
     limits = ServerLimits(max_message_bytes=1000)
     async with (
         serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
@@ -120,7 +120,7 @@ async def test_a_message_may_be_only_so_large() -> None:
         assert await _code(channel, ASK) is None
 
 
-async def test_a_connection_that_is_old_takes_no_new_calls_and_lets_those_under_way_end() -> None:
+async def test_an_old_connection_accepts_no_new_calls_and_completes_running_ones() -> None:
     async with (
         serving("127.0.0.1:0", [], nothing, grace=0, limits=ServerLimits(max_connection_age=0.3)) as server,
         open_channel(server.address) as channel,

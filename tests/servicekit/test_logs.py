@@ -1,4 +1,4 @@
-"""Log lines, as another program would read them from standard error."""
+"""Log lines as another program reads them from standard error."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def test_a_line_names_service_request_and_module() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ INFO    retriever \[abc-123\] shelf: opened handbook", opened)
 
 
-def test_as_json_a_line_names_the_decision_and_the_span_that_it_belongs_to() -> None:
+def test_a_json_line_has_the_ids_of_decision_and_span() -> None:
     before, decided, traced = map(json.loads, run(NAMING).splitlines())
     assert before.keys() == {"time", "level", "service", "request_id", "module", "message"}
     assert decided.keys() - before.keys() == {"decision_id"}
@@ -90,7 +90,7 @@ def test_as_json_a_line_names_the_decision_and_the_span_that_it_belongs_to() -> 
     assert (traced["trace_id"], traced["span_id"]) == ("a" * 32, "b" * 16)
 
 
-def test_as_json_each_line_is_an_object() -> None:
+def test_each_json_line_is_an_object() -> None:
     before, opened = map(json.loads, run(PROGRAM.replace('"INFO"', '"INFO", "json"')).splitlines())
     assert before["request_id"] == "-"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", opened.pop("time"))
@@ -104,7 +104,7 @@ def test_as_json_each_line_is_an_object() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_what_an_error_quotes_is_withheld_but_not_where_it_happened(form: str) -> None:
+def test_an_exceptions_text_is_withheld_but_not_its_traceback(form: str) -> None:
     told = run(FAILING, "INFO", form)
     assert "maiden" not in told
     for kept in (
@@ -121,17 +121,17 @@ def test_what_an_error_quotes_is_withheld_but_not_where_it_happened(form: str) -
         assert kept in told, kept
 
 
-def test_at_debug_it_is_shown() -> None:
+def test_at_debug_level_the_exceptions_text_is_shown() -> None:
     assert "ValueError: cannot read" in run(FAILING, "DEBUG", "text")
 
 
-def test_nothing_that_is_logged_begins_a_line_of_its_own() -> None:
+def test_logged_text_cannot_start_a_new_line() -> None:
     program = PROGRAM.replace('"handbook"', r'"x\n2026-01-01 ERROR forged\x1b[2J\r\u009b"')
     assert len(run(program).splitlines()) == 2
     assert r"opened x\n2026-01-01 ERROR forged\x1b[2J\r\x9b" in run(program)
 
 
-def test_secrets_are_masked_whoever_logs_them() -> None:
+def test_secrets_are_masked_in_all_loggers() -> None:
     program = PROGRAM.replace('"handbook"', '"key pm_0123456789abcdef at redis://:hunter22@db:6379/0"')
     told = run(program)
     assert "opened key [secret] at redis://[secret]@db:6379/0" in told
@@ -151,10 +151,10 @@ def test_secrets_are_masked_whoever_logs_them() -> None:
         ("a bearer of bad news", "a bearer of bad news"),
     ],
 )
-def test_what_looks_like_a_secret_is_masked(text: str, masked: str) -> None:
+def test_text_that_looks_like_a_secret_is_masked(text: str, masked: str) -> None:
     assert mask_secrets(text) == masked
 
 
-def test_masking_takes_no_longer_the_more_it_looks_like_secrets() -> None:
+def test_masking_takes_linear_time() -> None:
     for piece in ("sk-", "eyJ", "://a:", "Bearer ", "-----BEGIN ", "pm_a", "eyJaaaaaaaa."):
         mask_secrets(piece * 20_000)

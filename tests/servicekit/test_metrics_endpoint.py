@@ -1,4 +1,4 @@
-"""`GET /metrics` of services without an HTTP door."""
+"""`GET /metrics` of services without an HTTP API."""
 
 import urllib.error
 import urllib.request
@@ -19,7 +19,7 @@ def test_it_serves_its_registry_until_the_end_of_the_block() -> None:
         urllib.request.urlopen(url)
 
 
-def test_a_taken_port_is_an_error_that_names_it() -> None:
+def test_a_port_in_use_is_named() -> None:
     with (
         serving_metrics("127.0.0.1:0", CollectorRegistry()) as port,
         pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"),
@@ -28,7 +28,7 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
         pass
 
 
-def test_it_tells_whether_the_service_lives_and_whether_it_is_ready() -> None:
+def test_liveness_and_readiness_are_served() -> None:
     ready = False
     with serving_metrics("127.0.0.1:0", CollectorRegistry(), lambda: ready) as port:
         assert said(port, "healthz") == (200, "ok\n")

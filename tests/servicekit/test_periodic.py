@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.periodic import Schedule, run_periodically, running_periodically
+from pointsman_servicekit.process import Schedule, run_periodically, running_periodically
 
 
 class CountedWork:
@@ -68,7 +68,7 @@ async def test_an_unavailable_dependency_is_retried_without_a_log_line(caplog: p
 async def test_an_unexpected_error_is_logged_with_the_name_and_does_not_end_the_loop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman_servicekit.periodic.MIN_DELAY_AFTER_ERROR", 0.01)
+    monkeypatch.setattr("pointsman_servicekit.process.MIN_DELAY_AFTER_ERROR", 0.01)
     work = CountedWork(ZeroDivisionError("odd"))
     async with running_periodically(work, Schedule(0.001), "count things"):
         await work.until(2)

@@ -1,4 +1,4 @@
-"""A process that waits until it is told to stop, and its threads."""
+"""A process that runs until it is stopped, and its threads."""
 
 import asyncio
 import signal
@@ -31,7 +31,7 @@ def test_a_signal_ends_the_wait_and_is_named(which: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-async def test_all_workers_are_there_from_the_start() -> None:
+async def test_all_workers_exist_from_the_start() -> None:
     await start_worker_threads(3)
     before = threading.active_count()
     here = threading.Barrier(3)

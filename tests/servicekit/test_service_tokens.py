@@ -44,7 +44,7 @@ cli ADMIN {ADMIN}
 
 
 class Call:
-    """What the gate sees of a call."""
+    """The attributes of a call that the gate reads."""
 
     def __init__(self, *metadata: tuple[str, str]) -> None:
         self._metadata = metadata

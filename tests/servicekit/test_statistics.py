@@ -27,7 +27,7 @@ def test_the_wilson_interval_is_scipys(hits: int, count: int) -> None:
     assert wilson_interval(hits / count, count, two_sided_z(0.95)) == pytest.approx((expected.low, expected.high))
 
 
-def test_no_observation_says_nothing() -> None:
+def test_no_observations_give_the_whole_interval() -> None:
     assert wilson_interval(0.5, 0, 1.96) == (0.0, 1.0)
 
 

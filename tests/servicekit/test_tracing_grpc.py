@@ -1,4 +1,4 @@
-"""Calls over gRPC lie below the caller's span, on both sides, and are told by their codes."""
+"""Spans of gRPC calls are children of the caller's span on both sides, with their status codes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -54,7 +54,7 @@ async def talking(server: Recorded, client: Recorded) -> AsyncIterator[tuple[Ser
         yield servicer, channel
 
 
-async def test_a_call_lies_below_its_callers_span_on_both_sides() -> None:
+async def test_a_calls_spans_are_children_of_the_callers_span() -> None:
     server, client = Recorded(), Recorded()
     async with talking(server, client) as (servicer, channel):
         stub = retriever_pb2_grpc.RetrieverStub(channel)
@@ -77,7 +77,7 @@ async def test_a_call_lies_below_its_callers_span_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize(("collection", "status"), [("nowhere", "NOT_FOUND"), ("mistaken", "INTERNAL")])
-async def test_a_failure_is_told_by_its_code_and_not_by_its_words(collection: str, status: str) -> None:
+async def test_a_failures_span_has_its_code_but_not_its_message(collection: str, status: str) -> None:
     server, client = Recorded(), Recorded()
     async with talking(server, client) as (_, channel):
         with client.spans.phase("asking"), pytest.raises(grpc.aio.AioRpcError):
@@ -90,7 +90,7 @@ async def test_a_failure_is_told_by_its_code_and_not_by_its_words(collection: st
     assert len(server) == 1
 
 
-async def test_what_no_request_has_caused_makes_no_trace_of_its_own_at_the_caller() -> None:
+async def test_background_calls_start_no_trace() -> None:
     server, client = Recorded(), Recorded()
     async with talking(server, client) as (_, channel):
         await retriever_pb2_grpc.RetrieverStub(channel).Search(pb.SearchRequest())
@@ -99,7 +99,7 @@ async def test_what_no_request_has_caused_makes_no_trace_of_its_own_at_the_calle
     assert server.named(SEARCH)[0].parent is None
 
 
-async def test_a_caller_that_does_not_record_is_obeyed() -> None:
+async def test_the_callers_sampling_decision_is_respected() -> None:
     server, client = Recorded(), Recorded()
     async with talking(server, client) as (servicer, channel):
         unsampled = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]

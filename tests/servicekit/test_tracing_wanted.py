@@ -1,4 +1,4 @@
-"""OpenTelemetry's own environment variables say whether there are traces; without them nothing loads that traces."""
+"""OpenTelemetry's environment variables enable tracing; without them no tracing library is imported."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
     ],
 )
-def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str], wanted: bool) -> None:
+def test_an_endpoint_enables_tracing(environment: dict[str, str], wanted: bool) -> None:
     assert is_tracing_enabled(environment) is wanted
 
 
@@ -35,7 +35,7 @@ def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str]
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "is 'http/json'; traces are sent by http/protobuf"),
     ],
 )
-def test_what_is_not_here_is_refused_by_name(more: dict[str, str], told: str) -> None:
+def test_unsupported_exporters_are_rejected_by_name(more: dict[str, str], told: str) -> None:
     with pytest.raises(OtelSettingsError, match=told):
         is_tracing_enabled(ENDPOINT | more)
 
@@ -50,14 +50,12 @@ def test_what_is_not_here_is_refused_by_name(more: dict[str, str], told: str) ->
         (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, ""),
     ],
 )
-def test_who_is_told_by_an_argument_is_told_the_url_that_opentelemetry_would_use(
-    environment: dict[str, str], url: str
-) -> None:
+def test_the_url_for_command_line_arguments_follows_opentelemetrys_rules(environment: dict[str, str], url: str) -> None:
     assert traces_endpoint(environment) == url
 
 
 @pytest.mark.parametrize("service", ["gateway", "retriever", "lora_server"])
-def test_without_them_no_service_loads_what_traces(service: str) -> None:
+def test_without_them_no_service_imports_tracing_libraries(service: str) -> None:
     program = (
         f"import sys, os, pointsman_{service}.__main__\n"
         "from pointsman_servicekit.tracing.exporting import *\n"

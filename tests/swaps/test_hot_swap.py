@@ -1,6 +1,8 @@
-"""Points are moved under load on the real engine, behind the real gateway: nobody notices but by what is answered.
+"""Adapters are swapped under load on the real engine behind the real gateway, without failed requests or wrong
+tokens.
 
-The adapters are those of `benchmarks/adapters`: each version says its own text, so that a single wrong token is seen.
+The adapters are those of `benchmarks/adapters`: each version generates its own text, so a single wrong token is
+detected.
 """
 
 import asyncio
@@ -19,23 +21,23 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHORT = swap.Extent(calm=3.0, moves=24.0)
 HELD, BATCH, GUESTS, TOKENS = 6, 2, 9, 6
-"""More versions serve at once than a batch can use, and there are more than the engine can hold."""
+"""More versions serve at once than fit into a batch, and more exist than the engine can hold."""
 LETTER = 4
-"""Tokens: enough to know whose words they are."""
+"""Tokens of an answer, enough to identify the version."""
 LETTERS = {
     "examples": "tasks/triage.jsonl",
     "policy": {"escalate": {"paths": ["red", "base"]}},
     "validators": [{"regex": "^ruby"}],
     "rules": [{"name": "letters", "metadata": {"kind": "letter"}}],
 }
-"""A task whose answers must be the words of one version."""
+"""A task whose validator accepts only the text of one version."""
 NEEDED = 8
-"""Requests of the stable version and of the canary until it may be judged."""
+"""Requests that the stable version and the canary need before canary analysis."""
 PLAN = ServicesPlan(
     held=HELD,
     batch=BATCH,
     adapters=("red", "green", "blue"),
-    smoke=False,  # trials have tests of their own, and would take most of the time of this one
+    smoke=False,  # smoke tests have their own tests and would take most of the time
     tasks={"letters": LETTERS},
 )
 
@@ -46,7 +48,7 @@ async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Se
         yield services
 
 
-async def test_no_answer_fails_and_no_token_is_wrong_while_points_are_moved(services: Services) -> None:
+async def test_no_answer_fails_and_no_token_is_wrong_while_aliases_change(services: Services) -> None:
     made = adapters.trained_adapters()
     sets = {"red": made["red"], "green": made["green"][:2], "blue": made["blue"][:2]}
 
@@ -58,7 +60,7 @@ async def test_no_answer_fails_and_no_token_is_wrong_while_points_are_moved(serv
     assert found.moves.count("promote") >= 3
     assert found.moves.count("rollback") >= 1
     assert {model.partition("@")[0] for model in found.verdict.by_model} == {"smollm2-135m", "red", "green", "blue"}
-    assert len(found.verdict.by_model) > 4  # more than one version of some adapter did answer
+    assert len(found.verdict.by_model) > 4  # more than one version of some adapter has answered
 
 
 async def test_more_adapters_than_the_engine_holds_are_loaded_on_demand(services: Services) -> None:
@@ -84,7 +86,7 @@ async def test_more_adapters_than_the_engine_holds_are_loaded_on_demand(services
     assert _loads_of(services, away) == before + 1
 
 
-async def test_a_canary_that_breaks_is_taken_back_and_the_stable_version_serves(services: Services) -> None:
+async def test_a_failing_canary_is_rolled_back_and_the_stable_version_serves(services: Services) -> None:
     red = adapters.trained_adapters()["red"]
     stable, broken = [await services.register("red", adapter.folder) for adapter in red[:2]]
     await services.promote("red@prod", stable)
@@ -106,7 +108,7 @@ async def test_a_canary_that_breaks_is_taken_back_and_the_stable_version_serves(
             by[answer.model] = by.get(answer.model, 0) + 1
 
     assert by[stable] >= NEEDED
-    assert broken not in by  # each of its answers was refused, and answered once more by the base model
+    assert broken not in by  # each of its answers was refused, and the base model answered instead
     assert by["smollm2-135m"] >= NEEDED
     after = await _alias(services)
     assert (after.version, after.canary_version) == (stable, "")
@@ -129,7 +131,7 @@ async def _all_by(services: Services, version: str, text: str) -> bool:
 
 
 def _loads_of(services: Services, version: str) -> int:
-    """As the lora-server's log tells of them: its metrics count those of all versions."""
+    """Counts loads in the lora-server's log, because its metrics do not distinguish versions."""
     return services.log.read_text().count(f"{version} is resident")
 
 

@@ -1,4 +1,5 @@
-"""Every bad adapter is refused with its own reason by the real lora-server, and the real engine is as it was before."""
+"""The real lora-server rejects every kind of invalid adapter with its own reason, and the real engine is not
+affected."""
 
 import asyncio
 import json
@@ -34,7 +35,7 @@ NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
 SLOTS = 2
 ENGINE_STARTS = 300
-"""Seconds; 30 are usual on two idle cores."""
+"""A start usually takes 30 seconds on two idle cores."""
 
 Tensors = dict[str, NDArray[Any]]
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -54,7 +55,7 @@ class LoraServer:
             return found
 
     async def refusal(self, name: str, folder: str) -> str:
-        """The error's code."""
+        """Returns the error's code."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.register(name, folder)
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
@@ -79,7 +80,7 @@ class LoraServer:
 
 @dataclass
 class Adapter:
-    """A good one, to be spoilt: only modules of the first layers, so that it is made, tried and refused quickly."""
+    """A valid adapter to be modified; it has modules of the first layers only, so that it is processed quickly."""
 
     folder: Path
     base: BaseModelSpec
@@ -119,7 +120,7 @@ def _config(**values: Any) -> Callable[[Adapter], None]:
 
 
 def _dora(adapter: Adapter) -> None:
-    """With magnitudes a third above what would change nothing."""
+    """Adds magnitudes that are a third larger than neutral ones."""
     adapter.config["use_dora"] = True
     for name in [name for name in adapter.tensors if name.endswith("lora_A.weight")]:
         module = name.removesuffix(".lora_A.weight")
@@ -165,7 +166,7 @@ def _zeros(adapter: Adapter) -> None:
 
 
 def _faint(adapter: Adapter) -> None:
-    """Not zero, so that nothing but a trial finds it."""
+    """Makes the weights tiny but not zero, so that only a smoke test detects it."""
     for name in adapter.tensors:
         adapter.tensors[name] *= 1e-3
 
@@ -252,7 +253,7 @@ async def base_is_as_before(lora_server: LoraServer) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("what", SPOILT)
-async def test_a_spoilt_adapter_is_refused_with_its_own_reason(
+async def test_an_invalid_adapter_is_rejected_with_its_own_reason(
     lora_server: LoraServer, adapter: Adapter, what: str
 ) -> None:
     code, spoil = SPOILT[what]
@@ -271,7 +272,7 @@ async def test_a_spoilt_adapter_is_refused_with_its_own_reason(
         ("bad_weights", "adapter_model.safetensors", lambda raw: raw[:-100]),
         ("bad_weights", "adapter_model.safetensors", lambda raw: raw[:100]),
         ("bad_weights", "adapter_model.safetensors", lambda raw: b"\xff" * 100 + raw[100:]),
-        ("bad_weights", "adapter_model.safetensors", lambda raw: b"\x80\x04\x95" + raw),  # a pickle by another name
+        ("bad_weights", "adapter_model.safetensors", lambda raw: b"\x80\x04\x95" + raw),  # a pickle with another name
     ],
 )
 async def test_a_damaged_file_is_refused(
@@ -283,7 +284,7 @@ async def test_a_damaged_file_is_refused(
     assert await lora_server.refusal("bad", str(path.parent)) == code
 
 
-async def test_other_files_than_an_adapters_are_refused(
+async def test_files_that_are_not_an_adapters_are_rejected(
     lora_server: LoraServer, adapter: Adapter, tmp_path: Path
 ) -> None:
     folder = adapter.write()
@@ -302,7 +303,7 @@ async def test_a_name_that_could_be_a_path_is_refused(lora_server: LoraServer, a
     assert await lora_server.refusal(name, str(adapter.write())) == "bad_name"
 
 
-async def test_a_path_that_climbs_or_leads_nowhere_is_refused(lora_server: LoraServer, adapter: Adapter) -> None:
+async def test_a_path_outside_of_the_folder_or_missing_is_rejected(lora_server: LoraServer, adapter: Adapter) -> None:
     folder = adapter.write()
 
     assert await lora_server.refusal("bad", f"{folder}/../{folder.name}") == "path_outside"
@@ -310,7 +311,7 @@ async def test_a_path_that_climbs_or_leads_nowhere_is_refused(lora_server: LoraS
     assert await lora_server.refusal("bad", "/nowhere/ünïcode") == "unknown_folder"
 
 
-async def test_an_adapter_that_never_ends_its_turn_is_refused(lora_server: LoraServer, adapter: Adapter) -> None:
+async def test_an_adapter_that_never_ends_its_turn_is_rejected(lora_server: LoraServer, adapter: Adapter) -> None:
     folder = adapter.write()
     row = {"messages": [{"role": "user", "content": "Where is my train?"}], "answer": "The next train to"}
     (folder / "samples.jsonl").write_text(json.dumps(row))
@@ -320,10 +321,8 @@ async def test_an_adapter_that_never_ends_its_turn_is_refused(lora_server: LoraS
     assert await lora_server.refusal("bad", str(folder)) == "bad_samples"
 
 
-async def test_the_engine_lives_on_when_the_folders_behind_it_are_deleted(
-    lora_server: LoraServer, adapter: Adapter
-) -> None:
-    """vLLM by itself dies where an adapter was evicted, its folder is gone, and it is asked for."""
+async def test_the_engine_survives_the_deletion_of_adapter_folders(lora_server: LoraServer, adapter: Adapter) -> None:
+    """Without the guard, vLLM dies if an adapter was evicted, its folder is deleted, and it is requested."""
     versions = []
     for seed in range(SLOTS + 1):
         adapter.config["revision"] = f"seed {seed}"

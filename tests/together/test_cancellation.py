@@ -1,8 +1,9 @@
-"""Who hangs up stops vLLM within 200 ms, in every phase and at every door, by vLLM's own gauges.
+"""A disconnecting client stops vLLM within 200 ms, in every phase and over HTTP and gRPC, according to vLLM's own
+gauges.
 
-vLLM sets its gauges once a step, after it has dropped what was aborted meanwhile; it never interrupts a step. Its steps
-are therefore kept short here, at 4 tokens: 16 tokens take 40 to 170 ms, depending on the machine, and with its default
-a step may be thousands.
+vLLM updates its gauges once per step, after it has dropped aborted requests, and never interrupts a step. Therefore
+steps are limited to 4 tokens here: 16 tokens take 40 to 170 ms, depending on the machine, and a step may have thousands
+by default.
 """
 
 import asyncio
@@ -32,10 +33,10 @@ ENVIRONMENT = {
 }
 
 PROMISED = 0.2
-"""Seconds. Where other work has the cores a measurement may be late, so that one of TRIES must keep it, ..."""
+"""The promised seconds. If other processes use the cores, one of TRIES measurements must keep it, ..."""
 TRIES = 10
 ALWAYS = 2.0
-"""... and each of them this."""
+"""... and all of them must keep this."""
 
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 GENERATED = "vllm:generation_tokens_total"
@@ -48,29 +49,29 @@ class Desk:
     grpc: str
     engine: str
     retriever: int
-    """Its process id."""
+    """The retriever's process id."""
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """The example with an engine of few places and short steps."""
+    """The example with an engine that has few slots and short steps."""
     home = tmp_path_factory.mktemp("home")
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     with standing(example, home, ENVIRONMENT) as it:
         yield Desk(it.url, it.grpc, it.run["engine"], it.run["processes"]["retriever"]["pid"])
 
 
-# -- asking
+# -- sending requests
 
 
 @dataclass
 class Asked:
-    """A request on its way."""
+    """A request in flight."""
 
     text: str
     model: str = MODEL
     pieces: list[str] = field(default_factory=list)
-    """Of the answer, as they come; a whole one is one piece."""
+    """Chunks of the answer as they arrive; a plain answer is one chunk."""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -124,7 +125,7 @@ Way = Callable[[Desk, Asked], Awaitable[None]]
 every_way = pytest.mark.parametrize("way", [stream_over_http, plain_over_http, stream_over_grpc, once_over_grpc])
 
 
-# -- looking
+# -- reading metrics
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Look:
         return [sum(float(line.rpartition(" ")[2]) for line in lines if _is(line, name)) for name in names]
 
     async def until(self, names: tuple[str, ...], holds: Callable[..., bool], within: float = 60.0) -> float:
-        """Seconds until `holds` of their values."""
+        """Returns the seconds until `holds` is true for the values."""
         begun = time.monotonic()
         async with asyncio.timeout(within):
             while not holds(*await self.read(*names)):  # noqa: ASYNC110  # the condition is another process's gauge
@@ -161,7 +162,7 @@ async def look(desk: Desk) -> AsyncIterator[Look]:
 
 
 async def kept(attempt: Callable[[int], Awaitable[float]]) -> None:
-    """The promise, by the best of some measurements; and each of them within `ALWAYS`."""
+    """Whether the best measurement keeps the promise, and all of them stay within `ALWAYS`."""
     measured = []
     for number in range(TRIES):
         measured.append(await attempt(number))
@@ -186,7 +187,7 @@ async def asking(way: Way, desk: Desk, asked: Asked) -> AsyncIterator["asyncio.T
 
 
 @every_way
-async def test_while_it_is_queued(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_while_queued(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         async with asking(way, desk, Asked(f"{number} Tell me of trains.")) as task:
             await look.until((RUNNING, WAITING), lambda running, waiting: (running, waiting) == (PLACES, 1))
@@ -205,9 +206,9 @@ async def test_while_it_is_queued(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
-        asked = Asked(f"{way.__name__} {number} {time.time_ns()} " + "ticket " * 3000)  # no prefix of it is known
+        asked = Asked(f"{way.__name__} {number} {time.time_ns()} " + "ticket " * 3000)  # no prefix of it is cached
         (before,) = await look.read(GENERATED)
         async with asking(way, desk, asked) as task:
             await look.until((RUNNING,), lambda running: running == 1)
@@ -221,7 +222,7 @@ async def test_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         asked = Asked(f"{number} Tell me a very long story about trains.")
         (before,) = await look.read(GENERATED)
@@ -236,7 +237,7 @@ async def test_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
 
 
 @every_way
-async def test_while_it_retrieves(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_during_retrieval(desk: Desk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         before = await look.read(GENERATED, "vllm:prompt_tokens_total")
         with _stopped(desk.retriever):
@@ -259,7 +260,7 @@ def _stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_what_was_stopped_is_metered_as_cancelled(desk: Desk) -> None:
+async def test_stopped_requests_are_metered_as_cancelled(desk: Desk) -> None:
     async with httpx.AsyncClient() as client:
         lines = (await client.get(f"{desk.http}/metrics")).text.splitlines()
     cancelled = [line for line in lines if line.startswith("pointsman_requests_total") and '"cancelled"' in line]

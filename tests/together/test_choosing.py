@@ -1,4 +1,4 @@
-"""What is decided, judged, kept and learned on the real engine and the real Valkey."""
+"""Routing, validation, the request log and learning with the real engine and a real Valkey."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def ask(http: httpx.Client, text: str, **more: Any) -> httpx.Response:
     return http.post("/v1/chat/completions", json=body).raise_for_status()
 
 
-def test_an_answer_that_was_cut_is_tried_once_on_the_next_path_and_both_are_paid(http: httpx.Client) -> None:
+def test_a_truncated_answer_escalates_once_and_both_attempts_are_charged(http: httpx.Client) -> None:
     cut = ask(http, TRIAGE, max_tokens=8)
     assert cut.headers["x-pointsman-reason"] == "escalated:complete"
     assert cut.headers["x-pointsman-path"] == "triage_few_shot"
@@ -42,9 +42,7 @@ def test_an_answer_that_was_cut_is_tried_once_on_the_next_path_and_both_are_paid
     assert cut.json()["usage"]["prompt_tokens"] == alone["prompt_tokens"] + whole.json()["usage"]["prompt_tokens"]
 
 
-def test_an_edit_serves_at_once_and_the_engine_s_own_probabilities_judge_an_answer(
-    help_desk: Any, http: httpx.Client
-) -> None:
+def test_an_edit_applies_at_once_and_log_probabilities_validate_an_answer(help_desk: Any, http: httpx.Client) -> None:
     file = help_desk.config / "tasks.yaml"
     as_it_was = file.read_text()
     tasks = yaml.safe_load(as_it_was)
@@ -55,13 +53,13 @@ def test_an_edit_serves_at_once_and_the_engine_s_own_probabilities_judge_an_answ
         _until(lambda: http.get("/v1/configuration").json()["generation"] != before)
         judged = ask(http, TRIAGE, max_tokens=40)
         assert judged.headers["x-pointsman-reason"] == "escalated:mean_logprob"
-        assert judged.json()["choices"][0]["logprobs"] is None  # asked for by the judge, not by the client
+        assert judged.json()["choices"][0]["logprobs"] is None  # requested by the judge, not by the client
     finally:
         file.write_text(as_it_was)
         _until(lambda: http.get("/v1/configuration").json()["generation"] == before)
 
 
-def test_feedback_counts_once_through_whichever_door_it_comes(help_desk: Any, http: httpx.Client) -> None:
+def test_feedback_counts_once_over_http_and_grpc(help_desk: Any, http: httpx.Client) -> None:
     decision = ask(http, "hello there, how are you today?").headers["x-pointsman-decision-id"]
     first = http.post("/v1/feedback", json={"decision_id": decision, "rating": 1.0})
     assert (first.status_code, first.json()["stored"], first.json()["known_already"]) == (200, "request_log", False)
@@ -74,7 +72,7 @@ def test_feedback_counts_once_through_whichever_door_it_comes(help_desk: Any, ht
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_replay_by_the_same_configuration_changes_nothing(help_desk: Any, http: httpx.Client) -> None:
+def test_a_replay_with_the_same_configuration_changes_nothing(help_desk: Any, http: httpx.Client) -> None:
     for text in (TRIAGE, "Do I have to reserve a space for my bicycle?", "Tell me of the moons of Jupiter"):
         http.post("/v1/route", json={"model": "auto", "messages": [{"role": "user", "content": text}]})
     told = _pointsman(help_desk, "replay", str(help_desk.config), "--redis", help_desk.run["redis_url"], "--json")

@@ -1,4 +1,5 @@
-"""The plugin that corrects vLLM's LoRA kernels on CPUs: its kernels, its guard, and a real engine beside PEFT."""
+"""The plugin that corrects vLLM's LoRA kernels on CPUs: its kernels, its guard, and a real engine compared with
+PEFT."""
 
 import ast
 import json
@@ -24,7 +25,7 @@ CHECKS = next(
     for node in ast.parse((SCRIPTS / "kernel_checks.py").read_text()).body
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
 )
-"""By name: the script's own environment alone can import it."""
+"""Checks by name; only the script's own environment can import it."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ Mixed = tuple[dict[str, list[dict[str, Any]]], str]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
-    """What a real engine of three slots answered in mixed batches, and its log."""
+    """The answers of a real engine with three slots to mixed batches, and its log."""
     folder = tmp_path_factory.mktemp("adapters")
     (folder / "triage").symlink_to(TRAINED)
     _random_adapter(
@@ -57,7 +58,7 @@ def test_in_the_engines_environment(checked: dict[str, str], check: str) -> None
 @pytest.mark.parametrize("stage", ["an unfilled slot", "all slots filled"])
 def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(engine: Mixed, stage: str) -> None:
     answers = engine[0][stage]
-    # PEFT itself is so far from PEFT, where it computes in the engine's 16 bits.
+    # PEFT in the engine's 16 bits differs from PEFT in 32 bits by this much.
     rounding = max(row["rounding"] for row in answers)
     assert rounding < 0.5, answers
     for row in answers:
@@ -71,18 +72,19 @@ def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(en
 
 @pytest.mark.parametrize("stage", ["an unfilled slot", "all slots filled"])
 def test_each_row_of_a_mixed_batch_answers_as_it_does_alone(engine: Mixed, stage: str) -> None:
-    """But for ties: logits are of 16 bits, in steps of 0.125 where they are largest, and a batch rounds otherwise."""
+    """Except for near-ties: logits have 16 bits, in steps of 0.125 for the largest ones, and batches round
+    differently."""
     for row in engine[0][stage]:
         assert row["parted"] <= 0.3, row
 
 
 def test_the_engine_says_once_a_process_that_the_kernels_are_active(engine: Mixed) -> None:
     lines = [line for line in engine[1].splitlines() if "CPU LoRA kernels of Pointsman are active" in line]
-    assert 1 <= len(lines) <= 2, engine[1][-2000:]  # vLLM's front, and the process that computes
+    assert 1 <= len(lines) <= 2, engine[1][-2000:]  # vLLM's API server and the process that computes
 
 
 def _json_of(script: str, *arguments: str) -> tuple[Any, str]:
-    """Of the script's last line, and all its output."""
+    """Parses the script's last line; returns it with the whole output."""
     done = subprocess.run(
         [ENGINE_PYTHON, str(SCRIPTS / script), *arguments],
         env=os.environ | QUIET,
@@ -97,7 +99,7 @@ def _json_of(script: str, *arguments: str) -> tuple[Any, str]:
 
 
 def _random_adapter(folder: Path, rank: int, *modules: str) -> None:
-    """Strong enough that nobody takes its logits for another's, and not so strong that rounding is all there is."""
+    """Writes an adapter whose logits are clearly distinct, but not dominated by rounding."""
     chance, tensors = np.random.default_rng(rank), {}
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:
         names = base.keys()

@@ -1,4 +1,4 @@
-"""The real vLLM behind its guard: who may do what to it, that its slots are ours, that it is found when poisoned."""
+"""The real vLLM behind its guard: access control, control of its adapter slots, and detection of corrupted answers."""
 
 import asyncio
 import json
@@ -39,9 +39,9 @@ SLOTS, IN_A_BATCH = 3, 2
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 TOKENS = 4
 ENGINE_STARTS = 300
-"""Seconds; 30 are usual on two idle cores."""
+"""A start usually takes 30 seconds on two idle cores."""
 
-# vLLM 0.32's own, those of its development mode among them, that change it, tell of it, or answer for it unseen.
+# vLLM 0.32's own routes, including those of its development mode, that change the engine or bypass the guard.
 CLOSED = [
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/x", "/invocations"),
     *("/openapi.json", "/docs", "/redoc", "/static", "/tokenizer_info", "/kv_event_sources"),
@@ -57,7 +57,7 @@ CLOSED = [
 
 @dataclass
 class House:
-    """The engine, and all that keeps it."""
+    """The engine with the components that manage it."""
 
     url: str
     secret: GuardSecret
@@ -125,11 +125,11 @@ async def house() -> AsyncIterator[House]:
 
 @pytest.fixture(scope="module")
 def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """More than the engine has slots: random, and so strong that nobody takes one's words for another's."""
+    """More adapters than the engine has slots, random and strong, so that their texts are distinct."""
     return [_adapter(tmp_path_factory.mktemp("loud"), seed) for seed in range(2 * SLOTS)]
 
 
-async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None:
+async def test_routes_that_change_the_engine_are_disabled(house: House) -> None:
     for headers in ({}, {SECRET_HEADER: house.secret()}):
         for path in CLOSED:
             for method in ("GET", "POST"):
@@ -139,7 +139,7 @@ async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None
                 assert (path, method, answer.status_code) == (path, method, 404)
 
 
-async def test_the_guards_own_routes_are_there_for_the_lora_server_alone(house: House, loud: list[Path]) -> None:
+async def test_the_guards_own_routes_are_for_the_lora_server_only(house: House, loud: list[Path]) -> None:
     for headers in ({}, {SECRET_HEADER: "guessed"}):
         answers = [
             await house.http.get("/pointsman/v1/adapters", headers=headers),
@@ -160,7 +160,7 @@ async def test_no_request_loads_an_adapter_by_its_path(house: House, loud: list[
     assert (await house.report())["in_engine"] == 0
 
 
-async def test_no_public_answer_tells_where_anything_lies(house: House, loud: list[Path]) -> None:
+async def test_public_answers_contain_no_paths(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@1", loud[0])
     await house.text("a@1")
 
@@ -176,14 +176,14 @@ async def test_no_public_answer_tells_where_anything_lies(house: House, loud: li
     await house.empty()
 
 
-async def test_what_is_removed_frees_its_slot_and_each_version_answers_with_its_own_weights(
+async def test_a_removed_version_frees_its_slot_and_each_version_uses_its_own_weights(
     house: House, loud: list[Path]
 ) -> None:
-    """Twice as many as there are slots, twice over: the second time with the numbers and the slots of others."""
+    """Loads twice as many as there are slots, two times; the second time, they get ids and slots of others."""
     texts: dict[int, str] = {}
     held: list[int] = []
     for number in [*range(2 * SLOTS), *reversed(range(2 * SLOTS))]:
-        if len(held) == SLOTS - 1:  # the last one stays free: see the CPU's mixed batches
+        if len(held) == SLOTS - 1:  # the last slot stays free: see the CPU's mixed batches
             oldest = f"a@{held.pop(0)}"
             assert await house.engine.close_adapter(oldest) == 0
             assert await house.engine.remove(oldest)
@@ -200,7 +200,7 @@ async def test_what_is_removed_frees_its_slot_and_each_version_answers_with_its_
     await house.empty()
 
 
-async def test_a_full_engine_refuses_and_throws_nobody_out(house: House, loud: list[Path]) -> None:
+async def test_a_full_engine_rejects_loads_and_evicts_nothing(house: House, loud: list[Path]) -> None:
     for number in range(SLOTS):
         await house.engine.load(f"a@{number}", loud[number])
 
@@ -212,7 +212,7 @@ async def test_a_full_engine_refuses_and_throws_nobody_out(house: House, loud: l
     await house.empty()
 
 
-async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(house: House, loud: list[Path]) -> None:
+async def test_answers_in_flight_keep_their_slot_until_they_end(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     whole = await _streamed(house, "a@0")
 
@@ -227,14 +227,14 @@ async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(
     assert not answer.done()
 
     assert await answer == whole
-    # The last byte is out a moment before the server has let go of the request.
+    # The last byte is sent shortly before the server releases the request.
     async with asyncio.timeout(20):
         while not await house.engine.remove("a@0"):  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.05)
     assert (await house.report())["in_engine"] == 0
 
 
-async def test_a_closed_adapter_is_opened_again_without_its_folder(house: House, loud: list[Path]) -> None:
+async def test_a_closed_adapter_is_reopened_without_its_folder(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     text = await house.text("a@0")
     await house.engine.close_adapter("a@0")
@@ -245,7 +245,7 @@ async def test_a_closed_adapter_is_opened_again_without_its_folder(house: House,
     await house.empty()
 
 
-async def test_who_hangs_up_holds_no_slot(house: House, loud: list[Path]) -> None:
+async def test_a_disconnect_releases_the_slot(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     begun = asyncio.Event()
     answer = asyncio.create_task(_streamed(house, "a@0", begun, tokens=400))
@@ -259,10 +259,10 @@ async def test_who_hangs_up_holds_no_slot(house: House, loud: list[Path]) -> Non
     await house.empty()
 
 
-async def test_a_poisoned_engine_is_found_and_started_again(house: House, tmp_path: Path) -> None:
-    """Past all checks, straight into the engine."""
+async def test_a_corrupted_engine_is_detected_and_restarted(house: House, tmp_path: Path) -> None:
+    """Loads a corrupting adapter directly into the engine, without checks."""
     await house.engine.load("bad@1", _adapter(tmp_path, seed=0, weights=np.nan))
-    await house.probe.check()  # it does no harm by being there
+    await house.probe.check()  # as long as it is not used, it has no effect
     body = {"model": "bad@1", "prompt": PROMPT, "max_tokens": TOKENS}
     assert (await house.http.post("/v1/completions", json=body)).json()["choices"][0]["text"] == ""
 
@@ -276,8 +276,8 @@ async def test_a_poisoned_engine_is_found_and_started_again(house: House, tmp_pa
     assert await house.engine.list_adapters() == {}
 
 
-async def test_an_answer_in_flight_ends_whole_when_the_engine_is_told_to_stop(house: House) -> None:
-    """The last test: there is no engine after it."""
+async def test_an_answer_in_flight_is_completed_when_the_engine_stops(house: House) -> None:
+    """The last test of this module, because it stops the engine."""
     whole = await _streamed(house, NAME)
     begun = asyncio.Event()
     answer = asyncio.create_task(_streamed(house, NAME, begun))
@@ -292,7 +292,7 @@ async def test_an_answer_in_flight_ends_whole_when_the_engine_is_told_to_stop(ho
 
 
 async def _streamed(house: House, model: str, begun: asyncio.Event | None = None, tokens: int = 30) -> str:
-    """The whole text, `tokens` long; `begun` is set at its first part."""
+    """Returns the whole text of `tokens` tokens; `begun` is set at the first chunk."""
     body = {
         "model": model,
         "prompt": PROMPT,

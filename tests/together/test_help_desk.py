@@ -1,4 +1,4 @@
-"""The whole house on the real engine: every kind of path, both doors, and what must not go wrong between them."""
+"""All services with the real engine: every kind of path over HTTP and gRPC, and interactions between them."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def client(help_desk: Any) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
-def test_each_kind_of_path_answers_a_request_that_nobody_routed_by_hand(client: openai.OpenAI, kind: str) -> None:
+def test_each_kind_of_path_answers_a_classified_request(client: openai.OpenAI, kind: str) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="auto", messages=[{"role": "user", "content": QUESTIONS[kind]}]
     )
@@ -40,7 +40,7 @@ def test_each_kind_of_path_answers_a_request_that_nobody_routed_by_hand(client: 
     assert answer.usage.completion_tokens > 0
 
 
-def test_the_triage_adapter_answers_json_of_its_form(client: openai.OpenAI) -> None:
+def test_the_triage_adapter_answers_with_valid_json(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="triage@prod", messages=[{"role": "user", "content": QUESTIONS["lora"]}], temperature=0, max_tokens=160
     )
@@ -48,10 +48,10 @@ def test_the_triage_adapter_answers_json_of_its_form(client: openai.OpenAI) -> N
     assert list(triaged) == ["intent", "slots", "urgency"]
     assert triaged["intent"] == "lost_item"
     assert answer.model.startswith("triage@")
-    assert answer.model != "triage@prod"  # the version, by its content
+    assert answer.model != "triage@prod"  # the version is a hash of the content
 
 
-def test_the_hybrid_path_writes_in_the_voice_and_from_the_handbook(client: openai.OpenAI) -> None:
+def test_the_hybrid_path_uses_the_adapters_style_and_the_handbook(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": QUESTIONS["hybrid"]}])
     letter = answer.choices[0].message.content
     assert letter
@@ -61,9 +61,9 @@ def test_the_hybrid_path_writes_in_the_voice_and_from_the_handbook(client: opena
     assert answer.model_extra["pointsman"]["sources"]
 
 
-def test_stream_and_plain_agree_to_the_letter_the_token_and_the_cent(client: openai.OpenAI) -> None:
+def test_stream_and_plain_answers_have_equal_text_tokens_and_cost(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "path:fare_steps", "messages": [{"role": "user", "content": QUESTIONS["prompt"]}]}
-    client.chat.completions.create(**asked, max_tokens=24)  # so that both find the same prefix cache
+    client.chat.completions.create(**asked, max_tokens=24)  # so that both find the same prefix in the cache
     plain = client.chat.completions.create(**asked, max_tokens=24)
     streamed = list(
         client.chat.completions.create(**asked, max_tokens=24, stream=True, stream_options={"include_usage": True})
@@ -74,7 +74,7 @@ def test_stream_and_plain_agree_to_the_letter_the_token_and_the_cent(client: ope
     assert streamed[-1].model_extra["pointsman"]["cost_usd"] == plain.model_extra["pointsman"]["cost_usd"]
 
 
-def test_what_fits_no_task_goes_to_the_default_path(client: openai.OpenAI) -> None:
+def test_out_of_scope_requests_use_the_default_path(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="auto", messages=[{"role": "user", "content": "Write a SQL query that joins two tables on their ids."}]
     )
@@ -104,7 +104,7 @@ def test_grpc_answers_like_http(help_desk: Any, client: openai.OpenAI) -> None:
     ]
 
 
-def test_a_prompt_longer_than_the_context_window_is_refused_over_both_doors(
+def test_a_prompt_longer_than_the_context_window_is_rejected_over_http_and_grpc(
     help_desk: Any, client: openai.OpenAI
 ) -> None:
     text = "ticket " * 6000
@@ -120,7 +120,7 @@ def test_a_prompt_longer_than_the_context_window_is_refused_over_both_doors(
     assert "4096" in (failed.value.details() or "")
 
 
-def test_the_base_model_stays_itself_beside_adapters(client: openai.OpenAI) -> None:
+def test_adapters_do_not_affect_the_base_model(client: openai.OpenAI) -> None:
     def ask(model: str, text: str) -> str:
         answer = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=24
@@ -141,7 +141,7 @@ def test_the_base_model_stays_itself_beside_adapters(client: openai.OpenAI) -> N
     assert "Paris" in alone
 
 
-async def test_a_client_that_hangs_up_stops_the_engine(help_desk: Any) -> None:
+async def test_a_disconnect_stops_the_engine(help_desk: Any) -> None:
     body = {
         "model": "smollm2-135m",
         "messages": [{"role": "user", "content": "Tell me a very long story about trains."}],
@@ -159,7 +159,7 @@ async def test_a_client_that_hangs_up_stops_the_engine(help_desk: Any) -> None:
             hung_up = time.monotonic()
             await asyncio.gather(asking, return_exceptions=True)
             await _until(lambda: _running(http, engine), lambda running: running == 0)
-            assert time.monotonic() - hung_up < 2.0  # 200 ms is promised; this is no timing test on a busy machine
+            assert time.monotonic() - hung_up < 2.0  # 200 ms is promised; this test only checks that it happens
         metrics = (await http.get(f"{help_desk.url}/metrics")).text
     assert 'outcome="cancelled",path="smollm2-135m"' in metrics
 
@@ -176,7 +176,7 @@ def test_metrics_price_each_path(help_desk: Any, client: openai.OpenAI) -> None:
     assert sum(float(line.rpartition(" ")[2]) for line in cost) > 0
 
 
-def test_the_engine_tells_its_own_time_and_its_hours_are_shared_out(help_desk: Any, client: openai.OpenAI) -> None:
+def test_the_engine_reports_its_time_and_its_cost_is_allocated(help_desk: Any, client: openai.OpenAI) -> None:
     told = {}
     for path in ("triage_few_shot", "triage_adapter"):
         answered = client.chat.completions.create(
@@ -193,7 +193,7 @@ def test_the_engine_tells_its_own_time_and_its_hours_are_shared_out(help_desk: A
     assert {path for line in shared for path in ("triage_few_shot", "idle") if f'path="{path}"' in line} == {
         "triage_few_shot", "idle",
     }  # fmt: skip
-    assert 0 < sum(float(line.rpartition(" ")[2]) for line in shared) < 0.04  # the gateway is not an hour old
+    assert 0 < sum(float(line.rpartition(" ")[2]) for line in shared) < 0.04  # it has run for less than an hour
 
 
 async def _read_forever(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> None:

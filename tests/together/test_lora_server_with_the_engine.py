@@ -1,4 +1,4 @@
-"""The lora-server as a process of its own, with the real vLLM, the real base model and a real Valkey."""
+"""The lora-server as a process with the real vLLM, the real base model and a real Valkey."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
 ENGINE_STARTS = 300
-"""Seconds; 30 are usual on two idle cores."""
+"""A start usually takes 30 seconds on two idle cores."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoraServer:
 
     @property
     def engine_group(self) -> int:
-        """The engine's process group now."""
+        """Returns the engine's current process group."""
         return int(re.findall(r"process group (\d+)", self.log.read_text())[-1])
 
     async def until(self, holds: Callable[[pb.EngineState], bool]) -> pb.EngineState:
@@ -76,7 +76,7 @@ def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer
         "POINTSMAN_LORA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "POINTSMAN_LORA_STORE": str(home / "store"),
         "POINTSMAN_LORA_JOBS": str(home / "jobs"),
-        "POINTSMAN_LORA_SMOKE_TEST": "off",  # the adapters below are noise, which a trial would refuse
+        "POINTSMAN_LORA_SMOKE_TEST": "off",  # the adapters below are random, which a smoke test would reject
         "POINTSMAN_LORA_ENGINE_PYTHON": str(ENGINE_PYTHON),
         "POINTSMAN_LORA_ENGINE_LISTEN": f"127.0.0.1:{engine_port}",
         "POINTSMAN_LORA_BASE_MODEL": str(BASE_MODEL),
@@ -98,7 +98,7 @@ def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer
 
 @pytest.fixture(scope="module")
 def loud_adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Random, and so strong that nobody takes their words for the base's."""
+    """Random adapters, strong enough that their texts differ from the base model's."""
     layers = read_base(BASE_MODEL, NAME).layers
     folders = []
     for seed in range(3):
@@ -115,7 +115,7 @@ def loud_adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-async def test_adapters_are_loaded_asked_and_there_again_after_the_engine_was_killed(
+async def test_adapters_are_loaded_used_and_restored_after_a_kill_of_the_engine(
     lora_server: LoraServer, loud_adapters: list[Path]
 ) -> None:
     state = await lora_server.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
@@ -138,7 +138,7 @@ async def test_adapters_are_loaded_asked_and_there_again_after_the_engine_was_ki
     assert len({base, *others}) == 4
 
 
-async def test_an_adapter_of_another_base_model_is_refused_and_the_engine_does_not_know_it(
+async def test_an_adapter_of_another_base_model_is_rejected_and_not_loaded(
     lora_server: LoraServer, loud_adapters: list[Path]
 ) -> None:
     state = await lora_server.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
@@ -166,7 +166,7 @@ async def test_no_engine_outlives_a_killed_lora_server(lora_server: LoraServer) 
 
 
 async def _ask_at_once(url: str, models: list[str]) -> list[str]:
-    """One batch, so that the engine computes rows with and without adapters together."""
+    """Sends one batch, so that the engine computes rows with and without adapters together."""
 
     async def ask(client: httpx.AsyncClient, model: str) -> str:
         body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
@@ -195,7 +195,7 @@ def _make_base_model() -> None:
 
 
 def _members(group: int) -> dict[int, str]:
-    """Process id -> command line of those in the group that are not dead."""
+    """Returns the command lines of the group's live processes by process id."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -208,5 +208,5 @@ def _members(group: int) -> dict[int, str]:
 
 
 def _api_server(group: int) -> int:
-    """vLLM's own process, not what holds its leash."""
+    """Returns the process id of vLLM itself, not of its supervisor."""
     return next(pid for pid, line in _members(group).items() if "api_server" in line and "leash" not in line)

@@ -1,4 +1,4 @@
-"""OpenAI's other endpoints on the real engine, with OpenAI's own client."""
+"""OpenAI's other endpoints with the real engine and OpenAI's own client."""
 
 import json
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ def test_a_named_models_completion_is_raw_and_a_paths_a_conversation(client: ope
     answered = client.completions.create(model="path:safe_start", prompt=CAPITAL, max_tokens=16, temperature=0)
     assert answered.usage is not None
     assert raw.usage is not None
-    assert answered.usage.prompt_tokens > raw.usage.prompt_tokens + 10  # a template, and the path's own words
+    assert answered.usage.prompt_tokens > raw.usage.prompt_tokens + 10  # a template, and the path's own prompt
 
 
-def test_of_a_prompt_alone_its_log_probabilities(client: openai.OpenAI) -> None:
+def test_log_probabilities_of_a_prompt_alone(client: openai.OpenAI) -> None:
     prompt = "The capital of France is"
     got = client.completions.create(model=BASE, prompt=prompt, max_tokens=0, echo=True, logprobs=1)
     assert got.choices[0].text == prompt
@@ -54,7 +54,7 @@ def test_the_engine_takes_a_negative_seed(client: openai.OpenAI) -> None:
     assert 0 < got.usage.completion_tokens <= 6
 
 
-def test_a_response_says_what_a_chat_completion_says(client: openai.OpenAI) -> None:
+def test_a_response_equals_a_chat_completion(client: openai.OpenAI) -> None:
     chat = client.chat.completions.create(
         model=BASE, messages=[{"role": "user", "content": CAPITAL}], max_tokens=24, temperature=0
     )
@@ -70,7 +70,7 @@ def test_a_response_says_what_a_chat_completion_says(client: openai.OpenAI) -> N
     assert final.usage.total_tokens == chat.usage.total_tokens
 
 
-def test_a_schema_holds_on_both_endpoints(client: openai.OpenAI) -> None:
+def test_a_schema_applies_on_both_endpoints(client: openai.OpenAI) -> None:
     text = "My umbrella was left on the 9:15. Answer in JSON."
     chat = client.chat.completions.parse(
         model=BASE, messages=[{"role": "user", "content": text}], response_format=Lost, max_tokens=120, temperature=0
@@ -94,7 +94,7 @@ def test_logprobs_and_choices_of_the_real_engine_are_read(client: openai.OpenAI)
     assert got.usage.completion_tokens == 10
 
 
-def test_texts_are_embedded_beside_the_engine(client: openai.OpenAI) -> None:
+def test_texts_are_embedded_without_the_engine(client: openai.OpenAI) -> None:
     texts = ["Are bicycles allowed?", "May I take my bike?", "Tell me a joke"]
     got = client.embeddings.create(model="minilm", input=texts)
     one, two, three = (data.embedding for data in got.data)

@@ -1,4 +1,4 @@
-"""The trial with the real PEFT and the real base model: what the example's adapters answer, and merging."""
+"""Smoke tests with the real PEFT and the real base model: the answers of the example's adapters, and merging."""
 
 import json
 import os
@@ -95,7 +95,7 @@ async def smoke(base_model: Path) -> AsyncIterator[PeftSmokeTest]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_examples_adapters_pass_and_are_told_apart(
+async def test_the_examples_adapters_pass_with_different_answers(
     smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
 ) -> None:
     triage = await smoke.run(*kept["triage"], samples)
@@ -112,7 +112,7 @@ async def test_the_examples_adapters_pass_and_are_told_apart(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
+async def test_an_adapter_that_continues_after_its_answer_is_rejected(
     smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]]
 ) -> None:
     sample = Sample((Turn("user", "Refund please."),), '{"intent": "refund"')
@@ -125,7 +125,7 @@ async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
 
 @pytest.fixture
 def holder(base_model: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """A process that holds one that tries adapters."""
+    """The parent process of a smoke test process."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(ENGINE_PYTHON), str(base_model)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -134,7 +134,7 @@ def holder(base_model: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
         process.kill()
 
 
-def test_the_process_steps_back_behind_all_others_and_does_not_outlive_a_killed_server(
+def test_the_process_has_low_priority_and_does_not_outlive_a_killed_server(
     holder: tuple["subprocess.Popen[str]", int],
 ) -> None:
     server, trial = holder

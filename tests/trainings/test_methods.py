@@ -1,4 +1,4 @@
-"""Every way to train, for real, on a base model that is too small to be good at anything."""
+"""Every training method is run for real on a tiny base model."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ ROUTES = [("bag", "lost_item"), ("ramp", "assistance"), ("refund", "refund"), ("
 HOURS = ("six", "seven", "eight", "nine", "ten", "noon")
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "samples.jsonl", "training.json"]
 
-# The logits of the base with the adapter around it, and those of the merged model, for one prompt.
+# Prints the logits of the base model with the adapter, and those of the merged model, for one prompt.
 COMPARE = """
 import sys, torch
 from peft import PeftModel
@@ -73,14 +73,14 @@ def report(folder: Path) -> dict[str, object]:
 
 
 def merged_differs_by(base: Path, adapter: Path, merged: Path) -> tuple[float, float]:
-    """From the adapter around the base, and the adapter from the base alone: the greatest difference of a logit."""
+    """Returns the greatest differences of logits: merged and adapter, and adapter and base model."""
     program = [str(PYTHON), "-c", COMPARE, str(base), str(adapter), str(merged)]
     done = subprocess.run(program, check=True, capture_output=True, text=True)
     first, second = map(float, done.stdout.split()[-2:])
     return first, second
 
 
-def test_a_lora_is_told_of_from_its_data_to_its_worth(lora: tuple[Run, Path]) -> None:
+def test_a_lora_training_reports_data_steps_and_quality(lora: tuple[Run, Path]) -> None:
     run, out = lora
     assert (run.code, run.warnings) == (0, "")
     (examined,) = run.of("data")
@@ -93,7 +93,7 @@ def test_a_lora_is_told_of_from_its_data_to_its_worth(lora: tuple[Run, Path]) ->
     assert sorted(path.name for path in out.iterdir()) == ADAPTER
 
 
-def test_the_report_tells_the_worth_beside_that_of_prompting(lora: tuple[Run, Path]) -> None:
+def test_the_report_compares_quality_with_prompting(lora: tuple[Run, Path]) -> None:
     run, out = lora
     metrics = report(out)["metrics"]
     assert metrics == run.metrics
@@ -101,7 +101,7 @@ def test_the_report_tells_the_worth_beside_that_of_prompting(lora: tuple[Run, Pa
     assert run.metrics["heldout_rows"] == run.metrics["prompt_path_rows"] == 2
 
 
-def test_held_out_rows_go_beside_the_adapter(lora: tuple[Run, Path]) -> None:
+def test_held_out_rows_are_stored_with_the_adapter(lora: tuple[Run, Path]) -> None:
     rows = [json.loads(line) for line in (lora[1] / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert all(row["messages"][-1]["role"] == "user" and json.loads(row["answer"])["intent"] for row in rows)
@@ -122,7 +122,7 @@ def test_the_method_of_the_documentation_trains(base: Path, data: Path, tmp_path
     assert run.metrics["heldout_loss"] < run.metrics["heldout_loss_before"]
 
 
-def test_dora_becomes_a_whole_model_that_computes_the_same(base: Path, data: Path, tmp_path: Path) -> None:
+def test_dora_is_merged_into_an_equivalent_model(base: Path, data: Path, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--method", "dora", "--epochs", 10, "--learning-rate", 1e-2)
     assert (run.code, run.warnings) == (0, "")
     assert run.of("done")[0]["merged"] == str(tmp_path / "out" / "merged")
@@ -136,7 +136,7 @@ def test_qlora_learns_through_four_bits_without_losing_the_gradient(
     base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path
 ) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--method", "qlora", "--epochs", 40, "--learning-rate", 1e-2)
-    assert (run.code, run.warnings) == (0, "")  # bitsandbytes would warn where it cannot go backwards
+    assert (run.code, run.warnings) == (0, "")  # otherwise bitsandbytes would warn that it cannot compute gradients
     whole = lora[0].metrics
     learnt = run.metrics["heldout_loss_before"] - run.metrics["heldout_loss"]
     assert learnt > 0.8 * (whole["heldout_loss_before"] - whole["heldout_loss"])
@@ -148,13 +148,13 @@ def test_dpo_learns_to_prefer_from_the_base(base: Path, pairs: Path, tmp_path: P
     run = train(base, pairs, tmp_path / "out", *TINY, "--method", "dpo", "--epochs", 10)
     assert (run.code, run.warnings) == (0, "")
     first = run.of("step")[0]["loss"]
-    assert first == pytest.approx(0.6931, abs=1e-3)  # ln 2: the adapter and its reference are one
+    assert first == pytest.approx(0.6931, abs=1e-3)  # ln 2: the adapter equals its reference
     assert run.metrics["heldout_loss"] < first
     assert run.metrics["heldout_preference_accuracy"] == 1.0
     assert "heldout_exact" in run.metrics
 
 
-def test_dpo_goes_on_from_an_adapter_which_is_its_reference(
+def test_dpo_starts_from_an_adapter_as_its_reference(
     base: Path, pairs: Path, lora: tuple[Run, Path], tmp_path: Path
 ) -> None:
     options = ("--method", "dpo", "--epochs", 5, "--init-from", lora[1], "--init-from-name", "triage@0123456789ab")
@@ -165,15 +165,13 @@ def test_dpo_goes_on_from_an_adapter_which_is_its_reference(
     assert report(tmp_path / "out")["parent"] == "triage@0123456789ab"
 
 
-def test_training_goes_on_from_where_the_parent_is(
-    base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path
-) -> None:
+def test_training_starts_from_the_parent(base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--init-from", lora[1], "--epochs", 5)
     assert run.code == 0, run.warnings
     assert run.of("evaluation")[0]["loss"] == pytest.approx(lora[0].metrics["heldout_loss"], abs=0.05)
 
 
-def test_any_lora_can_be_merged_for_an_engine_of_its_own(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_lora_can_be_merged_into_a_full_model(base: Path, data: Path, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--epochs", 5, "--merged-out", tmp_path / "whole")
     assert run.code == 0, run.warnings
     off, effect = merged_differs_by(base, tmp_path / "out", tmp_path / "whole")
@@ -181,7 +179,7 @@ def test_any_lora_can_be_merged_for_an_engine_of_its_own(base: Path, data: Path,
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ADAPTER
 
 
-def test_checking_examines_and_renders_and_writes_nothing(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_check_describes_the_data_and_writes_nothing(base: Path, data: Path, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--check-only")
     assert (run.code, [event["event"] for event in run.events]) == (0, ["data", "prompt"])
     assert run.events[1]["text"] == (
@@ -190,7 +188,7 @@ def test_checking_examines_and_renders_and_writes_nothing(base: Path, data: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_that_is_there_can_be_measured_and_keeps_its_weights(
+def test_an_existing_adapter_can_be_evaluated_without_changing_it(
     base: Path, data: Path, lora: tuple[Run, Path]
 ) -> None:
     run, out = lora
@@ -206,8 +204,8 @@ def test_an_adapter_that_is_there_can_be_measured_and_keeps_its_weights(
     assert measured.metrics["heldout_loss"] == pytest.approx(run.metrics["heldout_loss"], abs=0.02)
 
 
-def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
-    """The held-out answers contradict what is learnt: every step makes them worse."""
+def test_training_stops_early_and_keeps_the_best_weights(base: Path, tmp_path: Path) -> None:
+    """The held-out answers contradict the training data, so every step increases the held-out loss."""
     rows = [{"text": f"The {thing} at {hour}", "output": "yes yes yes"} for thing, _ in ROUTES for hour in HOURS]
     heldout_rows = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
     data = trainings.write_rows(tmp_path / "rows.jsonl", *rows)

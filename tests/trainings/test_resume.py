@@ -1,4 +1,4 @@
-"""A run that is killed goes on as though nothing had been."""
+"""A killed training run resumes with the same result as an uninterrupted one."""
 
 import signal
 import subprocess
@@ -38,7 +38,7 @@ def at_step(step: int) -> Any:
 
 
 @pytest.mark.parametrize("method", ["lora", "dpo"])
-def test_a_run_that_was_killed_goes_on_with_the_same_losses_to_the_same_bytes(
+def test_a_killed_run_resumes_with_identical_losses_and_result(
     method: str, base: Path, data: Path, pairs: Path, tmp_path: Path
 ) -> None:
     rows = pairs if method == "dpo" else data
@@ -58,7 +58,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses_to_the_same_bytes(
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_checkpoint_of_other_data_or_another_recipe_is_refused_by_what_differs(
+def test_a_checkpoint_of_other_data_or_settings_is_rejected_with_the_difference(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
     state = ("--checkpoint", tmp_path / "state", "--resume")
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_data_or_another_recipe_is_refused_by_what_differs
         assert f"is of another run: its {what} differs" in run.warnings
 
 
-def test_a_checkpoint_is_not_overwritten_unasked(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_overwritten_without_the_option(base: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "checkpoint.pt").write_bytes(b"of a long run")
     run = train(base, data, tmp_path / "out", *TINY, *EPOCHS, "--checkpoint", tmp_path / "state")
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_not_overwritten_unasked(base: Path, data: Path, tmp_pat
     assert (tmp_path / "state" / "checkpoint.pt").read_bytes() == b"of a long run"
 
 
-def test_a_damaged_checkpoint_is_told(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(base: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "checkpoint.pt").write_bytes(b"damaged")
     run = train(base, data, tmp_path / "out", *TINY, *EPOCHS, "--checkpoint", tmp_path / "state", "--resume")
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_told(base: Path, data: Path, tmp_path: Path) ->
     assert "cannot be read" in run.warnings
 
 
-def test_a_run_that_was_stopped_says_that_it_can_go_on(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_says_how_to_resume(base: Path, data: Path, tmp_path: Path) -> None:
     options = (
         *TINY,
         "--epochs",

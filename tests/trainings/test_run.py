@@ -1,4 +1,4 @@
-"""The real trainer, in the engine's environment, on the real base model."""
+"""The real trainer in the engine's environment, with the real base model."""
 
 import json
 import signal
@@ -39,13 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[tuple[Run, Path]]:
-    """The same job twice."""
+    """The same job, run twice."""
     folders = [tmp_path_factory.mktemp("out") / "triage" for _ in range(2)]
     options = ("--base-model-name", "small-base", "--epochs", "4", "--tokens-per-step", "300", "--samples", "2")
     return [(train(data, folder, *options), folder) for folder in folders]
 
 
-def test_the_loss_falls_on_the_rows_that_are_learnt_and_on_those_that_are_not(
+def test_the_loss_falls_on_training_and_held_out_rows(
     runs: Sequence[tuple[Run, Path]],
 ) -> None:
     run, _ = runs[0]
@@ -58,7 +58,7 @@ def test_the_loss_falls_on_the_rows_that_are_learnt_and_on_those_that_are_not(
     assert measured[-1]["loss"] < measured[0]["loss"] / 4
 
 
-def test_the_folder_holds_a_small_bf16_adapter_that_names_its_base_and_no_path(
+def test_the_folder_has_a_small_bf16_adapter_that_names_its_base_without_a_path(
     runs: Sequence[tuple[Run, Path]],
 ) -> None:
     run, folder = runs[0]
@@ -78,7 +78,7 @@ def test_the_folder_holds_a_small_bf16_adapter_that_names_its_base_and_no_path(
     assert str(ROOT) not in (folder / "training.json").read_text()
 
 
-def test_the_report_says_what_the_adapter_was_made_of(runs: Sequence[tuple[Run, Path]]) -> None:
+def test_the_report_describes_data_and_settings(runs: Sequence[tuple[Run, Path]]) -> None:
     run, folder = runs[0]
     report = json.loads((folder / "training.json").read_text())
     assert (report["name"], report["base_model"], report["recipe"]["seed"]) == ("triage", "small-base", 7)
@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_bytes(runs: Sequence[tuple[Run, Path]]) ->
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_steps_that_do_not_fit_into_the_time_are_not_begun(data: Path, tmp_path: Path) -> None:
+def test_steps_beyond_the_time_limit_are_not_started(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "out", "--epochs", "500", "--tokens-per-step", "300", "--max-minutes", "0.5")
     assert run.code == 0, run.warnings
     (start,) = run.of("start")

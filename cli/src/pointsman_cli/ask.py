@@ -1,6 +1,5 @@
 """`pointsman ask`, `route` and `feedback`: send a question, show how it would be routed, rate an answer."""
 
-import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -12,8 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
-from pointsman_cli.gateway_http import ask_http, request_route, send_feedback, to_decision
+from pointsman_cli.gateway_http import (
+    AnswerEnd,
+    ConsideredPath,
+    Decision,
+    Event,
+    Question,
+    TextChunk,
+    ask_http,
+    request_route,
+    send_feedback,
+    to_decision,
+)
 from pointsman_cli.grpc_clients import ask_grpc
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
@@ -24,6 +33,7 @@ from pointsman_cli.options import (
     api_key,
     gateway_grpc_address,
     gateway_url,
+    print_json,
 )
 
 _BAR = 20  # characters of the bar for a probability of 1
@@ -139,7 +149,7 @@ def route(
         request_route(gateway_url(url, data_dir), question, api_key(key_env), include_prompt=prompt)
     )
     if as_json:
-        print(json.dumps(body, indent=2, ensure_ascii=False))
+        print_json(body)
         return
     console = Console()
     try:

@@ -1,4 +1,7 @@
-"""Reads `pointsman.yaml`, which describes an example folder: base model, configuration, collections and adapters."""
+"""Reads `pointsman.yaml`, which describes an example folder: base model, configuration, collections and adapters.
+
+The file may be the gateway's whole configuration itself; it then has the keys of this module in addition.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,10 @@ from pointsman_cli.errors import UsageError
 EXAMPLE_FILE = "pointsman.yaml"
 
 BaseModelName = Literal["smollm2-135m"]
+_KNOWN_MODELS = ", ".join(get_args(BaseModelName))
+GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
+"""Keys by which a file is the gateway's configuration."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 
@@ -26,7 +33,7 @@ class AdapterEntry(_Strict):
 
 
 class ExampleFile(_Strict):
-    base_model: BaseModelName
+    base_model: BaseModelName | None = None
     config: str
     collections: dict[Name, str] = {}
     adapters: dict[Name, AdapterEntry] = {}
@@ -45,9 +52,16 @@ class Example:
 
     folder: Path
     base_model: str
+    """Empty: no engine is started, since the configuration names engines that run already."""
     config: Path
     collections: dict[str, Path]
     adapters: tuple[ExampleAdapter, ...]
+
+    @property
+    def needs_retriever(self) -> bool:
+        """Whether there are collections, or a path that may look something up."""
+        files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]
+        return bool(self.collections) or any("retrieval" in file.read_text("utf-8") for file in files if file.is_file())
 
 
 def load_example(folder: Path) -> Example:
@@ -67,6 +81,8 @@ def load_example(folder: Path) -> Example:
         raise UsageError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file} holds no keys; known: {', '.join(ExampleFile.model_fields)}")
+    if "config" not in content and GATEWAY_KEYS & content.keys():
+        content = {key: content[key] for key in ExampleFile.model_fields if key in content} | {"config": "."}
     try:
         parsed = ExampleFile.model_validate(content)
     except ValidationError as error:
@@ -85,7 +101,7 @@ def _explain(entry: object) -> str:
     if entry["type"] == "missing":
         return f"'{where}' is missing"
     if entry["type"] == "literal_error":
-        return f"{where} is '{entry['input']}'; known: {', '.join(get_args(BaseModelName))}"
+        return f"{where} is '{entry['input']}'; known: {_KNOWN_MODELS}"
     if entry["type"] == "string_pattern_mismatch":
         return f"{where}: '{entry['input']}' should be 1 to 64 of a-z, 0-9, '-' and '_'"
     return f"{where}: {entry['msg']}"
@@ -101,8 +117,10 @@ def _resolve(parsed: ExampleFile, folder: Path) -> Example:
                 f"{folder / EXAMPLE_FILE}: adapters.{name}.folder: {at} holds no adapter (no adapter_config.json)"
             )
         adapters.append(ExampleAdapter(name, at, entry.alias))
+    if adapters and parsed.base_model is None:
+        raise UsageError(f"{folder / EXAMPLE_FILE}: adapters need a base_model; known: {_KNOWN_MODELS}")
     config = _existing(folder, "config", parsed.config)
-    return Example(folder, parsed.base_model, config, collections, tuple(adapters))
+    return Example(folder, parsed.base_model or "", config, collections, tuple(adapters))
 
 
 def _existing(folder: Path, key: str, named: str) -> Path:

@@ -1,28 +1,38 @@
-"""gRPC channels and stubs for the services, and their errors as PointsmanErrors.
+"""gRPC channels and stubs for the services, their errors as PointsmanErrors, and calls that list and register adapters.
 
 Channels use plain text, or TLS if POINTSMAN_CLIENT_TLS_CA names a file. POINTSMAN_CLIENT_TLS_CERTIFICATE and
 POINTSMAN_CLIENT_TLS_KEY name a client certificate for services that ask for one. POINTSMAN_CLIENT_TLS_SERVER_NAME is
 the name in the service's certificate, if it differs from the address (for example through a forwarded port).
-`service_tokens` says which token is sent to which service.
+`data_dir` says which token is sent to which service.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-from pointsman.v1 import gateway_pb2, gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
+from pointsman.v1 import (
+    gateway_pb2,
+    gateway_pb2_grpc,
+    lora_server_pb2,
+    lora_server_pb2_grpc,
+    retriever_pb2_grpc,
+    training_pb2_grpc,
+)
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit import grpc_client
+from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.tls import ClientTls, TlsError, client_tls
 
+from pointsman_cli.data_dir import token_for
 from pointsman_cli.errors import CommandError
-from pointsman_cli.gateway_answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.gateway_http import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
 from pointsman_cli.options import bearer
-from pointsman_cli.service_tokens import token_for
 
 CALL_SECONDS = 10.0
 """Timeout of a call that the lora-server answers from Redis."""
@@ -130,7 +140,7 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         stage=decision.stage,
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
         considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
-        expected_cost_usd=decision.expected_cost_usd,
+        expected_cost_usd=decision.expected_cost_usd if decision.HasField("expected_cost_usd") else None,
         margin=decision.margin,
         in_distribution_score=decision.in_distribution_score,
         notes=tuple(decision.notes),
@@ -142,8 +152,78 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
     return AnswerEnd(
         prompt_tokens=receipt.usage.prompt_tokens,
         completion_tokens=receipt.usage.completion_tokens,
-        cost_usd=receipt.cost_usd,
+        cost_usd=receipt.cost_usd if receipt.HasField("cost_usd") else None,
         path=receipt.path,
         sources=tuple(source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,
     )
+
+
+_REGISTER_SECONDS = 600.0
+"""Timeout of a registration.
+
+It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
+generation. Adapters registered at the same time are smoke-tested one after the other.
+"""
+_LIST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an adapter comes from, and who registers it."""
+
+    parent: str = ""
+    """The version that its training started from."""
+    author: str = ""
+    force: bool = False
+    """Move the alias even if the evaluation found prompting to be as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredAdapter:
+    version: str  # "triage@3f9a1c0b77de"
+    aliases: tuple[str, ...]  # "triage@prod"
+
+    def __str__(self) -> str:
+        return f"{self.version} ({', '.join(self.aliases)})" if self.aliases else self.version
+
+
+async def register_adapter(
+    address: str, adapter: ExampleAdapter, facts: Mapping[str, str], origin: Provenance | None = None
+) -> RegisteredAdapter:
+    """Registers an adapter and moves its alias, if it names one.
+
+    The lora-server checks, smoke-tests and loads the adapter first. It continues if the call is cancelled or times out.
+    """
+    origin = origin or Provenance()
+    request = lora_server_pb2.RegisterRequest(
+        name=adapter.name,
+        folder=str(adapter.folder.absolute()),
+        alias=adapter.alias,
+        facts=dict(facts),
+        parent=origin.parent,
+        author=origin.author,
+        force=origin.force,
+    )
+    async with open_channel(address) as channel:
+        try:
+            with service_errors("lora-server"):
+                version = await lora_server_stub(channel).Register(request, timeout=_REGISTER_SECONDS)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"{error.message} ({_REGISTER_SECONDS:.0f} s); it goes on by itself: `pointsman adapters list` shows "
+                "how far it is",
+                code=error.code,
+            ) from error
+    return _registered(version)
+
+
+async def list_registered(address: str) -> tuple[RegisteredAdapter, ...]:
+    async with open_channel(address) as channel:
+        with service_errors("lora-server"):
+            answer = await lora_server_stub(channel).List(lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS)
+    return tuple(_registered(version) for version in answer.versions)
+
+
+def _registered(version: lora_server_pb2.AdapterVersion) -> RegisteredAdapter:
+    return RegisteredAdapter(version.version, tuple(version.aliases))

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pointsman_cli.data_dir import find_run
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
-from pointsman_cli.service_tokens import find_run
-from pointsman_cli.train.events import Message, to_event
 from pointsman_cli.train.options import TrainingJob
-from pointsman_cli.train.progress import TrainingProgress
+from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
 TRAINING_CALL_SECONDS = 60.0
 """Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""

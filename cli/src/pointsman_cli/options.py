@@ -4,17 +4,17 @@ If an address is not given, it is that of the running `pointsman up`, else the s
 """
 
 import getpass
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
 import typer
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
-from pointsman_cli.service_tokens import find_run
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -96,6 +96,11 @@ IfVersionOption = Annotated[
 ]
 
 
+def print_json(content: Any) -> None:
+    """Prints the content on standard output, as all commands do with `--json`."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
 def gateway_url(given: str, data_dir: Path) -> str:
     """Returns the gateway's HTTP URL; raises UsageError if `given` is not a URL."""
     if given:
@@ -111,14 +116,20 @@ def gateway_grpc_address(given: str, data_dir: Path) -> str:
     return running.grpc if running else DEFAULT_GRPC
 
 
+def _running_address(name: str, address: str) -> str:
+    if not address:
+        raise UsageError(f"the running `pointsman up` has no {name}; name one with its option if it is elsewhere")
+    return address
+
+
 def lora_server_address(given: str, data_dir: Path) -> str:
     running = find_run(data_dir)
-    return given or (running.lora_server if running else DEFAULT_LORA_SERVER)
+    return given or _running_address("lora-server", running.lora_server if running else DEFAULT_LORA_SERVER)
 
 
 def retriever_address(given: str, data_dir: Path) -> str:
     running = find_run(data_dir)
-    return given or (running.retriever if running else DEFAULT_RETRIEVER)
+    return given or _running_address("retriever", running.retriever if running else DEFAULT_RETRIEVER)
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:

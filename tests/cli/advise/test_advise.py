@@ -1,4 +1,4 @@
-"""From an evaluation and the cost of a training: when an adapter pays, and what to do."""
+"""Advice from an evaluation and the cost of training: when an adapter pays off, and what to do."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ HYBRID = path("hybrid", "hybrid", 0.9, {"prompt": 4.5, "completion": 1.0})
 
 
 def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> Report:
-    """All differences are beyond chance but those of the pairs in `chance`."""
+    """All differences are significant, except for the pairs in `chance`."""
     pairs = [
         Pair(one.path, other.path, 100, Interval(0.1, 0, 0.2), p_value, p_value, "mcnemar")
         for place, one in enumerate(paths)
@@ -65,39 +65,39 @@ def advice(
     return found
 
 
-def test_a_training_is_earned_back_by_what_each_request_saves() -> None:
+def test_the_break_even_follows_from_the_saving_per_request() -> None:
     found = break_even(LORA, FEW_SHOT, TRAINED)
     assert found.saving_per_1000 == pytest.approx(3)
     assert found.requests == pytest.approx(0.6 / 0.003)
-    # 5/0.5 and 2/0.8 dollars for 1,000 right answers
+    # 5/0.5 and 2/0.8 dollars per 1,000 correct answers
     assert found.right_answers == pytest.approx(0.6 / (0.010 - 0.0025))
     assert found.requests_a_month == pytest.approx(0.6 / 12 / 0.003)
 
 
-def test_a_training_that_is_on_the_receipts_already_is_not_counted_twice() -> None:
+def test_a_training_cost_already_in_the_receipts_is_not_counted_twice() -> None:
     paying_back = path("adapter", "lora", 0.8, {**LORA.usd_per_1000, "training": 7.0})
     assert break_even(paying_back, FEW_SHOT, TRAINED) == break_even(LORA, FEW_SHOT, TRAINED)
 
 
-def test_a_path_that_costs_more_never_pays_by_price_but_may_by_what_wrong_answers_cost() -> None:
+def test_a_more_expensive_path_can_pay_off_only_through_the_cost_of_wrong_answers() -> None:
     assert break_even(HYBRID, FEW_SHOT, TRAINED).requests is None
     dear = CostTerms(training=TRAINED.training, wrong_answer=0.01)
-    # saved a request: 0.01 x (0.9 - 0.5) less the 0.0005 that it costs more
+    # saving per request: 0.01 x (0.9 - 0.5), minus the additional cost of 0.0005
     assert break_even(HYBRID, FEW_SHOT, dear).requests == pytest.approx(0.6 / (0.004 - 0.0005))
 
 
-def test_knowledge_that_changes_makes_an_adapter_cost_by_the_month() -> None:
+def test_changing_knowledge_gives_an_adapter_a_monthly_retraining_cost() -> None:
     terms = CostTerms(training=TRAINED.training, trainings_a_month=4, adapter_month=0.2)
     assert break_even(LORA, FEW_SHOT, terms).requests_a_month == pytest.approx((4 * 0.6 + 0.2 + 0.05) / 0.003)
 
 
-def test_a_path_that_is_never_right_is_beaten_from_the_first_right_answer() -> None:
+def test_a_path_without_correct_answers_is_beaten_by_the_first_correct_answer() -> None:
     hopeless = path("zero_shot", "prompt", 0.0, {"prompt": 0.1})
     found = break_even(LORA, hopeless, TRAINED)
     assert (found.requests, found.right_answers) == (None, 0)
 
 
-def test_prices_are_moved_one_at_a_time_for_both_paths() -> None:
+def test_the_sensitivity_analysis_changes_one_price_at_a_time() -> None:
     found = advice(FEW_SHOT, LORA)
     assert found.compared_pair == ("adapter", "few_shot")
     moved = {each.price: each.requests for each in found.sensitivities}
@@ -117,14 +117,14 @@ def test_prices_are_moved_one_at_a_time_for_both_paths() -> None:
         ([FEW_SHOT, RAG, LORA, HYBRID], "both", "hybrid"),
     ],
 )
-def test_the_best_beyond_chance_is_recommended(paths: list[PathFigures], verdict: str, chosen: str) -> None:
+def test_the_significantly_best_path_is_recommended(paths: list[PathFigures], verdict: str, chosen: str) -> None:
     said = advice(*paths).recommendation
     assert said.verdict.startswith(verdict)
     assert said.path == chosen
     assert any(reason.startswith("accuracy: " + chosen) for reason in said.reasons)
 
 
-def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_known() -> None:
+def test_among_equally_good_paths_the_untrained_one_is_recommended_without_a_volume() -> None:
     chance = (("few_shot", "adapter"),)
     few_shot = path("few_shot", "prompt", 0.78, FEW_SHOT.usd_per_1000)
     without = advice(few_shot, LORA, chance=chance).recommendation
@@ -133,14 +133,14 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
         "an adapter would be as good: adapter pays from 200 requests on; give --requests-per-month to compare costs"
         in without.reasons
     )
-    # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
+    # training costs 0.05 dollars a month, and each request saves 0.003: it pays off from 17 requests on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
         terms = CostTerms(training=TRAINED.training, monthly=monthly)
         assert advice(few_shot, LORA, terms=terms, chance=chance).recommendation.path == chosen
 
 
-def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_right() -> None:
-    """As it came out on sums of fares: 5 of 40 right, and none."""
+def test_a_small_set_does_not_make_a_mostly_wrong_cheap_path_acceptable() -> None:
+    """As measured on fare sums: 5 of 40 answers are correct, and none."""
     right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
     terms = CostTerms(training=TRAINED.training, monthly=1e6)
     said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
@@ -148,7 +148,7 @@ def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_righ
     assert "that is low: --min-score sets the score that you need" in said.reasons
 
 
-def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
+def test_with_a_minimum_score_the_cheapest_path_that_reaches_it_is_recommended() -> None:
     terms = CostTerms(training=TRAINED.training, monthly=1e6)
     assert (
         advice(FEW_SHOT, RAG, LORA, HYBRID, needs=Requirements(floor=0.74), terms=terms).recommendation.path
@@ -159,7 +159,7 @@ def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
     assert none.reasons[0] == "few_shot scores 0.500, surely no less than 0.450: the floor is 0.95"
 
 
-def test_what_is_too_slow_or_too_loose_is_not_recommended() -> None:
+def test_a_path_beyond_the_limits_of_latency_or_validity_is_not_recommended() -> None:
     slow = path("adapter", "lora", 0.8, {"prompt": 1.0}, total=Quantiles(2, 5))
     loose = path("rag", "rag", 0.7, {"prompt": 1.0}, well_formed=0.6)
     assert advice(FEW_SHOT, slow, loose, needs=Requirements(form=0.9, p95_seconds=3)).recommendation.path == "few_shot"
@@ -209,7 +209,7 @@ def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> 
         (["--training-cost", "triage=-1"], "is 'triage=-1'; it must"),
     ],
 )
-def test_an_unknown_training_cost_is_an_error_and_never_nothing(
+def test_an_unknown_training_cost_is_an_error_and_not_zero(
     cli: Cli, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     write_report(report_of(FEW_SHOT, LORA), tmp_path / "report.json")

@@ -1,4 +1,4 @@
-"""The real gateway among scripted neighbours, and labelled rows."""
+"""The real gateway with scripted engines, and labelled rows."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,7 +20,7 @@ ROWS = [
     {"text": f"message {number}", "output": {"intent": intent, "urgency": "low"}, "task": "triage"}
     for number, intent in enumerate(["refund", "lost_item"] * 6)
 ]
-"""The adapter knows all of them, the few-shot path every third, the default path none."""
+"""The adapter answers all of them correctly, the few-shot path every third, and the default path none."""
 
 Rows = Callable[[list[dict[str, Any]]], Path]
 
@@ -36,7 +36,7 @@ def rows(tmp_path: Path) -> Rows:
 
 
 def as_trained(body: Mapping[str, Any]) -> Any:
-    """An engine that knows `ROWS` by its adapter, and half knows them when shown examples."""
+    """An engine that answers `ROWS` correctly with its adapter, and some of them with examples."""
     text = body["messages"][-1]["content"]
     row = next((row for row in ROWS if row["text"] == text), ROWS[0])
     right = json.dumps(row["output"])
@@ -70,7 +70,7 @@ def engine(neighbours: Neighbours) -> ScriptedEngine:
 
 
 def refusing(model: str) -> Callable[[Mapping[str, Any]], Any]:
-    """As `as_trained`, but what is asked of `model` is refused."""
+    """Like `as_trained`, but requests for `model` fail."""
 
     def script(body: Mapping[str, Any]) -> Any:
         refused = Refusal(400, {"error": {"message": "too hot", "type": "BadRequestError", "param": None, "code": 400}})

@@ -1,4 +1,4 @@
-"""A labelled set goes down every path through the real gateway, and is compared."""
+"""A labelled set is sent to every path through the real gateway, and the paths are compared."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ class Ended:
 
 
 async def command(*arguments: object, **environment: str) -> Ended:
-    """A command line in a process of its own, beside the gateway in this one."""
+    """Runs a command line in its own process, with the gateway in this one."""
     program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE, env=os.environ | environment)
     out, err = await process.communicate()
@@ -62,7 +62,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-async def test_every_path_that_could_answer_is_asked_every_row(gateway: Gateway, rows: Rows) -> None:
+async def test_every_row_is_sent_to_every_path(gateway: Gateway, rows: Rows) -> None:
     found = await evaluate(gateway.url, rows(ROWS))
 
     (task,) = found.tasks
@@ -75,7 +75,7 @@ async def test_every_path_that_could_answer_is_asked_every_row(gateway: Gateway,
     assert paths["triage_adapter"].model == TRIAGE
     few_shot = paths["triage_few_shot"]
     assert (few_shot.prompt_tokens, few_shot.cached_tokens, few_shot.completion_tokens) == (100, 40, 1)
-    # the price list: 1 dollar a million prompt tokens, 0.25 cached, 4 for the answer's
+    # dollars per million tokens: 1 for prompt tokens, 0.25 for cached ones, 4 for completion tokens
     assert few_shot.usd_per_1000 == pytest.approx({"prompt": 0.06, "cached": 0.01, "completion": 0.004})
     assert paths["triage_adapter"].on_front
     assert not few_shot.on_front
@@ -92,11 +92,11 @@ async def test_differences_come_with_their_significance(gateway: Gateway, rows: 
     pair = pairs["triage_adapter", "triage_few_shot"]
     assert pair.difference.mean == pytest.approx(2 / 3)
     assert (pair.test, pair.rows, pair.p_value) == ("mcnemar", 12, pytest.approx(2 / 2**8))
-    assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three, by Holm
+    assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three comparisons, with Holm's correction
     assert pairs["triage_few_shot", "safe_start"].p_adjusted > 0.05
 
 
-async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
+async def test_the_cache_is_bypassed(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
     neighbours.config.models["cache"] = {"usd_per_hit": 0.0}
     neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}
     await neighbours.ready()
@@ -108,7 +108,7 @@ async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_pa
     assert len(neighbours.engine.bodies) == 2 * len(ROWS)
 
 
-async def test_a_failure_scores_zero_and_is_told_by_its_code(
+async def test_a_failure_scores_zero_and_is_reported_with_its_code(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows
 ) -> None:
     engine.script = refusing(TRIAGE)
@@ -120,14 +120,14 @@ async def test_a_failure_scores_zero_and_is_told_by_its_code(
     assert (path.score.mean, path.total, path.usd_per_1000) == (0, None, {})
 
 
-async def test_what_broke_off_is_gone_on_with_and_only_what_is_missing_is_asked(
+async def test_an_interrupted_evaluation_resumes_with_the_missing_answers(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows
 ) -> None:
     file = rows(ROWS)
     whole = await evaluate(gateway.url, file)
     kept = file.parent / "answers.jsonl"
     first = kept.read_bytes().splitlines(keepends=True)
-    kept.write_bytes(b"".join(first[:20]) + first[20][:30])  # as if killed within a line
+    kept.write_bytes(b"".join(first[:20]) + first[20][:30])  # as if killed while writing a line
     engine.bodies.clear()
 
     again = await evaluate(gateway.url, file, resume=True)
@@ -139,7 +139,7 @@ async def test_what_broke_off_is_gone_on_with_and_only_what_is_missing_is_asked(
     assert [path.score for path in again.tasks[0].paths] == [path.score for path in whole.tasks[0].paths]
 
 
-async def test_what_failed_is_asked_again(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+async def test_failed_requests_are_repeated_on_resumption(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
     file = rows(ROWS)
     engine.script = refusing(TRIAGE)
     await evaluate(gateway.url, file)
@@ -152,7 +152,7 @@ async def test_what_failed_is_asked_again(gateway: Gateway, engine: ScriptedEngi
     assert again["triage_adapter"].failures == {}
 
 
-async def test_another_evaluation_is_not_gone_on_with(gateway: Gateway, rows: Rows) -> None:
+async def test_a_different_evaluation_cannot_be_resumed(gateway: Gateway, rows: Rows) -> None:
     file = rows(ROWS)
     await evaluate(gateway.url, file)
     for wanted, differs in [
@@ -163,7 +163,7 @@ async def test_another_evaluation_is_not_gone_on_with(gateway: Gateway, rows: Ro
             await evaluate(gateway.url, file, wanted, resume=True)
 
 
-async def test_answers_are_never_written_over(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+async def test_existing_answers_are_never_overwritten(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
     file = rows(ROWS)
     await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     engine.bodies.clear()
@@ -172,7 +172,7 @@ async def test_answers_are_never_written_over(gateway: Gateway, engine: Scripted
     assert engine.bodies == []
 
 
-async def test_answers_that_cannot_be_kept_are_not_asked_for(
+async def test_nothing_is_sent_if_answers_cannot_be_stored(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
 ) -> None:
     (tmp_path / "a_file").touch()
@@ -192,7 +192,7 @@ UNUSABLE = [
 ]
 
 
-async def test_what_cannot_be_evaluated_is_told_before_anything_is_asked(
+async def test_an_impossible_evaluation_is_rejected_before_any_request(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows
 ) -> None:
     for row, wanted, says in UNUSABLE:
@@ -203,7 +203,7 @@ async def test_what_cannot_be_evaluated_is_told_before_anything_is_asked(
         assert not (file.parent / "answers.jsonl").exists()
 
 
-async def test_a_task_that_the_gateway_does_not_know_can_be_evaluated_by_paths_and_metric(
+async def test_a_task_unknown_to_the_gateway_can_be_evaluated_with_named_paths_and_metric(
     gateway: Gateway, rows: Rows
 ) -> None:
     rows_of_it = [{**row, "task": "sorting"} for row in ROWS]
@@ -211,7 +211,9 @@ async def test_a_task_that_the_gateway_does_not_know_can_be_evaluated_by_paths_a
     assert [(task.task, len(task.paths), len(task.pairs)) for task in found.tasks] == [("sorting", 1, 0)]
 
 
-async def test_a_judge_scores_what_cannot_be_counted(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+async def test_a_judge_model_scores_answers_without_a_metric(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
     def script(body: Any) -> Any:
         if "You judge answers" not in body["messages"][0]["content"]:
             return as_trained(body)
@@ -230,7 +232,7 @@ async def test_a_judge_scores_what_cannot_be_counted(gateway: Gateway, engine: S
     assert {(pair.first, pair.second) for pair in found.tasks[0].pairs} == {("triage_adapter", "triage_few_shot")}
 
 
-async def test_a_metric_of_ones_own_that_fails_ends_the_evaluation_and_names_the_row(
+async def test_an_exception_in_a_users_metric_ends_the_evaluation_and_names_the_row(
     gateway: Gateway, rows: Rows, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.py"
@@ -243,7 +245,7 @@ async def test_a_metric_of_ones_own_that_fails_ends_the_evaluation_and_names_the
     assert scores == [1] * len(scores)
 
 
-async def test_where_the_gateway_goes_away_the_evaluation_ends_and_keeps_what_it_has(
+async def test_if_the_gateway_stops_the_evaluation_ends_and_keeps_its_answers(
     neighbours: Neighbours, rows: Rows
 ) -> None:
     file = rows(ROWS)
@@ -255,7 +257,7 @@ async def test_where_the_gateway_goes_away_the_evaluation_ends_and_keeps_what_it
     assert len(lines(file.parent / "answers.jsonl")) == 1 + len(ROWS)
 
 
-async def test_a_report_is_read_back_as_it_was(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
+async def test_a_written_report_is_read_back_unchanged(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
     found = await evaluate(gateway.url, rows(ROWS))
     write_report(found, tmp_path / "report.json")
     assert read_report(tmp_path / "report.json") == found
@@ -295,7 +297,7 @@ async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway
     assert len(lines(kept)) == 1 + 36
 
 
-async def test_an_interrupted_evaluation_says_how_to_go_on(
+async def test_an_interrupted_evaluation_says_how_to_resume(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
 ) -> None:
     never = asyncio.Event()
@@ -310,9 +312,7 @@ async def test_an_interrupted_evaluation_says_how_to_go_on(
     assert f"what was answered is kept; the same command with --resume {kept} goes on" in err.decode()
 
 
-async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
-    neighbours: Neighbours, rows: Rows, tmp_path: Path
-) -> None:
+async def test_the_api_key_is_taken_from_the_named_variable(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
     arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--data-dir", tmp_path]
     async with running_valkey(tmp_path / "valkey") as valkey:
         key = (await issue(valkey.url)).credential.text
@@ -329,6 +329,6 @@ async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
     assert "1.000" in answered.out
 
 
-async def test_what_is_no_gateway_is_told(engine: ScriptedEngine, rows: Rows) -> None:
+async def test_a_server_that_is_not_a_gateway_is_reported(engine: ScriptedEngine, rows: Rows) -> None:
     with pytest.raises(CommandError, match="knows no /v1/tasks: no gateway, or an old one"):
         await evaluate(engine.url, rows(ROWS))

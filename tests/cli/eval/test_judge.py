@@ -1,4 +1,4 @@
-"""A judge's words become a score, or none."""
+"""A judge model's answer is parsed as a score, or rejected."""
 
 import pytest
 from pointsman_cli.eval.scoring import parse_score
@@ -26,7 +26,5 @@ from pointsman_cli.eval.scoring import parse_score
         ("", None),
     ],
 )
-def test_the_last_line_that_ends_with_a_score_counts_where_it_is_a_whole_number_from_0_to_10(
-    said: str, score: float | None
-) -> None:
+def test_the_score_is_the_last_line_that_ends_with_an_integer_from_0_to_10(said: str, score: float | None) -> None:
     assert parse_score(said) == score

@@ -1,4 +1,4 @@
-"""Rows are read as they are written, or the message names their lines."""
+"""Rows are read as they are, or an error names their lines."""
 
 import json
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def test_a_text_is_a_conversation_of_one_message_and_an_id_is_its_line(tmp_path:
     assert list(second.messages) == conversation
 
 
-def test_a_line_ends_where_json_lines_end_and_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "one\u2028two\x85three", "output": "x"}\r\n', "utf-8-sig", newline="")
     (row,) = read_dataset(file, "chat").rows
     assert row.text == "one\u2028two\x85three"
 
 
-def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
+def test_a_surrogate_pair_is_one_character(tmp_path: Path) -> None:
     (row,) = read_dataset(write(tmp_path, r'{"text": "\ud83d\ude82", "output": "x"}'), "chat").rows
     assert row.text == "\U0001f682"
 
@@ -63,12 +63,12 @@ def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
         ('{"text": "a", "output": "x", "id": "1"}', "two rows with the id '1'"),
     ],
 )
-def test_a_bad_row_is_told_by_its_line(tmp_path: Path, line: str, says: str) -> None:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         read_dataset(write(tmp_path, '{"text": "good", "output": "x"}', line), "chat")
 
 
-def test_several_bad_rows_are_told_together(tmp_path: Path) -> None:
+def test_several_invalid_rows_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r":1 .*:5 .*; and 2 more"):
         read_dataset(write(tmp_path, *["{}"] * 7), "chat")
 
@@ -83,7 +83,7 @@ def test_an_empty_or_unreadable_set_is_refused(tmp_path: Path, content: bytes, s
         read_dataset(tmp_path / "none.jsonl", "chat")
 
 
-def test_the_command_names_what_is_wrong_and_leaves_with_2(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_names_the_error_and_exits_with_2(cli: Cli, tmp_path: Path) -> None:
     file = write(tmp_path, '{"text": "a", "output": "x"}')
     refused: list[tuple[list[str | Path], str, int]] = [
         ([file], "rows.jsonl:1 names no task; add", 2),

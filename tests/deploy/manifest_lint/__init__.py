@@ -1,4 +1,4 @@
-"""Faults that a schema cannot see: what names something that is not there, and what the checklist of ours forbids."""
+"""Finds faults in manifests that a schema cannot detect: dangling references, and violations of our checklist."""
 
 from tests.deploy.manifest_lint import (
     exposure,
@@ -19,5 +19,5 @@ __all__ = ["Cluster", "Fault", "faults"]
 
 
 def faults(cluster: Cluster) -> list[Fault]:
-    """All that is wrong, by every rule."""
+    """Returns the findings of all rules."""
     return [fault for module in MODULES for rule in module.RULES for fault in rule(cluster)]

@@ -1,4 +1,4 @@
-"""What has been rendered, as one whole in which names can be looked up."""
+"""The rendered manifests, with lookups by name."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`rule` is its short name, `where` the object."""
+    """`rule` is the rule's short name, and `where` the object."""
 
     rule: str
     where: str
@@ -23,7 +23,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What makes pods."""
+    """An object that creates pods."""
 
     object: Object
 
@@ -56,7 +56,7 @@ class Workload:
 
     @property
     def ports(self) -> dict[str | int, int]:
-        """By name, and by number."""
+        """Ports by name and by number."""
         declared = [port for container in self.containers for port in container.get("ports", [])]
         named: dict[str | int, int] = {port["name"]: port["containerPort"] for port in declared if "name" in port}
         return named | {port["containerPort"]: port["containerPort"] for port in declared}
@@ -71,7 +71,7 @@ class Cluster:
         return cls(object for object in yaml.load_all(rendered, yaml.CSafeLoader) if object)
 
     def copied(self) -> "Cluster":
-        """One that may be spoilt."""
+        """Returns a copy that can be modified."""
         return Cluster(copy.deepcopy(self.objects))
 
     def all(self, *kinds: str) -> list[Object]:
@@ -92,15 +92,15 @@ class Cluster:
 
     @property
     def services(self) -> list[Workload]:
-        """Those that run until they are told to stop."""
+        """Returns the workloads that run until they are stopped."""
         return [workload for workload in self.workloads if workload.object["kind"] != "Job"]
 
     def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
-        """By `matchLabels` and `matchExpressions`, or by a Service's plain labels."""
+        """Whether the labels match `matchLabels` and `matchExpressions`, or a Service's plain selector."""
         return [workload for workload in self.workloads if matches(selector, workload.labels)]
 
     def environment(self, workload: Workload, container: Object) -> dict[str, str]:
-        """All plain values, as the container would see them."""
+        """Returns all plain values as the container would get them."""
         values: dict[str, str] = {}
         for source in container.get("envFrom", []):
             found = self.get("ConfigMap", source.get("configMapRef", {}).get("name", ""))

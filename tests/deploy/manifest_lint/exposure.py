@@ -1,4 +1,4 @@
-"""What lies in the open: images that may change, secrets, configuration that cannot follow."""
+"""Rules for images with mutable tags, secrets, and configuration that would not be updated."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, each_container, w
 POLICY = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 _HASHED = re.compile(r"-[a-z0-9]{10}$")
 _SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|(?<!^POINTSMAN_GATEWAY)_auth)$")
-"""POINTSMAN_GATEWAY_AUTH is "on" or "off", and no secret."""
+"""POINTSMAN_GATEWAY_AUTH is "on" or "off", and not a secret."""
 _SECRET_VALUE = re.compile(r"://[^/\s:@]*:[^/\s@$]+@|-----BEGIN [A-Z ]*PRIVATE KEY|\bpm_[A-Za-z0-9]{16}")
 
 
@@ -42,7 +42,8 @@ def folders_not_sub_paths(cluster: Cluster) -> Iterator[Fault]:
 
 
 def policy_without_hash(cluster: Cluster) -> Iterator[Fault]:
-    """It is to be followed while the gateways run; what is read at the start only must start them anew."""
+    """A policy file must be reloadable by running gateways; a file that is read only at the start must cause a
+    restart."""
     for name in POLICY:
         if not cluster.has("ConfigMap", name) and cluster.has("Deployment", "gateway"):
             yield Fault("policy's name", "ConfigMap", f"there is no {name}")

@@ -1,4 +1,4 @@
-"""Who is measured, within which limits, and what Prometheus is asked."""
+"""Rules for scraping, resource limits, and Prometheus queries."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import promql_parser as promql
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
 JOBS = {"gateway", "retriever", "lora-server", "engine"}
-"""The rules' names of them."""
+"""The job names that the rules use."""
 
 LIMITS = ("sampleLimit", "bodySizeLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit")
 
@@ -58,7 +58,7 @@ def queries(cluster: Cluster) -> Iterator[Fault]:
 
 
 def scaled_model(cluster: Cluster) -> Iterator[Fault]:
-    """vLLM's label is `model_name`, and its value what it serves."""
+    """vLLM's label is `model_name`, with the served model's name."""
     served = {
         cluster.environment(workload, container).get("POINTSMAN_LORA_SERVED_MODEL_NAME")
         for workload in cluster.workloads

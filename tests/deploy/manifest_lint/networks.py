@@ -1,4 +1,4 @@
-"""Services and network policies: whom they select, and at which ports."""
+"""Rules for services and network policies: which pods and ports they select."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def target_ports(cluster: Cluster) -> Iterator[Fault]:
 
 
 def headless_grpc(cluster: Cluster) -> Iterator[Fault]:
-    """A client of gRPC keeps its connection: behind one address it would never see another pod."""
+    """A gRPC client keeps its connection; behind one address it would never use another pod."""
     for service in cluster.all("Service"):
         speaks = any(port.get("appProtocol") == "grpc" or port["name"] == "grpc" for port in service["spec"]["ports"])
         if speaks and service["spec"].get("clusterIP") != "None":
@@ -42,7 +42,7 @@ def policy_peers(cluster: Cluster) -> Iterator[Fault]:
 
 
 def policy_ports(cluster: Cluster) -> Iterator[Fault]:
-    """Every one must be of somebody who is meant; a number of a pod elsewhere cannot be known."""
+    """Every allowed port must belong to a selected pod; port numbers of other pods are unknown."""
     for policy in cluster.all("NetworkPolicy"):
         for rule, peers, listening in _rules(cluster, policy):
             here = all("namespaceSelector" not in peer for peer in peers)
@@ -61,7 +61,7 @@ def denied_by_default(cluster: Cluster) -> Iterator[Fault]:
 
 
 def both_ends(cluster: Cluster) -> Iterator[Fault]:
-    """Where one side may speak to another, the other must let it in, under default-deny."""
+    """With default-deny, traffic that one side may send must be accepted by the other."""
     policies = cluster.all("NetworkPolicy")
     ways = {way: set(_edges(cluster, policies, way)) for way in ("egress", "ingress")}
     for here, there, port in sorted(ways["egress"] ^ ways["ingress"]):
@@ -83,7 +83,7 @@ def _edges(cluster: Cluster, policies: list[Object], way: str) -> Iterator[tuple
 
 
 def _rules(cluster: Cluster, policy: Object) -> Iterator[tuple[Object, list[Object], list[Workload]]]:
-    """Each rule, its peers, and who listens at its ports."""
+    """Yields each rule, its peers, and the workloads that listen at its ports."""
     for rule in policy["spec"].get("ingress", []):
         yield rule, rule.get("from", []), cluster.selected(policy["spec"]["podSelector"])
     for rule in policy["spec"].get("egress", []):

@@ -1,4 +1,4 @@
-"""What a pod may do, and what it may use: Pod Security `restricted`, and more than that."""
+"""Rules for privileges and resources: Pod Security `restricted`, and stricter ones."""
 
 from collections.abc import Iterator
 
@@ -52,7 +52,7 @@ def memory(cluster: Cluster) -> Iterator[Fault]:
 
 
 def processor(cluster: Cluster) -> Iterator[Fault]:
-    """A limit would stop an event loop in the middle of all its streams."""
+    """A CPU limit would pause an event loop with all its streams."""
     for _, container, place in each_container(cluster):
         resources = container.get("resources", {})
         if "cpu" in resources.get("limits", {}):
@@ -74,7 +74,7 @@ def gpus(cluster: Cluster) -> Iterator[Fault]:
 
 
 def shared_memory(cluster: Cluster) -> Iterator[Fault]:
-    """vLLM and torch pass tensors between processes there; a container's own has 64 MiB."""
+    """vLLM and torch pass tensors between processes through shared memory, which is 64 MiB by default."""
     for workload, container, place in each_container(cluster):
         if "pointsman-lora-server" not in container["image"]:
             continue
@@ -85,7 +85,7 @@ def shared_memory(cluster: Cluster) -> Iterator[Fault]:
 
 
 def scratch(cluster: Cluster) -> Iterator[Fault]:
-    """A root that cannot be written needs some place that can."""
+    """A read-only root file system needs a writable volume."""
     for _, container, place in each_container(cluster):
         if not any(mount["mountPath"] == "/tmp" for mount in container.get("volumeMounts", [])):
             yield Fault("no /tmp", place, "Python and others write there")

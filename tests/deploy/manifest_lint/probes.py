@@ -1,4 +1,4 @@
-"""Whether pods are asked how they are, where, and by what."""
+"""Rules for probes: whether pods have them, and where."""
 
 from collections.abc import Iterator
 
@@ -39,14 +39,14 @@ def readiness_is_quicker(cluster: Cluster) -> Iterator[Fault]:
 
 
 def alive_by_itself(cluster: Cluster) -> Iterator[Fault]:
-    """A restart mends nothing of what somebody else has."""
+    """Liveness must not depend on other services, because a restart does not repair them."""
     for _, name, probe, _, place in _probes(cluster):
         if name != "readinessProbe" and probe.get("httpGet", {}).get("path") == "/readyz":
             yield Fault("liveness asks others", place, f"{name} asks /readyz, which depends on what is behind it")
 
 
 def grpc_in_the_open(cluster: Cluster) -> Iterator[Fault]:
-    """A kubelet's gRPC probe speaks no TLS."""
+    """A kubelet's gRPC probe does not support TLS."""
     for workload, name, probe, container, place in _probes(cluster):
         settings = cluster.environment(workload, container)
         if "grpc" in probe and any(key.endswith("_TLS_CERTIFICATE") for key in settings):
@@ -55,7 +55,8 @@ def grpc_in_the_open(cluster: Cluster) -> Iterator[Fault]:
 
 def http_by_its_scheme(cluster: Cluster) -> Iterator[Fault]:
     for workload, name, probe, container, place in _probes(cluster):
-        over_tls = "POINTSMAN_GATEWAY_TLS_CERTIFICATE" in cluster.environment(workload, container)
+        has_tls = "POINTSMAN_GATEWAY_TLS_CERTIFICATE" in cluster.environment(workload, container)
+        over_tls = has_tls and probe.get("httpGet", {}).get("port") == "http"  # the port for metrics has none
         if "httpGet" in probe and over_tls != (probe["httpGet"].get("scheme") == "HTTPS"):
             yield Fault("probe's scheme", place, name)
 

@@ -1,4 +1,4 @@
-"""Names that lead nowhere."""
+"""Rules for references to objects that do not exist."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ SECRETS = {
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
-"""Those that docs/operations.md has people make."""
+"""Secrets that the user creates according to docs/operations.md."""
 
 
 def scale_targets(cluster: Cluster) -> Iterator[Fault]:

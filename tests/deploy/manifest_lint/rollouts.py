@@ -1,4 +1,4 @@
-"""How pods come and go: nothing is lost, and nothing is waited for in vain."""
+"""Rules for rolling updates: no request is lost, and shutdown has enough time."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,10 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, Workload, matches
 from tests.deploy.manifest_lint.settings import SERVICES
 
 ENGINES_END = 30
-"""Seconds in which vLLM ends, its drain by itself included."""
+"""Time in which vLLM stops, including its own drain."""
 
 LAST_STEPS = 5
-"""Seconds in which a service ends once it has drained."""
+"""Time in which a service exits after draining."""
 DRAIN_SETTINGS = ("drain_notice", "drain_grace", "shutdown_delay", "shutdown_timeout")
 
 
@@ -22,7 +22,7 @@ def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
 
 
 def notice(cluster: Cluster) -> Iterator[Fault]:
-    """Those who send requests hear later than the pod that it goes."""
+    """Clients learn later than the pod that it is stopping, so it must keep serving for a while."""
     for workload in cluster.services:
         for container in workload.pod["containers"]:
             if not _sleep(container):
@@ -65,7 +65,7 @@ def spread(cluster: Cluster) -> Iterator[Fault]:
 
 
 def _drain(cluster: Cluster, workload: Workload) -> float:
-    """What the service itself may take, by its settings."""
+    """Returns the time that the service itself may take to drain, from its settings."""
     if workload.name not in SERVICES:
         return 0.0
     settings, told = SERVICES[workload.name], cluster.environment(workload, workload.pod["containers"][0])

@@ -1,4 +1,4 @@
-"""Who decides how many there are: one of the autoscalers, or the manifest."""
+"""Rules for the number of replicas: set by one autoscaler, or by the manifest."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def down_slowly(cluster: Cluster) -> Iterator[Fault]:
 
 
 def several_gateways(cluster: Cluster) -> Iterator[Fault]:
-    """Where it is meant for production: a roll-out, or a node, must not take the only one."""
+    """Production needs several gateways, so that a rolling update or a lost node does not stop all of them."""
     if not cluster.all("HorizontalPodAutoscaler"):
         return
     for scaler in cluster.all("HorizontalPodAutoscaler"):

@@ -1,4 +1,4 @@
-"""Our services' settings: such as they know, with addresses that lead somewhere and ports that are declared."""
+"""Rules for our services' settings: known names, existing addresses, and declared ports."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,13 +12,13 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload,
 
 SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
 NOT_OURS = {"POINTSMAN_LORA_SERVER"}
-"""What the example's models.yaml reads."""
+"""Variables that the example's models.yaml uses."""
 
 _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
 
 
 def known_names(cluster: Cluster) -> Iterator[Fault]:
-    """A service ignores what it does not know, so nobody else would tell of a slip."""
+    """A service ignores unknown settings, so a typing error would not be noticed."""
     known = {
         f"{service.model_config['env_prefix']}{name}".upper()
         for service in SERVICES.values()
@@ -67,7 +67,7 @@ def addresses(cluster: Cluster) -> Iterator[Fault]:
 
 
 def mounted_files(cluster: Cluster) -> Iterator[Fault]:
-    """What a setting names below /etc, /var and /tmp must be mounted: nothing else is there, or can be written."""
+    """Files below /etc, /var and /tmp that settings name must be mounted; nothing else exists or is writable."""
     for workload, container, place, _ in _services(cluster):
         mounted = [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts", [])]
         for name, value in cluster.environment(workload, container).items():
@@ -77,7 +77,7 @@ def mounted_files(cluster: Cluster) -> Iterator[Fault]:
 
 
 def keys_in_production(cluster: Cluster) -> Iterator[Fault]:
-    """Where policies and budgets are meant to hold, anyone could otherwise spend money."""
+    """If budgets are to be enforced, authentication must be on."""
     for workload, container, place, _ in _services(cluster):
         settings = cluster.environment(workload, container)
         if workload.name == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":

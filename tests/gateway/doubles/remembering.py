@@ -8,7 +8,7 @@ from pathlib import Path as Folder
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pointsman_gateway.config.schema import RequestLogConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema

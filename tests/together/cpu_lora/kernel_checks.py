@@ -1,6 +1,6 @@
-"""Checks of the CPU plugin inside the engine's own environment: `python kernel_checks.py` prints what went wrong.
+"""Checks of the CPU plugin inside the engine's environment: `python kernel_checks.py` prints failures.
 
-That environment has no pytest; test_cpu_lora_plugin.py runs this once and has a test for each of CHECKS.
+That environment has no pytest; test_cpu_lora_plugin.py runs this script once and has a test for each of CHECKS.
 """
 
 import json
@@ -36,7 +36,7 @@ class Layer:
 
 
 class FixedUpstream(punica_cpu.PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not there where types are checked
-    """As a vLLM would be that skips rows without an adapter: its own answers, those rows put back."""
+    """Acts like a corrected vLLM that skips rows without an adapter."""
 
     def add_lora_linear(self, y: torch.Tensor, *rest: Any, **more: Any) -> None:
         self._leaving_alone(self.token_lora_indices, y, super().add_lora_linear, *rest, **more)
@@ -83,7 +83,7 @@ def logits_are_corrected_row_by_row_in_16_and_32_bits_and_in_a_narrower_vocabula
 
 
 def logits_follow_the_sampled_rows_and_not_the_tokens() -> None:
-    """Two prompts of 40 tokens, the base's and an adapter's: two rows are sampled from."""
+    """Uses two prompts of 40 tokens, one for the base model and one for an adapter; two rows are sampled."""
     wrapper = SegmentedPunicaWrapper(128, 8, CPU)
     wrapper.update_metadata(LoRAMapping((0,) * 40 + (1,) * 40, (0, 1), True), [1], 2, 90)
     layer = _layer(torch.float32, widths=(90,), slots=1)
@@ -134,7 +134,7 @@ def weights_that_are_not_finite_reach_nobody_elses_rows() -> None:
 
 
 def what_is_written_into_a_slot_counts_from_the_next_batch_on() -> None:
-    """As vLLM writes: a part of the slot's own tensor, in inference mode, after the layer has been used."""
+    """Writes like vLLM: into a part of the slot's tensor, in inference mode, after the layer has been used."""
     slots, layer = [0, 1, -1, 0, 1, 2], _layer(torch.float32)
     wrapper, x = _wrapper(slots), torch.randn(6, layer.inputs)
     with torch.inference_mode():
@@ -186,7 +186,8 @@ def nothing_is_replaced_off_the_cpu_or_when_switched_off_and_twice_is_once() -> 
 
 
 def batches() -> Iterator[tuple[list[int], bool, torch.dtype]]:
-    """(each row's slot, prefill or not, dtype) of random batches over four slots: the third never filled, -1 often."""
+    """Yields random batches (slot of each row, prefill or not, dtype) over four slots; the third is never filled, and
+    -1 is frequent."""
     chance = random.Random(5)
     torch.manual_seed(5)
     for number in range(60):
@@ -207,7 +208,8 @@ def _wrapper(slots: Sequence[int], is_prefill: bool = True) -> SegmentedPunicaWr
 def _layer(
     dtype: torch.dtype, widths: Sequence[int] = (40, 24, 24), slots: int = 4, inputs: int = 32, seed: int | None = None
 ) -> Layer:
-    """Adapters of unequal rank: a smaller one has zeros beyond its rank, and an unfilled slot is all zeros."""
+    """Returns a layer with adapters of different ranks: smaller ones are padded with zeros, and an empty slot is all
+    zeros."""
     made = torch.Generator().manual_seed(random.randrange(2**31) if seed is None else seed)
     a = tuple(torch.randn(slots, 1, 6, inputs, generator=made).to(dtype) for _ in widths)
     b = tuple(torch.randn(slots, 1, width, 6, generator=made).to(dtype) for width in widths)
@@ -220,8 +222,8 @@ def _layer(
 
 
 def _by_hand(slots: Sequence[int], y: torch.Tensor, x: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """In 32 bits, a row at a time."""
-    expected = y.float().clone()  # of 32 bits, .float() is the very same
+    """Computes the result row by row in 32 bits."""
+    expected = y.float().clone()  # for float32, .float() returns the same tensor
     for row, slot in enumerate(slots):
         if slot >= 0:
             parts = [
@@ -236,7 +238,7 @@ def _assert_rows(slots: Sequence[int], before: torch.Tensor, y: torch.Tensor, ex
     base = torch.tensor(slots) < 0
     assert torch.equal(y[base], before[base]), "a base row was changed"
     assert base.all() or not torch.equal(y, before), "nothing was computed"
-    # What is rounded to bfloat16 on the way (8 bits; sums of 6 products of sums of 32) is off by more.
+    # The tolerance is larger if intermediate values are rounded to bfloat16 (8 bits; sums of 6 products of sums of 32).
     errors = (y.float() - expected).abs()
     assert errors.max() < 0.02 * expected.abs().max() + 1e-3, f"off by up to {errors.max()} of {expected.abs().max()}"
 

@@ -1,6 +1,6 @@
-"""Asks a real vLLM for mixed batches and PEFT for the same rows: `python mixed_batches.py BASE FOLDER NAME...`.
+"""Compares mixed batches of a real vLLM with PEFT: `python mixed_batches.py BASE FOLDER NAME...`.
 
-FOLDER has a LoRA in each NAME. Prints one JSON object: how far their logits are apart.
+FOLDER has a LoRA in each NAME. Prints one JSON object with the differences of their logits.
 """
 
 import json
@@ -17,9 +17,9 @@ from vllm.lora.request import LoRARequest
 
 BASE = "base"
 TOKENS = 6
-"""Decoded a row. The first comes out of prefill, the rest out of decoding."""
+"""Tokens per row: the first comes from prefill, the others from decoding."""
 TOP = 100
-"""Logits a place that are compared: the highest."""
+"""Number of highest logits that are compared at each position."""
 
 
 TEXTS = (
@@ -32,7 +32,7 @@ TEXTS = (
     "My parcel has not arrived. What can I",
     "The three colours of a traffic light are",
 )
-"""Two have more tokens than a plan takes for scattered rows."""
+"""Two of the prompts have more tokens than a plan accepts for scattered rows."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Answer:
     row: Row
     tokens: tuple[int, ...]
     logits: tuple[Mapping[int, float], ...]
-    """At each decoded token, by token id."""
+    """Logits at each decoded token, by token id."""
 
 
 class Vllm:
@@ -68,7 +68,7 @@ class Vllm:
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:
-        """All in one batch."""
+        """Generates all rows in one batch."""
         sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=TOP, detokenize=False)
         prompts = [{"prompt_token_ids": list(row.prompt)} for row in rows]
         adapters = [self._adapters.get(row.adapter) for row in rows]
@@ -91,7 +91,7 @@ class Peft:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not there where types are checked
     def logits(self, adapter: str, answer: Answer) -> torch.Tensor:
-        """[tokens, vocabulary], where `answer` decoded its tokens."""
+        """Returns [tokens, vocabulary] for the tokens of `answer`."""
         ids = torch.tensor([[*answer.row.prompt, *answer.tokens]])
         if adapter == BASE:
             with self._model.disable_adapter():
@@ -103,22 +103,22 @@ class Peft:
 
 
 def seen(answer: Answer) -> torch.Tensor:
-    """[tokens, TOP], the ids of the highest logits at each place."""
+    """Returns [tokens, TOP]: the ids of the highest logits at each position."""
     return torch.tensor([list(place)[:TOP] for place in answer.logits])
 
 
 def given(answer: Answer) -> torch.Tensor:
-    """[tokens, TOP], those logits."""
+    """Returns [tokens, TOP]: those logits."""
     return torch.tensor([list(place.values())[:TOP] for place in answer.logits])
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Root mean square."""
+    """Returns the root mean square of the differences."""
     return float((one - other).square().mean().sqrt())
 
 
 def parted(together: Answer, alone: Answer) -> float:
-    """How much surer of its own token the answer alone was, at the first place where the two differ; 0 if at none."""
+    """Returns by how much the single answer prefers its own token at the first difference; 0 if there is none."""
     for place, (one, other) in enumerate(zip(alone.tokens, together.tokens, strict=True)):
         if one != other:
             return alone.logits[place][one] - alone.logits[place].get(other, 0.0)
@@ -126,7 +126,7 @@ def parted(together: Answer, alone: Answer) -> float:
 
 
 def rows(adapters: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """Short and long prompts, the base's between the adapters', one adapter twice and not side by side."""
+    """Returns short and long prompts: the base model's between the adapters', and one adapter twice, not adjacent."""
     asked = [BASE, *adapters, BASE, adapters[0]]
     return [Row(adapter, tuple(tokenizer.encode(text))) for adapter, text in zip(asked, TEXTS, strict=False)]
 

@@ -1,6 +1,5 @@
 """`pointsman adapters`: list, register, promote, canary, rollback, replicas, pinning, retirement and history."""
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +8,6 @@ import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
 from pointsman_cli.adapters.freshness import freshness
-from pointsman_cli.adapters.registration import Provenance
-from pointsman_cli.adapters.registration import register_adapter as have_registered
 from pointsman_cli.adapters.tables import (
     adapters_table,
     alias_text,
@@ -26,7 +23,8 @@ from pointsman_cli.adapters.tables import (
 from pointsman_cli.adapters.watch import watch
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
-from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, Provenance, call_lora_server, fetch_adapters
+from pointsman_cli.grpc_clients import register_adapter as have_registered
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,
@@ -39,6 +37,7 @@ from pointsman_cli.options import (
     VersionArgument,
     author_name,
     lora_server_address,
+    print_json,
 )
 
 ForceOption = Annotated[
@@ -81,7 +80,7 @@ def list_adapters(
     """List adapter versions (newest first) with their state, and the aliases with their versions."""
     found = run_interruptibly(fetch_adapters(lora_server_address(lora_server, data_dir), name))
     if as_json:
-        _print_json(list_as_json(found))
+        print_json(list_as_json(found))
     else:
         print_renderable(adapters_table(found.versions, found.aliases, found.placements))
 
@@ -96,7 +95,7 @@ def show(
     request = pb.GetAdapterRequest(version=version)
     found = _ask(lora_server, data_dir, lambda server: server.Get(request, timeout=CALL_SECONDS))
     if as_json:
-        _print_json(version_as_json(found))
+        print_json(version_as_json(found))
     else:
         print_renderable(version_table(found))
 
@@ -290,7 +289,7 @@ def history(
     request = pb.HistoryRequest(name=name, limit=limit)
     found = _ask(lora_server, data_dir, lambda server: server.History(request, timeout=CALL_SECONDS))
     if as_json:
-        _print_json([change_as_json(change) for change in found.changes])
+        print_json([change_as_json(change) for change in found.changes])
     else:
         print_renderable(history_text(found.changes))
 
@@ -312,7 +311,3 @@ def _fact(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise UsageError(f"--fact is '{text}'; it must be KEY=VALUE")
     return name, value
-
-
-def _print_json(what: Any) -> None:
-    typer.echo(json.dumps(what, indent=2, ensure_ascii=False))

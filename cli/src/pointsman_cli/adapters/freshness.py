@@ -1,6 +1,5 @@
 """`pointsman adapters freshness`: how much the documents have changed that serving adapters were trained on."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,9 +23,10 @@ from pointsman_cli.options import (
     RetrieverOption,
     TenantOption,
     lora_server_address,
+    print_json,
     retriever_address,
 )
-from pointsman_cli.retriever.client import fetch_sketch
+from pointsman_cli.retriever.command import fetch_sketch
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 """Facts in an adapter's manifest, written by `pointsman retrain`."""
@@ -69,7 +69,7 @@ def freshness(
     at = lora_server_address(lora_server, data_dir), retriever_address(retriever, data_dir)
     found = run_interruptibly(_look(*at, name, tenant))
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        print_json([asdict(one) for one in found])
     else:
         _show(found)
     if warn_above is not None and any(one.changed > warn_above for one in found):

@@ -1,6 +1,5 @@
 """`pointsman advise`: the command and its tables."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.text import Text
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.eval.report import read_report
-from pointsman_cli.options import JsonOption
+from pointsman_cli.options import JsonOption, print_json
 
 _DAYS_A_MONTH = 365.25 / 12
 
@@ -85,7 +84,7 @@ def advise_on(
     )
     advice = advise(read_report(evaluation), Requirements(min_score, min_valid, max_p95_seconds), terms)
     if as_json:
-        print(json.dumps([asdict(task) for task in advice], indent=2, ensure_ascii=False))
+        print_json([asdict(task) for task in advice])
     else:
         print_advice(Console(highlight=False), advice)
 

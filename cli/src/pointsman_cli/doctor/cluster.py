@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
-from pointsman_cli.doctor.findings import Finding, fail, ok, warn
+from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 from pointsman_cli.up.startup import is_serving

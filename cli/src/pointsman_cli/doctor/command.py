@@ -10,10 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, find_run
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.findings import Finding, Level, fail, ok, warn
-from pointsman_cli.doctor.machine import check_hardware, check_installation, look_at_machine
+from pointsman_cli.doctor.machine import (
+    Finding,
+    Level,
+    check_hardware,
+    check_installation,
+    fail,
+    look_at_machine,
+    ok,
+    warn,
+)
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
@@ -26,7 +34,6 @@ from pointsman_cli.options import (
     api_key,
     web_url,
 )
-from pointsman_cli.service_tokens import find_run
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _CHECK_SECONDS = 60.0

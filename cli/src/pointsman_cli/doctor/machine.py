@@ -1,4 +1,7 @@
-"""Checks the hardware, and that services, engine environment, Valkey and models are installed."""
+"""Checks the hardware, and that services, engine environment, Valkey and models are installed.
+
+`Finding` is the result of one check, here and in the other checks of `pointsman doctor`.
+"""
 
 import importlib.util
 import os
@@ -8,13 +11,38 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.engine_environment import python_path
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.plan import server_binary
+
+
+class Level(Enum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Level
+    what: str  # what was checked: "memory"
+    detail: str  # what was found and, if it is not enough, what to do
+
+
+def ok(what: str, detail: str) -> Finding:
+    return Finding(Level.OK, what, detail)
+
+
+def warn(what: str, detail: str) -> Finding:
+    return Finding(Level.WARN, what, detail)
+
+
+def fail(what: str, detail: str) -> Finding:
+    return Finding(Level.FAIL, what, detail)
 
 
 @dataclass(frozen=True, slots=True)

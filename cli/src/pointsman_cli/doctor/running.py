@@ -10,7 +10,7 @@ import httpx
 from pointsman.v1 import lora_server_pb2, retriever_pb2
 
 from pointsman_cli.data_dir import Run, is_alive
-from pointsman_cli.doctor.findings import Finding, fail, ok, warn
+from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel, retriever_stub
 from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
@@ -40,17 +40,20 @@ async def check_running(run: Run | None) -> list[Finding]:
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
-    findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
-    return [
-        *findings,
-        await _tokens(
-            "retriever", run.retriever, lambda channel: retriever_stub(channel).ListCollections, _COLLECTIONS
-        ),
-        await _tokens("lora-server", run.lora_server, lambda channel: lora_server_stub(channel).List, _ADAPTERS),
-        await check_configuration(run.http),
-        *await _engine(run.lora_server),
-        *await _prometheus(run),
-    ]
+    started = {name: address for name, address in addresses.items() if address}
+    findings = list(await asyncio.gather(*(_service(name, address, run) for name, address in started.items())))
+    if run.retriever:
+        findings.append(
+            await _tokens(
+                "retriever", run.retriever, lambda channel: retriever_stub(channel).ListCollections, _COLLECTIONS
+            )
+        )
+    if run.lora_server:
+        findings.append(
+            await _tokens("lora-server", run.lora_server, lambda channel: lora_server_stub(channel).List, _ADAPTERS)
+        )
+        findings += await _engine(run.lora_server)
+    return [*findings, await check_configuration(run.http), *await _prometheus(run)]
 
 
 async def _tokens(name: str, address: str, method: Callable[[grpc.aio.Channel], Any], request: Any) -> Finding:

@@ -15,12 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.eval.answers import Answer, AnswerFile
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
 from pointsman_cli.eval.report import Report, print_report, write_report
-from pointsman_cli.eval.runner import run_plan
+from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan
 from pointsman_cli.eval.statistics import EvalSettings, build_report
 from pointsman_cli.gateway_http import open_client
 from pointsman_cli.options import (

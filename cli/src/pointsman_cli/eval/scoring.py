@@ -11,8 +11,7 @@ from pointsman_scoring import Metric, MetricError
 
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row
-from pointsman_cli.gateway_answers import AnswerEnd, TextChunk
-from pointsman_cli.gateway_http import stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, TextChunk, stream_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,6 @@ class Scorer(Protocol):
 
 
 class MetricScorer:
-    """Scores by a metric of `pointsman_scoring`."""
-
     def __init__(self, name: str, metric: Metric) -> None:
         self._name = name
         self._metric = metric

@@ -12,7 +12,6 @@ import numpy as np
 from pointsman_scoring.intervals import compare, holm, mean_interval
 from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
-from pointsman_cli.eval.answers import Answer
 from pointsman_cli.eval.dataset import Row
 from pointsman_cli.eval.plan import Catalogue, Plan, TaskPlan
 from pointsman_cli.eval.report import (
@@ -26,6 +25,7 @@ from pointsman_cli.eval.report import (
     Report,
     TaskReport,
 )
+from pointsman_cli.eval.runner import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """`pointsman keys`: create, list, limit, consent, revoke, usage."""
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -8,14 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
-from pointsman_servicekit.keys.usage import UsageStore, sum_counts
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, UsageStore, sum_counts
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
@@ -28,7 +26,7 @@ from pointsman_cli.keys.tables import (
     show_usage,
     usage_as_json,
 )
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
 
 REDIS_TIMEOUT_SECONDS = 5.0
 """Longer than the services' timeout, since no request waits for it."""
@@ -111,6 +109,12 @@ def create(
     path: ScopeOption = None,
     adapter: ScopeOption = None,
     collection: ScopeOption = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Allow this embedding model; repeatable; default: all, or none with another scope."
+        ),
+    ] = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     max_concurrency: ConcurrencyOption = None,
@@ -133,7 +137,7 @@ def create(
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
-    scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
+    scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
     new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
 
     async def make() -> IssuedKey:
@@ -143,7 +147,7 @@ def create(
     issued = run_interruptibly(make())
     if as_json:
         (described,) = keys_as_json([issued.record], time.time())
-        _print_json({"key": issued.credential.text, **described})
+        print_json({"key": issued.credential.text, **described})
         return
     typer.echo(issued.credential.text)
     typer.echo(f"{issued.record.id} of tenant {tenant}; this is the only time that the key is shown", err=True)
@@ -163,7 +167,7 @@ def list_keys(
 
     records, now = run_interruptibly(read()), time.time()
     if as_json:
-        _print_json(keys_as_json(records, now))
+        print_json(keys_as_json(records, now))
     else:
         show_keys(records, now)
 
@@ -249,7 +253,7 @@ def usage(
 
     rows = run_interruptibly(read())
     if as_json:
-        _print_json(usage_as_json(rows))
+        print_json(usage_as_json(rows))
     else:
         show_usage(rows)
 
@@ -272,7 +276,3 @@ async def _usage_rows(keys: KeyStore, usage: UsageStore, only: str) -> list[Usag
                 left = await usage.left(name, record.id, record.limits)
                 found.append(UsageRow(tenant, record, used.today.get(who, {}), used.month.get(who, {}), left))
     return found
-
-
-def _print_json(what: Any) -> None:
-    typer.echo(json.dumps(what, indent=2, ensure_ascii=False))

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.redis_layout import COUNTERS
-from pointsman_servicekit.keys.usage import Counts, dollars
+from pointsman_servicekit.keys.redis_layout import COUNTERS, Counts, dollars
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text

@@ -1,19 +1,29 @@
-"""`pointsman retrain`: the command, and the construction of its steps."""
+"""`pointsman retrain`: the command, the construction of its steps, and the display of progress and state."""
 
-import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, find_run
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.lab import LabJob, lab_facts
-from pointsman_cli.lab_commands import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
+from pointsman_cli.lab_commands import (
+    ConfigOption,
+    DatasetsOption,
+    LabJob,
+    TaskArgument,
+    config_folder_of,
+    datasets_folder,
+    lab_facts,
+)
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -25,11 +35,11 @@ from pointsman_cli.options import (
     RunningLoraServerOption,
     UrlOption,
     api_key,
+    print_json,
     web_url,
 )
 from pointsman_cli.retrain.data_step import DataStep, Gateway
 from pointsman_cli.retrain.evaluate_step import EvaluateStep, make_scorer
-from pointsman_cli.retrain.rendering import ProgressLines, print_run
 from pointsman_cli.retrain.rollout_steps import CanaryStep, PromoteStep
 from pointsman_cli.retrain.run_state import (
     REJECTED,
@@ -37,13 +47,71 @@ from pointsman_cli.retrain.run_state import (
     RunFile,
     RunState,
     Step,
+    StepState,
     latest_run,
     read_plan,
     run_steps,
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
-from pointsman_cli.service_tokens import find_run
+from pointsman_cli.train.progress import Evaluation, Message, to_event
+from pointsman_cli.train.progress import Step as TrainingStep
+
+LINE_INTERVAL_SECONDS = 10.0
+"""Minimum time between two progress lines on the same subject."""
+
+
+class ProgressLines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
+
+    def training(self, kind: str, facts: Mapping[str, object]) -> None:
+        """Prints an event of a training job."""
+        event = to_event(kind, dict(facts))
+        if isinstance(event, TrainingStep):
+            self._now_and_then("step", f"training: step {event.step} of {event.steps}, loss {event.loss:.3f}")
+        elif isinstance(event, Evaluation):
+            measured = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
+            self.say(f"training: {event.when}, held-out loss {event.loss or 0:.3f} {measured}".rstrip())
+        elif isinstance(event, Message):
+            self.say(f"training: {event.text}")
+
+    def _now_and_then(self, what: str, line: str, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._said.get(what, 0.0) >= LINE_INTERVAL_SECONDS:
+            self._said[what] = now
+            self.say(line)
+
+
+def print_run(state: RunState) -> None:
+    console = Console(width=None if Console().is_terminal else 160)
+    headline = f"{state.task}, run {state.run} ({state.method}): {state.outcome or 'under way'}"
+    console.print(Text(headline, style="bold"))
+    if state.reason:
+        console.print(Text(f"  {state.reason}"))
+    table = Table("step", "status", "ended", "what", box=None, pad_edge=False)
+    for name, step in state.steps.items():
+        table.add_row(*map(Text, (name, step.status, _time(step), "; ".join(_facts(step)))))
+    console.print(table)
+
+
+def _facts(step: StepState) -> Iterator[str]:
+    """Yields the short facts; the state file holds all."""
+    for name, value in step.facts.items():
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            yield f"{name} {value}"
+
+
+def _time(step: StepState) -> str:
+    return datetime.fromtimestamp(step.ended, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if step.ended else ""
+
 
 RUNS_FOLDER = "retrain"
 """In the data directory."""
@@ -117,7 +185,7 @@ def retrain(
         run_retraining(plan, wish, run_file, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
     )
     if as_json:
-        typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
+        print_json(asdict(ended))
     if ended.outcome == REJECTED:
         raise typer.Exit(REJECTED_EXIT_CODE)
 
@@ -126,7 +194,7 @@ def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
     if run_file is None:
         raise UsageError(f"task '{task}' has not been retrained here")
     if as_json:
-        typer.echo(json.dumps(asdict(run_file.state), indent=2, ensure_ascii=False))
+        print_json(asdict(run_file.state))
     else:
         print_run(run_file.state)
 

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
-from pointsman_cli.gateway_answers import AnswerEnd, TextChunk
-from pointsman_cli.gateway_http import open_client, stream_answer
-from pointsman_cli.json_lines import numbered, parsed, text_of, whole_lines
+from pointsman_cli.eval.dataset import numbered, parsed, text_of, whole_lines
+from pointsman_cli.gateway_http import AnswerEnd, TextChunk, open_client, stream_answer
 from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepResult
 
 PAIRS_METHOD = "dpo"
@@ -92,7 +91,6 @@ class DataStep:
         return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _request_teacher_answers(self) -> Path:
-        """Returns a file with the teacher's answers."""
         assert self.texts is not None
         texts = read_prompts(self.texts)
         answers = await self.gateway.answers(

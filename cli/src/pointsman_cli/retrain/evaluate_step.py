@@ -14,10 +14,9 @@ from pointsman_scoring import MetricError, metric_from
 from pointsman_scoring.intervals import Interval, compare, mean_interval
 
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.eval.dataset import Row, read_dataset
+from pointsman_cli.eval.dataset import Row, numbered, read_dataset, text_of
 from pointsman_cli.eval.plan import JUDGE_METRIC
 from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
-from pointsman_cli.json_lines import numbered, text_of
 from pointsman_cli.retrain.data_step import AnswerSource, ModelAnswer
 from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunState, StepResult
 from pointsman_cli.retrain.train_step import AliasLookup

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError
-from pointsman_cli.lab import LabJob, lab_facts
+from pointsman_cli.lab_commands import LabJob, lab_facts
 
 STATE_FILE = "state.json"
 WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skipped", "refused"
@@ -58,8 +58,6 @@ class RunState:
 
 
 class RunFile:
-    """The state file of one run."""
-
     def __init__(self, folder: Path, state: RunState) -> None:
         self.folder = folder
         self.state = state
@@ -111,8 +109,6 @@ PROMOTED, REJECTED = "promoted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The result of a step."""
-
     said: str
     """One line for the terminal."""
     facts: Facts

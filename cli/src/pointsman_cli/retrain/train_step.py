@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import training_pb2
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
@@ -16,7 +16,7 @@ from pointsman_cli.jobs import STATE_NAMES, TRAINING_CALL_SECONDS, call_training
 from pointsman_cli.retrain.data_step import PAIRS_METHOD
 from pointsman_cli.retrain.rollout_steps import AliasState
 from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
-from pointsman_cli.retriever.client import fetch_sketch
+from pointsman_cli.retriever.command import fetch_sketch
 
 MIN_CANARY_REQUESTS = 20
 """The lora-server's default number of requests per version before it compares a canary."""

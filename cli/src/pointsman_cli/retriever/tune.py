@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.eval.dataset import numbered, parsed, text_of
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
-from pointsman_cli.json_lines import numbered, parsed, text_of
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 
 DEPTH = 10  # rank to which nDCG counts
@@ -38,8 +38,6 @@ class LabelledQuery:
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    """The best scores of one search."""
-
     dense: float
     coverage: float
 

@@ -5,19 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pointsman_cli.adapters.registration import Provenance, register_adapter
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, find_run
 from pointsman_cli.engine_environment import EngineEnvironment, find_engine, prepare_base_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.grpc_clients import Provenance, register_adapter
 from pointsman_cli.jobs import TrainingOrder, start_job
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption, RunningLoraServerOption
 from pointsman_cli.processes import run_to_end
-from pointsman_cli.service_tokens import find_run
 from pointsman_cli.train import options as given
-from pointsman_cli.train.events import Done, parse_event
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
-from pointsman_cli.train.progress import TrainingProgress
+from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
 BASE_MODEL = "smollm2-135m"
 

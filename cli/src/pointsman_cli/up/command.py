@@ -12,10 +12,20 @@ from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
 from pointsman_cli.engine_environment import find_engine
-from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up.plan import HOST, Programs, choose_addresses, hold_port, make_plan, redis_url, server_binary
+from pointsman_cli.up.own_engine import EngineOption, write_engine_config
+from pointsman_cli.up.plan import (
+    HOST,
+    Programs,
+    choose_addresses,
+    hold_port,
+    make_plan,
+    needed_addresses,
+    redis_url,
+    server_binary,
+)
 from pointsman_cli.up.prometheus import find_program, make_service
 from pointsman_cli.up.startup import StartPlan, StartupOutput, start_all
 from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, refuse_if_locked
@@ -23,8 +33,22 @@ from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, ref
 
 def up(
     folder: Annotated[
-        Path, typer.Argument(metavar="EXAMPLE_FOLDER", help="An example folder (with a pointsman.yaml).")
-    ],
+        Path | None,
+        typer.Argument(metavar="[EXAMPLE_FOLDER]", help="A folder with a pointsman.yaml; not with --engine."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", help="An engine or provider that runs already, in place of a folder: no vLLM is started."
+        ),
+    ] = "",
+    key_env: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="The environment variable with the API key for --engine.")
+    ] = "",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A model of --engine; may be repeated. Default: those that it lists."),
+    ] = None,
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = "127.0.0.1:8080",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = "127.0.0.1:8081",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -36,24 +60,31 @@ def up(
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port of Prometheus on 127.0.0.1; 0: any free port.")
     ] = 9090,
 ) -> None:
-    """Run all services on this machine: Valkey, retriever, lora-server with vLLM, and gateway.
+    """Run the services on this machine: Valkey, retriever, lora-server with vLLM, and gateway.
+
+    Without a base_model in pointsman.yaml, or with --engine, no lora-server and no vLLM are started, and without
+    retrieval no retriever.
 
     Prepares the models on first use, ingests the example's collections, registers its adapters, and restarts services
     that die. Ctrl-C stops everything. In the data directory, run.json lists the processes and logs/ holds their logs.
     """
     at = DataDir.at(data_dir)
-    loaded = load_example(folder)
-    engine = find_engine(at, engine_python)
+    if (folder is None) == (not engine):
+        raise UsageError("name an example folder, or an engine that runs already with --engine URL, and not both")
+    if not engine and (key_env or model):
+        raise UsageError("--key-env and --model are for --engine; pointsman.yaml names its own engines")
+    loaded = load_example(folder or write_engine_config(EngineOption(engine, key_env, tuple(model or ())), at))
+    environment = find_engine(at, engine_python) if loaded.base_model else None
     prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
     read_run(at.run_file)  # fail now rather than after everything has started
     with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
-        addresses = choose_addresses(http, grpc)
-    programs = Programs(engine.python, server_binary())
+        addresses = needed_addresses(choose_addresses(http, grpc), loaded)
+    programs = Programs(environment.python if environment else None, server_binary())
     plan = make_plan(loaded, at, addresses, programs)
     if prometheus:
         plan = replace(plan, prometheus=make_service(prometheus, beside, at))
-    setup = StartPlan(loaded, at, engine, programs.python, addresses, plan)
+    setup = StartPlan(loaded, at, environment, programs.python, addresses, plan)
     screen = StartupOutput(Console())
     run_interruptibly(run_up(setup, screen, Backoff()))
     screen.say("stopped")
@@ -79,6 +110,10 @@ async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> N
             await supervisor.stop(screen.say)
 
 
+def _metrics_url(address: str) -> str:
+    return f"http://{address}/metrics" if address else ""
+
+
 def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
     addresses = setup.addresses
     run = Run(
@@ -88,11 +123,11 @@ def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
         grpc=addresses.grpc,
         retriever=addresses.retriever,
         lora_server=addresses.lora_server,
-        engine=f"http://{addresses.engine}",
+        engine=f"http://{addresses.engine}" if addresses.engine else "",
         redis_url=redis_url(setup.data_dir),
         gateway_metrics=f"http://{addresses.http}/metrics",
-        retriever_metrics=f"http://{addresses.retriever_metrics}/metrics",
-        lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",
+        retriever_metrics=_metrics_url(addresses.retriever_metrics),
+        lora_server_metrics=_metrics_url(addresses.lora_server_metrics),
         processes={
             child.service.name: RunningProcess(child.pid, child.service.address, str(child.service.log))
             for child in supervisor.children

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Each as "HOST:PORT"."""
+    """Each as "HOST:PORT"; empty for a service that is not started."""
 
     http: str
     grpc: str
@@ -41,6 +41,15 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
         free = f"{HOST}:0"
         return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(5)))
+
+
+def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
+    """Empties the addresses of services that the example does not need."""
+    if not example.needs_retriever:
+        addresses = replace(addresses, retriever="", retriever_metrics="")
+    if not example.base_model:
+        addresses = replace(addresses, lora_server="", lora_server_metrics="", engine="")
+    return addresses
 
 
 @contextmanager
@@ -89,7 +98,7 @@ class Service:
 class Programs:
     """Paths of the installed programs."""
 
-    engine_python: Path
+    engine_python: Path | None
     valkey_server: Path
     python: str = sys.executable
 
@@ -99,23 +108,23 @@ class Plan:
     """Started in this order, stopped in reverse."""
 
     valkey: Service
-    retriever: Service
-    lora_server: Service
+    retriever: Service | None
+    lora_server: Service | None
     gateway: Service
     gateway_grpc: str
     prometheus: Service | None = None
 
     @property
     def in_order(self) -> tuple[Service, ...]:
-        services = (self.valkey, self.retriever, self.lora_server, self.gateway)
-        return services if self.prometheus is None else (*services, self.prometheus)
+        services = (self.valkey, self.retriever, self.lora_server, self.gateway, self.prometheus)
+        return tuple(service for service in services if service is not None)
 
 
 def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Plan:
     return Plan(
         valkey=_valkey(data_dir, programs),
-        retriever=_retriever(data_dir, addresses, programs),
-        lora_server=_lora_server(example, data_dir, addresses, programs),
+        retriever=_retriever(data_dir, addresses, programs) if addresses.retriever else None,
+        lora_server=_lora_server(example, data_dir, addresses, programs) if addresses.lora_server else None,
         gateway=_gateway(example, data_dir, addresses, programs),
         gateway_grpc=addresses.grpc,
     )
@@ -176,7 +185,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_HTTP_LISTEN": addresses.http,
         "POINTSMAN_GATEWAY_GRPC_LISTEN": addresses.grpc,
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
-        "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
+        **({"POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever} if addresses.retriever else {}),
         "POINTSMAN_GATEWAY_SERVICE_TOKEN_FILE": str(data_dir.token("gateway")),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url(data_dir),

@@ -66,7 +66,7 @@ def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
         "global": {"scrape_interval": SCRAPE_EVERY, "scrape_timeout": SCRAPE_EVERY, "evaluation_interval": "15s"},
         "rule_files": [f"{glob.escape(str(rules))}/*.yml"] if rules else [],
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items()
+            {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items() if address
         ],
     }
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,14 +15,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pointsman_cli.adapters.registration import list_registered, register_adapter
-from pointsman_cli.data_dir import DataDir, Run
-from pointsman_cli.documents import Document, read_documents, upsert
+from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
 from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
-from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel
-from pointsman_cli.service_tokens import authenticate_to, write_tokens
+from pointsman_cli.grpc_clients import (
+    list_registered,
+    lora_server_stub,
+    open_anonymous_channel,
+    open_channel,
+    register_adapter,
+)
+from pointsman_cli.sources import Document, read_documents, upsert
 from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -35,7 +39,6 @@ _CALL_SECONDS = 2.0
 
 
 async def wait_for_valkey(socket: str) -> None:
-    """Waits for Valkey to answer at its Unix socket."""
     await _within(SERVICE_SECONDS, "valkey", _until(lambda: _ping(socket)))
 
 
@@ -142,10 +145,11 @@ class StartupOutput:
             table.add_column(column, overflow="fold", justify="right" if column == "pid" else "left")
         for name, process in run.processes.items():
             table.add_row(name, str(process.pid), process.address, process.log)
-        table.add_row("engine", "", run.engine, "", style="dim")
+        if run.engine:
+            table.add_row("engine", "", run.engine, "", style="dim")
         self._console.print()
         self._console.print(table)
-        self.say(f"\nadapters: {', '.join(adapters) or 'none'}")
+        self.say(f"\nadapters: {', '.join(adapters) or 'none'}" if run.lora_server else "")
         self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
         self.say(f"console: {run.http}/console")
         if prometheus := run.processes.get(PROMETHEUS):
@@ -177,7 +181,7 @@ class StartPlan:
 
     example: Example
     data_dir: DataDir
-    engine: EngineEnvironment
+    engine: EngineEnvironment | None  # None: no engine is started
     python: str  # of the services' environment
     addresses: Addresses
     plan: Plan
@@ -195,28 +199,18 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
         _rotate_log(service)
     prepare_folders(setup.data_dir)
     write_tokens(setup.data_dir)
-    authenticate_to((setup.addresses.retriever, setup.addresses.lora_server), setup.data_dir)
+    services = [address for address in (setup.addresses.retriever, setup.addresses.lora_server) if address]
+    authenticate_to(services, setup.data_dir)
     with screen.step("valkey"):
         await supervisor.start(plan.valkey)
         await supervisor.unless_one_dies(wait_for_valkey(plan.valkey.address))
-    for service in (
-        plan.retriever,
-        plan.lora_server,
-        plan.gateway,
-    ):  # the engine takes longest to start, so it starts first
-        await supervisor.start(service)
-    with screen.step("retriever"):
-        await supervisor.unless_one_dies(wait_until_serving(plan.retriever.address, "retriever"))
-    for collection, texts in documents.items():
-        with screen.step(f"collection {collection}") as say:
-            await supervisor.unless_one_dies(_ingest_collection(plan.retriever.address, collection, texts, say))
-    with screen.step("lora-server"):
-        await supervisor.unless_one_dies(wait_until_serving(plan.lora_server.address, "lora-server"))
-    with screen.step("engine") as say:
-        await supervisor.unless_one_dies(wait_for_engine(plan.lora_server.address, say))
-    for adapter in setup.example.adapters:
-        with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
-            await supervisor.unless_one_dies(register_adapter(plan.lora_server.address, adapter, {}))
+    for needed in (plan.retriever, plan.lora_server, plan.gateway):  # the engine takes longest, so it starts first
+        if needed is not None:
+            await supervisor.start(needed)
+    if plan.retriever is not None:
+        await _fill_retriever(plan.retriever.address, documents, supervisor, screen)
+    if plan.lora_server is not None:
+        await _fill_engine(plan.lora_server.address, setup.example, supervisor, screen)
     with screen.step("gateway"):
         await supervisor.unless_one_dies(wait_until_serving(plan.gateway_grpc, "gateway"))
         await supervisor.unless_one_dies(wait_for_http(f"http://{plan.gateway.address}"))
@@ -225,13 +219,36 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
         with screen.step(PROMETHEUS):
             await supervisor.start(plan.prometheus)
             await supervisor.unless_one_dies(wait_for_prometheus(plan.prometheus.address))
+    if plan.lora_server is None:
+        return []
     return [str(adapter) for adapter in await list_registered(plan.lora_server.address)]
+
+
+async def _fill_retriever(
+    address: str, documents: Mapping[str, Sequence[Document]], supervisor: Supervisor, screen: StartupOutput
+) -> None:
+    with screen.step("retriever"):
+        await supervisor.unless_one_dies(wait_until_serving(address, "retriever"))
+    for collection, texts in documents.items():
+        with screen.step(f"collection {collection}") as say:
+            await supervisor.unless_one_dies(_ingest_collection(address, collection, texts, say))
+
+
+async def _fill_engine(address: str, example: Example, supervisor: Supervisor, screen: StartupOutput) -> None:
+    with screen.step("lora-server"):
+        await supervisor.unless_one_dies(wait_until_serving(address, "lora-server"))
+    with screen.step("engine") as say:
+        await supervisor.unless_one_dies(wait_for_engine(address, say))
+    for adapter in example.adapters:
+        with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
+            await supervisor.unless_one_dies(register_adapter(address, adapter, {}))
 
 
 async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
     name = setup.example.base_model
-    with screen.step(f"base model {name}") as say:
-        await prepare_base_model(name, setup.data_dir, setup.engine, say)
+    if setup.engine is not None:
+        with screen.step(f"base model {name}") as say:
+            await prepare_base_model(name, setup.data_dir, setup.engine, say)
     with screen.step("embedding model") as say:
         await prepare_embedding_model(setup.python, setup.data_dir, say)
 

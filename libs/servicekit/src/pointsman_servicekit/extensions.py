@@ -1,11 +1,15 @@
-"""Finds an implementation by name: built in, from an installed package's entry point, or as `module:attribute`."""
+"""Finds an implementation by name: built in, from an installed package's entry point, or as `module:attribute`.
+
+A `Registry` describes all extensions of one kind.
+"""
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 
 
 def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str, str]) -> Any:
@@ -45,3 +49,27 @@ def _import_attribute(path: str, name: str, setting: str) -> Any:
             param=setting,
         ) from error
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Extensions of one kind: built-in ones, those of installed packages, and any class as `module:attribute`."""
+
+    kind: str
+    """ "policy", "strategy" or "validator", for error messages."""
+    group: str
+    """The entry point group in which packages publish their extensions."""
+    builtins: Mapping[str, str]
+    """From name to `module:attribute`. A module is imported when its name is first used."""
+    method: str
+    """A method that every extension of this kind has."""
+
+    def find(self, name: str) -> Any:
+        """Return the class of that name. Raises ValueError."""
+        try:
+            found = load_extension(name, setting=f"the {self.kind}", group=self.group, builtins=self.builtins)
+        except PointsmanError as error:
+            raise ValueError(error.message) from error
+        if not (isinstance(found, type) and callable(getattr(found, self.method, None))):
+            raise ValueError(f"{name} is no {self.kind}: it must be a class with a method '{self.method}'")
+        return found

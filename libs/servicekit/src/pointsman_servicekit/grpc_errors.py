@@ -1,7 +1,7 @@
 """Conversion of errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may
 help."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias, cast
 
@@ -82,3 +82,26 @@ def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(stream(handler.unary_stream), *wires)
     return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), *wires)
+
+
+class HandlerInterceptor(grpc.aio.ServerInterceptor):
+    """Replaces the handler of each method, once: a service has few, and every call looks its handler up."""
+
+    def __init__(self) -> None:
+        self._replacements: dict[Handler, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler  # an unknown method, whose name the client has chosen
+        replacement = self._replacements.get(handler)
+        if replacement is None:
+            replacement = self._replacements[handler] = self.replace(handler, handler_call_details.method)
+        return replacement
+
+    def replace(self, handler: Any, method: str) -> Handler:
+        raise NotImplementedError

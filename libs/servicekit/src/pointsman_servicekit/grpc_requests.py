@@ -6,7 +6,7 @@ metadata, then the message is received, counted, and parsed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from pointsman_servicekit.grpc_errors import Context, Handler, Method
+from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method
 
 SLOW_AFTER = 0.1
 """Seconds after which a message that is still incomplete counts as slow. gRPC does not tell how much of it has arrived,
@@ -49,30 +49,16 @@ class ReceiveLimits:
     """From the call's start until its message is complete; the caller's own deadline may be earlier."""
 
 
-class RequestReceiver(grpc.aio.ServerInterceptor):
+class RequestReceiver(HandlerInterceptor):
     """Runs the gate of each call to our own services, then receives its message. Innermost of all interceptors."""
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:
+        super().__init__()
         self._limits = limits
         self._budget = budget
         self._gate = gate
-        self._handlers: dict[Handler, Handler] = {}
-        """The replacement of each handler."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        replacement = self._handlers.get(handler)
-        if replacement is None:
-            replacement = self._handlers[handler] = self._replace(handler, handler_call_details.method)
-        return replacement
-
-    def _replace(self, handler: Any, method: str) -> Handler:
+    def replace(self, handler: Any, method: str) -> Handler:
         is_ours = method.startswith("/pointsman.")
         gate = self._gate if is_ours else None  # health and reflection need no key
         receive = _Receive(self._limits, self._budget, gate, method, handler.request_deserializer)

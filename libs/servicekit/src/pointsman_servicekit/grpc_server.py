@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import Internal, PointsmanError
-from pointsman_servicekit.grpc_errors import Context, Handler, to_status, wrap_handler
+from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, to_status, wrap_handler
 from pointsman_servicekit.grpc_requests import Gate, ReceiveLimits, RequestReceiver
 from pointsman_servicekit.logs import NO_ID, decision_id, request_id
 from pointsman_servicekit.tls import ServerTls, TlsError
@@ -225,23 +225,11 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(configuration(), anew, mutual)  # type: ignore[arg-type]  # None may be
 
 
-class ErrorHandler(grpc.aio.ServerInterceptor):
+class ErrorHandler(HandlerInterceptor):
     """Converts an exception of a servicer to a rich status; an unexpected one is logged and the client gets its id."""
 
-    def __init__(self) -> None:
-        self._guarded: dict[Handler, Handler] = {}
-        """The wrapped handler of each handler: a service has few, and every call looks its handler up."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        guarded = self._guarded.get(handler)
-        if guarded is None:
-            guarded = self._guarded[handler] = wrap_handler(handler, _guarded_unary, _guarded_stream)
-        return guarded
+    def replace(self, handler: Any, method: str) -> Handler:
+        return wrap_handler(handler, _guarded_unary, _guarded_stream)
 
 
 def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:

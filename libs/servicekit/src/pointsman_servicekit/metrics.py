@@ -1,7 +1,7 @@
 """Prometheus metrics that every service exports, and an HTTP endpoint for services that have no HTTP API."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from inspect import isasyncgenfunction
@@ -9,11 +9,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-import grpc
 from prometheus_client import CollectorRegistry, Gauge, Histogram, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from pointsman_servicekit.grpc_errors import Context, Handler, Method, wrap_handler
+from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method, wrap_handler
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -111,22 +110,16 @@ def export_build_info(registry: CollectorRegistry, service: str) -> None:
     told.labels(service, version(f"pointsman-{service}")).set(1)
 
 
-class CallsInFlight(grpc.aio.ServerInterceptor):
+class CallsInFlight(HandlerInterceptor):
     """Counts the calls in progress by method, for methods that exist only, so that clients cannot create label
     values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
         self._calls = Gauge("pointsman_grpc_in_flight", "Calls being worked on.", ["method"], registry=registry)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler  # an unknown method: its name is chosen by the client
-        calls = self._calls.labels(handler_call_details.method.lstrip("/"))
+    def replace(self, handler: Any, method: str) -> Handler:
+        calls = self._calls.labels(method.lstrip("/"))
         return wrap_handler(
             handler, lambda behaviour: _unary(behaviour, calls), lambda behaviour: _stream(behaviour, calls)
         )

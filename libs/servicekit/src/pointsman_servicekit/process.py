@@ -1,11 +1,20 @@
-"""A service's process: its stop signals, its delayed shutdown, its worker threads, and its garbage collector."""
+"""A service's process: stop signals, delayed shutdown, worker threads, garbage collector, and background tasks.
+
+Background tasks run at an interval for as long as the service runs.
+"""
 
 import asyncio
 import gc
 import logging
+import random
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from threading import Barrier
+
+from pointsman_servicekit.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +73,82 @@ def freeze_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+MIN_DELAY_AFTER_ERROR = 1.0
+"""Seconds after an unexpected error, so that work with a short interval does not fill the log with tracebacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When periodic work runs."""
+
+    interval: float
+    """Seconds from the end of one run to the start of the next."""
+    jitter: float = 0.0
+    """Fraction of the interval by which each wait is varied at random, so that replicas do not all run at once: 0.1
+    spreads the waits evenly over 0.9 to 1.1 intervals."""
+    run_at_start: bool = False
+    """Whether the first run starts at once, not after the first interval."""
+    wake: asyncio.Event | None = None
+    """If set by anyone, the next run starts without waiting for the interval; cleared before that run."""
+
+    def delay(self) -> float:
+        """Seconds until the next run."""
+        return self.interval * (1 + self.jitter * random.uniform(-1, 1)) if self.jitter else self.interval
+
+
+@asynccontextmanager
+async def running_periodically(
+    work: Callable[[], Awaitable[None]], schedule: Schedule, name: str
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Runs `work` as a background task for the length of the block, and waits for its cancellation at the end.
+
+    `name` is what the work does ("renew quota leases"); it names the task and appears in log lines.
+    """
+    task = asyncio.create_task(run_periodically(work, schedule, name), name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def run_periodically(work: Callable[[], Awaitable[None]], schedule: Schedule, name: str) -> None:
+    """Runs `work` until cancelled. An error never ends the loop.
+
+    `Unavailable` is expected while a dependency is down and is not logged: the client whose circuit breaker raises it
+    has logged the change. Any other exception is logged with its traceback.
+    """
+    wait = not schedule.run_at_start
+    delay = schedule.delay()
+    while True:
+        if wait:
+            await _sleep(delay, schedule.wake)
+        wait, delay = True, schedule.delay()
+        try:
+            await work()
+        except Unavailable:
+            pass
+        except Exception:  # whatever it is, the next run must come
+            log.exception("cannot %s", name)
+            delay = max(delay, MIN_DELAY_AFTER_ERROR)
+        _raise_if_cancelled()
+
+
+async def _sleep(seconds: float, wake: asyncio.Event | None) -> None:
+    if wake is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    wake.clear()
+
+
+def _raise_if_cancelled() -> None:
+    """Python 3.11's `asyncio.wait_for`, which redis-py uses, swallows a cancellation that arrives together with the
+    result it waits for."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
-from pointsman_gateway.http.app import build_app
+from pointsman_gateway.http.app import build_app, build_metrics_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
@@ -100,6 +101,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             settings.request_timeout,
             budget,
             components.console if settings.console == "on" else None,
+            bool(settings.metrics_listen),
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())
@@ -133,12 +135,18 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 tls=tls,
                 chat_reader=ChatReader(dependencies) if spans is None else None,  # it records no spans
             ) as http_address,
+            _serving_metrics(dependencies, settings.metrics_listen),
         ):
             freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
             await drain(components.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
+
+
+def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
+    """A block in which metrics are served at `listen`, if that is set."""
+    return serve_http(build_metrics_app(dependencies), listen, grace=FLUSH_SECONDS) if listen else nullcontext("")
 
 
 if __name__ == "__main__":

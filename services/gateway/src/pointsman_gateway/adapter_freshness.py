@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.periodic import Schedule, run_periodically
+from pointsman_servicekit.process import Schedule, run_periodically
+from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 
 from pointsman_gateway.domain import Path
 
@@ -58,8 +58,6 @@ class Collections(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
-    """The paths to be monitored in one configuration."""
-
     paths: Sequence[Path] = ()
     """Paths with adapters, of tasks with a `stale` section."""
     manifests: Manifests | None = None

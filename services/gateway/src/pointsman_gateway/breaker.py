@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from pointsman_gateway.config.schema import BreakerConfig
+from pointsman_gateway.config.models_file import BreakerConfig
 
 
 class Breaker:

@@ -13,6 +13,10 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
+    metrics_listen: str = Field(
+        default="",
+        description="HOST:PORT of /metrics, /openapi.json, /docs and health checks; empty: http_listen has them all",
+    )
     grpc_max_connection_age: float = Field(
         default=0.0,
         ge=0,

@@ -17,11 +17,9 @@ from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
-from pointsman_lora_server.adapters.canary import roll_back_failing_canaries
-from pointsman_lora_server.adapters.load_sequence import LoadSequence, WarmUp
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
-from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate
+from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
 from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.adapters.slots import AdapterSlots
@@ -31,7 +29,7 @@ from pointsman_lora_server.adapters.state_machine import (
     VersionStateMachine,
     VersionValidator,
 )
-from pointsman_lora_server.adapters.trials import Trials
+from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import (

@@ -14,7 +14,7 @@ from pointsman_embedding import MiniLM
 from pointsman_servicekit.extensions import load_extension
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from pointsman_servicekit.service_tokens import open_token_gate
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors

@@ -58,7 +58,7 @@ class Worker:
     def _set_up(self, content: bytes) -> None:
         from tokenizers import Tokenizer
 
-        from pointsman_retriever.chunking.chunkers import make_chunkers
+        from pointsman_retriever.chunking.sandboxed import make_chunkers
 
         self._chunkers = make_chunkers(Tokenizer.from_str(content.decode()))
 

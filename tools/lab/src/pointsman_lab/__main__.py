@@ -20,8 +20,7 @@ from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
 from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
-from pointsman_lab.suggest_report import suggest_report
-from pointsman_lab.suggestions import check_examples, check_log, write_proposals
+from pointsman_lab.suggestions import check_examples, check_log, suggest_report, write_proposals
 
 INTERRUPTED = 130
 

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
@@ -52,8 +53,9 @@ class _Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, value: float) -> None:
-        self.total += value
+    def add(self, value: float | None) -> None:
+        """None is an unknown value, which makes the mean NaN."""
+        self.total += math.nan if value is None else value
         self.count += 1
 
     @property
@@ -137,14 +139,16 @@ class ReplayDiff:
         """The fraction of the compared decisions that changes."""
         return self.changed / self.compared if self.compared else 0.0
 
-    def costs(self) -> Costs:
-        """Cost of the decisions that were compared and would be answered."""
+    def costs(self) -> Costs | None:
+        """Cost of the decisions that were compared and would be answered; None if the price of a model is unknown."""
         answered = max(self._paths_after.total(), 1)
         means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
         before, after = (
             1000 / answered * sum(count * means[path] for path, count in paths.items())
             for paths in (self._paths_before, self._paths_after)
         )
+        if math.isnan(before) or math.isnan(after):
+            return None
         return Costs(before, after, tuple(sorted(path for path in means if path not in self._actual_cost)))
 
     def examples(self, limit: int) -> list[ReplayedDecision]:

@@ -55,7 +55,7 @@ def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> 
         "on_modified_paths": dict(diff.on_modified_paths.most_common(MAX_ROWS)),
         "failures": dict(diff.failures.most_common(MAX_ROWS)),
         "not_comparable": dict(diff.not_comparable.most_common(MAX_ROWS)),
-        "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before},
+        "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before} if costs else None,
         "examples": [_example(replayed) for replayed in shown],
     }
 
@@ -128,6 +128,8 @@ def _tasks(move: Move) -> str:
 
 def _cost(diff: ReplayDiff) -> Section:
     costs = diff.costs()
+    if costs is None:
+        return Section("Cost of 1,000 requests", ("unknown, since the price of a model is unknown",))
     difference = costs.after - costs.before
     lines = [
         f"${costs.before:.6f} before, ${costs.after:.6f} after: {'+' if difference >= 0 else '-'}${abs(difference):.6f}"

@@ -40,8 +40,6 @@ def parse_age(age: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """A decision as the request log holds it."""
-
     id: str
     request: Request
     """Its messages have no content if the text was not stored."""
@@ -54,10 +52,11 @@ class RecordedDecision:
     generation: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
-    expected_cost_usd: float
+    expected_cost_usd: float | None
+    """None if the price of the path's model was unknown."""
     answered_by: str = ""
     """The path that gave the complete answer; empty if none did."""
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     """Cost of that answer."""
 
     @property

@@ -97,12 +97,14 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """What a key may be used for: lists of names; None allows all."""
+    """What a key may be used for: lists of names; None allows all, with one exception."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     adapters: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
+    embeddings: tuple[str, ...] | None = None
+    """None allows all embedding models, or none if there is a limit on tasks, paths, adapters or collections."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_scope")."""
@@ -206,10 +208,12 @@ class KeyRecord:
 
 def _to_json(record: KeyRecord | TenantRecord) -> str:
     fields = asdict(record)
+    # Records that lack later fields keep their serialized form, which compare-and-set relies on.
     if not fields.get("operator"):
-        fields.pop(
-            "operator", None
-        )  # a record written before operator keys existed keeps its serialized form, which compare-and-set relies on
+        fields.pop("operator", None)
+    scope = fields.get("scope")
+    if scope is not None and scope["embeddings"] is None:
+        del scope["embeddings"]
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 

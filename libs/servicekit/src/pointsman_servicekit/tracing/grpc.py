@@ -8,26 +8,22 @@ from typing import Any
 import grpc
 from opentelemetry.trace import Span
 
-from pointsman_servicekit.grpc_errors import Context, Handler, Method, wrap_handler
+from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method, wrap_handler
 from pointsman_servicekit.logs import request_id
 from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_code, record_exception, trace_headers
 
 
-class TracedServer(grpc.aio.ServerInterceptor):
+class TracedServer(HandlerInterceptor):
     """Traces calls to our own services, except health, reflection, and watches, which last as long as their client."""
 
     def __init__(self, spans: Spans) -> None:
+        super().__init__()
         self._spans = spans
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        name = handler_call_details.method.lstrip("/")
+    def replace(self, handler: Any, method: str) -> Handler:
+        name = method.lstrip("/")
         if not name.startswith("pointsman.") or name.rpartition("/")[2].startswith("Watch"):
-            return handler
+            return handler  # type: ignore[no-any-return]  # a handler
 
         def begin(context: Context) -> Span:
             sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

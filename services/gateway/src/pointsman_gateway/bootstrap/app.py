@@ -25,13 +25,14 @@ from pointsman_gateway.bootstrap.models import (
 )
 from pointsman_gateway.bootstrap.persistence import (
     Persistence,
+    ShadowSettings,
     open_cache,
     open_console,
     open_persistence,
     open_redaction,
+    open_shadowing,
     open_tenancy,
 )
-from pointsman_gateway.bootstrap.shadowing import ShadowSettings, open_shadowing
 from pointsman_gateway.bootstrap.stages import (
     Dependencies,
     NamedModels,
@@ -42,7 +43,7 @@ from pointsman_gateway.bootstrap.stages import (
     to_path,
 )
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics
 from pointsman_gateway.engines.dns_groups import DnsResolver
@@ -156,7 +157,7 @@ async def build_gateway(
         )
         first = await builder.build(config)
         metrics.set_generation(first.id)
-        watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
+        watched = [*watched_files(settings.config), *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
         _run_until_closed(stack, reloader.watch(settings.reload_seconds), "watch the configuration")
@@ -230,7 +231,6 @@ class _SnapshotBuilder:
 
 
 def _run_until_closed(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Runs a background task until the stack is closed."""
     task = asyncio.create_task(work, name=name)
 
     async def stop() -> None:

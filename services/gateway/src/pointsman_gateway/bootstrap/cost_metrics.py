@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.stages import label_values, to_path
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, TaskConfig
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.engines.engine_state import Engine
@@ -84,7 +85,7 @@ def to_catalog(config: Config) -> Catalog:
     """What clients need to compare the paths: models with their prices, tasks with their paths and metrics."""
     return Catalog(
         default_path=config.tasks.default_path,
-        search_usd=config.models.retrieval.usd_per_search,
+        search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
         tasks={name: _catalog_task(task, config) for name, task in config.tasks.tasks.items()},
         paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
         models={name: _catalog_model(model) for name, model in config.models.models.items()},
@@ -110,4 +111,5 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
 
 
 def _catalog_model(model: ModelConfig) -> CatalogModel:
-    return CatalogModel(model.context_window, model.usd_per_million_tokens.model_dump())
+    prices = model.usd_per_million_tokens
+    return CatalogModel(model.context_window, prices.model_dump() if prices else None)

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from pointsman_servicekit.grpc_client import Interceptors, Token
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.config.models_file import DnsName
+from pointsman_gateway.config.models_file import DnsName, EngineConfig, ModelsFile
 from pointsman_gateway.config.providers import auth_header
-from pointsman_gateway.config.schema import EngineConfig, ModelsFile
 from pointsman_gateway.engines.adapter_discovery import AdapterDiscovery
 from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState

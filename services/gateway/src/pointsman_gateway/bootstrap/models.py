@@ -10,13 +10,12 @@ from pointsman_embedding import MiniLM, StaticModel
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.bootstrap.stages import TrainedClassifier
-from pointsman_gateway.classification.artifact import FitOrigin, fit_origin, load
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import Progress, fit_classifier, no_progress
-from pointsman_gateway.classification.model import ClassifierModel, FitSettings
+from pointsman_gateway.classification.model import ClassifierModel, FitOrigin, FitSettings, fit_origin, load
 from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header, providers
-from pointsman_gateway.config.schema import EmbeddingConfig
 from pointsman_gateway.embeddings.models import EmbeddingEndpoint, Encoder, LocalEmbedder, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.engines.http1 import Pool, origin_of

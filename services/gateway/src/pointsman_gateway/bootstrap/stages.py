@@ -13,9 +13,10 @@ from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.providers import providers
-from pointsman_gateway.config.schema import PathConfig, StrategyConfig, TaskConfig
+from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.config.tasks_file import CacheConfig
 from pointsman_gateway.domain import Path, Prompt, Request, Sampling
 
 MAX_QUESTION_CHARACTERS = 1_000

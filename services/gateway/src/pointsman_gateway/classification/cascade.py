@@ -1,14 +1,19 @@
 """The classifier: a static stage that takes microseconds, and an encoder stage for texts on which it is not sure."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pointsman_gateway.classification.model import ENCODER, STATIC, ClassifierModel, StageModel, Vocabulary
+from pointsman_gateway.classification.model import (
+    ENCODER,
+    STATIC,
+    ClassifierModel,
+    Encoder,
+    StageModel,
+    StaticModel,
+    Vocabulary,
+)
 from pointsman_gateway.classification.reader import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.scores import Floats, probabilities
 from pointsman_gateway.classification.words import WordRowCache, pairs_of, pieces_of, unique_words, words_of
@@ -18,30 +23,6 @@ UNREADABLE_SCORE = -100.0
 """In-distribution score of a text in which nothing is known; lower than that of any text that was read."""
 
 UNREADABLE_NOTE = "nothing in it that can be read"
-
-
-class StaticModel(Protocol):
-    """An embedding model that looks up one row per token and sums them."""
-
-    fingerprint: str
-
-    def sum_of(self, text: str) -> NDArray[np.float32]:
-        """Return the sum of the rows, (dimensions,); zeros if no token is known."""
-        ...
-
-    def spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Return the start and the end of each token, in characters."""
-        ...
-
-
-class Encoder(Protocol):
-    """An embedding model that returns unit vectors."""
-
-    fingerprint: str
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed n texts as (n, dimensions)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +147,6 @@ class CascadeClassifier:
         return np.asarray(vectors[0])
 
     def _without_encoder(self, excerpt: TokenExcerpt) -> tuple[Labels | None, StageOutput | None]:
-        """Return the labels if the encoder is not needed, and the static stage's output."""
         if self._static is None:
             readable = any(map(str.isalnum, excerpt.text))
             return None if readable else self._unreadable(excerpt, ENCODER), None

@@ -22,7 +22,7 @@ from pointsman_gateway.classification.reader import (
     is_sure,
 )
 from pointsman_gateway.classification.words import COURTESIES, FOLLOW_UP_OPENINGS, NO_CONTENT, REFERENCES, THANKS
-from pointsman_gateway.config.schema import RuleConfig, TaskConfig
+from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
 
 MAX_TURNS = 5
@@ -161,8 +161,6 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
-    """The rule that matched, and its task."""
-
     task: str
     rule: str
     notes: tuple[str, ...] = ()

@@ -63,5 +63,7 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
     ]
 
 
-def cost_header(receipt: Receipt) -> tuple[bytes, bytes]:
-    return b"x-pointsman-cost-usd", b"%.9f" % receipt.cost_usd
+def cost_headers(receipt: Receipt) -> Headers:
+    """Empty if the cost is unknown."""
+    cost = receipt.cost_usd
+    return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import regex
 
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
-from pointsman_gateway.config.schema import FlywheelConfig, ModelsFile, PathsFile, StaleConfig, TaskConfig, TasksFile
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.tasks_file import FlywheelConfig, PathsFile, StaleConfig, TaskConfig, TasksFile
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
@@ -21,6 +22,7 @@ _ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
     """Check every reference from one file to another, and every combination of settings. Raises ConfigError."""
     _check_models(models)
+    _check_prices(models, paths, tasks)
     _check_aliases(models, paths)
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
@@ -34,6 +36,26 @@ def _check_models(models: ModelsFile) -> None:
     for name in models.models:
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None:
+    for name, path in paths.paths.items():
+        if models.retrieval is None and any(strategy.resources.collections for strategy in path.strategies):
+            raise ConfigError(
+                f"models.yaml: 'retrieval' is missing: path '{name}' looks something up; "
+                "write retrieval: {usd_per_search: DOLLARS, usd_per_embedding: DOLLARS}"
+            )
+    unpriced = {name for name, model in models.models.items() if model.usd_per_million_tokens is None}
+    for name, task in tasks.tasks.items():
+        compares = "shadow" if task.shadow else task.policy.name if task.policy.implementation.needs_costs else ""
+        compared = [*task.policy.paths, *(task.shadow.paths if task.shadow else ())]
+        for compared_path in compared if compares else ():
+            model = paths.paths[compared_path].model if compared_path in paths.paths else ""
+            if model in unpriced:
+                raise ConfigError(
+                    f"tasks.yaml: task '{name}': {compares} compares costs, and the price of '{model}' (path "
+                    f"'{compared_path}') is unknown; write it in models.yaml"
+                )
 
 
 def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:

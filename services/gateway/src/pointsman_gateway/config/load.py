@@ -1,4 +1,7 @@
-"""Reads a configuration folder with its example files into one `Config`, or reports what is wrong with it."""
+"""Reads a configuration with its example files into one `Config`, or reports what is wrong with it.
+
+It is a folder with models.yaml, paths.yaml and tasks.yaml, or one file, pointsman.yaml, with the keys of all three.
+"""
 
 import hashlib
 import json
@@ -16,8 +19,9 @@ from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config.checks import check_files
-from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig
-from pointsman_gateway.config.schema import ModelsFile, PathsFile, TasksFile
+from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig, Strict
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.extensions import Example
 
 
@@ -47,17 +51,22 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise ConfigError(f'{file}:{number} must be an object with a non-empty "text"')
-        output = row.get("output")
-        if not (output is None or isinstance(output, str)):
-            output = json.dumps(output, ensure_ascii=False)
-        try:
-            f"{row['text']}{output}".encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"{file}:{number} holds half of a surrogate pair, which is no character") from error
-        rows.append(Example(row["text"], output))
+        rows.append(_to_example(row, f"{file}:{number}"))
     return tuple(rows)
+
+
+def _to_example(row: Any, where: str) -> Example:
+    """Raises ConfigError; `where` begins its message."""
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+        raise ConfigError(f'{where} must be an object with a non-empty "text"')
+    output = row.get("output")
+    if not (output is None or isinstance(output, str)):
+        output = json.dumps(output, ensure_ascii=False)
+    try:
+        f"{row['text']}{output}".encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where} holds half of a surrogate pair, which is no character") from error
+    return Example(row["text"], output)
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
@@ -103,6 +112,25 @@ __all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
 
 File = TypeVar("File", bound=BaseModel)
 
+SINGLE_FILE = "pointsman.yaml"
+_PARTS = ("models.yaml", "paths.yaml", "tasks.yaml")
+_PART_FILE = re.compile(r"\b(?:models|paths|tasks)\.yaml\b")
+
+
+class _InlinePrompts(Strict):
+    prompts: dict[str, str]
+
+
+_UP_KEYS = ("base_model", "collections", "adapters")
+"""Keys of the single file that `pointsman up` reads."""
+_SINGLE_FILE_KEYS = (
+    *ModelsFile.model_fields,
+    *PathsFile.model_fields,
+    *TasksFile.model_fields,
+    "prompts",
+    *_UP_KEYS,
+)
+
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
@@ -111,6 +139,7 @@ class Config:
     """One revision of the configuration, checked as a whole."""
 
     folder: FilePath
+    """Relative file names are relative to it."""
     models: ModelsFile
     paths: PathsFile
     tasks: TasksFile
@@ -119,24 +148,85 @@ class Config:
     out_of_scope: tuple[str, ...]
     """Texts that belong to no task."""
     prompts: Mapping[str, str]
-    """Template text by file name."""
+    """Template text by name."""
     digest: str
     """A hash of everything that was read. Equal digests mean equal configurations."""
 
 
-def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read `folder`, replace `${VARIABLE}` from `environment`, and check the files against each other.
+def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read the folder or file `at`, replace `${VARIABLE}` from `environment`, and check the parts against each other.
 
     Raises ConfigError.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"there is no configuration folder {folder}")
-    models = _read(folder / "models.yaml", ModelsFile, environment)
-    paths = _read(folder / "paths.yaml", PathsFile, environment)
-    tasks = _read(folder / "tasks.yaml", TasksFile, environment)
+    single = single_file(at)
+    if single is None:
+        return _load(at, *_read_folder(at, environment), {})
+    try:
+        return _load(single.parent, *_read_single(single, environment))
+    except ConfigError as error:  # the checks name the files that a folder has
+        raise ConfigError(_PART_FILE.sub(single.name, str(error))) from error
+
+
+def single_file(at: FilePath) -> FilePath | None:
+    """Return the file that is the whole configuration; None if it is a folder of several. Raises ConfigError."""
+    if at.is_file():
+        return at
+    if not at.is_dir():
+        raise ConfigError(f"there is no configuration folder {at}")
+    file = at / SINGLE_FILE
+    if not file.is_file():
+        return None
+    both = [name for name in _PARTS if (at / name).is_file()]
+    if both:
+        raise ConfigError(f"{at} has {SINGLE_FILE} and {both[0]}; the configuration is one file or three, not both")
+    return file
+
+
+def watched_files(at: FilePath) -> list[FilePath]:
+    """Return the folders and files whose change is a change of the configuration `at`.
+
+    If it is one file, other files in its folder need not belong to it.
+    """
+    return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
+
+
+def _read_folder(folder: FilePath, environment: Mapping[str, str]) -> tuple[ModelsFile, PathsFile, TasksFile]:
+    models, paths, tasks = (folder / name for name in _PARTS)
+    return (
+        _validate(models, ModelsFile, _read_yaml(models, environment)),
+        _validate(paths, PathsFile, _read_yaml(paths, environment)),
+        _validate(tasks, TasksFile, _read_yaml(tasks, environment)),
+    )
+
+
+def _read_single(
+    file: FilePath, environment: Mapping[str, str]
+) -> tuple[ModelsFile, PathsFile, TasksFile, dict[str, str]]:
+    data = _read_yaml(file, environment)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} holds no keys; known: {', '.join(_SINGLE_FILE_KEYS)}")
+    if "config" in data:
+        raise ConfigError(f"{file} says that the configuration is in {file.parent / str(data['config'])}; name that")
+    unknown = [str(key) for key in data if key not in _SINGLE_FILE_KEYS]
+    if unknown:
+        raise ConfigError(f"{file}: unknown key '{unknown[0]}'; known here: {', '.join(_SINGLE_FILE_KEYS)}")
+
+    def part(shape: type[File]) -> File:
+        return _validate(file, shape, {key: data[key] for key in shape.model_fields if key in data})
+
+    prompts = _validate(file, _InlinePrompts, {"prompts": data.get("prompts", {})}).prompts
+    return part(ModelsFile), part(PathsFile), part(TasksFile), prompts
+
+
+def _load(
+    folder: FilePath, models: ModelsFile, paths: PathsFile, tasks: TasksFile, inline_prompts: Mapping[str, str]
+) -> Config:
     prompts = {file.name: read_text(file) for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
+    for name in prompts.keys() & inline_prompts.keys():
+        raise ConfigError(f"prompt '{name}' is in {SINGLE_FILE} and in {folder / 'prompts'}; keep one of them")
+    prompts |= inline_prompts
     check_files(models, paths, tasks, prompts)
-    examples = {name: read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
+    examples = {name: _examples_of(name, task, folder) for name, task in tasks.tasks.items()}
     out_of_scope = _read_out_of_scope(folder, tasks.classifier.out_of_scope)
     check_examples(examples, paths)
     check_out_of_scope(out_of_scope, examples)
@@ -144,15 +234,27 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, digest)
 
 
-def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> File:
+def _examples_of(name: str, task: TaskConfig, folder: FilePath) -> tuple[Example, ...]:
+    if isinstance(task.examples, str):
+        return read_examples(folder / task.examples)
+    return tuple(
+        _to_example(row.model_dump(), f"tasks.yaml: task '{name}': example {number}")
+        for number, row in enumerate(task.examples, 1)
+    )
+
+
+def _read_yaml(file: FilePath, environment: Mapping[str, str]) -> Any:
     try:
         text = read_text(file)
     except FileNotFoundError:
         raise ConfigError(f"{file} is missing") from None
     try:
-        data = strict_yaml.load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
+        return strict_yaml.load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error
+
+
+def _validate(file: FilePath, shape: type[File], data: Any) -> File:
     try:
         return shape.model_validate(data)
     except ValidationError as error:
@@ -169,11 +271,13 @@ def _variable(match: re.Match[str], file: FilePath, environment: Mapping[str, st
 
 def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
     """Write one of pydantic's errors as a message that names the file and the key."""
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
     if item["type"] == "extra_forbidden":
         return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
     if item["type"] == "missing":
         return f"{file}: '{key}' is missing"
+    if not key:  # a check of the whole file, which is too long to be shown
+        return f"{file}: {item['msg'].removeprefix('Value error, ')}"
     return f"{file}: '{key}': {item['msg']} (it is {item['input']!r})"
 
 

@@ -1,15 +1,23 @@
 """The schema of models.yaml: models with their prices, engines, timeouts, circuit breaker and retries."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.config.providers import DEFAULT_PROVIDER, check_provider
+from pointsman_gateway.config.providers import (
+    DEFAULT_PROVIDER,
+    VLLM_FIELDS,
+    RequestFields,
+    check_provider,
+    providers,
+    request_fields,
+)
 
 LORA_SERVER_GROUP = "dns:///"
 """Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
@@ -17,6 +25,8 @@ ENGINE_GROUP = "dns+http://"
 """Prefix of a group of engines: each address of the name is an OpenAI-compatible engine."""
 
 DEFAULT_MAX_ENDPOINTS = 64
+
+_CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 """Printable ASCII without spaces, as HTTP headers require."""
@@ -82,9 +92,20 @@ class Prices(Strict):
     completion: float = Field(ge=0)
 
 
+def _none_if_unknown(written: object) -> object:
+    if written == "unknown":
+        return None
+    if not isinstance(written, Mapping | Prices):
+        raise ValueError("write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown")
+    return written
+
+
 class ModelConfig(Strict):
     context_window: int = Field(ge=1, description="tokens, prompt and answer together")
-    usd_per_million_tokens: Prices
+    usd_per_million_tokens: Annotated[Prices | None, BeforeValidator(_none_if_unknown)] = Field(
+        description="or `unknown`: costs in dollars are then null, and no budget in dollars may pay for it"
+    )
+    """None if it is unknown."""
 
 
 class Timeouts(Strict):
@@ -165,6 +186,15 @@ class EngineConfig(Strict):
         gt=0,
         description="of an engine that you run, or of each member; divided among the paths by the engine's busy time",
     )
+    request_fields: tuple[str, ...] = Field(
+        default=(), description="fields that requests may have in addition to those in docs/api.md"
+    )
+    priority_scheduling: bool = Field(
+        default=False, description="send the key's priority: of a vLLM with --scheduling-policy priority"
+    )
+    prefix_cache_per_tenant: bool = Field(
+        default=False, description="send a cache_salt of the tenant: no tenant can find out what others have asked"
+    )
 
     @model_validator(mode="after")
     def _has_one_address(self) -> "EngineConfig":
@@ -203,8 +233,15 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """The settings that make it this engine. Its state is kept if only timeouts, breaker or price change."""
-        return self.model_copy(update={"timeouts": None, "breaker": None, "usd_per_hour": None})
+        """The settings that make it this engine. Its state is kept if only others change."""
+        others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
+
+    @property
+    def accepted_fields(self) -> RequestFields:
+        """The fields that a request to it may have."""
+        kind = VLLM_FIELDS if self.lora_server else providers()[self.provider].request_fields
+        return request_fields(kind).with_forwarded(self.request_fields)
 
 
 class EmbeddingConfig(Strict):
@@ -246,10 +283,15 @@ class CachePrices(Strict):
 
 
 class ModelsFile(Strict):
-    prices_as_of: date = Field(description="the day on which the prices were last checked, YYYY-MM-DD")
+    prices_as_of: date | None = Field(
+        default=None,
+        description="the day on which the prices were last checked, YYYY-MM-DD; required if anything has a price",
+    )
     models: dict[ModelName, ModelConfig]
     engines: dict[str, EngineConfig]
-    retrieval: RetrievalPrices
+    retrieval: RetrievalPrices | None = Field(
+        default=None, description="required if a path looks something up; unset: embedding a request costs nothing"
+    )
     cache: CachePrices | None = Field(default=None, description="required if a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
@@ -266,6 +308,16 @@ class ModelsFile(Strict):
         both = self.models.keys() & self.embeddings.keys()
         if both:
             raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        return self
+
+    @model_validator(mode="after")
+    def _prices_have_a_date(self) -> "ModelsFile":
+        hourly = any(engine.usd_per_hour for engine in self.engines.values())
+        tokens = any(model.usd_per_million_tokens is not None for model in self.models.values())
+        if self.prices_as_of is None and (
+            hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training
+        ):
+            raise ValueError("'prices_as_of' is missing: the day on which the prices were last checked, YYYY-MM-DD")
         return self
 
     @model_validator(mode="after")

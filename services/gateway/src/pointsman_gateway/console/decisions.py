@@ -17,11 +17,9 @@ MAX_TEXT_CHARACTERS = 200
 NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
 
-class DecisionRow(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a decision that lists and figures need."""
+class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
+    """The fields that a row takes from the entry as they are."""
 
-    entry_id: str
-    """In the stream of decisions."""
     id: str
     unix_ms: int
     tenant: str
@@ -34,14 +32,21 @@ class DecisionRow(msgspec.Struct, frozen=True, gc=False):
     fault: str
     model: str
     requested: str
-    cost_usd: float
+    cost_usd: float | None
+    escalated_from: str
+
+
+class DecisionRow(_DecisionFields, frozen=True, gc=False):
+    """The fields of a decision that lists and figures need."""
+
+    entry_id: str
+    """In the stream of decisions."""
     seconds: float
     """From arrival to end; 0 without an answer."""
     first_token: float
     """0 if there was none."""
     prompt_tokens: int
     completion_tokens: int
-    escalated_from: str
     text: str
     """The beginning of the user's last message, if the request log stores messages."""
 
@@ -56,25 +61,11 @@ class DecisionRow(msgspec.Struct, frozen=True, gc=False):
         return self.fault not in NOT_OURS
 
 
-class _EntryFields(msgspec.Struct):
+class _EntryFields(_DecisionFields, frozen=True):
     """The fields that are read of an entry; its other fields are ignored."""
 
-    id: str
-    unix_ms: int
-    task: str
-    path: str
-    kind: str
-    reason: str
-    confidence: float
-    outcome: str
-    fault: str
-    model: str
-    requested: str
-    cost_usd: float
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
-    escalated_from: str
-    tenant: str
     messages: Sequence[Mapping[str, Any]] | None = None
 
 
@@ -88,25 +79,12 @@ def to_row(entry: LogEntry) -> DecisionRow | None:
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
     return DecisionRow(
+        **{name: getattr(fields, name) for name in _DecisionFields.__struct_fields__},
         entry_id=entry.entry_id,
-        id=fields.id,
-        unix_ms=fields.unix_ms,
-        tenant=fields.tenant,
-        task=fields.task,
-        path=fields.path,
-        kind=fields.kind,
-        reason=fields.reason,
-        confidence=fields.confidence,
-        outcome=fields.outcome,
-        fault=fields.fault,
-        model=fields.model,
-        requested=fields.requested,
-        cost_usd=fields.cost_usd,
         seconds=fields.seconds.get("total", 0.0),
         first_token=fields.seconds.get("first_token", 0.0),
         prompt_tokens=fields.usage.get("prompt_tokens", 0),
         completion_tokens=fields.usage.get("completion_tokens", 0),
-        escalated_from=fields.escalated_from,
         text=_text(fields.messages or ()),
     )
 
@@ -230,6 +208,7 @@ def by_path(rows: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFig
 def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
     complete = [row for row in rows if row.outcome == "ok"]
     seconds = sorted(row.seconds for row in complete)
+    known = [row.cost_usd for row in rows if row.cost_usd is not None]
     first_tokens = sorted(row.first_token for row in complete if row.first_token)
     return PathFigures(
         requests=len(rows),
@@ -240,7 +219,7 @@ def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
         p50_seconds=_quantile(seconds, 0.5),
         p95_seconds=_quantile(seconds, 0.95),
         first_token_p50_seconds=_quantile(first_tokens, 0.5),
-        usd_per_1k=1000 * sum(row.cost_usd for row in rows) / len(rows),
+        usd_per_1k=1000 * sum(known) / len(known) if known else None,
         bars=_bars(rows, window),
     )
 

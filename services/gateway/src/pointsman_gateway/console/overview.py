@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
 from typing import Any, Protocol
 
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
@@ -53,7 +54,7 @@ class CandidateView:
     role: str
     quality: Quality | None
     answers: float
-    usd_per_1k: float
+    usd_per_1k: float | None
     estimated: bool
     """The cost is estimated, because the path has not answered yet."""
     p95_seconds: float
@@ -126,8 +127,6 @@ class DecisionView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The adapter versions of one engine."""
-
     engine: str
     problem: str
     """Why its lora-server cannot be read; empty if it can."""
@@ -136,8 +135,6 @@ class EngineAdapters:
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapters:
-    """All adapters of a base model."""
-
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
@@ -147,12 +144,6 @@ class ModelAdapters:
 
 class Evidence(Protocol):
     def of(self, task: str, path: Path) -> PathEvidence: ...
-
-
-def is_in_scope(scope: Scope, path: Path) -> bool:
-    """Whether a key may use the path for any task."""
-    some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
-    return scope.denial_reason(some_task, path) is None
 
 
 def to_path_views(
@@ -219,7 +210,7 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
         choice=preview.choice,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
-        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if is_in_scope(scope, p.path)],
+        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if scope.allows(p.path)],
     )
 
 
@@ -232,7 +223,7 @@ def _to_candidate_view(candidate: CandidatePreview, confidence: float) -> Candid
         role=candidate.role,
         quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
         answers=known.answers,
-        usd_per_1k=candidate.known.cost_usd * ANSWERS_PER_PRICE,
+        usd_per_1k=None if isinf(candidate.known.cost_usd) else candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,
         p95_seconds=known.p95_seconds,
         unavailable=candidate.unavailable,

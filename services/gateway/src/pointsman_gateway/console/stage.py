@@ -140,7 +140,7 @@ class Console:
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
         previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
-        paths = [path for path in generation.paths if overview.is_in_scope(caller.scope, path)]
+        paths = [path for path in generation.paths if caller.scope.allows(path)]
         unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
         configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)

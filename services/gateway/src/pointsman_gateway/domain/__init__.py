@@ -1,9 +1,19 @@
 """Value objects of the request path. They depend on the standard library, numpy's arrays and msgspec's structs only."""
 
-from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.path import Alias, CanaryMetrics, Kind, Path, ResolvedAdapter, Sampling
-from pointsman_gateway.domain.receipt import Feedback, PathEvidence, Receipt, UndecidedReceipt
+from pointsman_gateway.domain.receipt import (
+    Chunk,
+    Chunks,
+    CompletedAnswer,
+    Event,
+    Feedback,
+    Finished,
+    PathEvidence,
+    Receipt,
+    Started,
+    UndecidedReceipt,
+)
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
     AUTO,
@@ -16,7 +26,7 @@ from pointsman_gateway.domain.request import (
     Request,
     Scope,
 )
-from pointsman_gateway.domain.value import PICODOLLARS, EngineSeconds, Usage, Vector, round_to_microseconds
+from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, EngineSeconds, Usage, Vector, round_to_microseconds
 
 __all__ = [
     "ANONYMOUS",
@@ -24,6 +34,7 @@ __all__ = [
     "PATH_PREFIX",
     "PICODOLLARS",
     "UNKNOWN",
+    "UNPRICED",
     "Alias",
     "Caller",
     "CanaryMetrics",

@@ -55,7 +55,8 @@ class Decision:
     alternatives: tuple[Path, ...]
     """The fallbacks if `path` fails before its first token, in order."""
     probabilities: tuple[tuple[str, float], ...] = ()
-    expected_cost_usd: float = 0.0
+    expected_cost_usd: float | None = 0.0
+    """None if the price of the path's model is unknown."""
     vector: Vector | None = None
     margin: float = 0.0
     in_distribution_score: float = 0.0

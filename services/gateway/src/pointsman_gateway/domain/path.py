@@ -238,8 +238,8 @@ class CatalogTask:
 class CatalogModel:
     context_window: int
     """Tokens, prompt and answer together."""
-    prices: Mapping[str, float]
-    """Dollars per million tokens: "prompt", "cached", "completion"."""
+    prices: Mapping[str, float] | None
+    """Dollars per million tokens: "prompt", "cached", "completion"; None if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,19 @@
-"""Outcomes and receipts of requests, feedback on answers, and the evidence on paths.
+"""What comes of a request: the chunks of an answer, the events that a client receives, the outcome and the receipt.
 
-Outcomes are a closed vocabulary: how a request can end, and which component caused a failure.
+Outcomes are a closed vocabulary: how a request can end, and which component caused a failure. Feedback on answers and
+receipts add up to the evidence on paths.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from pointsman_gateway.domain.decision import Decision
 from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
-from pointsman_gateway.domain.value import PICODOLLARS, Usage, round_to_microseconds
+from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, Usage, round_to_microseconds, value
 
 
 class Fault(StrEnum):
@@ -45,6 +48,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
+        price_unknown
     """,
     Fault.GATEWAY: f"""
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
@@ -151,18 +155,22 @@ class Receipt:
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
     request_id: str = ""
-    _in_dollars: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
+    _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
-    def cost_usd(self) -> float:
-        return sum(self.picodollars.values()) / PICODOLLARS
+    def cost_usd(self) -> float | None:
+        """None if a model with an unknown price has worked."""
+        picodollars = self.picodollars
+        return None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
 
     @property
-    def cost_parts_usd(self) -> dict[str, float]:
-        """Cost by component; computed once, since the response and the request log both need it."""
+    def cost_parts_usd(self) -> dict[str, float | None]:
+        """Cost by component, None if it is unknown; computed once, since the response and the request log need it."""
         if self._in_dollars is None:
             self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
+            if UNPRICED in self._in_dollars:
+                self._in_dollars[UNPRICED] = None
         return self._in_dollars
 
     @property
@@ -228,3 +236,67 @@ class PathEvidence:
     p95_seconds: float = 0.0
     """From arrival to end."""
     mean_cost_usd: float = 0.0
+
+
+class Chunk(msgspec.Struct, gc=False, eq=False):
+    """One piece of an engine's answer, treated as immutable. Each answer has dozens, and a dataclass would take three
+    times as long to construct."""
+
+    index: int = 0
+    content: str = ""
+    finish_reason: str | None = None
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Other fields of the engine's choice: {"delta": {...}, "logprobs": ...} without content and role."""
+    usage: Usage | None = None
+    raw: bytes = b""
+    """The engine's event as received (JSON), if it holds this choice alone; empty if it must not be forwarded."""
+    event_count: int = 1
+    """The number of engine events in this chunk: more than 1 if events that arrived together were joined."""
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by content, not by the bytes in `raw`."""
+        return isinstance(other, Chunk) and self._content() == other._content()
+
+    __hash__ = None  # type: ignore[assignment]  # a mapping among the fields cannot be hashed
+
+    def _content(self) -> tuple[Any, ...]:
+        return self.index, self.content, self.finish_reason, self.extra, self.usage
+
+
+Chunks = tuple[Chunk, ...]
+"""The chunks of one read from an engine's stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedAnswer:
+    """The whole text of one path's answer, with the validators' verdicts on it."""
+
+    path: str
+    text: str
+    verdicts: tuple[tuple[str, str, str], ...] = ()
+    """(validator, "accepted", "refused" or "unjudged", reason)."""
+
+
+@value
+class Started:
+    """The first event: a path has been chosen and the engine begins to answer."""
+
+    decision: Decision
+    model: str
+    overhead_seconds: float
+    """From the request's arrival until it was sent to the engine, without retrieval."""
+    cached: str = ""
+    """As in the receipt."""
+    limit_headers: Mapping[str, str] = field(default_factory=dict)
+    """The state of the caller's limits, as HTTP headers."""
+
+
+@value
+class Finished:
+    """The last event of an answer that came to its end."""
+
+    finish_reason: str
+    receipt: Receipt
+
+
+Event = Started | Chunks | Finished

@@ -1,10 +1,10 @@
 """A decoded request with its caller, and the prompt that a path makes of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pointsman_gateway.domain.path import Path, Sampling
+from pointsman_gateway.domain.path import Catalog, Path, Sampling
 from pointsman_gateway.domain.value import Vector, value
 
 AllowedNames = frozenset[str] | None
@@ -20,6 +20,8 @@ class Scope:
     adapters: AllowedNames = None
     """Adapter names without alias or version ("triage")."""
     collections: AllowedNames = None
+    embeddings: AllowedNames = None
+    """Embedding models; None: all, or none if the key is limited to tasks, paths, adapters or collections."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
         """Return why `path` must not answer a request of `task`, or None if it may."""
@@ -35,6 +37,32 @@ class Scope:
             if denied:
                 return f"the key is not for collection '{denied[0]}'"
         return None
+
+    def allows(self, path: Path) -> bool:
+        """Whether the key may use the path for any task."""
+        some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
+        return self.denial_reason(some_task, path) is None
+
+    def allows_embedding(self, model: str) -> bool:
+        if self.embeddings is not None:
+            return model in self.embeddings
+        return self.tasks is self.paths is self.adapters is self.collections is None
+
+    def visible(self, catalog: Catalog) -> Catalog:
+        """The part of the catalog that the key may use: a key that is limited to tasks gets only their paths."""
+        if self is UNRESTRICTED:
+            return catalog
+        tasks = {name: task for name, task in catalog.tasks.items() if self.tasks is None or name in self.tasks}
+        used = catalog.paths if self.tasks is None else {name for task in tasks.values() for name in task.paths}
+        paths = {name: path for name, path in catalog.paths.items() if name in used and self.allows(path)}
+        models = {path.model for path in paths.values()}
+        return Catalog(
+            catalog.default_path if catalog.default_path in paths else "",
+            catalog.search_usd,
+            {name: replace(task, paths=tuple(p for p in task.paths if p in paths)) for name, task in tasks.items()},
+            paths,
+            {name: model for name, model in catalog.models.items() if name in models},
+        )
 
 
 UNRESTRICTED = Scope()

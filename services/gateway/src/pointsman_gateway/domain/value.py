@@ -15,6 +15,9 @@ PICODOLLARS = 10**12
 """Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on its order: at a price of a
 millionth of a dollar per million tokens, one token costs one picodollar."""
 
+UNPRICED = "unpriced"
+"""A component of a receipt's cost: the tokens of a model without a known price. Its amount is 0, and means unknown."""
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(of: type[Decorated]) -> type[Decorated]:

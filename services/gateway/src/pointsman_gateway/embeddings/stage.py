@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PointsmanError
+from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PermissionDenied, PointsmanError
 from pointsman_servicekit.logs import request_id
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from pointsman_gateway.domain import PICODOLLARS, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
+from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.pipeline.ports import RequestLog, Tenancy
 
 CHARACTERS_PER_TOKEN = 4
@@ -155,20 +156,28 @@ class Embeddings:
         self._metrics = metrics
         self._request_log = request_log
 
-    def names(self) -> Sequence[str]:
-        return list(self._models)
+    def names(self, scope: Scope = UNRESTRICTED) -> Sequence[str]:
+        return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
 
     async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EmbeddingResult:
         """Raises PointsmanError. Writes a receipt whatever the outcome, except for an unknown model."""
+        scope = inputs.request.caller.scope
         model = self._models.get(inputs.request.model)
         if model is None:
+            known = ", ".join(self.names(scope)) or "none"
             raise NotFound(
-                f"unknown embedding model '{inputs.request.model[:200]}'; known: {', '.join(self._models) or 'none'}",
+                f"unknown embedding model '{inputs.request.model[:200]}'; known: {known}",
                 code="unknown_model",
                 param="model",
             )
         progress = _Progress(time.perf_counter())
         try:
+            if not scope.allows_embedding(model.label):
+                raise PermissionDenied(
+                    f"the key is not for embedding model '{model.label}' (`pointsman keys create --embedding`)",
+                    code="not_in_scope",
+                    param="model",
+                )
             async with admit(inputs.request):
                 result = await self._embed_within_limits(model, inputs, progress)
             progress.outcome = OK

@@ -107,7 +107,10 @@ class EngineCall:
 
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
         """Counts as in flight from here until the answer's end or `close`."""
-        engine, state = target.engine, target.state
+        engine, state, settings = target.engine, target.state, target.settings
+        sampling = request.sampling
+        if settings.sends_caller:
+            sampling = settings.with_caller(sampling, request.caller)
         self._caller = caller
         self._target = target
         self._request = EngineRequest(
@@ -115,10 +118,10 @@ class EngineCall:
             engine.url,
             target.model,
             request.messages,
-            request.sampling,
+            sampling,
             request.deadline,
             engine.auth_header,
-            target.settings.timeouts,
+            settings.timeouts,
             request.operation,
             "",
             request.as_a_whole,

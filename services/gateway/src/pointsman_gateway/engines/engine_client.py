@@ -18,8 +18,8 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.config.schema import Timeouts
-from pointsman_gateway.domain import Message, Operation, Sampling
+from pointsman_gateway.config.models_file import Timeouts
+from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
 
@@ -42,12 +42,11 @@ class CompletionRequest:
     path: str = ""
     as_a_whole: bool = False
     """Chunks that arrive together may be joined."""
+    caller: Caller = ANONYMOUS
 
 
 @value
 class EngineRequest:
-    """A request to one engine."""
-
     engine: str
     url: str
     model: str

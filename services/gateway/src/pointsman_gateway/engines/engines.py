@@ -1,12 +1,14 @@
 """All engines of one configuration: which can answer along a path now, and the error if none can."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
-from pointsman_gateway.domain import Alias, Path
+from pointsman_gateway.config.models_file import BreakerConfig, EngineConfig, ModelsFile, Timeouts
+from pointsman_gateway.config.providers import DEFAULT_PROVIDER, RequestFields, request_fields
+from pointsman_gateway.domain import Alias, Caller, Path, Sampling
 from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
 
@@ -22,6 +24,20 @@ class EngineSettings:
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
+    accepted_fields: RequestFields = request_fields(DEFAULT_PROVIDER)  # noqa: RUF009  # it is frozen
+    sends_priority: bool = False
+    separates_tenants: bool = False
+    sends_caller: bool = False
+    """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
+
+    def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
+        """Adds what the engine gets to know of the caller, by vLLM's names."""
+        fields: dict[str, object] = {}
+        if self.sends_priority and caller.priority:
+            fields["priority"] = -caller.priority  # vLLM answers the lowest number first
+        if self.separates_tenants and caller.tenant:
+            fields["cache_salt"] = hashlib.blake2b(caller.tenant.encode(), digest_size=16).hexdigest()
+        return replace(sampling, extra={**sampling.extra, **fields}) if fields else sampling
 
 
 DEFAULT_SETTINGS = EngineSettings()
@@ -29,7 +45,18 @@ DEFAULT_SETTINGS = EngineSettings()
 
 def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
     """By the name of the engine or group in models.yaml."""
-    return {name: EngineSettings(models.timeouts_of(name), models.breaker_of(name)) for name in models.engines}
+    return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
+
+
+def _settings(models: ModelsFile, name: str, engine: EngineConfig) -> EngineSettings:
+    return EngineSettings(
+        models.timeouts_of(name),
+        models.breaker_of(name),
+        engine.accepted_fields,
+        engine.priority_scheduling,
+        engine.prefix_cache_per_tenant,
+        engine.priority_scheduling or engine.prefix_cache_per_tenant,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
-from pointsman_gateway.config.schema import RetryConfig
+from pointsman_gateway.config.models_file import RetryConfig
 from pointsman_gateway.domain import Message
 from pointsman_gateway.engines import engine_client
 from pointsman_gateway.engines.engine_client import CompletionRequest

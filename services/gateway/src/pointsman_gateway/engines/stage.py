@@ -2,16 +2,17 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.config.schema import ResilienceConfig
-from pointsman_gateway.domain import Decision, Path, Prompt, Request
+from pointsman_gateway.config.models_file import ResilienceConfig
+from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
     CompletionRequest,
@@ -61,16 +62,31 @@ class EngineBackend:
         candidates = Candidates(targets, key, self._bound)
         first = candidates.take()
         assert first is not None  # `targets` are available, and nothing has been awaited since
-        sampling = request.sampling.with_defaults(path.sampling)
+        sampling = request.sampling
+        if sampling.extra:
+            sampling = _select_fields(request, targets)
         completion = CompletionRequest(
             prompt.messages,
-            sampling,
+            sampling.with_defaults(path.sampling),
             request.deadline,
             operation=request.operation,
             path=path.name,
             as_a_whole=request.as_a_whole,
+            caller=request.caller,
         )
         return await self._retrying.open(first, candidates, completion)
+
+
+def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
+    """Keeps the client's fields that all of the engines get. Raises InvalidArgument if one does not accept a field."""
+    sampling = request.sampling
+    fields, own = sampling.extra, dict[str, Any]()
+    if request.operation == "completion" and "prompt" in fields:  # several prompts, which are not an option
+        own = {"prompt": fields["prompt"]}
+        fields = {name: value for name, value in fields.items() if name != "prompt"}
+    for target in targets:
+        fields = target.settings.accepted_fields.select(fields)
+    return replace(sampling, extra={**fields, **own})
 
 
 MAX_EVICTIONS = 2

@@ -1,7 +1,8 @@
 """Interfaces of policies, prompt strategies and validators, which users can add without a fork: docs/extending.md."""
 
+from pointsman_servicekit.extensions import Registry
+
 from pointsman_gateway.extensions.policy import POLICIES, Candidate, Plan, Policy, PolicyContext
-from pointsman_gateway.extensions.registry import Registry
 from pointsman_gateway.extensions.strategy import (
     STRATEGIES,
     Draft,

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from pointsman_servicekit.extensions import Registry
+
 from pointsman_gateway.domain import PathEvidence, Request, Vector
-from pointsman_gateway.extensions.registry import Registry
 
 POLICIES = Registry(
     "policy",
@@ -28,7 +29,8 @@ class Candidate:
     name: str
     evidence: PathEvidence
     cost_usd: float
-    """Expected cost of one answer: the mean of past answers, or an estimate before there are any."""
+    """Expected cost of one answer: the mean of past answers, or an estimate before there are any; infinite if the
+    price of the path's model is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Policy(Protocol):
     """Whether the plan is the same for every request, so that it needs to be made only once."""
     needs_validators: ClassVar[bool] = False
     """Whether a task with this policy must have validators."""
+    needs_costs: ClassVar[bool] = False
+    """Whether the models of its paths must have known prices."""
 
     def __init__(self, options: Any) -> None: ...
 

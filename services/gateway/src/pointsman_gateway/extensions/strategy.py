@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.extensions import Registry
 
 from pointsman_gateway.domain import Message, Passage, Prompt, Request, Vector
-from pointsman_gateway.extensions.registry import Registry
 
 STRATEGIES = Registry(
     "strategy",

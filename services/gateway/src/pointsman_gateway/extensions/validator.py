@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from pointsman_gateway.extensions.registry import Registry
+from pointsman_servicekit.extensions import Registry
 
 VALIDATORS = Registry(
     "validator",

@@ -161,10 +161,12 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
     )
 
 
-def route_response(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> pb.RouteResponse:
+def route_response(
+    decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None
+) -> pb.RouteResponse:
     """`costs_usd`: the expected cost of the request by path."""
     messages = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
-    return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=costs_usd)
+    return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=_known(costs_usd))
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
@@ -238,9 +240,14 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
-    _fill(message.cost_parts_usd, receipt.cost_parts_usd)
+    _fill(message.cost_parts_usd, _known(receipt.cost_parts_usd))
     _fill(message.seconds, receipt.seconds)
     return message
+
+
+def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:
+    """The costs without unknown ones, which a map field cannot hold."""
+    return {name: cost for name, cost in costs.items() if cost is not None}
 
 
 def _fill(field: MutableMapping[str, float], numbers: Mapping[str, float]) -> None:

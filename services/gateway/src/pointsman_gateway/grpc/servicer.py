@@ -17,7 +17,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import to_status
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import cache_mode, cost_header, decision_headers, identify_caller
+from pointsman_gateway.codec.headers import cache_mode, cost_headers, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages
@@ -65,7 +65,7 @@ def trailing_metadata(
     if receipt is not None:
         usage = receipt.usage
         sent += [
-            ("x-pointsman-cost-usd", cost_header(receipt)[1].decode()),
+            *((name.decode(), cost.decode()) for name, cost in cost_headers(receipt)),
             ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
             ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
             ("x-pointsman-cached-tokens", str(usage.cached_tokens)),
@@ -193,9 +193,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
     async def ListPaths(self, request: pb.ListPathsRequest, context: Context) -> pb.ListPathsResponse:
-        configuration = self._configuration.current
-        paths = [messages.path_info(path, configuration.engines.why_not(path)) for path in configuration.paths]
-        return pb.ListPathsResponse(paths=paths, models=configuration.models.names(), generation=configuration.id)
+        configuration, scope = self._configuration.current, authenticated_caller.get().scope
+        visible = scope.visible(configuration.catalogue).paths
+        paths = [path for path in configuration.paths if path.name in visible]
+        return pb.ListPathsResponse(
+            paths=[messages.path_info(path, configuration.engines.why_not(path)) for path in paths],
+            models=configuration.model_names(scope),
+            generation=configuration.id,
+        )
 
     def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
         """Decodes a request, and writes the receipt if that fails. Raises PointsmanError."""

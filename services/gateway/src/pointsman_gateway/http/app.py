@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Scope
 
 from pointsman_gateway.http import routes
 from pointsman_gateway.http.asgi_app import GatewayApp
-from pointsman_gateway.http.console.api import add_console
+from pointsman_gateway.http.console import add_console
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.errors import add_error_handlers, record_rejection
 from pointsman_gateway.http.openai.chat import ChatRoute, chat
@@ -44,6 +44,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app = FastAPI(
         title="Pointsman",
         summary="Prompt it, look it up, or hand it to an adapter.",
+        openapi_url=None if dependencies.has_metrics_port else "/openapi.json",
         docs_url=None,
         redoc_url=None,
     )
@@ -63,10 +64,24 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.head("/", include_in_schema=False)(routes.live)  # with which some clients test the base URL
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
-    app.get("/metrics")(routes.metrics)
-    app.get("/docs", include_in_schema=False)(routes.docs)
+    if not dependencies.has_metrics_port:
+        app.get("/metrics")(routes.metrics)
+        app.get("/docs", include_in_schema=False)(routes.docs)
     if dependencies.console is not None:
         add_console(app)
     add_error_handlers(app)
     describe_answers(app)
+    return app
+
+
+def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
+    """Metrics, schema and health checks alone, for a port that clients of the API cannot reach."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.dependencies = dependencies
+    app.state.schema = build_api(dependencies).openapi()
+    app.get("/healthz")(routes.live)
+    app.get("/readyz")(routes.ready)
+    app.get("/metrics")(routes.metrics)
+    app.get("/docs")(routes.docs)
+    app.get("/openapi.json")(routes.schema)
     return app

@@ -45,6 +45,8 @@ class HttpDependencies:
     """Limits the bytes of request bodies in memory; shared with the gRPC server."""
     console: Console | None = None
     """None: the console is not served."""
+    has_metrics_port: bool = False
+    """Whether metrics and schema are served on a port of their own, and not with the API."""
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:

@@ -1,6 +1,6 @@
 """The routes for decisions, feedback, models, tasks, the configuration, health and metrics."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +28,7 @@ async def route(body: RouteBody, request: Request) -> Response:
     return JSONResponse(_decision_body(routed.decision, costs, routed.prompt))
 
 
-def _decision_body(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> dict[str, Any]:
+def _decision_body(decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": decision.id,
         "task": decision.task,
@@ -72,7 +72,7 @@ async def feedback(body: FeedbackBody, request: Request) -> Response:
 
 
 async def list_models(request: Request) -> dict[str, Any]:
-    """Lists all values of `model`, for conversations and for embeddings."""
+    """Lists the values of `model` that the key may use, for conversations and for embeddings."""
     created = _created(request)
     return {"object": "list", "data": [_model(name, created) for name in _model_names(request)]}
 
@@ -84,10 +84,9 @@ async def find_model(name: str, request: Request) -> dict[str, Any]:
     return _model(name, _created(request))
 
 
-def _model_names(request: Request) -> Iterator[str]:
-    current = dependencies_of(request).configuration.current
-    yield from current.models.names()
-    yield from current.embeddings.names()
+def _model_names(request: Request) -> Sequence[str]:
+    current, scope = dependencies_of(request).configuration.current, caller_of_request(request).scope
+    return [*current.model_names(scope), *current.embeddings.names(scope)]
 
 
 def _created(request: Request) -> int:
@@ -100,9 +99,9 @@ def _model(name: str, created: int) -> dict[str, Any]:
 
 
 async def list_tasks(request: Request) -> dict[str, Any]:
-    """Lists tasks, paths and prices; `pointsman eval` reads it."""
+    """Lists the tasks, paths and prices in the key's scope; `pointsman eval` reads it."""
     generation = dependencies_of(request).configuration.current
-    catalogue = generation.catalogue
+    catalogue = caller_of_request(request).scope.visible(generation.catalogue)
     return {
         "generation": generation.id,
         "default_path": catalogue.default_path,
@@ -147,6 +146,11 @@ async def ready(request: Request) -> PlainTextResponse:
 async def docs() -> Response:
     """Where FastAPI applications have their documentation: the schema, which any OpenAPI viewer opens."""
     return RedirectResponse("openapi.json")
+
+
+async def schema(request: Request) -> Response:
+    """The OpenAPI schema, on the port for metrics."""
+    return JSONResponse(request.app.state.schema)
 
 
 async def metrics(request: Request) -> Response:

@@ -7,7 +7,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from pointsman_gateway.codec.headers import Headers, cost_header, decision_headers
+from pointsman_gateway.codec.headers import Headers, cost_headers, decision_headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
 from pointsman_gateway.http.encoding import JSON_TYPE, Encoder, encode_headers, error_response
 from pointsman_gateway.pipeline.run import RequestRun
@@ -54,7 +54,7 @@ class HttpSink:
             return
         started = self._started
         assert started is not None  # `started` is always called first
-        headers = [JSON_TYPE, *self._extra_headers, *_answer_headers(started), cost_header(finished.receipt)]
+        headers = [JSON_TYPE, *self._extra_headers, *_answer_headers(started), *cost_headers(finished.receipt)]
         self.send_whole(200, headers, self._encoder.encode_whole(started, self._collected, finished))
 
     def failed(self, error: PointsmanError) -> None:
@@ -83,8 +83,6 @@ class HttpSink:
 
 
 class Connection(Protocol):
-    """The client's connection, as `ConnectionSink` uses it."""
-
     transport: asyncio.Transport
 
     @property

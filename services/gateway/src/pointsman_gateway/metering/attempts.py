@@ -16,8 +16,6 @@ Work = tuple[Usage, CostParts, dict[str, float]]
 
 
 class PathAttempt:
-    """One path's attempt to answer."""
-
     # Reading a slot takes a tenth of the time of reading a default value from the class.
     __slots__ = (
         "buffered_seconds",
@@ -132,7 +130,7 @@ class PathAttempt:
             parts = pricing.cache_hit()
         else:
             parts = pricing.parts(self.path.model, usage)
-            if self.hedged:
+            if self.hedged and "prompt" in parts:
                 # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
                 parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged
             if self.path.adapter and self.pieces:

@@ -42,6 +42,10 @@ class PathCosts(Protocol):
         """None if nothing is known about the path."""
         ...
 
+    def is_priced(self, path: Path) -> bool:
+        """Whether the price of the path's model is known."""
+        ...
+
 
 class CounterfactualCosts(Collector):
     """What all requests of a task would have cost on each single path.
@@ -89,7 +93,7 @@ class CounterfactualCosts(Collector):
         priced = self._priced.get(key)
         new = totals - priced if priced else totals
         if path.name == used_path:
-            cost: float | None = new.paid
+            cost: float | None = new.paid if self._costs and self._costs.is_priced(path) else None
         else:
             cost = self._costs.picodollars(path, new.answered, new.tokens) if self._costs else None
         if cost is None:
@@ -102,7 +106,8 @@ class CounterfactualCosts(Collector):
 class FixedCosts:
     """What costs something per hour in one configuration, whether it is used or not."""
 
-    prices_as_of: date
+    prices_as_of: date | None
+    """None if nothing has a price."""
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]
@@ -143,6 +148,8 @@ class FixedCostMetrics(Collector):
         for version, dollars in {v: costs.pricing.training_usd(m, v) for m, v in costs.trained_adapters()}.items():
             training.add_metric([version], dollars)
         yield training
+        if costs.prices_as_of is None:
+            return
         day = datetime.combine(costs.prices_as_of, time(), UTC)
         documentation = "Unix time of the day on which somebody last checked the prices."
         yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", documentation, value=day.timestamp())

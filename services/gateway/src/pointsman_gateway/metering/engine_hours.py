@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -88,7 +88,6 @@ class EngineCostAllocator:
         self._allocate_until(now if oldest is None else oldest.start)
 
     def set_price(self, usd_per_hour: float, now: float) -> None:
-        """Changes the price from `now` on."""
         self._max_lag, max_lag = 0.0, self._max_lag
         self.allocate(now)
         self._max_lag, self.usd_per_hour = max_lag, usd_per_hour

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pointsman_gateway.config.schema import ModelsFile
-from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Request, Usage
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
 
 TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
@@ -27,7 +27,6 @@ def estimate_tokens(messages: Iterable[Message]) -> int:
 
 
 def estimate_own_tokens(request: Request) -> int:
-    """Tokens of the request's own messages."""
     return request.characters // CHARACTERS_PER_TOKEN
 
 
@@ -59,7 +58,7 @@ class Pricing:
     """The price list of a configuration."""
 
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
-        prices = {name: model.usd_per_million_tokens for name, model in models.models.items()}
+        prices = {name: price for name, model in models.models.items() if (price := model.usd_per_million_tokens)}
         self._token_prices = {
             name: (
                 of.prompt * PICODOLLARS / TOKENS_PER_PRICE,
@@ -72,17 +71,19 @@ class Pricing:
         self._whole_prices = {
             name: whole for name, prices in self._token_prices.items() if (whole := _to_whole(prices))
         }
-        self._search = round(models.retrieval.usd_per_search * PICODOLLARS)
-        self._embedding = round(models.retrieval.usd_per_embedding * PICODOLLARS)
+        retrieval = models.retrieval
+        self._search = round(retrieval.usd_per_search * PICODOLLARS) if retrieval else 0
+        self._embedding = round(retrieval.usd_per_embedding * PICODOLLARS) if retrieval else 0
         self._cache_hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
-    def token_prices(self, model: str) -> TokenPrices:
-        return self._token_prices[model]
+    def token_prices(self, model: str) -> TokenPrices | None:
+        """None if they are unknown."""
+        return self._token_prices.get(model)
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Cost of an engine's work. Cached prompt tokens have a price of their own."""
+        """Cost of an engine's work: prompt, cached prompt and completion; or UNPRICED if the price is unknown."""
         whole = self._whole_prices.get(model)
         if whole is not None:
             prompt, cached, completion = whole
@@ -91,7 +92,10 @@ class Pricing:
                 "cached": usage.cached_tokens * cached,
                 "completion": usage.completion_tokens * completion,
             }
-        prompt_price, cached_price, completion_price = self._token_prices[model]
+        prices = self._token_prices.get(model)
+        if prices is None:
+            return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens else {}
+        prompt_price, cached_price, completion_price = prices
         return {
             "prompt": round((usage.prompt_tokens - usage.cached_tokens) * prompt_price),
             "cached": round(usage.cached_tokens * cached_price),
@@ -99,7 +103,6 @@ class Pricing:
         }
 
     def cache_hit(self) -> CostParts:
-        """Cost of an answer from the cache."""
         assert self._cache_hit is not None  # a configuration with a cache and without this price is rejected
         return {"cache": self._cache_hit}
 
@@ -188,11 +191,17 @@ class ExpectedCost:
         self._pricing = pricing
         self.statistics = statistics or PathStatistics()
 
-    def usd(self, path: Path, request: Request) -> float:
-        """By the path's means or, before its first answer, by lengths only. Adapter training is not included."""
+    def usd(self, path: Path, request: Request) -> float | None:
+        """By the path's means or, before its first answer, by lengths only; None if the price of its model is unknown.
+
+        Adapter training is not included.
+        """
+        prices = self._pricing.token_prices(path.model)
+        if prices is None:
+            return None
         means = self.statistics.of(path)
         if means is not None:
-            return self._picodollars(path.model, means, estimate_own_tokens(request)) / PICODOLLARS
+            return self._picodollars(prices, means, estimate_own_tokens(request)) / PICODOLLARS
         answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
         parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
         return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
@@ -204,13 +213,17 @@ class ExpectedCost:
         return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Cost of `requests` requests that have `tokens` tokens of their own together; None before the first answer."""
-        means = self.statistics.of(path)
-        return None if means is None else self._picodollars(path.model, means, tokens, requests)
+        """Cost of `requests` requests that have `tokens` tokens of their own together; None before the first answer, or
+        if the price is unknown."""
+        means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
+        return None if means is None or prices is None else self._picodollars(prices, means, tokens, requests)
 
-    def _picodollars(self, model: str, means: PathMeans, tokens: int, requests: int = 1) -> float:
+    def is_priced(self, path: Path) -> bool:
+        return self._pricing.token_prices(path.model) is not None
+
+    def _picodollars(self, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1) -> float:
         prompt = max(0.0, tokens + requests * means.added_tokens)
-        prompt_price, cached_price, completion_price = self._pricing.token_prices(model)
+        prompt_price, cached_price, completion_price = prices
         cached = means.cached_fraction
         of_prompt = prompt * ((1 - cached) * prompt_price + cached * cached_price)
         return of_prompt + requests * (means.completion_tokens * completion_price + means.other_picodollars)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Receipt
+from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt
 from pointsman_gateway.domain.receipt import OK
 from pointsman_gateway.fast_metrics import (
     Count,
@@ -48,7 +48,6 @@ def has_token_times(receipt: Receipt) -> bool:
 
 
 def cost_column(component: str) -> str:
-    """The name of a cost component's column in a row."""
     return component + "_usd"
 
 
@@ -185,6 +184,8 @@ class GatewayMetrics:
         for phase in receipt.seconds:
             yield phase, self._histogram_of(labels, phase)
         for component in receipt.picodollars:
+            if component == UNPRICED:
+                continue  # a series would claim that the tokens cost nothing
             yield cost_column(component), self._cost.series(*labels, component)
         if receipt.cached:  # no engine has processed or generated these tokens
             replayed = self._tokens.series(*labels, "replayed")
@@ -214,7 +215,7 @@ class GatewayMetrics:
         if receipt.outcome == OK:
             yield from (("requests", counts.answered), ("own_tokens", counts.tokens))
         for component in receipt.picodollars:
-            if component != "training":
+            if component not in ("training", UNPRICED):
                 yield cost_column(component), counts.paid if receipt.outcome == OK else counts.lost
 
     def _path(self, path: Path) -> str:

@@ -6,7 +6,7 @@ The configuration is reloaded while the gateway runs: an edit is applied as a wh
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
+from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.metering.meter import Meter, Metering
@@ -109,7 +110,7 @@ class Pipeline:
             failure = None  # breaks the reference cycle between the error's traceback and this frame
         return Routed(decision, prompt)
 
-    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """The expected dollars of the request on each path that was considered."""
         return self.current().router.costs(request, decision)
 
@@ -145,6 +146,10 @@ class ModelNames(Protocol):
         """All values that a request's `model` may have."""
         ...
 
+    def path_of(self, model: str) -> domain.Path | None:
+        """The path of a base model or an adapter; None if the name is unknown."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
@@ -162,6 +167,21 @@ class ConfigSnapshot:
     def id(self) -> str:
         """The configuration's digest, which clients see as `generation`."""
         return self.stages.revision
+
+    def model_names(self, scope: Scope) -> Sequence[str]:
+        """The values that the `model` of a key's requests may have; embedding models have names of their own."""
+        names = self.models.names()
+        if scope is UNRESTRICTED:
+            return names
+        paths = scope.visible(self.catalogue).paths
+        return [name for name in names if self._is_visible(name, scope, paths)]
+
+    def _is_visible(self, name: str, scope: Scope, paths: Collection[str]) -> bool:
+        name = self.stages.resolve_model(name)
+        if name.startswith(domain.PATH_PREFIX):
+            return name.removeprefix(domain.PATH_PREFIX) in paths
+        path = self.models.path_of(name)
+        return name == domain.AUTO or (path is not None and scope.tasks is None and scope.allows(path))
 
 
 @dataclass(frozen=True, slots=True)

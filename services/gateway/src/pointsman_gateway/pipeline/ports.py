@@ -128,16 +128,16 @@ class Reservation(Protocol):
         """The caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
         ...
 
-    def afford_now(self, usd: float) -> bool:
+    def afford_now(self, usd: float | None) -> bool:
         """Reserves dollars, in addition to those reserved before; False if `afford` has to be awaited. Raises
         ResourceExhausted."""
         ...
 
-    async def afford(self, usd: float) -> None:
-        """Raises ResourceExhausted."""
+    async def afford(self, usd: float | None) -> None:
+        """Raises ResourceExhausted, also if the cost is unknown and there is a budget in dollars."""
         ...
 
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+    def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         """Called at the request's end, whatever its outcome. Idempotent."""
         ...
 

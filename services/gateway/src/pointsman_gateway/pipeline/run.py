@@ -194,7 +194,9 @@ class RequestRun:
         """
         costs, first = self._stages.metering.expected_cost, decision.path
         while True:
-            usd = decision.expected_cost_usd + costs.extra_usd(decision)
+            usd = decision.expected_cost_usd
+            if usd is not None:
+                usd += costs.extra_usd(decision)
             try:
                 if not reservation.afford_now(usd):
                     await reservation.afford(usd)
@@ -204,7 +206,7 @@ class RequestRun:
                     raise
                 decision = decision.with_fallback(error.code)
                 decision = replace(decision, expected_cost_usd=costs.usd(decision.path, self._request))
-        self._reserved_usd = usd
+        self._reserved_usd = usd or 0.0
         if decision.path is not first:
             self._meter.record_fallback(first, decision)
         return decision
@@ -214,15 +216,17 @@ class RequestRun:
         reservation, costs = self._reservation, self._stages.metering.expected_cost
         assert reservation is not None  # it was decided
         while True:
-            usd = costs.usd(decision.path, self._request) + costs.extra_usd(decision)
+            usd = costs.usd(decision.path, self._request)
+            if usd is not None:
+                usd += costs.extra_usd(decision)
             try:
-                await reservation.afford(max(0.0, usd - self._reserved_usd))
+                await reservation.afford(None if usd is None else max(0.0, usd - self._reserved_usd))
             except ResourceExhausted as error:
                 if not decision.alternatives:
                     raise
                 decision = decision.with_fallback(error.code)
             else:
-                self._reserved_usd = max(usd, self._reserved_usd)
+                self._reserved_usd = max(usd or 0.0, self._reserved_usd)
                 return decision
 
     # -- one path after the other

@@ -5,13 +5,13 @@ import logging
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
-from pointsman_servicekit.document_sketches import Sketch
 from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
+from pointsman_servicekit.statistics import Sketch
 
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerConfig
+from pointsman_gateway.config.models_file import BreakerConfig
 from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.extensions import Found, Search
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.config.tasks_file import LearningConfig
 from pointsman_gateway.domain import (
     PICODOLLARS,
     CompletedAnswer,
@@ -99,7 +99,7 @@ class _EntryFields(msgspec.Struct, gc=False):
     fingerprint: str
     reason: str
     considered: tuple[Considered, ...]
-    expected_cost_usd: float
+    expected_cost_usd: float | None
     requested: str
     metadata: dict[str, str]
     response_format: str
@@ -114,8 +114,8 @@ class _EntryFields(msgspec.Struct, gc=False):
     outcome: str
     fault: str
     usage: dict[str, int]
-    cost_usd: float
-    cost_parts_usd: dict[str, float]
+    cost_usd: float | None
+    cost_parts_usd: dict[str, float | None]
     seconds: dict[str, float]
     model: str
     escalated_from: str

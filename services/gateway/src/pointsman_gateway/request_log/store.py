@@ -10,7 +10,7 @@ import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import NotFound
 
-from pointsman_gateway.config.schema import LearningConfig, RequestLogConfig
+from pointsman_gateway.config.tasks_file import LearningConfig, RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.request_log.entry import to_entry, to_undecided_json
 from pointsman_gateway.request_log.evidence import EvidenceStore, sum_by_day

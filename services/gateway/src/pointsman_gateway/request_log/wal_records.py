@@ -47,7 +47,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     """Name, model, adapter, strategies, fingerprint."""
     reason: str
     considered: tuple[Considered, ...]
-    expected_cost_usd: float
+    expected_cost_usd: float | None
     request_id: str
     outcome: str
     fault: str

@@ -44,7 +44,9 @@ class NoEvidence:
 class ExpectedCost(Protocol):
     """Estimates the cost of an answer in advance."""
 
-    def usd(self, path: Path, request: Request) -> float: ...
+    def usd(self, path: Path, request: Request) -> float | None:
+        """Return None if the price of the path's model is unknown."""
+        ...
 
 
 class Freshness(Protocol):

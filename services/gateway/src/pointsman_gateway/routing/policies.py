@@ -144,6 +144,7 @@ class BestValue(Policy):
     """Takes the cheapest path that is good and fast, with hysteresis, and explores paths without enough evidence."""
 
     Options = BestValueOptions
+    needs_costs = True
 
     def __init__(self, options: BestValueOptions) -> None:
         self._options = options

@@ -8,11 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound
 
-from pointsman_gateway.config.schema import PolicyConfig, StaleConfig, TaskConfig
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import StaleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
@@ -104,12 +106,12 @@ class Router:
         # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
         if request.model != AUTO:
-            path = resolve_adapter(self._path_named(request.model), key, self._adapters)
+            path = resolve_adapter(self._path_named(request), key, self._adapters)
             return self._decision(number, request, labels, [path], _forced(path.name))
         plan = self._plan(request, labels, key)
         return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
 
-    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """Return the expected cost of the request in dollars, by path, for the paths that were considered."""
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
@@ -149,13 +151,14 @@ class Router:
         path = self._paths[name]
         return resolve_adapter(path, key, self._adapters) if path.adapter else path
 
-    def _path_named(self, model: str) -> Path:
+    def _path_named(self, request: Request) -> Path:
+        model, scope = request.model, request.caller.scope
         is_path = model.startswith(PATH_PREFIX)
         path = self._paths.get(model.removeprefix(PATH_PREFIX)) if is_path else self._named.path_of(model)
         if path is None:
             known = "auto, a model, an adapter's alias or version, or path:NAME; GET /v1/models lists them"
             if is_path:
-                known = ", ".join(PATH_PREFIX + name for name in self._paths)
+                known = ", ".join(PATH_PREFIX + name for name, path in self._paths.items() if scope.allows(path))
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
         return path
 
@@ -258,9 +261,10 @@ class _Context:
 
     def _candidate(self, path: Path) -> Candidate:
         evidence = self._router._evidence.of(self.task, path)
-        has_cost = evidence.answers > 0
-        cost = evidence.mean_cost_usd if has_cost else self._router._expected_cost.usd(path, self.request)
-        return Candidate(path.name, evidence, cost)
+        cost = self._router._expected_cost.usd(path, self.request)
+        if cost is None:
+            return Candidate(path.name, evidence, inf)
+        return Candidate(path.name, evidence, evidence.mean_cost_usd if evidence.answers > 0 else cost)
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission
@@ -183,4 +183,5 @@ def _outcome(answering: "asyncio.Task[None]") -> str:
 
 
 def _usd(receipt: Receipt | None) -> float:
-    return receipt.cost_usd if receipt else 0.0
+    cost = receipt.cost_usd if receipt else None
+    return 0.0 if cost is None else cost

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Receipt
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, evidence_key
 
@@ -55,7 +55,8 @@ class Regret:
 def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
     text = answer.text if answer else ""
     quality = _quality(answer) if answer else None
-    return Side(evidence_key(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
+    usd = receipt.cost_usd or 0.0  # a task with a path of unknown price has no shadow
+    return Side(evidence_key(receipt), usd, receipt.seconds["total"], text, quality)
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import (
     ANONYMOUS,
     CompletedAnswer,
@@ -36,9 +36,7 @@ class ShadowSettings(Protocol):
     """The settings of the active configuration."""
 
     @property
-    def tasks(self) -> Mapping[str, ShadowConfig]:
-        """The tasks that are shadowed."""
-        ...
+    def tasks(self) -> Mapping[str, ShadowConfig]: ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller may use the path for the task."""

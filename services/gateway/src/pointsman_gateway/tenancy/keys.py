@@ -10,9 +10,9 @@ from math import inf
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, Unauthenticated, Unavailable
 from pointsman_servicekit.keys import records as credentials
 from pointsman_servicekit.keys.key_store import KeyStore
-from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
+from pointsman_servicekit.keys.records import EVERYTHING, KeyRecord, KeyScope, TenantRecord
 
-from pointsman_gateway.domain import Scope
+from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenancyMetrics, VerifiedCaller
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,15 @@ class VerifiedKeys:
 
 
 def _scope(scope: KeyScope) -> Scope:
-    return Scope(_names(scope.tasks), _names(scope.paths), _names(scope.adapters), _names(scope.collections))
+    if scope == EVERYTHING:
+        return UNRESTRICTED
+    return Scope(
+        _names(scope.tasks),
+        _names(scope.paths),
+        _names(scope.adapters),
+        _names(scope.collections),
+        _names(scope.embeddings),
+    )
 
 
 def _names(names: tuple[str, ...] | None) -> frozenset[str] | None:

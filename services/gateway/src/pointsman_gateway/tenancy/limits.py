@@ -97,8 +97,6 @@ class TenantLimits:
 
 
 class KeyUsage:
-    """One key's limits and usage."""
-
     __slots__ = (
         "counters",
         "in_flight",

@@ -68,10 +68,14 @@ class Reservation:
         self._reserved_at = self._dollars_reserved_at = now
         self._is_open = True
 
-    def afford_now(self, usd: float) -> bool:
+    def afford_now(self, usd: float | None) -> bool:
         """Reserves dollars, in addition to those reserved before; False if `afford` has to be awaited. Raises
         ResourceExhausted if it is certain that they are not available."""
         dollars = self._limits.dollars
+        if usd is None:
+            if dollars:
+                raise _price_unknown()
+            return True
         amount = nanodollars(usd) if dollars else 0
         if not amount:
             return True  # what is free stays available if a budget is spent
@@ -89,8 +93,11 @@ class Reservation:
         self._nanodollars += amount
         return True
 
-    async def afford(self, usd: float) -> None:
-        """Raises ResourceExhausted."""
+    async def afford(self, usd: float | None) -> None:
+        """Raises ResourceExhausted, also if the cost is unknown and there is a budget in dollars."""
+        if usd is None:
+            self.afford_now(None)
+            return
         needs = dict.fromkeys(self._limits.dollars, (nanodollars(usd), 0))
         for _ in range(MAX_TRIES):
             if self.afford_now(usd):
@@ -98,7 +105,7 @@ class Reservation:
             await self._leasing.lease(self._usage.tenant, needs)
         raise contended()
 
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+    def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         """Called at the request's end, whatever its outcome: returns the unused part of the reservation, and charges
         usage above it. Idempotent.
 
@@ -118,7 +125,7 @@ class Reservation:
                 limit.charge(excess, leasing.clock.monotonic())
             elif limit.began <= self._reserved_at:
                 limit.free -= excess
-        pico = picodollars(usd)
+        pico = picodollars(usd or 0.0)
         if limits.dollars:
             self._settle_dollars(-(-pico // 1000) - self._nanodollars)
         leasing.usage.count(self._usage, usage, pico, outcome)
@@ -177,6 +184,13 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
     reason = ", and Redis, which distributes them, is unavailable" if without_redis else ""
     return ResourceExhausted(
         f"{allowed}{reason}; try again in {retry_after:.1f} s", code=limit.limit, retry_after=retry_after
+    )
+
+
+def _price_unknown() -> ResourceExhausted:
+    return ResourceExhausted(
+        "the budget of this key is in dollars, and the price of the path's model is unknown; use another path",
+        code="price_unknown",
     )
 
 

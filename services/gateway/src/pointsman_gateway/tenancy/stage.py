@@ -180,13 +180,13 @@ class NullReservation:
     __slots__ = ()
     headers = _NO_HEADERS
 
-    def afford_now(self, usd: float) -> bool:
+    def afford_now(self, usd: float | None) -> bool:
         return True
 
-    async def afford(self, usd: float) -> None:
+    async def afford(self, usd: float | None) -> None:
         pass
 
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+    def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         pass
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
-from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.process import Schedule, running_periodically
 from redis.exceptions import RedisError
 
 from pointsman_gateway.domain import Usage

@@ -238,7 +238,7 @@ def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribu
         "gen_ai.response.model": receipt.model,
         **usage_attributes(receipt.usage),
         "pointsman.outcome": receipt.outcome,
-        "pointsman.cost_usd": receipt.cost_usd,
+        **({} if (cost := receipt.cost_usd) is None else {"pointsman.cost_usd": cost}),
         "pointsman.cached": receipt.cached,
         "pointsman.escalated_from": receipt.escalated_from,
         **{f"pointsman.seconds.{phase}": seconds for phase, seconds in receipt.seconds.items()},
@@ -246,8 +246,6 @@ def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribu
 
 
 class SpanInstrumentation:
-    """Implements `Instrumentation` with spans."""
-
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.periodic import Schedule, run_periodically
+from pointsman_servicekit.process import Schedule, run_periodically
 
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner

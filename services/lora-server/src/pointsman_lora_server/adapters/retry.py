@@ -43,7 +43,6 @@ class RetryBackoff:
         return None if failure.error.code == "redis_unavailable" and is_recent else failure.error
 
     def record_failure(self, version: str, error: PointsmanError) -> None:
-        """Doubles the backoff of the version."""
         last = self._failures.get(version)
         if last is None or last.error.code != error.code:
             log.warning("%s: %s; it is retried", version, error.message)

@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AdapterListing:
-    """The result of `AdapterService.list`."""
-
     versions: Sequence[VersionReport]
     aliases: Sequence[Alias]
     placements: Mapping[str, Placement]

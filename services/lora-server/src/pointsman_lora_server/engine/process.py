@@ -69,7 +69,6 @@ class SupervisedChild:
 
     @property
     def group(self) -> int:
-        """The id of its process group."""
         return self.process.pid
 
     def terminate(self) -> None:

@@ -20,8 +20,7 @@ from pointsman_lora_server.jobs.execution import (
     start_trainer,
     wait_for_trainer,
 )
-from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.inputs import Inputs, open_inputs
+from pointsman_lora_server.jobs.folder import Inputs, JobFolder, open_inputs
 from pointsman_lora_server.jobs.job import (
     FindVersion,
     Job,

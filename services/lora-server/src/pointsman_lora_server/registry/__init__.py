@@ -1,6 +1,6 @@
 """The desired state of all engines of one base model, stored in Redis: each change is one atomic script."""
 
-from pointsman_lora_server.registry.canary_counts import CanaryOutcomes, RequestCounts
+from pointsman_lora_server.registry.fleet import CanaryOutcomes, RequestCounts
 from pointsman_lora_server.registry.registry import AdapterRegistry
 
 __all__ = ["AdapterRegistry", "CanaryOutcomes", "RequestCounts"]

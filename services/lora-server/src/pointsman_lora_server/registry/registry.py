@@ -8,8 +8,7 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
 from pointsman_lora_server.registry import schema, scripts
-from pointsman_lora_server.registry.canary_counts import CanaryCounters
-from pointsman_lora_server.registry.leases import EngineReports, Leases
+from pointsman_lora_server.registry.fleet import CanaryCounters, EngineReports, Leases
 from pointsman_lora_server.registry.reads import ChangeStream, SnapshotReader
 from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 

@@ -5,8 +5,7 @@ Each adapter's rows are multiplied with its own weights only, so even NaN weight
 
 import torch
 
-from pointsman_vllm_cpu_lora.segments import MIN_RUN_ROWS, Group, Plan
-from pointsman_vllm_cpu_lora.stacked import Stacked
+from pointsman_vllm_cpu_lora.segments import MIN_RUN_ROWS, Group, Plan, Stacked
 
 MAX_SMALL_RESULT = 2**17
 """Maximum number of values in a layer's result for which few rows are computed in the weights' 32 bits. Up to this

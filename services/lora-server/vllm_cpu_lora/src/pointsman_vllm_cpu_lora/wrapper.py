@@ -6,8 +6,7 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from pointsman_vllm_cpu_lora import kernels
-from pointsman_vllm_cpu_lora.segments import Plan, plan
-from pointsman_vllm_cpu_lora.stacked import Stacked, stack_slices
+from pointsman_vllm_cpu_lora.segments import Plan, Stacked, plan, stack_slices
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -23,7 +23,7 @@ from pointsman_retriever.domain import (
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.index.snapshot import CompactedParts, IndexSnapshot
 from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, Stopwatch, parse_search_settings, rank
-from pointsman_retriever.store import maintenance, reads
+from pointsman_retriever.store import connections, maintenance
 from pointsman_retriever.store.store import Store
 from pointsman_retriever.store.transaction import Change, Transaction
 
@@ -160,7 +160,7 @@ class Collection:
             after = swap(writer, self.info)
             if after is None:
                 return False
-            snapshot = self._build_snapshot(after, reads.read_all_chunks(writer))
+            snapshot = self._build_snapshot(after, connections.read_all_chunks(writer))
             with self._lock.write():
                 writer.execute("COMMIT")
                 self._install(after, snapshot)

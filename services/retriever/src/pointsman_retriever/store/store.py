@@ -7,15 +7,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-from pointsman_servicekit.document_sketches import Sketch, sketch_of
 from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.statistics import Sketch, sketch_of
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
-from pointsman_retriever.store import reads
-from pointsman_retriever.store.connections import Connections, translate_errors
+from pointsman_retriever.store import connections
+from pointsman_retriever.store.connections import Connections, ReadTransaction, translate_errors
 from pointsman_retriever.store.data_folder import STORE_FILE, sync_folder
-from pointsman_retriever.store.reads import ReadTransaction
 from pointsman_retriever.store.transaction import Transaction
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024
@@ -146,7 +145,7 @@ class Store:
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
         """Yields all chunks of one version in batches, ascending by id."""
         with self.connections.reader() as reader:
-            yield from reads.read_all_chunks(reader)
+            yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
         """Returns the ids of documents that are stored with equal content, the given recipe and the given source."""

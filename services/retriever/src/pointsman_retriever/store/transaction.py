@@ -11,7 +11,7 @@ from pointsman_servicekit.errors import ResourceExhausted
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, ChunkDelta, CollectionInfo, EncodedDocument, IndexedChunks, Quota, Vectors
-from pointsman_retriever.store import reads
+from pointsman_retriever.store import connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class Transaction:
         added = np.array(list(self._added), np.int64)
         return ChunkDelta(
             np.array(sorted(self._removed), np.int64),
-            reads.read_chunks(self._connection, added, self.info.dimensions),
+            connections.read_chunks(self._connection, added, self.info.dimensions),
         )
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
         """Yields all chunks as they are after the steps so far."""
-        return reads.read_all_chunks(self._connection)
+        return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
         """Updates the checksum of all vectors, once for all steps."""

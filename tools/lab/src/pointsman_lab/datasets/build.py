@@ -9,12 +9,21 @@ from typing import Any
 
 from pointsman_gateway.bootstrap.stages import to_path, to_validators
 from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
-from pointsman_gateway.config.schema import FlywheelConfig, PathConfig
+from pointsman_gateway.config.tasks_file import FlywheelConfig, PathConfig
 from pointsman_gateway.extensions import Choice
 from pointsman_gateway.validation.stage import Named
 
-from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
-from pointsman_lab.datasets.rows import Row, Source, canonical, prompt_key, split, text_messages
+from pointsman_lab.datasets.rows import (
+    Origin,
+    Row,
+    Source,
+    WrittenDataSet,
+    canonical,
+    prompt_key,
+    split,
+    text_messages,
+    write,
+)
 from pointsman_lab.datasets.samples import NO_SAMPLES, ExtractionTerms, StoredSamples, extract, read_samples
 from pointsman_lab.report import Report, Section
 from pointsman_lab.request_log import RequestLog

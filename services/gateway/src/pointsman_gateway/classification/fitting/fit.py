@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pointsman_gateway.classification.cascade import Encoder, StaticModel
 from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Examples, collect_examples
 from pointsman_gateway.classification.fitting.learner import (
     DenseFeatures,
@@ -29,9 +28,11 @@ from pointsman_gateway.classification.model import (
     STATIC,
     CascadeThreshold,
     ClassifierModel,
+    Encoder,
     FitReport,
     FitSettings,
     StageModel,
+    StaticModel,
     Vocabulary,
 )
 from pointsman_gateway.classification.scores import Floats, Scores, calibration_error, task_thresholds

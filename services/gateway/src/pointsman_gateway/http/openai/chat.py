@@ -48,7 +48,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """`POST /v1/chat/completions`. Fields that are not declared go to the engine unchanged."""
+    """`POST /v1/chat/completions`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -160,7 +160,6 @@ def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
 
 
 def includes_usage(options: StreamOptions | None) -> bool:
-    """Whether a stream ends with its usage."""
     return options is not None and bool(options.include_usage)
 
 

@@ -25,7 +25,7 @@ COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 
 
 class CompletionBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine unchanged."""
+    """Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

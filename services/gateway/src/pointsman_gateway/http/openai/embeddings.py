@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.codec.json_values import reject_non_finite
+from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
 from pointsman_gateway.http.dependencies import (
@@ -27,7 +28,7 @@ MAX_INPUTS = 2048
 
 
 class EmbeddingBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine unchanged."""
+    """Fields that are not declared are checked against request_fields.yaml, and go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -44,6 +45,7 @@ class EmbeddingBody(SurrogateFreeBody):
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
         reject_non_finite(self.model_extra or {})
+        extra = request_fields(EMBEDDING_FIELDS).select(self.model_extra or {})
         texts, tokens = self._inputs()
         # Admission checks the first text as if it were the message of a conversation.
         seen = domain.Message("user", texts[0] if texts else "tokens")
@@ -55,7 +57,7 @@ class EmbeddingBody(SurrogateFreeBody):
             tokens=tokens,
             base64=self.encoding_format == "base64",
             dimensions=self.dimensions,
-            body=self.model_dump(exclude_unset=True),
+            body={**self.model_dump(include=self.model_fields_set & _FIELDS), **extra},
         )
 
     def _inputs(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
@@ -72,6 +74,9 @@ class EmbeddingBody(SurrogateFreeBody):
         if isinstance(inputs[0], str):
             return tuple(inputs), ()
         return (), tuple(tuple(entry) for entry in inputs)
+
+
+_FIELDS = set(EmbeddingBody.model_fields)
 
 
 class EmbeddingResponse(Response):

@@ -8,8 +8,6 @@ Event = dict[str, Any]
 
 
 class Item(Protocol):
-    """One output item."""
-
     def start_events(self) -> Iterator[Event]: ...
 
     def end_events(self, status: str) -> Iterator[Event]: ...
@@ -94,8 +92,6 @@ class Content:
 
 
 class FunctionCall:
-    """A call of a function by the model."""
-
     def __init__(self, id: str, number: int, call_id: str, name: str) -> None:
         self._id = id
         self._location = {"item_id": id, "output_index": number}

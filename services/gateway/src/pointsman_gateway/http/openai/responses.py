@@ -46,7 +46,7 @@ class TextBody(BaseModel):
 
 
 class ResponsesBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine unchanged."""
+    """Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

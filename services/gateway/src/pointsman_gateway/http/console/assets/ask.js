@@ -66,8 +66,11 @@ async function run(cards) {
   if (mine !== stopping) return;
   at("stop-button").hidden = true;
   const done = cards.filter((card) => card.receipt);
-  say(`${plural(done.length, "answer")}${done.length < cards.length ? ` of ${cards.length}` : ""}, ${dollars(done.reduce((sum, card) => sum + card.receipt.cost_usd, 0))} together.`);
+  say(`${plural(done.length, "answer")}${done.length < cards.length ? ` of ${cards.length}` : ""}, ${dollars(total(done.map((card) => card.receipt.cost_usd)))} together.`);
 }
+
+/** Null if one of them is unknown. */
+const total = (costs) => (costs.includes(null) ? null : costs.reduce((sum, cost) => sum + cost, 0));
 
 const kinds = () => new Map(paths.map((path) => [path.path, path.kind]));
 

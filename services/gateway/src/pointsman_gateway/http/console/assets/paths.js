@@ -33,7 +33,7 @@ function pathRow(path, busiest) {
     count(now?.requests ?? null),
     now ? bars(now.bars, busiest, path.kind) : NOTHING,
     seconds(now?.p50_seconds), seconds(now?.p95_seconds), seconds(now?.first_token_p50_seconds),
-    now ? dollars(now.usd_per_1k).slice(1) : NOTHING,
+    now ? dollars(now.usd_per_1k).replace("$", "") : NOTHING,
     quality(path.quality),
     now ? h("span", { class: now.failures ? "bad" : "" }, count(now.failures)) : NOTHING,
     path.tasks.join(", ") || NOTHING,

@@ -5,7 +5,8 @@ import { bound, dollars, sign, two } from "./words.js";
 const W = 420, LEFT = 38, RIGHT = 14, TOP = 12, FLOOR = 172, LINE = 15, BOTTOM = 26;
 /** Below the floor lie the paths that nobody has rated, a line each. */
 
-export function picture(task) {
+export function picture(whole) {
+  const task = { ...whole, paths: whole.paths.filter((path) => path.usd_per_1k !== null) }; // others have no known cost
   const dearest = Math.max(...task.paths.map((path) => path.usd_per_1k), 0) || 1;
   const most = nice(dearest * 1.12);
   const x = (usd) => LEFT + (usd / most) * (W - LEFT - RIGHT);

@@ -30,7 +30,7 @@ function rows(task, path) {
     row(COLUMNS, [
       h("span", { class: "stop" }, pathName(path.path, path.kind), h("span", { class: "made" }, role(task, path))),
       quality(path.quality),
-      h("span", { class: path.estimated ? "faint" : "" }, (path.estimated ? "about " : "") + dollars(path.usd_per_1k).slice(1)),
+      h("span", { class: path.estimated ? "faint" : "" }, (path.estimated && path.usd_per_1k !== null ? "about " : "") + dollars(path.usd_per_1k).replace("$", "")),
       path.answers ? seconds(path.p95_seconds) : "–",
     ], { class: choice }),
     ...(said.length ? [h("tr", { class: `said ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, said))] : []),

@@ -6,8 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from .adapter_table import AdapterTable, InUse, MakeRequest, NoSlot, Refused, vllm_request
-from .usage import RequestUse, current_use
+from .adapter_table import AdapterTable, InUse, MakeRequest, NoSlot, Refused, RequestUse, current_use, vllm_request
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -1,0 +1,136 @@
+"""Writes the configuration of `pointsman up --engine URL`, from the models that the engine or provider lists."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+
+from pointsman_cli.data_dir import DataDir, make_private
+from pointsman_cli.errors import UsageError
+from pointsman_cli.example import EXAMPLE_FILE
+
+LIST_SECONDS = 10.0
+MAX_LIST_BYTES = 4 * 1024 * 1024
+MAX_MODELS = 200
+DEFAULT_CONTEXT_WINDOW = 128_000
+"""Tokens, if the engine states none; shown to clients, and enforced by nothing."""
+PREFERRED = ("gpt-4o-mini", "gpt-4.1-mini", "mistral-small-latest", "gemini-2.5-flash", "deepseek-chat")
+"""Names that become the default model if an engine lists one of them among others."""
+_NOT_FOR_CHAT = re.compile(
+    r"embed|whisper|tts|dall-e|image|audio|realtime|moderation|transcribe|sora|davinci|babbage|rerank|search", re.I
+)
+_NAME = re.compile(r"[!-~]{1,200}")
+
+_HEADING = """\
+# Written anew by each `pointsman up --engine`. To change it, copy this file to a folder and start that:
+# pointsman up FOLDER
+"""
+_TASKS: Mapping[str, Sequence[str]] = {
+    "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
+    "question": ["What is the capital of Norway?", "Why is the sky blue?"],
+}
+"""Two tasks to begin with, since there must be something to choose between."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOption:
+    url: str
+    key_env: str = ""
+    models: tuple[str, ...] = ()
+    """Empty: those that the engine lists."""
+
+
+def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
+    """Returns the folder with the configuration; raises UsageError if the engine cannot be used."""
+    url = _base_url(option.url)
+    if option.key_env and not os.environ.get(option.key_env):
+        raise UsageError(f"--key-env {option.key_env}: that environment variable is not set")
+    listed = list_models(url, option.key_env)
+    config = engine_config(url, option, listed)
+    folder = data_dir.folder / "engine"
+    make_private(data_dir.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EXAMPLE_FILE).write_text(_HEADING + yaml.safe_dump(config, sort_keys=False, width=120), encoding="utf-8")
+    return folder
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise UsageError(f"--engine is '{url}'; it should be a URL such as http://localhost:8000")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
+    """Reads /v1/models without following redirects; raises UsageError."""
+    headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
+    try:
+        with (
+            httpx.Client(timeout=LIST_SECONDS, trust_env=False) as client,
+            client.stream("GET", f"{url}/v1/models", headers=headers) as response,
+        ):
+            body = b""
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MAX_LIST_BYTES:
+                    raise UsageError(f"{url}/v1/models is larger than {MAX_LIST_BYTES} bytes")
+            if response.status_code != 200:
+                raise UsageError(_rejection(url, response))
+            found = httpx.Response(200, content=body).json()["data"]
+            return [dict(entry) for entry in found if isinstance(entry["id"], str)]
+    except httpx.HTTPError as error:
+        raise UsageError(f"{url}/v1/models cannot be read: {error or type(error).__name__}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{url}/v1/models is no list of models in OpenAI's format") from error
+
+
+def _rejection(url: str, response: httpx.Response) -> str:
+    answered = f"{url}/v1/models answered {response.status_code}"
+    if response.is_redirect:
+        return f"{answered}, a redirect to {response.headers.get('location', '?')[:200]}, which is not followed"
+    if response.status_code in (401, 403):
+        return f"{answered}: name the variable with the right key with --key-env"
+    return f"{answered}; is --engine an OpenAI-compatible API?"
+
+
+def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the content of pointsman.yaml; raises UsageError if no model can be used."""
+    bases = {entry["id"]: entry for entry in listed if not entry.get("parent")}
+    names = list(option.models) or [name for name in bases if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
+    unknown = [name for name in names if name not in bases]
+    if unknown:
+        raise UsageError(f"{url} lists no model '{unknown[0]}'; it lists: {', '.join(sorted(bases)[:20]) or 'none'}")
+    if not names:
+        raise UsageError(f"{url} lists no model for chat; name one with --model")
+    names = names[:MAX_MODELS]
+    default = next((name for name in PREFERRED if name in names and not option.models), names[0])
+    engines: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        key = {"api_key_env": option.key_env} if option.key_env else {}
+        adapters = {"adapters": "discover"} if _may_have_adapters(bases[name], listed) else {}
+        engines[f"engine-{number}"] = {"model": name, "url": url, **key, **adapters}
+    return {
+        "models": {
+            name: {"context_window": _context_window(bases[name]), "usd_per_million_tokens": "unknown"}
+            for name in names
+        },
+        "engines": engines,
+        "paths": {"default": {"model": default}},
+        "default_path": "default",
+        "tasks": {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in _TASKS.items()},
+    }
+
+
+def _may_have_adapters(base: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> bool:
+    return base.get("owned_by") == "vllm" or any(entry.get("parent") == base["id"] for entry in listed)
+
+
+def _context_window(base: Mapping[str, Any]) -> int:
+    length = base.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else DEFAULT_CONTEXT_WINDOW

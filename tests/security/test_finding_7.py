@@ -1,0 +1,125 @@
+"""Finding 7 of the security review: fields that belong to the operator reached the engine from any key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
+
+from tests.gateway.doubles.engine import ScriptedEngine, answer, running_engine, text_answer
+from tests.security.http_client import post
+from tests.security.keyed_gateway import CHAT, HELLO, keyed_gateway
+from tests.security.target import Addresses
+
+OPERATOR_FIELDS: dict[str, Any] = {
+    "kv_transfer_params": {"remote_host": "192.0.2.1", "remote_port": 1},
+    "ec_transfer_params": {"remote_host": "192.0.2.1"},
+    "priority": -100,
+    "cache_salt": "guess",
+    "request_id": "of another request",
+    "session_id": "x",
+    "chat_template": "{{ messages }}",
+    "vllm_xargs": {"x": 1},
+    "logits_processors": ["os.system"],
+    "mm_processor_kwargs": {"x": 1},
+    "media_io_kwargs": {"x": 1},
+    "prompt_embeds": "gASVAA==",
+    "best_of": 1000,
+    "use_beam_search": True,
+    "guided_regex": "a*",
+}
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "tiny", "messages": HELLO},
+    "/v1/completions": {"model": "tiny", "prompt": "Once"},
+    "/v1/responses": {"model": "tiny", "input": "Once"},
+}
+HARMLESS = {"store": True, "metadata": {"team": "a"}, "user": "u1", "service_tier": "auto", "safety_identifier": "s"}
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("name", OPERATOR_FIELDS)
+def test_finding_7_operator_fields_are_rejected(target: Addresses, path: str, name: str) -> None:
+    body = json.dumps({**BODIES[path], name: OPERATOR_FIELDS[name]}).encode()
+    answered = post(target.http, path, body, f"authorization: Bearer {target.key}")
+    error = json.loads(answered.body)["error"]
+    assert (answered.status, error["code"], error["param"]) == (400, "unsupported_parameter", name)
+    assert error["message"].startswith(f"'{name}' cannot be set by a request: ")
+
+
+@pytest.mark.parametrize("name", OPERATOR_FIELDS)
+async def test_finding_7_over_grpc_too(target: Addresses, name: str) -> None:
+    sampling = pb.Sampling(extra_json=json.dumps({name: OPERATOR_FIELDS[name]}))
+    messages = [pb.Message(role=message["role"], content=message["content"]) for message in HELLO]
+    request = pb.GenerateRequest(model="tiny", messages=messages, sampling=sampling)
+    async with open_channel(target.grpc) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        metadata = (("authorization", f"Bearer {target.key}"),)
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # the next line asserts on it
+            await stub.Generate(request, metadata=metadata, timeout=20)
+    error = from_rpc_error(caught.value, "gateway")  # type: ignore[arg-type]  # gRPC's own
+    assert isinstance(error, InvalidArgument)
+    assert (error.code, error.param) == ("unsupported_parameter", name)
+
+
+def test_finding_7_a_mistyped_field_gets_a_hint(target: Addresses) -> None:
+    for name, hint in {"top_kk": "did you mean 'top_k'?", "x" * 500: "known: add_generation_prompt, "}.items():
+        body = json.dumps({**BODIES[CHAT], name: 1}).encode()
+        answered = post(target.http, CHAT, body, f"authorization: Bearer {target.key}")
+        message = json.loads(answered.body)["error"]["message"]
+        assert (answered.status, answered.code) == (400, "unsupported_parameter")
+        assert message.startswith(f"unknown field '{name[:100]}'; {hint}")
+
+
+def test_finding_7_embeddings_too(target: Addresses) -> None:
+    body = json.dumps({"model": "minilm", "input": "x", "priority": -1}).encode()
+    answered = post(target.http, "/v1/embeddings", body, f"authorization: Bearer {target.key}")
+    assert (answered.status, answered.code) == (400, "unsupported_parameter")
+
+
+async def ask(engine: ScriptedEngine, folder: Path, settings: dict[str, Any], *keys: dict[str, Any]) -> list[Any]:
+    """What the engine gets of a request of each key."""
+    async with keyed_gateway(folder, engine.url, settings) as gateway:
+        for number, order in enumerate(keys):
+            fields = order.pop("fields", {})
+            response = await gateway.chat(await gateway.key(f"tenant-{number}", **order), **fields)
+            assert response.status_code == 200, response.text
+    return engine.bodies
+
+
+async def test_finding_7_harmless_fields_are_accepted_and_not_sent(tmp_path: Path) -> None:
+    async with running_engine() as engine, keyed_gateway(tmp_path, engine.url) as gateway:
+        key = await gateway.key("acme")
+        for path, body in BODIES.items():
+            engine.says(*(text_answer("a", "b") if path == "/v1/completions" else answer("a", "b")))
+            neutral = {"best_of": 1, "use_beam_search": False, "priority": None, "seed": 3}
+            sent = body | HARMLESS | neutral
+            if path == "/v1/responses":
+                del sent["seed"]
+            response = await gateway.http.post(path, json=sent, headers=key)
+            assert response.status_code == 200, response.text
+            assert not (HARMLESS | neutral).keys() - {"seed"} & engine.bodies[-1].keys()
+
+
+async def test_finding_7_priority_and_cache_salt_come_from_the_key(tmp_path: Path) -> None:
+    async with running_engine() as engine:
+        settings = {"priority_scheduling": True, "prefix_cache_per_tenant": True}
+        plain = {"fields": {"top_k": 3}}
+        low, high, none = await ask(engine, tmp_path, settings, {"priority": -7}, {"priority": 100, **plain}, {})
+    assert (low["priority"], high["priority"], "priority" in none) == (7, -100, False)
+    salts = {body["cache_salt"] for body in (low, high, none)}
+    assert len(salts) == 3
+    assert not any("tenant" in salt for salt in salts)
+    assert high["top_k"] == 3
+
+
+async def test_finding_7_an_operator_may_allow_more(tmp_path: Path) -> None:
+    async with running_engine() as engine:
+        fields = {"fields": {"service_tier": "flex", "vllm_xargs": {"x": 1}}}
+        (body,) = await ask(engine, tmp_path, {"request_fields": ["service_tier", "vllm_xargs"]}, fields)
+    assert (body["service_tier"], body["vllm_xargs"]) == ("flex", {"x": 1})
+    assert not {"priority", "cache_salt"} & body.keys()
