@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
@@ -28,6 +29,8 @@ class BodyLimits:
 
 
 LIMITS = BodyLimits()
+
+_content_of = attrgetter("content")
 
 _STRUCTURE = b'[]{}",'
 _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
@@ -93,8 +96,8 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
     """Checks how many messages, content parts and tools a decoded chat request has. Raises InvalidArgument."""
     if len(messages) > limits.max_messages:
         _check_count(len(messages), limits.max_messages, "messages", "messages")
-    parts = [message.content for message in messages if type(message.content) is list]
-    if parts:
+    if list in map(type, map(_content_of, messages)):
+        parts = [message.content for message in messages if type(message.content) is list]
         _check_count(sum(map(len, parts)), limits.max_parts, "messages", "content parts")
     for name in _TOOLS if extra else ():
         tools = extra.get(name)
