@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -36,6 +37,8 @@ class BodyLimits:
 
 
 LIMITS = BodyLimits()
+
+_content_of = attrgetter("content")
 
 _STRUCTURE = b'[]{}",'
 _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
@@ -101,8 +104,8 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
     """Checks how many messages, content parts and tools a decoded chat request has. Raises InvalidArgument."""
     if len(messages) > limits.max_messages:
         _check_count(len(messages), limits.max_messages, "messages", "messages")
-    parts = [message.content for message in messages if type(message.content) is list]
-    if parts:
+    if list in map(type, map(_content_of, messages)):
+        parts = [message.content for message in messages if type(message.content) is list]
         _check_count(sum(map(len, parts)), limits.max_parts, "messages", "content parts")
     for name in _TOOLS if extra else ():
         tools = extra.get(name)

@@ -1,6 +1,7 @@
 """What all responses share: the protocol of the encoders of OpenAI's endpoints, JSON, errors, usage and receipts."""
 
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ ERROR_TYPES = {
 """OpenAI's error types by HTTP status; all others are "server_error"."""
 
 to_json = msgspec.json.Encoder().encode
+_to_latin_1 = methodcaller("encode", "latin-1")
 
 
 class Encoder(Protocol):
@@ -81,7 +83,7 @@ def error_response(error: PointsmanError, extra_headers: Sequence[tuple[bytes, b
 
 
 def encode_headers(headers: Mapping[str, str]) -> Headers:
-    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return list(zip(map(str.encode, headers), map(_to_latin_1, headers.values()), strict=True))
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

@@ -148,9 +148,13 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 
 
 def _unknown_fields(event: dict[str, Any]) -> dict[str, Any]:
+    if event.keys() <= _EVENT_FIELDS:
+        return {}
     return {key: value for key, value in event.items() if key not in _EVENT_FIELDS}
 
 
 def _unknown_choice_fields(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (choice,) = choices  # chunks with a raw event have one choice
+    if choice.keys() <= _CHOICE_FIELDS:
+        return {}
     return {key: value for key, value in choice.items() if key not in _CHOICE_FIELDS}

@@ -61,7 +61,7 @@ def routed(of: Decision) -> Receipt:
 
 
 @dataclass(frozen=True)
-class Desk:
+class RequestLogHarness:
     """The request log of one gateway, with a real Valkey."""
 
     recorder: Recorder
@@ -95,7 +95,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
+async def run_request_log(
+    url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES
+) -> AsyncIterator[RequestLogHarness]:
     """`folder` is that of the write-ahead log; the default is a private temporary one."""
     registry = CollectorRegistry()
     metrics = RequestLogMetrics(registry)
@@ -106,7 +108,9 @@ async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_R
         wal = WriteAheadLog(folder, store.writer, metrics, max_bytes)
         stack.callback(wal.close)
         recorder, queue = Recorder(store, board, metrics, wal), FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
-        yield Desk(recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics))
+        yield RequestLogHarness(
+            recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics)
+        )
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:
