@@ -241,7 +241,8 @@ class EngineConfig(Strict):
     @property
     def accepted_fields(self) -> RequestFields:
         """The fields that a request to it may have."""
-        kind = VLLM_FIELDS if self.lora_server else providers()[self.provider].request_fields
+        is_vllm = self.lora_server or (self.discovers_adapters and "provider" not in self.model_fields_set)
+        kind = VLLM_FIELDS if is_vllm else providers()[self.provider].request_fields
         return request_fields(kind).with_forwarded(self.request_fields)
 
 
