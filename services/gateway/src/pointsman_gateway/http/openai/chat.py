@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, identify_caller
-from pointsman_gateway.codec.json_values import reject_non_finite, reject_surrogates
-from pointsman_gateway.codec.limits import check_counts
+from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientDisconnected, send_error

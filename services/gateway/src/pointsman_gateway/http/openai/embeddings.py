@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.codec.json_values import reject_non_finite
+from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
