@@ -47,7 +47,7 @@ _HEAD = """# Licences
 
 Licences of the packages in the images of the gateway, the retriever and the lora-server, from the packages' metadata.
 The project's own code is under Apache-2.0. Versions are in `deploy/docker/locks`. `make licences` writes this page. A
-test fails if a licence is missing or unknown, or requires more than including its text. Not listed: the base images, and
+test fails if a licence is missing, unknown, or requires more than including its text. Not listed: the base images, and
 the contents of the engine image (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA libraries: NVIDIA's own terms).
 
 | package | licence | images |
