@@ -29,7 +29,8 @@ ANSWERS = 3
 """Required answers of each kind of path before the fault, because a rate needs a series with several values."""
 
 LONGEST_WAIT = 180.0
-"""Additional time for these answers: on a busy machine, two adapters that share one slot are slow."""
+"""Additional seconds to wait for ANSWERS after the minute, because adapters that share one slot are slow on a busy
+machine."""
 
 LONGEST_ALARM = 60.0
 """Time limit from the fault to the notification."""

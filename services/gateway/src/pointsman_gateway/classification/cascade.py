@@ -160,7 +160,7 @@ class StageScorer:
 
 
 class StaticStage:
-    """Sums one row for each word and each word pair of a text. It takes tens of microseconds."""
+    """Classifies by the sum of one vector per word and word pair of the text, in tens of microseconds."""
 
     def __init__(self, stage: StageModel, vocabulary: Vocabulary, model: StaticModel) -> None:
         self.temperature = stage.temperature
