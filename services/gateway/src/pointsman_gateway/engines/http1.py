@@ -67,6 +67,10 @@ def origin_of(url: str) -> Origin:
     return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), headers)
 
 
+_LENGTHS_OF_READ_HEADERS = (len(b"location"), len(b"retry-after"))
+"""Most headers are skipped by their length: this runs for each header of each answer."""
+
+
 class Connection(asyncio.Protocol):
     """One connection, used by one request at a time."""
 
@@ -232,9 +236,11 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) == 11 and name.lower() == b"retry-after":
+        if len(name) not in _LENGTHS_OF_READ_HEADERS:
+            return
+        if name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1")
-        elif len(name) == 8 and name.lower() == b"location":
+        elif name.lower() == b"location":
             self.location = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:

@@ -195,4 +195,4 @@ def _encode_head(status: int, default: Headers, headers: Headers) -> bytes:
 
 
 def _encode_lines(headers: Headers) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"\r\n".join([*map(b": ".join, headers), b""])

@@ -15,20 +15,22 @@ import math
 import signal
 import time
 from bisect import insort
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import TracebackType
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
-from pointsman_gateway.domain import Request
+from pointsman_gateway.domain import Message, Request
 
 log = logging.getLogger(__name__)
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
+_role_of = attrgetter("role")
 MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 """Keys and values in characters; OpenAI has the same limits."""
 MAX_USER_CHARACTERS = 512
@@ -291,18 +293,14 @@ def _check(request: Request) -> None:
         raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")
     if not request.messages:
         raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
-    for number, message in enumerate(request.messages):
-        if message.role not in ROLES:
-            raise _bad_role(number, message.role)
+    if not ROLES.issuperset(map(_role_of, request.messages)):
+        raise _bad_role(request.messages)
     if request.metadata:
         _check_metadata(request.metadata)
     if len(request.user) > MAX_USER_CHARACTERS:
         raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
     if (choices := request.sampling.extra.get("n")) is not None:
         _check_choices(choices)
-    query = request.query
-    if not query or query.isspace():
-        raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")
 
 
 def _check_choices(choices: object) -> None:
@@ -315,7 +313,8 @@ def _check_choices(choices: object) -> None:
         )
 
 
-def _bad_role(number: int, role: str) -> InvalidArgument:
+def _bad_role(messages: Sequence[Message]) -> InvalidArgument:
+    number, role = next((i, message.role) for i, message in enumerate(messages) if message.role not in ROLES)
     known = ", ".join(sorted(ROLES))
     where = f"messages[{number}].role"
     return InvalidArgument(f"{where} is '{role[:50]}'; known: {known}", code="bad_role", param=where)
