@@ -15,6 +15,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.domain import Caller, Request
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
+from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
 from pointsman_gateway.pipeline.ports import AnswerSink
 from pointsman_gateway.pipeline.run import RequestRun
@@ -338,6 +339,10 @@ class Overheard:
 
     pipeline: Pipeline
     callers: list[Caller]
+
+    @property
+    def admission(self) -> Admission:
+        return self.pipeline.admission
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
         self.callers.append(request.caller)

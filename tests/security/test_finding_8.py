@@ -107,7 +107,7 @@ async def test_finding_8_answers_that_nobody_reads_have_no_slot(gateway: KeyedGa
 
     async def all_ended() -> bool:
         done = await gateway.process.metric("pointsman_requests_total", outcome="ok")
-        return done - before >= SLOTS and await gateway.process.metric("pointsman_in_flight") == 0
+        return done - before >= SHARE and await gateway.process.metric("pointsman_in_flight") == 0
 
     before = await gateway.process.metric("pointsman_requests_total", outcome="ok")
     async with speaking(gateway.process.grpc_address, {4: 0}) as client:
