@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class Extent:
     calm: float
     """Length of each of the two phases without changes, before and after the changes."""
     moves: float
+    needed_moves: Mapping[str, int] = field(default_factory=dict)
+    """The phase of changes lasts longer, until so many moves of these kinds have succeeded."""
 
 
 FULL = Extent(calm=40.0, moves=180.0)
@@ -88,7 +90,7 @@ async def under_load(
         await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout_s=180)  # warm-up
         calm = [await _wait(extent.calm)]
         started = time.monotonic()
-        await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS)
+        await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS, extent.needed_moves)
         moving = (started, time.monotonic())
         await _fill_host_memory(services, mover, plan.held)
         calm.append(await _wait(extent.calm))
