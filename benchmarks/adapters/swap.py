@@ -89,9 +89,11 @@ async def under_load(
     async with StreamingClients(services.gateways[0], models(), QUESTIONS, MAX_TOKENS) as load:
         await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout_s=180)  # warm-up
         calm = [await _wait(extent.calm)]
-        started = time.monotonic()
+        started, answered = time.monotonic(), len(load.answers)
         await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS, extent.needed_moves)
         moving = (started, time.monotonic())
+        # The second answer of each stream began after the first change, also on a slow engine.
+        await load.until(lambda answers: len(answers) >= answered + 2 * len(models()), timeout_s=180)
         await _fill_host_memory(services, mover, plan.held)
         calm.append(await _wait(extent.calm))
     return SwapResult(
