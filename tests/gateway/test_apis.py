@@ -144,7 +144,6 @@ async def test_a_decision_can_show_the_prompt_that_would_be_sent(api: ApiClient,
 
 BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
     ({"messages": []}, InvalidArgument, "empty_messages", "messages"),
-    ({"messages": "  \n"}, InvalidArgument, "empty_message", "messages"),
     ({"messages": [{"role": "robot", "content": "x"}]}, InvalidArgument, "bad_role", "messages[0].role"),
     ({"messages": "x", "model": ""}, InvalidArgument, "missing_model", "model"),
     ({"messages": "x", "model": "gpt-nonsense"}, NotFound, "unknown_model", "model"),

@@ -11,12 +11,12 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
-from pointsman_servicekit.errors import InvalidArgument
 
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 MEGABYTE = 1_000_000
 
@@ -59,11 +59,23 @@ INJECTIONS = [
 ]
 
 
-async def test_an_empty_request_is_rejected(api: ApiClient) -> None:
+async def test_an_empty_message_takes_the_default_path(api: ApiClient, engine: ScriptedEngine) -> None:
     for text in ("", " ", "\n\t \u3000"):
-        with pytest.raises(InvalidArgument, match="the last user message is empty") as refused:
-            await api.ask(text)
-        assert refused.value.code == "empty_message"
+        told = await api.route(text)
+        assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), text
+        await api.ask(text)
+        assert engine.bodies[-1]["messages"][-1] == {"role": "user", "content": text}
+
+
+async def test_an_empty_turn_is_read_with_the_turns_before_it(api: ApiClient) -> None:
+    turns = [{"role": "user", "content": IN_TRIAGE}, {"role": "assistant", "content": "One moment."}]
+    told = await api.route([*turns, {"role": "user", "content": ""}])
+    assert told["task"] == "triage"
+
+
+async def test_nothing_is_searched_for_an_empty_message(api: ApiClient, retriever: ScriptedRetriever) -> None:
+    await api.ask(" ", model="path:handbook")
+    assert retriever.asked == []
 
 
 async def test_unreadable_text_takes_the_default_path_with_a_note(api: ApiClient) -> None:

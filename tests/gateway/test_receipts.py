@@ -95,7 +95,7 @@ ENDS: Mapping[str, End] = {
         "unknown_collection", "retriever", "handbook", IN_POLICY, "path:handbook", _not_found
     ),
     "named what there is not": End("unknown_model", "caller", model="junk"),
-    "empty": End("empty_message", "caller", text=" "),
+    "empty": End("ok", "none", "safe_start", text=" "),
     "turned away": End("shutting_down", "gateway", before=_closed),
 }
 
