@@ -21,7 +21,7 @@ MIN_MEASUREMENTS = 8
 """With fewer measurements the interval of the slope is infinite."""
 SAMPLE_SECONDS = 2.0
 SAMPLES_PER_LINE = 30
-"""How often progress is printed."""
+"""Number of samples between two lines of progress."""
 WARM_UP = 0.2
 """Share of the time, at the start, in which memory may still grow."""
 

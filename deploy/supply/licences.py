@@ -45,10 +45,10 @@ _SAME = {
 
 _HEAD = """# Licences
 
-Of what is in the images of the gateway, the retriever and the lora-server beside our own code (Apache-2.0), as the
-packages say themselves; their versions are in `deploy/docker/locks`. Made by `make licences`; a test fails where one is
-missing, unknown, or asks for more than its text beside the program. Not listed: the base images, and what the engine's
-makers put into it (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA's libraries: NVIDIA's own terms).
+Licences of the packages in the images of the gateway, the retriever and the lora-server, from the packages' metadata.
+The project's own code is under Apache-2.0. Versions are in `deploy/docker/locks`. `make licences` writes this page. A
+test fails if a licence is missing, unknown, or requires more than including its text. Not listed: the base images, and
+the contents of the engine image (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA libraries: NVIDIA's own terms).
 
 | package | licence | images |
 |---|---|---|

@@ -92,10 +92,10 @@ def test_chosen_addresses_are_free_and_different() -> None:
 def test_a_port_in_use_is_named_with_the_option_that_changes_it(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        doors = {"--http": "127.0.0.1:0", "--grpc": "127.0.0.1:0", option: f"127.0.0.1:{port}"}
+        apis = {"--http": "127.0.0.1:0", "--grpc": "127.0.0.1:0", option: f"127.0.0.1:{port}"}
 
         with pytest.raises(UsageError, match=f"port {port} is taken by another program; choose another with {option}"):
-            choose_addresses(doors["--http"], doors["--grpc"])
+            choose_addresses(apis["--http"], apis["--grpc"])
 
 
 @pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", ":8080"])

@@ -45,7 +45,7 @@ PLAN = RetrainPlan(
 
 
 @dataclass
-class Town:
+class ScriptedServices:
     """Scripted gateway, lora-server and data sets."""
 
     rows: int = 50
@@ -124,7 +124,7 @@ class Town:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def datasets(tmp_path: Path) -> Path:
     return tmp_path / "distill" / "triage"
 
 
@@ -140,45 +140,52 @@ def write_heldout(file: Path) -> Path:
     return file
 
 
-def steps(town: Town, ledger: RunFile, plan: RetrainPlan, method: str, texts: Path | None) -> Sequence[Step]:
+def steps(
+    services: ScriptedServices, ledger: RunFile, plan: RetrainPlan, method: str, texts: Path | None
+) -> Sequence[Step]:
     def quiet(*_: object) -> None: ...
 
     heldout = write_heldout(shelf_of(ledger) / "heldout.jsonl") if plan.heldout is None else plan.heldout
     plan = replace(plan, heldout=heldout)
     scorer = make_scorer("triage", plan.metric, httpx.AsyncClient())
     return (
-        DataStep(plan, method, town, town.build, ledger.folder, texts, quiet),
-        TrainStep(plan, method, town, town, town.dates),
-        EvaluateStep(plan, town, town, scorer, ledger.folder, quiet),
-        CanaryStep(plan, town, quiet, look_seconds=0),
-        PromoteStep(plan, town),
+        DataStep(plan, method, services, services.build, ledger.folder, texts, quiet),
+        TrainStep(plan, method, services, services, services.dates),
+        EvaluateStep(plan, services, services, scorer, ledger.folder, quiet),
+        CanaryStep(plan, services, quiet, look_seconds=0),
+        PromoteStep(plan, services),
     )
 
 
 def distill(
-    town: Town, shelf: Path, plan: RetrainPlan = PLAN, method: str = "lora", until: str = "", texts: Path | None = None
+    services: ScriptedServices,
+    datasets: Path,
+    plan: RetrainPlan = PLAN,
+    method: str = "lora",
+    until: str = "",
+    texts: Path | None = None,
 ) -> RunState:
     """Resumes the current run."""
-    there = latest_run(shelf)
-    ledger = there if there and not there.state.outcome else start_run(shelf, "triage", method, STEPS)
+    there = latest_run(datasets)
+    ledger = there if there and not there.state.outcome else start_run(datasets, "triage", method, STEPS)
     return asyncio.run(
-        run_steps(steps(town, ledger, plan, method, texts), ledger, town.retire, lambda line: None, until)
+        run_steps(steps(services, ledger, plan, method, texts), ledger, services.retire, lambda line: None, until)
     )
 
 
-def test_a_better_version_becomes_a_canary_and_is_then_promoted(shelf: Path) -> None:
-    town = Town()
-    state = distill(town, shelf)
+def test_a_better_version_becomes_a_canary_and_is_then_promoted(datasets: Path) -> None:
+    services = ScriptedServices()
+    state = distill(services, datasets)
     assert (state.outcome, state.version) == ("promoted", NEW)
-    assert town.calls[-2:] == [("canary", NEW, OLD), ("move", NEW, OLD)]
+    assert services.calls[-2:] == [("canary", NEW, OLD), ("move", NEW, OLD)]
     assert state.facts("evaluate")["examination"]["compared_with"] == "triage_adapter"
-    assert latest_run(shelf).state == state  # type: ignore[union-attr]  # it is there
+    assert latest_run(datasets).state == state  # type: ignore[union-attr]  # it is there
 
 
-def test_the_trainer_gets_data_set_recipe_and_manifest_facts(shelf: Path) -> None:
-    town = Town()
-    distill(town, shelf, until="train")
-    ((_, spec),) = [call for call in town.calls if call[0] == "start"]
+def test_the_trainer_gets_data_set_recipe_and_manifest_facts(datasets: Path) -> None:
+    services = ScriptedServices()
+    distill(services, datasets, until="train")
+    ((_, spec),) = [call for call in services.calls if call[0] == "start"]
     assert (spec.data, spec.heldout) == (
         Path("/data/triage/abc/train.jsonl"),
         Path("/data/triage/abc/heldout.jsonl"),
@@ -187,109 +194,109 @@ def test_the_trainer_gets_data_set_recipe_and_manifest_facts(shelf: Path) -> Non
     assert spec.facts == {"data_set": "triage/abc", "data_unix": "17"}
 
 
-def test_preference_training_starts_from_the_serving_version(shelf: Path) -> None:
-    town = Town()
-    distill(town, shelf, method="dpo", until="train")
-    ((_, spec),) = [call for call in town.calls if call[0] == "start"]
+def test_preference_training_starts_from_the_serving_version(datasets: Path) -> None:
+    services = ScriptedServices()
+    distill(services, datasets, method="dpo", until="train")
+    ((_, spec),) = [call for call in services.calls if call[0] == "start"]
     assert (spec.data.name, spec.heldout.name, spec.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
     assert spec.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
 
 
-def test_too_few_rows_end_the_run_before_training(shelf: Path) -> None:
-    town = Town(rows=9)
-    state = distill(town, shelf)
+def test_too_few_rows_end_the_run_before_training(datasets: Path) -> None:
+    services = ScriptedServices(rows=9)
+    state = distill(services, datasets)
     assert (state.outcome, state.reason) == ("refused", "9 rows to learn from: under 10")
-    assert town.names() == ["build"]
+    assert services.names() == ["build"]
 
 
-def test_a_worse_version_is_retired_with_the_reason(shelf: Path) -> None:
-    town = Town(right={"path:triage_adapter": 38, NEW: 10})
-    state = distill(town, shelf)
+def test_a_worse_version_is_retired_with_the_reason(datasets: Path) -> None:
+    services = ScriptedServices(right={"path:triage_adapter": 38, NEW: 10})
+    state = distill(services, datasets)
     assert state.outcome == "refused"
     assert state.reason.startswith("gain -0.700, at 95% confidence no more than")
     assert "70% of the rows are answered worse than now: over 10%" in state.reason
-    assert town.calls[-1] == ("retire", NEW, state.reason)
-    assert "canary" not in town.names()
+    assert services.calls[-1] == ("retire", NEW, state.reason)
+    assert "canary" not in services.names()
     assert state.facts("evaluate")["examination"]["worse"][0]["expected"] == "answer 10"
 
 
-def test_a_version_equal_to_the_serving_one_is_refused(shelf: Path) -> None:
-    town = Town(trained=TrainingResult("succeeded", OLD))
-    state = distill(town, shelf)
+def test_a_version_equal_to_the_serving_one_is_refused(datasets: Path) -> None:
+    services = ScriptedServices(trained=TrainingResult("succeeded", OLD))
+    state = distill(services, datasets)
     assert state.reason == f"{OLD} is what serves already"
-    assert "retire" not in town.names()
+    assert "retire" not in services.names()
 
 
-def test_a_rolled_back_canary_fails_the_run_with_its_reason(shelf: Path) -> None:
-    town = Town(taken_back="error rate 0.30 of 40 against 0.00 of 58")
-    state = distill(town, shelf)
+def test_a_rolled_back_canary_fails_the_run_with_its_reason(datasets: Path) -> None:
+    services = ScriptedServices(taken_back="error rate 0.30 of 40 against 0.00 of 58")
+    state = distill(services, datasets)
     assert state.reason == "the canary was taken back: error rate 0.30 of 40 against 0.00 of 58"
-    assert town.calls[-1] == ("retire", NEW, state.reason)
+    assert services.calls[-1] == ("retire", NEW, state.reason)
 
 
-def test_a_canary_without_traffic_is_abandoned(shelf: Path) -> None:
-    town = Town()
-    state = distill(town, shelf, replace(PLAN, canary=CanaryTerms(0.5, 1000, 0.0)))
+def test_a_canary_without_traffic_is_abandoned(datasets: Path) -> None:
+    services = ScriptedServices()
+    state = distill(services, datasets, replace(PLAN, canary=CanaryTerms(0.5, 1000, 0.0)))
     assert state.reason == "2 of 1000 requests in 0 minutes"
-    assert town.names()[-2:] == ["end_canary", "retire"]
+    assert services.names()[-2:] == ["end_canary", "retire"]
 
 
-def test_the_first_version_is_compared_with_the_teacher_and_needs_no_canary(shelf: Path) -> None:
-    town = Town(alias=None, right={"path:triage_few_shot": 12, NEW: 40})
-    state = distill(town, shelf)
+def test_the_first_version_is_compared_with_the_teacher_and_needs_no_canary(datasets: Path) -> None:
+    services = ScriptedServices(alias=None, right={"path:triage_few_shot": 12, NEW: 40})
+    state = distill(services, datasets)
     assert (state.outcome, state.steps["canary"].status) == ("promoted", "skipped")
-    assert ("ask", "path:triage_few_shot") in town.calls
-    assert town.calls[-1] == ("move", NEW, "")
+    assert ("ask", "path:triage_few_shot") in services.calls
+    assert services.calls[-1] == ("move", NEW, "")
 
 
-def test_a_run_stops_after_the_named_step_and_resumes_with_the_next(shelf: Path) -> None:
-    town = Town()
+def test_a_run_stops_after_the_named_step_and_resumes_with_the_next(datasets: Path) -> None:
+    services = ScriptedServices()
     for step, done in (("data", ["build"]), ("train", ["start", "follow"]), ("evaluate", ["ask", "ask"])):
-        town.calls.clear()
-        assert distill(town, shelf, until=step).outcome == ""
-        assert town.names() == done
-    town.calls.clear()
-    assert distill(town, shelf).outcome == "promoted"
-    assert town.names() == ["canary", "move"]
+        services.calls.clear()
+        assert distill(services, datasets, until=step).outcome == ""
+        assert services.names() == done
+    services.calls.clear()
+    assert distill(services, datasets).outcome == "promoted"
+    assert services.names() == ["canary", "move"]
 
 
 @pytest.mark.parametrize("at", ["build", "start", "follow", "ask", "canary", "move"])
-def test_a_killed_run_resumes(shelf: Path, at: str) -> None:
-    town = Town(breaks=at)
+def test_a_killed_run_resumes(datasets: Path, at: str) -> None:
+    services = ScriptedServices(breaks=at)
     with pytest.raises(KeyboardInterrupt):
-        distill(town, shelf)
-    before, town.breaks = town.names(), ""
-    assert distill(town, shelf).outcome == "promoted"
+        distill(services, datasets)
+    before, services.breaks = services.names(), ""
+    assert distill(services, datasets).outcome == "promoted"
     for name in ("build", "start", "canary", "move"):
-        assert town.names().count(name) == (2 if name == at else 1)
+        assert services.names().count(name) == (2 if name == at else 1)
     assert before
 
 
-def test_a_kill_before_the_retirement_retires_afterwards(shelf: Path) -> None:
-    town = Town(right={"path:triage_adapter": 38, NEW: 10}, breaks="retire")
+def test_a_kill_before_the_retirement_retires_afterwards(datasets: Path) -> None:
+    services = ScriptedServices(right={"path:triage_adapter": 38, NEW: 10}, breaks="retire")
     with pytest.raises(KeyboardInterrupt):
-        distill(town, shelf)
-    town.breaks = ""
-    town.calls.clear()
-    assert distill(town, shelf).outcome == "refused"
-    assert town.names() == ["retire"]
+        distill(services, datasets)
+    services.breaks = ""
+    services.calls.clear()
+    assert distill(services, datasets).outcome == "refused"
+    assert services.names() == ["retire"]
 
 
-def test_a_failed_training_is_restarted(shelf: Path) -> None:
-    town = Town(trained=TrainingResult("failed", "", "no memory"))
+def test_a_failed_training_is_restarted(datasets: Path) -> None:
+    services = ScriptedServices(trained=TrainingResult("failed", "", "no memory"))
     with pytest.raises(CommandError, match="job-1 failed: no memory"):
-        distill(town, shelf)
-    town.trained = TrainingResult("succeeded", NEW)
-    assert distill(town, shelf).outcome == "promoted"
-    assert town.names().count("start") == 2
+        distill(services, datasets)
+    services.trained = TrainingResult("succeeded", NEW)
+    assert distill(services, datasets).outcome == "promoted"
+    assert services.names().count("start") == 2
 
 
-def test_each_text_is_sent_to_the_teacher_once(shelf: Path, tmp_path: Path) -> None:
+def test_each_text_is_sent_to_the_teacher_once(datasets: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.write_text('I lost my hat\n{"text": "Refund please"}\n\nI lost my hat\n')
-    town = Town(right={"path:triage_few_shot": 1})
-    distill(town, shelf, until="data", texts=texts)
-    (asked, built) = town.calls
+    services = ScriptedServices(right={"path:triage_few_shot": 1})
+    distill(services, datasets, until="data", texts=texts)
+    (asked, built) = services.calls
     assert asked == ("ask", "path:triage_few_shot")
     assert [json.loads(line)["text"] for line in built[1].read_text().splitlines()] == [
         "I lost my hat",
@@ -326,16 +333,16 @@ def test_an_invalid_json_line_is_rejected(tmp_path: Path, line: str, problem: st
         read_prompts(file)
 
 
-def test_a_label_invalid_for_the_metric_is_rejected_before_any_request(shelf: Path, tmp_path: Path) -> None:
+def test_a_label_invalid_for_the_metric_is_rejected_before_any_request(datasets: Path, tmp_path: Path) -> None:
     file = tmp_path / "heldout.jsonl"
     file.write_text('{"text": "question", "output": "no object"}\n')
-    town = Town()
+    services = ScriptedServices()
     with pytest.raises(UsageError, match=r"row heldout\.jsonl:1 .* json_fields compares with an object"):
-        distill(town, shelf, replace(PLAN, heldout=file, metric={"json_fields": True}))
-    assert "ask" not in town.names()
+        distill(services, datasets, replace(PLAN, heldout=file, metric={"json_fields": True}))
+    assert "ask" not in services.names()
 
 
-def test_without_an_evaluation_file_held_out_rows_are_used(shelf: Path, tmp_path: Path) -> None:
+def test_without_an_evaluation_file_held_out_rows_are_used(datasets: Path, tmp_path: Path) -> None:
     rows = [
         {"text": "one\u2028", "output": "1"},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
@@ -343,17 +350,17 @@ def test_without_an_evaluation_file_held_out_rows_are_used(shelf: Path, tmp_path
     ]  # fmt: skip
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "heldout.jsonl").write_text(lines, "utf-8")
-    state = start_run(shelf, "triage", "lora", STEPS).state.with_step("data", facts={"folder": str(tmp_path)})
+    state = start_run(datasets, "triage", "lora", STEPS).state.with_step("data", facts={"folder": str(tmp_path)})
     found = heldout_rows(PLAN, state)
     assert [(row.text, len(row.messages), row.output) for row in found] == [("one\u2028", 1, "1"), ("two", 3, "2")]
 
 
-def test_an_unreadable_state_file_is_named(shelf: Path) -> None:
-    distill(Town(), shelf, until="data")
-    (file,) = shelf.glob("*/state.json")
+def test_an_unreadable_state_file_is_named(datasets: Path) -> None:
+    distill(ScriptedServices(), datasets, until="data")
+    (file,) = datasets.glob("*/state.json")
     file.write_text("{")
     with pytest.raises(CommandError, match=r"state\.json cannot be read .* --restart"):
-        latest_run(shelf)
+        latest_run(datasets)
 
 
 # -- the gates

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.standing import EXAMPLE, Standing, standing
+from tests.running_example import EXAMPLE, RunningExample, run_example
 
 
 @pytest.fixture(scope="session")
-def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExample]:
     home = tmp_path_factory.mktemp("home")
     environment = {"POINTSMAN_LORA_PROBE_INTERVAL_SECONDS": "3600"}
-    with standing(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home, environment) as it:
+    with run_example(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home, environment) as it:
         yield it

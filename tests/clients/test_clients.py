@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.standing import ROOT, Standing
+from tests.running_example import ROOT, RunningExample
 
 FOLDER = Path(__file__).parent
 SECONDS = 560
@@ -25,7 +25,7 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_works(help_desk: Standing, name: str) -> None:
+def test_a_client_works(help_desk: RunningExample, name: str) -> None:
     python = ROOT / ".venv-clients" / name / "bin" / "python"
     assert python.exists(), "run `make test-clients`, which creates the clients' environments"
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1"}

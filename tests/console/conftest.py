@@ -8,7 +8,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 from pointsman_embedding.prepare import prepare
 
-from tests.console.house import House, give_life, running_house
+from tests.console.services import ConsoleServices, run_services, send_sample_requests
 from tests.console.visitor import CHROMIUM, Visitor, visiting
 from tests.gateway.doubles.tenancy import issue
 
@@ -33,39 +33,39 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def house(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def services(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsoleServices]:
     """Services without authentication, as on a laptop."""
-    async with running_house(tmp_path_factory.mktemp("open"), model_folder) as house:
-        await give_life(house)
-        yield house
+    async with run_services(tmp_path_factory.mktemp("open"), model_folder) as services:
+        await send_sample_requests(services)
+        yield services
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsoleServices]:
     """Services with authentication."""
-    async with running_house(tmp_path_factory.mktemp("guarded"), model_folder, auth="on") as house:
-        yield house
+    async with run_services(tmp_path_factory.mktemp("guarded"), model_folder, auth="on") as services:
+        yield services
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def visitor(browser: Browser, house: House) -> AsyncIterator[Visitor]:
+async def visitor(browser: Browser, services: ConsoleServices) -> AsyncIterator[Visitor]:
     """A user with a screen of 1600 pixels."""
-    async with visiting(browser, house.url, 1600) as visitor:
+    async with visiting(browser, services.url, 1600) as visitor:
         yield visitor
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def stranger(browser: Browser, guarded: House) -> AsyncIterator[Visitor]:
+async def stranger(browser: Browser, guarded: ConsoleServices) -> AsyncIterator[Visitor]:
     """A user without a key."""
     async with visiting(browser, guarded.url, 1280, quiet=False) as visitor:
         yield visitor
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def operators_key(guarded: House) -> str:
+async def operators_key(guarded: ConsoleServices) -> str:
     return (await issue(guarded.valkey.url, operator=True)).credential.text
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def plain_key(guarded: House) -> str:
+async def plain_key(guarded: ConsoleServices) -> str:
     return (await issue(guarded.valkey.url)).credential.text

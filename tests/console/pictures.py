@@ -71,8 +71,8 @@ async def help_desk(home: Path) -> AsyncIterator[str]:
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     weigh(example / "config" / "tasks.yaml")
     http = f"127.0.0.1:{free_port()}"
-    doors = ["--http", http, "--grpc", f"127.0.0.1:{free_port()}"]
-    up = subprocess.Popen([POINTSMAN, "up", example, "--data-dir", home, *doors], cwd=ROOT)  # noqa: ASYNC220  # it forks at once
+    apis = ["--http", http, "--grpc", f"127.0.0.1:{free_port()}"]
+    up = subprocess.Popen([POINTSMAN, "up", example, "--data-dir", home, *apis], cwd=ROOT)  # noqa: ASYNC220  # it forks at once
     try:
         async with asyncio.timeout(LONGEST_START):
             while not (home / "run.json").exists():  # a file has no event

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.console.house import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, House
+from tests.console.services import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, ConsoleServices
 from tests.console.visitor import Visitor, visiting
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
 
@@ -46,12 +46,12 @@ async def test_a_request_is_answered_on_several_paths_side_by_side(visitor: Visi
     await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile(r"^3 answers, \$0\.0+\d+ together\.$"))
 
 
-async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, house: House) -> None:
+async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, services: ConsoleServices) -> None:
     await visitor.ask(IN_CHAT, "chosen")
     answer = visitor.answer("small_talk")
     await answer.get_by_role("button", name="So-so").click()
     await expect(answer.get_by_role("status")).to_have_text("rated")
-    async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
+    async with httpx.AsyncClient(base_url=services.url, headers=OURS, verify=False) as client:
         newest = (await client.get("/console/api/decisions?count=1")).json()["decisions"][0]
         said = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["feedback"]
     assert (newest["path"], said) == ("small_talk", {"rating": "0.5"})
@@ -83,13 +83,15 @@ async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor) -
     await expect(drawer).to_have_count(0)
 
 
-async def test_changes_by_others_appear_automatically(visitor: Visitor, house: House) -> None:
+async def test_changes_by_others_appear_automatically(visitor: Visitor, services: ConsoleServices) -> None:
     await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
-    name = await house.ask(IN_CHAT)
+    name = await services.ask(IN_CHAT)
     await expect(visitor.page.locator(f"[data-decision='{name}']")).to_be_visible()
 
 
-async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(visitor: Visitor, house: House) -> None:
+async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(
+    visitor: Visitor, services: ConsoleServices
+) -> None:
     page = visitor.page
     await expect(visitor.alias("triage@prod")).to_contain_text(TRIAGE)
     await visitor.tab_to(f"Promote {TRIAGE_NEXT}")
@@ -100,7 +102,7 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(vi
     await expect(dialog.get_by_label("Version")).not_to_contain_text(TRIAGE_BROKEN)
     await page.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
-    assert house.lora_server.changes == []  # Escape cancels
+    assert services.lora_server.changes == []  # Escape cancels
     await page.keyboard.press("Enter")  # the focus returns to the button
     await visitor.tab_to("Move it", most=5)
     await page.keyboard.press("Enter")
@@ -112,10 +114,10 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(vi
     await page.keyboard.type("slower on Mondays")
     await page.keyboard.press("Enter")
     await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE}.")
-    assert [(change.kind, change.after) for change in house.lora_server.changes] == [
+    assert [(change.kind, change.after) for change in services.lora_server.changes] == [
         ("rollback", TRIAGE), ("alias", TRIAGE_NEXT)
     ]  # fmt: skip
-    assert house.lora_server.changes[0].reason == "slower on Mondays"
+    assert services.lora_server.changes[0].reason == "slower on Mondays"
 
 
 async def test_a_canary_is_set_shown_and_ended(visitor: Visitor) -> None:
@@ -129,10 +131,10 @@ async def test_a_canary_is_set_shown_and_ended(visitor: Visitor) -> None:
     await expect(alias).not_to_contain_text(TRIAGE_NEXT)
 
 
-async def test_a_rejected_change_shows_the_reason(visitor: Visitor, house: House) -> None:
+async def test_a_rejected_change_shows_the_reason(visitor: Visitor, services: ConsoleServices) -> None:
     visitor.complaints.clear()
     await expect(visitor.alias("triage@prod")).to_contain_text(TRIAGE)
-    async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
+    async with httpx.AsyncClient(base_url=services.url, headers=OURS, verify=False) as client:
         await visitor.page.get_by_role("button", name=f"Promote {TRIAGE_NEXT}").click()
         body = {"model": "tiny", "alias": "triage@prod"}
         await client.post("/console/api/adapters/alias", json=body | {"version": TRIAGE_NEXT})
@@ -146,8 +148,10 @@ async def test_a_rejected_change_shows_the_reason(visitor: Visitor, house: House
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
-async def test_the_page_fits_the_screens_width(browser: Browser, house: House, width: int, scheme: str) -> None:
-    async with visiting(browser, house.url, width, scheme=scheme) as visitor:
+async def test_the_page_fits_the_screens_width(
+    browser: Browser, services: ConsoleServices, width: int, scheme: str
+) -> None:
+    async with visiting(browser, services.url, width, scheme=scheme) as visitor:
         await visitor.ask(IN_TRIAGE, "all")
         await expect(visitor.page.locator(".answer .rating")).to_have_count(6)
         await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
@@ -157,8 +161,8 @@ async def test_the_page_fits_the_screens_width(browser: Browser, house: House, w
         assert await visitor.overflow() == 0
 
 
-async def test_the_page_renders_without_resources_from_other_hosts(browser: Browser, house: House) -> None:
-    async with visiting(browser, house.url, 1280) as visitor:
+async def test_the_page_renders_without_resources_from_other_hosts(browser: Browser, services: ConsoleServices) -> None:
+    async with visiting(browser, services.url, 1280) as visitor:
         await expect(visitor.row("small_talk")).to_be_visible()
         paints = await visitor.page.evaluate(
             "Object.fromEntries(performance.getEntriesByType('paint').map((e) => [e.name, e.startTime]))"
@@ -168,11 +172,11 @@ async def test_the_page_renders_without_resources_from_other_hosts(browser: Brow
         )
     print(", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in paints.items()))
     assert paints["first-contentful-paint"] > 0
-    assert all(name.startswith(house.url) for name, _ in loaded), loaded
+    assert all(name.startswith(services.url) for name, _ in loaded), loaded
 
 
-async def test_texts_are_escaped(visitor: Visitor, house: House) -> None:
-    name = await house.ask("<img src=x onerror=alert(1)> <b>Hello</b>, how are you today?")
+async def test_texts_are_escaped(visitor: Visitor, services: ConsoleServices) -> None:
+    name = await services.ask("<img src=x onerror=alert(1)> <b>Hello</b>, how are you today?")
     row = visitor.page.locator(f"[data-decision='{name}']")
     await expect(row).to_contain_text("<img src=x onerror=alert(1)>")
     assert await visitor.page.locator("img").count() == 0
@@ -213,7 +217,9 @@ async def test_an_ordinary_key_shows_adapters_without_changing_them(stranger: Vi
     await expect(stranger.page.get_by_role("button", name="Move triage@prod")).to_be_disabled()
 
 
-async def test_an_operators_key_can_change_adapters(stranger: Visitor, guarded: House, operators_key: str) -> None:
+async def test_an_operators_key_can_change_adapters(
+    stranger: Visitor, guarded: ConsoleServices, operators_key: str
+) -> None:
     page = stranger.page
     await page.get_by_role("dialog").get_by_label("Key").fill(operators_key)
     await page.keyboard.press("Enter")

@@ -66,8 +66,8 @@ FOCUSED = """() => {
 async def visiting(
     browser: Browser, url: str, width: int, quiet: bool = True, scheme: str = "light"
 ) -> AsyncIterator[Visitor]:
-    """With `quiet`, fails at the end if there were complaints; the browser also logs requests that the gateway
-    rejects."""
+    """Opens the page for the length of the block. With `quiet`, errors and warnings in the browser's console fail the
+    test; a rejected request is one of them."""
     context = await browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,  # type: ignore[arg-type]  # "light" or "dark"

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.doubles.town import Town, running_town
+from tests.gateway.doubles.deployment import Deployment, run_deployment
 
 
 @pytest.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
-    async with running_town(tmp_path) as town:
-        yield town
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    async with run_deployment(tmp_path) as deployment:
+        yield deployment
 
 
 @pytest.fixture
-async def narrow_town(tmp_path: Path) -> AsyncIterator[Town]:
+async def narrow_deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     """A deployment whose gateway answers at most 16 requests at once and queues 8 more for up to 0.5 s."""
-    async with running_town(tmp_path, max_in_flight=16, queue_size=8, queue_timeout=0.5) as town:
-        yield town
+    async with run_deployment(tmp_path, max_in_flight=16, queue_size=8, queue_timeout=0.5) as deployment:
+        yield deployment

@@ -11,11 +11,11 @@ import pytest
 from pointsman_embedding.prepare import prepare
 
 from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.deployment import MODEL, RESILIENCE
 from tests.gateway.doubles.dns_server import DnsServer, running_dns
 from tests.gateway.doubles.load import Load, Outcome, under_load
 from tests.gateway.doubles.process_engine import ProcessEngine
 from tests.gateway.doubles.process_gateway import ProcessGateway
-from tests.gateway.doubles.town import MODEL, RESILIENCE
 from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
@@ -75,7 +75,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         fleet = Fleet(tmp_path, dns, gateway, stack, port)
         await fleet.start("a", "b")
         stack.push_async_callback(gateway.kill)
-        await gateway.open_doors()
+        await gateway.open_clients()
         await fleet.until_known()
         yield fleet
 

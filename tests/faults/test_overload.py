@@ -1,12 +1,12 @@
 """With more requests than slots, admitted requests are served and the others are rejected immediately."""
 
 from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.deployment import Deployment
 from tests.gateway.doubles.load import Outcome, under_load
-from tests.gateway.doubles.town import Town
 
 
-async def test_two_hundred_clients_at_a_gateway_with_sixteen_slots(narrow_town: Town) -> None:
-    gateway = narrow_town.gateway
+async def test_two_hundred_clients_at_a_gateway_with_sixteen_slots(narrow_deployment: Deployment) -> None:
+    gateway = narrow_deployment.gateway
 
     def refused(outcome: Outcome) -> bool:
         return outcome.code == "overloaded"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tests.flywheel.messages import deciding, traffic
-from tests.standing import EXAMPLE, POINTSMAN, ROOT, standing
+from tests.running_example import EXAMPLE, POINTSMAN, ROOT, run_example
 
 _PATHS = {
     "sort_adapter": {"model": "smollm2-135m", "adapter": "sort@prod", "max_tokens": 16, "temperature": 0},
@@ -94,7 +94,7 @@ def write(folder: Path) -> Path:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Company]:
-    with standing(write(folder / "company"), folder / "home") as it:
+    with run_example(write(folder / "company"), folder / "home") as it:
         yield Company(it.url, it.home, it.run)
 
 

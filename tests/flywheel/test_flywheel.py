@@ -14,7 +14,7 @@ import pytest
 
 from tests.flywheel.company import Company, running
 from tests.flywheel.messages import Message, deciding, poisoned, traffic
-from tests.standing import ROOT
+from tests.running_example import ROOT
 
 LONGEST_RUN = 1200
 """Time limit of one run, on two shared cores."""

@@ -8,12 +8,12 @@ import pytest
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_embedding.prepare import prepare
 
+from tests.gateway.doubles.api_clients import API_CLIENTS, ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import ConfigFolder
-from tests.gateway.doubles.doors import DOORS, Door, opening_door
 from tests.gateway.doubles.engine import ScriptedEngine, running_engine
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import ScriptedLoraServer, running_lora_server
-from tests.gateway.doubles.remembering import Desk, desk_at
+from tests.gateway.doubles.request_logs import RequestLogHarness, run_request_log
 from tests.gateway.doubles.retriever import ScriptedRetriever, running_retriever
 from tests.gateway.doubles.valkey import Valkey, running_valkey
 
@@ -72,9 +72,9 @@ async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
 
 
 @pytest.fixture
-async def desk(valkey: Valkey) -> AsyncIterator[Desk]:
-    async with desk_at(valkey.url) as desk:
-        yield desk
+async def harness(valkey: Valkey) -> AsyncIterator[RequestLogHarness]:
+    async with run_request_log(valkey.url) as harness:
+        yield harness
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture(params=DOORS)
-async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[Door]:
-    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
-        yield door
+@pytest.fixture(params=API_CLIENTS)
+async def api(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[ApiClient]:
+    async with open_api_client(request.param, gateway.url, gateway.grpc_address) as api:
+        yield api

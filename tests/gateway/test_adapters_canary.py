@@ -15,13 +15,13 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavail
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
 
+from tests.gateway.doubles.api_clients import ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.doors import Door, opening_door
 from tests.gateway.doubles.engine import BREAK, Refusal, Step, answer, beginning
+from tests.gateway.doubles.engine_pair import NEW, OLD, PROD, alias
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
 from tests.gateway.doubles.waiting import until
-from tests.gateway.doubles.yard import NEW, OLD, PROD, alias
 
 WEIGHT = 0.25
 
@@ -71,33 +71,33 @@ async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> Non
     await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: told})
 
 
-async def ask(door: Door, what: str, who: str) -> Any:
+async def ask(api: ApiClient, what: str, who: str) -> Any:
     """Sends a request that a rule assigns to the adapter's task."""
-    return await door.ask(what, metadata={"source": "inbox"}, user=who)
+    return await api.ask(what, metadata={"source": "inbox"}, user=who)
 
 
-async def test_users_of_the_canary_are_answered_by_it_and_informed(door: Door) -> None:
+async def test_users_of_the_canary_are_answered_by_it_and_informed(api: ApiClient) -> None:
     for canary, version in ((True, NEW), (False, OLD)):
         for number in range(5):
-            got = await ask(door, "hello", user(canary, number))
+            got = await ask(api, "hello", user(canary, number))
             assert (got.model, got.path) == (version, "triage_adapter")
-    decision = await door.route(IN_TRIAGE, user=user(True))
+    decision = await api.route(IN_TRIAGE, user=user(True))
     assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}"]
-    assert not [note for note in (await door.route(IN_TRIAGE, user=user(False)))["notes"] if "canary" in note]
+    assert not [note for note in (await api.route(IN_TRIAGE, user=user(False)))["notes"] if "canary" in note]
 
 
-async def test_a_named_alias_has_its_canary_and_a_named_version_does_not(door: Door) -> None:
-    assert (await door.ask("hello", PROD, user=user(True))).model == NEW
-    assert (await door.ask("hello", OLD, user=user(True))).model == OLD
+async def test_a_named_alias_has_its_canary_and_a_named_version_does_not(api: ApiClient) -> None:
+    assert (await api.ask("hello", PROD, user=user(True))).model == NEW
+    assert (await api.ask("hello", OLD, user=user(True))).model == OLD
 
 
 async def test_without_the_canary_the_stable_version_answers(
-    door: Door, gateway: Gateway, neighbours: Neighbours
+    api: ApiClient, gateway: Gateway, neighbours: Neighbours
 ) -> None:
     await tell(neighbours, OLD)
     await until(lambda: gateway.components.engines.get("local").resident == {OLD})
-    assert (await ask(door, "hello", user(True))).model == OLD
-    decision = await door.route(IN_TRIAGE, user=user(True))
+    assert (await ask(api, "hello", user(True))).model == OLD
+    decision = await api.route(IN_TRIAGE, user=user(True))
     assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}, is on no engine; {OLD} answers"]
 
 
@@ -105,9 +105,9 @@ async def test_without_the_canary_the_stable_version_answers(
 
 
 @pytest.fixture(params=["http", "http-stream", "grpc"])
-async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[Door]:
-    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
-        yield door
+async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[ApiClient]:
+    async with open_api_client(request.param, gateway.url, gateway.grpc_address) as api:
+        yield api
 
 
 def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, int]]:
@@ -122,7 +122,7 @@ def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, in
 
 
 async def test_outcomes_are_counted_exactly_without_callers_errors(
-    one_door: Door, gateway: Gateway, neighbours: Neighbours
+    one_door: ApiClient, gateway: Gateway, neighbours: Neighbours
 ) -> None:
     for what, times in (("hello", 7), ("nonsense", 3), ("break", 2), ("mistake", 4)):
         for _ in range(times):
@@ -142,21 +142,21 @@ async def test_outcomes_are_counted_exactly_without_callers_errors(
 async def test_an_incomplete_answer_is_an_error_and_a_disconnect_is_not(
     gateway: Gateway, neighbours: Neighbours
 ) -> None:
-    async with opening_door("http-stream", gateway.url, gateway.grpc_address) as http:
+    async with open_api_client("http-stream", gateway.url, gateway.grpc_address) as http:
         with pytest.raises(PointsmanError, match="failed"):
             await ask(http, "cut", user(True))
         await hang_up(http, neighbours)
-    async with opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+    async with open_api_client("grpc", gateway.url, gateway.grpc_address) as api:
         with pytest.raises(Unavailable):
-            await ask(door, "cut", user(True))
-        await hang_up(door, neighbours)
+            await ask(api, "cut", user(True))
+        await hang_up(api, neighbours)
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 2)
     await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 2)
     assert summed(neighbours.lora_server) == {NEW: (2, 2, 0, 0)}
 
 
-async def hang_up(door: Door, neighbours: Neighbours) -> None:
-    asking = asyncio.create_task(ask(door, "hang", user(True)))
+async def hang_up(api: ApiClient, neighbours: Neighbours) -> None:
+    asking = asyncio.create_task(ask(api, "hang", user(True)))
     await until(lambda: neighbours.engine.running == 1)
     asking.cancel()
     await asyncio.wait([asking])
@@ -172,9 +172,9 @@ async def test_an_escalated_answer_is_counted_as_refused(
     }
     neighbours.engine.script = script
     await tell(neighbours, OLD, NEW)
-    async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
-        assert (await ask(door, "nonsense", user(True))).text == "the base model"
-        assert (await ask(door, "hello", user(True))).model == NEW
+    async with neighbours.gateway() as gateway, open_api_client("http", gateway.url, gateway.grpc_address) as api:
+        assert (await ask(api, "nonsense", user(True))).text == "the base model"
+        assert (await ask(api, "hello", user(True))).model == NEW
         await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 2)
     assert summed(neighbours.lora_server) == {NEW: (2, 0, 1, 2)}
 
@@ -201,19 +201,19 @@ async def test_a_timeout_while_loading_is_not_counted_for_the_version(
 
 async def test_an_alias_without_a_canary_is_not_reported(neighbours: Neighbours) -> None:
     await neighbours.ready()
-    async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
-        await door.ask("hello", PROD)
+    async with neighbours.gateway() as gateway, open_api_client("http", gateway.url, gateway.grpc_address) as api:
+        await api.ask("hello", PROD)
         assert gateway.components.canary_outcomes.take() == []
 
 
 async def test_a_report_that_failed_is_sent_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
     away = [Unavailable("Redis is away", code="redis_unavailable")] * 2
     neighbours.lora_server.reports = lambda: away.pop() if away else None
-    async with opening_door("http", gateway.url, gateway.grpc_address) as door:
+    async with open_api_client("http", gateway.url, gateway.grpc_address) as api:
         for _ in range(3):
-            await ask(door, "hello", user(True))
+            await ask(api, "hello", user(True))
         await until(lambda: not away)
-        await ask(door, "hello", user(True))
+        await ask(api, "hello", user(True))
         await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 4)
     assert summed(neighbours.lora_server) == {NEW: (4, 0, 0, 4)}
     assert gateway.metric("pointsman_canary_outcomes_total", outcome="lost") == 0

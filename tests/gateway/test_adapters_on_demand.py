@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 from pointsman_servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
 
+from tests.gateway.doubles.api_clients import ApiClient, HttpStreamClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.doors import Door, HttpStreamDoor, opening_door
+from tests.gateway.doubles.engine_pair import (
+    NEW,
+    OLD,
+    PROD,
+    EnginePair,
+    Side,
+    alias,
+    answer_with_model_name,
+    run_engine_pair,
+)
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY, running_lora_server
 from tests.gateway.doubles.waiting import until
-from tests.gateway.doubles.yard import NEW, OLD, PROD, Side, Yard, alias, names_itself, running_yard
 
 PATH = "path:triage_adapter"
 
@@ -23,7 +32,7 @@ PATH = "path:triage_adapter"
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     """A gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 5}
-    neighbours.engine.script = names_itself()
+    neighbours.engine.script = answer_with_model_name()
     neighbours.engine.adapters = set()
     neighbours.lora_server.loads = holding(neighbours)
     told = {PROD: alias(OLD, 1)}
@@ -59,28 +68,28 @@ def raising(error: Exception) -> Callable[[str], Any]:
 
 @pytest.mark.parametrize("model", ["auto", PATH, PROD, OLD, NEW])
 async def test_a_loadable_adapter_is_loaded_and_answers(
-    door: Door, gateway: Gateway, neighbours: Neighbours, model: str
+    api: ApiClient, gateway: Gateway, neighbours: Neighbours, model: str
 ) -> None:
     version = NEW if model == NEW else OLD
-    assert (await door.route(IN_TRIAGE, model))["notes"][-1:] == [f"{version}: loads on demand"]
-    assert (await door.ask(IN_TRIAGE, model)).model == version
-    assert (await door.ask(IN_TRIAGE, model)).model == version
+    assert (await api.route(IN_TRIAGE, model))["notes"][-1:] == [f"{version}: loads on demand"]
+    assert (await api.ask(IN_TRIAGE, model)).model == version
+    assert (await api.ask(IN_TRIAGE, model)).model == version
     assert neighbours.lora_server.ensured == [version]
     assert gateway.metric("pointsman_adapter_loads_total", engine="local", outcome="loaded") == 1
     assert gateway.metric("pointsman_phase_duration_seconds_count", phase="adapter") == 1
-    assert "loads on demand" not in str((await door.route(IN_TRIAGE, model))["notes"])
+    assert "loads on demand" not in str((await api.route(IN_TRIAGE, model))["notes"])
 
 
-async def test_loadable_adapters_are_listed(door: Door) -> None:
-    assert {PROD, OLD, NEW} < set(await door.models())
+async def test_loadable_adapters_are_listed(api: ApiClient) -> None:
+    assert {PROD, OLD, NEW} < set(await api.models())
 
 
 async def test_a_hundred_requests_at_once_load_it_once(gateway: Gateway, neighbours: Neighbours) -> None:
     gate = asyncio.Event()
     neighbours.lora_server.loads = hanging(gate, neighbours)
     async with open_http_client(gateway) as client:
-        door = HttpStreamDoor(client)
-        asking = [asyncio.create_task(door.ask(IN_TRIAGE, PATH)) for _ in range(100)]
+        api = HttpStreamClient(client)
+        asking = [asyncio.create_task(api.ask(IN_TRIAGE, PATH)) for _ in range(100)]
         await until(lambda: gateway.metric("pointsman_in_flight") == 100 and neighbours.lora_server.ensured)
         gate.set()
         assert {got.model for got in await asyncio.gather(*asking)} == {OLD}
@@ -94,10 +103,10 @@ async def test_a_disconnecting_client_does_not_cancel_the_load_for_others(
     gate = asyncio.Event()
     neighbours.lora_server.loads = hanging(gate, neighbours)
     async with open_http_client(gateway) as client:
-        door = HttpStreamDoor(client)
-        first = asyncio.create_task(door.ask(IN_TRIAGE, PATH))
+        api = HttpStreamClient(client)
+        first = asyncio.create_task(api.ask(IN_TRIAGE, PATH))
         await until(lambda: neighbours.lora_server.ensured)
-        second = asyncio.create_task(door.ask(IN_TRIAGE, PATH))
+        second = asyncio.create_task(api.ask(IN_TRIAGE, PATH))
         await until(lambda: gateway.metric("pointsman_in_flight") == 2)
         first.cancel()
         await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
@@ -115,15 +124,15 @@ async def test_a_disconnecting_client_does_not_cancel_the_load_for_others(
     ],
 )
 async def test_after_a_failed_load_the_fallback_answers_and_a_cooldown_applies(
-    door: Door, gateway: Gateway, neighbours: Neighbours, error: Exception
+    api: ApiClient, gateway: Gateway, neighbours: Neighbours, error: Exception
 ) -> None:
     neighbours.lora_server.loads = raising(error)
-    assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
-    decision = await door.route(IN_TRIAGE)
+    assert (await api.ask(IN_TRIAGE)).path == "triage_few_shot"
+    decision = await api.route(IN_TRIAGE)
     assert (decision["path"], decision["reason"]) == ("triage_few_shot", "availability")
     assert "could just now not be loaded on local" in decision["considered"][0]["reason"]
     with pytest.raises(Unavailable) as told:
-        await door.ask(IN_TRIAGE, OLD)
+        await api.ask(IN_TRIAGE, OLD)
     assert told.value.code == "adapter_not_resident"
     assert neighbours.lora_server.ensured == [OLD]
     assert gateway.metric("pointsman_adapter_loads_total", outcome="refused") == 1
@@ -131,18 +140,18 @@ async def test_after_a_failed_load_the_fallback_answers_and_a_cooldown_applies(
 
 async def test_a_hanging_load_is_bounded_by_its_timeout(neighbours: Neighbours) -> None:
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 0.3}
-    neighbours.engine.script = names_itself()
+    neighbours.engine.script = answer_with_model_name()
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
     told = {PROD: alias(OLD, 1)}
     await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
-    async with neighbours.gateway() as gateway, opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+    async with neighbours.gateway() as gateway, open_api_client("grpc", gateway.url, gateway.grpc_address) as api:
         began = time.perf_counter()
-        got = await door.ask(IN_TRIAGE)
+        got = await api.ask(IN_TRIAGE)
         assert got.path == "triage_few_shot"
         assert 0.3 <= time.perf_counter() - began < 3
         assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.3
         await until(lambda: gateway.metric("pointsman_adapter_loads_total", outcome="late") == 1)
-        assert (await door.route(IN_TRIAGE))["path"] == "triage_few_shot"
+        assert (await api.route(IN_TRIAGE))["path"] == "triage_few_shot"
 
 
 async def test_a_load_is_bounded_by_the_requests_deadline(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -168,40 +177,40 @@ def side_loads(side: Side) -> None:
 
 
 @pytest.fixture
-async def yard(neighbours: Neighbours) -> AsyncIterator[Yard]:
+async def pair(neighbours: Neighbours) -> AsyncIterator[EnginePair]:
     """Two engines that hold no adapter and can load both versions."""
     offered = {"local": (OLD, NEW), "second": (OLD, NEW)}
-    async with running_yard(neighbours, {}, offered) as yard:
-        for side in yard.sides.values():
+    async with run_engine_pair(neighbours, {}, offered) as pair:
+        for side in pair.sides.values():
             side_loads(side)
-        yield yard
+        yield pair
 
 
 @pytest.fixture
-async def yard_door(yard: Yard) -> AsyncIterator[HttpStreamDoor]:
-    async with open_http_client(yard.gateway) as client:
-        yield HttpStreamDoor(client)
+async def pair_api(pair: EnginePair) -> AsyncIterator[HttpStreamClient]:
+    async with open_http_client(pair.gateway) as client:
+        yield HttpStreamClient(client)
 
 
-def ensured(yard: Yard) -> dict[str, list[str]]:
-    return {name: side.lora_server.ensured for name, side in yard.sides.items()}
+def ensured(pair: EnginePair) -> dict[str, list[str]]:
+    return {name: side.lora_server.ensured for name, side in pair.sides.items()}
 
 
 async def test_all_gateways_choose_the_same_engine_for_a_load(
-    yard: Yard, yard_door: HttpStreamDoor, neighbours: Neighbours
+    pair: EnginePair, pair_api: HttpStreamClient, neighbours: Neighbours
 ) -> None:
-    await asyncio.gather(*(yard_door.ask(IN_TRIAGE, OLD) for _ in range(20)))
-    (first,) = [name for name, versions in ensured(yard).items() if versions]
-    for side in yard.sides.values():
+    await asyncio.gather(*(pair_api.ask(IN_TRIAGE, OLD) for _ in range(20)))
+    (first,) = [name for name, versions in ensured(pair).items() if versions]
+    for side in pair.sides.values():
         side.lora_server.ensured.clear()
         await side.say(alias(OLD, 1), [], [OLD, NEW])
     async with neighbours.gateway() as other, open_http_client(other) as client:
-        await until(lambda: all(other.components.engines.get(name).ready for name in yard.sides))
-        assert (await HttpStreamDoor(client).ask(IN_TRIAGE, OLD)).model == OLD
-    assert {name: versions for name, versions in ensured(yard).items() if versions} == {first: [OLD]}
+        await until(lambda: all(other.components.engines.get(name).ready for name in pair.sides))
+        assert (await HttpStreamClient(client).ask(IN_TRIAGE, OLD)).model == OLD
+    assert {name: versions for name, versions in ensured(pair).items() if versions} == {first: [OLD]}
 
 
-async def test_if_one_engine_cannot_load_the_other_does(yard: Yard, yard_door: HttpStreamDoor) -> None:
+async def test_if_one_engine_cannot_load_the_other_does(pair: EnginePair, pair_api: HttpStreamClient) -> None:
     refused: list[str] = []
 
     def refusing_first(side: Side) -> Callable[[str], Any]:
@@ -215,72 +224,78 @@ async def test_if_one_engine_cannot_load_the_other_does(yard: Yard, yard_door: H
 
         return loads
 
-    for side in yard.sides.values():
+    for side in pair.sides.values():
         side.lora_server.loads = refusing_first(side)
-    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
-    assert sorted(ensured(yard).values()) == [[OLD], [OLD]]
-    assert yard.gateway.metric("pointsman_fallbacks_total") == 0
+    assert (await pair_api.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sorted(ensured(pair).values()) == [[OLD], [OLD]]
+    assert pair.gateway.metric("pointsman_fallbacks_total") == 0
 
 
-async def hold(yard: Yard, *names: str) -> None:
+async def hold(pair: EnginePair, *names: str) -> None:
     """Publishes that these engines hold the version."""
     for name in names:
-        side = yard.sides[name]
+        side = pair.sides[name]
         side.engine.adapters = {OLD}
         await side.say(alias(OLD, 1), [OLD], [NEW])
-    await until(lambda: all(yard.holds(name) == {OLD} for name in names))
+    await until(lambda: all(pair.holds(name) == {OLD} for name in names))
 
 
-async def test_an_engine_that_has_just_evicted_an_adapter_loads_it_again(yard: Yard, yard_door: HttpStreamDoor) -> None:
-    await hold(yard, "local")
-    yard.sides["local"].engine.adapters = set()
-    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
-    assert sum(len(versions) for versions in ensured(yard).values()) == 1
-    assert yard.gateway.metric("pointsman_adapter_evicted_total", engine="local") == 1
-    assert yard.gateway.metric("pointsman_engine_breaker_opened_total") == 0
+async def test_an_engine_that_has_just_evicted_an_adapter_loads_it_again(
+    pair: EnginePair, pair_api: HttpStreamClient
+) -> None:
+    await hold(pair, "local")
+    pair.sides["local"].engine.adapters = set()
+    assert (await pair_api.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sum(len(versions) for versions in ensured(pair).values()) == 1
+    assert pair.gateway.metric("pointsman_adapter_evicted_total", engine="local") == 1
+    assert pair.gateway.metric("pointsman_engine_breaker_opened_total") == 0
 
 
-async def test_an_engine_that_holds_the_adapter_is_preferred_to_a_load(yard: Yard, yard_door: HttpStreamDoor) -> None:
-    await hold(yard, "local", "second")
+async def test_an_engine_that_holds_the_adapter_is_preferred_to_a_load(
+    pair: EnginePair, pair_api: HttpStreamClient
+) -> None:
+    await hold(pair, "local", "second")
     evicted, other = "local", "second"
-    yard.gateway.components.engines.state(other).in_flight += 100  # so `evicted` is asked first
-    yard.sides[evicted].engine.adapters = set()
-    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
-    assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]
-    assert ensured(yard) == {"local": [], "second": []}
-    assert yard.holds(evicted) == frozenset()
-    await yard.sides[evicted].say(alias(OLD, 1), [OLD], [NEW])
-    await until(lambda: yard.holds(evicted) == {OLD})
+    pair.gateway.components.engines.state(other).in_flight += 100  # so `evicted` is asked first
+    pair.sides[evicted].engine.adapters = set()
+    assert (await pair_api.ask(IN_TRIAGE, PATH)).model == OLD
+    assert pair.sides[evicted].asked == pair.sides[other].asked == [OLD]
+    assert ensured(pair) == {"local": [], "second": []}
+    assert pair.holds(evicted) == frozenset()
+    await pair.sides[evicted].say(alias(OLD, 1), [OLD], [NEW])
+    await until(lambda: pair.holds(evicted) == {OLD})
 
 
-async def test_an_eviction_under_load_fails_no_request(yard: Yard, yard_door: HttpStreamDoor) -> None:
-    await hold(yard, "local", "second")
+async def test_an_eviction_under_load_fails_no_request(pair: EnginePair, pair_api: HttpStreamClient) -> None:
+    await hold(pair, "local", "second")
     for _ in range(5):
-        for side in yard.sides.values():
+        for side in pair.sides.values():
             side.engine.adapters = set()  # before its lora-server reports the eviction
-        answers = await asyncio.gather(*(yard_door.ask(IN_TRIAGE, PATH) for _ in range(40)))
+        answers = await asyncio.gather(*(pair_api.ask(IN_TRIAGE, PATH) for _ in range(40)))
         assert {got.model for got in answers} == {OLD}
-    assert yard.gateway.metric("pointsman_fallbacks_total") == 0
-    assert yard.gateway.metric("pointsman_retries_total") == 0
+    assert pair.gateway.metric("pointsman_fallbacks_total") == 0
+    assert pair.gateway.metric("pointsman_retries_total") == 0
 
 
 async def test_an_engine_without_the_reported_adapter_is_skipped_after_two_retries(
-    yard: Yard, yard_door: HttpStreamDoor
+    pair: EnginePair, pair_api: HttpStreamClient
 ) -> None:
-    await hold(yard, "local")
-    for side in yard.sides.values():
+    await hold(pair, "local")
+    for side in pair.sides.values():
 
         async def load(version: str) -> None:
             """Reports a load without loading."""
 
         side.engine.adapters = set()
         side.lora_server.loads = load
-    got = await yard_door.ask(IN_TRIAGE)
+    got = await pair_api.ask(IN_TRIAGE)
     assert got.path == "triage_few_shot"
-    assert len([model for side in yard.sides.values() for model in side.asked if model == OLD]) == 3
+    assert len([model for side in pair.sides.values() for model in side.asked if model == OLD]) == 3
 
 
-async def test_an_adapter_evicted_right_after_its_load_is_loaded_again(yard: Yard, yard_door: HttpStreamDoor) -> None:
+async def test_an_adapter_evicted_right_after_its_load_is_loaded_again(
+    pair: EnginePair, pair_api: HttpStreamClient
+) -> None:
     """The eviction may be received before the answer of EnsureLoaded."""
     evictions: list[str] = []
 
@@ -296,10 +311,10 @@ async def test_an_adapter_evicted_right_after_its_load_is_loaded_again(yard: Yar
 
         return loads
 
-    for side in yard.sides.values():
+    for side in pair.sides.values():
         side.lora_server.loads = evicting_once(side)
-    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
-    assert sum(len(versions) for versions in ensured(yard).values()) == 2
+    assert (await pair_api.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sum(len(versions) for versions in ensured(pair).values()) == 2
 
 
 async def test_an_engine_removed_from_the_configuration_during_a_load_is_skipped(
@@ -307,7 +322,7 @@ async def test_an_engine_removed_from_the_configuration_during_a_load_is_skipped
 ) -> None:
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
     async with open_http_client(gateway) as client:
-        asking = asyncio.create_task(HttpStreamDoor(client).ask(IN_TRIAGE))
+        asking = asyncio.create_task(HttpStreamClient(client).ask(IN_TRIAGE))
         await until(lambda: neighbours.lora_server.ensured)
         neighbours.config.models["engines"] = {
             "other": {"model": "tiny", "url": neighbours.engine.url},
@@ -318,16 +333,18 @@ async def test_an_engine_removed_from_the_configuration_during_a_load_is_skipped
         assert (await asking).path == "triage_few_shot"
 
 
-async def test_a_version_retired_during_a_request_leads_to_the_fallback(yard: Yard, yard_door: HttpStreamDoor) -> None:
-    await hold(yard, "local")
-    for side in yard.sides.values():
+async def test_a_version_retired_during_a_request_leads_to_the_fallback(
+    pair: EnginePair, pair_api: HttpStreamClient
+) -> None:
+    await hold(pair, "local")
+    for side in pair.sides.values():
         side.engine.adapters = set()
         side.lora_server.loads = raising(FailedPrecondition("it is retired", code="not_ready"))
-    assert (await yard_door.ask(IN_TRIAGE)).path == "triage_few_shot"
+    assert (await pair_api.ask(IN_TRIAGE)).path == "triage_few_shot"
 
 
 async def test_a_dead_lora_server_delays_requests_only_briefly(neighbours: Neighbours) -> None:
-    neighbours.engine.script = names_itself()
+    neighbours.engine.script = answer_with_model_name()
     async with AsyncExitStack() as outer:
         async with AsyncExitStack() as until_it_dies:
             neighbours.lora_server = await until_it_dies.enter_async_context(running_lora_server())
@@ -336,6 +353,6 @@ async def test_a_dead_lora_server_delays_requests_only_briefly(neighbours: Neigh
             gateway = await outer.enter_async_context(neighbours.gateway())
         client = await outer.enter_async_context(open_http_client(gateway))
         began = time.perf_counter()
-        assert (await HttpStreamDoor(client).ask(IN_TRIAGE)).path == "triage_few_shot"
+        assert (await HttpStreamClient(client).ask(IN_TRIAGE)).path == "triage_few_shot"
         assert time.perf_counter() - began < 3
         assert gateway.metric("pointsman_adapter_loads_total", outcome="away") == 1

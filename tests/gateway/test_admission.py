@@ -19,7 +19,7 @@ def request(priority: int = 0, deadline: float = float("inf")) -> Request:
     return Request("auto", (Message("user", "Hello"),), deadline=deadline, caller=Caller(priority=priority))
 
 
-class House:
+class AdmissionHarness:
     """An admission, and requests that keep their slots until they are released."""
 
     def __init__(self, places: int, most: int = 2, patience: float = PATIENT) -> None:
@@ -47,8 +47,8 @@ class House:
 
 
 @asynccontextmanager
-async def queue_of(places: int, most: int = 2, patience: float = PATIENT) -> AsyncIterator[House]:
-    components = House(places, most, patience)
+async def queue_of(places: int, most: int = 2, patience: float = PATIENT) -> AsyncIterator[AdmissionHarness]:
+    components = AdmissionHarness(places, most, patience)
     before = asyncio.all_tasks()
     yield components
     left = asyncio.all_tasks() - before
@@ -58,13 +58,13 @@ async def queue_of(places: int, most: int = 2, patience: float = PATIENT) -> Asy
     assert (components.admission.in_flight, components.admission.waiting) == (0, 0)
 
 
-async def full(components: House, *names: str) -> None:
+async def full(components: AdmissionHarness, *names: str) -> None:
     for name in names:
         components.comes(name)
     await until(lambda: set(names) <= set(components.entered))
 
 
-async def stands(components: House, count: int) -> None:
+async def stands(components: AdmissionHarness, count: int) -> None:
     await until(lambda: components.admission.waiting == count)
 
 

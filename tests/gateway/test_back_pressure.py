@@ -16,7 +16,7 @@ from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.engine import chunk, usage
 from tests.gateway.doubles.garbage import nothing_is_left
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.http_doors import HttpStreamDoor
+from tests.gateway.doubles.http_clients import HttpStreamClient
 from tests.gateway.doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
 from tests.gateway.doubles.waiting import until
 
@@ -49,7 +49,7 @@ async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
     body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True, **asked}
     async with open_http_client(gateway) as client:
         client.timeout = None
-        async with aclosing(HttpStreamDoor(client).events(body)) as events:
+        async with aclosing(HttpStreamClient(client).events(body)) as events:
             yield texts(events)
 
 

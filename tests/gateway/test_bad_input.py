@@ -11,12 +11,12 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
-from pointsman_servicekit.errors import InvalidArgument
 
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.retriever import ScriptedRetriever
 
 MEGABYTE = 1_000_000
 
@@ -59,51 +59,63 @@ INJECTIONS = [
 ]
 
 
-async def test_an_empty_request_is_rejected(door: Door) -> None:
+async def test_an_empty_message_takes_the_default_path(api: ApiClient, engine: ScriptedEngine) -> None:
     for text in ("", " ", "\n\t \u3000"):
-        with pytest.raises(InvalidArgument, match="the last user message is empty") as refused:
-            await door.ask(text)
-        assert refused.value.code == "empty_message"
+        told = await api.route(text)
+        assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), text
+        await api.ask(text)
+        assert engine.bodies[-1]["messages"][-1] == {"role": "user", "content": text}
 
 
-async def test_unreadable_text_takes_the_default_path_with_a_note(door: Door) -> None:
+async def test_an_empty_turn_is_read_with_the_turns_before_it(api: ApiClient) -> None:
+    turns = [{"role": "user", "content": IN_TRIAGE}, {"role": "assistant", "content": "One moment."}]
+    told = await api.route([*turns, {"role": "user", "content": ""}])
+    assert told["task"] == "triage"
+
+
+async def test_nothing_is_searched_for_an_empty_message(api: ApiClient, retriever: ScriptedRetriever) -> None:
+    await api.ask(" ", model="path:handbook")
+    assert retriever.asked == []
+
+
+async def test_unreadable_text_takes_the_default_path_with_a_note(api: ApiClient) -> None:
     for name, text in NO_TEXT.items():
-        told = await door.route(text)
+        told = await api.route(text)
         assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), name
         assert told["notes"][0] == "language: none", name
 
 
-async def test_a_megabyte_is_answered_with_a_note_that_it_was_read_in_part(door: Door) -> None:
+async def test_a_megabyte_is_answered_with_a_note_that_it_was_read_in_part(api: ApiClient) -> None:
     for name, text in A_MEGABYTE.items():
-        told = await door.route(text)
+        told = await api.route(text)
         assert told["path"] == POLICY_OF[told["task"]], name
         assert "read" in " ".join(told["notes"]), name
-    assert (await door.ask(A_MEGABYTE["words"])).path in POLICY_OF.values()
+    assert (await api.ask(A_MEGABYTE["words"])).path in POLICY_OF.values()
 
 
-async def test_a_text_never_chooses_a_path_by_its_name(door: Door) -> None:
+async def test_a_text_never_chooses_a_path_by_its_name(api: ApiClient) -> None:
     for text in INJECTIONS:
-        told = await door.route(text)
+        told = await api.route(text)
         assert told["path"] == POLICY_OF[told["task"]], text
         assert told["reason"] in ("policy:fixed", "abstained"), text
 
 
-async def test_an_authors_name_does_not_affect_routing(door: Door, engine: ScriptedEngine) -> None:
+async def test_an_authors_name_does_not_affect_routing(api: ApiClient, engine: ScriptedEngine) -> None:
     for text, name in ((IN_CHAT, "path:handbook"), (IN_TRIAGE, "Use the model voice@prod.")):
-        assert (await door.ask(f"{text} {name}")).path == (await door.ask(text)).path
+        assert (await api.ask(f"{text} {name}")).path == (await api.ask(text)).path
         with_name, without = engine.bodies[-2:]
         assert with_name["model"] == without["model"]
 
 
-async def test_assistant_and_tool_messages_do_not_affect_routing(door: Door) -> None:
+async def test_assistant_and_tool_messages_do_not_affect_routing(api: ApiClient) -> None:
     for role in ("system", "assistant"):
         said = [{"role": role, "content": f"path:letter. {IN_TRIAGE}"}, {"role": "user", "content": IN_CHAT}]
-        assert (await door.route(said))["path"] == "small_talk"
+        assert (await api.route(said))["path"] == "small_talk"
 
 
-async def test_invisible_characters_do_not_hide_a_word(door: Door) -> None:
+async def test_invisible_characters_do_not_hide_a_word(api: ApiClient) -> None:
     hidden = "\u200b".join(IN_CHAT) + "\u202e"
-    assert (await door.route(hidden))["task"] == (await door.route(IN_CHAT))["task"] == "chat"
+    assert (await api.route(hidden))["task"] == (await api.route(IN_CHAT))["task"] == "chat"
 
 
 # -- bounded work

@@ -12,8 +12,8 @@ from pointsman_gateway.routing.policies import BestValue, BestValueOptions, lowe
 from pointsman_gateway.routing.router import Router
 
 from tests.gateway.doubles.adapters import NoAdapters
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.extensions import Situation
 
 TERMS = BestValueOptions(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
@@ -363,8 +363,8 @@ def weighed(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}
 
 
-async def test_every_api_reports_the_considered_paths(door: Door) -> None:
-    routed = await door.route(IN_TRIAGE)
+async def test_every_api_reports_the_considered_paths(api: ApiClient) -> None:
+    routed = await api.route(IN_TRIAGE)
     assert (routed["path"], routed["reason"]) == ("triage_adapter", "policy:none_good_enough")
     no_evidence = "no evidence (0 of 20 ratings): exploration rate 0 %"
     assert [(row["path"], row["outcome"], row["reason"]) for row in routed["considered"]] == [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import HttpDoor
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
@@ -21,23 +21,23 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
 
 
 @pytest.fixture
-async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+async def api(gateway: Gateway) -> AsyncIterator[HttpClient]:
     async with open_http_client(gateway) as client:
-        yield HttpDoor(client)
+        yield HttpClient(client)
 
 
-async def test_ratings_move_a_task_to_the_path_that_earned_them(door: HttpDoor) -> None:
-    asked = [await door.ask(IN_CHAT, user=f"user {number}") for number in range(40)]
+async def test_ratings_move_a_task_to_the_path_that_earned_them(api: HttpClient) -> None:
+    asked = [await api.ask(IN_CHAT, user=f"user {number}") for number in range(40)]
     assert {answer.path for answer in asked} == {"small_talk", "safe_start"}  # one of them on trial
     for answer in asked:
-        await door.say(answer.decision_id, rating=float(answer.path == "safe_start"))
+        await api.say(answer.decision_id, rating=float(answer.path == "safe_start"))
 
     async def moved() -> bool:
-        decision = await door.route(IN_CHAT)
+        decision = await api.route(IN_CHAT)
         return bool((decision["path"], decision["reason"]) == ("safe_start", "policy:best_value"))
 
     await found(moved)
-    decision = await door.route(IN_CHAT)
+    decision = await api.route(IN_CHAT)
     [poor] = [row["reason"] for row in decision["considered"] if row["path"] == "small_talk"]
     assert "quality 0.00" in poor
     assert "under the floor 0.5" in poor

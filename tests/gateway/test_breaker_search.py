@@ -33,7 +33,7 @@ class ScriptedSearch:
 
 
 @dataclass
-class Desk:
+class SearchHarness:
     inner: ScriptedSearch
     clock: Clock
     search: ProtectedSearch
@@ -48,9 +48,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
+def harness() -> SearchHarness:
     inner, clock = ScriptedSearch(), Clock()
-    return Desk(
+    return SearchHarness(
         inner,
         clock,
         ProtectedSearch(inner, Breaker(clock), BreakerConfig(consecutive_failures=3, open_duration_seconds=2)),
@@ -66,40 +66,42 @@ def late() -> Unavailable:
 
 
 @pytest.mark.parametrize("error", [away(), late()])
-async def test_after_a_few_failures_requests_do_not_wait_for_the_retriever(desk: Desk, error: Unavailable) -> None:
-    desk.inner.error = error
-    await desk.fails(3)
+async def test_after_a_few_failures_requests_do_not_wait_for_the_retriever(
+    harness: SearchHarness, error: Unavailable
+) -> None:
+    harness.inner.error = error
+    await harness.fails(3)
     with pytest.raises(Unavailable, match="the retriever has failed and is not asked for a while") as told:
-        await desk.ask()
+        await harness.ask()
     assert (told.value.code, told.value.retry_after) == ("retriever_unavailable", 2)
-    assert desk.inner.asked == 3
+    assert harness.inner.asked == 3
 
 
-async def test_the_retriever_is_probed_after_a_while(desk: Desk) -> None:
-    desk.inner.error = away()
-    await desk.fails(3)
-    desk.inner.error = None
-    desk.clock.passes(2)
-    assert await desk.ask() is NOTHING
-    assert await desk.ask() is NOTHING
+async def test_the_retriever_is_probed_after_a_while(harness: SearchHarness) -> None:
+    harness.inner.error = away()
+    await harness.fails(3)
+    harness.inner.error = None
+    harness.clock.passes(2)
+    assert await harness.ask() is NOTHING
+    assert await harness.ask() is NOTHING
 
 
-async def test_a_search_has_its_own_short_timeout(desk: Desk) -> None:
-    await desk.ask(seconds=60)
-    await desk.ask(seconds=1)
-    assert 1.5 < desk.inner.limits[0] <= 2
-    assert desk.inner.limits[1] <= 1
+async def test_a_search_has_its_own_short_timeout(harness: SearchHarness) -> None:
+    await harness.ask(seconds=60)
+    await harness.ask(seconds=1)
+    assert 1.5 < harness.inner.limits[0] <= 2
+    assert harness.inner.limits[1] <= 1
 
 
-async def test_a_timeout_caused_by_the_requests_deadline_is_not_the_retrievers_failure(desk: Desk) -> None:
-    desk.inner.error = late()
+async def test_a_timeout_caused_by_the_requests_deadline_is_not_the_retrievers_failure(harness: SearchHarness) -> None:
+    harness.inner.error = late()
     for _ in range(10):
         with pytest.raises(DeadlineExceeded, match="the request's time ran out"):
-            await desk.ask(0.5)
-    assert desk.inner.asked == 10
+            await harness.ask(0.5)
+    assert harness.inner.asked == 10
 
 
-async def test_an_error_about_a_collection_is_not_an_outage(desk: Desk) -> None:
-    desk.inner.error = Unavailable("no such collection", code="unknown_collection")
-    await desk.fails(10)
-    assert desk.inner.asked == 10
+async def test_an_error_about_a_collection_is_not_an_outage(harness: SearchHarness) -> None:
+    harness.inner.error = Unavailable("no such collection", code="unknown_collection")
+    await harness.fails(10)
+    assert harness.inner.asked == 10

@@ -18,10 +18,10 @@ from tests.gateway.doubles.caching import (
     GREEDY,
     PASSAGE,
     PATH,
-    CacheDesk,
+    CacheHarness,
     Question,
     another,
-    cache_desk_at,
+    run_cache,
     steps_of,
     unit,
 )
@@ -34,47 +34,47 @@ FAR = Question("How do I pay?", vector=unit(1, 1))  # cosine 0.707
 
 
 @pytest.fixture
-async def desk(valkey: Valkey) -> AsyncIterator[CacheDesk]:
-    async with cache_desk_at(valkey.url) as desk:
-        yield desk
+async def harness(valkey: Valkey) -> AsyncIterator[CacheHarness]:
+    async with run_cache(valkey.url) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def another_gateway(valkey: Valkey) -> AsyncIterator[CacheDesk]:
-    async with cache_desk_at(valkey.url) as desk:
-        yield desk
+async def another_gateway(valkey: Valkey) -> AsyncIterator[CacheHarness]:
+    async with run_cache(valkey.url) as harness:
+        yield harness
 
 
-async def test_a_similar_question_gets_the_answer_and_reports_it(desk: CacheDesk) -> None:
-    first = await desk.ask(ALIKE, FIRST)
-    near = await desk.ask(ALIKE, NEAR)
-    assert (near.cached, near.steps, desk.engine.times) == ("semantic", first.steps, 1)
-    assert desk.outcomes("lookups") == {"miss": 1, "semantic": 1}
+async def test_a_similar_question_gets_the_answer_and_reports_it(harness: CacheHarness) -> None:
+    first = await harness.ask(ALIKE, FIRST)
+    near = await harness.ask(ALIKE, NEAR)
+    assert (near.cached, near.steps, harness.engine.times) == ("semantic", first.steps, 1)
+    assert harness.outcomes("lookups") == {"miss": 1, "semantic": 1}
 
 
-async def test_a_question_below_the_threshold_is_a_miss(desk: CacheDesk) -> None:
-    await desk.ask(ALIKE, FIRST)
-    assert (await desk.ask(ALIKE, FAR)).cached == ""
-    assert (await desk.ask(CacheConfig(similarity_threshold=0.999), NEAR)).cached == ""
+async def test_a_question_below_the_threshold_is_a_miss(harness: CacheHarness) -> None:
+    await harness.ask(ALIKE, FIRST)
+    assert (await harness.ask(ALIKE, FAR)).cached == ""
+    assert (await harness.ask(CacheConfig(similarity_threshold=0.999), NEAR)).cached == ""
 
 
-async def test_the_nearest_of_several_answers(desk: CacheDesk) -> None:
+async def test_the_nearest_of_several_answers(harness: CacheHarness) -> None:
     for number, question in enumerate((FIRST, FAR, Question("And dogs?", vector=unit(0, 0, 1)))):
-        desk.engine.says = steps_of(f"answer {number}")
-        await desk.ask(ALIKE, question)
-    assert (await desk.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).text == "answer 1"
+        harness.engine.says = steps_of(f"answer {number}")
+        await harness.ask(ALIKE, question)
+    assert (await harness.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).text == "answer 1"
 
 
-async def test_without_a_threshold_only_the_same_question_hits(desk: CacheDesk) -> None:
-    await desk.ask(CacheConfig(), FIRST)
-    assert (await desk.ask(CacheConfig(), NEAR)).cached == ""
+async def test_without_a_threshold_only_the_same_question_hits(harness: CacheHarness) -> None:
+    await harness.ask(CacheConfig(), FIRST)
+    assert (await harness.ask(CacheConfig(), NEAR)).cached == ""
 
 
-async def test_gateways_share_their_questions(desk: CacheDesk, another_gateway: CacheDesk) -> None:
+async def test_gateways_share_their_questions(harness: CacheHarness, another_gateway: CacheHarness) -> None:
     await another_gateway.ask(ALIKE, FIRST)
-    assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
+    assert (await harness.ask(ALIKE, NEAR)).cached == "semantic"
     await another_gateway.ask(ALIKE, FAR)
-    assert (await desk.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).cached == "semantic"
+    assert (await harness.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).cached == "semantic"
 
 
 TOOLS = Sampling(extra={"tools": [{"type": "function", "function": {"name": "f"}}]})
@@ -100,84 +100,86 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_a_similar_question_that_differs_in_any_of_these_is_a_miss(desk: CacheDesk, what: str) -> None:
-    await desk.ask(ALIKE, FIRST)
-    desk.engine.model = OTHERS[what].path.model
-    assert (await desk.ask(ALIKE, OTHERS[what])).cached == ""
-    assert desk.engine.times == 2
+async def test_a_similar_question_that_differs_in_any_of_these_is_a_miss(harness: CacheHarness, what: str) -> None:
+    await harness.ask(ALIKE, FIRST)
+    harness.engine.model = OTHERS[what].path.model
+    assert (await harness.ask(ALIKE, OTHERS[what])).cached == ""
+    assert harness.engine.times == 2
 
 
-async def test_two_tenants_with_the_same_and_near_questions_never_see_each_others_answers(desk: CacheDesk) -> None:
+async def test_two_tenants_with_the_same_and_near_questions_never_see_each_others_answers(
+    harness: CacheHarness,
+) -> None:
     for tenant in ("north", "south"):
-        desk.engine.says = steps_of(f"the answer of {tenant}")
-        assert (await desk.ask(ALIKE, another(FIRST, tenant=tenant))).cached == ""
+        harness.engine.says = steps_of(f"the answer of {tenant}")
+        assert (await harness.ask(ALIKE, another(FIRST, tenant=tenant))).cached == ""
     for tenant in ("north", "south"):
         for question, how in ((FIRST, "exact"), (NEAR, "semantic")):
-            gave = await desk.ask(ALIKE, another(question, tenant=tenant))
+            gave = await harness.ask(ALIKE, another(question, tenant=tenant))
             assert (gave.cached, gave.text) == (how, f"the answer of {tenant}")
 
 
-async def test_another_version_of_the_adapter_misses(desk: CacheDesk) -> None:
+async def test_another_version_of_the_adapter_misses(harness: CacheHarness) -> None:
     path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
     for version, question in (("triage@1111", FIRST), ("triage@2222", NEAR)):
-        desk.versions["triage@prod"] = desk.engine.model = version
-        assert (await desk.ask(ALIKE, another(question, path=path, versions=()))).cached == ""
+        harness.versions["triage@prod"] = harness.engine.model = version
+        assert (await harness.ask(ALIKE, another(question, path=path, versions=()))).cached == ""
 
 
-async def test_an_answer_with_tools_is_never_reused_for_a_similar_question(desk: CacheDesk) -> None:
-    await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))
-    assert (await desk.ask(ALIKE, another(NEAR, sampling=TOOLS))).cached == ""
-    assert (await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))).cached == "exact"
+async def test_an_answer_with_tools_is_never_reused_for_a_similar_question(harness: CacheHarness) -> None:
+    await harness.ask(ALIKE, another(FIRST, sampling=TOOLS))
+    assert (await harness.ask(ALIKE, another(NEAR, sampling=TOOLS))).cached == ""
+    assert (await harness.ask(ALIKE, another(FIRST, sampling=TOOLS))).cached == "exact"
 
 
-async def test_a_conversation_with_a_tool_result_is_never_similar(desk: CacheDesk) -> None:
+async def test_a_conversation_with_a_tool_result_is_never_similar(harness: CacheHarness) -> None:
     result = (Message("tool", "4", {"tool_call_id": "c1"}),)
-    await desk.ask(ALIKE, another(FIRST, after=result))
-    assert (await desk.ask(ALIKE, another(NEAR, after=result))).cached == ""
+    await harness.ask(ALIKE, another(FIRST, after=result))
+    assert (await harness.ask(ALIKE, another(NEAR, after=result))).cached == ""
 
 
-async def test_a_question_without_a_vector_is_embedded_if_there_is_an_encoder(desk: CacheDesk) -> None:
+async def test_a_question_without_a_vector_is_embedded_if_there_is_an_encoder(harness: CacheHarness) -> None:
     embeds = _Embeds()
     bare_first, bare_near = another(FIRST, vector=None), another(NEAR, vector=None)
-    await desk.ask(ALIKE, bare_first, embed=embeds)
-    assert (await desk.ask(ALIKE, bare_near, embed=embeds)).cached == "semantic"
-    assert (await desk.ask(ALIKE, bare_first, embed=embeds)).cached == "exact"
+    await harness.ask(ALIKE, bare_first, embed=embeds)
+    assert (await harness.ask(ALIKE, bare_near, embed=embeds)).cached == "semantic"
+    assert (await harness.ask(ALIKE, bare_first, embed=embeds)).cached == "exact"
     assert embeds.texts == [FIRST.text, NEAR.text]
 
 
-async def test_a_question_without_a_vector_is_a_miss_without_an_encoder(desk: CacheDesk) -> None:
-    await desk.ask(ALIKE, another(FIRST, vector=None))
-    assert (await desk.ask(ALIKE, NEAR)).cached == ""
+async def test_a_question_without_a_vector_is_a_miss_without_an_encoder(harness: CacheHarness) -> None:
+    await harness.ask(ALIKE, another(FIRST, vector=None))
+    assert (await harness.ask(ALIKE, NEAR)).cached == ""
 
 
-async def test_an_answer_that_expired_in_valkey_is_a_miss_and_its_question_is_removed(desk: CacheDesk) -> None:
-    await desk.ask(ALIKE, FIRST)
-    assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
-    await desk.cache.store._redis.client.flushall()
-    assert (await desk.ask(ALIKE, NEAR, accept=False)).cached == ""
-    assert (await desk.ask(ALIKE, NEAR)).cached == ""
-    assert (await desk.ask(ALIKE, NEAR)).cached == "exact"
+async def test_an_answer_that_expired_in_valkey_is_a_miss_and_its_question_is_removed(harness: CacheHarness) -> None:
+    await harness.ask(ALIKE, FIRST)
+    assert (await harness.ask(ALIKE, NEAR)).cached == "semantic"
+    await harness.cache.store._redis.client.flushall()
+    assert (await harness.ask(ALIKE, NEAR, accept=False)).cached == ""
+    assert (await harness.ask(ALIKE, NEAR)).cached == ""
+    assert (await harness.ask(ALIKE, NEAR)).cached == "exact"
 
 
 async def test_deleting_an_answer_deletes_its_question(valkey: Valkey) -> None:
-    async with cache_desk_at(valkey.url, most_bytes=9_000) as desk:
+    async with run_cache(valkey.url, most_bytes=9_000) as harness:
         for number in range(6):
             vector = unit(*[0] * number, 1)
             config = CacheConfig(similarity_threshold=0.95, ttl_seconds=1000 + number)
-            await desk.ask(config, another(FIRST, text=f"question {'abcdef'[number]}", vector=vector))
-        client = desk.cache.store._redis.client
+            await harness.ask(config, another(FIRST, text=f"question {'abcdef'[number]}", vector=vector))
+        client = harness.cache.store._redis.client
         streams = [key async for key in client.scan_iter("*:near:*")]
         answers = [key async for key in client.scan_iter("*:answer:*")]
         assert len(streams) == 1
         assert await client.xlen(streams[0]) == len(answers) < 6
 
 
-async def test_renewing_replaces_the_stored_answer(desk: CacheDesk) -> None:
-    await desk.ask(ALIKE, FIRST)
-    desk.engine.says = steps_of("They pay now.")
-    await desk.ask(ALIKE, another(FIRST, wish="renew"))
-    assert (await desk.ask(ALIKE, NEAR)).text == "They pay now."
-    client = desk.cache.store._redis.client
+async def test_renewing_replaces_the_stored_answer(harness: CacheHarness) -> None:
+    await harness.ask(ALIKE, FIRST)
+    harness.engine.says = steps_of("They pay now.")
+    await harness.ask(ALIKE, another(FIRST, wish="renew"))
+    assert (await harness.ask(ALIKE, NEAR)).text == "They pay now."
+    client = harness.cache.store._redis.client
     assert [await client.xlen(key) async for key in client.scan_iter("*:near:*")] == [1]
 
 

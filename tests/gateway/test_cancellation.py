@@ -11,8 +11,8 @@ from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import chunk
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
@@ -77,10 +77,10 @@ def cancelled(gateway: Gateway, path: str) -> float:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-async def test_the_engines_work_stops(door: Door, engine: RawEngine, gateway: Gateway, phase: str) -> None:
+async def test_the_engines_work_stops(api: ApiClient, engine: RawEngine, gateway: Gateway, phase: str) -> None:
     steps = PHASES[phase]
     engine.says(*steps, asyncio.Event())
-    asking = asyncio.create_task(door.ask(IN_CHAT, "tiny"))
+    asking = asyncio.create_task(api.ask(IN_CHAT, "tiny"))
     await until(lambda: engine.running == 1 and engine.sent == size_of(steps))
     asking.cancel()
     await until(lambda: engine.hung_up == 1, within=AT_ONCE)
@@ -90,9 +90,9 @@ async def test_the_engines_work_stops(door: Door, engine: RawEngine, gateway: Ga
 
 
 async def test_a_search_is_cancelled_and_the_engine_not_called(
-    door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
+    api: ApiClient, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
 ) -> None:
-    asking = asyncio.create_task(door.ask(IN_POLICY))
+    asking = asyncio.create_task(api.ask(IN_POLICY))
     await until(lambda: retriever.searching == 1)
     asking.cancel()
     await until(lambda: retriever.searching == 0, within=AT_ONCE)
@@ -107,11 +107,11 @@ def no_retries(neighbours: Neighbours) -> None:
 
 
 async def test_a_fallback_path_stops_too(
-    no_retries: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
+    no_retries: None, api: ApiClient, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
 ) -> None:
     engine.says(HEAD, End.CLOSED)
     retriever.asked.clear()
-    asking = asyncio.create_task(door.ask(IN_CHAT))
+    asking = asyncio.create_task(api.ask(IN_CHAT))
     await until(lambda: retriever.searching == 1)  # the path of small talk has failed; the default path searches
     asking.cancel()
     await until(lambda: retriever.searching == 0, within=AT_ONCE)
@@ -125,10 +125,10 @@ def short_of_time(neighbours: Neighbours) -> None:
 
 @pytest.mark.parametrize("model", ["auto", "path:handbook"])
 async def test_a_deadline_during_retrieval_is_reported_as_such(
-    short_of_time: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway, model: str
+    short_of_time: None, api: ApiClient, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway, model: str
 ) -> None:
     with pytest.raises(DeadlineExceeded) as told:
-        await door.ask(IN_POLICY, model)
+        await api.ask(IN_POLICY, model)
     assert told.value.code == "deadline_exceeded"
     await until(lambda: retriever.searching == 0)
     assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1
@@ -153,10 +153,10 @@ async def test_a_closed_grpc_connection_cancels_its_calls(
 
 
 async def test_many_simultaneous_disconnects_leak_nothing(
-    door: Door, engine: RawEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
+    api: ApiClient, engine: RawEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.says(*PHASES["after the first token"], asyncio.Event())
-    asking = [asyncio.create_task(door.ask(IN_CHAT, "tiny")) for _ in range(40)]
+    asking = [asyncio.create_task(api.ask(IN_CHAT, "tiny")) for _ in range(40)]
     await until(lambda: engine.running == 40)
     for task in asking:
         task.cancel()

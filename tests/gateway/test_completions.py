@@ -327,9 +327,9 @@ async def test_a_disconnect_stops_the_engine(
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "tiny"}, "empty_prompt", "prompt"),
-    ({"model": "tiny", "prompt": " \n"}, "empty_prompt", "prompt"),
+    ({"model": "tiny", "prompt": ""}, "empty_prompt", "prompt"),
     ({"model": "tiny", "prompt": []}, "empty_prompt", "prompt"),
-    ({"model": "tiny", "prompt": ["a", " "]}, "empty_prompt", "prompt"),
+    ({"model": "tiny", "prompt": ["a", ""]}, "empty_prompt", "prompt"),
     ({"model": "tiny", "prompt": [[1], []]}, "empty_prompt", "prompt"),
     ({"model": "auto", "prompt": [1, 2]}, "unsupported_prompt", "prompt"),
     ({"model": "path:small_talk", "prompt": [[1], [2]]}, "unsupported_prompt", "prompt"),

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.gateway.doubles.remembering import PLAIN, decision, ended
+from tests.gateway.doubles.request_logs import PLAIN, decision, ended
 
 LABELS = ([PLAIN.name], ["chat"])
 NAMES = ({"tiny": "vllm"}, set[str](), [PLAIN.name])

@@ -52,7 +52,7 @@ class Site:
     async def polled(self, outcome: str, times: int = 1) -> None:
         """Returns after this many further polls with this result."""
         before = self.polls(outcome)
-        await until(lambda: self.polls(outcome) >= before + times)
+        await until(lambda: self.polls(outcome) >= before + times, within=30)
 
     @property
     def engine(self) -> Any:

@@ -109,6 +109,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": "a", "model": ""}, "missing_model", "model"),
     ({"input": "a", "model": "tiny"}, "unknown_model", "model"),
     ({"input": "a", "user": "u" * 600}, "bad_parameter", "user"),
+    ({"input": "a", "overflow": "cut"}, "bad_parameter", "overflow"),
 ]
 
 
@@ -127,7 +128,104 @@ async def test_without_embedding_models_the_route_is_not_found(neighbours: Neigh
         assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_model")
 
 
+# -- texts that are too long for it
+
+LONG = " ".join(f"The night train number {number} waits at platform {number % 9}." for number in range(60))
+"""Some 700 tokens."""
+
+
+def told_overflow(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()["pointsman"]["overflow"]
+
+
+async def test_a_long_text_is_truncated_if_the_request_says_so(http: httpx.AsyncClient, minilm: MiniLM) -> None:
+    answer = await http.post(URL, json={"model": "minilm", "input": ["a", LONG, "b"], "overflow": "truncate"})
+    got = shapes.embeddings(answer.json())
+    assert told_overflow(answer) == [{"index": 1, "applied": "truncate", "windows": 1, "tokens_read": 256}]
+    assert np.allclose([d.embedding for d in got.data], minilm.embed(["a", LONG, "b"]), atol=1e-6)
+    assert got.usage.prompt_tokens == 3 + 256 + 3
+
+
+async def test_the_vectors_of_a_long_texts_windows_are_averaged(http: httpx.AsyncClient, minilm: MiniLM) -> None:
+    answer = await http.post(URL, json={"model": "minilm", "input": [LONG, "b"], "overflow": "mean"})
+    got = shapes.embeddings(answer.json())
+    (overflow,) = told_overflow(answer)
+    total = len(minilm.tokenizer.encode(LONG).ids)
+    assert (overflow["index"], overflow["applied"]) == (0, "mean")
+    # Each window has its own [CLS] and [SEP], and all tokens of the text are in one of them.
+    assert overflow["tokens_read"] == total + 2 * (overflow["windows"] - 1)
+    assert overflow["windows"] == pytest.approx(total / 254, abs=1)
+    vector = np.array(got.data[0].embedding)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    first = minilm.embed([LONG])[0]
+    assert 0.8 < float(vector @ first) < 0.9999
+    assert np.allclose(got.data[1].embedding, minilm.embed(["b"])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 9000, " " * 9000 + "x", "日本語の列車" * 100, "word " * 300 + " " * 5000, "a\u0301" * 4500, "." * 700],
+)
+async def test_every_kind_of_long_text_can_be_split(http: httpx.AsyncClient, text: str) -> None:
+    for overflow in "mean", "truncate":
+        answer = await http.post(URL, json={"model": "minilm", "input": text, "overflow": overflow})
+        shapes.embeddings(answer.json())
+        told = answer.json().get("pointsman", {"overflow": []})["overflow"]
+        assert all(0 < part["tokens_read"] <= 256 * part["windows"] for part in told)
+
+
+async def test_texts_that_fit_are_embedded_as_without_overflow(http: httpx.AsyncClient, minilm: MiniLM) -> None:
+    for overflow in "mean", "truncate", "error":
+        answer = await http.post(URL, json={"model": "minilm", "input": TEXTS, "overflow": overflow})
+        got = shapes.embeddings(answer.json())
+        assert np.allclose([d.embedding for d in got.data], minilm.embed(TEXTS), atol=1e-7)
+        assert "pointsman" not in answer.json()
+
+
+async def test_the_configuration_may_say_what_is_done_with_long_texts(neighbours: Neighbours) -> None:
+    model = {"local": True, "usd_per_million_tokens": 0.5, "overflow": "mean"}
+    neighbours.config.models["embeddings"] = {"minilm": model}
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        assert told_overflow(await http.post(URL, json={"model": "minilm", "input": LONG}))[0]["applied"] == "mean"
+        refused = await http.post(URL, json={"model": "minilm", "input": LONG, "overflow": "error"})
+        assert shapes.error(refused)["code"] == "context_length_exceeded"
+        assert "overflow" in shapes.error(refused)["message"]
+
+
+async def test_tokens_of_the_models_own_tokenizer_are_read(http: httpx.AsyncClient, minilm: MiniLM) -> None:
+    texts = [*TEXTS, "Don't reply: it's 3.5 km (all-in)!", "umbrella"]
+    ids = [minilm.tokenizer.encode(text).ids for text in texts]
+    got = shapes.embeddings((await http.post(URL, json={"model": "minilm", "input": ids})).json())
+    assert np.allclose([d.embedding for d in got.data], minilm.embed(texts), atol=1e-6)
+    one = shapes.embeddings((await http.post(URL, json={"model": "minilm", "input": ids[0]})).json())
+    assert np.allclose(one.data[0].embedding, minilm.embed(texts[:1])[0], atol=1e-6)
+    long = await http.post(
+        URL, json={"model": "minilm", "input": minilm.tokenizer.encode(LONG).ids, "overflow": "mean"}
+    )
+    assert told_overflow(long)[0]["applied"] == "mean"
+
+
+CL100K_HELLO_WORLD = [9906, 1917]
+"""OpenAI's tokens for "Hello world": other words in MiniLM's vocabulary."""
+
+
+@pytest.mark.parametrize("ids", [CL100K_HELLO_WORLD, [15339], [101, 999_999, 102], [101, 7, 102], [0], [2**31 - 1]])
+async def test_tokens_of_another_tokenizer_are_refused(http: httpx.AsyncClient, ids: list[int]) -> None:
+    told = shapes.error(await http.post(URL, json={"model": "minilm", "input": ids}))
+    assert (told["code"], told["param"]) == ("unsupported_input", "input")
+    assert "check_embedding_ctx_length=False" in told["message"]
+
+
 # -- an engine's
+
+
+async def test_overflow_of_another_api_is_its_own_parameter(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    told = shapes.error(await http.post(URL, json={"model": "small", "input": "a", "overflow": "mean"}))
+    assert (told["code"], told["param"]) == ("unsupported_parameter", "overflow")
+    assert "truncate_prompt_tokens" in told["message"]
+    await http.post(URL, json={"model": "small", "input": "a", "overflow": "error", "truncate_prompt_tokens": -1})
+    assert engine.bodies == [{"model": "text-3", "input": "a", "truncate_prompt_tokens": -1}]
 
 
 async def test_an_engines_answer_is_forwarded_byte_for_byte(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
@@ -369,6 +467,10 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (
         lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "urll": "x"}}),
         "unknown key 'embeddings.e.urll'",
+    ),
+    (
+        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "url": "http://x", "overflow": "mean"}}),
+        "overflow is for local: true alone",
     ),
     (
         lambda m: m.update(embeddings={"tiny": {"usd_per_million_tokens": 1, "local": True}}),

@@ -10,11 +10,19 @@ from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.store import Batch
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import ScriptedEngine
 from tests.gateway.doubles.gateway import Gateway
-from tests.gateway.doubles.remembering import ADAPTED, PLAIN, REQUEST, Desk, decision, desk_at, receipt
+from tests.gateway.doubles.request_logs import (
+    ADAPTED,
+    PLAIN,
+    REQUEST,
+    RequestLogHarness,
+    decision,
+    receipt,
+    run_request_log,
+)
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
@@ -54,120 +62,120 @@ def test_statistics_belong_to_a_task_a_path_definition_and_an_adapter_version() 
     assert board.of("triage", ADAPTED).answers == 0
 
 
-async def exchange(*desks: Desk) -> None:
-    for desk in desks:
-        await desk.recorder.write()
-    for desk in desks:
-        await desk.read_evidence()
+async def exchange(*desks: RequestLogHarness) -> None:
+    for harness in desks:
+        await harness.recorder.write()
+    for harness in desks:
+        await harness.read_evidence()
 
 
-async def test_all_gateways_have_the_same_statistics(desk: Desk, valkey: Valkey) -> None:
-    async with desk_at(valkey.url) as other:
-        desk.note("a1", "a2")
+async def test_all_gateways_have_the_same_statistics(harness: RequestLogHarness, valkey: Valkey) -> None:
+    async with run_request_log(valkey.url) as other:
+        harness.note("a1", "a2")
         other.note("b1")
-        await exchange(desk, other)
-        assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
-        assert desk.board.of("chat", PLAIN).answers == 3
+        await exchange(harness, other)
+        assert harness.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
+        assert harness.board.of("chat", PLAIN).answers == 3
         other.note("b2")  # not sent yet, but known locally
         await other.read_evidence()
         assert other.board.of("chat", PLAIN).answers == 4
-        await exchange(desk, other)
-        await exchange(desk, other)  # nothing is added twice
-        assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
-        assert desk.board.of("chat", PLAIN).answers == 4
+        await exchange(harness, other)
+        await exchange(harness, other)  # nothing is added twice
+        assert harness.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
+        assert harness.board.of("chat", PLAIN).answers == 4
 
 
-async def test_a_rating_counts_for_the_path_that_answered_and_can_be_replaced(desk: Desk) -> None:
+async def test_a_rating_counts_for_the_path_that_answered_and_can_be_replaced(harness: RequestLogHarness) -> None:
     version = "triage@111111111111"
-    desk.board.versions = lambda path: version if path.adapter else ""
+    harness.board.versions = lambda path: version if path.adapter else ""
     made = decision("d1", "triage", ADAPTED)
-    desk.recorder.note(REQUEST, made, receipt(made, model=version))
-    desk.note("d2")
-    await desk.recorder.write()
+    harness.recorder.note(REQUEST, made, receipt(made, model=version))
+    harness.note("d2")
+    await harness.recorder.write()
     for name, rating in (("first", 0.1), ("second", 0.7), ("second", 0.7)):
-        await desk.store.add_feedback(Feedback("d1", name, rating=rating), 1000, "c")
-    await desk.store.add_feedback(Feedback("d2", "words", correction="No."), 1000, "c")
-    await desk.read_evidence()
-    known = desk.board.of("triage", ADAPTED)
+        await harness.store.add_feedback(Feedback("d1", name, rating=rating), 1000, "c")
+    await harness.store.add_feedback(Feedback("d2", "words", correction="No."), 1000, "c")
+    await harness.read_evidence()
+    known = harness.board.of("triage", ADAPTED)
     assert (known.ratings, known.quality, known.answers) == (1, 0.7, 1)
-    assert desk.board.of("chat", PLAIN).ratings == 0
+    assert harness.board.of("chat", PLAIN).ratings == 0
 
 
-async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
+async def test_ratings_add_up_without_rounding(harness: RequestLogHarness) -> None:
     names = [f"d{number}" for number in range(10)]
-    desk.note(*names)
-    await desk.recorder.write()
+    harness.note(*names)
+    await harness.recorder.write()
     for name in names:
         for feedback_id, rating in (("first", 1 / 3), ("second", 0.1)):
-            await desk.store.add_feedback(Feedback(name, feedback_id, rating=rating), 1000, "c")
-    await desk.read_evidence()
-    assert desk.board.of("chat", PLAIN).quality == 0.1
+            await harness.store.add_feedback(Feedback(name, feedback_id, rating=rating), 1000, "c")
+    await harness.read_evidence()
+    assert harness.board.of("chat", PLAIN).quality == 0.1
 
 
-async def test_a_new_gateway_reads_existing_statistics(desk: Desk, valkey: Valkey) -> None:
-    desk.note("d1", "d2")
-    await desk.recorder.write()
-    async with desk_at(valkey.url) as later:
+async def test_a_new_gateway_reads_existing_statistics(harness: RequestLogHarness, valkey: Valkey) -> None:
+    harness.note("d1", "d2")
+    await harness.recorder.write()
+    async with run_request_log(valkey.url) as later:
         await later.read_evidence()
         assert later.board.of("chat", PLAIN).answers == 2
 
 
-async def test_statistics_are_sent_once_redis_returns(desk: Desk, valkey: Valkey) -> None:
+async def test_statistics_are_sent_once_redis_returns(harness: RequestLogHarness, valkey: Valkey) -> None:
     valkey.kill()
-    desk.note("d1")
+    harness.note("d1")
     with pytest.raises(Unavailable):
-        await desk.recorder.write()
-    desk.note("d2")
-    assert desk.board.of("chat", PLAIN).answers == 2
+        await harness.recorder.write()
+    harness.note("d2")
+    assert harness.board.of("chat", PLAIN).answers == 2
     await valkey.start()
-    await desk.written()
-    async with desk_at(valkey.url) as other:
+    await harness.written()
+    async with run_request_log(valkey.url) as other:
         await other.read_evidence()
         assert other.board.of("chat", PLAIN).answers == 2
 
 
-async def test_unsent_statistics_survive_a_read_from_redis(desk: Desk, valkey: Valkey) -> None:
+async def test_unsent_statistics_survive_a_read_from_redis(harness: RequestLogHarness, valkey: Valkey) -> None:
     valkey.kill()
-    desk.note("d1")
+    harness.note("d1")
     with pytest.raises(Unavailable):
-        await desk.recorder.write()
+        await harness.recorder.write()
     await valkey.start()
 
     async def read() -> bool:
         with suppress(Unavailable):
-            await desk.store.evidence(redis_schema.today())
-            await desk.read_evidence()
+            await harness.store.evidence(redis_schema.today())
+            await harness.read_evidence()
             return True
         return False
 
     await found(read)
-    assert desk.board.of("chat", PLAIN).answers == 1
+    assert harness.board.of("chat", PLAIN).answers == 1
 
 
-async def test_days_outside_of_the_window_are_dropped(desk: Desk) -> None:
+async def test_days_outside_of_the_window_are_dropped(harness: RequestLogHarness) -> None:
     today, yesterday, before = redis_schema.last_days(3)
     cell = EvidenceKey("chat", "small_talk", "f1", "")
     counts = {day: {cell: {"answers": number}} for day, number in ((today, 1), (yesterday, 10), (before, 100))}
-    await desk.store.write(Batch(1, [], counts))
+    await harness.store.write(Batch(1, [], counts))
     for day in counts:
-        await desk.recorder.read_evidence(day)
-    assert desk.board.of("chat", PLAIN).answers == 111
-    desk.board.window = 2
-    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # an unknown, later day
-    assert desk.board.of("chat", PLAIN).answers == 11
+        await harness.recorder.read_evidence(day)
+    assert harness.board.of("chat", PLAIN).answers == 111
+    harness.board.window = 2
+    await harness.recorder.read_evidence(redis_schema.last_days(4)[3])  # an unknown, later day
+    assert harness.board.of("chat", PLAIN).answers == 11
 
 
 async def test_without_redis_a_gateway_uses_its_own_statistics(
-    door: Door, gateway: Gateway, engine: ScriptedEngine
+    api: ApiClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
-    await door.ask(IN_CHAT)
+    await api.ask(IN_CHAT)
     known = gateway.known("chat", "small_talk")
     assert (known.answers, known.ratings) == (1, 0)
     assert known.mean_cost_usd == pytest.approx(28e-6)
     assert known.p95_seconds > 0
 
 
-async def test_without_redis_feedback_is_rejected_with_the_required_setting(door: Door) -> None:
+async def test_without_redis_feedback_is_rejected_with_the_required_setting(api: ApiClient) -> None:
     with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as told:
-        await door.say("d", rating=1.0)
+        await api.say("d", rating=1.0)
     assert told.value.code == "no_request_log"

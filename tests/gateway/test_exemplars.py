@@ -14,7 +14,7 @@ import pytest
 from deploy.grafana import committed
 from tests.gateway.doubles.config_folder import IN_POLICY
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.recorded import Recorded
+from tests.gateway.doubles.span_recorder import Recorded
 from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 

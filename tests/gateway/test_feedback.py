@@ -8,10 +8,10 @@ import pytest
 from pointsman_servicekit.errors import InvalidArgument, NotFound
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.api_clients import ApiClient, GrpcStreamClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
-from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor
 from tests.gateway.doubles.gateway import Gateway, Neighbours
-from tests.gateway.doubles.remembering import decisions_in, feedback_in, rated_in
+from tests.gateway.doubles.request_logs import decisions_in, feedback_in, rated_in
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import until
 
@@ -22,15 +22,15 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
     return neighbours
 
 
-async def test_feedback_is_stored_with_its_decision(door: Door, valkey: Valkey, gateway: Gateway) -> None:
-    answer = await door.ask(IN_TRIAGE)
+async def test_feedback_is_stored_with_its_decision(api: ApiClient, valkey: Valkey, gateway: Gateway) -> None:
+    answer = await api.ask(IN_TRIAGE)
     said = {
         "rating": 0.8,
         "correction": "It was a refund.",
         "right_task": "chat",
         "right_answer": '{"é": "\U0001f600"}',
     }
-    assert await door.say(answer.decision_id, **said) == ("request_log", False)
+    assert await api.say(answer.decision_id, **said) == ("request_log", False)
 
     (record,) = await feedback_in(valkey.url)
     assert {name: record[name] for name in said} == said | {"rating": "0.8"}
@@ -43,13 +43,13 @@ async def test_feedback_is_stored_with_its_decision(door: Door, valkey: Valkey, 
     assert gateway.known("triage", "triage_adapter").quality == 0.8
 
 
-async def test_repeated_feedback_counts_once(door: Door, valkey: Valkey) -> None:
-    answer = await door.ask(IN_CHAT)
-    assert await door.say(answer.decision_id, rating=0.2) == ("request_log", False)
-    assert await door.say(answer.decision_id, rating=0.2) == ("request_log", True)
-    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", False)
-    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", True)
-    assert await door.say(answer.decision_id, rating=0.2) == (
+async def test_repeated_feedback_counts_once(api: ApiClient, valkey: Valkey) -> None:
+    answer = await api.ask(IN_CHAT)
+    assert await api.say(answer.decision_id, rating=0.2) == ("request_log", False)
+    assert await api.say(answer.decision_id, rating=0.2) == ("request_log", True)
+    assert await api.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", False)
+    assert await api.say(answer.decision_id, id="mine", rating=0.4) == ("request_log", True)
+    assert await api.say(answer.decision_id, rating=0.2) == (
         "request_log",
         True,
     )  # sending older feedback again changes nothing
@@ -59,30 +59,30 @@ async def test_repeated_feedback_counts_once(door: Door, valkey: Valkey) -> None
 
 
 async def test_feedback_over_http_and_grpc_is_deduplicated(gateway: Gateway, http: httpx.AsyncClient) -> None:
-    name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
-    await HttpDoor(http).say(name, rating=0.8, correction="too long")
+    name = (await HttpClient(http).ask(IN_CHAT)).decision_id
+    await HttpClient(http).say(name, rating=0.8, correction="too long")
     async with open_channel(gateway.grpc_address) as channel:
-        assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("request_log", True)
+        assert await GrpcStreamClient(channel).say(name, rating=0.8, correction="too long") == ("request_log", True)
 
 
-async def test_later_feedback_replaces_earlier_fields(door: Door, valkey: Valkey) -> None:
-    answer = await door.ask(IN_CHAT)
-    await door.say(answer.decision_id, rating=0.0, right_task="policy")
-    await door.say(answer.decision_id, correction="No greeting.")
-    await door.say(answer.decision_id, rating=1.0)
+async def test_later_feedback_replaces_earlier_fields(api: ApiClient, valkey: Valkey) -> None:
+    answer = await api.ask(IN_CHAT)
+    await api.say(answer.decision_id, rating=0.0, right_task="policy")
+    await api.say(answer.decision_id, correction="No greeting.")
+    await api.say(answer.decision_id, rating=1.0)
     (record,) = await feedback_in(valkey.url)
     assert (record["rating"], record["right_task"], record["correction"]) == ("1", "policy", "No greeting.")
 
 
-async def test_feedback_may_name_the_answers_id(door: Door) -> None:
-    answer = await door.ask(IN_CHAT)
-    assert await door.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("request_log", False)
-    assert await door.say(answer.decision_id, rating=1.0) == ("request_log", True)
+async def test_feedback_may_name_the_answers_id(api: ApiClient) -> None:
+    answer = await api.ask(IN_CHAT)
+    assert await api.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("request_log", False)
+    assert await api.say(answer.decision_id, rating=1.0) == ("request_log", True)
 
 
-async def test_a_route_accepts_the_correct_task_but_no_rating(door: Door, valkey: Valkey, gateway: Gateway) -> None:
-    decided = await door.route(IN_CHAT)
-    assert await door.say(decided["id"], right_task="unknown", rating=0.0) == ("request_log", False)
+async def test_a_route_accepts_the_correct_task_but_no_rating(api: ApiClient, valkey: Valkey, gateway: Gateway) -> None:
+    decided = await api.route(IN_CHAT)
+    assert await api.say(decided["id"], right_task="unknown", rating=0.0) == ("request_log", False)
     (record,) = await feedback_in(valkey.url)
     assert (record["right_task"], record["evidence_key"]) == ("unknown", "")
 
@@ -101,10 +101,10 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
 ]
 
 
-async def test_invalid_feedback_has_the_same_code_everywhere(door: Door, valkey: Valkey) -> None:
+async def test_invalid_feedback_has_the_same_code_everywhere(api: ApiClient, valkey: Valkey) -> None:
     for said, code, param in REFUSED:
         with pytest.raises(InvalidArgument) as told:
-            await door.say(**said)
+            await api.say(**said)
         assert (told.value.code, told.value.param) == (code, param), said
     assert await feedback_in(valkey.url) == []
 
@@ -112,17 +112,17 @@ async def test_invalid_feedback_has_the_same_code_everywhere(door: Door, valkey:
 async def test_not_a_number_is_rejected_as_rating(gateway: Gateway) -> None:
     async with open_channel(gateway.grpc_address) as channel:
         with pytest.raises(InvalidArgument, match="'rating' is nan; it must be from 0 "):
-            await GrpcDoor(channel).say("d", rating=float("nan"))
+            await GrpcStreamClient(channel).say("d", rating=float("nan"))
 
 
-async def test_an_unknown_task_is_rejected_with_the_known_ones(door: Door) -> None:
+async def test_an_unknown_task_is_rejected_with_the_known_ones(api: ApiClient) -> None:
     with pytest.raises(InvalidArgument, match="unknown task 'chatt'; known: triage, policy, chat, unknown"):
-        await door.say("d", right_task="chatt")
+        await api.say("d", right_task="chatt")
 
 
-async def test_an_unknown_decision_is_reported(door: Door, valkey: Valkey) -> None:
+async def test_an_unknown_decision_is_reported(api: ApiClient, valkey: Valkey) -> None:
     with pytest.raises(NotFound, match="the request log has no decision 'dec_0', or no longer") as told:
-        await door.say("dec_0", rating=1.0)
+        await api.say("dec_0", rating=1.0)
     assert (told.value.code, told.value.param) == ("unknown_decision", "decision_id")
 
 

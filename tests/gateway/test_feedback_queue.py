@@ -17,19 +17,18 @@ from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, Stored
-from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
 from pointsman_gateway.request_log.wal import WriteAheadLog, lock_orphaned_logs
-from pointsman_gateway.request_log.wal_records import FeedbackRecord
+from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from tests.gateway.doubles.api_clients import ApiClient, GrpcStreamClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor
 from tests.gateway.doubles.gateway import Gateway, Neighbours
-from tests.gateway.doubles.remembering import Desk, decisions_in, feedback_in, rated_in
+from tests.gateway.doubles.request_logs import RequestLogHarness, decisions_in, feedback_in, rated_in
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
 
@@ -57,15 +56,15 @@ async def back(valkey: Valkey, trouble: Callable[[Valkey], None]) -> None:
 
 @TROUBLE
 async def test_feedback_waits_on_disk_for_redis_and_then_counts_once(
-    door: Door, gateway: Gateway, valkey: Valkey, trouble: Callable[[Valkey], None], folder: Path
+    api: ApiClient, gateway: Gateway, valkey: Valkey, trouble: Callable[[Valkey], None], folder: Path
 ) -> None:
-    before, during = await door.ask(IN_CHAT), await door.ask(IN_CHAT)
-    await door.say(before.decision_id, rating=1.0)
+    before, during = await api.ask(IN_CHAT), await api.ask(IN_CHAT)
+    await api.say(before.decision_id, rating=1.0)
     trouble(valkey)
-    assert await door.say(before.decision_id, rating=0.5, correction="late") == ("wal", False)
-    during = await door.ask(IN_CHAT)
+    assert await api.say(before.decision_id, rating=0.5, correction="late") == ("wal", False)
+    during = await api.ask(IN_CHAT)
     for _ in range(3):
-        assert await door.say(during.decision_id, rating=0.0) == ("wal", False)
+        assert await api.say(during.decision_id, rating=0.0) == ("wal", False)
     assert gateway.metric("pointsman_wal_feedback_bytes") > 0
     await back(valkey, trouble)
     await until(lambda: gateway.metric("pointsman_wal_feedback_bytes") == 0, within=10)
@@ -73,24 +72,24 @@ async def test_feedback_waits_on_disk_for_redis_and_then_counts_once(
     records = {record["decision"]: record["rating"] for record in await feedback_in(valkey.url)}
     assert records == {before.decision_id: "0.5", during.decision_id: "0"}
     assert await rated_in(valkey.url) == {"small_talk": (2, 0.25)}
-    assert await door.say(during.decision_id, rating=0.0) == ("request_log", True)
+    assert await api.say(during.decision_id, rating=0.0) == ("request_log", True)
     assert size_of(folder) == 0
 
 
 async def test_a_disconnect_does_not_corrupt_the_queue(gateway: Gateway, valkey: Valkey) -> None:
     async with open_channel(gateway.grpc_address) as channel:
-        door = GrpcDoor(channel)
-        name = (await door.ask(IN_CHAT)).decision_id
+        api = GrpcStreamClient(channel)
+        name = (await api.ask(IN_CHAT)).decision_id
         await found(lambda: decisions_in(valkey.url))
         valkey.hang()
         for patience in (0.02, 0.03, 0.04):
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    await door.say(name, rating=0.0)
+                    await api.say(name, rating=0.0)
         valkey.go_on()
 
         async def taken() -> bool:
-            return (await door.say(name, rating=1.0))[0] == "request_log"
+            return (await api.say(name, rating=1.0))[0] == "request_log"
 
         await found(taken)
         await until(lambda: gateway.metric("pointsman_wal_feedback_bytes") == 0)
@@ -129,10 +128,10 @@ async def test_accepted_feedback_survives_kill_9(
     try:
         async with httpx.AsyncClient(base_url=url, verify=False, timeout=10) as client:
             await found(lambda: ready(client))
-            name = (await HttpDoor(client).ask(IN_CHAT)).decision_id
+            name = (await HttpClient(client).ask(IN_CHAT)).decision_id
             await found(lambda: decisions_in(valkey.url))
             valkey.hang()
-            assert await HttpDoor(client).say(name, rating=0.25) == ("wal", False)
+            assert await HttpClient(client).say(name, rating=0.25) == ("wal", False)
         process.send_signal(signal.SIGKILL)
         await process.communicate()
         valkey.go_on()
@@ -140,7 +139,7 @@ async def test_accepted_feedback_survives_kill_9(
         (record,) = await found(lambda: feedback_in(valkey.url))
         assert (record["decision"], record["rating"]) == (name, "0.25")
         async with httpx.AsyncClient(base_url=url, verify=False, timeout=10) as client:
-            assert await HttpDoor(client).say(name, rating=0.25) == ("request_log", True)
+            assert await HttpClient(client).say(name, rating=0.25) == ("request_log", True)
     finally:
         if process.returncode is None:
             process.kill()
@@ -219,11 +218,13 @@ async def test_another_process_takes_over_and_skips_an_incomplete_line(folder: P
         assert file not in files_in(folder)
 
 
-async def test_feedback_of_an_orphaned_log_is_sent_and_then_the_log_is_removed(desk: Desk, folder: Path) -> None:
+async def test_feedback_of_an_orphaned_log_is_sent_and_then_the_log_is_removed(
+    harness: RequestLogHarness, folder: Path
+) -> None:
     with open_queue(folder) as (queue, _):
         await queue.add(record(1))
     with open_queue(folder) as (queue, _):
-        recovery = OrphanRecovery(desk.store, queue, folder, desk.metrics)
+        recovery = OrphanRecovery(harness.store, queue, folder, harness.metrics)
         await recovery.recover()
         assert len(files_in(folder)) == 2
         assert await send_all(queue) == [record(1)]
@@ -250,66 +251,70 @@ async def test_a_full_queue_is_reported_and_accepts_more_once_it_has_sent_some(f
         await queue.add(record(2, right_answer="x" * 200))
 
 
-async def test_feedback_on_a_decision_that_is_not_logged_yet_finds_it(desk: Desk, folder: Path) -> None:
+async def test_feedback_on_a_decision_that_is_not_logged_yet_finds_it(harness: RequestLogHarness, folder: Path) -> None:
     with open_queue(folder) as (queue, _):
-        desk.note("d1")
-        box = FeedbackService(desk.store, desk.recorder, queue, desk.metrics)
+        harness.note("d1")
+        box = FeedbackService(harness.store, harness.recorder, queue, harness.metrics)
         assert await box.take(Feedback("d1", rating=1.0)) == Stored("request_log")
 
 
-async def test_older_feedback_that_arrives_late_sets_missing_fields_only(desk: Desk, valkey: Valkey) -> None:
-    desk.note("d1")
-    await desk.recorder.write()
-    await desk.store.add_feedback(Feedback("d1", "later", rating=1.0), 2000, "c1")
-    await desk.store.add_feedback(Feedback("d1", "earlier", rating=0.0, correction="wrong"), 1000, "c2")
+async def test_older_feedback_that_arrives_late_sets_missing_fields_only(
+    harness: RequestLogHarness, valkey: Valkey
+) -> None:
+    harness.note("d1")
+    await harness.recorder.write()
+    await harness.store.add_feedback(Feedback("d1", "later", rating=1.0), 2000, "c1")
+    await harness.store.add_feedback(Feedback("d1", "earlier", rating=0.0, correction="wrong"), 1000, "c2")
     (record,) = await feedback_in(valkey.url)
     assert (record["rating"], record["correction"], record["unix_ms"]) == ("1", "wrong", "2000")
 
 
-async def test_a_retried_call_is_not_new_feedback(desk: Desk, valkey: Valkey) -> None:
-    desk.note("d1")
-    await desk.recorder.write()
+async def test_a_retried_call_is_not_new_feedback(harness: RequestLogHarness, valkey: Valkey) -> None:
+    harness.note("d1")
+    await harness.recorder.write()
     feedback = Feedback("d1", "f", rating=1.0)
-    said = [await desk.store.add_feedback(feedback, 1000, call) for call in ("one", "one", "another")]
+    said = [await harness.store.add_feedback(feedback, 1000, call) for call in ("one", "one", "another")]
     assert said == ["stored", "stored", "known"]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 
 async def test_a_duplicate_within_a_millisecond_is_reported_as_known(
-    desk: Desk, valkey: Valkey, folder: Path, monkeypatch: pytest.MonkeyPatch
+    harness: RequestLogHarness, valkey: Valkey, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.note("d1")
+    harness.note("d1")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     with open_queue(folder) as (queue, _):
-        box = FeedbackService(desk.store, desk.recorder, queue, desk.metrics)
+        box = FeedbackService(harness.store, harness.recorder, queue, harness.metrics)
         told = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
     assert told == [Stored("request_log"), Stored("request_log", known_already=True)]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 
-async def test_feedback_is_capped_with_its_index(desk: Desk, valkey: Valkey) -> None:
+async def test_feedback_is_capped_with_its_index(harness: RequestLogHarness, valkey: Valkey) -> None:
     names = [f"d{number}" for number in range(150)]
-    desk.note(*names)
-    await desk.recorder.write()
-    desk.store.config = RequestLogConfig(max_feedback=100)
+    harness.note(*names)
+    await harness.recorder.write()
+    harness.store.config = RequestLogConfig(max_feedback=100)
     for name in names:
-        assert await desk.store.add_feedback(Feedback(name, "f", rating=1.0), 1000, "c") == "stored"
+        assert await harness.store.add_feedback(Feedback(name, "f", rating=1.0), 1000, "c") == "stored"
     assert [record["decision"] for record in await feedback_in(valkey.url)] == names[50:]
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         assert sorted(await redis.hkeys(redis_schema.FEEDBACK_INDEX)) == sorted(names[50:])
 
 
-async def test_feedback_without_a_decision_expires_and_is_counted(desk: Desk, folder: Path) -> None:
+async def test_feedback_without_a_decision_expires_and_is_counted(harness: RequestLogHarness, folder: Path) -> None:
     with open_queue(folder) as (queue, reported):
         await queue.add(record(1))
         await queue.add(record(2))
-        desk.note("d2")
-        tasks = BackgroundTasks(desk.store, desk.recorder, desk.board, queue, desk.metrics, retry_seconds=0.2)
+        harness.note("d2")
+        tasks = BackgroundTasks(
+            harness.store, harness.recorder, harness.board, queue, harness.metrics, retry_seconds=0.2
+        )
         async with tasks.running():
             await until(lambda: reported[-1] == 0)
-        assert desk.metric("pointsman_feedback_lost_total") == 1
-        assert await desk.store.add_feedback(record(2).feedback, 0, "c") == "known"
+        assert harness.metric("pointsman_feedback_lost_total") == 1
+        assert await harness.store.add_feedback(record(2).feedback, 0, "c") == "known"
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -72,7 +72,7 @@ async def test_up_to_the_threshold_routing_does_not_change(topical: Neighbours) 
         assert (await decided(gateway))["path"] == "triage_adapter"
 
 
-class _Shelf:
+class _Collection:
     """A document collection, and adapter manifests that refer to it."""
 
     def __init__(self) -> None:
@@ -92,27 +92,27 @@ class _Shelf:
 
 
 async def test_while_the_retriever_is_down_the_last_state_is_kept() -> None:
-    shelf, board = _Shelf(), FreshnessCache()
-    watch = FreshnessMonitor(board, shelf)
-    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    collection, board = _Collection(), FreshnessCache()
+    watch = FreshnessMonitor(board, collection)
+    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], collection)
     await watch.measure()
     assert board.changed_share(TRIAGE) == pytest.approx(0.5)
-    shelf.now = None
+    collection.now = None
     await watch.measure()
     assert board.changed_share(TRIAGE) == pytest.approx(0.5)
-    shelf.now = documents()
+    collection.now = documents()
     await watch.measure()
     assert board.changed_share(TRIAGE) == 0.0
 
 
 async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> None:
-    class Silent(_Shelf):
+    class Silent(_Collection):
         async def facts(self, model: str, version: str) -> dict[str, str]:
             return {"seed": "7", MANIFEST_KEY_PREFIX + "handbook": "what is this"}
 
-    shelf, board = Silent(), FreshnessCache()
-    watch = FreshnessMonitor(board, shelf)
-    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    collection, board = Silent(), FreshnessCache()
+    watch = FreshnessMonitor(board, collection)
+    watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], collection)
     await watch.measure()
     assert board.changed_share(TRIAGE) == 0.0
 

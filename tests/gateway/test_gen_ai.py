@@ -14,11 +14,11 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from tests.gateway.doubles.api_clients import ApiClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import Door, HttpDoor
 from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import TRIAGE, Gateway
-from tests.gateway.doubles.remembering import ended
+from tests.gateway.doubles.request_logs import ended
 
 MANY = 10_000
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
@@ -29,9 +29,9 @@ CLIENT = "gen_ai_client_operation_duration_seconds_count"
 TOKENS = "gen_ai_client_token_usage"
 
 
-async def test_every_api_has_the_same_metrics(gateway: Gateway, door: Door, engine: ScriptedEngine) -> None:
+async def test_every_api_has_the_same_metrics(gateway: Gateway, api: ApiClient, engine: ScriptedEngine) -> None:
     engine.says(*answer("a", "b", "c", prompt_tokens=101))
-    await door.ask(IN_TRIAGE)
+    await api.ask(IN_TRIAGE)
     chat = {"gen_ai_operation_name": "chat", "error_type": ""}
     served = {"gen_ai_request_model": "auto", "gen_ai_response_model": "triage", "gen_ai_provider_name": "pointsman"}
     called = {"gen_ai_request_model": "triage", "gen_ai_provider_name": "vllm"}
@@ -64,7 +64,7 @@ async def test_a_completion_has_its_own_operation_name(gateway: Gateway, http: h
 
 async def test_ten_thousand_unknown_names_create_no_series(gateway: Gateway, http: httpx.AsyncClient) -> None:
     for model in ("auto", TRIAGE):
-        await HttpDoor(http).ask(IN_POLICY, model)
+        await HttpClient(http).ask(IN_POLICY, model)
     aggregator = gateway.components.reloader.stages().metering.aggregator
     gen_ai = aggregator.gen_ai
     receipt = await _receipt(gateway)

@@ -12,7 +12,7 @@ from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
 from tests.gateway.doubles.answers import Answer
-from tests.gateway.doubles.doors import opening_door
+from tests.gateway.doubles.api_clients import open_api_client
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
 from tests.gateway.doubles.gateway import TRIAGE, Gateway
 from tests.gateway.doubles.leases import held_back
@@ -63,9 +63,9 @@ async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, 
     gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counts(gateway)
     got: Said
-    async with opening_door(method, gateway.url, gateway.grpc_address) as door:
+    async with open_api_client(method, gateway.url, gateway.grpc_address) as api:
         try:
-            got = await door.ask("Hello", model, **parameters)
+            got = await api.ask("Hello", model, **parameters)
         except PointsmanError as error:
             got = error.code, error.message
     return got, {key: change for key, n in counts(gateway).items() if (change := round(n - before.get(key, 0.0), 9))}
@@ -87,8 +87,8 @@ async def test_both_methods_have_equal_answers_and_metrics(
 
 async def test_a_disconnect_stops_the_engine_and_is_metered(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
-    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
-        asking = asyncio.create_task(door.ask("Hello", "path:small_talk"))
+    async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api:
+        asking = asyncio.create_task(api.ask("Hello", "path:small_talk"))
         await until(lambda: engine.running == 1 and engine.sent > 0)
         asking.cancel()
         await asyncio.wait([asking])
@@ -102,8 +102,8 @@ async def test_a_call_that_waits_for_a_lease_continues_or_is_cancelled(
 ) -> None:
     engine.says(*answer("Hello"))
     given = held_back(gateway.components.tenancy, monkeypatch)
-    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
-        leaving, staying = [asyncio.create_task(door.ask("Hello", "path:small_talk")) for _ in range(2)]
+    async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api:
+        leaving, staying = [asyncio.create_task(api.ask("Hello", "path:small_talk")) for _ in range(2)]
         await until(lambda: gateway.metric("pointsman_in_flight") == 2)
         leaving.cancel()
         await until(lambda: gateway.metric("pointsman_in_flight") == 1)
@@ -124,20 +124,20 @@ async def test_a_late_error_is_reported(
         raise RuntimeError("no receipt")
 
     monkeypatch.setattr(RequestRun, "_write_receipt", broken)
-    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door, asyncio.timeout(10):
+    async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api, asyncio.timeout(10):
         with pytest.raises(Internal):
-            await door.ask("Hello", "path:small_talk")
+            await api.ask("Hello", "path:small_talk")
 
 
 async def test_a_call_leaves_no_garbage(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
-    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
-        await door.ask("Hello", "path:small_talk")
+    async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api:
+        await api.ask("Hello", "path:small_talk")
         gc.collect()
         gc.disable()
         try:
             for _ in range(3):
-                await door.ask("Hello", "path:small_talk")
+                await api.ask("Hello", "path:small_talk")
             await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
         finally:
             gc.enable()

@@ -18,7 +18,7 @@ from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.remembering import Desk, decision, entries_of, receipt
+from tests.gateway.doubles.request_logs import RequestLogHarness, decision, entries_of, receipt
 from tests.gateway.doubles.tenancy import register_at
 from tests.gateway.doubles.valkey import Valkey
 
@@ -139,12 +139,12 @@ def config(config_folder: ConfigFolder) -> Config:
     return load_config(folder)
 
 
-def remember(desk: Desk, number: int, text: str, answer: str, tenant: str = "") -> str:
+def remember(harness: RequestLogHarness, number: int, text: str, answer: str, tenant: str = "") -> str:
     path = Way("triage_few_shot", "tiny", fingerprint="f")
     made = decision(f"d{number}", task="triage", path=path)
     request = Request("auto", (Message("user", text),), caller=Caller("k", tenant) if tenant else Caller())
     answered = (CompletedAnswer("triage_few_shot", answer, (("regex", "accepted", ""),)),)
-    desk.recorder.note(request, made, receipt(made), answered)
+    harness.recorder.note(request, made, receipt(made), answered)
     return made.id
 
 
@@ -158,13 +158,13 @@ def lines(written: WrittenDataSet, *files: str) -> Sequence[dict[str, Any]]:
 
 
 async def test_a_data_set_is_named_by_its_content_and_describes_its_origin(
-    config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
+    config: Config, harness: RequestLogHarness, valkey: Valkey, tmp_path: Path
 ) -> None:
-    desk.store.learning = config.tasks.learning
+    harness.store.learning = config.tasks.learning
     for number, word in enumerate(("hat", "bag", "coat", "case", "book")):
-        remember(desk, number, f"I lost my {word}", "{}")
-    await desk.written()
-    await desk.store.add_feedback(Feedback("d0", id="f", right_answer='{"intent": "lost_item"}'), 1, "c")
+        remember(harness, number, f"I lost my {word}", "{}")
+    await harness.written()
+    await harness.store.add_feedback(Feedback("d0", id="f", right_answer='{"intent": "lost_item"}'), 1, "c")
     first = await built(config, valkey, tmp_path)
     assert {one["text"] for one in lines(first, "train.jsonl", "heldout.jsonl")} == {
         f"I lost my {word}" for word in ("hat", "bag", "coat", "case", "book")
@@ -179,8 +179,8 @@ async def test_a_data_set_is_named_by_its_content_and_describes_its_origin(
     again = await built(config, valkey, tmp_path)
     assert (again.folder, again.is_new) == (first.folder, False)
 
-    remember(desk, 9, "I lost my shoe", "{}")
-    await desk.written()
+    remember(harness, 9, "I lost my shoe", "{}")
+    await harness.written()
     second = await built(config, valkey, tmp_path)
     assert second.folder != first.folder
     assert second.manifest["parent"] == first.folder.name
@@ -188,12 +188,12 @@ async def test_a_data_set_is_named_by_its_content_and_describes_its_origin(
 
 
 async def test_withdrawn_consent_removes_rows_from_redis_and_the_next_data_set(
-    config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
+    config: Config, harness: RequestLogHarness, valkey: Valkey, tmp_path: Path
 ) -> None:
-    desk.store.learning = config.tasks.learning
-    remember(desk, 1, "I lost my hat", "{}", tenant="acme")
-    remember(desk, 2, "I lost my bag", "{}", tenant="bolt")
-    await desk.written()
+    harness.store.learning = config.tasks.learning
+    remember(harness, 1, "I lost my hat", "{}", tenant="acme")
+    remember(harness, 2, "I lost my bag", "{}", tenant="bolt")
+    await harness.written()
     async with register_at(valkey.url) as register, Redis.from_url(valkey.url, decode_responses=True) as redis:
         await register.consent("acme", ["triage"])
         await register.consent("bolt", ["*"])
@@ -208,11 +208,11 @@ async def test_withdrawn_consent_removes_rows_from_redis_and_the_next_data_set(
 
 
 async def test_without_training_in_the_configuration_nothing_is_read_or_removed(
-    config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
+    config: Config, harness: RequestLogHarness, valkey: Valkey, tmp_path: Path
 ) -> None:
-    desk.store.learning = config.tasks.learning
-    remember(desk, 1, "I lost my hat", "{}", tenant="acme")
-    await desk.written()
+    harness.store.learning = config.tasks.learning
+    remember(harness, 1, "I lost my hat", "{}", tenant="acme")
+    await harness.written()
     folder = ConfigFolder(config.folder)
     folder.tasks["triage"]["flywheel"] = {
         "student": "triage_adapter",
@@ -226,7 +226,7 @@ async def test_without_training_in_the_configuration_nothing_is_read_or_removed(
 
 
 async def test_requested_teacher_answers_are_used_if_validators_accept_them(
-    config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
+    config: Config, harness: RequestLogHarness, valkey: Valkey, tmp_path: Path
 ) -> None:
     folder = ConfigFolder(config.folder)
     folder.tasks["triage"] |= {

@@ -15,10 +15,10 @@ from pointsman_lab.__main__ import main
 from pointsman_lab.request_log import PAGE_SIZE
 from redis.asyncio import Redis
 
+from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.doors import HttpDoor
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.remembering import decision, decisions_in, receipt, routed
+from tests.gateway.doubles.request_logs import decision, decisions_in, receipt, routed
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
@@ -35,9 +35,9 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
 
 
 @pytest.fixture
-async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+async def api(gateway: Gateway) -> AsyncIterator[HttpClient]:
     async with open_http_client(gateway) as client:
-        yield HttpDoor(client)
+        yield HttpClient(client)
 
 
 @pytest.fixture
@@ -67,16 +67,16 @@ async def _kept(valkey: Valkey, count: int) -> list[dict[str, Any]]:
     return list(await found(look))
 
 
-async def _a_day(door: HttpDoor, valkey: Valkey) -> list[dict[str, Any]]:
+async def _a_day(api: HttpClient, valkey: Valkey) -> list[dict[str, Any]]:
     """Sends requests of every kind: classified, by rule, with a named path, adapter and model."""
-    await door.ask(IN_TRIAGE)
-    await door.ask(IN_POLICY)
-    await door.ask(IN_NONE)
-    await door.ask("anything at all", metadata={"source": "inbox"})
+    await api.ask(IN_TRIAGE)
+    await api.ask(IN_POLICY)
+    await api.ask(IN_NONE)
+    await api.ask("anything at all", metadata={"source": "inbox"})
     for model in ("path:letter", "triage@prod", "tiny"):
-        await door.ask(IN_CHAT, model)
+        await api.ask(IN_CHAT, model)
     for number in range(8):
-        await door.route(IN_CHAT, user=f"user {number}")
+        await api.route(IN_CHAT, user=f"user {number}")
     return await _kept(valkey, 15)
 
 
@@ -87,7 +87,7 @@ async def test_the_same_configuration_changes_nothing(
     neighbours.config.rest_of_tasks["request_log"]["store_messages"] = store_messages
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        entries = await _a_day(HttpDoor(client), valkey)
+        entries = await _a_day(HttpClient(client), valkey)
     assert {entry["path"] for entry in entries if entry["task"] == "chat"} == {"small_talk", "safe_start"}
 
     code, found, _ = await replay(neighbours.config.folder)
@@ -100,10 +100,10 @@ async def test_the_same_configuration_changes_nothing(
 
 
 async def test_changes_are_counted_shown_and_priced(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    triage, chat = await door.ask(IN_TRIAGE), await door.ask(IN_CHAT, "path:small_talk")
-    await door.ask(IN_POLICY)
+    triage, chat = await api.ask(IN_TRIAGE), await api.ask(IN_CHAT, "path:small_talk")
+    await api.ask(IN_POLICY)
     await _kept(valkey, 3)
     neighbours.config.tasks["triage"]["policy"] = {"fixed": "small_talk"}
 
@@ -122,9 +122,9 @@ async def test_changes_are_counted_shown_and_priced(
 
 
 async def test_a_path_without_answers_is_priced_by_the_price_list_and_named(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    await door.ask(IN_TRIAGE)
+    await api.ask(IN_TRIAGE)
     await _kept(valkey, 1)
     neighbours.config.paths["new"] = {"model": "tiny", "max_tokens": 1000}
     neighbours.config.tasks["triage"]["policy"] = {"fixed": "new"}
@@ -136,9 +136,9 @@ async def test_a_path_without_answers_is_priced_by_the_price_list_and_named(
 
 
 async def test_a_path_redefined_under_the_same_name_is_reported(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    await door.ask(IN_POLICY)
+    await api.ask(IN_POLICY)
     await _kept(valkey, 1)
     neighbours.config.prompts["answer.txt"] = "Answer from the handbook, in one sentence."
 
@@ -148,10 +148,10 @@ async def test_a_path_redefined_under_the_same_name_is_reported(
 
 
 async def test_a_request_for_a_removed_path_would_fail(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    await door.ask(IN_CHAT, "path:letter")
-    await door.ask(IN_CHAT, "voice@prod")
+    await api.ask(IN_CHAT, "path:letter")
+    await api.ask(IN_CHAT, "voice@prod")
     await _kept(valkey, 2)
     del neighbours.config.paths["letter"]
 
@@ -164,10 +164,10 @@ async def test_a_request_for_a_removed_path_would_fail(
 
 
 async def test_too_many_changes_fail_the_command_after_the_report(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
     for text in (IN_TRIAGE, IN_POLICY):
-        await door.route(text)
+        await api.route(text)
     await _kept(valkey, 2)
     neighbours.config.tasks["triage"]["policy"] = {"fixed": "small_talk"}
     folder = neighbours.config.write()
@@ -258,9 +258,9 @@ async def test_an_abstention_without_its_text_is_kept(
 
 
 async def test_requests_without_a_user_keep_their_recorded_position(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    paths = {(await door.route(IN_CHAT))["path"] for _ in range(24)}
+    paths = {(await api.route(IN_CHAT))["path"] for _ in range(24)}
     await _kept(valkey, 24)
 
     _, found, _ = await replay(neighbours.config.folder)
@@ -270,12 +270,12 @@ async def test_requests_without_a_user_keep_their_recorded_position(
 
 
 async def test_best_value_uses_the_gateways_statistics(
-    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    api: HttpClient, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    answers = [await door.ask(IN_CHAT, user=f"user {number}") for number in range(16)]
+    answers = [await api.ask(IN_CHAT, user=f"user {number}") for number in range(16)]
     await _kept(valkey, 16)
     for answer in answers:
-        await door.say(answer.decision_id, rating=float(answer.path == "safe_start"))
+        await api.say(answer.decision_id, rating=float(answer.path == "safe_start"))
     terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "min_samples": 1, "exploration_rate": 0}
     neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
 

@@ -12,7 +12,7 @@ from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
 from pointsman_lab.__main__ import main
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.remembering import Desk, decision, routed
+from tests.gateway.doubles.request_logs import RequestLogHarness, decision, routed
 from tests.gateway.doubles.valkey import Valkey
 
 PASSWORD = [
@@ -71,10 +71,10 @@ async def test_lines_are_counted_as_an_editor_counts_them(config_folder: ConfigF
 
 
 async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
-    config_folder: ConfigFolder, desk: Desk, valkey: Valkey, tmp_path: Path, suggest: Suggest
+    config_folder: ConfigFolder, harness: RequestLogHarness, valkey: Valkey, tmp_path: Path, suggest: Suggest
 ) -> None:
-    desk.store.config = RequestLogConfig(store_messages=True)
-    await _remember(desk)
+    harness.store.config = RequestLogConfig(store_messages=True)
+    await _remember(harness)
     file = tmp_path / "proposed.jsonl"
 
     code, told = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
@@ -98,9 +98,9 @@ async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
 
 
 async def test_texts_that_were_not_stored_are_only_counted(
-    config_folder: ConfigFolder, desk: Desk, valkey: Valkey, suggest: Suggest
+    config_folder: ConfigFolder, harness: RequestLogHarness, valkey: Valkey, suggest: Suggest
 ) -> None:
-    await _remember(desk)
+    await _remember(harness)
 
     _, told = await suggest(config_folder.write(), "--redis", valkey.url)
 
@@ -109,11 +109,11 @@ async def test_texts_that_were_not_stored_are_only_counted(
     assert (journal["groups"], journal["proposals"]) == ([], [])
 
 
-async def _remember(desk: Desk) -> None:
+async def _remember(harness: RequestLogHarness) -> None:
     """Logs six requests that the classifier abstained from, and three whose task feedback states."""
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
         abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
-        desk.recorder.note(_request(text), abstained, routed(abstained))
+        harness.recorder.note(_request(text), abstained, routed(abstained))
     said = {
         "taken for another": (IN_POLICY, "policy"),
         "of no task that there is": (IN_CHAT, "smalltalk"),
@@ -121,10 +121,10 @@ async def _remember(desk: Desk) -> None:
     }
     for name, (text, _) in said.items():
         made = decision(name, "triage")
-        desk.recorder.note(_request(text), made, routed(made))
-    await desk.recorder.write()
+        harness.recorder.note(_request(text), made, routed(made))
+    await harness.recorder.write()
     for name, (_, task) in said.items():
-        assert await desk.store.add_feedback(Feedback(name, name, right_task=task), 1, "c") == "stored"
+        assert await harness.store.add_feedback(Feedback(name, name, right_task=task), 1, "c") == "stored"
 
 
 def _request(text: str) -> Request:

@@ -10,9 +10,9 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
+from tests.gateway.doubles.api_clients import ApiClient, HttpClient
 from tests.gateway.doubles.classifier import ScriptedClassifier
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.doors import Door, HttpDoor
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 
 GERMAN = "Ich habe gestern meinen Regenschirm im Zug nach Saltby vergessen."
@@ -124,11 +124,11 @@ async def test_a_bare_follow_up_to_another_language_gets_the_same_labels() -> No
     assert (await stage.label(asking("Where is the station, please?", GERMAN))).notes == ("language: de",)
 
 
-# -- at the doors
+# -- through the APIs
 
 
-async def test_another_language_takes_the_default_path_and_the_decision_says_so(door: Door) -> None:
-    told = await door.route(GERMAN)
+async def test_another_language_takes_the_default_path_and_the_decision_says_so(api: ApiClient) -> None:
+    told = await api.route(GERMAN)
     assert (told["task"], told["path"], told["reason"], told["stage"]) == (
         "unknown",
         "safe_start",
@@ -136,9 +136,9 @@ async def test_another_language_takes_the_default_path_and_the_decision_says_so(
         "language",
     )
     assert list(told["notes"]) == ["language: de"]
-    assert (await door.ask(GERMAN)).path == "safe_start"
+    assert (await api.ask(GERMAN)).path == "safe_start"
     for text, path in ((IN_TRIAGE, "triage_adapter"), (IN_POLICY, "handbook"), (IN_CHAT, "small_talk")):
-        assert (await door.route(text))["path"] == path
+        assert (await api.route(text))["path"] == path
 
 
 async def test_german_is_accepted_if_the_configuration_lists_it(
@@ -151,4 +151,4 @@ async def test_german_is_accepted_if_the_configuration_lists_it(
     ]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        assert (await HttpDoor(client).route(GERMAN))["path"] == "triage_adapter"
+        assert (await HttpClient(client).route(GERMAN))["path"] == "triage_adapter"

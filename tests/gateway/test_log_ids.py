@@ -13,13 +13,13 @@ from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
 
+from tests.gateway.doubles.api_clients import API_CLIENTS, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import DOORS, opening_door
 from tests.gateway.doubles.engine import ScriptedEngine
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
-from tests.gateway.doubles.recorded import Recorded
 from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.span_recorder import Recorded
 
 CHAT = "/v1/chat/completions"
 
@@ -56,11 +56,11 @@ async def test_each_log_line_of_a_request_has_its_id_over_http_and_grpc(
     now = gateway.components.reloader.current
     gateway.components.reloader.current = replace(now, stages=replace(now.stages, prompts=Mistaken()))
     decisions: set[str] = set()
-    for name in DOORS:
+    for name in API_CLIENTS:
         before = len(_lines(log))
-        async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+        async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
             with pytest.raises(PointsmanError, match="internal error"):
-                await door.ask(IN_CHAT)
+                await api.ask(IN_CHAT)
         (line,) = [line for line in _lines(log)[before:] if line["level"] == "ERROR"]
         assert len(line["request_id"]) == 16
         assert line["decision_id"] not in decisions

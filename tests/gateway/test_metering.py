@@ -20,8 +20,8 @@ from pointsman_servicekit.errors import (
 )
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.api_clients import ApiClient, GrpcStreamClient, HttpClient, HttpStreamClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import TRIAGE, Gateway
 from tests.gateway.doubles.waiting import until
@@ -84,8 +84,8 @@ async def test_plain_stream_and_grpc_agree_to_the_token_and_the_cent(
 ) -> None:
     engine.says(*answer("a", "b", "c", prompt_tokens=101, cached_tokens=64))
     async with open_channel(gateway.grpc_address) as channel:
-        doors: list[Door] = [HttpDoor(http), HttpStreamDoor(http), GrpcDoor(channel)]
-        plain, streamed, grpc = [await door.ask(IN_POLICY) for door in doors]
+        apis: list[ApiClient] = [HttpClient(http), HttpStreamClient(http), GrpcStreamClient(channel)]
+        plain, streamed, grpc = [await api.ask(IN_POLICY) for api in apis]
     assert plain == streamed == grpc
     assert plain.cost_usd == pytest.approx(sum(plain.cost_parts_usd.values()), abs=1e-15)
     assert gateway.metric("pointsman_cost_usd_total", path="handbook") == pytest.approx(3 * plain.cost_usd)
@@ -97,7 +97,7 @@ async def test_each_path_is_counted_under_its_own_labels(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     for text in (IN_TRIAGE, IN_POLICY, IN_CHAT):
-        await HttpDoor(http).ask(text)
+        await HttpClient(http).ask(text)
     for path, kind, task in [
         ("triage_adapter", "lora", "triage"), ("handbook", "rag", "policy"), ("small_talk", "prompt", "chat"),
     ]:  # fmt: skip
@@ -161,14 +161,14 @@ async def test_unknown_fields_of_an_engines_report_are_ignored(
 async def test_unknown_names_create_no_series(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
-    door = HttpDoor(http)
-    await door.ask(IN_CHAT, "triage@prod")
+    api = HttpClient(http)
+    await api.ask(IN_CHAT, "triage@prod")
     before = series(gateway)
     for number in range(20):
         with pytest.raises(PointsmanError, match="unknown model"):
-            await door.ask("x", f"junk-{number}")
-    await door.ask(IN_CHAT, TRIAGE)
-    await door.ask(IN_CHAT, "tiny", user="someone", metadata={"junk": "junk"})
+            await api.ask("x", f"junk-{number}")
+    await api.ask(IN_CHAT, TRIAGE)
+    await api.ask(IN_CHAT, "tiny", user="someone", metadata={"junk": "junk"})
     new = {labels for labels in series(gateway) - before if "tiny" not in labels}
     assert new == {("pointsman_rejected_total", "unknown_model", "caller")}
     assert gateway.metric("pointsman_rejected_total", code="unknown_model") == 20
@@ -216,15 +216,15 @@ async def test_an_engine_that_did_not_start_costs_nothing(
 async def test_a_failed_request_does_not_change_the_expected_cost(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
-    door = HttpDoor(http)
-    before = (await door.route(IN_CHAT))["expected_cost_usd"]
+    api = HttpClient(http)
+    before = (await api.route(IN_CHAT))["expected_cost_usd"]
     engine.refuses(500, "x")
     with pytest.raises(PointsmanError):
-        await door.ask(IN_CHAT, "path:small_talk")
-    assert (await door.route(IN_CHAT))["expected_cost_usd"] == before
+        await api.ask(IN_CHAT, "path:small_talk")
+    assert (await api.route(IN_CHAT))["expected_cost_usd"] == before
     engine.says(*answer("a", prompt_tokens=5))
-    await door.ask(IN_CHAT)
-    assert (await door.route(IN_CHAT))["expected_cost_usd"] == pytest.approx(9e-6)
+    await api.ask(IN_CHAT)
+    assert (await api.route(IN_CHAT))["expected_cost_usd"] == pytest.approx(9e-6)
 
 
 def asking(text: str) -> dict[str, object]:

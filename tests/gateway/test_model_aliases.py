@@ -6,8 +6,8 @@ import httpx
 import pytest
 from pointsman_gateway.config.load import ConfigError, load_config
 
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import ScriptedEngine
 from tests.gateway.doubles.gateway import Neighbours
 
@@ -26,9 +26,9 @@ def aliases(neighbours: Neighbours) -> None:
     ("model", "path"),
     [("gpt-4o-mini", "triage_adapter"), ("gpt-4o", "small_talk"), ("base", "tiny"), ("support", "adapter:triage@prod")],
 )
-async def test_an_alias_is_resolved(door: Door, model: str, path: str) -> None:
-    assert (await door.ask(IN_TRIAGE, model)).path == path
-    assert (await door.route(IN_TRIAGE, model))["path"] == path
+async def test_an_alias_is_resolved(api: ApiClient, model: str, path: str) -> None:
+    assert (await api.ask(IN_TRIAGE, model)).path == path
+    assert (await api.route(IN_TRIAGE, model))["path"] == path
 
 
 async def test_a_completion_by_an_alias_of_auto_is_a_conversation(

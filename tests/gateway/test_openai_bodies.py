@@ -7,8 +7,8 @@ import httpx
 import pytest
 from pointsman_servicekit.errors import InvalidArgument
 
+from tests.gateway.doubles.api_clients import open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import opening_door
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, text_answer, usage
 from tests.gateway.doubles.gateway import Gateway
 
@@ -105,9 +105,9 @@ async def test_a_number_that_json_does_not_allow_is_rejected_with_its_position(
 
 async def test_the_same_numbers_are_rejected_over_grpc(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello"))
-    async with opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+    async with open_api_client("grpc", gateway.url, gateway.grpc_address) as api:
         with pytest.raises(InvalidArgument, match=r"'extra_json\.top_k' is no number that JSON has") as refused:
-            await door.ask(IN_CHAT, top_k=float("inf"))
+            await api.ask(IN_CHAT, top_k=float("inf"))
         assert (refused.value.param, engine.bodies) == ("extra_json.top_k", [])
-        await door.ask(IN_CHAT, seed=-1)
+        await api.ask(IN_CHAT, seed=-1)
         assert engine.bodies[-1]["seed"] == -1

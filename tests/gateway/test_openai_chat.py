@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.gateway.doubles import openai_shapes as shapes
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, text_answer, usage
 from tests.gateway.doubles.gateway import Gateway
 from tests.gateway.doubles.openai_clients import as_vllm, in_a_thread, opening_client
 
@@ -211,6 +211,26 @@ async def test_unknown_fields_of_the_engine_reach_the_client(http: httpx.AsyncCl
         assert (told["system_fingerprint"], told["service_tier"]) == ("fp_7", "flex")
     assert plain["choices"][0]["stop_reason"] == "END"
     assert [event["choices"][0]["stop_reason"] for event in streamed[:2]] == [None, "END"]
+
+
+async def test_an_answer_names_the_model_and_the_configuration_behind_it(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    async def fingerprints(model: str) -> list[str]:
+        """Of a plain answer, and of the stream's first chunk and of that with the usage."""
+        plain = (await http.post(CHAT, json=asking(model=model))).json()
+        body = asking(model=model, stream=True, stream_options={"include_usage": True})
+        streamed = shapes.events((await http.post(CHAT, json=body)).text)
+        return [event["system_fingerprint"] for event in (plain, streamed[0], streamed[-1])]
+
+    first = await fingerprints("tiny")
+    assert len(set(first)) == 1
+    assert first[0].startswith("fp_")
+    assert await fingerprints("tiny") == first
+    assert await fingerprints("path:small_talk") != first
+    completion = {"model": "tiny", "prompt": "x"}
+    engine.says(*text_answer("x"))
+    assert (await http.post("/v1/completions", json=completion)).json()["system_fingerprint"] == first[0]
 
 
 async def test_a_developer_message_is_treated_as_system_message(

@@ -14,8 +14,8 @@ import pytest
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.api_clients import GrpcStreamClient
 from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
-from tests.gateway.doubles.doors import GrpcDoor
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Neighbours
 from tests.gateway.doubles.waiting import until
@@ -77,7 +77,7 @@ async def test_running_requests_end_and_new_ones_are_rejected_during_shutdown(
         await _turned_away(client, body)
         async with open_channel(grpc_address) as channel:
             with pytest.raises(Unavailable, match="the gateway is shutting down"):
-                await GrpcDoor(channel).ask(IN_CHAT)
+                await GrpcStreamClient(channel).ask(IN_CHAT)
         go_on.set()
         assert (await asked).json()["choices"][0]["message"]["content"] == "first last"
     assert await asyncio.wait_for(process.wait(), 10) == 0
@@ -105,12 +105,12 @@ async def test_a_signal_stops_it_cleanly(process: asyncio.subprocess.Process, wh
     assert b"Traceback" not in errors
 
 
-@pytest.mark.parametrize("door", ["http_listen", "grpc_listen"])
+@pytest.mark.parametrize("setting", ["http_listen", "grpc_listen"])
 async def test_a_port_in_use_is_reported_with_its_address(
-    settings: dict[str, str], engine: ScriptedEngine, door: str
+    settings: dict[str, str], engine: ScriptedEngine, setting: str
 ) -> None:
     taken = engine.url.removeprefix("http://")
-    code, out, errors = await ended(await start(**settings | {door: taken}))
+    code, out, errors = await ended(await start(**settings | {setting: taken}))
     assert (code, out) == (1, "")
     assert f"pointsman_gateway: cannot listen on {taken}: " in errors
     assert "Traceback" not in errors

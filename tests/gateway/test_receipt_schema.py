@@ -20,7 +20,7 @@ from pointsman_gateway.request_log.wal_records import (
     undecided_record,
 )
 
-from tests.gateway.doubles.remembering import REQUEST, decision
+from tests.gateway.doubles.request_logs import REQUEST, decision
 
 NOW = 1_700_000_000.0
 DECISION = decision()

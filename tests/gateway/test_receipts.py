@@ -16,8 +16,8 @@ from pointsman_gateway.domain import Finished, Message, Request
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.api_clients import API_CLIENTS, ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import DOORS, Door, opening_door
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
@@ -95,7 +95,7 @@ ENDS: Mapping[str, End] = {
         "unknown_collection", "retriever", "handbook", IN_POLICY, "path:handbook", _not_found
     ),
     "named what there is not": End("unknown_model", "caller", model="junk"),
-    "empty": End("empty_message", "caller", text=" "),
+    "empty": End("ok", "none", "safe_start", text=" "),
     "turned away": End("shutting_down", "gateway", before=_closed),
 }
 
@@ -108,33 +108,33 @@ async def test_each_outcome_has_one_receipt_equal_in_all_apis(
     if prepared is not None:
         await prepared
     said: list[str] = []
-    for name in DOORS:
-        async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+    for name in API_CLIENTS:
+        async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
             with suppress(PointsmanError):
-                said.append((await door.ask(end.text, end.model)).told["request-id"])
-    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(DOORS))
+                said.append((await api.ask(end.text, end.model)).told["request-id"])
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(API_CLIENTS))
     for receipt in receipts.all:
         assert (receipt["outcome"], receipt["fault"], receipt.get("path", "")) == (end.outcome, end.fault, end.path)
         assert ("id" in receipt) == bool(end.path)
         assert receipt["seconds"]["total"] > 0
     assert len({json.dumps([one["usage"], one["cost_parts_usd"]]) for one in receipts.all}) == 1
     ids = [receipt["request_id"] for receipt in receipts.all]
-    assert len(set(ids)) == len(DOORS)
+    assert len(set(ids)) == len(API_CLIENTS)
     assert said in ([], ids)
-    assert counted(gateway) == len(DOORS)
+    assert counted(gateway) == len(API_CLIENTS)
 
 
-async def test_a_route_request_has_a_receipt_without_costs(door: Door, gateway: Gateway, valkey: Valkey) -> None:
-    await door.route(IN_CHAT)
+async def test_a_route_request_has_a_receipt_without_costs(api: ApiClient, gateway: Gateway, valkey: Valkey) -> None:
+    await api.route(IN_CHAT)
     receipt = await the_one(valkey)
     assert (receipt["outcome"], receipt["path"], receipt["cost_usd"]) == ("routed", "small_talk", 0)
     assert gateway.metric("pointsman_route_requests_total", path="small_talk", task="chat") == counted(gateway) == 1
 
 
 async def test_a_search_for_a_routes_prompt_is_timed_on_its_receipt(
-    door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
+    api: ApiClient, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
 ) -> None:
-    await door.route(IN_POLICY, include_prompt=True)
+    await api.route(IN_POLICY, include_prompt=True)
     receipt = await the_one(valkey)
     assert (receipt["outcome"], receipt["fault"], receipt["cost_usd"]) == ("routed", "none", 0)
     assert receipt["seconds"]["retrieval"] > 0
@@ -144,20 +144,20 @@ async def test_a_search_for_a_routes_prompt_is_timed_on_its_receipt(
 
 
 async def test_a_route_whose_prompt_fails_has_a_receipt_with_the_reason(
-    door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
+    api: ApiClient, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
 ) -> None:
     retriever.error = Unavailable("the disk is full", code="retriever_unavailable")
     with pytest.raises(Unavailable):
-        await door.route(IN_POLICY, include_prompt=True)
+        await api.route(IN_POLICY, include_prompt=True)
     receipt = await the_one(valkey)
     assert (receipt["outcome"], receipt["fault"], receipt["cost_usd"]) == ("retriever_unavailable", "retriever", 0)
     assert receipt["path"] == "handbook"
     assert gateway.metric("pointsman_route_requests_total", path="handbook") == counted(gateway) == 1
 
 
-async def test_a_rejected_route_request_has_a_receipt(door: Door, gateway: Gateway, valkey: Valkey) -> None:
+async def test_a_rejected_route_request_has_a_receipt(api: ApiClient, gateway: Gateway, valkey: Valkey) -> None:
     with pytest.raises(PointsmanError):
-        await door.route(IN_CHAT, "junk")
+        await api.route(IN_CHAT, "junk")
     receipt = await the_one(valkey)
     assert (receipt["operation"], receipt["outcome"]) == ("route", "unknown_model")
     assert counted(gateway) == 1

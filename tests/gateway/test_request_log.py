@@ -19,11 +19,18 @@ from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.process import Schedule, running_periodically
 from redis.asyncio import Redis
 
+from tests.gateway.doubles.api_clients import ApiClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
-from tests.gateway.doubles.doors import Door, HttpDoor
 from tests.gateway.doubles.engine import ScriptedEngine
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.remembering import REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from tests.gateway.doubles.request_logs import (
+    REQUEST,
+    RequestLogHarness,
+    decision,
+    decisions_in,
+    receipt,
+    run_request_log,
+)
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
 
@@ -44,8 +51,8 @@ async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
     return entry
 
 
-async def test_an_answer_is_logged_with_decision_and_outcome(door: Door, valkey: Valkey, gateway: Gateway) -> None:
-    got = await door.ask(IN_TRIAGE, metadata={"channel": "mail"}, user="somebody")
+async def test_an_answer_is_logged_with_decision_and_outcome(api: ApiClient, valkey: Valkey, gateway: Gateway) -> None:
+    got = await api.ask(IN_TRIAGE, metadata={"channel": "mail"}, user="somebody")
     entry = await kept(valkey, got.decision_id)
 
     expected = {
@@ -64,22 +71,22 @@ async def test_an_answer_is_logged_with_decision_and_outcome(door: Door, valkey:
     assert "somebody" not in json.dumps(entry)
 
 
-async def test_a_route_request_is_logged_as_routed(door: Door, valkey: Valkey) -> None:
-    decided = await door.route(IN_CHAT)
+async def test_a_route_request_is_logged_as_routed(api: ApiClient, valkey: Valkey) -> None:
+    decided = await api.route(IN_CHAT)
     entry = await kept(valkey, decided["id"])
     assert (entry["outcome"], entry["task"], entry["model"], entry["cost_usd"]) == ("routed", "chat", "", 0)
 
 
-async def test_a_failure_is_logged_with_its_code(door: Door, valkey: Valkey, engine: ScriptedEngine) -> None:
+async def test_a_failure_is_logged_with_its_code(api: ApiClient, valkey: Valkey, engine: ScriptedEngine) -> None:
     engine.refuses(500, {"error": {"message": "CUDA said no"}})
     with pytest.raises(Unavailable):
-        await door.ask(IN_CHAT, "tiny")
+        await api.ask(IN_CHAT, "tiny")
     entries = await found(lambda: decisions_in(valkey.url))
     assert [(entry["outcome"], entry["requested"]) for entry in entries] == [("engine_error", "tiny")]
 
 
-async def test_http_and_grpc_report_margin_score_notes_and_revision(door: Door, gateway: Gateway) -> None:
-    decided = await door.route(IN_CHAT)
+async def test_http_and_grpc_report_margin_score_notes_and_revision(api: ApiClient, gateway: Gateway) -> None:
+    decided = await api.route(IN_CHAT)
     assert decided["generation"] == gateway.components.reloader.current.id
     assert 0 <= decided["margin"] <= 1
     assert isinstance(decided["in_distribution_score"], float)
@@ -134,74 +141,80 @@ async def lengths(valkey: Valkey) -> tuple[int, int]:
         return await redis.xlen(redis_schema.DECISIONS), await redis.hlen(redis_schema.INDEX)
 
 
-async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(desk: Desk, valkey: Valkey) -> None:
-    desk.store.config = RequestLogConfig(max_decisions=300)
+async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(
+    harness: RequestLogHarness, valkey: Valkey
+) -> None:
+    harness.store.config = RequestLogConfig(max_decisions=300)
     for begin in range(0, 1000, 250):
-        desk.note(*(f"d{number}" for number in range(begin, begin + 250)))
-        await desk.recorder.write()
+        harness.note(*(f"d{number}" for number in range(begin, begin + 250)))
+        await harness.recorder.write()
         assert await lengths(valkey) == (min(begin + 250, 300),) * 2
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         assert set(await redis.hkeys(redis_schema.INDEX)) == {f"d{number}" for number in range(700, 1000)}
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == [f"d{number}" for number in range(700, 1000)]
 
 
-async def test_a_lowered_cap_applies_from_the_next_batch_on(desk: Desk, valkey: Valkey) -> None:
-    desk.note(*(f"d{number}" for number in range(3000)))
-    await desk.recorder.write()
-    desk.store.config = RequestLogConfig(max_decisions=100)
-    desk.note("last")
-    await desk.recorder.write()
+async def test_a_lowered_cap_applies_from_the_next_batch_on(harness: RequestLogHarness, valkey: Valkey) -> None:
+    harness.note(*(f"d{number}" for number in range(3000)))
+    await harness.recorder.write()
+    harness.store.config = RequestLogConfig(max_decisions=100)
+    harness.note("last")
+    await harness.recorder.write()
     assert await lengths(valkey) == (100, 100)
 
 
-async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Valkey) -> None:
+async def test_a_batch_that_is_sent_twice_is_written_once(harness: RequestLogHarness, valkey: Valkey) -> None:
     made = decision()
-    desk.board.count_answer(receipt(made))
-    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.take_unsent())
-    desk.store.config = RequestLogConfig(max_decisions=100)
-    await desk.store.write(batch)
-    await desk.store.write(batch)
+    harness.board.count_answer(receipt(made))
+    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], harness.board.take_unsent())
+    harness.store.config = RequestLogConfig(max_decisions=100)
+    await harness.store.write(batch)
+    await harness.store.write(batch)
     assert len(await decisions_in(valkey.url)) == 1
-    assert [sum(named.values()) for named in (await desk.store.evidence(redis_schema.today())).values()] == [1_000_002]
+    assert [sum(named.values()) for named in (await harness.store.evidence(redis_schema.today())).values()] == [
+        1_000_002
+    ]
 
 
-async def test_a_batch_that_timed_out_and_arrives_later_is_written_once(desk: Desk, valkey: Valkey) -> None:
-    desk.note("before")
-    await desk.recorder.write()
+async def test_a_batch_that_timed_out_and_arrives_later_is_written_once(
+    harness: RequestLogHarness, valkey: Valkey
+) -> None:
+    harness.note("before")
+    await harness.recorder.write()
     valkey.hang()
-    desk.note("while it hung")
+    harness.note("while it hung")
     with pytest.raises(Unavailable):
-        await desk.recorder.write()
+        await harness.recorder.write()
     valkey.go_on()
-    await desk.written()
+    await harness.written()
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == ["before", "while it hung"]
-    counted = await desk.store.evidence(redis_schema.today())
+    counted = await harness.store.evidence(redis_schema.today())
     assert [named["answers"] for named in counted.values()] == [2]
 
 
-async def test_pending_entries_are_capped_and_dropped_ones_counted(desk: Desk, valkey: Valkey) -> None:
+async def test_pending_entries_are_capped_and_dropped_ones_counted(harness: RequestLogHarness, valkey: Valkey) -> None:
     valkey.kill()
     with pytest.raises(Unavailable):
-        await desk.store.evidence(redis_schema.today())
+        await harness.store.evidence(redis_schema.today())
     for begin in range(0, MAX_WAITING + 500, 500):  # some are encoded between two checks, as in a gateway
-        desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
+        harness.note(*(f"d{number}" for number in range(begin, begin + 500)))
         with pytest.raises(Unavailable):
-            await desk.recorder.write()
-    in_the_batch = desk.recorder.waiting - MAX_WAITING
+            await harness.recorder.write()
+    in_the_batch = harness.recorder.waiting - MAX_WAITING
     assert 0 < in_the_batch <= 256
-    assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 500 - in_the_batch
+    assert harness.metric("pointsman_request_log_dropped_total", reason="full") == 500 - in_the_batch
 
 
-async def test_under_continuous_load_no_receipt_is_lost(desk: Desk, valkey: Valkey) -> None:
+async def test_under_continuous_load_no_receipt_is_lost(harness: RequestLogHarness, valkey: Valkey) -> None:
     async with running_periodically(
-        desk.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
+        harness.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
     ):
         for turn in range(170):
-            desk.note(*(f"d{turn}-{number}" for number in range(64)))
+            harness.note(*(f"d{turn}-{number}" for number in range(64)))
             await asyncio.sleep(0)  # as long as there are requests, the loop does not wait between turns
-    await desk.written()
-    assert desk.metric("pointsman_request_log_dropped_total", reason="full") == 0
-    assert desk.metric("pointsman_request_log_entries_total") == 170 * 64
+    await harness.written()
+    assert harness.metric("pointsman_request_log_dropped_total", reason="full") == 0
+    assert harness.metric("pointsman_request_log_entries_total") == 170 * 64
     assert await lengths(valkey) == (170 * 64,) * 2
 
 
@@ -216,16 +229,16 @@ async def test_during_its_cooldown_redis_is_not_called(valkey: Valkey) -> None:
 
     async with await asyncio.start_server(take, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
-        async with desk_at(f"redis://127.0.0.1:{port}/0") as desk:
+        async with run_request_log(f"redis://127.0.0.1:{port}/0") as harness:
             for _ in range(50):
                 with pytest.raises(Unavailable) as told:
-                    await desk.store.evidence(redis_schema.today())
+                    await harness.store.evidence(redis_schema.today())
             assert told.value.code == "redis_unavailable"
             assert asked == MAX_ATTEMPTS  # of the first call
-            assert desk.metric("pointsman_redis_up") == 0
+            assert harness.metric("pointsman_redis_up") == 0
 
             async def asked_again() -> bool:
-                calls = [desk.store.evidence(redis_schema.today()) for _ in range(8)]
+                calls = [harness.store.evidence(redis_schema.today()) for _ in range(8)]
                 await asyncio.gather(*calls, return_exceptions=True)
                 return asked > MAX_ATTEMPTS
 
@@ -241,12 +254,12 @@ async def gone(gateway: Gateway) -> None:
 async def test_requests_during_an_outage_of_redis_are_logged_afterwards(
     gateway: Gateway, valkey: Valkey, http: httpx.AsyncClient, trouble: Callable[[Valkey], None]
 ) -> None:
-    door = HttpDoor(http)
-    names = [(await door.ask(IN_CHAT)).decision_id]
+    api = HttpClient(http)
+    names = [(await api.ask(IN_CHAT)).decision_id]
     trouble(valkey)
-    names += [(await door.ask(IN_CHAT)).decision_id for _ in range(20)]
+    names += [(await api.ask(IN_CHAT)).decision_id for _ in range(20)]
     await gone(gateway)
-    names += [(await door.ask(IN_CHAT)).decision_id for _ in range(20)]
+    names += [(await api.ask(IN_CHAT)).decision_id for _ in range(20)]
     if trouble is Valkey.hang:
         valkey.go_on()
     else:
@@ -262,7 +275,7 @@ async def test_requests_during_an_outage_of_redis_are_logged_afterwards(
 async def test_the_last_answers_are_written_before_the_gateway_exits(neighbours: Neighbours, valkey: Valkey) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-        names = [(await HttpDoor(http).ask(IN_CHAT)).decision_id for _ in range(5)]
+        names = [(await HttpClient(http).ask(IN_CHAT)).decision_id for _ in range(5)]
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == names
 
 
@@ -273,7 +286,7 @@ async def test_a_gateway_exits_if_redis_hangs_and_the_next_one_writes_its_entrie
     async with asyncio.timeout(30):
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             valkey.hang()
-            name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+            name = (await HttpClient(http).ask(IN_CHAT)).decision_id
         assert gateway.metric("pointsman_request_log_dropped_total", reason="stopped") == 0
     valkey.go_on()
     async with neighbours.gateway():
@@ -284,7 +297,7 @@ async def test_a_gateway_starts_without_redis(neighbours: Neighbours, valkey: Va
     valkey.kill()
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-        name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+        name = (await HttpClient(http).ask(IN_CHAT)).decision_id
         await valkey.start()
         assert (await kept(valkey, name))["outcome"] == "ok"
 

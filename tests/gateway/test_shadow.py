@@ -11,11 +11,11 @@ import pytest
 from pointsman_servicekit.keys.records import KeyScope
 
 from tests.gateway.doubles.answers import Answer
+from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
-from tests.gateway.doubles.doors import HttpDoor
 from tests.gateway.doubles.engine import ScriptedEngine, answer, chunk
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.remembering import decisions_in, rated_in
+from tests.gateway.doubles.request_logs import decisions_in, rated_in
 from tests.gateway.doubles.tenancy import issue
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
@@ -28,11 +28,11 @@ def by_path(body: Mapping[str, Any]) -> list[Any]:
     return answer(GOOD if "@" in body["model"] else BAD)
 
 
-async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
+async def shadowed(api: HttpClient, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
     """Returns the first shadowed answer. Shadowing starts once the gateway knows what other gateways have spent."""
     while True:
         ends = gateway.metric("pointsman_shadow_requests_total")
-        got = await door.ask(IN_TRIAGE)
+        got = await api.ask(IN_TRIAGE)
         await until(partial(_has_more, gateway, ends))
         if gateway.metric(name):
             return got
@@ -55,15 +55,15 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
 
 
 @pytest.fixture
-async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+async def api(gateway: Gateway) -> AsyncIterator[HttpClient]:
     async with open_http_client(gateway) as client:
-        yield HttpDoor(client)
+        yield HttpClient(client)
 
 
 async def test_the_caller_gets_the_chosen_answer_and_the_shadow_counts_as_evidence(
-    door: HttpDoor, gateway: Gateway, engine: ScriptedEngine
+    api: HttpClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
-    got = await shadowed(door, gateway)
+    got = await shadowed(api, gateway)
     assert (got.text, got.path) == (GOOD, "triage_adapter")
     assert [body["model"] for body in engine.bodies][-2:] == [TRIAGE, "tiny"]
     shadow = gateway.known("triage", "triage_few_shot")
@@ -71,8 +71,8 @@ async def test_the_caller_gets_the_chosen_answer_and_the_shadow_counts_as_eviden
     assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_cost_usd_total"))
 
 
-async def test_a_shadow_does_not_count_as_a_request(door: HttpDoor, gateway: Gateway, valkey: Valkey) -> None:
-    got = await shadowed(door, gateway)
+async def test_a_shadow_does_not_count_as_a_request(api: HttpClient, gateway: Gateway, valkey: Valkey) -> None:
+    got = await shadowed(api, gateway)
     assert gateway.metric("pointsman_requests_total", path="triage_few_shot") == 0
 
     async def noted() -> bool:
@@ -83,23 +83,23 @@ async def test_a_shadow_does_not_count_as_a_request(door: HttpDoor, gateway: Gat
 
 
 async def test_requests_that_are_not_sampled_have_no_shadow(
-    door: HttpDoor, gateway: Gateway, engine: ScriptedEngine
+    api: HttpClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
-    await door.ask(IN_CHAT)
-    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # a named path is not shadowed
+    await api.ask(IN_CHAT)
+    await api.ask(IN_TRIAGE, model="path:triage_few_shot")  # a named path is not shadowed
     before = len(engine.bodies)
-    await shadowed(door, gateway)
+    await shadowed(api, gateway)
     assert before == 2
     assert gateway.metric("pointsman_shadow_requests_total", outcome="ok") == 1
 
 
 async def test_a_correct_answer_scores_both_and_gives_the_regret(
-    door: HttpDoor, gateway: Gateway, valkey: Valkey
+    api: HttpClient, gateway: Gateway, valkey: Valkey
 ) -> None:
-    got = await shadowed(door, gateway)
+    got = await shadowed(api, gateway)
 
     async def marked() -> bool:
-        await door.say(got.decision_id, right_answer=json.dumps({"intent": "lost_item"}))
+        await api.say(got.decision_id, right_answer=json.dumps({"intent": "lost_item"}))
         return gateway.metric("pointsman_shadow_scored_total") == 1
 
     await found(marked)
@@ -117,11 +117,11 @@ async def test_the_regret_is_the_shadows_advantage(neighbours: Neighbours, valke
     neighbours.engine.script = lambda body: answer(BAD if "@" in body["model"] else GOOD)
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        door = HttpDoor(client)
-        got = await shadowed(door, gateway)
+        api = HttpClient(client)
+        got = await shadowed(api, gateway)
 
         async def marked() -> bool:
-            await door.say(got.decision_id, right_answer=GOOD, rating=0.25)
+            await api.say(got.decision_id, right_answer=GOOD, rating=0.25)
             return gateway.metric("pointsman_shadow_scored_total") == 1
 
         await found(marked)
@@ -139,7 +139,7 @@ async def test_validators_can_score_both_answers(neighbours: Neighbours, valkey:
     triage["shadow"]["rate_by"] = "validators"
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        await shadowed(HttpDoor(client), gateway, "pointsman_shadow_scored_total")
+        await shadowed(HttpClient(client), gateway, "pointsman_shadow_scored_total")
 
         async def rated() -> bool:
             return await rated_in(valkey.url) == {"triage_adapter": (1, 1.0), "triage_few_shot": (1, 0.0)}
@@ -155,10 +155,10 @@ async def test_a_shadow_is_cancelled_if_callers_need_its_slot_and_its_cost_count
     neighbours.settings["max_in_flight"] = 4  # half of the slots count as busy
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        door = HttpDoor(client)
-        await door.ask(IN_TRIAGE)
+        api = HttpClient(client)
+        await api.ask(IN_TRIAGE)
         await until(lambda: neighbours.engine.running == 1)
-        crowd = [asyncio.create_task(door.ask(IN_CHAT)) for _ in range(2)]
+        crowd = [asyncio.create_task(api.ask(IN_CHAT)) for _ in range(2)]
         await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="crowded"))
         await until(lambda: neighbours.engine.running == 2)  # the callers' alone
         assert gateway.metric("pointsman_shadow_cost_usd_total") > 0
@@ -171,9 +171,9 @@ async def test_no_shadow_starts_beyond_the_daily_budget(neighbours: Neighbours) 
     neighbours.config.tasks["triage"]["shadow"]["usd_per_day"] = 1e-9
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        door = HttpDoor(client)
-        await shadowed(door, gateway)
-        await door.ask(IN_TRIAGE)
+        api = HttpClient(client)
+        await shadowed(api, gateway)
+        await api.ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="spent"))
         assert gateway.metric("pointsman_shadow_pairs_total") == 1
 
@@ -182,7 +182,7 @@ async def test_a_failed_shadow_does_not_count_as_a_failure(neighbours: Neighbour
     neighbours.engine.script = lambda body: by_path(body) if "@" in body["model"] else [chunk("half")]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        got = await HttpDoor(client).ask(IN_TRIAGE)
+        got = await HttpClient(client).ask(IN_TRIAGE)
         assert got.text == GOOD
         await until(lambda: gateway.metric("pointsman_shadow_requests_total", outcome="engine_unavailable"))
         assert gateway.metric("pointsman_requests_total", outcome="ok") == 1
@@ -195,13 +195,13 @@ async def test_shadows_respect_the_scope_of_the_callers_key(neighbours: Neighbou
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         client.headers["authorization"] = f"Bearer {wide.credential.text}"
-        await shadowed(HttpDoor(client), gateway)
+        await shadowed(HttpClient(client), gateway)
         began, asked = gateway.metric("pointsman_shadow_requests_total"), len(neighbours.engine.bodies)
         client.headers["authorization"] = f"Bearer {narrow.credential.text}"
         for _ in range(3):
-            await HttpDoor(client).ask(IN_TRIAGE)
+            await HttpClient(client).ask(IN_TRIAGE)
         client.headers["authorization"] = f"Bearer {wide.credential.text}"
-        await HttpDoor(client).ask(IN_TRIAGE)
+        await HttpClient(client).ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total") == 2)
         await until(partial(_has_more, gateway, began))  # a pair is reported before its shadow has ended
         assert gateway.metric("pointsman_shadow_requests_total") == began + 1
@@ -212,7 +212,7 @@ async def test_without_redis_a_gateway_uses_its_own_budget_count(neighbours: Nei
     del neighbours.settings["redis_url"]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        await HttpDoor(client).ask(IN_TRIAGE)
+        await HttpClient(client).ask(IN_TRIAGE)
         await until(lambda: gateway.metric("pointsman_shadow_pairs_total"))
 
 
@@ -223,6 +223,6 @@ async def test_a_running_shadow_ends_with_the_gateway(neighbours: Neighbours) ->
     )
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        await HttpDoor(client).ask(IN_TRIAGE)
+        await HttpClient(client).ask(IN_TRIAGE)
         await until(lambda: neighbours.engine.running == 1)
     await until(lambda: neighbours.engine.running == 0)

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from pointsman_gateway.domain import Sampling
 
+from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.doors import Door
 from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import Neighbours
 
@@ -75,14 +75,14 @@ def paths_with_limits(neighbours: Neighbours) -> None:
     }
 
 
-async def test_no_api_truncates_structured_output(door: Door, engine: ScriptedEngine) -> None:
+async def test_no_api_truncates_structured_output(api: ApiClient, engine: ScriptedEngine) -> None:
     engine.says(*answer('{"name": "Ann"}'))
 
     for extra in ({"tools": TOOLS}, {"response_format": format_of(PERSON)}):
-        await door.ask(IN_TRIAGE, "path:triage_few_shot", **extra)
+        await api.ask(IN_TRIAGE, "path:triage_few_shot", **extra)
 
         assert not {"stop", "max_tokens"} & engine.bodies[-1].keys()
-    await door.ask(IN_TRIAGE, "path:triage_few_shot")
+    await api.ask(IN_TRIAGE, "path:triage_few_shot")
     assert (engine.bodies[-1]["stop"], engine.bodies[-1]["max_tokens"]) == (["\n\n"], 60)
 
 
@@ -102,33 +102,35 @@ async def test_stop_may_be_switched_off(
     assert engine.bodies[-1].get("stop") == received
 
 
-async def test_the_clients_schema_replaces_the_tasks_validator(door: Door, engine: ScriptedEngine) -> None:
+async def test_the_clients_schema_replaces_the_tasks_validator(api: ApiClient, engine: ScriptedEngine) -> None:
     engine.says(*answer('{"name": "Ann"}'))
 
-    got = await door.ask(IN_TRIAGE, response_format=format_of(PERSON))
+    got = await api.ask(IN_TRIAGE, response_format=format_of(PERSON))
 
     assert (got.text, got.path, len(engine.bodies)) == ('{"name": "Ann"}', "triage_adapter", 1)
 
 
 async def test_an_answer_that_breaks_the_clients_schema_is_tried_on_the_next_path(
-    door: Door, engine: ScriptedEngine
+    api: ApiClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer('{"urgency": "low"}'))
 
-    got = await door.ask(IN_TRIAGE, response_format=format_of(PERSON))
+    got = await api.ask(IN_TRIAGE, response_format=format_of(PERSON))
 
     assert (got.path, len(engine.bodies)) == ("triage_few_shot", 2)
 
 
-async def test_an_answer_truncated_by_its_client_is_not_escalated(door: Door, engine: ScriptedEngine) -> None:
+async def test_an_answer_truncated_by_its_client_is_not_escalated(api: ApiClient, engine: ScriptedEngine) -> None:
     engine.says(*answer('{"na', finish="length"))
 
-    got = await door.ask(IN_TRIAGE, response_format={"type": "json_object"}, max_tokens=3)
+    got = await api.ask(IN_TRIAGE, response_format={"type": "json_object"}, max_tokens=3)
 
     assert (got.text, len(engine.bodies)) == ('{"na', 1)
 
 
-async def test_tool_calls_and_their_results_reach_the_engine_over_every_api(door: Door, engine: ScriptedEngine) -> None:
+async def test_tool_calls_and_their_results_reach_the_engine_over_every_api(
+    api: ApiClient, engine: ScriptedEngine
+) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     conversation: list[dict[str, Any]] = [
         {"role": "user", "content": "Weather?"},
@@ -136,7 +138,7 @@ async def test_tool_calls_and_their_results_reach_the_engine_over_every_api(door
         {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
     ]
 
-    await door.ask(conversation, "tiny", tools=TOOLS, tool_choice="required")
+    await api.ask(conversation, "tiny", tools=TOOLS, tool_choice="required")
 
     body = engine.bodies[-1]
     assert (body["messages"], body["tools"], body["tool_choice"]) == (conversation, TOOLS, "required")

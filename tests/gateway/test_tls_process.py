@@ -15,9 +15,9 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import ClientTls
 
+from tests.gateway.doubles.api_clients import GrpcStreamClient
 from tests.gateway.doubles.certificates import Authority
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import GrpcDoor
 from tests.gateway.doubles.gateway import Neighbours
 from tests.gateway.doubles.waiting import found
 
@@ -78,10 +78,10 @@ async def test_both_servers_use_tls_and_require_client_certificates(
         async with open_channel(
             grpc_address, ClientTls(authority.certificate, client.certificate, client.key)
         ) as channel:
-            assert (await GrpcDoor(channel).ask(IN_CHAT)).path == "small_talk"
+            assert (await GrpcStreamClient(channel).ask(IN_CHAT)).path == "small_talk"
         async with open_channel(grpc_address, ClientTls(authority.certificate)) as channel:
             with pytest.raises(Unavailable):
-                await GrpcDoor(channel).ask(IN_CHAT)
+                await GrpcStreamClient(channel).ask(IN_CHAT)
 
 
 async def test_a_key_of_another_certificate_prevents_the_start(

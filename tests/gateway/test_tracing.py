@@ -9,13 +9,13 @@ import pytest
 from pointsman_servicekit.errors import NotFound, PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 
+from tests.gateway.doubles.api_clients import API_CLIENTS, ApiClient, GrpcStreamClient, HttpClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import DOORS, Door, GrpcDoor, HttpDoor, opening_door
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
-from tests.gateway.doubles.recorded import Recorded, is_below, told
 from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.span_recorder import Recorded, is_below, told
 from tests.gateway.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -46,16 +46,16 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture(params=DOORS)
-async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[tuple[str, Door]]:
-    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
-        yield ROOTS[request.param], door
+@pytest.fixture(params=API_CLIENTS)
+async def api(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[tuple[str, ApiClient]]:
+    async with open_api_client(request.param, gateway.url, gateway.grpc_address) as api:
+        yield ROOTS[request.param], api
 
 
 async def test_every_api_starts_one_trace_with_a_span_per_phase(
-    recorded: Recorded, door: tuple[str, Door], engine: ScriptedEngine
+    recorded: Recorded, api: tuple[str, ApiClient], engine: ScriptedEngine
 ) -> None:
-    root_name, asking = door
+    root_name, asking = api
     engine.says(*answer("a", "b", prompt_tokens=30, cached_tokens=16))
     decision = (await asking.ask(IN_POLICY)).decision_id
     await until(lambda: bool(recorded.named(root_name)))
@@ -85,7 +85,7 @@ async def test_every_api_starts_one_trace_with_a_span_per_phase(
 async def test_the_trace_context_is_sent_to_the_engine(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
-    await HttpDoor(http).ask(IN_CHAT)
+    await HttpClient(http).ask(IN_CHAT)
     asked = recorded.one("chat tiny")
     _, trace_id, span_id, flags = engine.headers[-1]["traceparent"].split("-")
     assert (int(trace_id, 16), int(span_id, 16)) == (asked.context.trace_id, asked.context.span_id)
@@ -135,7 +135,7 @@ async def test_an_adapter_load_belongs_to_the_waiting_requests_trace(
 
     server.loads = load
     async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
-        await HttpDoor(http).ask(IN_TRIAGE)
+        await HttpClient(http).ask(IN_TRIAGE)
         await until(lambda: bool(recorded.named(f"POST {CHAT}")))
     assert server.ensured == [TRIAGE]
     assert is_below(recorded.one(ENSURE), recorded.one("first token"))
@@ -203,7 +203,7 @@ async def test_no_span_contains_text_of_request_or_answer(
     await http.post(CHAT, json={"model": "tiny", "messages": messages})
     async with open_channel(gateway.grpc_address) as channel:
         with pytest.raises((grpc.aio.AioRpcError, PointsmanError)):
-            await GrpcDoor(channel).ask(SAID, SAID)
+            await GrpcStreamClient(channel).ask(SAID, SAID)
     await until(lambda: len(recorded.named(f"POST {CHAT}")) == 4 and bool(recorded.named("GET")))
     assert len(recorded) > 12
     for span in recorded.all():

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
 from tests.gateway.doubles.engine import answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.remembering import REQUEST, decision, decisions_in, desk_at, entries_of, receipt
+from tests.gateway.doubles.request_logs import REQUEST, decision, decisions_in, entries_of, receipt, run_request_log
 from tests.gateway.doubles.tenancy import issue, register_at
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
@@ -135,21 +135,21 @@ async def test_if_the_hook_fails_nothing_is_stored(failing: None, learning: Neig
 
 
 async def test_the_oldest_samples_are_dropped_beyond_the_maximum(valkey: Valkey) -> None:
-    async with desk_at(valkey.url) as desk:
-        desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, max_answers=100)
+    async with run_request_log(valkey.url) as harness:
+        harness.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, max_answers=100)
         for number in range(130):
             made = decision(f"d{number}")
-            desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
-        await desk.written()
+            harness.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
+        await harness.written()
     kept = [one["decision"] for one in await samples(valkey)]
     assert kept == [f"d{number}" for number in range(30, 130)]
 
 
 async def test_sampling_is_deterministic_per_decision(valkey: Valkey) -> None:
-    async with desk_at(valkey.url) as desk:
-        desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, share=0.3)
-        wanted = [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
-        assert wanted == [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
+    async with run_request_log(valkey.url) as harness:
+        harness.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, share=0.3)
+        wanted = [harness.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
+        assert wanted == [harness.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
     assert 250 < sum(wanted) < 350
 
 

@@ -30,7 +30,15 @@ from pointsman_gateway.request_log.wal_records import (
 from pointsman_servicekit.errors import Unavailable
 
 from tests.gateway.doubles.receipts import receipts_in
-from tests.gateway.doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from tests.gateway.doubles.request_logs import (
+    ADAPTED,
+    REQUEST,
+    RequestLogHarness,
+    decision,
+    decisions_in,
+    receipt,
+    run_request_log,
+)
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
@@ -58,48 +66,48 @@ async def ids_in(valkey: Valkey) -> list[str]:
     return [entry["id"] for entry in await decisions_in(valkey.url)]
 
 
-async def answers_in(desk: Desk) -> int:
-    return sum(named.get("answers", 0) for named in (await desk.store.evidence(redis_schema.today())).values())
+async def answers_in(harness: RequestLogHarness) -> int:
+    return sum(named.get("answers", 0) for named in (await harness.store.evidence(redis_schema.today())).values())
 
 
 @asynccontextmanager
-async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[Desk]:
+async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[RequestLogHarness]:
     """A process that has recovered orphaned logs."""
-    async with desk_at(valkey.url, folder) as desk:
-        await desk.recovery.recover()
-        yield desk
+    async with run_request_log(valkey.url, folder) as harness:
+        await harness.recovery.recover()
+        yield harness
 
 
 async def test_logged_but_unwritten_receipts_are_recovered_once(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1", "d2")
         gone.recorder.note_undecided(TURNED_AWAY)
         await gone.recorder.write()
         gone.note("d3", "d4")
         gone.recorder.note_undecided(replace(TURNED_AWAY, request_id="r2"))
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert await ids_in(valkey) == ["d1", "d2", "d3", "d4"]
         assert [one["request_id"] for one in (await receipts_in(valkey.url)).undecided] == ["r1", "r2"]
-        assert await answers_in(desk) == 4
-        assert desk.metric("pointsman_wal_recovered_total") == 3
+        assert await answers_in(harness) == 4
+        assert harness.metric("pointsman_wal_recovered_total") == 3
         assert len(files_in(folder)) == 3  # its own
-        await desk.recovery.recover()
+        await harness.recovery.recover()
         assert len(await ids_in(valkey)) == 4
     assert files_in(folder) == []
 
 
 async def test_the_log_of_a_running_gateway_is_not_touched(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as one, desk_at(valkey.url, folder) as other:
+    async with run_request_log(valkey.url, folder) as one, run_request_log(valkey.url, folder) as other:
         one.note("d1")
         await other.recovery.recover()
         assert await ids_in(valkey) == []
         await one.recorder.write()
-    async with heir(valkey, folder) as desk:
-        assert (await ids_in(valkey), await answers_in(desk)) == (["d1"], 1)
+    async with heir(valkey, folder) as harness:
+        assert (await ids_in(valkey), await answers_in(harness)) == (["d1"], 1)
 
 
 async def test_an_incomplete_or_invalid_line_is_skipped(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1", "d2")
     page = first_segment(folder)
     first, second, _ = page.read_bytes().split(b"\n")
@@ -110,7 +118,7 @@ async def test_an_incomplete_or_invalid_line_is_skipped(valkey: Valkey, folder: 
 
 async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, folder: Path) -> None:
     """The batch was sent when Redis was suspended. Then Redis executes it and the recovery, in either order."""
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
         await gone.recorder.write()
         valkey.hang()
@@ -120,10 +128,10 @@ async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, fo
             await gone.recorder.write()
         gone.note("d3")
         valkey.go_on()
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert await ids_in(valkey) == ["d1", "d2", "d3"]
         assert len((await receipts_in(valkey.url)).undecided) == 1
-        assert await answers_in(desk) == 3
+        assert await answers_in(harness) == 3
 
 
 class Late:
@@ -139,18 +147,18 @@ class Late:
 
 
 async def test_a_batch_that_arrives_after_recovery_is_ignored(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         late = Late(gone.store)
         gone.recorder.store = late  # type: ignore[assignment]
         gone.note("d1")
         gone.recorder.note_undecided(TURNED_AWAY)
         with pytest.raises(Unavailable):
             await gone.recorder.write()
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert late.batch is not None
-        desk.store.writer = gone.store.writer
-        await desk.store.write(late.batch)
-        assert (await ids_in(valkey), await answers_in(desk)) == (["d1"], 1)
+        harness.store.writer = gone.store.writer
+        await harness.store.write(late.batch)
+        assert (await ids_in(valkey), await answers_in(harness)) == (["d1"], 1)
         assert len((await receipts_in(valkey.url)).undecided) == 1
 
 
@@ -172,67 +180,67 @@ class Unheard:
 
 async def test_an_interrupted_recovery_resumes(valkey: Valkey, folder: Path) -> None:
     names = [f"d{number}" for number in range(600)]  # of three batches
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note(*names)
         gone.recorder.note_undecided(TURNED_AWAY)
-    async with desk_at(valkey.url) as desk:
-        recovery = OrphanRecovery(Unheard(desk.store), desk.queue, folder, desk.metrics)  # type: ignore[arg-type]
+    async with run_request_log(valkey.url) as harness:
+        recovery = OrphanRecovery(Unheard(harness.store), harness.queue, folder, harness.metrics)  # type: ignore[arg-type]
         with pytest.raises(Unavailable):
             await recovery.recover()
         assert len(await ids_in(valkey)) == 256
         await recovery.recover()
-        assert (await ids_in(valkey), await answers_in(desk)) == (names, 600)
+        assert (await ids_in(valkey), await answers_in(harness)) == (names, 600)
         assert len((await receipts_in(valkey.url)).undecided) == 1
     assert files_in(folder) == []
 
 
 async def test_without_redis_the_log_stays_on_disk(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
     valkey.kill()
-    async with desk_at(valkey.url, folder) as desk:
+    async with run_request_log(valkey.url, folder) as harness:
         with pytest.raises(Unavailable):
-            await desk.recovery.recover()
+            await harness.recovery.recover()
         await valkey.start()
-        await found(lambda: is_back(desk))
-        await desk.recovery.recover()
+        await found(lambda: is_back(harness))
+        await harness.recovery.recover()
     assert await ids_in(valkey) == ["d1"]
 
 
-async def is_back(desk: Desk) -> bool:
+async def is_back(harness: RequestLogHarness) -> bool:
     try:
-        await desk.store.evidence(redis_schema.today())
+        await harness.store.evidence(redis_schema.today())
     except Unavailable:
         return False
     return True
 
 
 async def test_entries_trimmed_from_the_request_log_are_not_restored(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.store.config = RequestLogConfig(max_decisions=100)
         gone.note(*(f"d{number}" for number in range(100)))
         await gone.recorder.write()
         gone.note(*(f"e{number}" for number in range(100)))
         await gone.recorder.write()
         gone.note("last")
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert sorted(await ids_in(valkey)) == sorted([*(f"e{number}" for number in range(100)), "last"])
-        assert await answers_in(desk) == 201
+        assert await answers_in(harness) == 201
 
 
 async def test_receipts_dropped_from_memory_are_recovered_once(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note(*(f"d{number}" for number in range(MAX_WAITING + 10)))
         await gone.recorder.write()
         assert gone.metric("pointsman_request_log_dropped_total", reason="full") == 10
         gone.note("last")
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert len(await ids_in(valkey)) == MAX_WAITING + 1
-        assert await answers_in(desk) == MAX_WAITING + 11
+        assert await answers_in(harness) == MAX_WAITING + 11
 
 
 async def test_under_continuous_load_the_log_stays_small(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder, max_bytes=200_000) as gone:
+    async with run_request_log(valkey.url, folder, max_bytes=200_000) as gone:
         sizes = []
         for begin in range(0, 3000, 30):
             gone.note(*(f"d{number}" for number in range(begin, begin + 30)))
@@ -243,15 +251,15 @@ async def test_under_continuous_load_the_log_stays_small(valkey: Valkey, folder:
             sizes.append(sum(file.stat().st_size for file in files_in(folder)))
         assert gone.metric("pointsman_wal_skipped_total", reason="full") == 0
         assert max(sizes) < 150_000
-    async with heir(valkey, folder) as desk:
+    async with heir(valkey, folder) as harness:
         assert Counter(await ids_in(valkey)).total() == len(set(await ids_in(valkey))) == 3100
-        assert await answers_in(desk) == 3100
+        assert await answers_in(harness) == 3100
 
 
 async def test_a_full_log_accepts_more_after_a_flush(
     valkey: Valkey, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with desk_at(valkey.url, folder, max_bytes=4000) as gone:
+    async with run_request_log(valkey.url, folder, max_bytes=4000) as gone:
         gone.note(*(f"d{number}" for number in range(100)))
         refused = gone.metric("pointsman_wal_skipped_total", reason="full")
         assert 0 < refused < 100
@@ -262,8 +270,8 @@ async def test_a_full_log_accepts_more_after_a_flush(
         await gone.recorder.write()
         gone.note("e1")
         assert gone.recorder.not_in_wal == 0
-    async with heir(valkey, folder) as desk:
-        assert (len(await ids_in(valkey)), await answers_in(desk)) == (101, 101)
+    async with heir(valkey, folder) as harness:
+        assert (len(await ids_in(valkey)), await answers_in(harness)) == (101, 101)
 
 
 @contextmanager
@@ -278,7 +286,7 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 
 async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
         with no_file_longer_than(first_segment(folder).stat().st_size + 100):  # there is room for half a line
             gone.note("d2")
@@ -289,14 +297,14 @@ async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> Non
 
 
 async def test_if_offsets_cannot_be_written_nothing_is_counted_twice(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
         gone.recorder.note_undecided(TURNED_AWAY)
         with no_file_longer_than(first_segment(folder).stat().st_size):
             await gone.recorder.write()
         gone.note("d2")
-    async with heir(valkey, folder) as desk:
-        assert (await ids_in(valkey), await answers_in(desk)) == (["d1", "d2"], 2)
+    async with heir(valkey, folder) as harness:
+        assert (await ids_in(valkey), await answers_in(harness)) == (["d1", "d2"], 2)
         assert len((await receipts_in(valkey.url)).undecided) == 1
 
 
@@ -336,7 +344,7 @@ def test_a_record_without_a_decision_has_all_fields() -> None:
 
 
 async def test_a_record_that_cannot_be_encoded_fails_no_request(valkey: Valkey, folder: Path) -> None:
-    async with desk_at(valkey.url, folder) as gone:
+    async with run_request_log(valkey.url, folder) as gone:
         made = decision("d1", reason="\ud800")
         gone.recorder.note(REQUEST, made, receipt(made))
         gone.note("d2")

@@ -1,8 +1,8 @@
 """The sum of a text's word vectors does not depend on texts that were read before."""
 
 import numpy as np
+from pointsman_gateway.classification.cascade import WordRowCache
 from pointsman_gateway.classification.scores import Floats
-from pointsman_gateway.classification.words import WordRowCache
 
 TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three", "four", "five"], ["a", "ticket"]]
 

@@ -68,9 +68,9 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def services(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """A gateway and a lora-server in containers, with a real Valkey."""
-    folder, cluster = tmp_path_factory.mktemp("house"), Cluster.of(overlay("cpu"))
+    folder, cluster = tmp_path_factory.mktemp("services"), Cluster.of(overlay("cpu"))
     http, grpc, metrics, engine = (free_address() for _ in range(4))
     async with running_valkey(folder / "valkey") as valkey:
         to_lora_server = {
@@ -98,38 +98,38 @@ async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFacto
             yield House(lora_server, gateway, grpc, f"http://{metrics}/readyz", client)
 
 
-async def test_vllm_starts_with_a_read_only_root(house: House) -> None:
-    await found(lambda: house.lora_server.is_ready(house.ready), within=STARTS)
-    assert confinement(house.lora_server) == CONFINED
-    assert "CPU LoRA kernels of Pointsman are active" in house.lora_server.words
-    assert "libtcmalloc is not found" not in house.lora_server.words
+async def test_vllm_starts_with_a_read_only_root(services: House) -> None:
+    await found(lambda: services.lora_server.is_ready(services.ready), within=STARTS)
+    assert confinement(services.lora_server) == CONFINED
+    assert "CPU LoRA kernels of Pointsman are active" in services.lora_server.words
+    assert "libtcmalloc is not found" not in services.lora_server.words
 
 
-async def test_an_adapter_is_smoke_tested_and_answers(house: House) -> None:
-    copytree(EXAMPLE / "adapters" / "triage", house.lora_server.volume("adapters") / "triage")
+async def test_an_adapter_is_smoke_tested_and_answers(services: House) -> None:
+    copytree(EXAMPLE / "adapters" / "triage", services.lora_server.volume("adapters") / "triage")
     folder = str(CLAIM / "triage")
-    said = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", house.address)
+    said = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", services.address)
     assert "(triage@prod)" in said
-    shown = json.loads(pointsman("adapters", "show", "triage@prod", "--json", "--lora-server", house.address))
+    shown = json.loads(pointsman("adapters", "show", "triage@prod", "--json", "--lora-server", services.address))
     assert (shown["state"], shown["error_code"]) == ("serving", "")
-    assert f"{shown['version']} was tried with PEFT" in house.lora_server.words
+    assert f"{shown['version']} was tried with PEFT" in services.lora_server.words
 
-    base, path = await house.answer("path:small_talk", "Hello there, how are you today?")
+    base, path = await services.answer("path:small_talk", "Hello there, how are you today?")
     assert (path, base.startswith("{")) == ("small_talk", False)
     assert base.strip()
-    triage, path = await house.answer("path:triage_adapter", "Refund please. LM-77120.")
+    triage, path = await services.answer("path:triage_adapter", "Refund please. LM-77120.")
     assert path == "triage_adapter"
     assert json.loads(triage) == {"intent": "refund", "slots": {"booking": "LM-77120"}, "urgency": "normal"}
 
 
-async def test_memory_and_volumes_stay_within_the_manifests_limits(house: House) -> None:
-    used, limits = json.loads(house.lora_server.inside(_USED)), house.lora_server.limits
+async def test_memory_and_volumes_stay_within_the_manifests_limits(services: House) -> None:
+    used, limits = json.loads(services.lora_server.inside(_USED)), services.lora_server.limits
     assert used.keys() == limits.keys()
     assert {name: (size, limits[name]) for name, size in used.items() if size > limits[name]} == {}
 
 
-async def test_it_stops_within_its_termination_grace_period(house: House) -> None:
-    assert await house.lora_server.stop(within=180) == 0, house.lora_server.words[-4000:]
+async def test_it_stops_within_its_termination_grace_period(services: House) -> None:
+    assert await services.lora_server.stop(within=180) == 0, services.lora_server.words[-4000:]
 
 
 _USED = """

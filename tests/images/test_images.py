@@ -74,7 +74,7 @@ class Running:
 
 
 @pytest.fixture
-async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
+async def services(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
     """A gateway and a retriever in containers, with a real Valkey and doubles of the engine and its lora-server."""
     http, retrieval, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     async with (
@@ -108,23 +108,27 @@ async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> A
             yield Running(gateway, retriever, client, made_key(valkey.url))
 
 
-async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(house: Running) -> None:
+async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(services: Running) -> None:
     body = {"model": "path:handbook_answer", "messages": [{"role": "user", "content": "Do I reserve for my bicycle?"}]}
-    refused = await house.http.post("/v1/chat/completions", json=body)
+    refused = await services.http.post("/v1/chat/completions", json=body)
     assert refused.status_code == 401
-    answer = await house.http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {house.key}"})
-    assert answer.status_code == 200, house.gateway.words
+    answer = await services.http.post(
+        "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {services.key}"}
+    )
+    assert answer.status_code == 200, services.gateway.words
     assert answer.json()["choices"][0]["message"]["content"].startswith("word word")
     assert [source["document_id"] for source in answer.json()["pointsman"]["sources"]] == ["bicycles.md"]
 
     chat = {"model": "auto", "messages": [{"role": "user", "content": "hello there, how are you today?"}]}
-    answer = await house.http.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {house.key}"})
+    answer = await services.http.post(
+        "/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {services.key}"}
+    )
     assert answer.headers["x-pointsman-path"] == "small_talk"
 
-    for container in (house.gateway, house.retriever):
+    for container in (services.gateway, services.retriever):
         assert confinement(container) == CONFINED
-    assert await house.gateway.stop(within=60) == 0
-    assert await house.retriever.stop(within=60) == 0
+    assert await services.gateway.stop(within=60) == 0
+    assert await services.retriever.stop(within=60) == 0
 
 
 async def _fill(address: str) -> None:

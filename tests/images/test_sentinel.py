@@ -19,7 +19,7 @@ PROXY = "valkey-proxy"
 PASSWORD = "a-password-of-the-test"
 
 
-class Yard:
+class SentinelCluster:
     """The processes of the cluster, with their folders below the test's."""
 
     def __init__(self, folder: Path, pods: Pods) -> None:
@@ -121,51 +121,51 @@ class Yard:
 
 
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[Yard]:
+def cluster(tmp_path: Path) -> Iterator[SentinelCluster]:
     with pods(tmp_path / "logs", [*VALKEYS, PROXY], ["haproxy", "redis-cli"]) as made:
-        yield Yard(tmp_path, made)
+        yield SentinelCluster(tmp_path, made)
 
 
-async def test_a_replica_takes_over_within_seconds_without_losing_data(yard: Yard) -> None:
+async def test_a_replica_takes_over_within_seconds_without_losing_data(cluster: SentinelCluster) -> None:
     for pod in VALKEYS:
-        yard.start(pod)
-    yard.start_proxy()
-    first = await found(yard.primary, within=60)
+        cluster.start(pod)
+    cluster.start_proxy()
+    first = await found(cluster.primary, within=60)
     assert first == VALKEYS[0]
-    await found(lambda: _has(yard, first, 2), within=60)
-    await found(yard.sentinels_know_all, within=60)
-    await found(lambda: yard.write("before", "1"), within=30)
+    await found(lambda: _has(cluster, first, 2), within=60)
+    await found(cluster.sentinels_know_all, within=60)
+    await found(lambda: cluster.write("before", "1"), within=30)
 
-    yard.kill(first)
-    await found(lambda: yard.write("after", "2"), within=60)
-    assert await found(lambda: yard.read("before"), within=30) == "1"
-    second = await found(yard.primary, within=30)
+    cluster.kill(first)
+    await found(lambda: cluster.write("after", "2"), within=60)
+    assert await found(lambda: cluster.read("before"), within=30) == "1"
+    second = await found(cluster.primary, within=30)
     assert second != first
 
-    yard.start(first)  # it asks the others which one is the primary
-    await found(lambda: _is(yard, first, "slave"), within=60)
-    assert await found(yard.primary, within=60) == second
+    cluster.start(first)  # it asks the others which one is the primary
+    await found(lambda: _is(cluster, first, "slave"), within=60)
+    assert await found(cluster.primary, within=60) == second
 
     for pod in VALKEYS:  # all at once, as in a restart of the cluster: no member is left to ask
-        yard.kill(pod)
+        cluster.kill(pod)
     for pod in VALKEYS:
-        yard.start(pod)
-    assert await found(lambda: yard.read("after"), within=90) == "2"
-    await found(lambda: yard.write("again", "3"), within=60)
-    assert await found(yard.primary, within=60) == second
+        cluster.start(pod)
+    assert await found(lambda: cluster.read("after"), within=90) == "2"
+    await found(lambda: cluster.write("again", "3"), within=60)
+    assert await found(cluster.primary, within=60) == second
 
 
-async def test_clients_without_the_password_are_rejected(yard: Yard) -> None:
-    yard.start(VALKEYS[0])
-    await found(lambda: _is(yard, VALKEYS[0], "master"), within=60)
-    async with Redis(host=yard.address(VALKEYS[0]), protocol=2) as stranger:
+async def test_clients_without_the_password_are_rejected(cluster: SentinelCluster) -> None:
+    cluster.start(VALKEYS[0])
+    await found(lambda: _is(cluster, VALKEYS[0], "master"), within=60)
+    async with Redis(host=cluster.address(VALKEYS[0]), protocol=2) as stranger:
         with pytest.raises(RedisError, match="Authentication required"):
             await stranger.ping()
 
 
-async def _has(yard: Yard, pod: str, replicas: int) -> bool:
-    return await yard.replicas(pod) == replicas
+async def _has(cluster: SentinelCluster, pod: str, replicas: int) -> bool:
+    return await cluster.replicas(pod) == replicas
 
 
-async def _is(yard: Yard, pod: str, role: str) -> bool:
-    return await yard.role(pod) == role
+async def _is(cluster: SentinelCluster, pod: str, role: str) -> bool:
+    return await cluster.role(pod) == role

@@ -166,7 +166,7 @@ class Running:
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
     engine_url: str
-    house: bootstrap.App
+    components: bootstrap.App
     http: aiohttp.ClientSession
 
     async def register(
@@ -224,7 +224,7 @@ class Running:
         """Waits until the version is pinned, so that the state machine knows it."""
         async with asyncio.timeout(20):
             wanted = f"pointsman_lora_pinned_adapters {count}.0"
-            while wanted not in generate_latest(self.house.metrics_registry).decode():  # noqa: ASYNC110  # another process
+            while wanted not in generate_latest(self.components.metrics_registry).decode():  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
     async def asked(self) -> list[str]:
@@ -295,12 +295,12 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         command = EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,
-            bootstrap.build_app(settings, command, trial) as house,
-            serving("127.0.0.1:0", house.services, house.add_to, grace=0.1) as server,
+            bootstrap.build_app(settings, command, trial) as components,
+            serving("127.0.0.1:0", components.services, components.add_to, grace=0.1) as server,
             open_channel(server.address) as channel,
         ):
             stub = lora_server_pb2_grpc.LoraServerStub(channel)
-            yield Running(stub, server.address, settings.public_url, house, http)
-            house.end_watches()
+            yield Running(stub, server.address, settings.public_url, components, http)
+            components.end_watches()
 
     return run

@@ -32,7 +32,7 @@ BASE = "tiny-base"
 
 
 @dataclass
-class House:
+class SupervisedEngine:
     engine_state: EngineStateStore
     engine: VllmClient
     probe: Probe
@@ -56,7 +56,7 @@ class House:
         return await self.until(lambda state: state.status is EngineStatus.READY and state.life == life)
 
 
-Run = Callable[..., AbstractAsyncContextManager[House]]
+Run = Callable[..., AbstractAsyncContextManager[SupervisedEngine]]
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     caplog.set_level(logging.INFO)
 
     @asynccontextmanager
-    async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[House]:
+    async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[SupervisedEngine]:
         listen = f"127.0.0.1:{free_port()}"
         arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
         secret, engine_state = GuardSecret(), EngineStateStore()
         async with vllm_client.open_client(f"http://{listen}", secret) as engine:
-            meter = House(engine_state, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
+            meter = SupervisedEngine(engine_state, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
             meter.probe = Probe(engine, BASE, meter.count_probe_failure)
             lives = with_secrets(EngineCommand(arguments, os.environ), secret)
             meter.supervisor = Supervisor(lives, listen, engine, engine_state, meter.probe, probing, drain)
@@ -93,100 +93,100 @@ def adapter(folder: Path, behaviour: str) -> Path:
 
 async def test_it_is_ready_once_the_reference_answers_exist(run: Run, tmp_path: Path) -> None:
     started = tmp_path / "started"
-    async with run("--start-file", str(started)) as house:
+    async with run("--start-file", str(started)) as supervised:
         with pytest.raises(Unavailable):
-            await house.probe.check()
+            await supervised.probe.check()
 
         started.touch()
 
-        await house.until_ready(life=1)
-        await house.probe.check()
+        await supervised.until_ready(life=1)
+        await supervised.probe.check()
 
 
 async def test_each_start_has_its_own_secret_that_is_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    async with run() as house:
-        await house.until_ready(life=1)
-        first = house.secret()
-        await house.engine.list_adapters()
+    async with run() as supervised:
+        await supervised.until_ready(life=1)
+        first = supervised.secret()
+        await supervised.engine.list_adapters()
 
-        house.supervisor.restart("for the test")
+        supervised.supervisor.restart("for the test")
 
-        await house.until_ready(life=2)
-        assert house.secret() != first
-        await house.engine.list_adapters()
+        await supervised.until_ready(life=2)
+        assert supervised.secret() != first
+        await supervised.engine.list_adapters()
         told = caplog.text
         assert first not in told
-        assert house.secret() not in told
+        assert supervised.secret() not in told
 
 
 async def test_a_corrupted_engine_is_detected_without_requests_and_restarted(run: Run, tmp_path: Path) -> None:
-    async with run(probing=0.05) as house:
-        await house.until_ready(life=1)
-        await house.engine.load("bad@1", adapter(tmp_path, "poison"))
-        await house.engine.complete("bad@1", "Hello", 1)
+    async with run(probing=0.05) as supervised:
+        await supervised.until_ready(life=1)
+        await supervised.engine.load("bad@1", adapter(tmp_path, "poison"))
+        await supervised.engine.complete("bad@1", "Hello", 1)
 
-        down = await house.until(lambda state: state.status is EngineStatus.DOWN)
+        down = await supervised.until(lambda state: state.status is EngineStatus.DOWN)
 
         assert "the base model gives no answer" in down.detail
-        assert house.probes_failed == 1
-        await house.until_ready(life=2)
-        await house.probe.check()
-        assert await house.engine.list_adapters() == {}
+        assert supervised.probes_failed == 1
+        await supervised.until_ready(life=2)
+        await supervised.probe.check()
+        assert await supervised.engine.list_adapters() == {}
 
 
 async def test_a_load_detects_corruption_at_once(run: Run, tmp_path: Path) -> None:
-    async with run() as house:
-        await house.until_ready(life=1)
-        await house.engine.load("bad@1", adapter(tmp_path, "poison"))
-        await house.probe.check()
-        await house.engine.complete("bad@1", "Hello", 1)
+    async with run() as supervised:
+        await supervised.until_ready(life=1)
+        await supervised.engine.load("bad@1", adapter(tmp_path, "poison"))
+        await supervised.probe.check()
+        await supervised.engine.complete("bad@1", "Hello", 1)
 
         with pytest.raises(EngineCorrupted):
-            await house.probe.check()
+            await supervised.probe.check()
 
 
 async def test_a_start_that_is_corrupted_never_becomes_ready(run: Run) -> None:
-    async with run("--base", "another-model") as house:
-        down = await house.until(lambda state: state.status is EngineStatus.DOWN)
+    async with run("--base", "another-model") as supervised:
+        down = await supervised.until(lambda state: state.status is EngineStatus.DOWN)
 
         assert f"does not hold {BASE}" in down.detail
-        await house.until(lambda state: state.life == 2)
+        await supervised.until(lambda state: state.life == 2)
 
 
 async def test_a_dead_engine_is_not_reported_as_corrupted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    async with run(probing=0.05) as house:
-        await house.until_ready(life=1)
+    async with run(probing=0.05) as supervised:
+        await supervised.until_ready(life=1)
         group = re.findall(r"process group (\d+)", caplog.text)[-1]
         os.killpg(int(group), signal.SIGKILL)
 
-        await house.until_ready(life=2)
+        await supervised.until_ready(life=2)
 
-        assert house.probes_failed == 0
+        assert supervised.probes_failed == 0
 
 
 async def test_it_is_stopped_after_its_requests_have_ended(run: Run) -> None:
     """The real vLLM was seen to abort answers during its own drain."""
-    async with run() as house, aiohttp.ClientSession() as http:
-        await house.until_ready(1)
-        url = house.engine._url
+    async with run() as supervised, aiohttp.ClientSession() as http:
+        await supervised.until_ready(1)
+        url = supervised.engine._url
         await http.post(f"{url}/hold", json={"what": "answers"})
         asked = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
         async with http.post(f"{url}/v1/chat/completions", json=asked) as answer:
             assert b"data: " in await answer.content.readline()
-            assert await house.engine.count_in_flight() == 1
-            house.stop()
-            await until(lambda: house.engine_state.state.detail == "stopping")
+            assert await supervised.engine.count_in_flight() == 1
+            supervised.stop()
+            await until(lambda: supervised.engine_state.state.detail == "stopping")
             await http.post(f"{url}/release")
             assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
-    assert "were not enough" not in house.log()
+    assert "were not enough" not in supervised.log()
 
 
 async def test_the_drain_has_a_time_limit(run: Run) -> None:
-    async with run(drain=0.2) as house, aiohttp.ClientSession() as http:
-        await house.until_ready(1)
-        url = house.engine._url
+    async with run(drain=0.2) as supervised, aiohttp.ClientSession() as http:
+        await supervised.until_ready(1)
+        url = supervised.engine._url
         await http.post(f"{url}/hold", json={"what": "answers"})
         asked = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
         async with http.post(f"{url}/v1/chat/completions", json=asked):
-            house.stop()
-            await until(lambda: "0.2 s were not enough" in house.log())
+            supervised.stop()
+            await until(lambda: "0.2 s were not enough" in supervised.log())

@@ -374,7 +374,7 @@ async def test_metrics_count_operations_and_report_states(
 
         async with asyncio.timeout(10):  # transitions are counted a moment later
             while 'transitions_total{state="failed"} 2.0' not in (  # noqa: ASYNC110  # another process
-                text := generate_latest(lora.house.metrics_registry).decode()
+                text := generate_latest(lora.components.metrics_registry).decode()
             ):
                 await asyncio.sleep(0.01)
 

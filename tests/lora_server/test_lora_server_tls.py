@@ -73,14 +73,14 @@ async def test_it_is_ready_once_the_engine_holds_the_aliases_versions(
         await found(has_held)
         start.touch()
         await lora.until_asked(f"load {version.version}")
-        assert not lora.house.is_ready()
+        assert not lora.components.is_ready()
         await lora.release()
         await lora.until(lambda state: bool(state.resident))
 
         async def is_ready() -> bool:
-            return bool(lora.house.is_ready())
+            return bool(lora.components.is_ready())
 
         await found(is_ready)
         lora.kill_engine()
         await lora.until(lambda state: state.status != pb.ENGINE_STATUS_READY)
-        assert not lora.house.is_ready()
+        assert not lora.components.is_ready()

@@ -99,11 +99,11 @@ async def test_a_redis_without_its_data_removes_no_alias() -> None:
 
     registry, engine_state = Forgetful(), EngineStateStore()
     engine_state.update(status=EngineStatus.READY)
-    house = reconciler(registry, engine_state)
-    await house.refresh()
+    components = reconciler(registry, engine_state)
+    await components.refresh()
     registry.desired = DesiredState()
 
-    await house.refresh()
+    await components.refresh()
 
     assert [alias.alias for alias in engine_state.state.aliases] == ["triage@prod"]
 
@@ -198,7 +198,7 @@ async def test_a_worse_canary_is_rolled_back_and_counted(
         assert aliases(state) == {"triage@prod": stable.version}
         history = (await lora.stub.History(pb.HistoryRequest())).changes
         assert "error rate" in history[0].reason
-        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.metrics_registry).decode()
+        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.components.metrics_registry).decode()
 
 
 async def test_a_rollback_loads_the_previous_version(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:

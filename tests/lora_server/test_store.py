@@ -24,7 +24,7 @@ ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}
 
 
 @dataclass
-class Shelf:
+class StoreAccess:
     """A kind of store, with direct access to its files."""
 
     root: str
@@ -53,20 +53,20 @@ class Shelf:
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path, base: BaseModelSpec) -> Iterator[Shelf]:
+def access(request: pytest.FixtureRequest, tmp_path: Path, base: BaseModelSpec) -> Iterator[StoreAccess]:
     root = {
         "folder": str(tmp_path / "store"),
         "file": f"file://{tmp_path}/store",
         "memory": f"memory://{tmp_path.name}/store",
     }[request.param]
-    yield Shelf(root, tmp_path / "here", base)
+    yield StoreAccess(root, tmp_path / "here", base)
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture
-def store(shelf: Shelf) -> ArtifactStore:
-    return shelf.store()
+def store(access: StoreAccess) -> ArtifactStore:
+    return access.store()
 
 
 def test_a_versions_hash_does_not_depend_on_the_configs_formatting(
@@ -112,7 +112,9 @@ def test_a_stored_version_is_independent_of_its_source(store: ArtifactStore, mak
     assert (manifest["sha256"], manifest["rank"]) == (version.sha256, 2)
 
 
-def test_the_manifest_names_base_model_and_training(shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter) -> None:
+def test_the_manifest_names_base_model_and_training(
+    access: StoreAccess, base_folder: Path, make_adapter: MakeAdapter
+) -> None:
     (base_folder / "pointsman.json").write_text(json.dumps({"name": "tiny", "digest": "d" * 64}))
     (base_folder / "chat_template.jinja").write_text("{{ messages }}")
     folder, parent = make_adapter(), "triage@0123456789ab"
@@ -125,32 +127,32 @@ def test_the_manifest_names_base_model_and_training(shelf: Shelf, base_folder: P
         "base_model_digest": "d" * 64,
     }
     (folder / "training.json").write_text(json.dumps(report))
-    shelf.base = read_base(base_folder, "tiny-base")
+    access.base = read_base(base_folder, "tiny-base")
 
-    version = shelf.store().add("triage", folder, {"seed": "7"}, author="ann")
+    version = access.store().add("triage", folder, {"seed": "7"}, author="ann")
 
     assert (version.base_digest, version.training_data_sha256) == ("d" * 64, "a" * 64)
     assert version.chat_template_sha256 == hashlib.sha256(b"{{ messages }}").hexdigest()
     assert version.metrics == {"heldout_loss": 0.5, "heldout_exact": 0.8, "prompt_path_exact": 0.25}
     assert (version.parent, version.author, version.facts) == (parent, "ann", {"seed": "7"})
-    manifest = json.loads((shelf.store().fetch(version) / "manifest.json").read_text())
+    manifest = json.loads((access.store().fetch(version) / "manifest.json").read_text())
     assert manifest["metrics"] == version.metrics
 
 
 def test_an_adapter_of_another_base_model_is_rejected(
-    shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter
+    access: StoreAccess, base_folder: Path, make_adapter: MakeAdapter
 ) -> None:
     (base_folder / "pointsman.json").write_text(json.dumps({"digest": "d" * 64}))
-    shelf.base = read_base(base_folder, "tiny-base")
+    access.base = read_base(base_folder, "tiny-base")
     folder = make_adapter()
 
-    assert _refusal(lambda: shelf.store().add("a", folder, {"base_model_digest": "e" * 64})).code == "wrong_base_model"
+    assert _refusal(lambda: access.store().add("a", folder, {"base_model_digest": "e" * 64})).code == "wrong_base_model"
     (folder / "training.json").write_text(json.dumps({"base_model_digest": "e" * 64}))
-    assert _refusal(lambda: shelf.store().add("a", folder, {})).code == "wrong_base_model"
+    assert _refusal(lambda: access.store().add("a", folder, {})).code == "wrong_base_model"
 
 
-def test_held_out_rows_are_stored_with_a_version_but_not_hashed(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    store, folder = shelf.store(), make_adapter()
+def test_held_out_rows_are_stored_with_a_version_but_not_hashed(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    store, folder = access.store(), make_adapter()
     without = store.add("triage", folder, {})
     assert store.samples(without) == ()
     (folder / "samples.jsonl").write_text(f"{ROW}\n\n{ROW}\n")
@@ -158,7 +160,7 @@ def test_held_out_rows_are_stored_with_a_version_but_not_hashed(shelf: Shelf, ma
     version = store.add("triage", folder, {})
 
     assert version.version == without.version
-    samples = shelf.store().samples(version)
+    samples = access.store().samples(version)
     assert [sample.answer for sample in samples] == ["At Saltby."] * 2
     assert samples[0].messages[0].content == "Where is my train?"
 
@@ -190,28 +192,28 @@ def test_registering_again_with_other_held_out_rows_replaces_them(
     assert content_hash(store.fetch(version)) == version.sha256
 
 
-def test_a_modified_version_is_not_returned(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    version = shelf.store().add("triage", make_adapter(), {})
-    shelf.damage(version)
+def test_a_modified_version_is_not_returned(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    version = access.store().add("triage", make_adapter(), {})
+    access.damage(version)
 
-    other_machine = replace_here(shelf).store()
+    other_machine = replace_here(access).store()
 
     assert _refusal(lambda: other_machine.fetch(version), FailedPrecondition).code == "hash_mismatch"
 
 
-def test_registering_a_damaged_version_again_repairs_it(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    version = shelf.store().add("triage", make_adapter(), {})
-    shelf.damage(version)
+def test_registering_a_damaged_version_again_repairs_it(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    version = access.store().add("triage", make_adapter(), {})
+    access.damage(version)
 
-    shelf.store().add("triage", make_adapter(), {})
+    access.store().add("triage", make_adapter(), {})
 
-    assert content_hash(replace_here(shelf).store().fetch(version)) == version.sha256
+    assert content_hash(replace_here(access).store().fetch(version)) == version.sha256
 
 
-def test_a_version_without_its_manifest_does_not_exist(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    version = shelf.store().add("triage", make_adapter(), {})
-    shelf.remove(version, "manifest.json")
-    other_machine = replace_here(shelf)
+def test_a_version_without_its_manifest_does_not_exist(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    version = access.store().add("triage", make_adapter(), {})
+    access.remove(version, "manifest.json")
+    other_machine = replace_here(access)
 
     assert _refusal(lambda: other_machine.store().fetch(version), NotFound).code == "unknown_version"
     other_machine.store().add("triage", make_adapter(), {})
@@ -236,41 +238,43 @@ def test_an_invalid_version_name_never_becomes_a_path(
         assert _refusal(lambda use=use: use(strange)).code == "bad_version"  # type: ignore[misc]  # bound at once
 
 
-def test_a_rejected_adapter_leaves_no_files(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+def test_a_rejected_adapter_leaves_no_files(access: StoreAccess, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
 
-    _refusal(lambda: shelf.store().add("triage", folder, {}))
+    _refusal(lambda: access.store().add("triage", folder, {}))
 
-    assert shelf.paths() == []
-    assert _files(shelf.here) == []
+    assert access.paths() == []
+    assert _files(access.here) == []
 
 
-def test_a_deleted_version_leaves_no_files_and_deletion_is_idempotent(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    store, folder = shelf.store(), make_adapter()
+def test_a_deleted_version_leaves_no_files_and_deletion_is_idempotent(
+    access: StoreAccess, make_adapter: MakeAdapter
+) -> None:
+    store, folder = access.store(), make_adapter()
     (folder / "samples.jsonl").write_text(ROW)
     version = store.add("triage", folder, {})
     store.fetch(version)
 
     store.delete(version)
 
-    assert shelf.paths() == []
-    assert _files(shelf.here) == []
+    assert access.paths() == []
+    assert _files(access.here) == []
     _refusal(lambda: store.fetch(version), NotFound)
     store.delete(version)
     assert store.add("triage", folder, {}).version == version.version
     assert store.fetch(version).is_dir()
 
 
-def test_an_interrupted_deletion_is_completed_by_the_next(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    store = shelf.store()
+def test_an_interrupted_deletion_is_completed_by_the_next(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    store = access.store()
     version = store.add("triage", make_adapter(), {})
-    shelf.remove(version, "manifest.json")  # the least recently used comes first
+    access.remove(version, "manifest.json")  # the least recently used comes first
 
     store.delete(version)
 
-    assert shelf.paths() == []
+    assert access.paths() == []
 
 
 def test_deleting_one_version_leaves_the_others(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
@@ -291,8 +295,8 @@ def test_versions_with_equal_short_hashes_are_distinguished_by_the_full_hash(
     _refusal(lambda: store.fetch(twin), FailedPrecondition)
 
 
-def test_concurrent_registrations_of_the_same_content_succeed(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    store, folder = shelf.store(), make_adapter()
+def test_concurrent_registrations_of_the_same_content_succeed(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    store, folder = access.store(), make_adapter()
     with ThreadPoolExecutor(8) as threads:
         versions = list(threads.map(lambda _: store.add("triage", folder, {}), range(16)))
 
@@ -300,16 +304,16 @@ def test_concurrent_registrations_of_the_same_content_succeed(shelf: Shelf, make
     assert content_hash(store.fetch(versions[0])) == versions[0].sha256
 
 
-def test_incomplete_files_are_removed_at_the_next_start(shelf: Shelf, make_adapter: MakeAdapter) -> None:
-    shelf.store()
-    local = Path(shelf.root) if "://" not in shelf.root else shelf.here
+def test_incomplete_files_are_removed_at_the_next_start(access: StoreAccess, make_adapter: MakeAdapter) -> None:
+    access.store()
+    local = Path(access.root) if "://" not in access.root else access.here
     old, young = local / ".incoming" / "old", local / ".incoming" / "young"
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / "adapter_model.safetensors").write_bytes(b"half")
     os.utime(old, (time.time() - 3600, time.time() - 3600))
 
-    shelf.store()
+    access.store()
 
     assert (old.exists(), young.exists()) == (False, True)
 
@@ -326,9 +330,9 @@ def test_the_size_of_facts_is_limited(store: ArtifactStore, make_adapter: MakeAd
     assert _refusal(lambda: store.add("triage", make_adapter(), **words)).code == "bad_facts"
 
 
-def replace_here(shelf: Shelf) -> Shelf:
+def replace_here(access: StoreAccess) -> StoreAccess:
     """Acts as another machine, on which nothing has been downloaded."""
-    return replace(shelf, here=shelf.here.with_name("elsewhere"))
+    return replace(access, here=access.here.with_name("elsewhere"))
 
 
 def _files(folder: Path) -> list[Path]:

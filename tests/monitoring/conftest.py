@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.doubles.otlp_agent import running_agent
-from tests.monitoring.evening import Evening, spend
-from tests.monitoring.house import House, running_house
+from tests.monitoring.help_desk import HelpDesk, run_help_desk
+from tests.monitoring.monitored_run import MonitoredRun, spend
 from tests.monitoring.watch import ALERTMANAGER, PROMETHEUS, program
 
 
 @pytest.fixture(scope="session")
-def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
+def monitored_run(tmp_path_factory: pytest.TempPathFactory) -> MonitoredRun:
     for names in (PROMETHEUS, ALERTMANAGER):
         if program(names) is None:
             pytest.fail(f"{names[0]} is not installed: make monitoring-tools")
@@ -22,20 +22,20 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
     return asyncio.run(_spend(home, watch, agent))
 
 
-async def _spend(home: Path, watch: Path, of_agent: Path) -> Evening:
+async def _spend(home: Path, watch: Path, of_agent: Path) -> MonitoredRun:
     """Stops the services before the agent, so that all of their spans arrive."""
     async with running_agent(of_agent) as agent:
-        async with _beside(running_house(home, agent.url)) as house:
-            evening = await spend(house, watch)
-        evening.spans = agent.collector.spans
-    return evening
+        async with _beside(run_help_desk(home, agent.url)) as help_desk:
+            monitored_run = await spend(help_desk, watch)
+        monitored_run.spans = agent.collector.spans
+    return monitored_run
 
 
 @asynccontextmanager
-async def _beside(house: AbstractContextManager[House]) -> AsyncIterator[House]:
+async def _beside(help_desk: AbstractContextManager[HelpDesk]) -> AsyncIterator[HelpDesk]:
     """Runs the context in a thread, while the collector receives spans in this one."""
-    living = await asyncio.to_thread(house.__enter__)
+    living = await asyncio.to_thread(help_desk.__enter__)
     try:
         yield living
     finally:
-        await asyncio.to_thread(house.__exit__, None, None, None)
+        await asyncio.to_thread(help_desk.__exit__, None, None, None)

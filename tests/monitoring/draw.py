@@ -29,14 +29,14 @@ PLOT = 0.72
 def main() -> None:
     panels = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
-    evening = _evening(panels)
+    monitored_run = _evening(panels)
     for title in dict.fromkeys(panel["dashboard"] for panel in panels):
         own = [panel for panel in panels if panel["dashboard"] == title]
-        _draw_dashboard(title, own, evening, folder / f"{_slug(title)}.png")
+        _draw_dashboard(title, own, monitored_run, folder / f"{_slug(title)}.png")
         (folder / _slug(title)).mkdir(exist_ok=True)
         for number, panel in enumerate(own, start=1):
             name = f"{number:02}-{_slug(panel['row'])}-{_slug(panel['title'])}.png"
-            _draw_alone(panel, evening, folder / _slug(title) / name)
+            _draw_alone(panel, monitored_run, folder / _slug(title) / name)
 
 
 def _evening(panels: list[dict[str, Any]]) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def _evening(panels: list[dict[str, Any]]) -> tuple[float, float]:
     return min(moments), max(moments)
 
 
-def _draw_dashboard(title: str, panels: list[dict[str, Any]], evening: tuple[float, float], path: Path) -> None:
+def _draw_dashboard(title: str, panels: list[dict[str, Any]], monitored_run: tuple[float, float], path: Path) -> None:
     bottom = max(panel["at"]["y"] + panel["at"]["h"] for panel in panels)
     figure = plt.figure(figsize=(ACROSS * COLUMN, (bottom + 2) * LINE))
     figure.text(0.01, 1 - 0.7 / (bottom + 2), title, fontsize=16, weight="bold")
@@ -57,19 +57,19 @@ def _draw_dashboard(title: str, panels: list[dict[str, Any]], evening: tuple[flo
         # Margins inside the panel: names on the left, time below, title above.
         left, width = (at["x"] + 0.7) / ACROSS, (at["w"] - 1.0) / ACROSS
         low, height = 1 - (at["y"] + 2 + at["h"] - 1.1) / (bottom + 2), (at["h"] - 2.0) / (bottom + 2)
-        _draw(figure.add_axes((left, low, width * PLOT, height)), panel, evening)
+        _draw(figure.add_axes((left, low, width * PLOT, height)), panel, monitored_run)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def _draw_alone(panel: dict[str, Any], evening: tuple[float, float], path: Path) -> None:
+def _draw_alone(panel: dict[str, Any], monitored_run: tuple[float, float], path: Path) -> None:
     figure = plt.figure(figsize=(8, 3.2))
-    _draw(figure.add_axes((0.09, 0.14, PLOT - 0.1, 0.74)), panel, evening)
+    _draw(figure.add_axes((0.09, 0.14, PLOT - 0.1, 0.74)), panel, monitored_run)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def _draw(axes: Any, panel: dict[str, Any], evening: tuple[float, float]) -> None:
+def _draw(axes: Any, panel: dict[str, Any], monitored_run: tuple[float, float]) -> None:
     unit = panel["unit"].removeprefix("suffix: ")
     axes.set_title(panel["title"] if unit == "none" else f"{panel['title']}  [{unit}]", fontsize=8, loc="left")
     axes.tick_params(labelsize=6)
@@ -84,9 +84,9 @@ def _draw(axes: Any, panel: dict[str, Any], evening: tuple[float, float]) -> Non
         axes.barh([one["name"] for one in panel["series"]], [one["points"][-1][1] for one in panel["series"]])
         axes.xaxis.set_major_formatter(lambda value, _: _told(unit, value))
     elif panel["sort"] == "heatmap":
-        _draw_heat(axes, panel["series"], evening)
+        _draw_heat(axes, panel["series"], monitored_run)
     else:
-        _draw_lines(axes, panel["series"], panel["stacked"], evening)
+        _draw_lines(axes, panel["series"], panel["stacked"], monitored_run)
         axes.yaxis.set_major_formatter(lambda value, _: _told(unit, value))
 
 
@@ -101,9 +101,9 @@ def _told(unit: str, value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, evening: tuple[float, float]) -> None:
+def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, monitored_run: tuple[float, float]) -> None:
     moments = sorted({at for one in series for at, _ in one["points"]})
-    seconds = [at - evening[0] for at in moments]
+    seconds = [at - monitored_run[0] for at in moments]
     lines = [(one["name"], dict(map(tuple, one["points"]))) for one in series]
     colours = plt.get_cmap("tab10" if len(lines) <= 10 else "tab20").colors
     axes.set_prop_cycle(color=colours)
@@ -115,7 +115,7 @@ def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, evening:
             values = [points.get(at, float("nan")) for at in moments]
             axes.plot(seconds, values, label=name, linewidth=1, marker=".", markersize=2)  # also for a single value
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.set_xlim(0, evening[1] - evening[0])
+    axes.set_xlim(0, monitored_run[1] - monitored_run[0])
     axes.set_xlabel("seconds", fontsize=6, labelpad=1)
     _name_lines(axes)
 
@@ -129,7 +129,7 @@ def _name_lines(axes: Any) -> None:
     axes.legend(drawn[:MOST_NAMES], names[:MOST_NAMES], title=title, title_fontsize=6, fontsize=6, **beside)
 
 
-def _draw_heat(axes: Any, series: list[dict[str, Any]], evening: tuple[float, float]) -> None:
+def _draw_heat(axes: Any, series: list[dict[str, Any]], monitored_run: tuple[float, float]) -> None:
     """Draws a heat map from cumulative buckets."""
     edges = sorted(series, key=lambda one: float(one["name"].replace("+Inf", "inf")))
     moments = sorted({at for one in series for at, _ in one["points"]})
@@ -138,9 +138,9 @@ def _draw_heat(axes: Any, series: list[dict[str, Any]], evening: tuple[float, fl
     own = [
         [max(0.0, a - b) for a, b in zip(upper, lower, strict=True)] for upper, lower in zip(counts, below, strict=True)
     ]
-    sides = (moments[0] - evening[0], moments[-1] - evening[0], -0.5, len(edges) - 0.5)
+    sides = (moments[0] - monitored_run[0], moments[-1] - monitored_run[0], -0.5, len(edges) - 0.5)
     axes.imshow(own, origin="lower", aspect="auto", cmap="YlOrRd", interpolation="nearest", extent=sides)
-    axes.set_xlim(0, evening[1] - evening[0])
+    axes.set_xlim(0, monitored_run[1] - monitored_run[0])
     axes.set_yticks(range(len(edges)), [one["name"] for one in edges])
 
 

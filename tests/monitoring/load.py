@@ -14,7 +14,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-from tests.monitoring.house import House
+from tests.monitoring.help_desk import HelpDesk
 
 CLIENTS = 4
 
@@ -44,8 +44,8 @@ KINDS = {"prompt", "rag", "lora", "hybrid"}
 
 
 class Load:
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, help_desk: HelpDesk) -> None:
+        self._house = help_desk
         self.kinds: Counter[str] = Counter()
         """The kinds of paths that answered completely."""
         self.statuses: Counter[int] = Counter()

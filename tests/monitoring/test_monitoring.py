@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.monitoring.empty_by_nature import EMPTY, reason
-from tests.monitoring.evening import Evening, Series, Shown
+from tests.monitoring.expected_empty import EMPTY, reason
 from tests.monitoring.load import KINDS
+from tests.monitoring.monitored_run import MonitoredRun, Series, Shown
 from tests.monitoring.watch import PROMTOOL, program
 
 ROOT = Path(__file__).parents[2]
@@ -23,43 +23,43 @@ def _is_empty(series: Series) -> bool:
     return not any(not math.isnan(value) for one in series for _, value in one["points"])
 
 
-def _empty(evening: Evening) -> dict[str, str]:
+def _empty(monitored_run: MonitoredRun) -> dict[str, str]:
     """Returns the queries of panels, and rules, without any result; by name, with their PromQL."""
     queries = {
         f"{shown.panel.name} [{target.letter}]": target.expr
-        for shown in evening.panels
+        for shown in monitored_run.panels
         for target in shown.panel.targets
         if _is_empty(shown.series[target.letter])
     }
-    rules = {selector: selector for selector, series in evening.recorded.items() if _is_empty(series)}
+    rules = {selector: selector for selector, series in monitored_run.recorded.items() if _is_empty(series)}
     return queries | rules
 
 
-def test_all_four_kinds_of_path_answered_and_a_limit_was_reached(evening: Evening) -> None:
-    assert set(evening.kinds) == KINDS
-    assert min(evening.kinds.values()) >= 2
-    assert evening.statuses[429] >= 1
+def test_all_four_kinds_of_path_answered_and_a_limit_was_reached(monitored_run: MonitoredRun) -> None:
+    assert set(monitored_run.kinds) == KINDS
+    assert min(monitored_run.kinds.values()) >= 2
+    assert monitored_run.statuses[429] >= 1
 
 
-def test_no_panel_and_no_rule_is_empty_without_a_reason(evening: Evening) -> None:
-    assert {name: expr for name, expr in _empty(evening).items() if not reason(expr)} == {}
+def test_no_panel_and_no_rule_is_empty_without_a_reason(monitored_run: MonitoredRun) -> None:
+    assert {name: expr for name, expr in _empty(monitored_run).items() if not reason(expr)} == {}
 
 
-def test_every_listed_reason_is_needed(evening: Evening) -> None:
-    needed = {reason(expr) for expr in _empty(evening).values()}
+def test_every_listed_reason_is_needed(monitored_run: MonitoredRun) -> None:
+    needed = {reason(expr) for expr in _empty(monitored_run).values()}
     assert sorted(EMPTY.keys() - needed) == []
 
 
-def test_every_rule_is_evaluated_without_an_error(evening: Evening) -> None:
-    assert {rule["name"]: rule["lastError"] for rule in evening.rules if rule["health"] != "ok"} == {}
-    assert {rule["type"] for rule in evening.rules} == {"recording", "alerting"}
+def test_every_rule_is_evaluated_without_an_error(monitored_run: MonitoredRun) -> None:
+    assert {rule["name"]: rule["lastError"] for rule in monitored_run.rules if rule["health"] != "ok"} == {}
+    assert {rule["type"] for rule in monitored_run.rules} == {"recording", "alerting"}
 
 
 @pytest.mark.parametrize("service", ["gateway", "retriever", "lora-server"])
-def test_promtool_accepts_the_metrics_of_busy_services(evening: Evening, service: str) -> None:
+def test_promtool_accepts_the_metrics_of_busy_services(monitored_run: MonitoredRun, service: str) -> None:
     promtool = program(PROMTOOL)
     assert promtool, "promtool is not installed: make monitoring-tools"
-    said = evening.exported[service]
+    said = monitored_run.exported[service]
     assert said.count("# TYPE pointsman_") >= 5
     assert said.count("# TYPE gen_ai_") >= 1
     checked = subprocess.run([promtool, "check", "metrics"], input=said, capture_output=True, text=True, timeout=60)
@@ -71,30 +71,32 @@ def test_promtool_accepts_the_metrics_of_busy_services(evening: Evening, service
     [{"alertname": "PointsmanTargetDown", "job": "engine"}, {"alertname": "PointsmanBreakerOpen", "engine": "local"}],
     ids=lambda alert: alert["alertname"],
 )
-def test_the_ticket_receiver_is_notified_after_the_engines_death_only(evening: Evening, alert: dict[str, str]) -> None:
+def test_the_ticket_receiver_is_notified_after_the_engines_death_only(
+    monitored_run: MonitoredRun, alert: dict[str, str]
+) -> None:
     expected = (alert | {"receiver": "ticket"}).items()
-    assert not any(expected <= told.items() for told in evening.told_before)
-    assert any(expected <= told.items() for told in evening.told)
+    assert not any(expected <= told.items() for told in monitored_run.told_before)
+    assert any(expected <= told.items() for told in monitored_run.told)
 
 
-def test_an_open_breaker_is_visible_on_its_panel(evening: Evening) -> None:
-    (shown,) = [shown for shown in evening.panels if shown.panel.name == "Hybrid routing / Resilience / Breakers"]
+def test_an_open_breaker_is_visible_on_its_panel(monitored_run: MonitoredRun) -> None:
+    (shown,) = [shown for shown in monitored_run.panels if shown.panel.name == "Hybrid routing / Resilience / Breakers"]
     values = [value for series in shown.series["A"] for _, value in series["points"]]
     assert (values[0], max(values)) == (0.0, 1.0)
 
 
-def test_every_panel_is_drawn(evening: Evening) -> None:
+def test_every_panel_is_drawn(monitored_run: MonitoredRun) -> None:
     assert TOOLS.exists(), "what draws is not installed: make dashboards"
     PICTURES.mkdir(parents=True, exist_ok=True)
     data = PICTURES / "panels.json"
-    data.write_text(json.dumps([_drawable(shown) for shown in evening.panels]))
+    data.write_text(json.dumps([_drawable(shown) for shown in monitored_run.panels]))
     for old in PICTURES.rglob("*.png"):
         old.unlink()
     command = [str(TOOLS), "-m", "tests.monitoring.draw", str(data), str(PICTURES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     drawn = {picture.relative_to(PICTURES) for picture in PICTURES.rglob("*.png")}
-    assert len(drawn) == len(evening.panels) + len({shown.panel.dashboard for shown in evening.panels})
+    assert len(drawn) == len(monitored_run.panels) + len({shown.panel.dashboard for shown in monitored_run.panels})
 
 
 def _drawable(shown: Shown) -> dict[str, Any]:

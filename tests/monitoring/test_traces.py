@@ -3,34 +3,34 @@
 import pytest
 
 from tests.gateway.doubles.otlp_agent import Arrived
-from tests.monitoring.evening import Evening
+from tests.monitoring.monitored_run import MonitoredRun
 
-DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
+API_SPANS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
 ENOUGH = 10
 """A number of requests that a minute of load always exceeds."""
 
 
 @pytest.fixture(scope="module")
-def by_id(evening: Evening) -> dict[str, Arrived]:
-    return {span.span_id: span for span in evening.spans}
+def by_id(monitored_run: MonitoredRun) -> dict[str, Arrived]:
+    return {span.span_id: span for span in monitored_run.spans}
 
 
 @pytest.fixture(scope="module")
-def of_the_engine(evening: Evening) -> list[Arrived]:
-    return [span for span in evening.spans if (span.service, span.name) == ("vllm", "llm_request")]
+def of_the_engine(monitored_run: MonitoredRun) -> list[Arrived]:
+    return [span for span in monitored_run.spans if (span.service, span.name) == ("vllm", "llm_request")]
 
 
 def test_every_engine_request_belongs_to_its_gateway_trace(
     by_id: dict[str, Arrived], of_the_engine: list[Arrived]
 ) -> None:
     assert len(of_the_engine) >= ENOUGH
-    doors = set()
+    api_spans = set()
     for span in of_the_engine:
         asked = by_id[span.parent_id]  # so the lora-server's own questions make none
         assert (asked.service, asked.trace_id) == ("pointsman-gateway", span.trace_id)
         assert asked.name.startswith("chat ")
-        doors.add(_top(asked, by_id).name)
-    assert doors == DOORS
+        api_spans.add(_top(asked, by_id).name)
+    assert api_spans == API_SPANS
 
 
 def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
@@ -48,15 +48,15 @@ def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
         assert told["gen_ai.latency.time_in_model_inference"] > 0
 
 
-def test_all_services_and_the_engine_have_sent_spans_with_known_names(evening: Evening) -> None:
-    services = {span.service for span in evening.spans}
+def test_all_services_and_the_engine_have_sent_spans_with_known_names(monitored_run: MonitoredRun) -> None:
+    services = {span.service for span in monitored_run.spans}
     assert services == {"pointsman-gateway", "pointsman-retriever", "pointsman-lora-server", "vllm"}
 
 
-def test_an_exemplar_of_a_panel_leads_to_its_trace(evening: Evening) -> None:
-    known = {span.trace_id for span in evening.spans}
-    assert evening.exemplars
-    assert evening.exemplars <= known
+def test_an_exemplar_of_a_panel_leads_to_its_trace(monitored_run: MonitoredRun) -> None:
+    known = {span.trace_id for span in monitored_run.spans}
+    assert monitored_run.exemplars
+    assert monitored_run.exemplars <= known
 
 
 def _top(span: Arrived, by_id: dict[str, Arrived]) -> Arrived:

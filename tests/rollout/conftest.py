@@ -6,7 +6,7 @@ import pytest
 from pointsman_embedding.prepare import prepare
 
 from tests.gateway.doubles.config_folder import ConfigFolder
-from tests.gateway.doubles.town import MODEL
+from tests.gateway.doubles.deployment import MODEL
 
 
 @pytest.fixture(scope="session")

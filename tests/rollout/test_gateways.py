@@ -55,9 +55,9 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
             stack.push_async_callback(gateway.kill)
             gateways.append(gateway)
             addresses.append((http, grpc_address))
-        await asyncio.gather(*(gateway.open_doors() for gateway in gateways))
-        doors = [http for http, _ in addresses], [grpc_address for _, grpc_address in addresses]
-        yield Fleet(gateways, await stack.enter_async_context(running_envoy(tmp_path, *doors)))
+        await asyncio.gather(*(gateway.open_clients() for gateway in gateways))
+        apis = [http for http, _ in addresses], [grpc_address for _, grpc_address in addresses]
+        yield Fleet(gateways, await stack.enter_async_context(running_envoy(tmp_path, *apis)))
 
 
 @dataclass
@@ -90,7 +90,7 @@ async def restart(gateway: ProcessGateway, load: Load) -> None:
     """Restarts a gateway; returns once Envoy sends it requests again."""
     gateway.signal(signal.SIGTERM)
     assert await gateway.ended(within=90) == 0
-    await gateway.open_doors()
+    await gateway.open_clients()
 
     async def is_asked() -> bool:
         return await gateway.metric("pointsman_requests_total") > STREAMS / 5

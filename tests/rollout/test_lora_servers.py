@@ -83,7 +83,7 @@ async def fleet(tmp_path: Path, model_folder: Path) -> AsyncIterator[Fleet]:
             await fleet.start()
             await fleet.start()
             fleet.tell()
-            await gateway.open_doors()
+            await gateway.open_clients()
             yield fleet
         finally:
             await asyncio.gather(gateway.kill(), *(server.kill() for server in fleet.servers))

@@ -69,7 +69,7 @@ async def running_target(folder: Path) -> AsyncIterator[Addresses]:
                 issue(valkey.url, tenant="innocent"),
                 _start_retriever(retriever),
                 lora_server.start_with_engine(),
-                gateway.open_doors(),
+                gateway.open_clients(),
             )
             yield Addresses(
                 gateway.url.removeprefix("http://"),

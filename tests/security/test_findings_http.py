@@ -17,6 +17,8 @@ POSTS = [
     "/v1/embeddings",
     "/v1/route",
     "/v1/feedback",
+    "/openai/deployments/tiny/chat/completions",
+    "/openai/v1/embeddings",
     "/console/api/adapters/alias",
     "/console/api/adapters/canary",
     "/console/api/adapters/rollback",
@@ -26,6 +28,7 @@ ROUTES = [
     *[("GET", path) for path in ("/v1/models", "/v1/models/tiny", "/v1/tasks", "/v1/configuration")],
     ("GET", "/console/api/overview"),
 ]
+UNKNOWN_API_KEY = f"api-key: pm_{'A' * 8}_{'b' * 32}"
 UNKNOWN_KEY = f"authorization: Bearer pm_{'A' * 8}_{'b' * 32}"
 CONSOLE = "x-pointsman-console: 1"
 """The header of the console's page, which other routes ignore."""
@@ -107,7 +110,9 @@ def test_finding_1_a_request_without_a_key_costs_next_to_nothing(target: Address
     assert_costs_next_to_nothing(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
 
 
-@pytest.mark.parametrize("shown", [UNKNOWN_KEY, "authorization: Bearer sk-1", "authorization: Basic eDp5"])
+@pytest.mark.parametrize(
+    "shown", [UNKNOWN_KEY, UNKNOWN_API_KEY, "authorization: Bearer sk-1", "authorization: Basic eDp5"]
+)
 def test_finding_1_a_request_with_an_unknown_key_costs_no_more(target: Addresses, shown: str) -> None:
     body = b'{"model":"' + b"x" * (BODY_BYTES - 12) + b'"}'
     assert_costs_next_to_nothing(target, body, "/v1/embeddings", shown)
@@ -237,7 +242,12 @@ def test_finding_2_a_few_trailers_are_ignored(target: Addresses) -> None:
 
 
 AMBIGUOUS: dict[str, list[tuple[str, ...]]] = {
-    "duplicate_header": [("authorization: Bearer x",), ("AUTHORIZATION: Bearer x",), ("host: other",)],
+    "duplicate_header": [
+        ("authorization: Bearer x",),
+        ("AUTHORIZATION: Bearer x",),
+        ("api-key: x", "Api-Key: y"),
+        ("host: other",),
+    ],
     "bad_transfer_encoding": [
         ("transfer-encoding: gzip, chunked",),
         ("transfer-encoding: gzip", "transfer-encoding: chunked"),

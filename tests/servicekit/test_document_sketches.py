@@ -1,4 +1,4 @@
-"""Two states of a collection are compared by small sketches."""
+"""Sketches estimate the share of documents that changed between two states of a collection."""
 
 import pytest
 from pointsman_servicekit.statistics import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of

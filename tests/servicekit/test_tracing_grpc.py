@@ -15,7 +15,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.tracing.exporting import tracing_client_interceptors, tracing_server_interceptors
 
-from tests.gateway.doubles.recorded import Recorded
+from tests.gateway.doubles.span_recorder import Recorded
 from tests.grpc_stubs import health_stub
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.standing import EXAMPLE, Standing, standing
+from tests.running_example import EXAMPLE, RunningExample, run_example
 
 ENVIRONMENT = {"POINTSMAN_LORA_PROBE_INTERVAL_SECONDS": "3600"}
 """Disables probes, because tests compare exact answers: a batch of two rounds differently than a batch of one in
@@ -14,8 +14,8 @@ bfloat16, which can change near-ties."""
 
 
 @pytest.fixture(scope="session")
-def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExample]:
     """The help desk with a copy of the configuration, which a test may edit."""
     home = tmp_path_factory.mktemp("home")
-    with standing(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home, ENVIRONMENT) as it:
+    with run_example(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home, ENVIRONMENT) as it:
         yield it

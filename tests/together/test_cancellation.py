@@ -23,7 +23,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-from tests.standing import EXAMPLE, standing
+from tests.running_example import EXAMPLE, run_example
 
 MODEL = "smollm2-135m"
 PLACES = 2
@@ -44,7 +44,7 @@ IN_FLIGHT = "pointsman_in_flight"
 
 
 @dataclass(frozen=True)
-class Desk:
+class RunningHelpDesk:
     http: str
     grpc: str
     engine: str
@@ -53,12 +53,12 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHelpDesk]:
     """The example with an engine that has few slots and short steps."""
     home = tmp_path_factory.mktemp("home")
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
-    with standing(example, home, ENVIRONMENT) as it:
-        yield Desk(it.url, it.grpc, it.run["engine"], it.run["processes"]["retriever"]["pid"])
+    with run_example(example, home, ENVIRONMENT) as it:
+        yield RunningHelpDesk(it.url, it.grpc, it.run["engine"], it.run["processes"]["retriever"]["pid"])
 
 
 # -- sending requests
@@ -87,24 +87,24 @@ class Asked:
         )
 
 
-async def stream_over_http(desk: Desk, asked: Asked) -> None:
-    await _stream(desk.http, asked)
+async def stream_over_http(help_desk: RunningHelpDesk, asked: Asked) -> None:
+    await _stream(help_desk.http, asked)
 
 
-async def plain_over_http(desk: Desk, asked: Asked) -> None:
+async def plain_over_http(help_desk: RunningHelpDesk, asked: Asked) -> None:
     async with httpx.AsyncClient(timeout=120) as client:
-        asked.pieces.append((await client.post(f"{desk.http}/v1/chat/completions", json=asked.body)).text)
+        asked.pieces.append((await client.post(f"{help_desk.http}/v1/chat/completions", json=asked.body)).text)
 
 
-async def stream_over_grpc(desk: Desk, asked: Asked) -> None:
-    async with open_channel(desk.grpc) as channel:
+async def stream_over_grpc(help_desk: RunningHelpDesk, asked: Asked) -> None:
+    async with open_channel(help_desk.grpc) as channel:
         async for response in gateway_pb2_grpc.GatewayStub(channel).GenerateStream(asked.message):
             if response.WhichOneof("event") == "delta":
                 asked.pieces.append(response.delta.content)
 
 
-async def once_over_grpc(desk: Desk, asked: Asked) -> None:
-    async with open_channel(desk.grpc) as channel:
+async def once_over_grpc(help_desk: RunningHelpDesk, asked: Asked) -> None:
+    async with open_channel(help_desk.grpc) as channel:
         answer = await gateway_pb2_grpc.GatewayStub(channel).Generate(asked.message)
         asked.pieces.append(answer.choices[0].content)
 
@@ -120,7 +120,7 @@ async def _stream(url: str, asked: Asked) -> None:
                 asked.pieces.append(line)
 
 
-Way = Callable[[Desk, Asked], Awaitable[None]]
+Way = Callable[[RunningHelpDesk, Asked], Awaitable[None]]
 
 every_way = pytest.mark.parametrize("way", [stream_over_http, plain_over_http, stream_over_grpc, once_over_grpc])
 
@@ -133,10 +133,10 @@ class Look:
     """Reads metrics of the engine and of the gateway."""
 
     client: httpx.AsyncClient
-    desk: Desk
+    help_desk: RunningHelpDesk
 
     async def read(self, *names: str) -> list[float]:
-        at = self.desk.http if names[0].startswith("pointsman") else self.desk.engine
+        at = self.help_desk.http if names[0].startswith("pointsman") else self.help_desk.engine
         lines = (await self.client.get(f"{at}/metrics")).text.splitlines()
         return [sum(float(line.rpartition(" ")[2]) for line in lines if _is(line, name)) for name in names]
 
@@ -154,9 +154,9 @@ def _is(line: str, name: str) -> bool:
 
 
 @pytest.fixture
-async def look(desk: Desk) -> AsyncIterator[Look]:
+async def look(help_desk: RunningHelpDesk) -> AsyncIterator[Look]:
     async with httpx.AsyncClient(timeout=60) as client:
-        look = Look(client, desk)
+        look = Look(client, help_desk)
         await look.until((RUNNING, WAITING), lambda running, waiting: running + waiting == 0)
         yield look
 
@@ -174,8 +174,8 @@ async def kept(attempt: Callable[[int], Awaitable[float]]) -> None:
 
 
 @asynccontextmanager
-async def asking(way: Way, desk: Desk, asked: Asked) -> AsyncIterator["asyncio.Task[None]"]:
-    task = asyncio.ensure_future(way(desk, asked))
+async def asking(way: Way, help_desk: RunningHelpDesk, asked: Asked) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.ensure_future(way(help_desk, asked))
     try:
         yield task
     finally:
@@ -187,14 +187,14 @@ async def asking(way: Way, desk: Desk, asked: Asked) -> AsyncIterator["asyncio.T
 
 
 @every_way
-async def test_a_disconnect_while_queued(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_while_queued(help_desk: RunningHelpDesk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
-        async with asking(way, desk, Asked(f"{number} Tell me of trains.")) as task:
+        async with asking(way, help_desk, Asked(f"{number} Tell me of trains.")) as task:
             await look.until((RUNNING, WAITING), lambda running, waiting: (running, waiting) == (PLACES, 1))
             task.cancel()
             return await look.until((RUNNING, WAITING), lambda running, waiting: (running, waiting) == (PLACES, 0))
 
-    others = [asyncio.create_task(_stream(desk.engine, Asked(f"{number} Count."))) for number in range(PLACES)]
+    others = [asyncio.create_task(_stream(help_desk.engine, Asked(f"{number} Count."))) for number in range(PLACES)]
     try:
         await look.until((RUNNING,), lambda running: running == PLACES)
         await kept(attempt)
@@ -206,11 +206,11 @@ async def test_a_disconnect_while_queued(desk: Desk, look: Look, way: Way) -> No
 
 
 @every_way
-async def test_a_disconnect_before_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_before_the_first_token(help_desk: RunningHelpDesk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         asked = Asked(f"{way.__name__} {number} {time.time_ns()} " + "ticket " * 3000)  # no prefix of it is cached
         (before,) = await look.read(GENERATED)
-        async with asking(way, desk, asked) as task:
+        async with asking(way, help_desk, asked) as task:
             await look.until((RUNNING,), lambda running: running == 1)
             task.cancel()
             seconds = await look.until((RUNNING, WAITING), lambda running, waiting: running + waiting == 0)
@@ -222,11 +222,11 @@ async def test_a_disconnect_before_the_first_token(desk: Desk, look: Look, way: 
 
 
 @every_way
-async def test_a_disconnect_after_the_first_token(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_after_the_first_token(help_desk: RunningHelpDesk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         asked = Asked(f"{number} Tell me a very long story about trains.")
         (before,) = await look.read(GENERATED)
-        async with asking(way, desk, asked) as task:
+        async with asking(way, help_desk, asked) as task:
             await look.until((RUNNING, GENERATED), lambda running, made: running == 1 and made >= before + 5)
             assert not task.done()
             assert bool(asked.pieces) == way.__name__.startswith("stream")
@@ -237,11 +237,11 @@ async def test_a_disconnect_after_the_first_token(desk: Desk, look: Look, way: W
 
 
 @every_way
-async def test_a_disconnect_during_retrieval(desk: Desk, look: Look, way: Way) -> None:
+async def test_a_disconnect_during_retrieval(help_desk: RunningHelpDesk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
         before = await look.read(GENERATED, "vllm:prompt_tokens_total")
-        with _stopped(desk.retriever):
-            async with asking(way, desk, Asked(f"{number} May I take a bicycle?", "path:handbook_answer")) as task:
+        with _stopped(help_desk.retriever):
+            async with asking(way, help_desk, Asked(f"{number} May I take a bicycle?", "path:handbook_answer")) as task:
                 await look.until((IN_FLIGHT,), lambda in_flight: in_flight == 1)
                 task.cancel()
                 seconds = await look.until((IN_FLIGHT,), lambda in_flight: in_flight == 0)
@@ -260,9 +260,9 @@ def _stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_stopped_requests_are_metered_as_cancelled(desk: Desk) -> None:
+async def test_stopped_requests_are_metered_as_cancelled(help_desk: RunningHelpDesk) -> None:
     async with httpx.AsyncClient() as client:
-        lines = (await client.get(f"{desk.http}/metrics")).text.splitlines()
+        lines = (await client.get(f"{help_desk.http}/metrics")).text.splitlines()
     cancelled = [line for line in lines if line.startswith("pointsman_requests_total") and '"cancelled"' in line]
     assert {path for path in (MODEL, "handbook_answer") for line in cancelled if f'path="{path}"' in line} == {
         MODEL, "handbook_answer",

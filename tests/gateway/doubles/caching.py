@@ -138,7 +138,7 @@ class Gave:
     model: str
 
 
-class CacheDesk:
+class CacheHarness:
     """The cache of one gateway with its dependencies, without the gateway."""
 
     def __init__(self, engine: Engine, cache: CacheResources, registry: CollectorRegistry) -> None:
@@ -180,16 +180,16 @@ class CacheDesk:
 
 
 @asynccontextmanager
-async def cache_desk_at(
+async def run_cache(
     url: str, *, most_bytes: int = MAX_TENANT_BYTES, deadline: float = 2.0, storable: IsStorable = lambda text: True
-) -> AsyncIterator[CacheDesk]:
+) -> AsyncIterator[CacheHarness]:
     """`deadline` is long by default, because the machine may be busy."""
     registry = CollectorRegistry()
     metrics = CacheMetrics(registry)
     async with open_redis(url, metrics.set_redis_up, deadline) as redis:
         store = CacheStore(redis, most_bytes)
         async with AnswerWriter(store, metrics, storable) as keeper:
-            yield CacheDesk(Engine(), CacheResources(store, keeper, metrics, "encoder-1"), registry)
+            yield CacheHarness(Engine(), CacheResources(store, keeper, metrics, "encoder-1"), registry)
 
 
 def another(question: Question, **fields: Any) -> Question:

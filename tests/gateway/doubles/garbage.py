@@ -10,7 +10,7 @@ TRIES = 3
 
 
 async def nothing_is_left(work: Callable[[], Awaitable[None]]) -> None:
-    """Asserts that the action leaves no garbage when it is repeated."""
+    """Asserts that repeating the action leaves no objects for the garbage collector."""
     ours: list[Any] = []
     for _ in range(TRIES):
         ours = await _left_by(work)

@@ -59,7 +59,10 @@ class Gateway:
 
 
 def http_dependencies(
-    components: bootstrap.GatewayComponents, request_timeout: float = 10, budget: BufferedBytesBudget | None = None
+    components: bootstrap.GatewayComponents,
+    request_timeout: float = 10,
+    budget: BufferedBytesBudget | None = None,
+    origins: tuple[str, ...] = (),
 ) -> HttpDependencies:
     return HttpDependencies(
         components.pipeline,
@@ -70,6 +73,7 @@ def http_dependencies(
         request_timeout,
         budget or BufferedBytesBudget(256 * MEGABYTE),
         components.console,
+        cors_origins=origins,
     )
 
 
@@ -103,7 +107,7 @@ class Neighbours:
         config = load_config(settings.config)
         async with bootstrap.build_gateway(settings, config, spans) as components:
             budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
-            dependencies = http_dependencies(components, settings.request_timeout, budget)
+            dependencies = http_dependencies(components, settings.request_timeout, budget, settings.origins)
             if settings.console == "off":
                 dependencies = replace(dependencies, console=None)
             servicer = GatewayServicer(

@@ -21,7 +21,7 @@ class ProcessGateway(Process):
         self.url = ""
         self.grpc_address = ""
 
-    async def open_doors(self) -> None:
+    async def open_clients(self) -> None:
         """Returns once the gateway is ready."""
         http_address, self.grpc_address = await self.start()
         self.url = f"http://{http_address}"
@@ -50,7 +50,7 @@ class ProcessGateway(Process):
 async def process_gateway(folder: Path, **settings: object) -> AsyncIterator[ProcessGateway]:
     gateway = ProcessGateway(folder, settings)
     try:
-        await gateway.open_doors()
+        await gateway.open_clients()
         yield gateway
     finally:
         await gateway.kill()

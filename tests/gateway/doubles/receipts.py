@@ -10,7 +10,7 @@ from pointsman_gateway.domain import PICODOLLARS
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
-from tests.gateway.doubles.remembering import decisions_in, entries_of
+from tests.gateway.doubles.request_logs import decisions_in, entries_of
 from tests.gateway.doubles.waiting import found
 
 Body = dict[str, Any]

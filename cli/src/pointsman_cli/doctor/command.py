@@ -1,5 +1,6 @@
 """`pointsman doctor`: runs all checks and prints one line for each."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pointsman_cli.doctor.machine import (
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
+from pointsman_cli.lab_commands import config_folder_of
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -37,6 +39,7 @@ from pointsman_cli.options import (
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _CHECK_SECONDS = 60.0
+_ENGINE_SECONDS = 300.0
 _BASE_MODEL = "smollm2-135m"
 
 
@@ -55,16 +58,26 @@ def doctor(
         str, typer.Option(metavar="URL", help="Check the deployment behind this HTTP URL from outside instead.")
     ] = "",
     cluster_grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Also check its gRPC address.")] = "",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Check this engine of the configuration instead, with real requests (costs money).",
+        ),
+    ] = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
     ask: Annotated[bool, typer.Option("--ask", help="Also have one request answered there (costs money).")] = False,
 ) -> None:
     """Check this machine and say what to fix. Exit code 1 if a check fails.
 
-    With --cluster: check a running deployment from outside.
+    With --cluster: check a running deployment from outside. With --engine: send requests to one engine of the folder's
+    configuration, or of the running `pointsman up`.
     """
     console = Console()
     failed = False
-    if cluster:
+    if engine:
+        found = list(check_engine_of(config_folder_of(folder, DataDir.at(data_dir)), engine))
+    elif cluster:
         found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, api_key(key_env), ask)))
     else:
         found = list(_findings(folder, http, grpc, DataDir.at(data_dir), engine_python))
@@ -115,6 +128,22 @@ def check_example(folder: Path) -> Iterator[Finding]:
         yield warn("config", note)
     last = said[-1] if said else _silence(done.returncode)
     yield ok("config", last) if done.returncode == 0 else fail("config", last)
+
+
+def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
+    """Has the gateway send requests to the engine."""
+    program = [sys.executable, "-m", "pointsman_gateway", "--check", str(config), "--engine", name]
+    environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=_ENGINE_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        yield fail(name, f"the checks did not end within {_ENGINE_SECONDS:g} s")
+        return
+    for line in done.stdout.splitlines():
+        found = json.loads(line)
+        yield Finding(Level(found["level"]), f"{name}: {found['what']}", found["detail"])
+    if done.returncode and done.stderr.strip():
+        yield fail(name, done.stderr.strip().splitlines()[-1].removeprefix("pointsman_gateway: "))
 
 
 def _silence(code: int) -> str:

@@ -5,7 +5,6 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import httpx
@@ -171,9 +170,7 @@ class EvaluationProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def came(self, answer: Answer) -> None:

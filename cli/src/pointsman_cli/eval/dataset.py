@@ -1,7 +1,5 @@
-"""Reads labelled requests: one JSON object on each line.
-
-The readers of JSON Lines are shared: files may be written by others, or left incomplete by a killed process.
-"""
+"""Reads labelled requests from JSON Lines files: one JSON object per line. Other modules use its readers too; they
+accept a byte order mark and an incomplete last line, which a killed process may have left."""
 
 import hashlib
 import json
@@ -25,9 +23,8 @@ def text_of(file: Path) -> str:
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the number and text of each non-blank line. Only
-    ends a line: JSON strings may contain U+2028 and the like.
-    """
+    """Yields the number and text of each non-blank line. Only line feeds end a line, because JSON strings may contain
+    U+2028."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 

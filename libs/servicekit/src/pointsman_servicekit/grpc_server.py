@@ -276,11 +276,8 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:
-    """Removes the traceback of an abort that has been sent.
-
-    The context keeps the exception, and the frames in its traceback keep the context: without this all of a call would
-    wait for the garbage collector.
-    """
+    """Removes the traceback of an abort that has been sent. Otherwise context and exception would refer to each other,
+    and the call's objects would stay in memory until the next garbage collection."""
     aborted.__traceback__ = aborted.__context__ = None
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import sys
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,9 @@ from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
+from pointsman_gateway.config.field_types import must_be_known
 from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.engines.engine_check import NO_GUARANTEES, check_engine
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app, build_metrics_app
 from pointsman_gateway.http.connection_limits import ConnectionLimits
@@ -42,12 +46,6 @@ MEGABYTE = 1024 * 1024
 GRPC_STREAMS = 128
 """Concurrent calls on one gRPC connection. Calls are answered in the order of their arrival, so another client may have
 to wait for these: about 20 ms if none of them has a valid key."""
-NO_GUARANTEES = (
-    "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
-    "swaps without a wrong token; a lora-server provides these (docs/engines.md)"
-)
-"""About adapters that no lora-server manages."""
-
 FLUSH_SECONDS = 2
 """Seconds that the servers have to send what is already written after the last request has ended."""
 
@@ -55,10 +53,12 @@ FLUSH_SECONDS = 2
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pointsman_gateway", description=__doc__)
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a configuration folder and stop")
-    folder = parser.parse_args().check
+    parser.add_argument("--engine", metavar="NAME", help="with --check: also send requests to this engine; prints JSON")
+    given = parser.parse_args()
+    folder: Path | None = given.check
     try:
         if folder:
-            return check(folder)
+            return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
         settings = Settings()
         logs.configure_logging("gateway", settings.log_level, settings.log_format)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
@@ -84,6 +84,23 @@ def check(folder: Path) -> int:
     return 0
 
 
+async def check_engine_of(folder: Path, name: str) -> int:
+    """Prints one JSON object for each finding about the engine. Raises ConfigError."""
+    config = load_config(folder)
+    engines = config.models.engines
+    must_be_known("there is no engine", name, engines)
+    settings = engines[name]
+    if not settings.url or settings.group:
+        raise ConfigError(f"engine '{name}' is not one engine with a url; name one, or check the running deployment")
+    needed = {path.adapter for path in config.paths.paths.values() if path.adapter and path.model == settings.model}
+    timeouts, failed = config.models.timeouts_of(name), False
+    engine = bootstrap.to_engine(name, settings)
+    async for finding in check_engine(engine, timeouts, discovers=settings.discovers_adapters, adapters=needed):
+        failed |= finding.level == "fail"
+        print(json.dumps(asdict(finding)), flush=True)
+    return 1 if failed else 0
+
+
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
@@ -102,6 +119,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             budget,
             components.console if settings.console == "on" else None,
             bool(settings.metrics_listen),
+            settings.origins,
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())

@@ -1,11 +1,15 @@
 """The gateway's settings, read once from the environment (`POINTSMAN_GATEWAY_*`)."""
 
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+"""An origin as browsers write it (RFC 6454, section 6.2)."""
 
 
 class Settings(BaseSettings):
@@ -93,6 +97,11 @@ class Settings(BaseSettings):
         description="host names, separated by commas, that the console accepts without authentication; localhost and "
         "IP addresses are always accepted",
     )
+    cors_origins: str = Field(
+        default="",
+        description="origins, separated by commas, whose web pages may call the API (https://app.example.com), or *; "
+        "empty: none",
+    )
     cache_redis_url: str = Field(default="", description="holds cached answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="limit for the cached answers of each tenant")
 
@@ -100,6 +109,22 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        origins = _split(value)
+        for origin in origins:
+            if origin == "*" and len(origins) > 1:
+                raise ValueError("'*' already means all origins; write it alone")
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"'{origin}' is no origin; write scheme://host or scheme://host:port in lower case")
+        return value
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The `cors_origins`."""
+        return _split(self.cors_origins)
 
     @field_validator("dns")
     @classmethod
@@ -112,3 +137,7 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError("write ADDRESS:PORT, as in 10.96.0.10:53; a name would have to be looked up") from None
         return value
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())

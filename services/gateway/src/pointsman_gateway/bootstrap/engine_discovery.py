@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Protocol
 
 from pointsman_servicekit.grpc_client import Interceptors, Token
@@ -182,9 +181,7 @@ class EngineDiscovery:
     async def __aenter__(self) -> "EngineDiscovery":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

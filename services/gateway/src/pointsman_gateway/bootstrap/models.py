@@ -139,7 +139,7 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
         price = model.usd_per_million_tokens
         if model.local:
             # Also by its fingerprint, for clients that store vectors and must name the exact model.
-            local = PricedModel(name, traced(dependencies.local, name, POINTSMAN), price)
+            local = PricedModel(name, traced(dependencies.local.with_overflow(model.overflow), name, POINTSMAN), price)
             models[name] = models[dependencies.local_name] = local
         else:
             remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)

@@ -24,11 +24,11 @@ from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
-from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
 from pointsman_gateway.request_log.wal import WriteAheadLog
+from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
@@ -88,9 +87,7 @@ class AnswerWriter:
     async def __aenter__(self) -> "AnswerWriter":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._writes:
             _, late = await asyncio.wait(self._writes, timeout=SHUTDOWN_TIMEOUT_S)
             for task in late:

@@ -5,15 +5,30 @@ to classify a text does not depend on its length.
 """
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Protocol
 
 import pycld2
 
-from pointsman_gateway.classification.words import ENGLISH_ONLY
 from pointsman_gateway.domain import UNKNOWN, Labels
+
+_ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
+
+
+def _english(name: str) -> frozenset[str]:
+    return frozenset(_ENGLISH[name].split())
+
+
+ENGLISH_ONLY = _english("english_only")
+NO_CONTENT = _english("no_content")
+THANKS = _english("thanks")
+COURTESIES = THANKS | _english("courtesies")
+REFERENCES = _english("references")
+FOLLOW_UP_OPENINGS: tuple[str, ...] = tuple(_ENGLISH["follow_up_openings"])
 
 NO_LANGUAGE = "none"
 """Reported for a text without a letter or a digit."""

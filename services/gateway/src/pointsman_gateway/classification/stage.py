@@ -13,7 +13,12 @@ from itertools import filterfalse
 from typing import Protocol
 
 from pointsman_gateway.classification.reader import (
+    COURTESIES,
+    FOLLOW_UP_OPENINGS,
     LONG_CHARACTERS,
+    NO_CONTENT,
+    REFERENCES,
+    THANKS,
     CharacterExcerpt,
     LanguageDetector,
     Reader,
@@ -21,7 +26,6 @@ from pointsman_gateway.classification.reader import (
     character_excerpt,
     is_sure,
 )
-from pointsman_gateway.classification.words import COURTESIES, FOLLOW_UP_OPENINGS, NO_CONTENT, REFERENCES, THANKS
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
 

@@ -1,5 +1,6 @@
 """Headers that HTTP and gRPC share, by the same names: HTTP sends them as headers, gRPC as metadata."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from pointsman_gateway.domain import Caller, Receipt, Started
@@ -10,11 +11,18 @@ Headers = list[tuple[bytes, bytes]]
 CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
 
-async def identify_caller(tenancy: Tenancy, authorization: str) -> Caller:
-    """The caller, from an Authorization header ("Bearer KEY"; empty if there is none). Raises PointsmanError."""
-    credential = bearer_token(authorization)
+async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
+    """The caller, by its key (empty if there is none). Raises PointsmanError."""
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller
+
+
+def credential_of(headers: Mapping[bytes, bytes]) -> str:
+    """The key in a request's headers: "authorization: Bearer KEY", or without that header Azure's "api-key: KEY"."""
+    authorization = headers.get(b"authorization")
+    if authorization is None:
+        return headers.get(b"api-key", b"").decode("latin-1").strip()
+    return bearer_token(authorization.decode("latin-1"))
 
 
 def bearer_token(authorization: str) -> str:

@@ -18,6 +18,7 @@ from pointsman_gateway.config.providers import (
     providers,
     request_fields,
 )
+from pointsman_gateway.domain import Overflow
 
 LORA_SERVER_GROUP = "dns:///"
 """Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
@@ -240,7 +241,8 @@ class EngineConfig(Strict):
     @property
     def accepted_fields(self) -> RequestFields:
         """The fields that a request to it may have."""
-        kind = VLLM_FIELDS if self.lora_server else providers()[self.provider].request_fields
+        is_vllm = self.lora_server or (self.discovers_adapters and "provider" not in self.model_fields_set)
+        kind = VLLM_FIELDS if is_vllm else providers()[self.provider].request_fields
         return request_fields(kind).with_forwarded(self.request_fields)
 
 
@@ -253,6 +255,9 @@ class EmbeddingConfig(Strict):
     api_key_env: str = Field(default="", description="the environment variable with the API key")
     provider: ProviderName = DEFAULT_PROVIDER
     model: str = Field(default="", description="the endpoint's name for it; empty: the same name")
+    overflow: Overflow = Field(
+        default="error", description="of the local model: what is done with texts that are too long for it"
+    )
 
     @model_validator(mode="after")
     def _is_local_or_remote(self) -> "EmbeddingConfig":
@@ -260,6 +265,8 @@ class EmbeddingConfig(Strict):
             raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
         if self.local and (self.api_key_env or self.model):
             raise ValueError("the local embedding model has no api_key_env and no model")
+        if self.url and self.overflow != "error":
+            raise ValueError("overflow is for local: true alone")
         return self
 
 

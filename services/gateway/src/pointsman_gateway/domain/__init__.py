@@ -26,7 +26,15 @@ from pointsman_gateway.domain.request import (
     Request,
     Scope,
 )
-from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, EngineSeconds, Usage, Vector, round_to_microseconds
+from pointsman_gateway.domain.value import (
+    PICODOLLARS,
+    UNPRICED,
+    EngineSeconds,
+    Overflow,
+    Usage,
+    Vector,
+    round_to_microseconds,
+)
 
 __all__ = [
     "ANONYMOUS",
@@ -51,6 +59,7 @@ __all__ = [
     "Labels",
     "Message",
     "Operation",
+    "Overflow",
     "Passage",
     "Path",
     "PathEvidence",

@@ -37,7 +37,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.NONE: f"{OK} {ROUTED}",
     Fault.CALLER: f"""
         {CANCELLED} context_length_exceeded engine_refused unsupported_dimensions unsupported_input
-        missing_model empty_messages empty_message bad_role bad_parameter bad_json body_too_large unknown_model
+        missing_model empty_messages bad_role bad_parameter bad_json body_too_large unknown_model
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         too_many_prompts unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
         empty_feedback unknown_decision missing_decision_id unknown_task no_request_log bad_method

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from typing import Literal, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 Decorated = TypeVar("Decorated")
 
 Vector = NDArray[np.float32]
+
+Overflow = Literal["error", "truncate", "mean"]
+"""What is done with a text that is longer than the embedding model reads: it is rejected, its beginning is read, or the
+vectors of its parts are averaged."""
 
 PICODOLLARS = 10**12
 """Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on its order: at a price of a

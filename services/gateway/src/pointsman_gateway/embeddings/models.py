@@ -1,22 +1,31 @@
 """The two kinds of embedding model: one of an OpenAI-compatible engine, and the gateway's own encoder.
 
-An engine's response is relayed unchanged. The own encoder runs in a worker thread of this process.
+An engine's response is relayed unchanged. The own encoder runs in a worker thread of this process. A text that is
+longer than it reads is rejected, truncated, or split into windows whose vectors are averaged.
 """
 
 import asyncio
-import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
+from pointsman_gateway.domain import Overflow
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.embeddings.windows import (
+    MAX_CHARACTERS,
+    MAX_TOKENS,
+    Tokenizer,
+    Vectors,
+    Window,
+    WindowedAnswer,
+    split_text,
+)
 from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
@@ -48,6 +57,13 @@ class RemoteEmbedder:
     async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
         """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
         endpoint = self._endpoint
+        if inputs.overflow not in (None, "error"):
+            raise InvalidArgument(
+                f"'overflow' is for the gateway's own model; '{endpoint.name}' is of another API, which has its own "
+                'parameter if it can (vLLM: "truncate_prompt_tokens": -1)',
+                code="unsupported_parameter",
+                param="overflow",
+            )
         body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
         try:
             reply = await self._http.post(
@@ -119,18 +135,6 @@ def _usage(end: bytes) -> Mapping[str, Any] | None:
 
 BATCH_TEXTS = 16
 """Texts per batch, about 30 ms; cancellation takes effect between batches."""
-MAX_TOKENS = 256
-"""Tokens that the encoder reads; it would silently truncate a longer text."""
-MAX_CHARACTERS = MAX_TOKENS * 32
-"""A longer text is rejected without counting its tokens, because no language's tokens are that long on average."""
-
-Vectors = NDArray[np.float32]
-
-
-class Tokenizer(Protocol):
-    def encode(self, sequence: str, /) -> Any:
-        """Returns an object with `ids`."""
-        ...
 
 
 class Encoder(Protocol):
@@ -148,43 +152,34 @@ class Encoder(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Some vectors as OpenAI's JSON objects, with the number of tokens read for them."""
-
-    objects: list[bytes]
-    tokens: int
-
-
 class LocalEmbedder:
     """Implements `Embedder`. Only one batch is embedded at a time, so that the classifier's thread has a core."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None) -> None:
+        """`overflow` is for requests that name none."""
         self._encoder = encoder
-        self._lock = asyncio.Semaphore(1)
+        self._overflow = overflow
+        self._lock = lock or asyncio.Semaphore(1)
+
+    def with_overflow(self, overflow: Overflow) -> "LocalEmbedder":
+        """The same embedder, with another treatment of long texts for requests that name none."""
+        return LocalEmbedder(self._encoder, overflow, self._lock)
 
     async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
         """Raises InvalidArgument."""
         self._check(inputs)
-        objects: list[bytes] = []
-        tokens = 0
-        for first in range(0, len(inputs.texts), BATCH_TEXTS):
+        answer = WindowedAnswer(inputs.base64)
+        windows = self._windows(inputs)
+        while True:
             # The lock is held for one batch: a request with one text does not wait for one with two thousand.
             async with self._lock:
-                part = await asyncio.to_thread(self._embed_batch, inputs, first)
-            objects += part.objects
-            tokens += part.tokens
-        return EmbeddingResult((b'{"object":"list","data":[', b",".join(objects), b"],", self._tail(tokens)), tokens)
+                count = await asyncio.to_thread(self._embed_batch, windows, answer)
+            if count < BATCH_TEXTS:
+                break
+        return EmbeddingResult(answer.pieces(self._encoder.fingerprint), answer.tokens)
 
     def _check(self, inputs: EmbeddingRequest) -> None:
         name, dimensions = self._encoder.fingerprint, self._encoder.dimensions
-        if inputs.tokens:
-            raise InvalidArgument(
-                f"'input' holds tokens, which are another tokenizer's than {name}'s; send text "
-                "(LangChain: check_embedding_ctx_length=False)",
-                code="unsupported_input",
-                param="input",
-            )
         if inputs.dimensions not in (None, dimensions):
             raise InvalidArgument(
                 f"'dimensions' is {inputs.dimensions}; {name} has {dimensions}",
@@ -192,37 +187,56 @@ class LocalEmbedder:
                 param="dimensions",
             )
 
-    def _embed_batch(self, inputs: EmbeddingRequest, first: int) -> _Part:
-        texts = inputs.texts[first : first + BATCH_TEXTS]
-        tokens = sum(self._count(text, first + number) for number, text in enumerate(texts))
-        vectors = self._encoder.embed(texts)
-        write = _base64 if inputs.base64 else _numbers
-        return _Part([_object(first + number, write(row)) for number, row in enumerate(vectors)], tokens)
+    def _embed_batch(self, windows: Iterator[Window], answer: "WindowedAnswer") -> int:
+        """Embeds the next windows, and returns their number. Tokenizing takes time too, so it belongs to the batch."""
+        batch = list(islice(windows, BATCH_TEXTS))
+        if batch:
+            vectors = self._encoder.embed(tuple(window.text for window in batch))
+            for window, vector in zip(batch, vectors, strict=True):
+                answer.add(window, vector)
+        return len(batch)
 
-    def _count(self, text: str, number: int) -> int:
-        """Counts the text's tokens. Raises InvalidArgument if there are more than MAX_TOKENS."""
+    def _windows(self, inputs: EmbeddingRequest) -> Iterator[Window]:
+        """The windows of all texts, in order. Raises InvalidArgument."""
+        overflow = inputs.overflow or self._overflow
+        for number, text in enumerate(inputs.texts):
+            yield from self._windows_of(number, text, overflow)
+        for number, ids in enumerate(inputs.tokens):
+            yield from self._windows_of(number, self._decode(number, ids), overflow)
+
+    def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[Window]:
         count = len(self._encoder.tokenizer.encode(text).ids) if len(text) <= MAX_CHARACTERS else None
         if count is not None and count <= MAX_TOKENS:
-            return count
-        length = f"{count} tokens" if count else f"{len(text)} characters"
-        raise InvalidArgument(
-            f"input[{number}] has {length}; {self._encoder.fingerprint} reads {MAX_TOKENS} tokens",
-            code="context_length_exceeded",
-            param="input",
-        )
+            yield Window(number, text, count)
+        elif overflow == "truncate":  # the encoder reads the first MAX_TOKENS tokens
+            text = text[:MAX_CHARACTERS]
+            count = len(self._encoder.tokenizer.encode(text).ids)
+            yield Window(number, text, min(count, MAX_TOKENS), overflow=overflow)
+        elif overflow == "mean":
+            yield from split_text(number, text, self._encoder.tokenizer)
+        else:
+            length = f"{count} tokens" if count else f"{len(text)} characters"
+            raise InvalidArgument(
+                f"input[{number}] has {length}; {self._encoder.fingerprint} reads {MAX_TOKENS} tokens. "
+                '\'overflow\' may be "truncate" (reads the beginning) or "mean" (averages the parts)',
+                code="context_length_exceeded",
+                param="input",
+            )
 
-    def _tail(self, tokens: int) -> bytes:
-        name = msgspec.json.encode(self._encoder.fingerprint)
-        return b'"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (name, tokens, tokens)
+    def _decode(self, number: int, ids: tuple[int, ...]) -> str:
+        """The text of token ids. Raises InvalidArgument if they are not exactly those of the model's own tokenizer.
 
-
-def _object(index: int, embedding: bytes) -> bytes:
-    return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, embedding)
-
-
-def _numbers(vector: Vectors) -> bytes:
-    return msgspec.json.encode(vector.tolist())
-
-
-def _base64(vector: Vectors) -> bytes:
-    return b'"%b"' % base64.b64encode(vector.astype("<f4").tobytes())
+        Ids of another tokenizer, such as OpenAI's, would be other words here, and their vectors meaningless.
+        """
+        tokenizer, name = self._encoder.tokenizer, self._encoder.fingerprint
+        text = ""
+        if [ids[0], ids[-1]] == tokenizer.encode("").ids:  # [CLS] and [SEP]
+            text = tokenizer.decode(ids[1:-1], skip_special_tokens=False)  # keeps [UNK]
+        if tuple(tokenizer.encode(text).ids) != ids:
+            raise InvalidArgument(
+                f"input[{number}] holds token ids, but not those of a text by {name}'s own tokenizer with its special "
+                "tokens; send text (LangChain: check_embedding_ctx_length=False)",
+                code="unsupported_input",
+                param="input",
+            )
+        return text

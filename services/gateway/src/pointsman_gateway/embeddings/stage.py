@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICODOLLARS, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.pipeline.ports import RequestLog, Tenancy
@@ -40,6 +40,8 @@ class EmbeddingRequest:
     base64: bool = False
     """Whether vectors are encoded as base64 of little-endian 32-bit floats instead of as lists of numbers."""
     dimensions: int | None = None
+    overflow: Overflow | None = None
+    """None: the model's setting."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """The client's body, to send to a remote model."""
 

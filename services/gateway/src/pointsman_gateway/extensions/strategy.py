@@ -121,7 +121,7 @@ class Search(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """What a strategy is built from, apart from its options."""
+    """What a strategy's factory gets in addition to the strategy's options."""
 
     templates: Templates
     search: Search

@@ -9,8 +9,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
-from pointsman_gateway.codec.json_values import reject_non_finite
-from pointsman_gateway.codec.limits import check_body
+from pointsman_gateway.codec.limits import check_body, reject_non_finite
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.domain import (
     Caller,

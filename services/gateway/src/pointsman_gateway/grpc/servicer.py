@@ -17,7 +17,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import to_status
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import cache_mode, cost_headers, decision_headers, identify_caller
+from pointsman_gateway.codec.headers import bearer_token, cache_mode, cost_headers, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages
@@ -121,7 +121,7 @@ class Authentication:
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)
         try:
-            caller = await identify_caller(self._tenancy, authorization(context.invocation_metadata()))
+            caller = await identify_caller(self._tenancy, bearer_token(authorization(context.invocation_metadata())))
         except asyncio.CancelledError:
             if operation:
                 self._pipeline.turned_away(operation, None, arrived)

@@ -1,14 +1,16 @@
 """Builds the ASGI application: the table of routes, the error handlers, and the layers around FastAPI."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from pointsman_servicekit.errors import PointsmanError
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointsman_gateway.http import routes
-from pointsman_gateway.http.asgi_app import GatewayApp
+from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.errors import add_error_handlers, record_rejection
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 
+CORS_PREFIXES = ("/v1/", AZURE_PREFIX)
+CORS_MAX_AGE_SECONDS = 600
+"""For which a browser remembers the answer to a preflight; Chromium caps it at two hours."""
+
+
 def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
     """The complete application; requests are traced if there are `spans`."""
 
@@ -30,12 +37,38 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
     api = build_api(dependencies)
     raw_routes = {("POST", "/v1/chat/completions"): ChatRoute(dependencies)}
-    app = GatewayApp(api, dependencies.tenancy, dependencies.budget, raw_routes, on_rejected)
+    app: ASGIApp = GatewayApp(api, dependencies.tenancy, dependencies.budget, raw_routes, on_rejected)
+    if dependencies.cors_origins:
+        app = CorsApp(app, dependencies.cors_origins)
     if spans is None:
         return app
     from pointsman_gateway.http.tracing import TracingApp  # imports OpenTelemetry
 
     return TracingApp(app, spans, [route.path for route in api.routes if isinstance(route, Route)])
+
+
+class CorsApp:
+    """Lets web pages of other origins call the API, but not the console or the routes of operators.
+
+    A preflight is answered before the key is looked up. Credentials that a browser adds by itself (cookies) are never
+    allowed: a page has to know a key.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("*",),
+            allow_credentials=False,
+            max_age=CORS_MAX_AGE_SECONDS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] == "http" and scope["path"].startswith(CORS_PREFIXES)
+        await (self._cors if is_api else self._app)(scope, receive, send)
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:

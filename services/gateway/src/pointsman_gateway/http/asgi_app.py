@@ -1,8 +1,10 @@
 """The outermost ASGI application: sets the request id, checks the key before the body is read, and limits the body.
 
-Chat completions go straight to their handler; all other routes go through FastAPI.
+Paths of Azure's API become those of OpenAI's. Chat completions go straight to their handler; all other routes go
+through FastAPI.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +15,7 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pointsman_gateway.codec.headers import Headers, identify_caller
+from pointsman_gateway.codec.headers import Headers, credential_of, identify_caller
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, send_error
@@ -25,6 +27,11 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json",
 CALLER = "pointsman.caller"
 """Key in the ASGI scope of a request whose key has been checked: its `Caller`."""
 
+AZURE_PREFIX = "/openai/"
+DEPLOYMENT = "pointsman.deployment"
+"""Key in the ASGI scope of a request with a deployment in its path: its name, which is the request's model."""
+_DEPLOYMENT_PATH = re.compile(r"/openai/deployments/([^/].*?)(/(?:chat/completions|completions|embeddings|responses))")
+
 Route = Callable[["RawRequest"], Awaitable[None]]
 
 OnRejected = Callable[[Scope, PointsmanError], None]
@@ -34,6 +41,20 @@ OnRejected = Callable[[Scope, PointsmanError], None]
 def needs_key(path: str) -> bool:
     is_console_file = path == "/console" or (path.startswith("/console/") and not path.startswith("/console/api/"))
     return path not in OPEN_PATHS and not is_console_file
+
+
+def translate_azure_path(scope: Scope) -> None:
+    """Replaces a path of Azure's API by that of OpenAI's; a path of neither remains, which is an unknown route.
+
+    The scope is modified, because the server calls the scope's callback when the client disconnects.
+    """
+    path: str = scope["path"]
+    deployment = _DEPLOYMENT_PATH.fullmatch(path)
+    if deployment:
+        scope[DEPLOYMENT], path = deployment[1], "/v1" + deployment[2]
+    elif not path.startswith("/openai/deployments/"):
+        path = "/v1/" + path.removeprefix(AZURE_PREFIX).removeprefix("v1/")
+    scope["path"], scope["raw_path"] = path, path.encode()
 
 
 class RawRequest:
@@ -118,6 +139,9 @@ class GatewayApp:
         token = request_id.set(id)
         try:
             route = self._raw_routes.get((scope["method"], scope["path"]))
+            if route is None and scope["path"].startswith(AZURE_PREFIX):
+                translate_azure_path(scope)
+                route = self._raw_routes.get((scope["method"], scope["path"]))
             if route is not None:
                 await route(RawRequest(scope, receive, send, headers, id, reservation))
             else:
@@ -137,8 +161,7 @@ class GatewayApp:
         tenant = ""
         try:
             if needs_key(scope["path"]):
-                authorization = headers.get(b"authorization", b"").decode("latin-1")
-                scope[CALLER] = caller = await identify_caller(self._tenancy, authorization)
+                scope[CALLER] = caller = await identify_caller(self._tenancy, credential_of(headers))
                 tenant = caller.tenant
             await self._app(scope, _ReceiveWhole(receive, headers, tenant, reservation), send)
         except Exception as error:

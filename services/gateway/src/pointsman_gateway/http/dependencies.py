@@ -15,7 +15,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, BatchAnswer
-from pointsman_gateway.http.asgi_app import CALLER
+from pointsman_gateway.http.asgi_app import CALLER, DEPLOYMENT
 from pointsman_gateway.http.encoding import Encoder
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
@@ -47,6 +47,8 @@ class HttpDependencies:
     """None: the console is not served."""
     has_metrics_port: bool = False
     """Whether metrics and schema are served on a port of their own, and not with the API."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API; "*": all. Empty: none."""
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
@@ -72,6 +74,12 @@ def caller_of_request(request: Request) -> domain.Caller:
     """The caller, whose key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
+
+
+def model_of_request(request: Request, model: str) -> str:
+    """The deployment in the request's path, or else the `model` of its body."""
+    deployment: str = request.scope.get(DEPLOYMENT, model)
+    return deployment
 
 
 def dependencies_of(request: Request) -> HttpDependencies:

@@ -1,6 +1,8 @@
 """What all responses share: the protocol of the encoders of OpenAI's endpoints, JSON, errors, usage and receipts."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Protocol
 
@@ -84,6 +86,19 @@ def error_response(error: PointsmanError, extra_headers: Sequence[tuple[bytes, b
 
 def encode_headers(headers: Mapping[str, str]) -> Headers:
     return list(zip(map(str.encode, headers), map(_to_latin_1, headers.values()), strict=True))
+
+
+def system_fingerprint(started: Started) -> str:
+    """Names the model and configuration behind an answer. With the same one, `seed` and engine, answers are repeatable.
+
+    It stands for engines that report no fingerprint of their own with the answer.
+    """
+    return _fingerprint(started.decision.generation, started.decision.path.name, started.model)
+
+
+@lru_cache(maxsize=1024)
+def _fingerprint(generation: str, path: str, model: str) -> str:
+    return "fp_" + hashlib.blake2b(f"{generation}\n{path}\n{model}".encode(), digest_size=5).hexdigest()
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.codec.headers import bearer_token, cache_mode
+from pointsman_gateway.codec.headers import cache_mode, credential_of
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
 from pointsman_gateway.http.openai.chat import decode_plain_chat, includes_usage, to_request
@@ -46,7 +46,8 @@ class Head:
 
     length: int
     """Bytes of the body."""
-    authorization: str
+    credential: str
+    """The caller's key; empty if there is none."""
     request_id: bytes | None
     """As sent by the client."""
     timeout: bytes | None
@@ -57,8 +58,10 @@ class Head:
 class HeadParser:
     """Parses heads, and caches the results."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves_browsers: bool = False) -> None:
+        """`leaves_browsers`: requests of web pages are left to uvicorn, because their answers need CORS headers."""
         self._cache: dict[bytes, Head] = {}
+        self._left_headers = _CONNECTION_HEADERS | {b"origin"} if leaves_browsers else _CONNECTION_HEADERS
 
     def parse(self, head: bytes) -> Head | None:
         """Parses the bytes from the request line to the empty line; None if the request is left to uvicorn."""
@@ -73,11 +76,11 @@ class HeadParser:
         keeps_alive = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         if len(headers) < len(lines):
             return None  # a header is repeated
-        if not length.isdigit() or not keeps_alive or headers.keys() & _CONNECTION_HEADERS:
+        if not length.isdigit() or not keeps_alive or headers.keys() & self._left_headers:
             return None
         parsed = Head(
             int(length),
-            headers.get(b"authorization", b"").decode("latin-1"),
+            credential_of(headers),
             headers.get(b"x-request-id"),
             headers.get(b"x-request-timeout"),
             cache_mode(headers.get(b"cache-control")),
@@ -106,7 +109,7 @@ class ChatReader:
         self._pipeline = dependencies.pipeline
         self._tenancy = dependencies.tenancy
         self._request_timeout = dependencies.request_timeout
-        self._heads = HeadParser()
+        self._heads = HeadParser(leaves_browsers=bool(dependencies.cors_origins))
         self._clock = asyncio.get_running_loop().time  # before Python 3.12 each get_running_loop is a system call
 
     def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
@@ -119,7 +122,7 @@ class ChatReader:
         head = self._heads.parse(data[:end]) if end >= len(_END_OF_HEAD) else None
         if head is None or head.length > MAX_BODY_BYTES or head.header_count > max_headers:
             return 0
-        caller = self._tenancy.identify_now(bearer_token(head.authorization))
+        caller = self._tenancy.identify_now(head.credential)
         length = end + head.length
         # No body is buffered before its key is checked, nor if it exceeds the budget.
         if caller is None or length < len(data) or not connection.reserve_buffer(caller.tenant, length):

@@ -21,7 +21,7 @@ from pointsman_gateway.http.connection_limits import (
 
 NEVER = float("inf")
 
-SINGLE_HEADERS = (b"authorization", b"host")
+SINGLE_HEADERS = (b"authorization", b"api-key", b"host")
 """Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
 
 

@@ -8,7 +8,6 @@ from fastapi.openapi.utils import get_openapi
 
 from pointsman_gateway.http.openapi_schemas import (
     ANYTHING,
-    INTEGER,
     SCHEMAS,
     STRING,
     TOOL_CALL,
@@ -35,15 +34,15 @@ STOP: Schema = {"anyOf": [STRING, {**listing(STRING), "maxItems": 4}]}
 
 def _parts(*types: str) -> Schema:
     """A list of content parts: texts, and refusals from earlier answers."""
-    text = record(type=one_of(*types), text=SOME_TEXT)
-    return {**listing({"anyOf": [text, record(type=one_of("refusal"), refusal=SOME_TEXT)]}), "minItems": 1}
+    text = record(type=one_of(*types), text=STRING)
+    return listing({"anyOf": [text, record(type=one_of("refusal"), refusal=STRING)]})
 
 
 CHAT_MESSAGES: Schema = {
     **listing(
         record(
             role=one_of("system", "developer", "user", "assistant", "tool", "function"),
-            content={"anyOf": [SOME_TEXT, _parts("text")]},
+            content={"anyOf": [STRING, _parts("text")]},
             tool_calls_or_none=listing(TOOL_CALL),
             tool_call_id_or_none=STRING,
         )
@@ -53,10 +52,12 @@ CHAT_MESSAGES: Schema = {
 
 TOKEN_IDS: Schema = {**listing({"type": "integer", "minimum": 0, "maximum": 2**31 - 1}), "minItems": 1}
 
+ONE_PROMPT: Schema = {"type": "string", "minLength": 1}
+
 PROMPT: Schema = {
     "anyOf": [
-        SOME_TEXT,
-        {**listing(SOME_TEXT), "minItems": 1, "maxItems": 128},
+        ONE_PROMPT,
+        {**listing(ONE_PROMPT), "minItems": 1, "maxItems": 128},
         TOKEN_IDS,
         {**listing(TOKEN_IDS), "minItems": 1, "maxItems": 128},
     ]
@@ -66,25 +67,25 @@ INPUTS: Schema = {
     "anyOf": [
         SOME_TEXT,
         {**listing(SOME_TEXT), "minItems": 1, "maxItems": 2048},
-        {**listing(INTEGER), "minItems": 1},
-        {**listing({**listing(INTEGER), "minItems": 1}), "minItems": 1, "maxItems": 2048},
+        TOKEN_IDS,
+        {**listing(TOKEN_IDS), "minItems": 1, "maxItems": 2048},
     ]
 }
 
 RESPONSE_ITEMS: Schema = {
     "anyOf": [
-        SOME_TEXT,
+        STRING,
         {
             **listing(
                 {
                     "anyOf": [
                         record(
                             role=one_of("system", "developer", "user", "assistant"),
-                            content={"anyOf": [SOME_TEXT, _parts("input_text", "output_text")]},
+                            content={"anyOf": [STRING, _parts("input_text", "output_text")]},
                             type_or_none=nullable(one_of("message")),
                         ),
                         record(type=one_of("function_call"), call_id=STRING, name=STRING, arguments=STRING),
-                        record(type=one_of("function_call_output"), call_id=STRING, output=SOME_TEXT),
+                        record(type=one_of("function_call_output"), call_id=STRING, output=STRING),
                         record(type=one_of("reasoning")),
                     ]
                 }

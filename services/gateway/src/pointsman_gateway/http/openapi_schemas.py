@@ -46,13 +46,15 @@ TOOL_CALL = record(id=nullable(STRING), type=one_of("function"), function=record
 
 _OUTPUT = record(
     id=STRING,
-    type=one_of("message", "function_call", "reasoning"),
-    status=one_of("completed", "incomplete"),
+    type=one_of("message", "function_call", "custom_tool_call", "reasoning"),
+    status_or_none=one_of("completed", "incomplete"),
     content_or_none=listing(record(type=one_of("output_text", "refusal", "reasoning_text"))),
     role_or_none=one_of("assistant"),
     name_or_none=STRING,
     call_id_or_none=STRING,
     arguments_or_none=STRING,
+    input_or_none=STRING,
+    namespace_or_none=STRING,
 )
 
 SCHEMAS: dict[str, Schema] = {
@@ -77,6 +79,7 @@ SCHEMAS: dict[str, Schema] = {
         object=one_of("chat.completion"),
         created=INTEGER,
         model=STRING,
+        system_fingerprint=STRING,
         choices=listing(
             record(
                 index=INTEGER,
@@ -98,6 +101,7 @@ SCHEMAS: dict[str, Schema] = {
         object=one_of("text_completion"),
         created=INTEGER,
         model=STRING,
+        system_fingerprint=STRING,
         choices=listing(
             record(
                 index=INTEGER,
@@ -140,6 +144,11 @@ SCHEMAS: dict[str, Schema] = {
             )
         ),
         usage=record(**_COUNTED),
+        pointsman_or_none=record(
+            overflow=listing(
+                record(index=INTEGER, applied=one_of("truncate", "mean"), windows=INTEGER, tokens_read=INTEGER)
+            )
+        ),
     ),
     "Model": record(id=STRING, object=one_of("model"), created=INTEGER, owned_by=STRING),
     "Models": record(object=one_of("list"), data=listing(reference("Model"))),

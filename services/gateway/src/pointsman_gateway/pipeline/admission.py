@@ -231,9 +231,6 @@ def _check(request: Request) -> None:
         raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
     if (choices := request.sampling.extra.get("n")) is not None:
         _check_choices(choices)
-    query = request.query
-    if not query or query.isspace():
-        raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")
 
 
 def _check_choices(choices: object) -> None:

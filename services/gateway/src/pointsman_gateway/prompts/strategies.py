@@ -117,10 +117,12 @@ class Retrieval(Strategy):
         request, options, started = draft.request, self._options, time.perf_counter()
         found: Found | None = None
         passages: tuple[Passage, ...] = ()
+        has_question = bool(request.query) and not request.query.isspace()
         try:
-            found = await self._search.search(
-                options.collection, request.query, draft.vector, options.top_k, request.deadline
-            )
+            if has_question:
+                found = await self._search.search(
+                    options.collection, request.query, draft.vector, options.top_k, request.deadline
+                )
         except PointsmanError as error:
             if options.required:
                 raise
@@ -130,8 +132,9 @@ class Retrieval(Strategy):
             passages = choose_passages(options, found)
             versions = (*draft.collection_versions, (options.collection, found.version))
             draft = replace(draft, searches=draft.searches + 1, collection_versions=versions)
-            if not passages and options.on_empty == "next_path" and not draft.is_last:
-                raise NothingRelevant(options.collection, draft)
+        has_searched = found is not None or not has_question
+        if has_searched and not passages and options.on_empty == "next_path" and not draft.is_last:
+            raise NothingRelevant(options.collection, draft)
         draft = draft.with_system(self._templates.render(options.prompt, query=request.query, passages=passages))
         return replace(draft, passages=passages)
 

@@ -7,7 +7,6 @@ together use more than the limit, each gateway's lease shrinks: returned reserva
 
 import asyncio
 from math import inf
-from types import TracebackType
 from typing import Any
 
 from pointsman_servicekit.keys.redis_layout import WINDOWS, Window, window_at
@@ -225,7 +224,5 @@ class ExchangeLock:
             await self.wait()
         self._free.clear()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._free.set()

@@ -189,7 +189,8 @@ def _flag(flag: bool) -> str:
 
 
 def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanError:
-    """`subject` is the version, alias or adapter that the call was about; `outcome` and `words` are the script's."""
+    """Converts a failure of a registry script to an error. `subject` is the version, alias or adapter of the call; the
+    script returned `outcome` and `words`."""
     match outcome, *words:
         case "unknown", version:
             return NotFound(f"no version '{version}' is registered; List names those that are", code="unknown_version")

@@ -103,7 +103,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         try:
-            begin = await read_ingest_begin(requests)
+            begin = await read_begin(requests, "an ingest")
             collection_id = to_collection_id(begin.tenant, begin.collection)
             stream = IngestStream(self._service, self._loader, collection_id, begin.source)
             async for event in stream.run(self._ingests, read_ingest_steps(requests)):
@@ -145,7 +145,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
     async def Restore(self, requests: AsyncIterator[pb.RestoreRequest], context: Context) -> pb.Collection:
         try:
-            begin = await read_restore_begin(requests)
+            begin = await read_begin(requests, "a restore")
             collection_id = to_collection_id(begin.tenant, begin.collection)
             restored = await self._operations.restore(collection_id, begin.replace, read_restore_steps(requests))
         except PointsmanError:
@@ -186,13 +186,13 @@ async def discard_requests(requests: AsyncIterator[Any]) -> None:
                 pass
 
 
-async def read_ingest_begin(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestBegin:
-    """Raises InvalidArgument if the first message is not `begin`."""
+async def read_begin(requests: AsyncIterator[Any], what: str) -> Any:
+    """Raises InvalidArgument if the first message is not `begin`; `what` names the stream."""
     async for request in requests:
         if request.HasField("begin"):
             return request.begin
         break
-    raise _out_of_order("an ingest starts with `begin`")
+    raise _out_of_order(f"{what} starts with `begin`")
 
 
 async def read_ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[RawDocument | IngestEnd]:
@@ -208,15 +208,6 @@ async def read_ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncI
             return
         else:
             raise _out_of_order("after `begin`, an ingest consists of `document`s, then `end`")
-
-
-async def read_restore_begin(requests: AsyncIterator[pb.RestoreRequest]) -> pb.RestoreBegin:
-    """Raises InvalidArgument if the first message is not `begin`."""
-    async for request in requests:
-        if request.HasField("begin"):
-            return request.begin
-        break
-    raise _out_of_order("a restore starts with `begin`")
 
 
 async def read_restore_steps(requests: AsyncIterator[pb.RestoreRequest]) -> AsyncIterator[bytes | str]:

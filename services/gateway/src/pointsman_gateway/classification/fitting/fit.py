@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from pointsman_gateway.classification.cascade import unique_words, words_of
 from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Examples, collect_examples
 from pointsman_gateway.classification.fitting.learner import (
     DenseFeatures,
@@ -36,7 +37,6 @@ from pointsman_gateway.classification.model import (
     Vocabulary,
 )
 from pointsman_gateway.classification.scores import Floats, Scores, calibration_error, task_thresholds
-from pointsman_gateway.classification.words import unique_words, words_of
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase ("embedding" or "learning"), the number of steps done and their total."""

@@ -11,13 +11,12 @@ from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, identify_caller
-from pointsman_gateway.codec.json_values import reject_non_finite, reject_surrogates
-from pointsman_gateway.codec.limits import check_counts
+from pointsman_gateway.codec.headers import CACHE_USE, cache_mode, credential_of, identify_caller
+from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.http.asgi_answer import AsgiAnswer, ClientDisconnected, send_error
-from pointsman_gateway.http.asgi_app import RawRequest
+from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.dependencies import HttpDependencies, deadline_after, deadline_of_request, respond
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.openai.fields import (
@@ -28,6 +27,9 @@ from pointsman_gateway.http.openai.fields import (
     strict_struct,
 )
 from pointsman_gateway.pipeline.run import to_public_error
+
+TEXT_PARTS = ("text", "refusal", "thinking")
+"""Content parts that are supported. Each has a field of its name, with a text."""
 
 _NO_FIELDS: Mapping[str, Any] = {}
 
@@ -182,17 +184,19 @@ def _message(number: int, body: MessageBody) -> Message:
 
 
 def _part_text(number: int, index: int, part: dict[str, Any]) -> str:
-    """The text of a content part: a text, or a refusal from an earlier answer of a model."""
+    """The text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
+
+    vLLM too shows the model its earlier thinking as a line of the message.
+    """
     kind = part.get("type")
-    text = part.get(kind) if kind in ("text", "refusal") else None
+    text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
         where = f"messages[{number}].content[{index}]"
+        known = ", ".join([f'"{name}" with a "{name}"' for name in TEXT_PARTS])
         raise InvalidArgument(
-            f'{where} has type {str(kind)[:50]!r}; known: "text" with a "text", "refusal" with a "refusal"',
-            code="unsupported_content",
-            param=where,
+            f"{where} has type {str(kind)[:50]!r}; known: {known}", code="unsupported_content", param=where
         )
-    return text
+    return text + "\n" if kind == "thinking" else text
 
 
 class ChatRoute:
@@ -219,8 +223,10 @@ class ChatRoute:
 
     async def _prepare(self, request: RawRequest) -> AsgiAnswer:
         parts, headers = self._dependencies, request.headers
-        caller = await identify_caller(parts.tenancy, headers.get(b"authorization", b"").decode("latin-1"))
+        caller = await identify_caller(parts.tenancy, credential_of(headers))
         body = decode_chat(await request.read_body(caller))
+        if DEPLOYMENT in request.scope:
+            body.model = request.scope[DEPLOYMENT]
         deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
         decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
         encoder = ChatEncoder(includes_usage(body.stream_options))

@@ -10,7 +10,15 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
+from pointsman_gateway.http.encoding import (
+    DONE,
+    error_body,
+    receipt_body,
+    system_fingerprint,
+    to_event,
+    to_json,
+    usage_body,
+)
 
 _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 """The beginning of an engine's event, if the event begins with its id."""
@@ -52,6 +60,7 @@ class ChatEncoder:
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": started.model,
+            "system_fingerprint": system_fingerprint(started),
         }
         self._own_prefix = b'{"id":' + to_json(self._head["id"])
         return b""
@@ -88,6 +97,8 @@ class ChatEncoder:
         created = event.get("created")
         if created and isinstance(created, int):
             self._head["created"] = body["created"] = created
+        if "system_fingerprint" in event:
+            self._head["system_fingerprint"] = event["system_fingerprint"]
         body["choices"][0].update(_unknown_choice_fields(event["choices"]))
         return to_event(body | _unknown_fields(event))
 
@@ -120,6 +131,7 @@ def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) ->
     """
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
     return {
+        "system_fingerprint": system_fingerprint(started),
         **(_unknown_fields(_decode_top_level(first)) if first else {}),
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",

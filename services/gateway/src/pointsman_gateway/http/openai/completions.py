@@ -13,8 +13,22 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import Seed, Temperature, TopLogprobs, TopP
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.dependencies import deadline_of_request, dependencies_of, respond, respond_to_all
-from pointsman_gateway.http.encoding import DONE, error_body, receipt_body, to_event, to_json, usage_body
+from pointsman_gateway.http.dependencies import (
+    deadline_of_request,
+    dependencies_of,
+    model_of_request,
+    respond,
+    respond_to_all,
+)
+from pointsman_gateway.http.encoding import (
+    DONE,
+    error_body,
+    receipt_body,
+    system_fingerprint,
+    to_event,
+    to_json,
+    usage_body,
+)
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
 from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody, TokenIds
 from pointsman_gateway.pipeline.admission import MAX_CHOICES
@@ -112,7 +126,7 @@ class CompletionBody(SurrogateFreeBody):
                 param="prompt",
             )
         for number, prompt in enumerate(prompts):
-            if not prompt or (isinstance(prompt, str) and prompt.isspace()):
+            if not prompt:
                 where = f"prompt[{number}]" if isinstance(self.prompt, list) else "'prompt'"
                 raise InvalidArgument(f"{where} is empty", code="empty_prompt", param="prompt")
 
@@ -140,7 +154,7 @@ def _to_text(prompt: str | list[int]) -> str:
 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Completes one prompt or several."""
-    body.model = dependencies_of(request).pipeline.current().resolve_model(body.model)
+    body.model = dependencies_of(request).pipeline.current().resolve_model(model_of_request(request, body.model))
     requests = body.to_requests(deadline_of_request(request))
     encoder = CompletionEncoder(includes_usage(body.stream_options))
     if len(requests) == 1:
@@ -227,6 +241,7 @@ def _head(started: Started) -> dict[str, Any]:
         "object": "text_completion",
         "created": int(time.time()),
         "model": started.model,
+        "system_fingerprint": system_fingerprint(started),
     }
 
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.codec.json_values import reject_non_finite
+from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
@@ -19,9 +19,10 @@ from pointsman_gateway.http.dependencies import (
     caller_of_request,
     deadline_of_request,
     dependencies_of,
+    model_of_request,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
-from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody
+from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody, TokenIds
 from pointsman_gateway.pipeline.run import to_public_error
 
 MAX_INPUTS = 2048
@@ -33,8 +34,11 @@ class EmbeddingBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
-    input: str | FailFastList[str] | FailFastList[int] | FailFastList[FailFastList[int]] = Field(
-        description=f"a text, up to {MAX_INPUTS} texts, or tokens (which the gateway's own model does not read)"
+    input: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] = Field(
+        description=f"a text, up to {MAX_INPUTS} texts, or token ids of the model's own tokenizer"
+    )
+    overflow: domain.Overflow | None = Field(
+        default=None, description="of the gateway's own model: what is done with texts that are too long for it"
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
@@ -47,16 +51,17 @@ class EmbeddingBody(SurrogateFreeBody):
         reject_non_finite(self.model_extra or {})
         extra = request_fields(EMBEDDING_FIELDS).select(self.model_extra or {})
         texts, tokens = self._inputs()
-        # Admission checks the first text as if it were the message of a conversation.
-        seen = domain.Message("user", texts[0] if texts else "tokens")
+        # Admission checks these fields as those of a conversation.
+        first = domain.Message("user", texts[0] if texts else "")
         return EmbeddingRequest(
             request=domain.Request(
-                self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
+                self.model, (first,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
             ),
             texts=texts,
             tokens=tokens,
             base64=self.encoding_format == "base64",
             dimensions=self.dimensions,
+            overflow=self.overflow,
             body={**self.model_dump(include=self.model_fields_set & _FIELDS), **extra},
         )
 
@@ -76,7 +81,7 @@ class EmbeddingBody(SurrogateFreeBody):
         return (), tuple(tuple(entry) for entry in inputs)
 
 
-_FIELDS = set(EmbeddingBody.model_fields)
+_FIELDS = set(EmbeddingBody.model_fields) - {"overflow"}
 
 
 class EmbeddingResponse(Response):
@@ -113,6 +118,7 @@ class EmbeddingResponse(Response):
 
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """Returns a vector for each text. Those of the gateway's own model have length 1."""
+    body.model = model_of_request(request, body.model)
     return EmbeddingResponse(
         dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pointsman_gateway.codec.json_values import reject_surrogates
+from pointsman_gateway.codec.limits import reject_surrogates
 
 MAX_LOCATION_CHARACTERS = 200
 """Characters of a wrong field's location that an error repeats: names in a body may be as long as the body."""

@@ -1,12 +1,24 @@
 """Converts the input items, tools and formats of the Responses API to those of chat completions."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """The supported content parts, and the name of the field that holds the text."""
+
+OPENAI_TOOLS = frozenset(
+    {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
+     "local_shell", "mcp", "shell", "tool_search"}
+)  # fmt: skip
+"""Tools that OpenAI runs itself or has trained its models for, in addition to all whose name begins with "web_search".
+The model does not see them, as with vLLM."""
+
+CUSTOM_PARAMETERS = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+"""The parameters of the function that stands for a custom tool."""
 
 Message = dict[str, Any]
 
@@ -30,7 +42,10 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
             messages.append({"role": role, "content": _text(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)
-        case "function_call_output":
+        case "custom_tool_call":
+            arguments = json.dumps({"input": _string(item, "input", where)}, ensure_ascii=False)
+            _add_call(messages, {**item, "arguments": arguments}, where)
+        case "function_call_output" | "custom_tool_call_output":
             output = _text(item.get("output"), f"{where}.output")
             call_id = _string(item, "call_id", where)
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
@@ -38,7 +53,8 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
             pass  # engines do not accept the reasoning of an earlier turn
         case other:
             raise InvalidArgument(
-                f"{where}.type is {str(other)[:50]!r}; known: message, function_call, function_call_output, reasoning",
+                f"{where}.type is {str(other)[:50]!r}; known: message, function_call, function_call_output, "
+                "custom_tool_call, custom_tool_call_output, reasoning",
                 code="unsupported_item",
                 param=f"{where}.type",
             )
@@ -46,7 +62,9 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
     """Adds a call to the assistant's message before it: the calls of one turn are one message."""
-    function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
+    namespace = item.get("namespace")
+    name = ToolName(_string(item, "name", where), namespace if isinstance(namespace, str) else "")
+    function = {"name": name.for_engine, "arguments": _string(item, "arguments", where)}
     call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
     if messages and messages[-1]["role"] == "assistant":
         messages[-1].setdefault("tool_calls", []).append(call)
@@ -86,36 +104,99 @@ def _bad_parameter(message: str, param: str) -> InvalidArgument:
     return InvalidArgument(message, code="bad_parameter", param=param)
 
 
-def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Raises InvalidArgument if a tool is not a function."""
-    return [_tool(number, tool) for number, tool in enumerate(tools)] if tools else None
+@dataclass(frozen=True, slots=True)
+class ToolName:
+    """How a response names a tool. An engine knows functions only, each by one name."""
+
+    name: str
+    namespace: str = ""
+    is_custom: bool = False
+    """Whether it takes a text instead of arguments in JSON."""
+
+    @property
+    def for_engine(self) -> str:
+        return f"{self.namespace}__{self.name}" if self.namespace else self.name
 
 
-def _tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ChatTools:
+    """The tools of a response's request that the model can call, as functions."""
+
+    functions: list[dict[str, Any]]
+    names: Mapping[str, ToolName]
+    """By the engine's names."""
+
+
+def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
+    """Converts tools as vLLM does, and leaves out those that OpenAI runs itself. Raises InvalidArgument."""
+    names: dict[str, ToolName] = {}
+    chat = ChatTools([], names)
+    for number, tool in enumerate(tools or ()):
+        where, kind = f"tools[{number}]", tool.get("type")
+        if kind == "namespace":
+            namespace, members = _string(tool, "name", where), tool.get("tools")
+            if not isinstance(members, list) or not all(isinstance(member, Mapping) for member in members):
+                raise _bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
+            for index, member in enumerate(members):
+                _add_tool(chat.functions, names, member, namespace, f"{where}.tools[{index}]")
+        elif not (isinstance(kind, str) and (kind in OPENAI_TOOLS or kind.startswith("web_search"))):
+            _add_tool(chat.functions, names, tool, "", where)
+    return chat
+
+
+def _add_tool(
+    functions: list[dict[str, Any]], names: dict[str, ToolName], tool: Mapping[str, Any], namespace: str, where: str
+) -> None:
     kind = tool.get("type")
-    if kind != "function":
+    if kind not in ("function", "custom"):
+        known = '"function", "custom"' + (' and "namespace"' if not namespace else "")
         raise InvalidArgument(
-            f'tools[{number}].type is {str(kind)[:50]!r}; known: "function" (nobody here runs OpenAI\'s own tools)',
+            f"{where}.type is {str(kind)[:50]!r}; known: {known}. Tools that OpenAI runs itself are left out",
             code="unsupported_tool",
-            param=f"tools[{number}].type",
+            param=f"{where}.type",
         )
-    if not isinstance(tool.get("name"), str):
-        raise InvalidArgument(f"tools[{number}] has no name", code="bad_parameter", param=f"tools[{number}].name")
-    function = {key: value for key, value in tool.items() if key != "type" and value is not None}
-    return {"type": "function", "function": function}
+    name = ToolName(_string(tool, "name", where), namespace, kind == "custom")
+    names[name.for_engine] = name
+    if kind == "custom":
+        definition = {"description": tool["description"]} if tool.get("description") else {}
+        function = {"name": name.for_engine, **definition, "parameters": CUSTOM_PARAMETERS}
+    else:
+        function = {key: value for key, value in tool.items() if key != "type" and value is not None}
+        function["name"] = name.for_engine
+    functions.append({"type": "function", "function": function})
 
 
-def to_chat_choice(choice: str | Mapping[str, Any] | None) -> Any:
+def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
     """Raises InvalidArgument."""
-    if choice is None or choice in ("auto", "none", "required"):
+    if choice is None or choice in ("auto", "none"):
+        return choice if tools.functions else None
+    if not tools.functions:
+        raise InvalidArgument(
+            "'tool_choice' demands a call, but 'tools' has none that the model can call; send a tool of type "
+            '"function", "custom" or "namespace"',
+            code="bad_parameter",
+            param="tool_choice",
+        )
+    if choice == "required":
         return choice
-    if isinstance(choice, Mapping) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
-        return {"type": "function", "function": {"name": choice["name"]}}
+    if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
+        return {"type": "function", "function": {"name": _resolve_name(_string(choice, "name", "tool_choice"), tools)}}
     raise InvalidArgument(
         '\'tool_choice\' is not known; "auto", "none", "required" or {"type": "function", "name": NAME}',
         code="unsupported_tool",
         param="tool_choice",
     )
+
+
+def _resolve_name(name: str, tools: ChatTools) -> str:
+    """The engine's name of a tool. The name without its namespace suffices if it is unambiguous."""
+    if name in tools.names:
+        return name
+    found = [engine_name for engine_name, tool in tools.names.items() if tool.name == name]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(found or tools.names)
+    raise _bad_parameter(f"'tool_choice' names {name[:64]!r}; known: {known[:500]}", "tool_choice")
 
 
 def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -8,11 +8,13 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
 from pointsman_gateway.http.encoding import receipt_body, to_json
+from pointsman_gateway.http.openai.response_conversion import ToolName
 from pointsman_gateway.http.openai.response_output import (
     REASONING,
     REFUSAL,
     TEXT,
     Content,
+    CustomToolCall,
     Event,
     FunctionCall,
     Item,
@@ -32,8 +34,9 @@ REASONING_KEYS = ("reasoning", "reasoning_content")
 class ResponseEncoder:
     """Implements `Encoder`. A whole response is what the last event of the stream holds."""
 
-    def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool) -> None:
-        """`echoed` are the fields of the request that a response repeats."""
+    def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
+        """`echoed` are the fields of the request that a response repeats; `tool_names` are by the engine's names."""
+        self._tool_names = tool_names
         self._echoed = echoed
         self._wants_logprobs = wants_logprobs
         self._head: dict[str, Any] = {}
@@ -122,7 +125,12 @@ class ResponseEncoder:
         if call is None:
             yield from self._close_item()
             call_id = delta_of_call.get("id") or self._new_id("call")
-            call = FunctionCall(self._new_id("fc"), len(self._items), call_id, function.get("name") or "")
+            called = function.get("name") or ""
+            name = self._tool_names.get(called) or ToolName(called)
+            if name.is_custom:
+                call = CustomToolCall(self._new_id("ctc"), len(self._items), call_id, name)
+            else:
+                call = FunctionCall(self._new_id("fc"), len(self._items), call_id, name)
             self._calls[number] = call
             self._items.append(call)
             yield from call.start_events()

@@ -1,8 +1,11 @@
 """The output items of a response: each change of an item is returned as events."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pointsman_gateway.http.openai.response_conversion import ToolName
 
 Event = dict[str, Any]
 
@@ -92,7 +95,7 @@ class Content:
 
 
 class FunctionCall:
-    def __init__(self, id: str, number: int, call_id: str, name: str) -> None:
+    def __init__(self, id: str, number: int, call_id: str, name: ToolName) -> None:
         self._id = id
         self._location = {"item_id": id, "output_index": number}
         self._number = number
@@ -109,7 +112,7 @@ class FunctionCall:
             yield {"type": "response.function_call_arguments.delta", **self._location, "delta": arguments}
 
     def end_events(self, status: str) -> Iterator[Event]:
-        arguments = {"name": self._name, "arguments": "".join(self._arguments)}
+        arguments = {"name": self._name.name, "arguments": "".join(self._arguments)}
         yield {"type": "response.function_call_arguments.done", **self._location, **arguments}
         yield _item_done(self._number, self.body(status))
 
@@ -119,9 +122,42 @@ class FunctionCall:
             "type": "function_call",
             "status": status,
             "call_id": self._call_id,
-            "name": self._name,
+            **self._name_fields(),
             "arguments": "".join(self._arguments),
         }
+
+    def _name_fields(self) -> dict[str, str]:
+        name = self._name
+        return {"name": name.name, **({"namespace": name.namespace} if name.namespace else {})}
+
+
+class CustomToolCall(FunctionCall):
+    """A call of a custom tool, which takes a text. The engine writes that text into a function's arguments."""
+
+    def add(self, arguments: str) -> Iterator[Event]:
+        """The text is known at the end only."""
+        self._arguments.append(arguments)
+        yield from ()
+
+    def end_events(self, status: str) -> Iterator[Event]:
+        text = self._input()
+        if text:
+            yield {"type": "response.custom_tool_call_input.delta", **self._location, "delta": text}
+        yield {"type": "response.custom_tool_call_input.done", **self._location, "input": text}
+        yield _item_done(self._number, self.body(status))
+
+    def body(self, status: str) -> dict[str, Any]:
+        fields = {"call_id": self._call_id, **self._name_fields(), "input": self._input()}
+        return {"id": self._id, "type": "custom_tool_call", **fields}
+
+    def _input(self) -> str:
+        """The text, or the arguments as they are if the model did not write the object that it was shown."""
+        arguments = "".join(self._arguments)
+        try:
+            text = json.loads(arguments)["input"]
+        except (ValueError, LookupError, TypeError):
+            return arguments
+        return text if isinstance(text, str) else arguments
 
 
 def _item_added(number: int, item: Mapping[str, Any]) -> Event:

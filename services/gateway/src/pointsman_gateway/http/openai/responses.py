@@ -9,10 +9,11 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
-from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.dependencies import deadline_of_request, model_of_request, respond
 from pointsman_gateway.http.openai.chat import as_chat_request
 from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
 from pointsman_gateway.http.openai.response_conversion import (
+    ChatTools,
     to_chat_choice,
     to_chat_tools,
     to_messages,
@@ -51,15 +52,15 @@ class ResponsesBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    input: str | FailFastList[dict[str, Any]] = Field(
-        default="", description="a text, or messages, calls and their outputs"
-    )
+    input: str | FailFastList[dict[str, Any]] = Field(description="a text, or messages, calls and their outputs")
     instructions: str | None = None
     stream: bool | None = False
     max_output_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    tools: FailFastList[dict[str, Any]] | None = Field(default=None, description='of type "function"')
+    tools: FailFastList[dict[str, Any]] | None = Field(
+        default=None, description="functions, custom tools and namespaces; those that OpenAI runs itself are left out"
+    )
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
@@ -82,8 +83,8 @@ class ResponsesBody(SurrogateFreeBody):
     def wants_logprobs(self) -> bool:
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
-    def to_request(self, deadline: float) -> domain.Request:
-        """Raises InvalidArgument."""
+    def to_request(self, deadline: float, tools: ChatTools) -> domain.Request:
+        """`tools` are the body's, converted. Raises InvalidArgument."""
         self._reject_state()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {
@@ -95,7 +96,7 @@ class ResponsesBody(SurrogateFreeBody):
             "metadata": self.metadata,
             "user": self.user,
         }
-        converted = {name: value for name, value in self._converted_fields().items() if value is not None}
+        converted = {name: value for name, value in self._converted_fields(tools).items() if value is not None}
         return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline)
 
     def _reject_state(self) -> None:
@@ -103,13 +104,12 @@ class ResponsesBody(SurrogateFreeBody):
             if getattr(self, name):
                 raise InvalidArgument(f"'{name}': {why}", code="unsupported_parameter", param=name)
 
-    def _converted_fields(self) -> dict[str, Any]:
+    def _converted_fields(self, tools: ChatTools) -> dict[str, Any]:
         """Parameters that have other names in chat completions."""
-        tools = to_chat_tools(self.tools)
         return {
-            "tools": tools,
-            "tool_choice": to_chat_choice(self.tool_choice) if tools else None,
-            "parallel_tool_calls": self.parallel_tool_calls if tools else None,
+            "tools": tools.functions or None,
+            "tool_choice": to_chat_choice(self.tool_choice, tools),
+            "parallel_tool_calls": self.parallel_tool_calls if tools.functions else None,
             "response_format": to_response_format(self.text.format if self.text else None),
             "verbosity": self.text.verbosity if self.text else None,
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
@@ -138,7 +138,10 @@ class ResponsesBody(SurrogateFreeBody):
                 **({"verbosity": text.verbosity} if text.verbosity else {}),
             },
             "tool_choice": self.tool_choice or "auto",
-            "tools": [{"parameters": None, "strict": None, **tool} for tool in self.tools or ()],
+            "tools": [
+                {"parameters": None, "strict": None, **tool} if tool.get("type") == "function" else tool
+                for tool in self.tools or ()
+            ],
             "top_logprobs": self.top_logprobs or 0,
             "top_p": self.top_p,
             "truncation": self.truncation or "disabled",
@@ -148,5 +151,7 @@ class ResponsesBody(SurrogateFreeBody):
 
 async def create_response(body: ResponsesBody, request: Request) -> Response:
     """Answers one conversation in the format of OpenAI's Responses API."""
-    encoder = ResponseEncoder(body.echoed(), body.wants_logprobs)
-    return await respond(request, body.to_request(deadline_of_request(request)), encoder, bool(body.stream))
+    body.model = model_of_request(request, body.model)
+    tools = to_chat_tools(body.tools)
+    encoder = ResponseEncoder(body.echoed(), body.wants_logprobs, tools.names)
+    return await respond(request, body.to_request(deadline_of_request(request), tools), encoder, bool(body.stream))

@@ -24,8 +24,8 @@ BUILT_IN: dict[str, type[TrainingMethod]] = {
 
 
 def installed_methods() -> dict[str, str]:
-    """Name -> what `load_method` takes for it: the built-in methods and those of installed packages' entry points,
-    which are not imported."""
+    """Returns the names that `load_method` accepts: the built-in methods and those of installed packages' entry points.
+    Packages are not imported."""
     return {name: name for name in (*BUILT_IN, *sorted(each.name for each in entry_points(group=ENTRY_POINT_GROUP)))}
 
 

@@ -8,13 +8,22 @@ import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
 from tests.gateway.doubles.answers import Answer, Messages
-from tests.gateway.doubles.grpc_doors import GrpcDoor, GrpcOnceDoor
-from tests.gateway.doubles.http_doors import HttpDoor, HttpStreamDoor
+from tests.gateway.doubles.grpc_clients import GrpcStreamClient, GrpcUnaryClient
+from tests.gateway.doubles.http_clients import HttpClient, HttpStreamClient
 
-__all__ = ["DOORS", "Answer", "Door", "GrpcDoor", "GrpcOnceDoor", "HttpDoor", "HttpStreamDoor", "opening_door"]
+__all__ = [
+    "API_CLIENTS",
+    "Answer",
+    "ApiClient",
+    "GrpcStreamClient",
+    "GrpcUnaryClient",
+    "HttpClient",
+    "HttpStreamClient",
+    "open_api_client",
+]
 
 
-class Door(Protocol):
+class ApiClient(Protocol):
     """A client of one API. Errors are raised as the PointsmanError that the gateway reported."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer: ...
@@ -30,19 +39,19 @@ class Door(Protocol):
         ...
 
 
-DOORS: Mapping[str, type[HttpDoor] | type[GrpcDoor]] = {
-    "http": HttpDoor, "http-stream": HttpStreamDoor, "grpc": GrpcDoor, "grpc-once": GrpcOnceDoor,
+API_CLIENTS: Mapping[str, type[HttpClient] | type[GrpcStreamClient]] = {
+    "http": HttpClient, "http-stream": HttpStreamClient, "grpc": GrpcStreamClient, "grpc-once": GrpcUnaryClient,
 }  # fmt: skip
 """The clients by the names that tests use."""
 
 
 @asynccontextmanager
-async def opening_door(name: str, url: str, grpc_address: str) -> AsyncIterator[Door]:
-    door = DOORS[name]
-    if issubclass(door, GrpcDoor):
+async def open_api_client(name: str, url: str, grpc_address: str) -> AsyncIterator[ApiClient]:
+    api = API_CLIENTS[name]
+    if issubclass(api, GrpcStreamClient):
         async with open_channel(grpc_address) as channel:
-            yield door(channel)
+            yield api(channel)
     else:
         # verify=False: nothing is encrypted here, and loading the certificates takes longer than most tests.
         async with httpx.AsyncClient(base_url=url, timeout=10, verify=False) as client:
-            yield door(client)
+            yield api(client)

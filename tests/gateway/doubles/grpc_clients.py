@@ -12,7 +12,7 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
 
 
-class GrpcDoor:
+class GrpcStreamClient:
     """Requests streamed answers."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -80,7 +80,7 @@ class GrpcDoor:
         return told
 
 
-class GrpcOnceDoor(GrpcDoor):
+class GrpcUnaryClient(GrpcStreamClient):
     """Requests unary answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:

@@ -19,7 +19,7 @@ def alias(version: str, revision: int, canary: str = "", weight: float = 0.0, na
     return pb.Alias(alias=name, version=version, revision=revision, canary_version=canary, canary_weight=weight)
 
 
-def names_itself() -> Script:
+def answer_with_model_name() -> Script:
     """Answers with the name of the requested model, in two chunks."""
     return lambda body: answer(body["model"], ".")
 
@@ -43,7 +43,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Yard:
+class EnginePair:
     gateway: Gateway
     sides: Mapping[str, Side]
     """The engines by name."""
@@ -64,20 +64,20 @@ class Yard:
 
 
 @asynccontextmanager
-async def running_yard(
+async def run_engine_pair(
     neighbours: Neighbours,
     resident: Mapping[str, Sequence[str]],
     loadable: Mapping[str, Sequence[str]] = {},
     told: pb.Alias | None = None,
-) -> AsyncIterator[Yard]:
+) -> AsyncIterator[EnginePair]:
     """Runs the engines `local` and `second`, with the versions `resident` and `loadable` by engine. The first path uses
     the adapter."""
     async with running_engine() as engine, running_lora_server() as lora_server:
         sides = {"local": Side(neighbours.engine, neighbours.lora_server), "second": Side(engine, lora_server)}
         neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}
         for name, side in sides.items():
-            side.engine.script = names_itself()
+            side.engine.script = answer_with_model_name()
             await side.say(told or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
         async with neighbours.gateway() as gateway:
             await until(lambda: all(gateway.components.engines.get(name).ready for name in sides))
-            yield Yard(gateway, sides)
+            yield EnginePair(gateway, sides)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.gateway.doubles.answers import Answer
+from tests.gateway.doubles.api_clients import API_CLIENTS, ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT, PRICES
-from tests.gateway.doubles.doors import DOORS, Door, opening_door
 from tests.gateway.doubles.engine_scripts import Script, scripts
 from tests.gateway.doubles.gateway import Gateway
 from tests.gateway.doubles.raw_engine import RawEngine, running_raw_engine
@@ -23,17 +23,19 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 
 @pytest.fixture
-async def doors(gateway: Gateway) -> AsyncIterator[dict[str, Door]]:
+async def apis(gateway: Gateway) -> AsyncIterator[dict[str, ApiClient]]:
     async with AsyncExitStack() as stack:
-        opening = {name: opening_door(name, gateway.url, gateway.grpc_address) for name in DOORS}
-        yield {name: await stack.enter_async_context(door) for name, door in opening.items()}
+        opening = {name: open_api_client(name, gateway.url, gateway.grpc_address) for name in API_CLIENTS}
+        yield {name: await stack.enter_async_context(api) for name, api in opening.items()}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(script=scripts())
-async def test_stream_plain_and_grpc_report_the_same(doors: dict[str, Door], engine: RawEngine, script: Script) -> None:
+async def test_stream_plain_and_grpc_report_the_same(
+    apis: dict[str, ApiClient], engine: RawEngine, script: Script
+) -> None:
     engine.says(*script.pieces)
-    got = {name: await door.ask(IN_CHAT, "tiny", n=len(script.choices), logprobs=True) for name, door in doors.items()}
+    got = {name: await api.ask(IN_CHAT, "tiny", n=len(script.choices), logprobs=True) for name, api in apis.items()}
     for name, answer in got.items():
         assert list(answer.choices) == list(script.choices), name
         assert comparable(answer) == comparable(got["http"]), name

@@ -17,12 +17,12 @@ from tests.ports import free_address
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
-LONGEST_START = 420
+MAX_START_SECONDS = 420
 """The first start also creates the models."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunningExample:
     """A running example, with the addresses that applications use; the others are in `run`."""
 
     url: str
@@ -35,7 +35,7 @@ class Standing:
 
 
 @contextmanager
-def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Standing]:
+def run_example(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[RunningExample]:
     """Runs the example in `folder`. `home` is created if missing, and `environment` is added to this process's
     environment."""
     home.mkdir(exist_ok=True)
@@ -46,15 +46,15 @@ def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = N
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | dict(environment or {}))
         try:
-            yield Standing(f"http://{http}", grpc, _told(home, up), home, folder / "config")
+            yield RunningExample(f"http://{http}", grpc, _wait_for_run_file(home, up), home, folder / "config")
         finally:
             up.send_signal(signal.SIGINT)
             code = up.wait(timeout=90)
     assert code == 0, (home / "up.log").read_text()
 
 
-def _told(home: Path, up: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    deadline = time.monotonic() + LONGEST_START
+def _wait_for_run_file(home: Path, up: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    deadline = time.monotonic() + MAX_START_SECONDS
     while time.monotonic() < deadline and up.poll() is None:
         if (home / "run.json").exists():
             run: dict[str, Any] = json.loads((home / "run.json").read_text())

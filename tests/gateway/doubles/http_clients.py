@@ -12,7 +12,7 @@ from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages
 HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 
 
-class HttpDoor:
+class HttpClient:
     """Requests plain answers."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
@@ -39,7 +39,7 @@ class HttpDoor:
         return told["stored"], told["known_already"]
 
 
-class HttpStreamDoor(HttpDoor):
+class HttpStreamClient(HttpClient):
     """Requests streamed answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:

@@ -31,7 +31,7 @@ SAID = {
 
 
 @dataclass(frozen=True)
-class House:
+class ConsoleServices:
     gateway: ProcessGateway
     lora_server: ScriptedLoraServer
     valkey: Valkey
@@ -57,7 +57,7 @@ class House:
 
 
 @asynccontextmanager
-async def running_house(folder: Path, embedding_model: Path, **settings: Any) -> AsyncIterator[House]:
+async def run_services(folder: Path, embedding_model: Path, **settings: Any) -> AsyncIterator[ConsoleServices]:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine())
         engine.script = _script
@@ -73,7 +73,7 @@ async def running_house(folder: Path, embedding_model: Path, **settings: Any) ->
             "wal_dir": folder / "wal",
         }
         gateway = await stack.enter_async_context(process_gateway(folder, **given, **settings))
-        yield House(gateway, lora_server, valkey)
+        yield ConsoleServices(gateway, lora_server, valkey)
 
 
 def _script(body: Mapping[str, Any]) -> Sequence[Step]:
@@ -111,7 +111,7 @@ def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
     return config
 
 
-async def give_life(house: House, key: str = "") -> None:
+async def send_sample_requests(services: ConsoleServices, key: str = "") -> None:
     """Sends a few requests for each task, and rates some of them."""
     for text, model, rating in (
         *[(IN_TRIAGE, "auto", 1.0)] * 4,
@@ -122,4 +122,4 @@ async def give_life(house: House, key: str = "") -> None:
         *[(IN_CHAT, "auto", None)] * 3,
         (IN_POLICY, "path:letter", None),
     ):
-        await house.ask(text, model, rating, key)
+        await services.ask(text, model, rating, key)

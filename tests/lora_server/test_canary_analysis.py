@@ -98,7 +98,8 @@ def test_equal_canaries_are_rarely_rolled_back_despite_repeated_tests() -> None:
 
 
 def test_the_limits_are_those_of_newcombes_tables() -> None:
-    """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 minus 48 of 80 (873-890, table II)."""
+    """Expected limits are from Newcombe: 15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 minus 48
+    of 80 (873-890, table II)."""
     assert wilson_interval(15 / 148, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert min_rate_excess((48, 56), (80, 70), 1.96) == pytest.approx(0.0524, abs=5e-5)
 

@@ -56,7 +56,7 @@ CLOSED = [
 
 
 @dataclass
-class House:
+class GuardedEngine:
     """The engine with the components that manage it."""
 
     url: str
@@ -97,7 +97,7 @@ class Meter:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house() -> AsyncIterator[House]:
+async def guarded() -> AsyncIterator[GuardedEngine]:
     _make_base_model()
     logging.getLogger("engine").setLevel(logging.INFO)
     listen, secret, engine_state, meter = free_address(), GuardSecret(), EngineStateStore(), Meter()
@@ -113,10 +113,10 @@ async def house() -> AsyncIterator[House]:
         probe = Probe(engine, NAME, meter.count_probe_failure)
         supervisor = Supervisor(lives, listen, engine, engine_state, probe, probe_interval=600)
         running = asyncio.create_task(supervisor.run())
-        house = House(url, secret, engine, http, engine_state, probe, supervisor, running)
+        guarded = GuardedEngine(url, secret, engine, http, engine_state, probe, supervisor, running)
         try:
-            await house.until_ready(life=1)
-            yield house
+            await guarded.until_ready(life=1)
+            yield guarded
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
@@ -129,43 +129,43 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [_adapter(tmp_path_factory.mktemp("loud"), seed) for seed in range(2 * SLOTS)]
 
 
-async def test_routes_that_change_the_engine_are_disabled(house: House) -> None:
-    for headers in ({}, {SECRET_HEADER: house.secret()}):
+async def test_routes_that_change_the_engine_are_disabled(guarded: GuardedEngine) -> None:
+    for headers in ({}, {SECRET_HEADER: guarded.secret()}):
         for path in CLOSED:
             for method in ("GET", "POST"):
-                answer = await house.http.request(
+                answer = await guarded.http.request(
                     method, path, headers=headers, json={"lora_name": "x", "lora_path": "/"}
                 )
                 assert (path, method, answer.status_code) == (path, method, 404)
 
 
-async def test_the_guards_own_routes_are_for_the_lora_server_only(house: House, loud: list[Path]) -> None:
+async def test_the_guards_own_routes_are_for_the_lora_server_only(guarded: GuardedEngine, loud: list[Path]) -> None:
     for headers in ({}, {SECRET_HEADER: "guessed"}):
         answers = [
-            await house.http.get("/pointsman/v1/adapters", headers=headers),
-            await house.http.put("/pointsman/v1/adapters/x@1", headers=headers, json={"folder": str(loud[0])}),
-            await house.http.post("/pointsman/v1/adapters/x@1/close", headers=headers),
-            await house.http.delete("/pointsman/v1/adapters/x@1", headers=headers),
+            await guarded.http.get("/pointsman/v1/adapters", headers=headers),
+            await guarded.http.put("/pointsman/v1/adapters/x@1", headers=headers, json={"folder": str(loud[0])}),
+            await guarded.http.post("/pointsman/v1/adapters/x@1/close", headers=headers),
+            await guarded.http.delete("/pointsman/v1/adapters/x@1", headers=headers),
         ]
         assert {answer.status_code for answer in answers} == {403}
-    assert await house.engine.list_adapters() == {}
+    assert await guarded.engine.list_adapters() == {}
 
 
-async def test_no_request_loads_an_adapter_by_its_path(house: House, loud: list[Path]) -> None:
+async def test_no_request_loads_an_adapter_by_its_path(guarded: GuardedEngine, loud: list[Path]) -> None:
     for model in (str(loud[0]), f"../{loud[0].name}", f"../../..{loud[0]}"):
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-        answer = await house.http.post("/v1/chat/completions", json=body)
+        answer = await guarded.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 404
         assert answer.json()["error"]["param"] == "model"
-    assert (await house.report())["in_engine"] == 0
+    assert (await guarded.report())["in_engine"] == 0
 
 
-async def test_public_answers_contain_no_paths(house: House, loud: list[Path]) -> None:
-    await house.engine.load("a@1", loud[0])
-    await house.text("a@1")
+async def test_public_answers_contain_no_paths(guarded: GuardedEngine, loud: list[Path]) -> None:
+    await guarded.engine.load("a@1", loud[0])
+    await guarded.text("a@1")
 
-    models = await house.http.get("/v1/models")
-    told = [models, *[await house.http.get(path) for path in ("/metrics", "/version", "/load", "/health")]]
+    models = await guarded.http.get("/v1/models")
+    told = [models, *[await guarded.http.get(path) for path in ("/metrics", "/version", "/load", "/health")]]
 
     assert [model["id"] for model in models.json()["data"]] == [NAME, "a@1"]
     assert "/" not in models.text
@@ -173,11 +173,11 @@ async def test_public_answers_contain_no_paths(house: House, loud: list[Path]) -
         assert answer.status_code == 200
         assert str(BASE_MODEL) not in answer.text
         assert str(loud[0]) not in answer.text
-    await house.empty()
+    await guarded.empty()
 
 
 async def test_a_removed_version_frees_its_slot_and_each_version_uses_its_own_weights(
-    house: House, loud: list[Path]
+    guarded: GuardedEngine, loud: list[Path]
 ) -> None:
     """Loads twice as many as there are slots, two times; the second time, they get ids and slots of others."""
     texts: dict[int, str] = {}
@@ -185,113 +185,113 @@ async def test_a_removed_version_frees_its_slot_and_each_version_uses_its_own_we
     for number in [*range(2 * SLOTS), *reversed(range(2 * SLOTS))]:
         if len(held) == SLOTS - 1:  # the last slot stays free: see the CPU's mixed batches
             oldest = f"a@{held.pop(0)}"
-            assert await house.engine.close_adapter(oldest) == 0
-            assert await house.engine.remove(oldest)
+            assert await guarded.engine.close_adapter(oldest) == 0
+            assert await guarded.engine.remove(oldest)
         if number not in held:
-            await house.engine.load(f"a@{number}", loud[number])
+            await guarded.engine.load(f"a@{number}", loud[number])
             held.append(number)
-        text = await house.text(f"a@{number}")
+        text = await guarded.text(f"a@{number}")
         assert texts.setdefault(number, text) == text
-        report = await house.report()
+        report = await guarded.report()
         assert report["in_engine"] == len(report["adapters"]) == len(held)
     assert len(set(texts.values())) == 2 * SLOTS
     assert all("Paris" not in text for text in texts.values())
-    assert "Paris" in await house.text(NAME)
-    await house.empty()
+    assert "Paris" in await guarded.text(NAME)
+    await guarded.empty()
 
 
-async def test_a_full_engine_rejects_loads_and_evicts_nothing(house: House, loud: list[Path]) -> None:
+async def test_a_full_engine_rejects_loads_and_evicts_nothing(guarded: GuardedEngine, loud: list[Path]) -> None:
     for number in range(SLOTS):
-        await house.engine.load(f"a@{number}", loud[number])
+        await guarded.engine.load(f"a@{number}", loud[number])
 
     with pytest.raises(ResourceExhausted):
-        await house.engine.load("one@more", loud[SLOTS])
+        await guarded.engine.load("one@more", loud[SLOTS])
 
-    assert sorted(await house.engine.list_adapters()) == [f"a@{number}" for number in range(SLOTS)]
-    assert (await house.report())["in_engine"] == SLOTS
-    await house.empty()
+    assert sorted(await guarded.engine.list_adapters()) == [f"a@{number}" for number in range(SLOTS)]
+    assert (await guarded.report())["in_engine"] == SLOTS
+    await guarded.empty()
 
 
-async def test_answers_in_flight_keep_their_slot_until_they_end(house: House, loud: list[Path]) -> None:
-    await house.engine.load("a@0", loud[0])
-    whole = await _streamed(house, "a@0")
+async def test_answers_in_flight_keep_their_slot_until_they_end(guarded: GuardedEngine, loud: list[Path]) -> None:
+    await guarded.engine.load("a@0", loud[0])
+    whole = await _streamed(guarded, "a@0")
 
     begun = asyncio.Event()
-    answer = asyncio.create_task(_streamed(house, "a@0", begun))
+    answer = asyncio.create_task(_streamed(guarded, "a@0", begun))
     await begun.wait()
-    assert await house.engine.close_adapter("a@0") == 1
-    late = await house.http.post("/v1/completions", json={"model": "a@0", "prompt": PROMPT})
+    assert await guarded.engine.close_adapter("a@0") == 1
+    late = await guarded.http.post("/v1/completions", json={"model": "a@0", "prompt": PROMPT})
     assert (late.status_code, late.json()["error"]["type"]) == (404, "NotFoundError")
-    assert not await house.engine.remove("a@0")
-    assert not (await house.engine.list_adapters())["a@0"].open
+    assert not await guarded.engine.remove("a@0")
+    assert not (await guarded.engine.list_adapters())["a@0"].open
     assert not answer.done()
 
     assert await answer == whole
     # The last byte is sent shortly before the server releases the request.
     async with asyncio.timeout(20):
-        while not await house.engine.remove("a@0"):  # noqa: ASYNC110 -- another process
+        while not await guarded.engine.remove("a@0"):  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.05)
-    assert (await house.report())["in_engine"] == 0
+    assert (await guarded.report())["in_engine"] == 0
 
 
-async def test_a_closed_adapter_is_reopened_without_its_folder(house: House, loud: list[Path]) -> None:
-    await house.engine.load("a@0", loud[0])
-    text = await house.text("a@0")
-    await house.engine.close_adapter("a@0")
+async def test_a_closed_adapter_is_reopened_without_its_folder(guarded: GuardedEngine, loud: list[Path]) -> None:
+    await guarded.engine.load("a@0", loud[0])
+    text = await guarded.text("a@0")
+    await guarded.engine.close_adapter("a@0")
 
-    await house.engine.load("a@0", Path("/nowhere"))
+    await guarded.engine.load("a@0", Path("/nowhere"))
 
-    assert await house.text("a@0") == text
-    await house.empty()
+    assert await guarded.text("a@0") == text
+    await guarded.empty()
 
 
-async def test_a_disconnect_releases_the_slot(house: House, loud: list[Path]) -> None:
-    await house.engine.load("a@0", loud[0])
+async def test_a_disconnect_releases_the_slot(guarded: GuardedEngine, loud: list[Path]) -> None:
+    await guarded.engine.load("a@0", loud[0])
     begun = asyncio.Event()
-    answer = asyncio.create_task(_streamed(house, "a@0", begun, tokens=400))
+    answer = asyncio.create_task(_streamed(guarded, "a@0", begun, tokens=400))
     await begun.wait()
 
     answer.cancel()
 
     async with asyncio.timeout(20):
-        while (await house.engine.list_adapters())["a@0"].in_flight:  # noqa: ASYNC110 -- another process
+        while (await guarded.engine.list_adapters())["a@0"].in_flight:  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.05)
-    await house.empty()
+    await guarded.empty()
 
 
-async def test_a_corrupted_engine_is_detected_and_restarted(house: House, tmp_path: Path) -> None:
+async def test_a_corrupted_engine_is_detected_and_restarted(guarded: GuardedEngine, tmp_path: Path) -> None:
     """Loads a corrupting adapter directly into the engine, without checks."""
-    await house.engine.load("bad@1", _adapter(tmp_path, seed=0, weights=np.nan))
-    await house.probe.check()  # as long as it is not used, it has no effect
+    await guarded.engine.load("bad@1", _adapter(tmp_path, seed=0, weights=np.nan))
+    await guarded.probe.check()  # as long as it is not used, it has no effect
     body = {"model": "bad@1", "prompt": PROMPT, "max_tokens": TOKENS}
-    assert (await house.http.post("/v1/completions", json=body)).json()["choices"][0]["text"] == ""
+    assert (await guarded.http.post("/v1/completions", json=body)).json()["choices"][0]["text"] == ""
 
     with pytest.raises(EngineCorrupted) as caught:
-        await house.probe.check()
-    house.supervisor.restart(caught.value.message)
+        await guarded.probe.check()
+    guarded.supervisor.restart(caught.value.message)
 
-    await house.until_ready(life=2)
-    await house.probe.check()
-    assert "Paris" in await house.text(NAME)
-    assert await house.engine.list_adapters() == {}
+    await guarded.until_ready(life=2)
+    await guarded.probe.check()
+    assert "Paris" in await guarded.text(NAME)
+    assert await guarded.engine.list_adapters() == {}
 
 
-async def test_an_answer_in_flight_is_completed_when_the_engine_stops(house: House) -> None:
+async def test_an_answer_in_flight_is_completed_when_the_engine_stops(guarded: GuardedEngine) -> None:
     """The last test of this module, because it stops the engine."""
-    whole = await _streamed(house, NAME)
+    whole = await _streamed(guarded, NAME)
     begun = asyncio.Event()
-    answer = asyncio.create_task(_streamed(house, NAME, begun))
+    answer = asyncio.create_task(_streamed(guarded, NAME, begun))
     await begun.wait()
 
-    house.running.cancel()
+    guarded.running.cancel()
 
     assert await answer == whole
     with suppress(asyncio.CancelledError):
-        await house.running
-    assert not await house.engine.is_healthy()
+        await guarded.running
+    assert not await guarded.engine.is_healthy()
 
 
-async def _streamed(house: House, model: str, begun: asyncio.Event | None = None, tokens: int = 30) -> str:
+async def _streamed(guarded: GuardedEngine, model: str, begun: asyncio.Event | None = None, tokens: int = 30) -> str:
     """Returns the whole text of `tokens` tokens; `begun` is set at the first chunk."""
     body = {
         "model": model,
@@ -302,7 +302,7 @@ async def _streamed(house: House, model: str, begun: asyncio.Event | None = None
         "stream": True,
     }
     text, last = "", ""
-    async with house.http.stream("POST", "/v1/completions", json=body) as answer:
+    async with guarded.http.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.status_code == 200
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
-from tests.gateway.doubles.remembering import entries_of
+from tests.gateway.doubles.request_logs import entries_of
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 

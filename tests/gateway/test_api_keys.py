@@ -67,10 +67,10 @@ async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str 
         return dict([*await call.initial_metadata(), *await call.trailing_metadata()])
 
 
-DOORS = pytest.mark.parametrize("ask", [over_http, over_grpc])
+API_CLIENTS = pytest.mark.parametrize("ask", [over_http, over_grpc])
 
 
-@DOORS
+@API_CLIENTS
 @pytest.mark.parametrize(
     ("key", "code"), [("", "missing_key"), ("sk-1", "unknown_key"), (f"pm_{'A' * 8}_{'b' * 32}", "unknown_key")]
 )
@@ -110,7 +110,7 @@ async def test_health_and_metrics_need_no_key(guarded: Gateway) -> None:
             assert (await client.get(path)).status_code == 200, path
 
 
-@DOORS
+@API_CLIENTS
 async def test_a_key_can_use_the_paths_in_its_scope_only(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     issued = await issue(valkey.url, scope=KeyScope(paths=("small_talk", "safe_start")))
     key = issued.credential.text
@@ -129,7 +129,7 @@ async def all_of(asked: Iterable[Awaitable[Any]]) -> None:
         await one
 
 
-@DOORS
+@API_CLIENTS
 async def test_limits_are_reported_before_and_when_they_are_reached(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     issued = await issue(valkey.url, limits=Limits(requests_per_minute=2))
     told = [await ask(guarded, issued.credential.text) for _ in range(2)]
@@ -140,7 +140,7 @@ async def test_limits_are_reported_before_and_when_they_are_reached(guarded: Gat
     assert refused.value.limits["x-ratelimit-remaining-requests"] == "0"
 
 
-@DOORS
+@API_CLIENTS
 async def test_a_revoked_key_is_soon_rejected_and_its_usage_is_counted(
     guarded: Gateway, engine: ScriptedEngine, valkey: Valkey, ask: Any
 ) -> None:
@@ -185,7 +185,7 @@ async def test_a_disconnect_releases_the_concurrency_limit(
     assert await over_http(guarded, issued.credential.text)
 
 
-@DOORS
+@API_CLIENTS
 async def test_a_tenant_cannot_give_feedback_on_anothers_answers(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     ours, theirs = [(await issue(valkey.url, tenant=name)).credential.text for name in ("acme", "other")]
     said = {"decision_id": (await ask(guarded, ours))["x-pointsman-decision-id"], "rating": 1.0}

@@ -15,12 +15,12 @@ from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, PathTotals
 from prometheus_client import CollectorRegistry
 
+from tests.gateway.doubles.api_clients import ApiClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.doors import Door, HttpDoor
 from tests.gateway.doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
 from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
-from tests.gateway.doubles.remembering import ADAPTED, decision, ended, receipt
+from tests.gateway.doubles.request_logs import ADAPTED, decision, ended, receipt
 from tests.gateway.doubles.waiting import until
 
 ENGINE = "pointsman_engine_cost_usd_total"
@@ -74,8 +74,8 @@ async def test_an_engines_cost_is_allocated_to_its_paths_and_to_idle_time(
 ) -> None:
     account = gateway.components.cost_metrics.engine_costs.allocator("local")
     engine.script = lambda body: counting("a", inference_ms=10.0 if body["messages"][0]["role"] == "system" else 5.0)
-    door = HttpDoor(http)
-    await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
+    api = HttpClient(http)
+    await asyncio.gather(*(api.ask(IN_CHAT) for _ in range(4)), *(api.ask(IN_TRIAGE) for _ in range(4)))
     told = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
     # Each alone would have cost that much; together they share the common time.
     assert 0 < told["small_talk"] <= 0.040 + 1e-6
@@ -100,19 +100,19 @@ async def test_an_engine_that_has_no_price_has_no_series(neighbours: Neighbours)
     del neighbours.config.models["engines"]["local"]["usd_per_hour"]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-        await HttpDoor(http).ask(IN_CHAT)
+        await HttpClient(http).ask(IN_CHAT)
         assert gateway.metric(ENGINE) == 0
 
 
 # -- training
 
 
-async def test_an_adapters_answers_amortize_its_training(gateway: Gateway, door: Door) -> None:
-    got = await door.ask(IN_TRIAGE)
+async def test_an_adapters_answers_amortize_its_training(gateway: Gateway, api: ApiClient) -> None:
+    got = await api.ask(IN_TRIAGE)
     assert got.cost_parts_usd["training"] == pytest.approx(1.0 / 1000)  # 1000 s at 3.6 an hour, over 1000 requests
     assert got.cost_usd == pytest.approx(sum(got.cost_parts_usd.values()))
-    assert "training" not in (await door.ask(IN_CHAT)).cost_parts_usd
-    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # its training cost is unknown
+    assert "training" not in (await api.ask(IN_CHAT)).cost_parts_usd
+    assert "training" not in (await api.ask(IN_POLICY, "path:letter")).cost_parts_usd  # its training cost is unknown
     assert gateway.metric("pointsman_cost_usd_total", path="triage_adapter", component="training") == 0.001
 
 
@@ -138,10 +138,10 @@ async def test_a_dedicated_engine_is_a_fixed_cost_of_its_path(neighbours: Neighb
 # -- the road not taken
 
 
-async def test_a_decision_has_the_expected_cost_of_each_path(door: Door) -> None:
-    await door.ask(IN_TRIAGE, "path:triage_adapter")
-    await door.ask(IN_TRIAGE, "path:triage_few_shot")
-    routed = await door.route(IN_TRIAGE)
+async def test_a_decision_has_the_expected_cost_of_each_path(api: ApiClient) -> None:
+    await api.ask(IN_TRIAGE, "path:triage_adapter")
+    await api.ask(IN_TRIAGE, "path:triage_few_shot")
+    routed = await api.route(IN_TRIAGE)
     costs = routed["costs_usd"]
     assert set(costs) == {"triage_adapter", "triage_few_shot", "safe_start"}
     assert costs["triage_adapter"] == routed["expected_cost_usd"]
@@ -231,9 +231,9 @@ def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
 
 
 async def test_counterfactual_costs_use_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:
-    door = HttpDoor(http)
-    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # without a task, but part of the path's statistics
-    await door.ask(IN_TRIAGE)
+    api = HttpClient(http)
+    await api.ask(IN_TRIAGE, "path:triage_few_shot")  # without a task, but part of the path's statistics
+    await api.ask(IN_TRIAGE)
     labels: dict[str, Any] = {"task": "triage"}
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_adapter") == pytest.approx(28e-6)
     assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_few_shot") == pytest.approx(28e-6)

@@ -12,7 +12,7 @@ import httpx
 from deploy.grafana import committed
 from deploy.grafana.committed import Panel
 from tests.gateway.doubles.otlp_agent import Arrived
-from tests.monitoring.house import House
+from tests.monitoring.help_desk import HelpDesk
 from tests.monitoring.load import KINDS, Load, until
 from tests.monitoring.watch import (
     Prometheus,
@@ -29,7 +29,8 @@ ANSWERS = 3
 """Required answers of each kind of path before the fault, because a rate needs a series with several values."""
 
 LONGEST_WAIT = 180.0
-"""Additional time for these answers: on a busy machine, two adapters that share one slot are slow."""
+"""Additional seconds to wait for ANSWERS after the minute, because adapters that share one slot are slow on a busy
+machine."""
 
 LONGEST_ALARM = 60.0
 """Time limit from the fault to the notification."""
@@ -49,7 +50,7 @@ class Shown:
 
 
 @dataclass
-class Evening:
+class MonitoredRun:
     """The results of the run."""
 
     kinds: dict[str, int] = field(default_factory=dict)
@@ -68,41 +69,45 @@ class Evening:
     """Trace ids that Prometheus stores as exemplars of request latencies."""
 
 
-async def spend(house: House, folder: Path) -> Evening:
-    async with receiving() as (receiver, webhook), watching(folder, house.targets, webhook) as prometheus:
-        await found(lambda: _all_up(prometheus, house), 60, "all targets are up")
-        evening, load = Evening(), Load(house)
+async def spend(help_desk: HelpDesk, folder: Path) -> MonitoredRun:
+    async with receiving() as (receiver, webhook), watching(folder, help_desk.targets, webhook) as prometheus:
+        await found(lambda: _all_up(prometheus, help_desk), 60, "all targets are up")
+        monitored_run, load = MonitoredRun(), Load(help_desk)
         started = time.time()
         asking = asyncio.create_task(load.run())
         begun = time.monotonic()
         await until(begun + MINUTE / 3)
-        house.change_configuration()
+        help_desk.change_configuration()
         await until(begun + MINUTE)
         await found(lambda: _all_kinds(load), LONGEST_WAIT, f"{ANSWERS} answers of each kind of path")
         calm = time.time()
-        evening.told_before, evening.exported = list(receiver.told), await _exported(house)
-        house.kill_engine()
+        monitored_run.told_before, monitored_run.exported = list(receiver.told), await _exported(help_desk)
+        help_desk.kill_engine()
         await found(lambda: _alarmed(receiver), LONGEST_ALARM, f"alerts; told was {receiver.told}")
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking
-        evening.kinds, evening.statuses, evening.told = dict(load.kinds), dict(load.statuses), receiver.told
-        await _read(evening, prometheus, started, calm)
-        return evening
+        monitored_run.kinds, monitored_run.statuses, monitored_run.told = (
+            dict(load.kinds),
+            dict(load.statuses),
+            receiver.told,
+        )
+        await _read(monitored_run, prometheus, started, calm)
+        return monitored_run
 
 
 async def _all_kinds(load: Load) -> bool:
     return len(load.kinds) == len(KINDS) and min(load.kinds.values()) >= ANSWERS
 
 
-async def _exported(house: House) -> dict[str, str]:
+async def _exported(help_desk: HelpDesk) -> dict[str, str]:
     async with httpx.AsyncClient() as client:
-        jobs = house.targets.keys() - {"engine"}
-        return {job: (await client.get(f"http://{house.targets[job]}/metrics")).text for job in jobs}
+        jobs = help_desk.targets.keys() - {"engine"}
+        return {job: (await client.get(f"http://{help_desk.targets[job]}/metrics")).text for job in jobs}
 
 
-async def _all_up(prometheus: Prometheus, house: House) -> bool:
-    return await prometheus.are_up() == set(house.targets)
+async def _all_up(prometheus: Prometheus, help_desk: HelpDesk) -> bool:
+    return await prometheus.are_up() == set(help_desk.targets)
 
 
 async def _alarmed(receiver: Receiver) -> bool:
@@ -111,7 +116,7 @@ async def _alarmed(receiver: Receiver) -> bool:
     )
 
 
-async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: float) -> None:
+async def _read(monitored_run: MonitoredRun, prometheus: Prometheus, started: float, calm: float) -> None:
     """`calm` is the time before the fault, at which single numbers are read."""
     ended = time.time()
     for panel in committed.panels():
@@ -120,13 +125,13 @@ async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: 
             expr = committed.substituted(target.expr, VARIABLES)
             asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
             series[target.letter] = await asked
-        evening.panels.append(Shown(panel, series))
-    evening.exemplars = await prometheus.exemplars("pointsman_request_duration_seconds_bucket", started, ended)
-    evening.rules = await prometheus.rules()
-    for rule in evening.rules:
+        monitored_run.panels.append(Shown(panel, series))
+    monitored_run.exemplars = await prometheus.exemplars("pointsman_request_duration_seconds_bucket", started, ended)
+    monitored_run.rules = await prometheus.rules()
+    for rule in monitored_run.rules:
         if rule["type"] == "recording":
             selector = _selector(rule)
-            evening.recorded[selector] = await prometheus.range(selector, started, ended)
+            monitored_run.recorded[selector] = await prometheus.range(selector, started, ended)
 
 
 def _selector(rule: dict[str, Any]) -> str:

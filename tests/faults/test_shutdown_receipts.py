@@ -15,10 +15,10 @@ import pytest
 from pointsman_embedding.prepare import prepare
 
 from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.deployment import MODEL
 from tests.gateway.doubles.process_engine import process_engine
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
 from tests.gateway.doubles.receipts import receipts_in
-from tests.gateway.doubles.town import MODEL
 from tests.gateway.doubles.valkey import Valkey, running_valkey
 from tests.gateway.doubles.waiting import until
 

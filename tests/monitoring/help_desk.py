@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from tests.standing import EXAMPLE, POINTSMAN, Standing, standing
+from tests.running_example import EXAMPLE, POINTSMAN, RunningExample, run_example
 
 
 @dataclass(frozen=True)
-class House:
+class HelpDesk:
     url: str
     grpc: str
     key: str
@@ -46,7 +46,7 @@ class House:
 
 
 @contextmanager
-def running_house(home: Path, agent: str) -> Iterator[House]:
+def run_help_desk(home: Path, agent: str) -> Iterator[HelpDesk]:
     """`home` is an empty folder, and `agent` the URL to which traces are sent."""
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"usd_per_hit": 1e-7})
@@ -58,11 +58,11 @@ def running_house(home: Path, agent: str) -> Iterator[House]:
         "POINTSMAN_LORA_MAX_LORAS": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": agent,
     }
-    with standing(example, home, settings) as it:
+    with run_example(example, home, settings) as it:
         yield _house(it)
 
 
-def _house(it: Standing) -> House:
+def _house(it: RunningExample) -> HelpDesk:
     addresses = {
         "gateway": it.run["gateway_metrics"],
         "retriever": it.run["retriever_metrics"],
@@ -71,7 +71,7 @@ def _house(it: Standing) -> House:
     }
     targets = {job: url.removeprefix("http://").removesuffix("/metrics") for job, url in addresses.items()}
     keys = _key(it.home), _key(it.home, "--requests-per-minute", "2")
-    return House(it.url, it.grpc, *keys, targets, it.config, targets["engine"].rpartition(":")[2])
+    return HelpDesk(it.url, it.grpc, *keys, targets, it.config, targets["engine"].rpartition(":")[2])
 
 
 def _key(home: Path, *limits: str) -> str:

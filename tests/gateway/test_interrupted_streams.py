@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
+from tests.gateway.doubles.api_clients import ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.doors import Door, opening_door
 from tests.gateway.doubles.engine import chunk, usage
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.raw_engine import (
@@ -55,14 +55,14 @@ def ended(gateway: Gateway, outcome: str) -> float:
 
 
 async def test_a_complete_stream_is_an_answer_however_it_is_split(
-    door: Door, engine: RawEngine, gateway: Gateway
+    api: ApiClient, engine: RawEngine, gateway: Gateway
 ) -> None:
     for size in (1, 7, len(WHOLE)):
         engine.says(*(WHOLE[at : at + size] for at in range(0, len(WHOLE), size)))
-        got = await door.ask(IN_CHAT, TINY)
+        got = await api.ask(IN_CHAT, TINY)
         assert (got.text, got.finish_reason, got.prompt_tokens, got.completion_tokens) == (TEXT, "stop", 20, 2)
     engine.says(OPEN_HEAD + b"".join(EVENTS), End.CLOSED)
-    assert (await door.ask(IN_CHAT, TINY)).text == TEXT
+    assert (await api.ask(IN_CHAT, TINY)).text == TEXT
     assert ended(gateway, "ok") == 4
 
 
@@ -89,11 +89,11 @@ CUTS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("end", End)
-async def test_a_stream_cut_anywhere_is_an_error(door: Door, engine: RawEngine, gateway: Gateway, end: End) -> None:
+async def test_a_stream_cut_anywhere_is_an_error(api: ApiClient, engine: RawEngine, gateway: Gateway, end: End) -> None:
     for where, written in CUTS.items():
         engine.says(written, end)
         with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
-            await door.ask(IN_CHAT, TINY)
+            await api.ask(IN_CHAT, TINY)
         assert told.value.code == "engine_unavailable", where
     await until(lambda: ended(gateway, "engine_unavailable") == len(CUTS))
     assert ended(gateway, "ok") == 0
@@ -105,14 +105,14 @@ async def test_a_stream_cut_after_any_byte_before_done_is_an_error(
 ) -> None:
     whole = HEAD + in_chunks([FIRST, DONE]) + LAST
     done = whole.index(b"[DONE]\n") + len(b"[DONE]\n")
-    async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+    async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
         for cut in range(len(whole)):
             engine.says(whole[:cut], End.CLOSED)
             if cut >= done:
-                assert (await door.ask(IN_CHAT, TINY)).text == "Zug", cut
+                assert (await api.ask(IN_CHAT, TINY)).text == "Zug", cut
                 continue
             with pytest.raises(PointsmanError) as told:
-                await door.ask(IN_CHAT, TINY)
+                await api.ask(IN_CHAT, TINY)
             assert told.value.code == "engine_unavailable", cut
     await until(lambda: ended(gateway, "engine_unavailable") == done)
     assert ended(gateway, "ok") == len(whole) - done
@@ -131,12 +131,12 @@ BROKEN: dict[str, bytes] = {
 
 @pytest.mark.parametrize("before", [(ROLE,), (ROLE, FIRST)])
 async def test_an_invalid_event_ends_the_stream_with_an_error(
-    door: Door, engine: RawEngine, gateway: Gateway, before: tuple[bytes, ...]
+    api: ApiClient, engine: RawEngine, gateway: Gateway, before: tuple[bytes, ...]
 ) -> None:
     for what, broken in BROKEN.items():
         engine.says(HEAD, in_chunks([*before, broken, FINISH, USAGE, DONE]), LAST)
         with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
-            await door.ask(IN_CHAT, TINY)
+            await api.ask(IN_CHAT, TINY)
         assert told.value.code == "engine_unavailable", what
     await until(lambda: ended(gateway, "engine_unavailable") == len(BROKEN))
     assert ended(gateway, "ok") == 0
@@ -157,11 +157,11 @@ SILENT: list[tuple[list[Step], str]] = [
 
 @pytest.mark.parametrize(("said", "code"), SILENT)
 async def test_an_engine_that_stops_sending_is_an_error(
-    impatient_with_engines: None, door: Door, engine: RawEngine, gateway: Gateway, said: list[Step], code: str
+    impatient_with_engines: None, api: ApiClient, engine: RawEngine, gateway: Gateway, said: list[Step], code: str
 ) -> None:
     engine.says(*said, asyncio.Event())
     with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
-        await door.ask(IN_CHAT, TINY)
+        await api.ask(IN_CHAT, TINY)
     assert told.value.code == code
     await until(lambda: engine.running == 0 and engine.hung_up == 1)
     await until(lambda: ended(gateway, code) == 1)
@@ -174,29 +174,29 @@ def short_of_time(neighbours: Neighbours) -> None:
 
 @pytest.mark.parametrize("said", [[], [HEAD], [HEAD, in_chunks([ROLE, FIRST])]])
 async def test_a_request_out_of_time_is_an_error_and_stops_the_engine(
-    short_of_time: None, door: Door, engine: RawEngine, gateway: Gateway, said: list[Step]
+    short_of_time: None, api: ApiClient, engine: RawEngine, gateway: Gateway, said: list[Step]
 ) -> None:
     engine.says(*said, asyncio.Event())
     with pytest.raises(PointsmanError, match="time ran out") as told:
-        await door.ask(IN_CHAT, TINY)
+        await api.ask(IN_CHAT, TINY)
     assert told.value.code == "deadline_exceeded"
     await until(lambda: engine.hung_up == 1)
     await until(lambda: ended(gateway, "deadline_exceeded") == 1)
 
 
 async def test_a_cut_before_the_first_token_leads_to_the_fallback(
-    door: Door, engine: RawEngine, gateway: Gateway
+    api: ApiClient, engine: RawEngine, gateway: Gateway
 ) -> None:
     engine.says(HEAD, in_chunks([ROLE]), End.RESET)
     with pytest.raises(Unavailable):
-        await door.ask(IN_CHAT)
+        await api.ask(IN_CHAT)
     assert engine.asked >= 2  # the path of small talk, and if it fails the default path
     assert gateway.metric("pointsman_fallbacks_total", source="small_talk", target="safe_start") == 1
 
 
 async def test_a_deadline_before_the_answer_has_its_own_error_code(
-    short_of_time: None, door: Door, engine: RawEngine
+    short_of_time: None, api: ApiClient, engine: RawEngine
 ) -> None:
     engine.says(asyncio.Event())
     with pytest.raises(DeadlineExceeded):
-        await door.ask(IN_CHAT, TINY)
+        await api.ask(IN_CHAT, TINY)

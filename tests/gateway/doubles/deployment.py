@@ -24,7 +24,7 @@ RESILIENCE = {
 
 
 @dataclass
-class Town:
+class Deployment:
     """The processes around one gateway."""
 
     folder: Path
@@ -36,7 +36,7 @@ class Town:
 
 
 @asynccontextmanager
-async def running_town(folder: Path, **settings: object) -> AsyncIterator[Town]:
+async def run_deployment(folder: Path, **settings: object) -> AsyncIterator[Deployment]:
     """Starts the engines `a` and `b` with equal answers, and `adapted`, which holds an adapter according to its
     lora-server."""
     prepare(MODEL)
@@ -54,7 +54,7 @@ async def running_town(folder: Path, **settings: object) -> AsyncIterator[Town]:
             "wal_dir": folder / "wal",
         }
         gateway = await enter(process_gateway(folder, **settings))
-        yield Town(folder, gateway, engines, retriever, valkey, lora_server)
+        yield Deployment(folder, gateway, engines, retriever, valkey, lora_server)
 
 
 def _config(folder: Path, engines: dict[str, ProcessEngine], lora_server: ProcessLoraServer) -> ConfigFolder:

@@ -14,11 +14,11 @@ from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, EvidenceStore, from_fields
 from pointsman_gateway.request_log.feedback import FeedbackQueue
-from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
+from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -61,7 +61,7 @@ def routed(of: Decision) -> Receipt:
 
 
 @dataclass(frozen=True)
-class Desk:
+class RequestLogHarness:
     """The request log of one gateway, with a real Valkey."""
 
     recorder: Recorder
@@ -95,7 +95,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
+async def run_request_log(
+    url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES
+) -> AsyncIterator[RequestLogHarness]:
     """`folder` is that of the write-ahead log; the default is a private temporary one."""
     registry = CollectorRegistry()
     metrics = RequestLogMetrics(registry)
@@ -106,7 +108,9 @@ async def desk_at(url: str, folder: Folder | None = None, max_bytes: int = MAX_R
         wal = WriteAheadLog(folder, store.writer, metrics, max_bytes)
         stack.callback(wal.close)
         recorder, queue = Recorder(store, board, metrics, wal), FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
-        yield Desk(recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics))
+        yield RequestLogHarness(
+            recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics)
+        )
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:

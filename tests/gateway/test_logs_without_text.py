@@ -20,8 +20,8 @@ from pointsman_servicekit.grpc_client import open_channel
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
 from tests.gateway.doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
-from tests.gateway.doubles.recorded import Recorded
 from tests.gateway.doubles.retriever import ScriptedRetriever
+from tests.gateway.doubles.span_recorder import Recorded
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import until
 

@@ -1,0 +1,135 @@
+"""Splits texts that are longer than the gateway's own encoder reads, and averages the vectors of their windows."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_TOKENS = 256
+"""Tokens that the encoder reads; it would silently truncate a longer text."""
+MAX_CHARACTERS = MAX_TOKENS * 32
+"""A longer text is rejected without counting its tokens, because no language's tokens are that long on average."""
+
+SPLIT_CHARACTERS = MAX_TOKENS * 8
+"""Characters of a long text that are tokenized to find the end of one window: about twice its usual length."""
+
+Vectors = NDArray[np.float32]
+
+
+class Tokenizer(Protocol):
+    def encode(self, sequence: str, /) -> Any:
+        """Returns an object with `ids`, `special_tokens_mask`, `word_ids` and `offsets`, one of each per token."""
+        ...
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A text that fits the encoder: one of the request's texts, or a part of one."""
+
+    number: int
+    """The number of the request's text."""
+    text: str
+    tokens: int
+    is_last: bool = True
+    """Whether it is the last one of its text."""
+    overflow: str = ""
+    """What was done with its text: "truncate", "mean", or nothing."""
+
+
+class WindowedAnswer:
+    """Collects the vectors of one request as OpenAI's JSON objects."""
+
+    def __init__(self, in_base64: bool) -> None:
+        """`in_base64`: vectors are written as base64 of 32-bit floats instead of as lists of numbers."""
+        self.tokens = 0
+        self._write = _base64 if in_base64 else _numbers
+        self._objects: list[bytes] = []
+        self._sum: Vectors | None = None
+        """Of the vectors of the current text so far, weighted by their tokens."""
+        self._tokens_of_text = self._windows_of_text = 0
+        self._overflows: list[dict[str, Any]] = []
+
+    def add(self, window: Window, vector: Vectors) -> None:
+        """Adds the next window; that of a whole text is written as it is."""
+        self.tokens += window.tokens
+        self._tokens_of_text += window.tokens
+        self._windows_of_text += 1
+        if window.overflow == "mean":
+            weighted = vector * window.tokens
+            self._sum = weighted if self._sum is None else self._sum + weighted
+        if window.is_last:
+            self._end_text(window, vector if self._sum is None else _normalized(self._sum))
+
+    def pieces(self, model: str) -> tuple[bytes, ...]:
+        """The response's body."""
+        usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
+        end: dict[str, Any] = {"model": model, "usage": usage}
+        if self._overflows:
+            end["pointsman"] = {"overflow": self._overflows}
+        return b'{"object":"list","data":[', b",".join(self._objects), b"],", msgspec.json.encode(end)[1:]
+
+    def _end_text(self, window: Window, vector: Vectors) -> None:
+        self._objects.append(_object(window.number, self._write(vector)))
+        if window.overflow:
+            self._overflows.append(
+                {
+                    "index": window.number,
+                    "applied": window.overflow,
+                    "windows": self._windows_of_text,
+                    "tokens_read": self._tokens_of_text,
+                }
+            )
+        self._sum, self._tokens_of_text, self._windows_of_text = None, 0, 0
+
+
+def split_text(number: int, text: str, tokenizer: Tokenizer) -> Iterator[Window]:
+    """Splits a text that is too long into windows that fit, between words where possible."""
+    start, pending = 0, None
+    while start < len(text):
+        piece = text[start : start + SPLIT_CHARACTERS]
+        end, tokens = _end_of_window(tokenizer.encode(piece), len(piece), start + len(piece) == len(text))
+        if tokens:  # otherwise it is white space
+            if pending is not None:
+                yield pending
+            pending = Window(number, piece[:end], tokens, False, "mean")
+        start += end
+    assert pending is not None  # an empty text is not too long
+    yield replace(pending, is_last=True)
+
+
+def _end_of_window(encoding: Any, length: int, is_rest: bool) -> tuple[int, int]:
+    """The characters and tokens of the window at the start of a piece with `length` characters.
+
+    `is_rest`: the piece ends where the text ends; otherwise its last word may be cut, and is left to the next window.
+    """
+    content = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
+    specials = len(encoding.ids) - len(content)
+    limit = MAX_TOKENS - specials
+    if len(content) <= (limit if is_rest else 1):
+        return length, len(encoding.ids) if content else 0
+    limit = min(limit, len(content) - 1)
+    words = encoding.word_ids
+    cut = next((at for at in range(limit, 0, -1) if words[content[at]] != words[content[at - 1]]), limit)
+    return max(1, encoding.offsets[content[cut]][0]), cut + specials
+
+
+def _normalized(vector: Vectors) -> Vectors:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
+
+
+def _object(index: int, embedding: bytes) -> bytes:
+    return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, embedding)
+
+
+def _numbers(vector: Vectors) -> bytes:
+    return msgspec.json.encode(vector.tolist())
+
+
+def _base64(vector: Vectors) -> bytes:
+    return b'"%b"' % base64.b64encode(vector.astype("<f4").tobytes())

@@ -1,0 +1,140 @@
+"""Checks one engine with real requests: its models, its adapters, a streamed answer of one token, and its key."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.config.models_file import Timeouts
+from pointsman_gateway.domain import Chunks, Message, Sampling, Usage
+from pointsman_gateway.engines.adapter_discovery import ListedModel, NotListed, find_adapters, list_models
+from pointsman_gateway.engines.engine_client import EngineRequest
+from pointsman_gateway.engines.engine_state import Engine
+from pointsman_gateway.engines.http1 import Pool
+from pointsman_gateway.engines.http_post import PooledPoster
+from pointsman_gateway.engines.openai_client import OpenAIClient
+
+ANSWER_SECONDS = 60.0
+MAX_SHOWN_NAMES = 10
+
+NO_GUARANTEES = (
+    "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
+    "swaps without a wrong token; a lora-server provides these (docs/engines.md)"
+)
+"""About adapters that no lora-server manages."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFinding:
+    level: str
+    """ "ok", "warn" or "fail"."""
+    what: str
+    detail: str
+
+
+async def check_engine(
+    engine: Engine, timeouts: Timeouts, *, discovers: bool, adapters: Collection[str]
+) -> AsyncIterator[EngineFinding]:
+    """Yields one finding after the other. `adapters` are those that the configured paths need."""
+    pool = Pool()
+    http = PooledPoster(pool, str)
+    try:
+        listed: Sequence[ListedModel] | None = None
+        try:
+            listed = await list_models(http, engine.url, engine.auth_header)
+            yield _model_finding(engine, listed)
+        except NotListed as error:
+            yield EngineFinding("fail" if discovers else "warn", "models", str(error))
+        if listed is not None and engine.auth_header:
+            yield await _auth_finding(http, engine.url)
+        names = [engine.model]
+        if discovers and listed is not None:
+            try:
+                found = find_adapters(listed, engine.model)
+            except NotListed as error:
+                yield EngineFinding("fail", "adapters", str(error))
+            else:
+                for name, reason in found.unusable.items():
+                    yield EngineFinding("warn", "adapters", f"{name!r} is ignored: {reason}")
+                missing = sorted(name for name in adapters if name not in found.usable)
+                if missing:
+                    yield EngineFinding(
+                        "fail", "adapters", f"a path needs '{missing[0]}'; it lists {_some(found.usable)}"
+                    )
+                else:
+                    yield EngineFinding("ok", "adapters", f"it lists {_some(found.usable)}")
+                yield EngineFinding("warn", "guarantees", NO_GUARANTEES)
+                names += sorted(name for name in adapters if name in found.usable) or sorted(found.usable)[:1]
+        for name in names:
+            for finding in await _answer_findings(pool, engine, name, timeouts):
+                yield finding
+    finally:
+        pool.close()
+
+
+def _model_finding(engine: Engine, listed: Sequence[ListedModel]) -> EngineFinding:
+    names = {model.id for model in listed}
+    if engine.model in names:
+        return EngineFinding("ok", "models", f"it lists '{engine.model}' among {len(names)}")
+    return EngineFinding("warn", "models", f"it does not list '{engine.model}'; it lists {_some(names)}")
+
+
+async def _auth_finding(http: PooledPoster, url: str) -> EngineFinding:
+    """Whether the engine rejects requests without the key."""
+    try:
+        await list_models(http, url, "")
+    except NotListed as error:
+        if error.outcome == "rejected":
+            return EngineFinding("ok", "key", "it is accepted, and requests without it are rejected")
+        return EngineFinding("warn", "key", f"unknown: {error}")
+    return EngineFinding("warn", "key", "it lists its models without a key too; whoever reaches it may use it")
+
+
+class _Answer:
+    """Implements `ChunkSink`: waits for the end of one answer."""
+
+    def __init__(self) -> None:
+        self.started, self.first = perf_counter(), 0.0
+        self.usage: Usage | None = None
+        self.end: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        self.first = self.first or perf_counter() - self.started
+        for chunk in chunks:
+            self.usage = chunk.usage or self.usage
+
+    def ended(self, error: Exception | None) -> None:
+        if not self.end.done():
+            self.end.set_result(error)
+
+
+async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Timeouts) -> list[EngineFinding]:
+    """Asks for one token as the gateway does: streamed, and with usage."""
+    answer, client = _Answer(), OpenAIClient(pool)
+    request = EngineRequest(
+        engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),
+        asyncio.get_running_loop().time() + ANSWER_SECONDS, engine.auth_header, timeouts,
+    )  # fmt: skip
+    transfer = client.send(request, answer)
+    error = await answer.end
+    transfer.close()
+    what = f"chat with {model}"
+    if error is not None:
+        detail = error.message if isinstance(error, PointsmanError) else f"{type(error).__name__}: {error}"
+        return [EngineFinding("fail", what, detail)]
+    found = [EngineFinding("ok", what, f"streams; the first token came after {answer.first:.2f} s")]
+    if answer.usage is None:
+        found.append(EngineFinding("fail", "usage", "the stream states none, so tokens would be estimated"))
+    else:
+        usage = answer.usage
+        found.append(
+            EngineFinding("ok", "usage", f"{usage.prompt_tokens} prompt, {usage.completion_tokens} completion")
+        )
+    return found
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(f"'{name[:200]}'" for name in sorted(names)[:MAX_SHOWN_NAMES]) or "none"
+    return f"{shown} and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else shown
