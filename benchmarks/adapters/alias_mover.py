@@ -19,6 +19,8 @@ from benchmarks.adapters.verdicts import AliasHistory
 MOVE_KINDS = ("promote", "register", "promote", "rollback", "promote", "retire", "rollback", "promote")
 CALL_SECONDS = 120.0
 """Timeout of one call."""
+MAX_EXTENSION_SECONDS = 240.0
+"""How much longer a run may last to reach the needed moves."""
 LAST_CALLS_SECONDS = 45.0
 """How long pending calls may take after the last move was started."""
 
@@ -83,16 +85,16 @@ class AliasMover:
         """The registered versions by alias."""
         return {served.alias: list(served.registered) for served in self._served}
 
-    async def run(self, until: float, interval: float) -> None:
-        """Starts a move every `interval` seconds until `until` (monotonic clock), and then waits for the pending
-        calls.
+    async def run(self, until: float, interval: float, needed: Mapping[str, int] = {}) -> None:
+        """Starts a move every `interval` seconds until `until` (monotonic clock) and until the `needed` number of moves
+        of each kind has succeeded, and then waits for the pending calls.
 
         Calls that have not returned after LAST_CALLS_SECONDS are cancelled: a smoke test gets little processor time
         under load.
         """
         turns, kinds, due = cycle(self._served), cycle(MOVE_KINDS), time.monotonic()
         calls: set[asyncio.Task[None]] = set()
-        while due < until:
+        while due < until or (due < until + MAX_EXTENSION_SECONDS and self._lacks(needed)):
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += interval
             kind = next(kinds)
@@ -108,6 +110,9 @@ class AliasMover:
         await asyncio.gather(*unanswered, return_exceptions=True)
         for one in done:
             one.result()
+
+    def _lacks(self, needed: Mapping[str, int]) -> bool:
+        return any(self.statistics.count(kind) < count for kind, count in needed.items())
 
     def _next_call(self, kind: str, served: ServedAdapter) -> "Coroutine[Any, Any, None] | None":
         """Returns a call for this kind of move, or None if this adapter cannot be moved in this way now."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class Extent:
     calm: float
     """Length of each of the two phases without changes, before and after the changes."""
     moves: float
+    needed_moves: Mapping[str, int] = field(default_factory=dict)
+    """The phase of changes lasts longer, until so many moves of these kinds have succeeded."""
 
 
 FULL = Extent(calm=40.0, moves=180.0)
@@ -87,9 +89,11 @@ async def under_load(
     async with StreamingClients(services.gateways[0], models(), QUESTIONS, MAX_TOKENS) as load:
         await load.until(lambda answers: len(answers) >= 2 * len(models()), timeout_s=180)  # warm-up
         calm = [await _wait(extent.calm)]
-        started = time.monotonic()
-        await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS)
+        started, answered = time.monotonic(), len(load.answers)
+        await mover.run(started + extent.moves, MOVE_INTERVAL_SECONDS, extent.needed_moves)
         moving = (started, time.monotonic())
+        # The second answer of each stream began after the first change, also on a slow engine.
+        await load.until(lambda answers: len(answers) >= answered + 2 * len(models()), timeout_s=180)
         await _fill_host_memory(services, mover, plan.held)
         calm.append(await _wait(extent.calm))
     return SwapResult(

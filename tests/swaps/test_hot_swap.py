@@ -19,7 +19,8 @@ from benchmarks.adapters.streaming_client import Answer, stream_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SHORT = swap.Extent(calm=3.0, moves=24.0)
+PROMOTIONS, ROLLBACKS = 3, 1
+SHORT = swap.Extent(calm=3.0, moves=24.0, needed_moves={"promote": PROMOTIONS, "rollback": ROLLBACKS})
 HELD, BATCH, GUESTS, TOKENS = 6, 2, 9, 6
 """More versions serve at once than fit into a batch, and more exist than the engine can hold."""
 LETTER = 4
@@ -57,8 +58,8 @@ async def test_no_answer_fails_and_no_token_is_wrong_while_aliases_change(servic
     assert found.verdict.failed == 0, found.verdict.errors
     assert found.verdict.wrong_tokens == 0, found.verdict.examples
     assert not found.moves.refused
-    assert found.moves.count("promote") >= 3
-    assert found.moves.count("rollback") >= 1
+    assert found.moves.count("promote") >= PROMOTIONS
+    assert found.moves.count("rollback") >= ROLLBACKS
     assert {model.partition("@")[0] for model in found.verdict.by_model} == {"smollm2-135m", "red", "green", "blue"}
     assert len(found.verdict.by_model) > 4  # more than one version of some adapter has answered
 
@@ -115,9 +116,8 @@ async def test_a_failing_canary_is_rolled_back_and_the_stable_version_serves(ser
     last = (await services.stub.History(pb.HistoryRequest(name="red", limit=1))).changes[0]
     assert (last.kind, last.author) == ("rollback", "pointsman")
     assert last.reason
-    async with asyncio.timeout(5):
-        while not await _all_by(services, stable, red[0].known.text):
-            pass
+    # The first requests may have been sent before the gateway had heard of the rollback.
+    assert await _all_by(services, stable, red[0].known.text) or await _all_by(services, stable, red[0].known.text)
 
 
 async def _letter(services: Services, user: str) -> Answer:
