@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="pointsman-gateway" \
-      org.opencontainers.image.description="The doors of Pointsman, and the line behind them: classify, route, prompt, answer, meter." \
+      org.opencontainers.image.description="Routes each request to a prompted or a fine-tuned model, answers it, and prices the answer." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/pointsman /opt/pointsman
@@ -36,7 +36,7 @@ ENV PATH=/opt/pointsman/venv/bin:$PATH \
     POINTSMAN_GATEWAY_HTTP_LISTEN=0.0.0.0:8080 \
     POINTSMAN_GATEWAY_GRPC_LISTEN=0.0.0.0:8081
 USER 10001:10001
-EXPOSE 8080 8081
+EXPOSE 8080 8081 9080
 # Kubernetes asks by its own probes; this is for those who run the image otherwise, and without TLS.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
