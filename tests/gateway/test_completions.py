@@ -120,7 +120,7 @@ async def test_a_named_models_engine_gets_all_prompts_in_one_call(
     assert choices == {0: ("aA", "stop"), 1: ("bB", "stop"), 2: ("cC", "length"), 3: ("d", "stop")}
     assert used is not None
     assert (used.prompt_tokens, used.completion_tokens) == (30, 7)
-    assert [(body["prompt"], body["n"]) for body in engine.bodies] == [(prompt, 2)]
+    assert [(body["prompt"], body["n"]) for body in engine.bodies] == [(prompt, n)]
 
 
 def test_tokens_are_estimated_for_all_choices_of_all_prompts() -> None:

@@ -20,7 +20,7 @@ from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, Tra
 from pointsman_gateway.engines.http1 import Connection, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.app import build_app
-from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.connection_limits import RESERVED_CONNECTIONS, ConnectionLimits
 from pointsman_gateway.http.fast_connection import FastConnection
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
@@ -241,8 +241,10 @@ async def test_connections_beyond_the_limit_are_not_read(gateway: Gateway) -> No
     components = gateway.components
     dependencies = http_dependencies(components)
     config, full = Config(build_app(dependencies), log_config=None), ConnectionLimits(max_connections=0)
-    connection = FastConnection(config, ServerState(), {}, full, ChatReader(dependencies))
-    wire = Wire()
+    state = ServerState()
+    for _ in range(RESERVED_CONNECTIONS):
+        FastConnection(config, state, {}, full, ChatReader(dependencies)).connection_made(Wire())
+    connection, wire = FastConnection(config, state, {}, full, ChatReader(dependencies)), Wire()
     connection.connection_made(wire)
     connection.data_received(request("path:small_talk"))
     assert wire.written.startswith(b"HTTP/1.1 503")

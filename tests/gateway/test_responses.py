@@ -63,7 +63,6 @@ SCRIPTS: dict[str, list[Step]] = {
     "text and a tool": [chunk("Wait."), *calling(0, "refund", "{}"), chunk(finish="tool_calls"), usage(), DONE],
     "thoughts": [chunk(reasoning="Hm"), chunk(reasoning_content="m."), chunk("Yes", finish="stop"), usage(), DONE],
     "a refusal": [chunk(refusal="I will "), chunk(refusal="not."), chunk(finish="stop"), usage(), DONE],
-    "a choice too many": [chunk("a"), chunk("b", index=1), chunk(finish="stop"), usage(), DONE],
     "logprobs": [chunk("Hi", logprobs={"content": [token("Hi")]}, finish="stop"), usage(), DONE],
 }  # fmt: skip
 

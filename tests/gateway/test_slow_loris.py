@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
-from pointsman_gateway.http.connection_limits import ConnectionLimits
+from pointsman_gateway.http.connection_limits import RESERVED_CONNECTIONS, ConnectionLimits
 from pointsman_gateway.http.server import serve_http
 
 from tests.gateway.doubles.waiting import until
@@ -233,13 +234,15 @@ async def test_while_slow_clients_wait_others_are_served(app: App) -> None:
 
 async def test_connections_beyond_the_limit_are_rejected_and_accepted_again_later(app: App) -> None:
     async with connecting(app, replace(BRISK, max_connections=2)) as connect:
-        first, second = await connect(), await connect()
-        for client in first, second:  # so that they are there before the third one
-            await client.send(HEAD + b"content-length: 0\r\n\r\n")
-            await client.answer()
-        third = await connect()
-        assert await third.refusal() == (503, "too_many_connections")
-        first.writer.close()
+        clients = []
+        for number in range(2 + RESERVED_CONNECTIONS):
+            clients.append(await connect())
+            # A request in progress: an idle connection would be closed for the next one.
+            await clients[-1].send(HEAD + b"content-length: 5\r\n\r\nab")
+            await until(partial(_has_begun, app, number + 1))
+        last = await connect()
+        assert await last.refusal() == (503, "too_many_connections")
+        clients[0].writer.close()
 
         async def is_taken() -> bool:
             client = await connect()
@@ -252,6 +255,10 @@ async def test_connections_beyond_the_limit_are_rejected_and_accepted_again_late
         async with asyncio.timeout(20):
             while not await is_taken():
                 pass
+
+
+def _has_begun(app: App, count: int) -> bool:
+    return app.begun == count
 
 
 TOO_LARGE = {
