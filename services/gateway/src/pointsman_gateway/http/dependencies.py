@@ -20,6 +20,9 @@ from pointsman_gateway.http.encoding import Encoder
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 
+HAS_RECEIPT = "pointsman.has_receipt"
+"""Key in the ASGI scope of a request that has reached the pipeline, which writes the receipt itself."""
+
 
 class Configuration(Protocol):
     """The active configuration."""

@@ -12,8 +12,7 @@ from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, Prompt
-from pointsman_gateway.http.dependencies import caller_of_request, deadline_of_request, dependencies_of
-from pointsman_gateway.http.errors import HAS_RECEIPT
+from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
 from pointsman_gateway.http.openai.chat import RouteBody
 from pointsman_gateway.http.openai.fields import StrictBody
 
