@@ -79,7 +79,7 @@ class FtsScores:
 
 
 class FtsWords:
-    """FTS5 in a file, with the interface of the retriever's `WordIndex`."""
+    """BM25 search by SQLite's FTS5 in a database file, with the interface of the retriever's `WordIndex`."""
 
     count = 0
 

@@ -1,4 +1,4 @@
-"""Settings are read from the environment at the start."""
+"""The lora-server reads its settings from environment variables, and rejects invalid ones."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def _any(outcome: Outcome) -> bool:
 
 
 class Load:
-    """A number of concurrent clients, which send requests until they are stopped."""
+    """Concurrent clients that send one request after the other until they are stopped."""
 
     def __init__(self, url: str, text: str, deadline: float, model: str) -> None:
         self.outcomes: list[Outcome] = []

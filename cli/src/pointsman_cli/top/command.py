@@ -149,7 +149,7 @@ def _bad(line: str) -> Text:
 
 
 def _seconds(value: float | None) -> str:
-    """At most six characters below three hours."""
+    """A duration for a table column: at most six characters wide if it is below three hours."""
     if value is None:
         return _NOTHING
     if value < 0.0095:

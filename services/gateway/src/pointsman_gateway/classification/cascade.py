@@ -238,7 +238,7 @@ class CascadeClassifier:
         return labels or self._by_encoder(excerpt, output)
 
     async def embed(self, text: str) -> Vector:
-        """Return the encoder's vector, (dimensions,), for a request whose task is known already."""
+        """Return the embedding of `text`, shape (dimensions,), without classifying it."""
         excerpt = token_excerpt(text, self._tokenizer)
         vectors = await asyncio.to_thread(self._embedder.embed, [excerpt.text])
         return np.asarray(vectors[0])

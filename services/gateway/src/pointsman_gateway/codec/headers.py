@@ -18,7 +18,7 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """The key in a request's headers: "authorization: Bearer KEY", or without that header Azure's "api-key: KEY"."""
+    """The key from "authorization: Bearer KEY"; if that header is absent, from Azure's "api-key: KEY"."""
     authorization = headers.get(b"authorization")
     if authorization is None:
         return headers.get(b"api-key", b"").decode("latin-1").strip()

@@ -180,7 +180,7 @@ class EngineStates(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Empty, so that registering the collector reads no state."""
+        """Returns no metrics: the registry calls it at registration, before there is any state to read."""
         return iter(())
 
     def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:

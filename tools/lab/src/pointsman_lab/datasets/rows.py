@@ -77,7 +77,7 @@ def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def group_of(key: str) -> str:
-    """Equal for prompts that differ only by numbers, so that all of them are held out or none is."""
+    """Returns the key with its numbers replaced. Prompts with the same result are held out together or not at all."""
     return _DIGITS.sub("0", key)
 
 

@@ -27,7 +27,7 @@ class Block(Protocol):
         ...
 
     def transposed_times(self, residuals: Floats) -> Floats:
-        """Multiply the transposed matrix with residuals (rows, tasks) to (features, tasks)."""
+        """Return the transposed feature matrix times `residuals`: (rows, tasks) becomes (features, tasks)."""
         ...
 
 
