@@ -13,9 +13,11 @@ from tests.gateway.doubles.waiting import found
 
 
 class ProcessGateway(Process):
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], more: Mapping[str, str] = {}) -> None:
+        """`more` are further environment variables."""
         given = {"http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0"} | dict(settings)
-        environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()}
+        environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()} | dict(more)
+        self.http_address = str(given["http_listen"])
         listening = r"HTTP on (127.0.0.1:[1-9]\d*), gRPC on (127.0.0.1:[1-9]\d*)"
         super().__init__([sys.executable, "-m", "pointsman_gateway"], environment, folder / "gateway.log", listening)
         self.url = ""
