@@ -86,6 +86,7 @@ async def test_every_store_of_the_gateway_works_and_a_killed_node_loses_no_recei
         for _ in range(20):
             assert (await ask(IN_CHAT)).status == 200
         await node.start()
+        await found(cluster.is_complete, PATIENCE)
 
     async def complete() -> bool:
         return set(sent) <= {one["id"] for one in (await receipts_in(cluster.url)).decided}
@@ -116,7 +117,8 @@ async def test_stores_whose_keys_are_of_one_tenant_or_day(cluster: ClusterGroup)
 
 async def test_the_registry_of_adapters_works_and_survives_a_killed_node(cluster: ClusterGroup, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
-    server = ServerProcess(tmp_path / "server", base, "engine", cluster.url, tmp_path / "store")
+    more = {"SMOKE_TEST": "off"}
+    server = ServerProcess(tmp_path / "server", base, "engine", cluster.url, tmp_path / "store", more=more)
     try:
         await server.start_with_engine()
         versions = []
@@ -133,6 +135,7 @@ async def test_the_registry_of_adapters_works_and_survives_a_killed_node(cluster
         node.kill()
         assert await moved_to(versions[1])  # it keeps serving
         await node.start()
+        await found(cluster.is_complete, PATIENCE)
         await server.promote("triage@prod", versions[0])
         await server.until(lambda: moved_to(versions[0]))
         history = await server.call("History", pb.HistoryRequest(name="triage", limit=10))
