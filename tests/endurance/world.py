@@ -21,7 +21,7 @@ from pointsman_servicekit.keys.records import NO_LIMITS, Limits
 
 from tests.endurance.engines import ADAPTERS, ROOT, EngineKind
 from tests.endurance.schedule import GATEWAYS
-from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.process_gateway import ProcessGateway, fit_classifier
 from tests.gateway.doubles.process_retriever import ProcessRetriever
 from tests.gateway.doubles.processes import Process
 from tests.gateway.doubles.tenancy import issue
@@ -141,6 +141,7 @@ async def running_world(folder: Path, make_kind: Any) -> AsyncIterator[World]:
             folder / "lora-server", kind.base, "local", valkey.url, folder / "store", more={**metrics, **kind.settings}
         )
         _configure(folder / "helpdesk" / "config", lora_server.address)
+        fit_classifier(folder / "helpdesk" / "config", folder / "classifier")
         gateways = {name: _gateway(folder, name, valkey, retriever) for name in GATEWAYS}
         addresses = [gateway.http_address for gateway in gateways.values()]
         targets = {
@@ -190,6 +191,7 @@ def _gateway(folder: Path, name: str, valkey: Valkey, retriever: ProcessRetrieve
         "embedding_model": EMBEDDING_MODEL,
         "retriever": retriever.address,
         "redis_url": valkey.url,
+        "classifier": folder / "classifier",
         "wal_dir": folder / f"{name}-wal",
         "auth": "on",
         "http_listen": free_address(),

@@ -18,7 +18,7 @@ from pointsman_servicekit.keys.records import NANO, NO_LIMITS, Limits
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.deployment import MODEL
 from tests.gateway.doubles.process_engine import process_engine
-from tests.gateway.doubles.process_gateway import ProcessGateway
+from tests.gateway.doubles.process_gateway import ProcessGateway, fit_classifier
 from tests.gateway.doubles.tenancy import issue
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.valkey_groups import ClusterGroup, SentinelGroup, is_primary
@@ -220,6 +220,7 @@ async def shared_budget(folder: Path, group: Group) -> AsyncIterator[SharedBudge
         engine = await stack.enter_async_context(process_engine(folder, "a", first=0.0, gap=0.0))
         config.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
         settings: dict[str, Any] = {"config": config.write(), "embedding_model": MODEL}
+        settings["classifier"] = fit_classifier(config.folder, folder / "classifier")
         settings |= {"redis_url": group.url, "auth": "on", "shutdown_delay": 0}
         gateways = []
         for number in range(GATEWAYS):
