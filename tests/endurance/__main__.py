@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ class Run:
     def __init__(self, world: World, prometheus: Prometheus | None, options: argparse.Namespace) -> None:
         self._world, self._prometheus, self._options = world, prometheus, options
         self._truth, self._memory = Truth(), Memory()
-        self._load = Load(world, self._truth, 1.0 if options.engine == "scripted" else 0.1)
+        self._load = Load(world, self._truth, options.speed)
         self._faults = Faults(world, self._truth, self._load)
         self._events: list[Event] = []
         self.begun = time.monotonic()
@@ -106,7 +107,7 @@ class Run:
         """Checks requests and keys every second, and samples memory."""
         sampled = -SAMPLE_SECONDS
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.5)
             self.invariants.check_records()
             with suppress(OSError, aiohttp.ClientError):  # a gateway is away
                 async with asyncio.timeout(5):  # or suspended
@@ -114,6 +115,7 @@ class Run:
                     await self.invariants.watch_fallbacks()
             if self._now() > sampled + SAMPLE_SECONDS:
                 sampled = self._now()
+                self.invariants.waits.sample_load()
                 for name in schedule.SERVICES:
                     if pid := self._world.pid(name):
                         self._memory.sample(name, pid, sampled)
@@ -146,6 +148,13 @@ class Run:
                 name: f"{first:.0f} -> {last:.0f} MB in {seconds / 60:.0f} min, {slope:+.1f} MB/h"
                 for name, seconds, first, last, slope in self._memory.table()
             },
+            "machine": {
+                "mean load": round(statistics.fmean(self.invariants.waits.loads or [0.0]), 1),
+                "waiting for a processor": {
+                    name: f"{100 * self.invariants.waits.share(name):.0f} %" for name in self.invariants.waits.samples
+                },
+                "niceness": os.nice(0),
+            },
             "slowest recovery": max(self._faults.recovery_seconds.values(), default=0.0),
             "violations": self.invariants.violations,
         }
@@ -174,8 +183,10 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2)), help="drawn and printed if absent")
     parser.add_argument("--engine", choices=tuple(KINDS), default="real")
+    parser.add_argument("--speed", type=float, help="1: about 25 requests a second; by default 0.5, with vLLM 0.1")
     parser.add_argument("--out", help="an empty folder for state and logs, which is kept")
     given = parser.parse_args()
+    given.speed = given.speed or (0.5 if given.engine == "scripted" else 0.1)
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(f"seed {given.seed}, commit {revision.stdout.strip()}, engine {given.engine}, {given.minutes:g} minutes")
     sys.exit(asyncio.run(main(given)))

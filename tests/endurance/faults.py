@@ -27,6 +27,7 @@ from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
 DOCUMENT = "ferry.md"
+NOTICE_SECONDS = 60.0
 CHANGE_SECONDS = 20.0
 """Time limit of a change. Its outcome is unknown after that."""
 
@@ -88,14 +89,29 @@ class Faults:
         elif event.kind == "break configuration":
             file = self._world.config / "paths.yaml"
             text = file.read_text()
+            before = await self._refused_reloads()
             file.write_text(text.replace("paths:", "paths: {", 1) if event.number % 2 else text + "\n  x: {modle: y}\n")
             yield
+            await self._until_refused(before)
             file.write_text(text)
         else:
             raise AssertionError(event)
         began = time.monotonic()
         await self._until_ready()
         self.recovery_seconds[event] = time.monotonic() - began
+
+    async def _refused_reloads(self) -> list[float]:
+        names = {"name": "pointsman_config_reloads_total", "outcome": "refused"}
+        return [await gateway.metric(**names) for gateway in self._world.gateways.values()]
+
+    async def _until_refused(self, before: list[float]) -> None:
+        """Returns once both gateways have looked at the configuration, which may take long on a busy machine."""
+
+        async def is_refused() -> bool:
+            return all(now > then for now, then in zip(await self._refused_reloads(), before, strict=True))
+
+        with contextlib.suppress(TimeoutError):  # the missing alert is reported at the end
+            await found(is_refused, NOTICE_SECONDS)
 
     @asynccontextmanager
     async def _process_fault(self, event: Event) -> AsyncIterator[None]:

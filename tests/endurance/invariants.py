@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections import Counter, defaultdict
@@ -16,6 +17,7 @@ from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.redis_clients import open_client
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.endurance.cpu import CpuWaits
 from tests.endurance.faults import Faults
 from tests.endurance.load import Load
 from tests.endurance.schedule import GATEWAYS, Event
@@ -29,7 +31,7 @@ from tests.endurance.truth import (
 from tests.endurance.world import SPENDER_PER_MINUTE, World
 
 DEADLINE_SLACK_SECONDS = 1.0
-"""For the way to the client, which shares the machine with everything else."""
+"""For the way to the client. The time in which gateway or clients waited for a processor does not count."""
 FLUSH_SECONDS = 60.0
 REVISION = re.compile(r"revision-\d+-")
 
@@ -57,6 +59,7 @@ class Invariants:
     """The receipts in Redis, by decision or, without one, by stream id."""
     fallbacks: list[float] = field(default_factory=list)
     """When a gateway enforced a limit by itself, because Redis did not answer in 50 ms: on a busy machine, too."""
+    waits: CpuWaits = field(default_factory=CpuWaits)
     _last: dict[str, str] = field(default_factory=dict)
     _fallbacks: dict[str, float] = field(default_factory=dict)
 
@@ -66,8 +69,15 @@ class Invariants:
 
     # -- each request
 
+    def sample_waits(self) -> None:
+        now = time.monotonic()
+        self.waits.sample("clients", os.getpid(), now)
+        for name, gateway in self.world.gateways.items():
+            self.waits.sample(name, gateway.pid, now)
+
     def check_records(self) -> None:
         """Checks the requests that have ended since the last call."""
+        self.sample_waits()
         for record in self.load.records[self.checked :]:
             for problem in self._problems(record):
                 self.violate(
@@ -79,6 +89,7 @@ class Invariants:
         sent, ended = record.sent, record.ended
         gateway_was_away = self._overlaps(sent, ended, record.gateway)
         late = ended - sent - record.deadline
+        late -= self.waits.between(record.gateway, sent, ended) + self.waits.between("clients", sent, ended)
         if late > DEADLINE_SLACK_SECONDS and not gateway_was_away:
             yield f"ended {late:.1f} s after its deadline ({record.code or 'answered'})"
         if record.code == "cut off" and not gateway_was_away:
