@@ -46,7 +46,7 @@ async def process(
     """Authentication is on."""
     await neighbours.ready()
     neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
-    neighbours.config.models["aliases"] = {"claude-sonnet-4-5": "auto"}
+    neighbours.config.models["aliases"] = {"claude-sonnet-5": "auto"}
     settings = {"embedding_model": model_folder, "retriever": neighbours.retriever.address, "redis_url": valkey.url}
     config = neighbours.config.write()
     async with process_gateway(tmp_path, config=config, wal_dir=tmp_path / "wal", auth="on", **settings) as process:
@@ -81,7 +81,7 @@ async def test_everything_that_a_client_does(
 
 async def plain(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " you", prompt_tokens=30, cached_tokens=16))
-    for model in ("auto", "claude-sonnet-4-5"):
+    for model in ("auto", "claude-sonnet-5"):
         message = await client.messages.create(**{**ASKED, "model": model}, system="Be kind.", extra_body={"temperature": 0})
         assert "".join([block.text for block in message.content if block.type == "text"]) == "Hello you"
         assert (message.stop_reason, message.role, message.model) == ("end_turn", "assistant", "tiny")
