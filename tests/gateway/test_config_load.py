@@ -422,7 +422,7 @@ def test_a_key_is_read_from_the_environment_and_sent_as_its_provider_expects(
     with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
         bootstrap.to_engine("cloud", loaded)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
-    assert bootstrap.to_engine("cloud", loaded).auth_header == header
+    assert bootstrap.to_engine("cloud", loaded).api.auth_header == header
 
 
 @pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])
@@ -465,5 +465,5 @@ def test_the_flywheel_tests_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_an_unknown_provider_is_rejected_with_the_known_ones(config_folder: ConfigFolder) -> None:
     config_folder.models["engines"]["cloud"] = {"model": "tiny", "url": "http://x/", "provider": "acme"}
-    with pytest.raises(ConfigError, match="unknown provider 'acme'; known: anthropic, azure, openai"):
+    with pytest.raises(ConfigError, match="unknown provider 'acme'; known: anthropic, azure, azure-deployments,"):
         load_config(config_folder.write(), {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
+from urllib.parse import urlsplit
 
 from pointsman_servicekit.logs import request_id
 
@@ -31,8 +32,9 @@ class PooledPoster:
         self, method: str, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int
     ) -> HttpReply:
         origin = origin_of(url)
+        query = f"?{query}" if (query := urlsplit(url).query) else ""
         head = (
-            f"{method} {origin.path} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
+            f"{method} {origin.path}{query} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
             f"{self._trace_headers()}{auth_header}"
         ).encode("latin-1")
         try:
@@ -66,8 +68,7 @@ class PooledPoster:
         except BaseException:
             connection.close()
             raise
-        wait = connection.retry_after
-        reply = HttpReply(connection.status, pieces, float(wait) if wait.isdecimal() else None, connection.location)
+        reply = HttpReply(connection.status, pieces, connection.retry_after, connection.location)
         self._pool.release(origin, connection)
         return reply
 
