@@ -171,9 +171,12 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("models", "engines", "local", "adapters", to="discover"),
-            "'adapters: discover' is for engines with a ur",
+            "'adapters' is for engines with a url",
         ),
-        (_set("models", "engines", "local", "adapters", to="all"), "'engines.local.adapters': Input should be 'discov"),
+        (
+            _set("models", "engines", "local", "adapters", to="all"),
+            "'engines.local.adapters': Value error, write discover, or",
+        ),
         (_set("models", "aliases", to={"gpt": "sql"}), "models.yaml: alias 'gpt' names 'sql'; known: "),
         (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
         (
@@ -439,7 +442,11 @@ SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
 @pytest.mark.parametrize(
     ("shadow", "rest", "told"),
     [
-        ({"paths": ["triage_few"]}, {}, "shadow of task 'triage' names path 'triage_few'; known:"),
+        (
+            {"paths": ["triage_few"]},
+            {},
+            "shadow of task 'triage' names path 'triage_few'; did you mean 'triage_few_shot'? known:",
+        ),
         ({"paths": ["triage_adapter"]}, {}, "names the only path that the task takes"),
         ({"paths": ["triage_few_shot", "triage_few_shot"]}, {}, "names a path twice"),
         ({"rate_by": "validators"}, {}, "the task has none; write validators"),

@@ -170,7 +170,7 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         ),
         (500, "boom", EngineFailed, "engine_error", None, "engine 'a' answered 500: \"boom\""),
         (503, {}, TransientFailure, "engine_error", None, "engine 'a' answered 503: {}"),
-        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
+        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302, a redirect to ''"),
     ],
 )
 async def test_an_engines_status_maps_to_a_caller_or_engine_error(

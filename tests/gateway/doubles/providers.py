@@ -22,6 +22,7 @@ OPENAI_FIELDS = frozenset(
         "reasoning_effort",
     )
 )
+HINTS = frozenset({"prompt_cache_key", "safety_identifier", "verbosity", "modalities", "prediction"})
 NO_LOGPROBS = frozenset({"logit_bias", "logprobs", "top_logprobs", "n"})
 
 
@@ -132,15 +133,15 @@ SHAPES: dict[str, Shape] = {
     "openai": Shape(
         "/v1/chat/completions",
         Failure(401, openai_error("Incorrect API key provided: sk-wrong.", "invalid_api_key")),
-        OPENAI_BUSY, 1.5, OPENAI_FIELDS, UNRECOGNIZED, OPENAI_STREAM, "gpt-4o-mini", cached=8,
+        OPENAI_BUSY, 1.5, OPENAI_FIELDS | HINTS, UNRECOGNIZED, OPENAI_STREAM, "gpt-4o-mini", cached=8,
     ),
     "azure": Shape(
-        "/openai/v1/chat/completions", AZURE_DENIED, AZURE_BUSY, 6.5, OPENAI_FIELDS, UNRECOGNIZED, AZURE_STREAM,
+        "/openai/v1/chat/completions", AZURE_DENIED, AZURE_BUSY, 6.5, OPENAI_FIELDS | HINTS, UNRECOGNIZED, AZURE_STREAM,
         "my-deployment", header="api-key", scheme="", cached=8,
     ),
     "azure-deployments": Shape(
         "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21", AZURE_DENIED, AZURE_BUSY, 6.5,
-        OPENAI_FIELDS, UNRECOGNIZED, AZURE_STREAM, "my-deployment", header="api-key", scheme="", cached=8,
+        OPENAI_FIELDS | HINTS, UNRECOGNIZED, AZURE_STREAM, "my-deployment", header="api-key", scheme="", cached=8,
         models="/openai/models?api-version=2024-10-21",
     ),
     "gemini": Shape(  # the usage is in every event, and errors are in a list
@@ -187,7 +188,8 @@ SHAPES: dict[str, Shape] = {
         "/api/v1/chat/completions", Failure(401, {"error": {"message": "User not found.", "code": 401}}),
         Failure(429, {"error": {"message": "Rate limit exceeded", "code": 429, "metadata": {"headers": {}}}},
                 {"retry-after": "4", "x-ratelimit-reset": "1764320000000"}), 4.0,
-        OPENAI_FIELDS - {"max_completion_tokens"} | {"max_tokens", "top_k", "min_p"}, UNRECOGNIZED,
+        OPENAI_FIELDS - {"max_completion_tokens"} | HINTS | {"max_tokens", "top_k", "min_p"},
+        UNRECOGNIZED,
         [b": OPENROUTER PROCESSING\n\n", b": OPENROUTER PROCESSING\n\n", ROLE, event("Hello"), event(" there"),
          event("", "stop"), {**event(""), "choices": [], "usage": counted(cached=8, cost=0.0001)}],
         "meta-llama/llama-3.3-70b-instruct", cached=8,

@@ -30,9 +30,7 @@ def _single_file() -> type[BaseModel]:
     fields: dict[str, Any] = {
         name: (field.annotation, field) for file in _FILES.values() for name, field in file.model_fields.items()
     }
-    fields |= {
-        name: (field.annotation, field) for name, field in ExampleFile.model_fields.items() if name != "config"
-    }
+    fields |= {name: (field.annotation, field) for name, field in ExampleFile.model_fields.items() if name != "config"}
     return create_model("Configuration", __base__=Strict, prompts=(dict[str, str], {}), **fields)
 
 

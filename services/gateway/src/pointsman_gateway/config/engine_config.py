@@ -32,7 +32,6 @@ ProviderName = Annotated[str | None, AfterValidator(check_provider)]
 """A name in providers.yaml."""
 
 
-
 def name_providers(schema: dict[str, Any]) -> None:
     """In the JSON Schema, a provider is one of the known ones."""
     schema["anyOf"] = [{"enum": sorted(providers())}, {"type": "null"}]
