@@ -1,6 +1,10 @@
 """Loads the embedding models, trains or loads the classifier, and builds the models of `/v1/embeddings`."""
 
+import json
 import logging
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +16,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.bootstrap.engine_discovery import check_url
 from pointsman_gateway.bootstrap.stages import TrainedClassifier
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.fitting.fit import Progress, fit_classifier, no_progress
-from pointsman_gateway.classification.model import ClassifierModel, FitOrigin, FitSettings, fit_origin, load
+from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitOrigin, FitSettings, fit_origin, load
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
@@ -32,11 +35,12 @@ log = logging.getLogger(__name__)
 class EmbeddingModels:
     static: StaticModel
     encoder: MiniLM
+    folder: Path
 
     @classmethod
     def load(cls, folder: Path) -> "EmbeddingModels":
         """Raises ModelMissing."""
-        return cls(StaticModel.load(folder), MiniLM.load(folder))
+        return cls(StaticModel.load(folder), MiniLM.load(folder), folder)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
@@ -55,18 +59,34 @@ def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
-def train_classifier(config: Config, models: EmbeddingModels, progress: Progress = no_progress) -> TrainedClassifier:
-    """Raises ConfigError."""
+FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
+
+
+def train_classifier(config: Config, models: EmbeddingModels) -> TrainedClassifier:
+    """Fit in a process of its own, and load the result. Raises ConfigError."""
     started = time.perf_counter()
-    try:
-        fitted = fit_classifier(
-            example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
+    with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as folder:
+        file = Path(folder) / "classifier.zip"
+        order = FitOrder(
+            example_texts(config), config.out_of_scope, fit_settings(config), str(models.folder.resolve()), str(file)
         )
-    except PointsmanError as error:
-        raise ConfigError(error.message) from error
+        done = subprocess.run(
+            [sys.executable, "-m", FIT_PROGRAM], input=order.to_json(), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ConfigError(_reason(done))
+        fitted = load(file, origin(config, models))
     examples, seconds = sum(map(len, config.examples.values())), time.perf_counter() - started
-    log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.accuracy)
-    return _to_trained(fitted, models)
+    log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.report.accuracy)
+    return to_trained(fitted, models)
+
+
+def _reason(failed: subprocess.CompletedProcess[str]) -> str:
+    try:
+        return str(json.loads(failed.stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        last = (failed.stderr.strip() or "it printed nothing").splitlines()[-1]
+        return f"the classifier could not be trained: the process ended with status {failed.returncode}: {last}"
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> TrainedClassifier:
@@ -75,7 +95,7 @@ def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> Trai
     Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
     """
     try:
-        return _to_trained(load(file, origin(config, models)), models)
+        return to_trained(load(file, origin(config, models)), models)
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier {file}; `pointsman classifier fit` makes it") from None
     except PointsmanError as error:
@@ -101,7 +121,7 @@ class ClassifierCache:
         return self._last[1]
 
 
-def _to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
+def to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
     return TrainedClassifier(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)
 
 

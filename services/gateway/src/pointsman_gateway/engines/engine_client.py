@@ -15,13 +15,13 @@ stream_idle_timeout      yes                        nothing: the answer has begu
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
-from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -30,8 +30,7 @@ STALL_SECONDS = 5.0
 """Seconds of silence to all its requests after which an engine has failed, even if the client gave up first."""
 
 
-@value
-class CompletionRequest:
+class CompletionRequest(msgspec.Struct, frozen=True):
     """What to generate, independent of the engine."""
 
     messages: Sequence[Message]
@@ -46,8 +45,7 @@ class CompletionRequest:
     caller: Caller = ANONYMOUS
 
 
-@value
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     engine: str
     url: str
     model: str
