@@ -82,7 +82,9 @@ async def test_everything_that_a_client_does(
 async def plain(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " you", prompt_tokens=30, cached_tokens=16))
     for model in ("auto", "claude-sonnet-5"):
-        message = await client.messages.create(**{**ASKED, "model": model}, system="Be kind.", extra_body={"temperature": 0})
+        message = await client.messages.create(
+            **{**ASKED, "model": model}, system="Be kind.", extra_body={"temperature": 0}
+        )
         assert "".join([block.text for block in message.content if block.type == "text"]) == "Hello you"
         assert (message.stop_reason, message.role, message.model) == ("end_turn", "assistant", "tiny")
         assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (14, 16)

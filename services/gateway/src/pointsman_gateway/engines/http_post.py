@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.config.providers import VLLM_FIELDS
+from pointsman_gateway.config.providers import VLLM
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool, TimedOut, origin_of
@@ -43,8 +44,9 @@ class PooledPoster:
         self, method: str, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int
     ) -> HttpReply:
         origin = origin_of(url)
+        query = f"?{query}" if (query := urlsplit(url).query) else ""
         head = (
-            f"{method} {origin.path} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
+            f"{method} {origin.path}{query} HTTP/1.1\r\n{origin.headers}x-request-id: {request_id.get()}\r\n"
             f"{self._trace_headers()}{auth_header}"
         ).encode("latin-1")
         try:
@@ -78,8 +80,7 @@ class PooledPoster:
         except BaseException:
             connection.close()
             raise
-        wait = connection.retry_after
-        reply = HttpReply(connection.status, pieces, float(wait) if wait.isdecimal() else None, connection.location)
+        reply = HttpReply(connection.status, pieces, connection.retry_after, connection.location)
         self._pool.release(origin, connection)
         return reply
 
@@ -123,14 +124,14 @@ class TokenCounter:
         except PointsmanError:
             return None
         for target in targets:
-            if self._http is not None and target.settings.accepted_fields.kind == VLLM_FIELDS:
+            if self._http is not None and target.settings.accepted_fields.kind == VLLM:
                 return await self._count_on(self._http, target, _tokenize_body(target, messages, fields), deadline)
         return None
 
     async def _count_on(self, http: HttpPoster, target: Target, body: bytes, deadline: float) -> int | None:
         engine, deadline = target.engine, min(deadline, self._clock() + COUNT_SECONDS)
         try:
-            reply = await http.post(f"{engine.url}/tokenize", engine.auth_header, body, deadline, MAX_COUNT_BYTES)
+            reply = await http.post(f"{engine.url}/tokenize", engine.api.auth_header, body, deadline, MAX_COUNT_BYTES)
             return msgspec.json.decode(b"".join(reply.pieces), type=_Counted).count if reply.status == 200 else None
         except (HttpUnreachable, msgspec.MsgspecError):
             return None
@@ -145,4 +146,4 @@ def _tokenize_body(target: Target, messages: Sequence[Message], fields: Mapping[
         thinking = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
         body["chat_template_kwargs"] = {**thinking, **body.get("chat_template_kwargs", {})}
     shown = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
-    return msgspec.json.encode({**body, "model": target.model, "messages": shown})
+    return msgspec.json.encode({**body, "model": target.upstream_model, "messages": shown})
