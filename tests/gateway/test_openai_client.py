@@ -3,12 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
-from pointsman_gateway.engines.engine_client import EngineFailed, EngineRequest, NotServed, TransientFailure
+from pointsman_gateway.engines.engine_client import (
+    EngineFailed,
+    EngineRequest,
+    NotServed,
+    TransientFailure,
+    counts_against_engine,
+)
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
@@ -77,7 +85,7 @@ async def test_the_engine_gets_exactly_the_given_parameters(engine: ScriptedEngi
     await collect(
         stream(
             sampling=sampling,
-            auth_header="authorization: Bearer sk-1\r\n",
+            api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"),
             messages=[Message("tool", "4", {"tool_call_id": "c1"})],
         )
     )
@@ -139,6 +147,29 @@ async def test_events_may_be_split_anywhere_and_contain_comments(engine: Scripte
     assert await collect(stream()) == [Chunk(content="Hé")]
 
 
+@pytest.mark.parametrize(
+    ("code", "family"), [(400, InvalidArgument), (404, NotServed), (500, TransientFailure), ("bad", TransientFailure)]
+)
+async def test_an_error_at_the_start_of_a_stream_counts_as_its_status(
+    engine: ScriptedEngine, stream: Stream, code: Any, family: type[PointsmanError]
+) -> None:
+    error = {"message": "Invalid grammar", "type": "BadRequestError", "param": "tools", "code": code}
+    engine.says({"error": error}, DONE)
+
+    with pytest.raises(family, match="Invalid grammar") as told:
+        await collect(stream())
+
+    assert counts_against_engine(told.value) == (family is TransientFailure)
+    assert told.value.param == ("tools" if code == 400 else None)
+
+
+async def test_an_error_after_the_first_token_is_the_engines(engine: ScriptedEngine, stream: Stream) -> None:
+    engine.says(chunk("a"), {"error": {"message": "list index out of range", "code": 400}}, DONE)
+
+    with pytest.raises(TransientFailure, match="list index"):
+        await collect(stream())
+
+
 VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}
 
 
@@ -168,7 +199,7 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         ),
         (500, "boom", EngineFailed, "engine_error", None, "engine 'a' answered 500: \"boom\""),
         (503, {}, TransientFailure, "engine_error", None, "engine 'a' answered 503: {}"),
-        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
+        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302, a redirect to ''"),
     ],
 )
 async def test_an_engines_status_maps_to_a_caller_or_engine_error(

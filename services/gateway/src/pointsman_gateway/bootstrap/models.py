@@ -13,15 +13,16 @@ from pathlib import Path
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_servicekit.errors import PointsmanError
 
+from pointsman_gateway.bootstrap.engine_discovery import check_url
 from pointsman_gateway.bootstrap.stages import TrainedClassifier
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitOrigin, FitSettings, fit_origin, load
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.models_file import EmbeddingConfig
-from pointsman_gateway.config.providers import auth_header, providers
+from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.embeddings.models import EmbeddingEndpoint, Encoder, LocalEmbedder, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
-from pointsman_gateway.engines.http1 import Pool, origin_of
+from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
@@ -163,16 +164,15 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
             models[name] = models[dependencies.local_name] = local
         else:
             remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
-            provider = providers()[model.provider].gen_ai_provider
+            provider = model.preset.gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
     models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
     return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
 
 
 def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
-    header = auth_header(f"embedding model '{name}'", model.provider, model.api_key_env)
-    try:
-        origin_of(model.url)
-    except ValueError as error:
-        raise ConfigError(f"models.yaml: embedding model '{name}': {error}") from error
-    return EmbeddingEndpoint(name, model.url.rstrip("/"), model.model or name, header)
+    what, upstream = f"embedding model '{name}'", model.model or name
+    header = auth_header(what, model.preset, model.api_key_env)
+    check_url(what, model.base_url)
+    api = model.preset.api(upstream, model.url_parts, header)
+    return EmbeddingEndpoint(name, model.base_url + api.embeddings_path, upstream, header)
