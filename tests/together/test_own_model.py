@@ -34,7 +34,11 @@ async def test_a_folder_is_served_under_its_name(tmp_path: Path) -> None:
         run = read_run(home / "run.json")
         assert run is not None, (tmp_path / "up.log").read_text()
         async with httpx.AsyncClient(base_url=run.http, timeout=120) as http:
-            body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20}
+            body = {
+                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                "max_tokens": 20,
+                "temperature": 0,
+            }
             for name in ("auto", "my-model"):
                 answered = await http.post("/v1/chat/completions", json={"model": name, **body})
                 assert answered.status_code == 200, answered.text
