@@ -19,6 +19,7 @@ from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
@@ -28,7 +29,7 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import Backend
+from pointsman_gateway.pipeline.ports import Backend, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
@@ -52,6 +53,8 @@ class Dependencies:
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Lends a request's slot to another one while it waits for an adapter."""
+    http: HttpPoster | None = None
+    """Asks engines to count tokens; None: counts are estimates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, dependencies.counting, dependencies.canary_outcomes),
+        token_counter=TokenCounter(engines, dependencies.http, now),
     )
 
 
