@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -81,6 +82,7 @@ class Provider(Strict):
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"
     base_name: str = ""
+    price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
         """Return what precedes all paths, from an engine's own URL or its options. Raises ValueError."""
@@ -132,6 +134,34 @@ def _variables(template: str) -> list[str]:
 def providers() -> Mapping[str, Provider]:
     """By name. Read from the package once."""
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """What prices.yaml says of a model."""
+
+    context_window: int
+    prompt: float
+    """Dollars per million tokens, as are `cached` and `completion`."""
+    cached: float
+    completion: float
+
+
+@lru_cache(maxsize=1)
+def _prices() -> dict[str, Any]:
+    return _read_table("prices.yaml")
+
+
+def prices_as_of() -> date:
+    """The day on which the listed prices were last checked."""
+    day: date = _prices()["as_of"]
+    return day
+
+
+def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
+    """Return the list's entry for the first of the names that it has."""
+    models = _prices()["models"].get(providers()[provider].price_list or provider, {})
+    return next((ListedModel(*models[name]) for name in names if name in models), None)
 
 
 def provider_at(url: str) -> str:
