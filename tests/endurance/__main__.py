@@ -167,7 +167,7 @@ async def main(options: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         folder = Path(options.out) if options.out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        world = await stack.enter_async_context(running_world(folder, KINDS[options.engine]))
+        world = await stack.enter_async_context(running_world(folder, KINDS[options.engine], options.classifier))
         prometheus = None
         if program(PROMETHEUS):
             prometheus = await stack.enter_async_context(watching(folder / "prometheus", world.targets))
@@ -184,6 +184,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2)), help="drawn and printed if absent")
     parser.add_argument("--engine", choices=tuple(KINDS), default="real")
     parser.add_argument("--speed", type=float, help="1: about 25 requests a second; by default 0.5, with vLLM 0.1")
+    parser.add_argument(
+        "--classifier", default="", help="the help desk's, from `pointsman classifier fit`; else fitted"
+    )
     parser.add_argument("--out", help="an empty folder for state and logs, which is kept")
     given = parser.parse_args()
     given.speed = given.speed or (0.5 if given.engine == "scripted" else 0.1)

@@ -125,7 +125,8 @@ class World:
 
 
 @asynccontextmanager
-async def running_world(folder: Path, make_kind: Any) -> AsyncIterator[World]:
+async def running_world(folder: Path, make_kind: Any, classifier: str = "") -> AsyncIterator[World]:
+    """`classifier` is the help desk's classifier, fitted before; empty fits it."""
     prepare_model()
     kind: EngineKind = make_kind(folder)
     shutil.copytree(EXAMPLE, folder / "helpdesk")
@@ -141,7 +142,10 @@ async def running_world(folder: Path, make_kind: Any) -> AsyncIterator[World]:
             folder / "lora-server", kind.base, "local", valkey.url, folder / "store", more={**metrics, **kind.settings}
         )
         _configure(folder / "helpdesk" / "config", lora_server.address)
-        fit_classifier(folder / "helpdesk" / "config", folder / "classifier")
+        if classifier:
+            shutil.copy(classifier, folder / "classifier")
+        else:
+            fit_classifier(folder / "helpdesk" / "config", folder / "classifier")
         gateways = {name: _gateway(folder, name, valkey, retriever) for name in GATEWAYS}
         addresses = [gateway.http_address for gateway in gateways.values()]
         targets = {
