@@ -59,6 +59,8 @@ class Run:
             audit_at = AUDIT_SECONDS
             for event in [event for event in planned if event.seconds and self._is_possible(event)]:
                 await self._sleep_until(event.at)
+                if self._now() > self._options.minutes * 60:
+                    break  # recoveries took longer than planned
                 await self._carry_out(event)
                 if self._now() > audit_at:
                     await self.invariants.audit(self._faults)
@@ -92,10 +94,12 @@ class Run:
         at = self._now()
         self._events.append(replace(event, at=at, seconds=float("inf")))
         print(f"{at:6.0f} s  {event.kind} {event.target} for {event.seconds:.0f} s", flush=True)
-        async with self._faults.fault(event):
-            await asyncio.sleep(event.seconds)
-            lasted = self._now() - at
-        self._events[-1] = replace(event, at=at, seconds=max(self._now() - at, lasted))
+        try:
+            async with self._faults.fault(event):
+                await asyncio.sleep(event.seconds)
+        except (AssertionError, OSError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
+            self.invariants.violate(f"no recovery from: {event.kind} {event.target}: {type(error).__name__}")
+        self._events[-1] = replace(event, at=at, seconds=self._now() - at)
 
     async def _make_changes(self, planned: list[Event]) -> None:
         for event in planned:
