@@ -1,6 +1,7 @@
 """`pointsman up`: the command."""
 
 import asyncio
+import importlib.util
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -74,6 +75,10 @@ def up(
     if not engine and (key_env or model):
         raise UsageError("--key-env and --model are for --engine; pointsman.yaml names its own engines")
     loaded = load_example(folder or write_engine_config(EngineOption(engine, key_env, tuple(model or ())), at))
+    if loaded.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
+        raise UsageError(
+            f"{loaded.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
+        )
     environment = find_engine(at, engine_python) if loaded.base_model else None
     prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
