@@ -281,6 +281,10 @@ format: $(VENV)/.done ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: schema
+schema: $(VENV)/.done ## write the JSON Schemas of the configuration, for editors
+	$(BIN)/python -m pointsman_lab.config_schema examples/schema
+
 .PHONY: stubs
 stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/pointsman/v1/*.proto

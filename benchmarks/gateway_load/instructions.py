@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 from benchmarks.gateway_load import instruction_counter
@@ -38,13 +38,18 @@ class InstructionCount:
 
 
 async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
-    """Counts requests with a named path, the same as streams, and classified requests. Raises CannotMeasure."""
+    """Counts requests with a named path, the same as streams and in Anthropic's dialect, and classified requests.
+
+    Raises CannotMeasure.
+    """
     file = processes.folder / "counted.json"
     program = (instruction_counter.__file__, str(file))
     gateway = await start_gateway(processes, cores, upstreams, program)
     bodies = list(request_bodies(read_texts().test, REQUESTS))
     path = gateway.path("fast")
+    messages = replace(path, path="/v1/messages")
     targets = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
+    targets |= {"messages": (messages, False), "messages_stream": (messages, True)}
     found = {}
     for name, (target, stream) in targets.items():
         requests = [target.request(body) for body in encode_bodies(bodies, target.model, stream=stream)]

@@ -1,5 +1,6 @@
 """What the command finds on a machine without a clone: its example files, a Valkey server, an engine's Python."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,15 @@ def test_init_copies_an_example(cli: Cli, tmp_path: Path, example: str) -> None:
 
     assert outcome.code == 0, outcome.err
     assert f"pointsman up {tmp_path / 'mine'}" in outcome.out.replace("\n", "")
-    written = (tmp_path / "mine" / "pointsman.yaml").read_text()
-    assert written == (ROOT / "examples" / example / "pointsman.yaml").read_text()
+    text = (ROOT / "examples" / example / "pointsman.yaml").read_text()
+    assert (tmp_path / "mine" / "pointsman.yaml").read_text() == text.replace("../schema/", "schema/")
+    named = {
+        file.parent / found[1]
+        for file in (tmp_path / "mine").rglob("*.yaml")
+        if (found := re.search(r"\$schema=(\S+)", file.read_text()))
+    }
+    assert named
+    assert all(schema.is_file() for schema in named)
 
 
 def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:

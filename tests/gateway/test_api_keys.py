@@ -90,6 +90,12 @@ async def test_requests_without_a_valid_key_are_rejected(
         ("POST", "/v1/feedback", {"decision_id": "d", "rating": 1}),
         ("POST", "/v1/completions", {"model": "auto", "prompt": IN_CHAT}),
         ("POST", "/v1/responses", {"model": "auto", "input": IN_CHAT}),
+        (
+            "POST",
+            "/v1/messages",
+            {"model": "auto", "max_tokens": 5, "messages": [{"role": "user", "content": IN_CHAT}]},
+        ),
+        ("POST", "/v1/messages/count_tokens", {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}),
         ("POST", "/v1/embeddings", {"model": "minilm", "input": IN_CHAT}),
         ("GET", "/v1/models", None),
         ("GET", "/v1/tasks", None),

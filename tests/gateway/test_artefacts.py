@@ -3,6 +3,8 @@ outdated."""
 
 import dataclasses
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, train_classifier
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import (
@@ -23,6 +26,7 @@ from pointsman_gateway.classification.model import (
     load,
     save,
 )
+from pointsman_gateway.config.load import ConfigError, load_config
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 
@@ -187,3 +191,29 @@ def test_a_file_with_mixed_parts_is_rejected(artefact: Path, origin: FitOrigin) 
             archive.writestr(name, data)
     with pytest.raises(CorruptClassifier, match="its content is not what its manifest describes"):
         load(artefact, origin)
+
+
+def test_a_fit_in_a_process_of_its_own_gives_the_same_classifier(
+    config_folder: ConfigFolder, models: Models, model_folder: Path, examples: Examples
+) -> None:
+    config = load_config(config_folder.write())
+    trained = train_classifier(config, EmbeddingModels.load(model_folder))
+    here = models.classifier(models.fit(example_texts(config), fit_settings(config), config.out_of_scope))
+    for text in (IN_TRIAGE, IN_NONE, "Do you like music?"):
+        assert trained.classifier.classify_now(text).probabilities == here.classify_now(text).probabilities
+
+
+def test_the_gateway_loads_no_scipy() -> None:
+    """It would take 27 MB, and only a fit needs it."""
+    program = "import sys, pointsman_gateway.bootstrap; print([name for name in sys.modules if name == 'scipy'])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_the_reason_why_a_fit_failed_is_reported(config_folder: ConfigFolder, model_folder: Path) -> None:
+    config = load_config(config_folder.write())
+    models = EmbeddingModels.load(model_folder)
+    one_task = dataclasses.replace(config, examples={"chat": config.examples["chat"]})
+    with pytest.raises(ConfigError, match="needs two tasks or more"):
+        train_classifier(one_task, models)
+    with pytest.raises(ConfigError, match=r"ended with status 1: .*no-models"):
+        train_classifier(config, dataclasses.replace(models, folder=Path("no-models")))

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 import pytest
-from pointsman_gateway.config.models_file import BreakerConfig
+from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines

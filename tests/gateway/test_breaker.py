@@ -2,7 +2,7 @@
 
 import pytest
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.models_file import BreakerConfig
+from pointsman_gateway.config.engine_config import BreakerConfig
 
 from tests.gateway.doubles.clocks import Clock
 

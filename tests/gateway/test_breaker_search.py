@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.models_file import BreakerConfig
+from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.prompts.retriever import ProtectedSearch

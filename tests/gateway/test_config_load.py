@@ -171,9 +171,12 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("models", "engines", "local", "adapters", to="discover"),
-            "'adapters: discover' is for engines with a ur",
+            "'adapters' is for engines with a url",
         ),
-        (_set("models", "engines", "local", "adapters", to="all"), "'engines.local.adapters': Input should be 'discov"),
+        (
+            _set("models", "engines", "local", "adapters", to="all"),
+            "'engines.local.adapters': Value error, write discover, or",
+        ),
         (_set("models", "aliases", to={"gpt": "sql"}), "models.yaml: alias 'gpt' names 'sql'; known: "),
         (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
         (
@@ -422,7 +425,7 @@ def test_a_key_is_read_from_the_environment_and_sent_as_its_provider_expects(
     with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
         bootstrap.to_engine("cloud", loaded)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
-    assert bootstrap.to_engine("cloud", loaded).auth_header == header
+    assert bootstrap.to_engine("cloud", loaded).api.auth_header == header
 
 
 @pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])
@@ -439,7 +442,11 @@ SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
 @pytest.mark.parametrize(
     ("shadow", "rest", "told"),
     [
-        ({"paths": ["triage_few"]}, {}, "shadow of task 'triage' names path 'triage_few'; known:"),
+        (
+            {"paths": ["triage_few"]},
+            {},
+            "shadow of task 'triage' names path 'triage_few'; did you mean 'triage_few_shot'? known:",
+        ),
         ({"paths": ["triage_adapter"]}, {}, "names the only path that the task takes"),
         ({"paths": ["triage_few_shot", "triage_few_shot"]}, {}, "names a path twice"),
         ({"rate_by": "validators"}, {}, "the task has none; write validators"),
@@ -465,5 +472,5 @@ def test_the_flywheel_tests_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_an_unknown_provider_is_rejected_with_the_known_ones(config_folder: ConfigFolder) -> None:
     config_folder.models["engines"]["cloud"] = {"model": "tiny", "url": "http://x/", "provider": "acme"}
-    with pytest.raises(ConfigError, match="unknown provider 'acme'; known: anthropic, azure, openai"):
+    with pytest.raises(ConfigError, match="unknown provider 'acme'; known: anthropic, azure, azure-deployments,"):
         load_config(config_folder.write(), {})

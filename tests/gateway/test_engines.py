@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.models_file import BreakerConfig, Timeouts
+from pointsman_gateway.config.engine_config import BreakerConfig, Timeouts
+from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
@@ -26,7 +28,7 @@ VERSION, NEXT = "triage@3f9a1c0b77de", "triage@0123456789ab"
 
 @pytest.fixture
 async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
-    engines = Engines([Engine("local", "tiny", auth_header="authorization: Bearer sk-1\r\n")])
+    engines = Engines([Engine("local", "tiny", api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"))])
     following = asyncio.create_task(watch_engine(engines, "local", lora_server.address, METRICS))
     await until(lambda: lora_server.watchers)
     yield engines
@@ -47,7 +49,7 @@ async def test_an_alias_resolves_to_the_loaded_version(engines: Engines, lora_se
     await lora_server.say(READY, url=URL + "/", resident=[VERSION], aliases={"triage@prod": VERSION})
     await until(lambda: engines.any_ready)
     (target,) = engines.targets(ADAPTED)
-    assert (target.model, target.engine.url, target.engine.auth_header) == (
+    assert (target.model, target.engine.url, target.engine.api.auth_header) == (
         VERSION,
         URL,
         "authorization: Bearer sk-1\r\n",

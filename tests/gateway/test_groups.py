@@ -1,11 +1,13 @@
 """A group of engines behind a DNS name: members that appear and disappear, and the state of those that stay."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import pytest
+from pointsman_gateway.config.engine_config import BreakerConfig, DnsName, Timeouts
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.models_file import BreakerConfig, DnsName, Timeouts
+from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.dns_groups import EngineGroup
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
@@ -50,7 +52,10 @@ class Hall:
         self.resolver = Scripted()
         self.seats: list[Seat] = []
         empty = Engine(
-            "fleet", "tiny", "dns+http://engines.pointsman.svc:8000/base", auth_header="authorization: Bearer sk-1\r\n"
+            "fleet",
+            "tiny",
+            "dns+http://engines.pointsman.svc:8000/base",
+            api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"),
         )
         self.group = EngineGroup(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
         self.engines = Engines(self.group.states, {"fleet": EngineSettings(Timeouts(stream_idle_seconds=9))}, Aliases())
@@ -84,7 +89,9 @@ async def test_each_address_is_a_numbered_engine_with_the_groups_settings(hall: 
     await hall.leads_to("10.0.0.2", "10.0.0.1")
     assert hall.places == {"fleet/0": "http://10.0.0.1:8000/base", "fleet/1": "http://10.0.0.2:8000/base"}
     assert [target.settings.timeouts.stream_idle_seconds for target in hall.engines.targets(PLAIN)] == [9, 9]
-    assert {target.engine.auth_header for target in hall.engines.targets(PLAIN)} == {"authorization: Bearer sk-1\r\n"}
+    assert {target.engine.api.auth_header for target in hall.engines.targets(PLAIN)} == {
+        "authorization: Bearer sk-1\r\n"
+    }
     assert hall.metric("members") == 2
 
 

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
 from pointsman_gateway.engines.engine_client import EngineFailed, EngineRequest, NotServed, TransientFailure
 from pointsman_gateway.engines.http1 import Pool
@@ -77,7 +79,7 @@ async def test_the_engine_gets_exactly_the_given_parameters(engine: ScriptedEngi
     await collect(
         stream(
             sampling=sampling,
-            auth_header="authorization: Bearer sk-1\r\n",
+            api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"),
             messages=[Message("tool", "4", {"tool_call_id": "c1"})],
         )
     )
@@ -168,7 +170,7 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         ),
         (500, "boom", EngineFailed, "engine_error", None, "engine 'a' answered 500: \"boom\""),
         (503, {}, TransientFailure, "engine_error", None, "engine 'a' answered 503: {}"),
-        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
+        (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302, a redirect to ''"),
     ],
 )
 async def test_an_engines_status_maps_to_a_caller_or_engine_error(

@@ -167,6 +167,8 @@ ROUTES = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/messages/count_tokens": "route",
     "/v1/embeddings": "embeddings",
     "/v1/route": "route",
 }

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.models_file import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
+from pointsman_gateway.config.engine_config import BreakerConfig, Timeouts
+from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
@@ -221,7 +222,7 @@ async def test_a_probe_of_a_hanging_engine_is_answered_by_another() -> None:
 async def test_an_overloaded_engine_is_skipped_for_its_retry_after() -> None:
     bench = Bench(breaker=BreakerConfig(consecutive_failures=1))
     first, second = bench.first(), bench.second()
-    bench.client.fails(first, 429, retry_after="9")
+    bench.client.fails(first, 429, retry_after=9)
     for _ in range(3):
         assert await bench.ask() == "hello"
     assert bench.client.asked == [first, second, second, second]
@@ -233,8 +234,8 @@ async def test_an_overloaded_engine_is_skipped_for_its_retry_after() -> None:
 
 async def test_if_all_are_overloaded_the_shortest_wait_is_reported() -> None:
     bench = Bench()
-    bench.client.fails("a", 429, retry_after="9")
-    bench.client.fails("b", 429, retry_after="1000000")
+    bench.client.fails("a", 429, retry_after=9)
+    bench.client.fails("b", 429, retry_after=1000000)
     with pytest.raises(Unavailable):
         await bench.ask()
     with pytest.raises(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from pointsman_gateway.config.models_file import Timeouts
+from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.http1 import Pool

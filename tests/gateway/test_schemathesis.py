@@ -94,6 +94,7 @@ async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway,
         )
     assert set(tried) == {
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
+        "POST /v1/messages", "POST /v1/messages/count_tokens",
         "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/tasks",
         "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
     }  # fmt: skip

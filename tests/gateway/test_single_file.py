@@ -45,10 +45,19 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
     assert load_and_check(MINIMAL / "pointsman.yaml").digest == config.digest
 
 
-def test_the_configuration_on_the_how_to_page_is_well(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "pointsman.yaml").write_text(block)
-    assert load_and_check(tmp_path).models.engines["mine"].discovers_adapters
+def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    own, providers, path = map(yaml.safe_load, blocks)
+    assert load_data(tmp_path, own).models.engines["mine"].discovers_adapters
+    assert load_data(tmp_path, providers).models.engines["azure"].upstream == "my-deployment"
+    providers["paths"] |= path["paths"]
+    providers["prompts"] = {"helper": "Answer in two sentences."}
+    assert load_data(tmp_path, providers).paths.paths["triage"].extra_body == {"presence_penalty": 0.5}
+
+
+def load_data(folder: Path, data: dict[str, Any]) -> Config:
+    (folder / "pointsman.yaml").write_text(yaml.safe_dump(data))
+    return load_and_check(folder)
 
 
 async def test_the_example_is_served_and_answers_both_tasks(

@@ -21,6 +21,7 @@ from pointsman_lora_server.engine.command import (
     EngineSettings,
     GuardSecret,
     build_command,
+    choose_dtype,
     format_cores,
     with_secrets,
 )
@@ -173,6 +174,24 @@ def test_vllm_gets_the_settings() -> None:
     assert int(option(made, "--shutdown-timeout")) > 0  # by default vLLM aborts answers
     assert made.environment["PATH"] == "/bin"
     assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_gpu", "dtype"),
+    [
+        ({"avx2"}, False, "float32"),
+        ({"avx2", "avx512f"}, False, "float32"),
+        ({"avx512f", "avx512_bf16"}, False, "bfloat16"),
+        ({"asimd", "bf16"}, False, "bfloat16"),
+        (set(), True, "auto"),
+    ],
+)
+def test_the_number_type_is_the_one_that_the_processor_multiplies_fast(
+    flags: set[str], has_gpu: bool, dtype: str
+) -> None:
+    assert choose_dtype("auto", flags, has_gpu) == dtype
+    assert choose_dtype("float16", flags, has_gpu) == "float16"
+    assert option(build_command(settings(dtype=dtype), {}, {0}), "--dtype") == dtype
 
 
 def test_an_unsupported_rank_is_rounded_up() -> None:

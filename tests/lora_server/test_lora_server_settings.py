@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.memory import MAX_DEFAULT_HELD, default_held
+from pointsman_lora_server.machine import MAX_DEFAULT_HELD, default_held
 from pointsman_lora_server.settings import Settings
 from pydantic import ValidationError
 

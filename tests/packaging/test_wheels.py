@@ -68,7 +68,9 @@ def test_a_wheel_holds_every_file_of_its_packages(folder: str, wheels: dict[str,
     assert files - {*wheels[folder].namelist()} == set()
 
 
-@pytest.mark.parametrize("folder", ["examples/helpdesk", "examples/minimal", "deploy/prometheus/rules"])
+@pytest.mark.parametrize(
+    "folder", ["examples/helpdesk", "examples/minimal", "examples/schema", "deploy/prometheus/rules"]
+)
 def test_the_commands_wheel_holds_the_files_that_it_reads(folder: str, wheels: dict[str, zipfile.ZipFile]) -> None:
     tracked = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, check=True, capture_output=True, text=True)
     files = {f"pointsman_cli/files/{name}" for name in tracked.stdout.split("\0") if name}

@@ -18,11 +18,19 @@ import pytest_asyncio
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import EngineStatus
 from pointsman_lora_server.engine import vllm_client
-from pointsman_lora_server.engine.command import SECRET_HEADER, EngineSettings, GuardSecret, build_command, with_secrets
+from pointsman_lora_server.engine.command import (
+    SECRET_HEADER,
+    EngineSettings,
+    GuardSecret,
+    build_command,
+    choose_dtype,
+    with_secrets,
+)
 from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.machine import cpu_flags, has_gpu
 from pointsman_servicekit.errors import ResourceExhausted
 from safetensors.numpy import save_file
 
@@ -102,7 +110,8 @@ async def guarded() -> AsyncIterator[GuardedEngine]:
     logging.getLogger("engine").setLevel(logging.INFO)
     listen, secret, engine_state, meter = free_address(), GuardSecret(), EngineStateStore(), Meter()
     settings = EngineSettings(
-        ENGINE_PYTHON, listen, BASE_MODEL, NAME, held=SLOTS, max_loras=IN_A_BATCH, max_lora_rank=8, max_model_len=512
+        *(ENGINE_PYTHON, listen, BASE_MODEL, NAME, SLOTS, IN_A_BATCH, 8, 512),
+        dtype=choose_dtype("auto", cpu_flags(), has_gpu()),
     )
     lives = with_secrets(build_command(settings, os.environ, os.sched_getaffinity(0)), secret)
     url = f"http://{listen}"

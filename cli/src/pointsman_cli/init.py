@@ -30,6 +30,9 @@ def init(
         raise UsageError(f"{folder} exists and is not an empty folder; name another one")
     try:
         shutil.copytree(installed_path(f"examples/{example}"), folder, ignore=_IGNORED, dirs_exist_ok=True)
+        shutil.copytree(installed_path("examples/schema"), folder / "schema")
+        for file in folder.rglob("*.yaml"):  # each names its schema for editors, which was one folder further up
+            file.write_text(file.read_text("utf-8").replace("../schema/", "schema/", 1), "utf-8")
     except OSError as error:
         raise CommandError(f"{folder} could not be written: {error}") from error
     typer.echo(f"{folder / 'pointsman.yaml'} is ready; edit it, then run: pointsman up {folder}")

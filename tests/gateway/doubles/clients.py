@@ -27,7 +27,7 @@ class ScriptedClient:
     def says(self, engine: str, *steps: Step) -> None:
         self._scripts[engine] = lambda call: steps
 
-    def fails(self, engine: str, status: int, retry_after: str | None = None) -> None:
+    def fails(self, engine: str, status: int, retry_after: float | None = None) -> None:
         """Scripts an engine that answers with `status`; 0 means unreachable."""
         self._scripts[engine] = lambda call: (
             engine_client.refused(call, status, "not now", retry_after=retry_after)

@@ -56,6 +56,8 @@ class ScriptedEngine:
         """How often its models were listed."""
         self.list_headers: Mapping[str, str] = {}
         """Headers of the last request for its models."""
+        self.tokenizes: Callable[[Mapping[str, Any]], web.StreamResponse] = counted_words
+        """Its answer to POST /tokenize."""
         self.listing = 0
         self.most_listing = 0
         """Requests for its models in progress, and their maximum."""
@@ -101,6 +103,12 @@ class ScriptedEngine:
             return self.lists()
         finally:
             self.listing -= 1
+
+    async def tokenize(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        self.paths.append(request.path)
+        return self.tokenizes(body)
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -150,6 +158,7 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
     app.router.add_post("/v1/completions", engine.chat)
     app.router.add_post("/v1/embeddings", engine.embeddings)
     app.router.add_get("/v1/models", engine.models)
+    app.router.add_post("/tokenize", engine.tokenize)
     # handler_cancellation: like vLLM, it stops working if the client disconnects.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -219,6 +228,12 @@ def embedded(body: Mapping[str, Any]) -> bytes:
     ]
     counted = {"prompt_tokens": 7 * len(texts), "total_tokens": 7 * len(texts)}
     return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": counted}).encode()
+
+
+def counted_words(body: Mapping[str, Any]) -> web.Response:
+    """Returns vLLM's answer to /tokenize, with a token for each word of the messages."""
+    words = " ".join([message["content"] for message in body["messages"]]).split()
+    return web.json_response({"count": len(words), "max_model_len": 4096, "tokens": list(range(len(words)))})
 
 
 def no_such_model(model: str) -> Refusal:

@@ -7,14 +7,13 @@ converted, every required field must exist, enumerations must match, and unknown
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
-from openai import BaseModel
 from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 Shape = TypeVar("Shape")
 
@@ -39,43 +38,37 @@ AN_ENGINES = frozenset({"reasoning", "reasoning_content", "stop_reason", "token_
 
 
 def chat_completion(data: Any) -> ChatCompletion:
-    checked: ChatCompletion = _checked(ChatCompletion, data)
-    return checked
+    return cast(ChatCompletion, checked(ChatCompletion, data))
 
 
 def chat_chunk(data: Any) -> ChatCompletionChunk:
-    checked: ChatCompletionChunk = _checked(ChatCompletionChunk, data)
-    return checked
+    return cast(ChatCompletionChunk, checked(ChatCompletionChunk, data))
 
 
 def completion(data: Any, *, chunk: bool = False) -> Completion:
     """Validates a chunk or an answer; a chunk may omit its finish reason, although one type describes both."""
     if chunk:
         data = {**data, "choices": [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in data["choices"]]}
-    checked: Completion = _checked(Completion, data)
-    return checked
+    return cast(Completion, checked(Completion, data))
 
 
 def embeddings(data: Any) -> CreateEmbeddingResponse:
     for one in data["data"]:  # the client requests base64 and decodes it, but the type allows only numbers
         if isinstance(one["embedding"], str):
             one["embedding"] = [0.0]
-    checked: CreateEmbeddingResponse = _checked(CreateEmbeddingResponse, data)
-    return checked
+    return cast(CreateEmbeddingResponse, checked(CreateEmbeddingResponse, data))
 
 
 def model(data: Any) -> Model:
-    checked: Model = _checked(Model, data)
-    return checked
+    return cast(Model, checked(Model, data))
 
 
 def response(data: Any) -> Response:
-    checked: Response = _checked(Response, data)
-    return checked
+    return cast(Response, checked(Response, data))
 
 
 def response_event(data: Any) -> Any:
-    return _checked(ResponseStreamEvent, data)
+    return checked(ResponseStreamEvent, data)
 
 
 def error(answer: httpx.Response) -> dict[str, Any]:
@@ -104,7 +97,7 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
 
 
-def _checked(shape: Any, data: Any) -> Any:
+def checked(shape: Any, data: Any) -> Any:
     read = _adapter(shape).validate_json(json.dumps(data), strict=True)
     problems = list(_problems(read))
     assert not problems, problems

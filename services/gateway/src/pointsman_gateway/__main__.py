@@ -78,8 +78,10 @@ def check(folder: Path) -> int:
     config = load_config(folder)
     bootstrap.check_config(config)
     for name, engine in config.models.engines.items():
-        if engine.discovers_adapters:
-            print(f"engine '{name}' discovers its adapters: {NO_GUARANTEES}")
+        if engine.adapters:
+            print(
+                f"engine '{name}' {'discovers' if engine.discovers_adapters else 'names'} its adapters: {NO_GUARANTEES}"
+            )
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 
@@ -90,7 +92,7 @@ async def check_engine_of(folder: Path, name: str) -> int:
     engines = config.models.engines
     must_be_known("there is no engine", name, engines)
     settings = engines[name]
-    if not settings.url or settings.group:
+    if settings.lora_server or settings.group:
         raise ConfigError(f"engine '{name}' is not one engine with a url; name one, or check the running deployment")
     needed = {path.adapter for path in config.paths.paths.values() if path.adapter and path.model == settings.model}
     timeouts, failed = config.models.timeouts_of(name), False

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from pointsman_gateway.config.models_file import BreakerConfig
+from pointsman_gateway.config.engine_config import BreakerConfig
 
 
 class Breaker:

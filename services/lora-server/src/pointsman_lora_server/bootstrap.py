@@ -37,6 +37,7 @@ from pointsman_lora_server.engine.command import (
     EngineSettings,
     GuardSecret,
     build_command,
+    choose_dtype,
     with_secrets,
 )
 from pointsman_lora_server.engine.probe import Probe
@@ -50,7 +51,7 @@ from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.grpc.training_servicer import TrainingServicer
 from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
 from pointsman_lora_server.jobs.queue import running_queue
-from pointsman_lora_server.memory import default_held, free_memory
+from pointsman_lora_server.machine import cpu_flags, default_held, free_memory, has_gpu
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.settings import Settings
@@ -135,6 +136,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
         max_loras=settings.max_loras,
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
+        dtype=choose_dtype(settings.dtype, cpu_flags(), has_gpu()),
         extra_arguments=settings.engine_args,
         tool_calling=choose_tool_calling(settings.base_model, settings.tool_call_parser),
         traces_url=traces_endpoint(environment),

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     )
     max_lora_rank: int = Field(default=8, ge=1, le=512)
     max_model_len: int = Field(default=4096, ge=16, description="tokens of prompt and answer together")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto",
+        description='number type of the engine; "auto": the model\'s own on a GPU and on CPUs with bfloat16 '
+        "instructions, else float32, which is faster there",
+    )
     smoke_test: Literal["process", "off"] = Field(
         default="process", description="whether each version is tested with PEFT, in a separate process"
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
-from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
+from pointsman_gateway.bootstrap.models import EmbeddingModels, to_trained
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
-from pointsman_lab.fit import ARTEFACT, fit
+from pointsman_lab.fit import ARTEFACT, fit, fit_model
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -101,7 +101,8 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     async with open_request_log(url) as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
-        learned = train_classifier(config, EmbeddingModels.load(settings.embedding_model), ProgressLines())
+        models = EmbeddingModels.load(settings.embedding_model)
+        learned = to_trained(fit_model(config, models, ProgressLines()), models)
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
     return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)

@@ -36,12 +36,16 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
     """
     file = out or config.folder / ARTEFACT
     started = time.perf_counter()
-    fitted = fit_classifier(
-        example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
-    )
+    fitted = fit_model(config, models, progress)
     save(fitted, origin(config, models), file)
     written = _describe(file, time.perf_counter() - started)
     return _report(config, fitted, written)
+
+
+def fit_model(config: Config, models: EmbeddingModels, progress: Progress) -> ClassifierModel:
+    """Fits in this process, in order to show the progress. Raises InvalidArgument."""
+    texts, settings = example_texts(config), fit_settings(config)
+    return fit_classifier(texts, config.out_of_scope, models.static, models.encoder, settings, progress)
 
 
 def _describe(file: Path, seconds: float) -> ClassifierFile:

@@ -7,8 +7,8 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from pointsman_gateway.bootstrap.stages import Dependencies, TrainedClassifier, build_stages
+from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.models_file import EngineConfig
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer
 from pointsman_gateway.engines.engine_state import Engine

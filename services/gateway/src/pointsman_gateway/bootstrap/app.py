@@ -109,10 +109,11 @@ async def build_gateway(
         channel = await stack.enter_async_context(open_channel(settings.retriever, tls, calls, token))
         pool = Pool()
         stack.callback(pool.close)
+        http = PooledPoster(pool, tracing.trace_headers)
         discovery = EngineDiscovery(
             engine_metrics,
             DnsResolver(settings.dns),
-            PooledPoster(pool, tracing.trace_headers),
+            http,
             settings.discovery_seconds,
             tls,
             calls,
@@ -142,6 +143,7 @@ async def build_gateway(
             freshness,
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
+            http=http,
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing

@@ -8,12 +8,15 @@ from typing import Any, Protocol
 from pointsman_servicekit.grpc_client import Interceptors, Token
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.config.models_file import DnsName, EngineConfig, ModelsFile
+from pointsman_gateway.config.engine_config import DnsName, EngineConfig
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.engines.adapter_discovery import AdapterDiscovery
 from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, engine_settings
+from pointsman_gateway.engines.http1 import origin_of
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -26,9 +29,30 @@ _Key = tuple[str, EngineConfig]
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
     """The initial facts about an engine. Raises ConfigError if the environment lacks its API key."""
-    header = auth_header(f"engine '{name}'", config.provider, config.api_key_env)
-    ready = bool(config.url) and not config.group and not config.discovers_adapters
-    return Engine(name, config.model, config.url.rstrip("/"), ready=ready, auth_header=header)
+    what = f"engine '{name}'"
+    header = auth_header(what, config.preset, config.api_key_env)
+    api = config.preset.api(config.upstream_name, config.url_parts, header)
+    url, adapters = config.base_url, config.named_adapters
+    if url and not config.group:
+        check_url(what, url)
+    return Engine(
+        name,
+        config.model,
+        url,
+        ready=bool(url) and not config.is_watched,
+        resident=adapters,
+        api=api,
+        upstream="" if config.upstream_name == config.model else config.upstream_name,
+        has_fixed_adapters=bool(adapters),
+    )
+
+
+def check_url(what: str, url: str) -> None:
+    """Raises ConfigError if it is no http(s) URL; `what` begins the message."""
+    try:
+        origin_of(url)
+    except ValueError as error:
+        raise ConfigError(f"models.yaml: {what}: {error}") from error
 
 
 class TrackedEngines(Protocol):

@@ -1,6 +1,10 @@
 """Loads the embedding models, trains or loads the classifier, and builds the models of `/v1/embeddings`."""
 
+import json
 import logging
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +13,16 @@ from pathlib import Path
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_servicekit.errors import PointsmanError
 
+from pointsman_gateway.bootstrap.engine_discovery import check_url
 from pointsman_gateway.bootstrap.stages import TrainedClassifier
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.fitting.fit import Progress, fit_classifier, no_progress
-from pointsman_gateway.classification.model import ClassifierModel, FitOrigin, FitSettings, fit_origin, load
+from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitOrigin, FitSettings, fit_origin, load
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.models_file import EmbeddingConfig
-from pointsman_gateway.config.providers import auth_header, providers
+from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.embeddings.models import EmbeddingEndpoint, Encoder, LocalEmbedder, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
-from pointsman_gateway.engines.http1 import Pool, origin_of
+from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
@@ -31,11 +35,12 @@ log = logging.getLogger(__name__)
 class EmbeddingModels:
     static: StaticModel
     encoder: MiniLM
+    folder: Path
 
     @classmethod
     def load(cls, folder: Path) -> "EmbeddingModels":
         """Raises ModelMissing."""
-        return cls(StaticModel.load(folder), MiniLM.load(folder))
+        return cls(StaticModel.load(folder), MiniLM.load(folder), folder)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
@@ -54,18 +59,34 @@ def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
-def train_classifier(config: Config, models: EmbeddingModels, progress: Progress = no_progress) -> TrainedClassifier:
-    """Raises ConfigError."""
+FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
+
+
+def train_classifier(config: Config, models: EmbeddingModels) -> TrainedClassifier:
+    """Fit in a process of its own, and load the result. Raises ConfigError."""
     started = time.perf_counter()
-    try:
-        fitted = fit_classifier(
-            example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
+    with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as folder:
+        file = Path(folder) / "classifier.zip"
+        order = FitOrder(
+            example_texts(config), config.out_of_scope, fit_settings(config), str(models.folder.resolve()), str(file)
         )
-    except PointsmanError as error:
-        raise ConfigError(error.message) from error
+        done = subprocess.run(
+            [sys.executable, "-m", FIT_PROGRAM], input=order.to_json(), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ConfigError(_reason(done))
+        fitted = load(file, origin(config, models))
     examples, seconds = sum(map(len, config.examples.values())), time.perf_counter() - started
-    log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.accuracy)
-    return _to_trained(fitted, models)
+    log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.report.accuracy)
+    return to_trained(fitted, models)
+
+
+def _reason(failed: subprocess.CompletedProcess[str]) -> str:
+    try:
+        return str(json.loads(failed.stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        last = (failed.stderr.strip() or "it printed nothing").splitlines()[-1]
+        return f"the classifier could not be trained: the process ended with status {failed.returncode}: {last}"
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> TrainedClassifier:
@@ -74,7 +95,7 @@ def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> Trai
     Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
     """
     try:
-        return _to_trained(load(file, origin(config, models)), models)
+        return to_trained(load(file, origin(config, models)), models)
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier {file}; `pointsman classifier fit` makes it") from None
     except PointsmanError as error:
@@ -100,7 +121,7 @@ class ClassifierCache:
         return self._last[1]
 
 
-def _to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
+def to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
     return TrainedClassifier(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)
 
 
@@ -143,16 +164,15 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
             models[name] = models[dependencies.local_name] = local
         else:
             remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
-            provider = providers()[model.provider].gen_ai_provider
+            provider = model.preset.gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
     models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
     return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
 
 
 def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
-    header = auth_header(f"embedding model '{name}'", model.provider, model.api_key_env)
-    try:
-        origin_of(model.url)
-    except ValueError as error:
-        raise ConfigError(f"models.yaml: embedding model '{name}': {error}") from error
-    return EmbeddingEndpoint(name, model.url.rstrip("/"), model.model or name, header)
+    what, upstream = f"embedding model '{name}'", model.model or name
+    header = auth_header(what, model.preset, model.api_key_env)
+    check_url(what, model.base_url)
+    api = model.preset.api(upstream, model.url_parts, header)
+    return EmbeddingEndpoint(name, model.base_url + api.embeddings_path, upstream, header)

@@ -15,21 +15,21 @@ from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.stage import Classification, RuleMatcher
 from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.providers import providers
 from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
-from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
+from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import Backend
+from pointsman_gateway.pipeline.ports import Backend, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
@@ -53,6 +53,8 @@ class Dependencies:
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Lends a request's slot to another one while it waits for an adapter."""
+    http: HttpPoster | None = None
+    """Asks engines to count tokens; None: counts are estimates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, dependencies.counting, dependencies.canary_outcomes),
+        token_counter=TokenCounter(engines, dependencies.http, now),
     )
 
 
@@ -139,7 +142,7 @@ def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
     """Models with their `gen_ai.provider.name`, adapters without their version, and paths."""
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
-        names[engine.model] = VLLM if engine.has_adapters else providers()[engine.provider].gen_ai_provider
+        names[engine.model] = names[engine.upstream_name] = engine.preset.gen_ai_provider
     adapters = {path.adapter.partition("@")[0] for path in config.paths.paths.values() if path.adapter}
     return names, adapters, list(config.paths.paths)
 
@@ -204,8 +207,11 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
     sampling = Sampling(
         max_tokens=path.max_tokens,
         temperature=path.temperature,
+        top_p=path.top_p,
+        seed=path.seed,
         stop=path.stop,
         structured_max_tokens=path.structured_max_tokens,
+        extra=path.extra_fields,
     )
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)

@@ -15,11 +15,11 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import scipy  # type: ignore[import-untyped]  # it ships no types
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import FailedPrecondition
 
@@ -62,6 +62,39 @@ class FitSettings:
     """By task, for tasks with another target."""
     stages: tuple[str, ...] = (STATIC, ENCODER)
     seed: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class FitOrder:
+    """What a fit in a process of its own needs."""
+
+    examples: Mapping[str, Sequence[str]]
+    """By task."""
+    out_of_scope: Sequence[str]
+    settings: FitSettings
+    models: str
+    """The folder of the embedding models."""
+    out: str
+    """The file to write."""
+
+    def to_json(self) -> str:
+        settings = asdict(self.settings) | {"target_coverages": dict(self.settings.target_coverages)}
+        examples = {task: list(texts) for task, texts in self.examples.items()}
+        return json.dumps(
+            {
+                "examples": examples,
+                "out_of_scope": list(self.out_of_scope),
+                "settings": settings,
+                "models": self.models,
+                "out": self.out,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "FitOrder":
+        order = json.loads(text)
+        settings = order["settings"]
+        return cls(**order | {"settings": FitSettings(**settings | {"stages": tuple(settings["stages"])})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +220,7 @@ def fit_origin(
         examples=examples_digest(examples, out_of_scope),
         tuning=hashlib.sha256(settings.encode()).hexdigest()[:16],
         numpy=np.__version__,
-        scipy=scipy.__version__,
+        scipy=version("scipy"),
     )
 
 

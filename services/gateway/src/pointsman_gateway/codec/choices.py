@@ -8,6 +8,8 @@ from pointsman_gateway.domain import Chunk
 
 MAX_TOOL_CALLS = 1024
 """Tool calls in one choice. Higher indexes from an engine are counted as the last one."""
+REASONING_KEYS = ("reasoning", "reasoning_content")
+"""Names under which engines send reasoning in addition to the text."""
 
 
 @dataclass(slots=True)

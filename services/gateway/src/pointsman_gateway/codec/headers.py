@@ -18,10 +18,11 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """The key from "authorization: Bearer KEY"; if that header is absent, from Azure's "api-key: KEY"."""
+    """The key from "authorization: Bearer KEY"; without that header, from "api-key: KEY" (Azure) or "x-api-key: KEY"
+    (Anthropic)."""
     authorization = headers.get(b"authorization")
     if authorization is None:
-        return headers.get(b"api-key", b"").decode("latin-1").strip()
+        return (headers.get(b"api-key") or headers.get(b"x-api-key", b"")).decode("latin-1").strip()
     return bearer_token(authorization.decode("latin-1"))
 
 

@@ -7,7 +7,14 @@ import regex
 
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.tasks_file import FlywheelConfig, PathsFile, StaleConfig, TaskConfig, TasksFile
+from pointsman_gateway.config.tasks_file import (
+    FlywheelConfig,
+    PathConfig,
+    PathsFile,
+    StaleConfig,
+    TaskConfig,
+    TasksFile,
+)
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
@@ -94,10 +101,28 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
             raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
         if path.adapter:
             _check_adapter(name, path.model, path.adapter, models)
+        _check_parameters(name, path, models)
         if path.cache and not models.cache:
             raise ConfigError(
                 f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{usd_per_hit: DOLLARS}}"
             )
+
+
+def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
+    """Check that every engine of the path's model accepts its parameters."""
+    own = {field for field in ("temperature", "top_p", "stop") if getattr(path, field) not in (None, ())}
+    for engine in models.engines.values():
+        if engine.model != path.model or (path.adapter and not engine.has_adapters):
+            continue
+        rejected = sorted(own & engine.rejected_fields)
+        if rejected:
+            raise ConfigError(
+                f"paths.yaml: path '{name}' has {rejected[0]}, which '{engine.upstream_name}' of provider "
+                f"'{engine.preset_name}' does not accept; leave it out"
+            )
+        for field in path.extra_fields:
+            known = engine.accepted_fields.forwarded - {"n"}
+            must_be_known(f"paths.yaml: path '{name}': its engines do not accept the field", field, known)
 
 
 def _check_adapter(path: str, model: str, adapter: str, models: ModelsFile) -> None:
@@ -105,9 +130,14 @@ def _check_adapter(path: str, model: str, adapter: str, models: ModelsFile) -> N
     if not engines:
         raise ConfigError(
             f"paths.yaml: path '{path}' has an adapter, which needs an engine for '{model}' with a lora_server, or "
-            "with a url and adapters: discover"
+            "with a url and adapters: discover (or their names)"
         )
-    if not any(engine.discovers_adapters for engine in engines) and not _MANAGED_ADAPTER.fullmatch(adapter):
+    named = set[str]().union(*(engine.named_adapters for engine in engines))
+    if adapter in named or any(engine.discovers_adapters for engine in engines):
+        return
+    if not _has_lora_server(models, model):
+        must_be_known(f"paths.yaml: path '{path}': no engine for '{model}' has adapter", adapter, named)
+    if not _MANAGED_ADAPTER.fullmatch(adapter):
         raise ConfigError(
             f"paths.yaml: path '{path}': a lora_server names adapters NAME@ALIAS or NAME@VERSION (it is '{adapter}')"
         )

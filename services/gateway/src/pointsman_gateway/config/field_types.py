@@ -1,9 +1,20 @@
 """What all schemas share: strict models, bounds of sampling parameters, and entries that name an extension."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from pointsman_gateway.extensions import POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
 
@@ -18,10 +29,16 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
 
 
-def must_be_known(what: str, name: str, known: Iterable[str]) -> None:
+MIN_SIMILARITY = 0.7
+"""Of a known name that an error message suggests for an unknown one (`difflib`'s ratio)."""
+
+
+def must_be_known(what: str, name: str, known: Collection[str]) -> None:
     """Raise ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
     if name not in known:
-        raise ConfigError(f"{what} '{name}'; known: {', '.join(sorted(known))}")
+        similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
+        hint = f"did you mean '{similar[0]}'? " if similar else ""
+        raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known))}")
 
 
 MAX_TEMPERATURE = 2.0
@@ -55,6 +72,16 @@ class ExtensionConfig(BaseModel):
         # A model of the one key, so that pydantic's errors have the name in their location.
         shape = create_model("Entry", __base__=Strict, options=(cls.registry.find(name).Options, Field(alias=name)))
         return {"name": name, "options": shape.model_validate({name: options}).options}  # type: ignore[attr-defined]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe it as it is written: one key, with the options of that extension."""
+        entries = []
+        for name in cls.registry.builtins:
+            options = handler(TypeAdapter(cls.registry.find(name).Options).core_schema)
+            entries.append({"properties": {name: options}, "required": [name], "additionalProperties": False})
+        own = {"propertyNames": {"pattern": "[:.]"}, "minProperties": 1, "maxProperties": 1}
+        return {"type": "object", "oneOf": [*entries, own]}
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""The tables of API providers, shipped as YAML: how each expects its API key, and which fields of requests it gets."""
+"""The tables of providers, shipped as YAML: their URLs, keys and parameters, and the fields that they accept."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from string import Formatter
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
 
 import yaml
 from pointsman_servicekit.errors import InvalidArgument
@@ -14,28 +17,139 @@ from pydantic import Field
 
 from pointsman_gateway.config.field_types import ConfigError, Strict, must_be_known
 
-DEFAULT_PROVIDER = "openai"
-VLLM_FIELDS, EMBEDDING_FIELDS = "vllm", "embeddings"
-"""Kinds in request_fields.yaml that no provider names."""
+DEFAULT_PROVIDER = "openai-compatible"
+VLLM = "vllm"
+DEFAULT_FIELDS, EMBEDDING_FIELDS = "compatible", "embeddings"
+"""Kinds in request_fields.yaml."""
 MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One URL of an engine, and the names of the parameters there."""
+
+    path: str
+    """With the query; it follows the engine's URL."""
+    max_tokens: str = "max_tokens"
+    seed: str = "seed"
+    stream: Mapping[str, Any] = field(
+        default_factory=lambda: {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    """The parameters that request a stream with its usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineApi:
+    """How requests to one engine are written."""
+
+    endpoints: Mapping[str, Endpoint]
+    """By operation: "chat", "completion"."""
+    models_path: str = "/v1/models"
+    """Empty if it lists no models."""
+    embeddings_path: str = "/v1/embeddings"
+    auth_header: str = ""
+    """The header line with the API key; empty without a key."""
+    adapter_name: str = "{adapter}"
+    lists_adapters_by_root: bool = False
+
+    def name_of_adapter(self, adapter: str, base: str) -> str:
+        """Return the name by which a request asks for an adapter."""
+        return adapter if self.adapter_name == "{adapter}" else self.adapter_name.format(adapter=adapter, base=base)
+
+
+DEFAULT_API = EngineApi({"chat": Endpoint("/v1/chat/completions"), "completion": Endpoint("/v1/completions")})
+
+
 class Provider(Strict):
-    auth_header: str = Field(pattern=r"^[a-z-]+: .*\{key\}$", description="NAME: VALUE, with {key} for the API key")
-    gen_ai_provider: str = Field(description="OpenTelemetry's gen_ai.provider.name")
-    request_fields: str = Field(default="openai", description="a kind in request_fields.yaml")
+    """One entry of providers.yaml, which describes the keys."""
+
+    url: str = ""
+    prefix: str = "/v1"
+    models_path: str | None = None
+    query: str = ""
+    options: dict[str, str] = Field(default_factory=dict)
+    auth_header: str = Field(default="authorization: Bearer {key}", pattern=r"^[a-z-]+: .*\{key\}$")
+    key_env: str = ""
+    parameters: dict[Literal["max_tokens", "seed"], str] = Field(default_factory=dict)
+    request_usage: bool = True
+    gen_ai_provider: str = "openai"
+    request_fields: str = DEFAULT_FIELDS
+    rejects: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    adapters: Literal["listed", "listed_by_root", "named"] | None = None
+    adapter_name: str = "{adapter}"
+    base_name: str = ""
+
+    def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
+        """Return what precedes all paths, from an engine's own URL or its options. Raises ValueError."""
+        for name in options:
+            if name not in self.options:
+                raise ValueError(f"unknown option '{name}'; known: {', '.join(self.options) or 'none'}")
+        if not url:
+            missing = [name for name in _variables(self.url) if not {**self.options, **options}[name]]
+            if missing:
+                raise ValueError(f"write options: {{{missing[0]}: ...}}, or a url")
+            return self.url.format_map({**self.options, **options})
+        url = url.rstrip("/")
+        if self.prefix and "{" not in self.prefix:
+            url = url.removesuffix(self.prefix)
+        is_path_missing = url.startswith(("http://", "https://")) and not urlsplit(url).path
+        return url + urlsplit(self.url).path if is_path_missing else url
+
+    def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
+        """How to write requests for a model, given by its upstream name."""
+        query = self.query.format_map({**self.options, **options})
+        prefix = self.prefix.format(model=quote(model, safe=""))
+        models = f"{prefix}/models" if self.models_path is None else self.models_path
+
+        def path(of: str) -> str:
+            return f"{of}?{query}" if query and of else of
+
+        stream = {"stream": True, "stream_options": {"include_usage": True}} if self.request_usage else {"stream": True}
+        chat = Endpoint(path(f"{prefix}/chat/completions"), **self.parameters, stream=stream)
+        return EngineApi(
+            {"chat": chat, "completion": Endpoint(path(f"{prefix}/completions"), stream=stream)},
+            path(models),
+            path(f"{prefix}/embeddings"),
+            auth_header,
+            self.adapter_name,
+            self.adapters == "listed_by_root",
+        )
+
+    def rejected_by(self, model: str) -> frozenset[str]:
+        """The fields that requests to a model must not have, in addition to those of its kind."""
+        own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
+        return frozenset(self.rejects).union(*own)
+
+
+def _variables(template: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
 @lru_cache(maxsize=1)
 def providers() -> Mapping[str, Provider]:
     """By name. Read from the package once."""
-    return {name: Provider.model_validate(provider) for name, provider in _read_table("providers.yaml").items()}
+    return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
+
+
+def provider_at(url: str) -> str:
+    """Return the name of the API at the URL's host; `DEFAULT_PROVIDER` for every other host."""
+    host = urlsplit(url).hostname
+    return next(
+        (name for name, of in providers().items() if host and urlsplit(of.url).hostname == host), DEFAULT_PROVIDER
+    )
 
 
 def _read_table(name: str) -> dict[str, Any]:
     table: dict[str, Any] = yaml.safe_load(files(__package__).joinpath(name).read_text("utf-8"))
     return table
+
+
+@lru_cache(maxsize=1)
+def _request_fields_table() -> dict[str, Any]:
+    return _read_table("request_fields.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +176,17 @@ class RequestFields:
     def with_forwarded(self, names: Iterable[str]) -> "RequestFields":
         return replace(self, forwarded=self.forwarded.union(names))
 
+    def without(self, rejected: Iterable[str], ignored: Iterable[str], advice: str) -> "RequestFields":
+        """Return a copy that does not forward these fields; `advice` explains to the client why they are rejected."""
+        neutral = _request_fields_table()["neutral"]
+        messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
+        return RequestFields(
+            self.kind,
+            self.forwarded - messages.keys() - {*ignored},
+            self.ignored.union(ignored),
+            {**self.rejected, **messages},
+        )
+
     def select(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted."""
         if fields.keys() <= self.forwarded:
@@ -87,7 +212,7 @@ class RequestFields:
 @lru_cache(maxsize=8)
 def request_fields(kind: str) -> RequestFields:
     """The fields of one kind in request_fields.yaml."""
-    table = _read_table("request_fields.yaml")
+    table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
     return RequestFields(kind, names["forwarded"], names["ignored"], rejected)
@@ -98,13 +223,14 @@ def _flatten(names: Iterable[Any]) -> Iterable[str]:
         yield from [name] if isinstance(name, str) else name
 
 
-def check_provider(name: str) -> str:
+def check_provider(name: str | None) -> str | None:
     """Return the name. Raises ConfigError if it is not in the table."""
-    must_be_known("unknown provider", name, providers())
+    if name is not None:
+        must_be_known("unknown provider", name, providers())
     return name
 
 
-def auth_header(what: str, provider: str, variable: str, environment: Mapping[str, str] = os.environ) -> str:
+def auth_header(what: str, provider: Provider, variable: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the header line with the API key in the environment variable; empty if `variable` is empty.
 
     Raises ConfigError if the variable is not set; `what` begins its message.
@@ -114,4 +240,4 @@ def auth_header(what: str, provider: str, variable: str, environment: Mapping[st
     key = environment.get(variable, "")
     if not key:
         raise ConfigError(f"models.yaml: {what} needs the environment variable {variable}, which is not set")
-    return providers()[provider].auth_header.format(key=key) + "\r\n"
+    return provider.auth_header.format(key=key) + "\r\n"

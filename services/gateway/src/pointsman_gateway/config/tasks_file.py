@@ -6,14 +6,17 @@ tasks.yaml has tasks with rules, policy and validators, the classifier, the requ
 from typing import Annotated, Any, Literal
 
 from pointsman_scoring import is_user_metric
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic_core import CoreSchema
 
 from pointsman_gateway.config.field_types import (
     MAX_STOP_SEQUENCES,
     PolicyConfig,
+    Seed,
     StrategyConfig,
     Strict,
     Temperature,
+    TopP,
     ValidatorConfig,
 )
 
@@ -56,8 +59,23 @@ class PathConfig(Strict):
         description="instead of max_tokens, for requests with a response_format or tools; unset: the context window",
     )
     temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
+    response_format: dict[str, Any] | None = Field(
+        default=None, description="as in a request: {type: json_object}, or {type: json_schema, json_schema: ...}"
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of a request, such as {top_k: 20}; its engines must accept them",
+    )
     stop: tuple[str, ...] = Field(default=(), max_length=MAX_STOP_SEQUENCES)
     cache: CacheConfig | None = Field(default=None, description="unset: answers are not cached")
+
+    @property
+    def extra_fields(self) -> dict[str, Any]:
+        """The fields that requests to its engines have by default."""
+        fields = {"response_format": self.response_format} if self.response_format else {}
+        return {**self.extra_body, **fields}
 
 
 class PathsFile(Strict):
@@ -234,6 +252,10 @@ class InlineExample(Strict):
 
     text: str
     output: Any = Field(default=None, description="the right answer; an object is written as JSON")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
     @model_validator(mode="before")
     @classmethod

@@ -131,6 +131,9 @@ def fault_of(outcome: str, error: CodedError | None) -> str:
     return _GATEWAY if fault == _CALLER else fault
 
 
+NOT_COMPUTED = -1.0
+
+
 @dataclass(slots=True)
 class Receipt:
     """What happened to a request that has a decision: tokens, cost, time and outcome.
@@ -155,14 +158,17 @@ class Receipt:
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
     request_id: str = ""
+    _cost_usd: float | None = field(default=NOT_COMPUTED, init=False, repr=False, compare=False)
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def cost_usd(self) -> float | None:
         """None if a model with an unknown price has worked."""
-        picodollars = self.picodollars
-        return None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
+        if self._cost_usd == NOT_COMPUTED:
+            picodollars = self.picodollars
+            self._cost_usd = None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
+        return self._cost_usd
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:

@@ -68,7 +68,7 @@ class RemoteEmbedder:
         body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
         try:
             reply = await self._http.post(
-                f"{endpoint.url}/v1/embeddings", endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES
+                endpoint.url, endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES
             )
         except HttpUnreachable as error:
             raise self._failed(str(error)) from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 from pointsman_servicekit.logs import mask_secrets
 
+from pointsman_gateway.config.providers import EngineApi
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
@@ -62,8 +63,18 @@ class DiscoveredAdapters:
     """The reason by name."""
 
 
-def find_adapters(models: Sequence[ListedModel], base: str) -> DiscoveredAdapters:
-    """Returns the adapters of the base model `base`. Raises NotListed if the engine does not serve it."""
+def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
+    """Returns the adapters of the base model `base`. Raises NotListed if the engine does not serve it.
+
+    `by_root`: an adapter may have the base model's name as its `root`, and no `parent`.
+    """
+    if by_root:
+        models = [
+            msgspec.structs.replace(model, parent=base)
+            if not model.parent and model.root == base != model.id
+            else model
+            for model in models
+        ]
     bases = [model for model in models if not model.parent]
     own = [model for model in bases if model.id == base]
     if not own:
@@ -133,7 +144,8 @@ class AdapterDiscovery:
         """Lists the models once. Returns the seconds for which the engine asks to be left alone."""
         before = self._engines.get(self._name)
         try:
-            found = find_adapters(await list_models(self._http, before.url, before.auth_header), before.model)
+            listed = await list_models(self._http, before.url, before.api)
+            found = find_adapters(listed, before.upstream_model, by_root=before.api.lists_adapters_by_root)
         except NotListed as error:
             self._metrics.models_listed(self._name, error.outcome)
             self._on_problem(str(error), serves_other_model=error.outcome == "other_model")
@@ -180,35 +192,34 @@ class AdapterDiscovery:
         self._logged_unusable = unusable
 
 
-async def list_models(http: PooledPoster, url: str, auth_header: str) -> Sequence[ListedModel]:
-    """Reads an engine's `/v1/models`. Redirects are not followed. Raises NotListed."""
-    deadline = asyncio.get_running_loop().time() + LIST_TIMEOUT_SECONDS
+async def list_models(http: PooledPoster, url: str, api: EngineApi) -> Sequence[ListedModel]:
+    """Reads an engine's list of models. Redirects are not followed. Raises NotListed."""
+    if not api.models_path:
+        raise NotListed("its provider lists no models", "missing")
+    deadline, listing = asyncio.get_running_loop().time() + LIST_TIMEOUT_SECONDS, url + api.models_path
     try:
-        reply = await http.get(f"{url}/v1/models", auth_header, deadline, MAX_LIST_BYTES)
+        reply = await http.get(listing, api.auth_header, deadline, MAX_LIST_BYTES)
     except HttpUnreachable as error:
-        raise NotListed(f"{url}/v1/models cannot be read: {error}", "unreachable") from error
+        raise NotListed(f"{listing} cannot be read: {error}", "unreachable") from error
     body = b"".join(reply.pieces)
     if reply.status != 200:
-        raise _rejection(url, reply, body)
+        raise _rejection(listing, reply, body)
     try:
         return _decode(body).data
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         start = mask_secrets(body[:60].decode("utf-8", "replace"))
-        raise NotListed(
-            f"{url}/v1/models is no list of models in OpenAI's format; it begins {start!r}", "invalid"
-        ) from error
+        raise NotListed(f"{listing} is no list of models in OpenAI's format; it begins {start!r}", "invalid") from error
 
 
-def _rejection(url: str, reply: HttpReply, body: bytes) -> NotListed:
-    answered = f"{url}/v1/models answered {reply.status}"
+def _rejection(listing: str, reply: HttpReply, body: bytes) -> NotListed:
+    answered = f"{listing} answered {reply.status}"
     if 300 <= reply.status < 400:
         target = f" to {reply.location[:200]!r}" if reply.location else ""
         return NotListed(f"{answered}, a redirect{target}, which is not followed: correct the url", "redirect")
     if reply.status in (401, 403):
         return NotListed(f"{answered}: the key is missing or rejected, check api_key_env and provider", "rejected")
     if reply.status in (404, 405):
-        hint = "; write the url without /v1" if url.endswith("/v1") else ""
-        return NotListed(f"{answered}: `adapters: discover` needs an engine that lists its models{hint}", "missing")
+        return NotListed(f"{answered}: `adapters: discover` needs an engine that lists its models", "missing")
     if reply.status == 429:
         return NotListed(f"{answered}: too many requests", "overloaded", reply.retry_after or 0.0)
     start = mask_secrets(body[:200].decode("utf-8", "replace"))

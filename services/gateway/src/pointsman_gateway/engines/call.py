@@ -116,11 +116,11 @@ class EngineCall:
         self._request = EngineRequest(
             engine.name,
             engine.url,
-            target.model,
+            target.upstream_model,
             request.messages,
             sampling,
             request.deadline,
-            engine.auth_header,
+            engine.api,
             settings.timeouts,
             request.operation,
             "",
@@ -249,7 +249,7 @@ class EngineCall:
         state.in_flight -= 1
         if self._busy_interval is not None:
             self._caller.busy_times.end(self._busy_interval, _inference_seconds(self._last))
-        metrics.ended(self._request, _outcome(error), state.clock() - self._began_at)
+        metrics.ended(self._request, self._target.model, _outcome(error), state.clock() - self._began_at)
         if error is None:
             return
         if not self._counts_as_failure(error):

@@ -11,7 +11,7 @@ import dns.exception
 import dns.resolver
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.models_file import DnsName
+from pointsman_gateway.config.engine_config import DnsName
 from pointsman_gateway.engines.engine_state import NOT_REPORTED, Engine, EngineState
 from pointsman_gateway.engines.metrics import EngineMetrics
 

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.config.models_file import Timeouts
+from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.domain import Chunks, Message, Sampling, Usage
 from pointsman_gateway.engines.adapter_discovery import ListedModel, NotListed, find_adapters, list_models
 from pointsman_gateway.engines.engine_client import EngineRequest
@@ -43,16 +43,16 @@ async def check_engine(
     try:
         listed: Sequence[ListedModel] | None = None
         try:
-            listed = await list_models(http, engine.url, engine.auth_header)
+            listed = await list_models(http, engine.url, engine.api)
             yield _model_finding(engine, listed)
         except NotListed as error:
             yield EngineFinding("fail" if discovers else "warn", "models", str(error))
-        if listed is not None and engine.auth_header:
-            yield await _auth_finding(http, engine.url)
-        names = [engine.model]
+        if listed is not None and engine.api.auth_header:
+            yield await _auth_finding(http, engine)
+        names = [engine.upstream_model]
         if discovers and listed is not None:
             try:
-                found = find_adapters(listed, engine.model)
+                found = find_adapters(listed, engine.upstream_model, by_root=engine.api.lists_adapters_by_root)
             except NotListed as error:
                 yield EngineFinding("fail", "adapters", str(error))
             else:
@@ -66,7 +66,9 @@ async def check_engine(
                 else:
                     yield EngineFinding("ok", "adapters", f"it lists {_some(found.usable)}")
                 yield EngineFinding("warn", "guarantees", NO_GUARANTEES)
-                names += sorted(name for name in adapters if name in found.usable) or sorted(found.usable)[:1]
+                needed = sorted(name for name in adapters if name in found.usable) or sorted(found.usable)[:1]
+                names += [engine.api.name_of_adapter(name, engine.upstream_model) for name in needed]
+        names += [engine.api.name_of_adapter(name, engine.upstream_model) for name in sorted(engine.resident)]
         for name in names:
             for finding in await _answer_findings(pool, engine, name, timeouts):
                 yield finding
@@ -76,15 +78,15 @@ async def check_engine(
 
 def _model_finding(engine: Engine, listed: Sequence[ListedModel]) -> EngineFinding:
     names = {model.id for model in listed}
-    if engine.model in names:
-        return EngineFinding("ok", "models", f"it lists '{engine.model}' among {len(names)}")
-    return EngineFinding("warn", "models", f"it does not list '{engine.model}'; it lists {_some(names)}")
+    if engine.upstream_model in names:
+        return EngineFinding("ok", "models", f"it lists '{engine.upstream_model}' among {len(names)}")
+    return EngineFinding("warn", "models", f"it does not list '{engine.upstream_model}'; it lists {_some(names)}")
 
 
-async def _auth_finding(http: PooledPoster, url: str) -> EngineFinding:
+async def _auth_finding(http: PooledPoster, engine: Engine) -> EngineFinding:
     """Whether the engine rejects requests without the key."""
     try:
-        await list_models(http, url, "")
+        await list_models(http, engine.url, replace(engine.api, auth_header=""))
     except NotListed as error:
         if error.outcome == "rejected":
             return EngineFinding("ok", "key", "it is accepted, and requests without it are rejected")
@@ -115,7 +117,7 @@ async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Tim
     answer, client = _Answer(), OpenAIClient(pool)
     request = EngineRequest(
         engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),
-        asyncio.get_running_loop().time() + ANSWER_SECONDS, engine.auth_header, timeouts,
+        asyncio.get_running_loop().time() + ANSWER_SECONDS, engine.api, timeouts,
     )  # fmt: skip
     transfer = client.send(request, answer)
     error = await answer.end

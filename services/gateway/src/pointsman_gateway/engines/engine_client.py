@@ -15,12 +15,13 @@ stream_idle_timeout      yes                        nothing: the answer has begu
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.config.models_file import Timeouts
+from pointsman_gateway.config.engine_config import Timeouts
+from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
-from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -29,8 +30,7 @@ STALL_SECONDS = 5.0
 """Seconds of silence to all its requests after which an engine has failed, even if the client gave up first."""
 
 
-@value
-class CompletionRequest:
+class CompletionRequest(msgspec.Struct, frozen=True):
     """What to generate, independent of the engine."""
 
     messages: Sequence[Message]
@@ -45,18 +45,16 @@ class CompletionRequest:
     caller: Caller = ANONYMOUS
 
 
-@value
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     engine: str
     url: str
     model: str
-    """As the engine knows it: the served base model or an adapter version."""
+    """The engine's name for it: of the base model, or of an adapter."""
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
     """On the event loop's clock."""
-    auth_header: str = ""
-    """The header line with the API key; empty without a key."""
+    api: EngineApi = DEFAULT_API
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
     trace_headers: str = ""
@@ -97,6 +95,9 @@ CONNECT_TIMEOUT = "connect_timeout"
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
 NOT_RESIDENT = "adapter_not_resident"
+
+KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
+"""Codes of errors for a wrong API key; Google sends its with status 400."""
 
 MAX_COOLDOWN_SECONDS = 30.0
 """Longer Retry-After values of engines are cut to this."""
@@ -144,23 +145,35 @@ def counts_against_engine(error: PointsmanError) -> bool:
 
 
 def refused(
-    request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
+    request: EngineRequest,
+    status: int,
+    message: str,
+    param: str | None = None,
+    retry_after: float | None = None,
+    code: str = "",
+    location: str = "",
 ) -> PointsmanError:
-    """The error for a response that is no stream. `retry_after` is the header's value; `param` is from the body."""
+    """The error for a response that is no stream. `retry_after` is in seconds; `param` and `code` are from the body."""
     message = mask_secrets(message)  # it may quote the API key
-    if status in (400, 413, 422):
-        if param in ("input_tokens", "prompt"):
+    if status in (400, 413, 422) and code not in KEY_CODES:
+        # Azure writes "prompt" for one that its content filter has rejected.
+        is_too_long = param in ("input_tokens", "prompt") and code != "content_filter"
+        if is_too_long or code == "context_length_exceeded":
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
         if "--tool-call-parser" in message:
             message = f"{message}; for an engine that a lora-server starts, set POINTSMAN_LORA_TOOL_CALL_PARSER"
         return InvalidArgument(message, code="engine_refused", param=param)
     text = f"engine '{request.engine}' answered {status}: {message}"
+    if 300 <= status < 400:
+        text = f"engine '{request.engine}' answered {status}, a redirect to '{location[:200]}', which is not followed"
+    elif status in (401, 403) or code in KEY_CODES:
+        text = f"{text}; check its api_key_env and provider"
     if status == 429:
-        return NotEngineFault(text, code=OVERLOADED, retry_after=_seconds(retry_after))
+        return NotEngineFault(text, code=OVERLOADED, retry_after=_cut(retry_after))
     if status == 404:
         return NotServed(text, code=ERROR, retry_after=1.0)
     failed = TransientFailure if status in (502, 503, 504) else EngineFailed
-    return failed(text, code=ERROR, retry_after=_seconds(retry_after) or 1.0)
+    return failed(text, code=ERROR, retry_after=_cut(retry_after) or 1.0)
 
 
 def not_resident(engine: str, version: str) -> NotResident:
@@ -193,10 +206,5 @@ def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
     return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds of a Retry-After header; None if it is absent or holds a date."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        return None
-    return min(seconds, MAX_COOLDOWN_SECONDS) if seconds > 0 else None
+def _cut(retry_after: float | None) -> float | None:
+    return min(retry_after, MAX_COOLDOWN_SECONDS) if retry_after else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import Alias, CanaryMetrics
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 
@@ -37,8 +38,11 @@ class Engine:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     """As its lora-server reported them; `Aliases` decides which report counts."""
     detail: str = NOT_REPORTED
-    auth_header: str = ""
-    """The header line with the API key, as its provider expects it; empty without a key."""
+    api: EngineApi = DEFAULT_API
+    upstream: str = ""
+    """Its own name for the model; empty if that is the same."""
+    has_fixed_adapters: bool = False
+    """Whether `resident` is configured, so that nothing would report an adapter again."""
     sequence: int = 0
     """Of the lora-server's report."""
     training_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -53,6 +57,10 @@ class Engine:
     @property
     def has_reported(self) -> bool:
         return self.ready or self.detail != NOT_REPORTED
+
+    @property
+    def upstream_model(self) -> str:
+        return self.upstream or self.model
 
     def serves(self, model: str, version: str) -> bool:
         """Whether it can answer with the model, or with the adapter version if there is one."""
@@ -118,7 +126,7 @@ class EngineState:
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
         """The engine rejected a version that is resident by `reported`; ignored if there is a newer report."""
-        if self.engine is reported:
+        if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
 
     def may_load(self, version: str) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.models_file import BreakerConfig, EngineConfig, ModelsFile, Timeouts
-from pointsman_gateway.config.providers import DEFAULT_PROVIDER, RequestFields, request_fields
+from pointsman_gateway.config.engine_config import BreakerConfig, EngineConfig, Timeouts
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.providers import DEFAULT_FIELDS, RequestFields, request_fields
 from pointsman_gateway.domain import Alias, Caller, Path, Sampling
 from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
@@ -24,7 +25,7 @@ class EngineSettings:
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
-    accepted_fields: RequestFields = request_fields(DEFAULT_PROVIDER)  # noqa: RUF009  # it is frozen
+    accepted_fields: RequestFields = request_fields(DEFAULT_FIELDS)  # noqa: RUF009  # it is frozen
     sends_priority: bool = False
     separates_tenants: bool = False
     sends_caller: bool = False
@@ -65,9 +66,11 @@ class Target:
 
     engine: Engine
     model: str
-    """As the engine knows it: the base model or an adapter version."""
+    """The base model or an adapter version."""
     state: EngineState
     settings: EngineSettings
+    upstream_model: str = ""
+    """The name that requests to the engine have for it."""
 
     @property
     def is_adapter(self) -> bool:
@@ -242,7 +245,11 @@ class Engines:
 
     def _target(self, state: EngineState, model: str) -> Target:
         engine = state.engine
-        return Target(engine, model, state, self._settings.get(engine.group or engine.name, DEFAULT_SETTINGS))
+        upstream = engine.upstream_model
+        if model != engine.model:
+            upstream = engine.api.name_of_adapter(model, upstream)
+        settings = self._settings.get(engine.group or engine.name, DEFAULT_SETTINGS)
+        return Target(engine, model, state, settings, upstream)
 
     def _unavailable(self, path: Path, lookup: _Lookup) -> Unavailable:
         refusal = self._refusal(path, lookup)

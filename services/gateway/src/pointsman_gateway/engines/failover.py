@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec.structs
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.config.models_file import RetryConfig
@@ -225,7 +226,7 @@ class Hedging:
         race: Race = {}
         try:
             # An engine that loses after this delay, and was silent to all its requests meanwhile, has failed.
-            self._start(race, target, others, replace(request, stall_seconds=delay))
+            self._start(race, target, others, msgspec.structs.replace(request, stall_seconds=delay))
             done, _ = await asyncio.wait(race, timeout=delay)
             if not done:
                 self._start_second(race, target, others, request)

@@ -5,9 +5,12 @@ Pool.idle or Pool.connect -> Connection.post -> on_event, Connection.read ... ->
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import inf
 from typing import cast
@@ -60,6 +63,8 @@ def origin_of(url: str) -> Origin:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
+    if parts.username or parts.password:
+        raise ValueError(f"the URL of host '{parts.hostname}' has a password; name the key's variable in api_key_env")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
     # identity: a compressed stream would arrive in large pieces.
@@ -67,7 +72,7 @@ def origin_of(url: str) -> Origin:
     return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), headers)
 
 
-_LENGTHS_OF_READ_HEADERS = (len(b"location"), len(b"retry-after"))
+_LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
 """Most headers are skipped by their length: this runs for each header of each answer."""
 
 
@@ -86,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._failure: ConnectionFailed | None = None
         self.status = 0
-        self.retry_after = self.location = ""
+        self.location = self._retry_after = self._retry_after_ms = ""
         self.is_complete = True
         self.idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -100,7 +105,8 @@ class Connection(asyncio.Protocol):
     def post(self, head: bytes, body: bytes) -> None:
         """Sends a request; `head` lacks only the content length. Raises ConnectionFailed."""
         self.read()  # drops what arrived after the previous response
-        self.status, self.retry_after, self.location, self.is_complete = 0, "", "", False
+        self.status, self.is_complete = 0, False
+        self.location = self._retry_after = self._retry_after_ms = ""
         if self._transport is None:
             raise _copy(self._failure) if self._failure else ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
@@ -157,6 +163,20 @@ class Connection(asyncio.Protocol):
     def failure(self) -> ConnectionFailed | None:
         """The error of the connection, as soon as everything that arrived before it has been read."""
         return None if self._pieces else self._failure
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the response asks to wait, in a header of seconds, milliseconds or a date; None if it asks for
+        none."""
+        for written, unit in ((self._retry_after_ms, 0.001), (self._retry_after, 1.0)):
+            with suppress(ValueError):
+                seconds = float(written) * unit
+                if 0 < seconds < inf:
+                    return seconds
+        with suppress(ValueError, OverflowError):
+            seconds = parsedate_to_datetime(self._retry_after).timestamp() - time.time()
+            return seconds if seconds > 0 else None
+        return None
 
     @property
     def is_open(self) -> bool:
@@ -239,7 +259,9 @@ class Connection(asyncio.Protocol):
         if len(name) not in _LENGTHS_OF_READ_HEADERS:
             return
         if name.lower() == b"retry-after":
-            self.retry_after = value.decode("latin-1")
+            self._retry_after = value.decode("latin-1")
+        elif name.lower() == b"retry-after-ms":
+            self._retry_after_ms = value.decode("latin-1")
         elif name.lower() == b"location":
             self.location = value.decode("latin-1")
 

@@ -213,9 +213,9 @@ def _load_outcome(error: PointsmanError) -> str:
 def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
     ready, detail = state.status == pb.ENGINE_STATUS_READY, state.detail
     aliases: Sequence[pb.Alias] = state.aliases
-    if ready and state.base_model != before.model:
+    if ready and state.base_model != before.upstream_model:
         ready, aliases = False, ()
-        detail = f"it serves '{state.base_model}', not '{before.model}' as models.yaml says"
+        detail = f"it serves '{state.base_model}', not '{before.upstream_model}' as models.yaml says"
     elif ready and before.endpoint and _is_local(state.url) and not _is_local(f"//{before.endpoint}"):
         ready = False
         detail = f"its lora-server reports the local address {state.url}: set POINTSMAN_LORA_ENGINE_URL"

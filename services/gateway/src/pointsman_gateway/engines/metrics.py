@@ -109,9 +109,9 @@ class EngineMetrics:
             registry=registry,
         )
 
-    def ended(self, request: EngineRequest, outcome: str, seconds: float) -> None:
-        """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._calls.observe_call(request.operation, request.model, outcome, seconds)
+    def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
+        """`model` is the gateway's name for it; `outcome` is "ok", "cancelled" or the code of an error."""
+        self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:

@@ -1,8 +1,6 @@
 """The client for OpenAI-compatible engines: sends requests, and pushes the answers to sinks as they arrive."""
 
 import asyncio
-import json
-from contextlib import suppress
 from contextvars import copy_context
 from math import inf
 from typing import Any
@@ -11,7 +9,7 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Operation
+from pointsman_gateway.config.providers import Endpoint
 from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     broke_off,
@@ -31,12 +29,11 @@ from pointsman_gateway.engines.http1 import (
     origin_of,
 )
 from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.openai_schema import parse_error
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
 """Limit for an error response; the client does not wait for more of it."""
-
-_PATHS: dict[Operation, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -135,7 +132,8 @@ class OpenAITransfer:
 
     def _post(self, connection: Connection) -> None:
         self._connection, request = connection, self._request
-        connection.post(_head(self._origin, request), _encode(_body(request)))
+        endpoint = request.api.endpoints[request.operation]
+        connection.post(_head(self._origin, request, endpoint), _encode(_body(request, endpoint)))
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
         connection.on_event = self._on_event
 
@@ -184,7 +182,8 @@ class OpenAITransfer:
         elif connection.failure is not None:
             self._on_lost(connection, connection.failure)
         elif connection.is_complete:
-            self._fail(broke_off(self._request, "the stream ended without [DONE]"))
+            why = "the stream ended without [DONE]" if self._has_begun else "its answer has no event of a stream"
+            self._fail(broke_off(self._request, why))
 
     def _on_lost(self, connection: Connection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):
@@ -223,38 +222,34 @@ def _discard(connecting: "asyncio.Task[Connection]") -> None:
 
 def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
     """The error of a response that is no stream."""
-    body = connection.read()
-    message, param = body[:500].decode("utf-8", "replace"), None
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
-        error = json.loads(body)["error"]
-        message, param = str(error["message"]), error.get("param")
-    return refused(request, connection.status, message, param, connection.retry_after)
+    error = parse_error(connection.read())
+    wait = connection.retry_after or error.retry_after
+    return refused(request, connection.status, error.message, error.param, wait, error.code, connection.location)
 
 
-def _head(origin: Origin, request: EngineRequest) -> bytes:
+def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
     return (
-        f"POST {origin.path}{_PATHS[request.operation]} HTTP/1.1\r\n{origin.headers}"
-        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.auth_header}"
+        f"POST {origin.path}{endpoint.path} HTTP/1.1\r\n{origin.headers}"
+        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.api.auth_header}"
     ).encode("latin-1")
 
 
-def _body(request: EngineRequest) -> dict[str, Any]:
+def _body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     sampling = request.sampling
     body: dict[str, Any] = {
         **sampling.extra,
         "model": request.model,
         **_prompt(request),
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        **endpoint.stream,
     }
     if sampling.max_tokens is not None:
-        body["max_tokens"] = sampling.max_tokens
+        body[endpoint.max_tokens] = sampling.max_tokens
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
     if sampling.top_p is not None:
         body["top_p"] = sampling.top_p
     if sampling.seed is not None:
-        body["seed"] = sampling.seed
+        body[endpoint.seed] = sampling.seed
     if sampling.stop:
         body["stop"] = sampling.stop
     return body

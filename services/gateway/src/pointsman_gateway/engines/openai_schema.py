@@ -4,6 +4,7 @@ Engines differ in tool calls, content in parts and log-probabilities. After `Del
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -86,6 +87,50 @@ decode_event = msgspec.json.Decoder(Event).decode
 decode_events = msgspec.json.Decoder(list[Event]).decode
 decode_texts = msgspec.json.Decoder(list[_TextEvent]).decode
 decode_any_event = msgspec.json.Decoder(AnyEvent).decode
+
+
+MAX_MESSAGE_CHARACTERS = 500
+"""Characters of an error message that has no known format."""
+
+
+class EngineError(msgspec.Struct, frozen=True):
+    """What the body of an error response says."""
+
+    message: str
+    param: str | None = None
+    code: str = ""
+    retry_after: float | None = None
+    """Seconds."""
+
+
+def parse_error(body: bytes) -> EngineError:
+    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it."""
+    shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
+    if shown.lstrip().startswith("<"):
+        return EngineError(f"an HTML page, which begins {shown.strip()[:60]!r}; is its url that of an API?")
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return EngineError(shown)
+    data = data[0] if isinstance(data, list) and data else data
+    error = data.get("error", data) if isinstance(data, dict) else None
+    if isinstance(error, str):
+        return EngineError(error[:MAX_MESSAGE_CHARACTERS])
+    if not isinstance(error, dict) or "message" not in error:
+        return EngineError(shown)
+    message, param, code = error["message"], error.get("param"), error.get("code")
+    if not isinstance(message, str):
+        message = json.dumps(message)[:MAX_MESSAGE_CHARACTERS]
+    details = error.get("details")
+    details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    code = next((one["reason"] for one in details if isinstance(one.get("reason"), str)), code)
+    delay = next((str(one["retryDelay"]) for one in details if "retryDelay" in one), "")
+    return EngineError(
+        message,
+        param if isinstance(param, str) else None,
+        code if isinstance(code, str) else "",
+        float(delay[:-1]) if re.fullmatch(r"\d{1,6}(\.\d{1,9})?s", delay) else None,
+    )
 
 
 class UnreadableDelta(ValueError):

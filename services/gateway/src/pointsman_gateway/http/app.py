@@ -16,12 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.http import routes
+from pointsman_gateway.http.anthropic.messages import MESSAGES, count_tokens, create_message
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
-from pointsman_gateway.http.dependencies import HAS_RECEIPT, HttpDependencies, dependencies_of
-from pointsman_gateway.http.encoding import error_body, error_headers
-from pointsman_gateway.http.openai.chat import ChatRoute, chat
+from pointsman_gateway.http.dependencies import HAS_RECEIPT, ConversationRoute, HttpDependencies, dependencies_of
+from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
+from pointsman_gateway.http.openai.chat import CHAT, chat
 from pointsman_gateway.http.openai.completions import complete
 from pointsman_gateway.http.openai.embeddings import embed
 from pointsman_gateway.http.openai.fields import invalid_field
@@ -37,6 +38,8 @@ METERED_ROUTES: dict[str, Operation] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/messages/count_tokens": "route",
     "/v1/embeddings": "embeddings",
     "/v1/route": "route",
 }
@@ -54,7 +57,10 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
         record_rejection(dependencies, scope, error)
 
     api = build_api(dependencies)
-    raw_routes = {("POST", "/v1/chat/completions"): ChatRoute(dependencies)}
+    raw_routes = {
+        ("POST", "/v1/chat/completions"): ConversationRoute(dependencies, CHAT),
+        ("POST", MESSAGES_PATH): ConversationRoute(dependencies, MESSAGES),
+    }
     app: ASGIApp = GatewayApp(api, dependencies.tenancy, dependencies.budget, raw_routes, on_rejected)
     if dependencies.cors_origins:
         app = CorsApp(app, dependencies.cors_origins)
@@ -105,6 +111,8 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.post("/v1/chat/completions")(chat)
     app.post("/v1/completions")(complete)
     app.post("/v1/responses")(create_response)
+    app.post(MESSAGES_PATH)(create_message)
+    app.post(f"{MESSAGES_PATH}/count_tokens")(count_tokens)
     app.post("/v1/embeddings")(embed)
     app.get("/v1/models")(routes.list_models)
     app.get("/v1/models/{name:path}")(routes.find_model)
@@ -193,7 +201,8 @@ async def _on_disconnected(request: Request, error: Any) -> Response:
 
 def _reject(request: Request, error: PointsmanError) -> Response:
     record_rejection(dependencies_of(request), request.scope, error)
-    return JSONResponse(error_body(error), error.http_status, error_headers(error))
+    status, body = error_format_of(request.scope["path"])(error)
+    return JSONResponse(body, status, error_headers(error))
 
 
 def _bad_content_type(request: Request) -> InvalidArgument:

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
-from pointsman_gateway.http.encoding import Encoder, error_response
+from pointsman_gateway.http.encoding import Encoder, ErrorFormat, error_response, openai_error
 from pointsman_gateway.http.sinks import HttpSink
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.batch import RequestBatch
@@ -165,9 +165,11 @@ class _DisconnectWatch:
         self.on_disconnect()
 
 
-async def send_error(send: Send, error: PointsmanError, extra_headers: Headers) -> None:
+async def send_error(
+    send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = openai_error
+) -> None:
     """Sends a complete response that reports the error."""
-    for message in _to_messages(*error_response(error, extra_headers)):
+    for message in _to_messages(*error_response(error, extra_headers, error_format)):
         await send(message)
 
 

@@ -19,6 +19,7 @@ from pointsman_gateway.codec.headers import Headers, credential_of, identify_cal
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
+from pointsman_gateway.http.encoding import error_format_of
 from pointsman_gateway.pipeline.ports import Tenancy
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
@@ -167,7 +168,7 @@ class GatewayApp:
             if send.has_started or not isinstance(error, PointsmanError):
                 raise
             self._on_rejected(scope, error)
-            await send_error(send, error, [])
+            await send_error(send, error, [], error_format_of(scope["path"]))
 
 
 def request_id_from(header: bytes | None) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from pointsman_gateway.http.encoding import MESSAGES_PATH
+
 MAX_DISCARDED_BYTES = 9 * 1024 * 1024
 """The largest body with its framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
 DISCARD_SECONDS = 10.0
@@ -56,10 +58,14 @@ class Rejection:
     code: str
     message: str
 
-    def response(self) -> bytes:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+    def response(self, target: bytes) -> bytes:
+        """The bytes of the response, in the format of the API to which the request's target belongs."""
+        is_anthropic = target.startswith(MESSAGES_PATH.encode())
+        server_error = "overloaded_error" if is_anthropic else "server_error"
+        kind = server_error if self.status >= 500 else "invalid_request_error"
         error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        body = json.dumps({"error": error}, separators=(",", ":")).encode()
+        content = {"type": "error", "error": error} if is_anthropic else {"error": error}
+        body = json.dumps(content, separators=(",", ":")).encode()
         head = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
             "content-type: application/json",

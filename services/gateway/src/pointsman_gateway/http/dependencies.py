@@ -1,7 +1,7 @@
 """What the HTTP routes use: the gateway's parts, the request's caller and deadline, and the way to answer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,13 +12,14 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from pointsman_gateway import domain
-from pointsman_gateway.codec.headers import cache_mode
+from pointsman_gateway.codec.headers import cache_mode, credential_of, identify_caller
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer
-from pointsman_gateway.http.asgi_app import DEPLOYMENT
-from pointsman_gateway.http.encoding import Encoder
+from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
+from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
+from pointsman_gateway.http.encoding import Encoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+from pointsman_gateway.pipeline.run import to_public_error
 
 HAS_RECEIPT = "pointsman.has_receipt"
 """Key in the ASGI scope of a request that has reached the pipeline, which writes the receipt itself."""
@@ -52,6 +53,65 @@ class HttpDependencies:
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; "*": all. Empty: none."""
+
+
+class ConversationBody(Protocol):
+    """The decoded body of a conversation."""
+
+    model: str
+    stream: bool | None
+
+    def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
+        """Raises InvalidArgument."""
+        ...
+
+    def encoder(self) -> Encoder: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """An API for conversations. Every dialect's requests have the same runs."""
+
+    request_lines: tuple[bytes, ...]
+    """The first lines of its requests, for the reader that needs no ASGI."""
+    read_plain: Callable[[bytes, float, domain.Caller, str, float], tuple[domain.Request, Encoder] | None]
+    """Reads the common form of a body; None for all others. Its parameters are the body, and those of `to_request`."""
+    decode: Callable[[bytes], ConversationBody]
+    """Raises InvalidArgument."""
+    error_format: ErrorFormat
+
+
+class ConversationRoute:
+    """Handles the conversations of one dialect without FastAPI."""
+
+    def __init__(self, dependencies: HttpDependencies, dialect: Dialect) -> None:
+        self._dependencies = dependencies
+        self._dialect = dialect
+
+    async def __call__(self, request: RawRequest) -> None:
+        pipeline = self._dependencies.pipeline
+        try:
+            answer = await self._prepare(request)
+        except (ClientDisconnected, asyncio.CancelledError) as error:
+            pipeline.turned_away("chat", None, request.arrived)
+            if isinstance(error, ClientDisconnected):
+                return
+            raise
+        except Exception as error:
+            rejection = to_public_error(error)
+            pipeline.turned_away("chat", rejection, request.arrived)
+            await send_error(request.send, rejection, request.response_headers, self._dialect.error_format)
+            return
+        await answer(request.scope, request.receive, request.send)
+
+    async def _prepare(self, request: RawRequest) -> AsgiAnswer:
+        parts, headers = self._dependencies, request.headers
+        request.scope[CALLER] = caller = await identify_caller(parts.tenancy, credential_of(headers))
+        body = self._dialect.decode(await request.read_body(caller))
+        body.model = request.scope.get(DEPLOYMENT, body.model)
+        deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
+        decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
+        return AsgiAnswer(parts.pipeline, decoded, body.encoder(), bool(body.stream), request.response_headers)
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:

@@ -1,13 +1,14 @@
-"""What all responses share: the protocol of the encoders of OpenAI's endpoints, JSON, errors, usage and receipts."""
+"""What all responses share: the protocol of encoders, JSON, errors in both dialects, usage and receipts."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Protocol
 
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Usage
@@ -27,8 +28,28 @@ ERROR_TYPES = {
 }
 """OpenAI's error types by HTTP status; all others are "server_error"."""
 
+ANTHROPIC_ERRORS = {
+    400: (400, "invalid_request_error"),
+    401: (401, "authentication_error"),
+    403: (403, "permission_error"),
+    404: (404, "not_found_error"),
+    409: (409, "invalid_request_error"),
+    429: (429, "rate_limit_error"),
+    500: (500, "api_error"),
+    503: (529, "overloaded_error"),
+    504: (504, "timeout_error"),
+}
+"""Anthropic's status and error type by the error's HTTP status."""
+
+MESSAGES_PATH = "/v1/messages"
+"""Anthropic's route; errors of all paths that begin like this have Anthropic's format."""
+
 to_json = msgspec.json.Encoder().encode
 _to_latin_1 = methodcaller("encode", "latin-1")
+
+
+ErrorFormat = Callable[[PointsmanError], tuple[int, dict[str, Any]]]
+"""Returns the status and the body of a response that reports an error."""
 
 
 class Encoder(Protocol):
@@ -37,6 +58,11 @@ class Encoder(Protocol):
     A stream is `encode_start`, `encode_chunks` any number of times, and `encode_end` or `encode_error`. These return
     complete server-sent events; the result may be empty.
     """
+
+    @property
+    def error_format(self) -> ErrorFormat:
+        """The format of an error that is reported instead of an answer."""
+        ...
 
     def encode_start(self, started: Started) -> bytes:
         """Events that precede the first chunk."""
@@ -74,14 +100,34 @@ def error_body(error: PointsmanError) -> dict[str, Any]:
     }
 
 
+def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
+    return error.http_status, error_body(error)
+
+
+def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
+    """Anthropic's format, with `code` and `param` in addition."""
+    status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])
+    if error.code == "body_too_large":
+        status, kind = 413, "request_too_large"
+    details = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
+    return status, {"type": "error", "error": details, "request_id": request_id.get()}
+
+
+def error_format_of(path: str) -> ErrorFormat:
+    return anthropic_error if path.startswith(MESSAGES_PATH) else openai_error
+
+
 def error_headers(error: PointsmanError) -> dict[str, str]:
     return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
 
 
-def error_response(error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, Headers, bytes]:
+def error_response(
+    error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
+) -> tuple[int, Headers, bytes]:
     """Status, headers and body of a response that reports an error."""
+    status, body = error_format(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
-    return error.http_status, headers, to_json(error_body(error))
+    return status, headers, to_json(body)
 
 
 def encode_headers(headers: Mapping[str, str]) -> Headers:

@@ -8,7 +8,7 @@ from uvicorn.server import ServerState
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.http.connection_limits import ConnectionLimits
-from pointsman_gateway.http.fast_reader import CHAT_REQUEST_LINE, ChatReader
+from pointsman_gateway.http.fast_reader import REQUEST_LINES, ChatReader
 from pointsman_gateway.http.guarded_connection import NEVER, GuardedConnection
 from pointsman_gateway.http.sinks import ConnectionSink
 
@@ -52,6 +52,10 @@ class FastConnection(GuardedConnection):
     def is_idle(self) -> bool:
         return not self._is_busy and super().is_idle
 
+    @property
+    def request_target(self) -> bytes:
+        return self._partial.split(b" ", 2)[1] if self._partial else super().request_target
+
     def reserve_buffer(self, tenant: str, count: int) -> bool:
         """Reserves the bytes of the current request once; False if the budget of buffered bytes is exhausted."""
         if not self._reserved:
@@ -74,7 +78,7 @@ class FastConnection(GuardedConnection):
         self._idle_until = NEVER
         if self._partial:
             data, self._partial = self._partial + data, b""
-        if not (data.startswith(CHAT_REQUEST_LINE) and self._is_between_requests):
+        if not (data.startswith(REQUEST_LINES) and self._is_between_requests):
             self._pass_to_uvicorn(data)
             return
         self._is_busy = True

@@ -1,6 +1,6 @@
 """Reads the common form of a chat request directly from the bytes of a connection, without uvicorn and ASGI.
 
-bytes -> Head, ChatBody -> Request -> RequestRun -> ConnectionSink -> bytes
+bytes -> Head, its dialect's body -> Request -> RequestRun -> ConnectionSink -> bytes
 
 Every other form is left to uvicorn, which also reports errors: requests without Content-Length, with content in parts,
 with unknown fields, over 256 KiB, malformed, or with a key that has to be looked up.
@@ -16,14 +16,15 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
+from pointsman_gateway.http.anthropic.messages import MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
-from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
-from pointsman_gateway.http.openai.chat import decode_plain_chat, includes_usage, to_request
-from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.dependencies import Dialect, HttpDependencies, parse_timeout
+from pointsman_gateway.http.openai.chat import CHAT
 from pointsman_gateway.http.sinks import Connection, ConnectionSink
 
-CHAT_REQUEST_LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
-"""The first line of every request that is read here."""
+DIALECTS = (CHAT, MESSAGES)
+REQUEST_LINES = tuple([line for dialect in DIALECTS for line in dialect.request_lines])
+"""The first lines of the requests that are read here."""
 
 MAX_CACHED_HEADS = 1024
 """Parsed heads that are cached: a client sends the same head again and again."""
@@ -53,6 +54,7 @@ class Head:
     timeout: bytes | None
     cache: str
     header_count: int
+    dialect: Dialect
 
 
 class HeadParser:
@@ -68,9 +70,10 @@ class HeadParser:
         cached = self._cache.get(head)
         if cached is not None:
             return cached
-        if len(head) > MAX_HEAD_BYTES or not _HEADERS.fullmatch(head, len(CHAT_REQUEST_LINE)):
+        start = head.find(b"\n") + 1
+        if len(head) > MAX_HEAD_BYTES or not _HEADERS.fullmatch(head, start):
             return None
-        lines = [line.partition(b":") for line in head[len(CHAT_REQUEST_LINE) : -len(_END_OF_HEAD)].split(b"\r\n")]
+        lines = [line.partition(b":") for line in head[start : -len(_END_OF_HEAD)].split(b"\r\n")]
         headers = {name.lower(): value.strip() for name, _, value in lines}
         length = headers.get(b"content-length", b"")
         keeps_alive = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
@@ -85,6 +88,7 @@ class HeadParser:
             headers.get(b"x-request-timeout"),
             cache_mode(headers.get(b"cache-control")),
             len(lines),
+            next(dialect for dialect in DIALECTS if head[:start] in dialect.request_lines),
         )
         if not headers.keys() & _PER_REQUEST_HEADERS:
             if len(self._cache) >= MAX_CACHED_HEADS:
@@ -102,7 +106,7 @@ class BufferingConnection(Connection, Protocol):
 
 
 class ChatReader:
-    """Parses chat requests, and starts their runs."""
+    """Parses chat requests in all dialects, and starts their runs."""
 
     def __init__(self, dependencies: HttpDependencies) -> None:
         self.budget = dependencies.budget
@@ -130,15 +134,14 @@ class ChatReader:
         if length > len(data):
             return length
         try:
-            body = decode_plain_chat(data[end:])
-            if body is None:
-                return 0
             deadline = self._clock() + parse_timeout(head.timeout, self._request_timeout)
-            request = to_request(body, deadline, caller, head.cache, arrived)
+            read = head.dialect.read_plain(data[end:], deadline, caller, head.cache, arrived)
         except InvalidArgument:
             return 0  # reported when the request is read again
+        if read is None:
+            return 0
+        request, encoder = read
         id_of_request = request_id_from(head.request_id)
-        encoder = ChatEncoder(includes_usage(body.stream_options))
         sink = ConnectionSink(connection, deadline, encoder, not request.as_a_whole, id_of_request)
         token = request_id.set(id_of_request)
         try:

@@ -23,7 +23,7 @@ from pointsman_gateway.http.connection_limits import (
 
 NEVER = float("inf")
 
-SINGLE_HEADERS = (b"authorization", b"api-key", b"host")
+SINGLE_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"host")
 """Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
 
 
@@ -42,6 +42,7 @@ class GuardedConnection(HttpToolsProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], limits: ConnectionLimits
     ) -> None:
         super().__init__(config, server_state, app_state)
+        self.url = b""  # uvicorn's, as long as no request has arrived
         self.access_log = False  # uvicorn logs addresses, which may hold secrets, if any logger listens
         self._limits = limits
         self.strangers: dict[GuardedConnection, None] = {}
@@ -99,6 +100,11 @@ class GuardedConnection(HttpToolsProtocol):
     def has_shown_key(self) -> bool:
         """Whether one of its requests has had a valid key. Without authentication every key is valid."""
         return self.cycle is not None and CALLER in self.cycle.scope
+
+    @property
+    def request_target(self) -> bytes:
+        """Path and query of the current request, or else of the last one, as far as they are known."""
+        return self.url
 
     @property
     def is_idle(self) -> bool:
@@ -290,5 +296,5 @@ class GuardedConnection(HttpToolsProtocol):
             return
         self._limits.on_rejection(rejection.code)
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(rejection.response())
+            self.transport.write(rejection.response(self.request_target))
         self.transport.close()

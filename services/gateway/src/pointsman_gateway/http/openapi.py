@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from pointsman_gateway.http.encoding import MESSAGES_PATH
 from pointsman_gateway.http.openapi_schemas import (
     ANYTHING,
     SCHEMAS,
@@ -108,7 +109,38 @@ RESPONSE_FORMAT: Schema = {
     ]
 }
 
+_BLOCKS: Schema = listing(record(type=one_of("text"), text=STRING))
+
+MESSAGE_PARAMS: Schema = {
+    **listing(
+        record(
+            role=one_of("user", "assistant"),
+            content={
+                "anyOf": [
+                    STRING,
+                    _BLOCKS,
+                    listing(record(type=one_of("tool_use"), id=STRING, name=STRING, input=ANYTHING)),
+                    listing(record(type=one_of("tool_result"), tool_use_id=STRING, content_or_none=STRING)),
+                ]
+            },
+        )
+    ),
+    "minItems": 1,
+}
+
+MESSAGES_FIELDS: dict[str, Schema] = {
+    "messages": MESSAGE_PARAMS,
+    "system": {"anyOf": [STRING, _BLOCKS]},
+    "tools": listing(record(name=STRING, input_schema=ANYTHING, description_or_none=STRING)),
+    "tool_choice": record(type=one_of("auto", "any", "tool", "none"), name_or_none=STRING),
+    "stop_sequences": {**listing(STRING), "maxItems": 4},
+    "output_config": record(format_or_none=record(type=one_of("json_schema"), schema=ANYTHING), effort_or_none=STRING),
+    "output_format": record(type=one_of("json_schema"), schema=ANYTHING),
+}
+
 REQUESTS: dict[str, dict[str, Schema]] = {
+    "MessagesBody": MESSAGES_FIELDS,
+    "CountTokensBody": MESSAGES_FIELDS,
     "ChatBody": {"messages": CHAT_MESSAGES, "stop": STOP, "metadata": METADATA, "user": USER},
     "RouteBody": {"messages": CHAT_MESSAGES, "stop": STOP, "metadata": METADATA, "user": USER},
     "CompletionBody": {"prompt": PROMPT, "stop": STOP, "metadata": METADATA, "user": USER},
@@ -133,6 +165,8 @@ REQUIRED_FIELD = {
     "CompletionBody": "prompt",
     "EmbeddingBody": "input",
     "ResponsesBody": "input",
+    "MessagesBody": "messages",
+    "CountTokensBody": "messages",
 }
 """The field that each body requires in addition to the model."""
 
@@ -144,7 +178,7 @@ def add_constraints(name: str, body: dict[str, Any]) -> None:
         texts = {key: properties[field][key] for key in ("title", "description") if key in properties[field]}
         properties[field] = {**(schema if field == required else nullable(schema)), **texts}
     if required:
-        body["required"] = ["model", required]
+        body["required"] = ["model", required, *(["max_tokens"] if name == "MessagesBody" else [])]
         properties["model"]["minLength"] = 1
 
 
@@ -153,13 +187,16 @@ JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
 STREAMED: Schema = {
     **record(data=STRING, event_or_none=STRING),
     "description": "One server-sent event of a stream, if `stream` is true. The data is JSON; that of the last event "
-    "is [DONE], or in the Responses API the complete response. A stream that fails ends with an error.",
+    "is [DONE], in the Responses API the complete response, and in Anthropic's `message_stop`. A stream that fails "
+    "ends with an error.",
 }
 
 ANSWERS: Mapping[tuple[str, str], Mapping[str, Schema]] = {
     ("post", "/v1/chat/completions"): {JSON: reference("ChatCompletion"), EVENTS: STREAMED},
     ("post", "/v1/completions"): {JSON: reference("Completion"), EVENTS: STREAMED},
     ("post", "/v1/responses"): {JSON: reference("Response"), EVENTS: STREAMED},
+    ("post", MESSAGES_PATH): {JSON: reference("AnthropicMessage"), EVENTS: STREAMED},
+    ("post", f"{MESSAGES_PATH}/count_tokens"): {JSON: reference("TokenCount")},
     ("post", "/v1/embeddings"): {JSON: reference("Embeddings")},
     ("get", "/v1/models"): {JSON: reference("Models")},
     ("get", "/v1/models/{name}"): {JSON: reference("Model")},
@@ -179,18 +216,13 @@ COST: dict[str, Any] = {"x-pointsman-cost-usd": {"description": "of an answer th
 REQUEST_ID: dict[str, Any] = {"x-request-id": {"required": True, "schema": STRING}}
 RETRY_AFTER: dict[str, Any] = {"retry-after": {"description": "seconds", "schema": STRING}}
 
-ERRORS = {
-    "4XX": {
-        "description": "The request is invalid or not allowed",
-        "content": {JSON: {"schema": reference("Error")}},
-        "headers": {**REQUEST_ID, **RETRY_AFTER},
-    },
-    "5XX": {
-        "description": "The request failed and may be retried, unless the code is `internal`",
-        "content": {JSON: {"schema": reference("Error")}},
-        "headers": {**REQUEST_ID, **RETRY_AFTER},
-    },
-}
+
+def _errors(schema: str) -> dict[str, Any]:
+    answer = {"content": {JSON: {"schema": reference(schema)}}, "headers": {**REQUEST_ID, **RETRY_AFTER}}
+    return {
+        "4XX": {"description": "The request is invalid or not allowed", **answer},
+        "5XX": {"description": "The request failed and may be retried, unless the code is `internal`", **answer},
+    }
 
 
 def describe_answers(app: FastAPI) -> None:
@@ -237,4 +269,4 @@ def _describe(operation: dict[str, Any], method: str, path: str) -> None:
         }
     if path == "/readyz":
         responses["503"] = {"description": "No engine is ready", "content": {TEXT: {"schema": STRING}}}
-    responses.update(ERRORS)
+    responses.update(_errors("AnthropicError" if path.startswith(MESSAGES_PATH) else "Error"))

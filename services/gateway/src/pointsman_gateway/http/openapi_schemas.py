@@ -59,6 +59,28 @@ _OUTPUT = record(
 
 SCHEMAS: dict[str, Schema] = {
     "Error": record(error=record(message=STRING, type=STRING, param=nullable(STRING), code=STRING)),
+    "AnthropicError": record(
+        type=one_of("error"),
+        error=record(type=STRING, message=STRING, param=nullable(STRING), code=STRING),
+        request_id=STRING,
+    ),
+    "AnthropicMessage": record(
+        id=STRING,
+        type=one_of("message"),
+        role=one_of("assistant"),
+        model=STRING,
+        content=listing(record(type=one_of("text", "thinking", "tool_use"))),
+        stop_reason=one_of("end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"),
+        stop_sequence=nullable(STRING),
+        usage=record(
+            input_tokens=INTEGER,
+            cache_creation_input_tokens=INTEGER,
+            cache_read_input_tokens=INTEGER,
+            output_tokens=INTEGER,
+        ),
+        pointsman=reference("Receipt"),
+    ),
+    "TokenCount": record(input_tokens=INTEGER, pointsman=record(path=STRING, count=one_of("exact", "estimate"))),
     "Usage": record(**_COUNTED, completion_tokens=INTEGER, prompt_tokens_details=record(cached_tokens=INTEGER)),
     "Receipt": record(
         path=STRING,

@@ -61,7 +61,7 @@ class HttpSink:
         if self._streams and self._started is not None:
             self.send_end(self._encoder.encode_error(error))
         else:
-            self.send_whole(*error_response(error, self._extra_headers))
+            self.send_whole(*error_response(error, self._extra_headers, self._encoder.error_format))
 
     # -- sending, in subclasses
 

@@ -4,6 +4,7 @@ The configuration is reloaded while the gateway runs: an edit is applied as a wh
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -22,7 +23,9 @@ from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, ROUTED, fault_
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
+from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve, with_known_model
@@ -45,6 +48,7 @@ class Stages:
     backend: Backend
     validation: Validation
     metering: Metering
+    token_counter: TokenCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,17 @@ class Pipeline:
             record(self.request_log, request, receipt)
             failure = None  # breaks the reference cycle between the error's traceback and this frame
         return Routed(decision, prompt)
+
+    async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
+        """The tokens of a decision's prompt, and whether an engine has counted them; otherwise they are an estimate."""
+        assert routed.prompt is not None  # the decision was made with it
+        messages, fields = routed.prompt.messages, request.sampling.extra
+        counter, model = self.current().token_counter, routed.decision.path.model
+        count = await counter.count(model, messages, fields, request.deadline)
+        if count is not None:
+            return count, True
+        beside = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
+        return 1 + estimate_tokens(messages) + len(json.dumps(beside)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """The expected dollars of the request on each path that was considered."""

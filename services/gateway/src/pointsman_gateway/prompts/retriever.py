@@ -11,7 +11,7 @@ from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.statistics import Sketch
 
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.models_file import BreakerConfig
+from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.extensions import Found, Search
 

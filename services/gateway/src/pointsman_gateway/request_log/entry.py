@@ -5,7 +5,6 @@ A training sample, the request with its answers, is added if the task and the ca
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,7 +21,6 @@ from pointsman_gateway.domain import (
     Usage,
     round_to_microseconds,
 )
-from pointsman_gateway.domain.value import value
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
@@ -37,8 +35,7 @@ MAX_TEXT_BYTES = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
 
 
-@dataclass(slots=True)
-class PendingEntry:
+class PendingEntry(msgspec.Struct):
     """A receipt on its way to the log. The entry is made from it later, off the request's path."""
 
     unix_seconds: float
@@ -51,16 +48,15 @@ class PendingEntry:
     """Offset in the write-ahead log; 0 if it is not in it."""
     recovered: bool = False
     """Whether it was restored from the write-ahead log, which does not hold what the caller wrote."""
-    day: str = field(init=False)
-    counts: AnswerCounts | None = field(init=False)
+    day: str = ""
+    counts: AnswerCounts | None = None
 
     def __post_init__(self) -> None:
         self.day = day_of(self.unix_seconds)
         self.counts = answer_counts(self.receipt, self.day)
 
 
-@value
-class Entry:
+class Entry(msgspec.Struct):
     decision_id: str
     evidence_key: str
     """The evidence that a rating counts for; empty if nothing was answered."""

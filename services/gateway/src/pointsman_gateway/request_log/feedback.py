@@ -27,7 +27,7 @@ MAX_QUEUE_BYTES = 16 * 1024 * 1024
 RETRY_DELAY_S = 0.3
 """Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
 
-ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
+ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 """Prefixes of an answer's id in OpenAI's APIs; the rest is the decision's id. Callers may send either."""
 
 

@@ -5,7 +5,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.redaction import Redaction
@@ -165,7 +164,9 @@ class Recorder:
     def _entry(self, pending: PendingEntry, store_messages: bool) -> Entry:
         entry = to_entry(pending, store_messages, self._redaction)
         sample = to_training_sample(pending, self._redaction)
-        return replace(entry, tenant=pending.request.caller.tenant, sample=sample) if sample else entry
+        if sample:
+            entry.tenant, entry.sample = pending.request.caller.tenant, sample
+        return entry
 
     def _enqueue(self, entry: Entry) -> None:
         self._encoded.append(entry)
@@ -182,13 +183,12 @@ class Recorder:
     def _next_batch(self) -> Batch | None:
         entries: list[Entry] = []
         taken: list[Entry] = []
-        taken_bytes = 0
-        while self._encoded and len(entries) < MAX_BATCH_ENTRIES and taken_bytes < MAX_BATCH_BYTES:
+        end = self._encoded_bytes - MAX_BATCH_BYTES
+        while self._encoded and len(entries) < MAX_BATCH_ENTRIES and self._encoded_bytes > end:
             entry = self._next_entry()
             taken.append(entry)
             if entry.json:
                 entries.append(entry)
-                taken_bytes += entry.size
         self._release(taken)
         undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES))]
         for _, _, offset in undecided:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import msgspec.structs
 from opentelemetry.trace import Span
 from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tracing.grpc import TracedCalls
@@ -44,7 +45,8 @@ class TracedClient:
     def send(self, request: EngineRequest, sink: ChunkSink) -> "TracedTransfer":
         name = operation_name(request.operation)
         span = self._spans.call(f"{name} {request.model}", _attributes(request, name, self._provider(request.model)))
-        return TracedTransfer(self._client, replace(request, trace_headers=trace_header_lines(span)), sink, span)
+        traced = msgspec.structs.replace(request, trace_headers=trace_header_lines(span))
+        return TracedTransfer(self._client, traced, sink, span)
 
 
 class TracedTransfer:

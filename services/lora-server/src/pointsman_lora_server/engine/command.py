@@ -3,7 +3,7 @@
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ _STRUCTURED_OUTPUTS_OPTION = "--structured-outputs-config"
 COMPACT_JSON = '{"backend": "guidance", "disable_any_whitespace": true}'
 """vLLM's default grammar for JSON allows any white space, and small models then write it until the context is full.
 Only two backends can disable it; guidance supports more of JSON Schema than xgrammar does."""
+NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Flags in /proc/cpuinfo; the last one is Arm's."""
 _HAS_SETTING = "has a setting of the lora-server"
 _FORBIDDEN_OPTIONS = {
     "--middleware": "must be the guard alone",
@@ -49,6 +51,7 @@ _FORBIDDEN_OPTIONS = {
     "--max-loras": _HAS_SETTING,
     "--max-lora-rank": _HAS_SETTING,
     "--max-model-len": _HAS_SETTING,
+    "--dtype": _HAS_SETTING,
     "--tool-call-parser": _HAS_SETTING,
     "--enable-auto-tool-choice": "is set if there is a tool-call parser",
 }
@@ -67,6 +70,8 @@ class EngineSettings:
     """Adapters in one batch; vLLM's scheduler copies them from the host memory."""
     max_lora_rank: int
     max_model_len: int
+    dtype: str = "auto"
+    """vLLM's name of the number type of weights and activations."""
     extra_arguments: str = ""
     """More arguments for vLLM, quoted as in a shell."""
     tool_calling: ToolCalling = NO_TOOL_CALLING
@@ -100,6 +105,16 @@ class GuardSecret:
         return self._value
 
 
+def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str:
+    """Resolve "auto": the model's own type on a GPU; on a CPU float32, unless it multiplies bfloat16 natively.
+
+    With AVX2 alone, SmolLM2-135M generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
+    """
+    if setting != "auto" or has_gpu:
+        return setting
+    return "bfloat16" if not NATIVE_BFLOAT16.isdisjoint(cpu_flags) else "float32"
+
+
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
     """`environment` is that of this process; variables set there take precedence over the defaults below.
 
@@ -116,7 +131,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         # location.
         *(os.path.abspath(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(settings.base_model.resolve()), "--served-model-name", settings.served_model_name),
-        *("--host", host, "--port", port, "--dtype", "bfloat16"),
+        *("--host", host, "--port", port, "--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_model_len)),
         # The lora-server never registers more than `held`: vLLM would evict one by itself and read its folder again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.held)),

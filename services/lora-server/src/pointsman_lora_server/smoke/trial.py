@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pointsman_lora_server.memory import free_memory
+from pointsman_lora_server.machine import free_memory
 
 DEFAULT_PROMPTS = (
     "What is the capital of France?",

@@ -1,10 +1,22 @@
-"""Fits the classifier on examples: trains each stage, then selects how they work together."""
+"""Fits the classifier on examples: trains each stage, then selects how they work together.
 
+    python -m pointsman_gateway.classification.fitting.fit <ORDER
+
+fits as the JSON object on standard input says (`FitOrder`). The gateway runs it, so that the memory of scipy and of the
+fit is returned to the system and the event loop does not compete with the fit for the interpreter lock.
+"""
+
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pointsman_embedding import MiniLM
+from pointsman_embedding import StaticModel as TokenTable
+from pointsman_servicekit.errors import PointsmanError
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway.classification.cascade import unique_words, words_of
@@ -30,11 +42,14 @@ from pointsman_gateway.classification.model import (
     CascadeThreshold,
     ClassifierModel,
     Encoder,
+    FitOrder,
     FitReport,
     FitSettings,
     StageModel,
     StaticModel,
     Vocabulary,
+    fit_origin,
+    save,
 )
 from pointsman_gateway.classification.scores import Floats, Scores, calibration_error, task_thresholds
 
@@ -230,3 +245,20 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
         escalated=float(selection.escalated[inside].mean()),
         out_of_scope_abstained=float((~accepted[~inside]).mean()) if not inside.all() else 0.0,
     )
+
+
+def main() -> int:
+    """Fit as ordered on standard input; print the reason and return 2 if the examples cannot be used."""
+    order = FitOrder.from_json(sys.stdin.read())
+    static, encoder = TokenTable.load(Path(order.models)), MiniLM.load(Path(order.models))
+    try:
+        fitted = fit_classifier(order.examples, order.out_of_scope, static, encoder, order.settings)
+    except PointsmanError as error:
+        print(json.dumps({"error": error.message}))
+        return 2
+    save(fitted, fit_origin(order.examples, order.out_of_scope, static, encoder, order.settings), Path(order.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
 from pointsman_gateway.http.encoding import (
     DONE,
     error_body,
+    openai_error,
     receipt_body,
     system_fingerprint,
     to_event,
@@ -43,6 +44,8 @@ class ChatEncoder:
     The engine's events are passed on unchanged except for the id of the answer. The first event of each choice is
     encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown to the gateway.
     """
+
+    error_format = staticmethod(openai_error)
 
     def __init__(self, include_usage: bool) -> None:
         """`include_usage`: a stream ends with a chunk that has the usage."""

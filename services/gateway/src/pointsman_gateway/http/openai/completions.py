@@ -23,6 +23,7 @@ from pointsman_gateway.http.dependencies import (
 from pointsman_gateway.http.encoding import (
     DONE,
     error_body,
+    openai_error,
     receipt_body,
     system_fingerprint,
     to_event,
@@ -176,6 +177,8 @@ class _Choice:
 
 class CompletionEncoder:
     """Encodes `text_completion`, whole and as chunks. Implements `Encoder`."""
+
+    error_format = staticmethod(openai_error)
 
     def __init__(self, include_usage: bool) -> None:
         """`include_usage`: a stream ends with a chunk that has the usage."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from pointsman_servicekit.errors import PointsmanError
 
+from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
-from pointsman_gateway.http.encoding import receipt_body, to_json
+from pointsman_gateway.http.encoding import openai_error, receipt_body, to_json
 from pointsman_gateway.http.openai.response_conversion import ToolName
 from pointsman_gateway.http.openai.response_output import (
     REASONING,
@@ -23,16 +24,14 @@ from pointsman_gateway.http.openai.response_output import (
 
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons of an incomplete response, by the finish reason of the engine."""
-MAX_TOOL_CALLS = 1024
-"""Tool calls in one response. Higher indexes from an engine are counted as the last one."""
 ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 """OpenAI's error codes by HTTP status; all others are "server_error"."""
-REASONING_KEYS = ("reasoning", "reasoning_content")
-"""Names under which engines send reasoning in addition to the text."""
 
 
 class ResponseEncoder:
     """Implements `Encoder`. A whole response is what the last event of the stream holds."""
+
+    error_format = staticmethod(openai_error)
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
         """`echoed` are the fields of the request that a response repeats; `tool_names` are by the engine's names."""

@@ -1,4 +1,4 @@
-"""The machine's free memory, and how many adapter versions the engine may hold in it by default."""
+"""The machine: its free memory, how many adapter versions the engine may hold in it by default, and its processor."""
 
 import os
 from pathlib import Path
@@ -29,3 +29,18 @@ def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
     since every adapter of a batch is also held."""
     fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
     return max(max_loras, min(fitting, MAX_DEFAULT_HELD))
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that /proc/cpuinfo lists; empty on systems without it."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        name, _, flags = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(flags.split())
+    return frozenset()
+
+
+def has_gpu() -> bool:
+    """Whether the driver of an NVIDIA or AMD GPU is loaded and visible to this process."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))

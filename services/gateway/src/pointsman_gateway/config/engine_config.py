@@ -1,0 +1,271 @@
+"""The schema of one engine in models.yaml: its provider or address, its adapters, timeouts and circuit breaker."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.providers import (
+    VLLM,
+    Provider,
+    RequestFields,
+    check_provider,
+    provider_at,
+    providers,
+    request_fields,
+)
+
+LORA_SERVER_GROUP = "dns:///"
+"""Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
+ENGINE_GROUP = "dns+http://"
+"""Prefix of a group of engines: each address of the name is an OpenAI-compatible engine."""
+
+DEFAULT_MAX_ENDPOINTS = 64
+
+_CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
+
+ProviderName = Annotated[str | None, AfterValidator(check_provider)]
+"""A name in providers.yaml."""
+
+
+def name_providers(schema: dict[str, Any]) -> None:
+    """In the JSON Schema, a provider is one of the known ones."""
+    schema["anyOf"] = [{"enum": sorted(providers())}, {"type": "null"}]
+
+
+UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+URL_PARTS = ("resource", "region", "api_version")
+UPSTREAM_PATTERN = r"^[!-~]{0,200}$"
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    """A DNS name whose addresses are the members of a group of engines."""
+
+    host: str
+    port: int
+    path: str = ""
+    """Prefix of the URL paths of each engine; usually empty."""
+
+    def endpoint(self, address: str) -> str:
+        """Return HOST:PORT for one of the name's addresses."""
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
+
+def parse_group(lora_server: str, url: str) -> DnsName | None:
+    """Return the group that one of the settings names; None if neither does. Raises ValueError if one is malformed."""
+    if lora_server.startswith(LORA_SERVER_GROUP):
+        return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
+    if url.startswith(ENGINE_GROUP):
+        return _parse(url, "//" + url.removeprefix(ENGINE_GROUP), f"{ENGINE_GROUP}NAME:PORT")
+    for setting, prefix in ((lora_server, LORA_SERVER_GROUP), (url, ENGINE_GROUP)):
+        if setting.startswith("dns"):
+            raise ValueError(f"'{setting}' is no group of engines; write {prefix}NAME:PORT")
+    return None
+
+
+def _parse(setting: str, location: str, expected: str) -> DnsName:
+    parts = urlsplit(location)
+    try:
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or port is None or parts.username or parts.query:
+        raise ValueError(f"'{setting}' is no group of engines; write {expected}")
+    if _is_address(host):
+        raise ValueError(f"'{setting}' is one address and no name; write it as a single engine, without dns")
+    return DnsName(host, port, parts.path.rstrip("/"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class Timeouts(Strict):
+    """Limits for the parts of one answer. The request's own deadline applies in addition."""
+
+    connect_seconds: float = Field(default=2.0, gt=0, le=60)
+    first_token_seconds: float = Field(default=60.0, gt=0, le=3600, description="from sending the request")
+    stream_idle_seconds: float = Field(default=60.0, gt=0, le=3600, description="between two chunks of the answer")
+
+
+class BreakerConfig(Strict):
+    """The circuit breaker of each engine: when it opens, and for how long."""
+
+    enabled: bool = True
+    consecutive_failures: int = Field(default=5, ge=1, le=1000, description="that open it")
+    failure_rate: float = Field(default=0.5, gt=0, le=1, description="share of failures in the window that opens it")
+    window_seconds: float = Field(default=10.0, gt=0, le=600)
+    min_requests: int = Field(default=20, ge=1, description="in the window; with fewer the failure rate is ignored")
+    open_duration_seconds: float = Field(
+        default=5.0, gt=0, le=600, description="until one request probes the engine; doubled after each failed probe"
+    )
+    max_open_duration_seconds: float = Field(default=30.0, gt=0, le=3600, description="upper limit of the doubling")
+
+
+def _check_adapters(written: object) -> object:
+    names = written if isinstance(written, list | tuple) else ()
+    if written not in (None, "discover") and not names:
+        raise ValueError("write discover, or a list of the adapters' names")
+    for name in names:
+        if not (isinstance(name, str) and re.fullmatch(r"[!-~]{1,200}", name)):
+            raise ValueError(f"{name!r} is no name of an adapter: 1 to 200 printable ASCII characters without spaces")
+    return tuple(names) or written
+
+
+class EngineConfig(Strict):
+    """A vLLM with a lora-server, or a provider or any OpenAI-compatible endpoint; or a group of servers."""
+
+    model: str
+    upstream: str = Field(
+        default="",
+        pattern=UPSTREAM_PATTERN,
+        description="the engine's name for the model, or a deployment's name; empty: the model's `upstream`",
+    )
+    lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
+    url: str = Field(
+        default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT; unset: that of the provider"
+    )
+    adapters: Annotated[Literal["discover"] | tuple[str, ...] | None, BeforeValidator(_check_adapters)] = Field(
+        default=None,
+        description="discover: read the adapters of an engine with a url from its list of models; or their names, for "
+        "an engine that lists none; unset: it has none",
+    )
+    max_endpoints: int | None = Field(
+        default=None, ge=1, le=1000, description=f"members of a group that are used; unset: {DEFAULT_MAX_ENDPOINTS}"
+    )
+    api_key_env: str = Field(default="", description="the environment variable with the API key")
+    provider: ProviderName = Field(
+        default=None,
+        description="a preset for URL, key and parameters; unset: vllm if it has adapters, else by the URL's host",
+        json_schema_extra=name_providers,
+    )
+    resource: UrlPart | None = Field(default=None, description="of Azure: the resource's name")
+    region: UrlPart | None = Field(default=None, description="of Bedrock: the AWS region")
+    api_version: UrlPart | None = Field(default=None, description="of azure-deployments")
+    timeouts: Timeouts | None = Field(default=None, description="unset keys are taken from `resilience`")
+    breaker: BreakerConfig | None = Field(default=None, description="unset keys are taken from `resilience`")
+    usd_per_hour: float | None = Field(
+        default=None,
+        gt=0,
+        description="of an engine that you run, or of each member; divided among the paths by the engine's busy time",
+    )
+    request_fields: tuple[str, ...] = Field(
+        default=(), description="fields that requests may have in addition to those in docs/api.md"
+    )
+    priority_scheduling: bool = Field(
+        default=False, description="send the key's priority: of a vLLM with --scheduling-policy priority"
+    )
+    prefix_cache_per_tenant: bool = Field(
+        default=False, description="send a cache_salt of the tenant: no tenant can find out what others have asked"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_address(self) -> "EngineConfig":
+        preset = self.preset
+        if (self.lora_server and self.url) or not (self.lora_server or self.url or preset.url):
+            raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        if self.lora_server and self.provider not in (None, VLLM):
+            raise ValueError(f"the engine of a lora_server is a vLLM, and no {self.provider}; leave the provider out")
+        if not self.lora_server:
+            preset.resolve_url(self.url, self.url_parts)
+        if preset.key_env and not self.url and not self.api_key_env:
+            raise ValueError(
+                f"provider '{self.provider}' needs an API key: write api_key_env: {preset.key_env}, "
+                "and set that variable"
+            )
+        if self.group is None and self.max_endpoints is not None:
+            raise ValueError("'max_endpoints' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
+        return self
+
+    @model_validator(mode="after")
+    def _has_adapters_as_its_provider(self) -> "EngineConfig":
+        if not self.adapters:
+            return self
+        if self.lora_server:
+            raise ValueError("'adapters' is for engines with a url; a lora_server reports the adapters itself")
+        if self.preset.adapters is None:
+            raise ValueError(f"an engine of provider '{self.preset_name}' has no adapters; each is a model of its own")
+        if self.discovers_adapters and self.preset.adapters == "named":
+            raise ValueError(f"provider '{self.preset_name}' lists no adapters: write their names, adapters: [NAME]")
+        return self
+
+    @property
+    def preset_name(self) -> str:
+        if self.provider:
+            return self.provider
+        return VLLM if self.lora_server or self.adapters else provider_at(self.url)
+
+    @property
+    def preset(self) -> Provider:
+        return providers()[self.preset_name]
+
+    @property
+    def url_parts(self) -> dict[str, str]:
+        """The values of variables in the provider's URL."""
+        return {name: value for name in URL_PARTS if (value := getattr(self, name)) is not None}
+
+    @property
+    def base_url(self) -> str:
+        """The URL that precedes the paths of its API; empty for an engine of a lora-server."""
+        return "" if self.lora_server else self.preset.resolve_url(self.url, self.url_parts)
+
+    @property
+    def upstream_name(self) -> str:
+        """The name by which requests to it name the base model."""
+        return self.upstream or self.preset.base_name or self.model
+
+    @property
+    def discovers_adapters(self) -> bool:
+        return self.adapters == "discover"
+
+    @property
+    def named_adapters(self) -> frozenset[str]:
+        """The adapters that it is known to have without being asked."""
+        return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether paths with adapters may use it."""
+        return bool(self.lora_server or self.adapters)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it is used only after a first report of its state."""
+        return bool(self.lora_server) or self.discovers_adapters or self.group is not None
+
+    @property
+    def group(self) -> DnsName | None:
+        """The DNS name of the group's members; None for a single engine."""
+        return parse_group(self.lora_server, self.url)
+
+    @property
+    def endpoint_limit(self) -> int:
+        return self.max_endpoints or DEFAULT_MAX_ENDPOINTS
+
+    @property
+    def identity(self) -> "EngineConfig":
+        """The settings that make it this engine. Its state is kept if only others change."""
+        others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
+
+    @property
+    def rejected_fields(self) -> frozenset[str]:
+        """Fields and sampling parameters that its provider does not accept, although others of its kind do."""
+        return self.preset.rejected_by(self.upstream_name) | self.preset.rejected_by(self.model)
+
+    @property
+    def accepted_fields(self) -> RequestFields:
+        """The fields that a request to it may have."""
+        preset = self.preset
+        kind = request_fields(preset.request_fields)
+        advice = f"engine provider '{self.preset_name}' does not accept it"
+        return kind.without(self.rejected_fields, preset.ignores, advice).with_forwarded(self.request_fields)

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: a second dialect of the requests that `http/openai/chat.py` reads."""

@@ -1,0 +1,232 @@
+"""Encodes answers of the Messages API: as Anthropic's stream of events, or as a whole message."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.http.encoding import anthropic_error, receipt_body, to_json
+
+Event = dict[str, Any]
+
+STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
+"""Anthropic's stop reasons by the engine's finish reason; others depend on the content."""
+TEXT, THINKING, TOOL_USE = "text", "thinking", "tool_use"
+DELTAS = {
+    TEXT: ("text_delta", "text"),
+    THINKING: ("thinking_delta", "thinking"),
+    TOOL_USE: ("input_json_delta", "partial_json"),
+}
+"""The type of a block's deltas, and their field."""
+_TEXT_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"text_delta","text":%b}}\n\n'
+)
+
+
+class _LastEvent(msgspec.Struct):
+    choices: list[dict[str, Any]]
+
+
+_decode_last_event = msgspec.json.Decoder(_LastEvent).decode
+
+
+@dataclass(slots=True)
+class Block:
+    """A content block of the message."""
+
+    kind: str
+    index: int
+    head: dict[str, Any]
+    """Its fields at the start, when it is empty."""
+    pieces: list[str] = field(default_factory=list)
+
+    def start(self) -> Event:
+        return {"type": "content_block_start", "index": self.index, "content_block": self.head}
+
+    def delta(self, piece: str) -> Event:
+        kind, name = DELTAS[self.kind]
+        return {"type": "content_block_delta", "index": self.index, "delta": {"type": kind, name: piece}}
+
+    def stop(self) -> Event:
+        return {"type": "content_block_stop", "index": self.index}
+
+    def body(self) -> dict[str, Any]:
+        content = "".join(self.pieces)
+        return {**self.head, **({"input": _to_input(content)} if self.kind == TOOL_USE else {self.kind: content})}
+
+
+class MessageEncoder:
+    """Implements `Encoder`."""
+
+    error_format = staticmethod(anthropic_error)
+
+    def __init__(self, stop_sequences: Sequence[str]) -> None:
+        """`stop_sequences` are the client's."""
+        self._stop_sequences = stop_sequences
+        self._head: dict[str, Any] = {}
+        self._blocks: list[Block] = []
+        self._calls: dict[int, Block] = {}
+        """The blocks of tool calls by the engine's number."""
+        self._open: Block | None = None
+        """The block that is being streamed; blocks after it are streamed at the end."""
+        self._text_index = -1
+        """The index of the open block if it is a text, else -1."""
+        self._stop_sequence: str | None = None
+        self._has_refusal = False
+
+    def encode_start(self, started: Started) -> bytes:
+        self._set_head(started)
+        message = {
+            **self._head,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": _usage(Usage(0, 0)),
+        }
+        return _encode({"type": "message_start", "message": message}) + _encode({"type": "ping"})
+
+    def encode_chunks(self, chunks: Chunks) -> bytes:
+        encoded = []
+        for chunk in chunks:
+            if self._text_index >= 0 and not chunk.extra and not chunk.finish_reason and not chunk.index:
+                encoded.append(_TEXT_DELTA % (self._text_index, to_json(chunk.content)))
+            else:
+                encoded += map(_encode, self._add_chunk(chunk))
+        return b"".join(encoded)
+
+    def encode_end(self, finished: Finished) -> bytes:
+        receipt = finished.receipt
+        return b"".join([
+            *map(_encode, self._end_blocks()),
+            _encode({
+                "type": "message_delta",
+                "delta": self._stop_fields(finished.finish_reason),
+                "usage": _usage(receipt.usage),
+                "pointsman": receipt_body(receipt),
+            }),
+            _encode({"type": "message_stop"}),
+        ])  # fmt: skip
+
+    def encode_error(self, error: PointsmanError) -> bytes:
+        return _encode(anthropic_error(error)[1])
+
+    def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        self._set_head(started)
+        for chunk in chunks:
+            for _ in self._add_chunk(chunk):
+                pass
+        receipt = finished.receipt
+        return to_json({
+            **self._head,
+            "content": [block.body() for block in self._blocks],
+            **self._stop_fields(finished.finish_reason),
+            "usage": _usage(receipt.usage),
+            "pointsman": receipt_body(receipt),
+        })  # fmt: skip
+
+    def _set_head(self, started: Started) -> None:
+        id = "msg_" + started.decision.id
+        self._head = {"id": id, "type": "message", "role": "assistant", "model": started.model}
+
+    # -- collecting: the methods return the events of what they add
+
+    def _add_chunk(self, chunk: Chunk) -> Iterator[Event]:
+        """Only the first choice is used: a message is one answer."""
+        if chunk.index:
+            return
+        delta = chunk.extra.get("delta") or {}
+        thinking = next((delta[key] for key in REASONING_KEYS if isinstance(delta.get(key), str)), "")
+        if thinking:
+            yield from self._add_text(THINKING, thinking)
+        if chunk.content:
+            yield from self._add_text(TEXT, chunk.content)
+        if isinstance(delta.get("refusal"), str):
+            self._has_refusal = True
+            yield from self._add_text(TEXT, delta["refusal"])
+        for call in delta.get("tool_calls") or ():
+            yield from self._add_call(call)
+        if chunk.finish_reason == "stop" and self._stop_sequences and chunk.raw:
+            reason = (
+                _decode_last_event(chunk.raw).choices[0].get("stop_reason")
+            )  # vLLM's: the sequence, or a token's id
+            self._stop_sequence = reason if reason in self._stop_sequences else None
+
+    def _add_text(self, kind: str, text: str) -> Iterator[Event]:
+        block = self._blocks[-1] if self._blocks else None
+        if block is None or block.kind != kind:
+            head = {"type": kind, kind: "", **({"signature": ""} if kind == THINKING else {})}
+            block = Block(kind, len(self._blocks), head)
+            yield from self._start(block)
+        yield from self._add_piece(block, text)
+
+    def _add_call(self, delta: Mapping[str, Any]) -> Iterator[Event]:
+        number, function = min(delta.get("index", 0), MAX_TOOL_CALLS - 1), delta.get("function") or {}
+        block = self._calls.get(number)
+        if block is None:
+            index = len(self._blocks)
+            id = delta.get("id") or f"toolu_{self._head['id']}_{index}"
+            head: dict[str, Any] = {"type": TOOL_USE, "id": id, "name": function.get("name") or "", "input": {}}
+            block = self._calls[number] = Block(TOOL_USE, index, head)
+            yield from self._start(block)
+        if function.get("arguments"):
+            yield from self._add_piece(block, function["arguments"])
+
+    def _start(self, block: Block) -> Iterator[Event]:
+        """Ends the open block, and opens this one. An open tool call stays open, since engines may interleave calls."""
+        self._blocks.append(block)
+        if self._open is None or self._open.kind != TOOL_USE:
+            if self._open is not None:
+                yield self._open.stop()
+            self._open, self._text_index = block, block.index if block.kind == TEXT else -1
+            yield block.start()
+
+    def _add_piece(self, block: Block, piece: str) -> Iterator[Event]:
+        block.pieces.append(piece)
+        if block is self._open:
+            yield block.delta(piece)
+
+    def _end_blocks(self) -> Iterator[Event]:
+        if self._open is None:
+            return
+        yield self._open.stop()
+        for block in self._blocks[self._open.index + 1 :]:
+            yield block.start()
+            if block.pieces:
+                yield block.delta("".join(block.pieces))
+            yield block.stop()
+
+    def _stop_fields(self, finish_reason: str) -> dict[str, Any]:
+        reason = "refusal" if self._has_refusal else STOP_REASONS.get(finish_reason)
+        if reason is None and self._calls:
+            reason = TOOL_USE
+        if reason is None and self._stop_sequence is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": self._stop_sequence}
+        return {"stop_reason": reason or "end_turn", "stop_sequence": None}
+
+
+def _encode(event: Event) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event))
+
+
+def _to_input(arguments: str) -> dict[str, Any]:
+    """A call's arguments. If the model did not write an object, such as after a cut, they are under "arguments"."""
+    try:
+        decoded = msgspec.json.decode(arguments or "{}")
+    except msgspec.MsgspecError:
+        decoded = None
+    return decoded if isinstance(decoded, dict) else {"arguments": arguments}
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    """Anthropic counts tokens that were read from a cache separately. Engines do not report those written to it."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }

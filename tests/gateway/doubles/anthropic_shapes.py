@@ -1,0 +1,42 @@
+"""Validates answers strictly against the types of the installed `anthropic` package, as `openai_shapes` does."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import httpx
+from anthropic.types import ErrorResponse, Message, MessageTokensCount, RawMessageStreamEvent
+
+from tests.gateway.doubles.openai_shapes import checked, events
+
+REQUIRED = ("stop_reason", "stop_sequence")
+"""Fields of a message that are required although they may be null, which the types do not say."""
+
+
+def message(data: Any) -> Message:
+    assert data.keys() >= set(REQUIRED)
+    return cast(Message, checked(Message, data))
+
+
+def stream(text: str) -> list[Any]:
+    """The events of a stream; each is preceded by its name."""
+    found = events(text)
+    names = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+    assert names == [event["type"] for event in found]
+    return [event if event["type"] in ("ping", "error") else checked(RawMessageStreamEvent, event) for event in found]
+
+
+def token_count(data: Any) -> MessageTokensCount:
+    return cast(MessageTokensCount, checked(MessageTokensCount, data))
+
+
+def error(answer: httpx.Response) -> Mapping[str, Any]:
+    """Returns the error, after it has been validated."""
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body["type"] == "error"
+    error: dict[str, Any] = body["error"]
+    if error["type"] != "request_too_large":  # documented, but not among the types
+        ErrorResponse.model_validate_json(answer.text, strict=True)
+    assert error.keys() == {"type", "message", "code", "param"}
+    assert error["message"]
+    return error

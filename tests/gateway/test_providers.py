@@ -1,0 +1,422 @@
+"""Provider presets: each provider's documented protocol is spoken over real sockets, and its errors are understood."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from pointsman_gateway import bootstrap
+from pointsman_gateway.config.engine_config import EngineConfig
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.providers import providers
+from pointsman_gateway.engines.openai_schema import parse_error
+
+from tests.gateway.doubles.config_folder import PRICES, ConfigFolder
+from tests.gateway.doubles.engine import ScriptedEngine, answer, model_card, running_engine
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.providers import KEY, SHAPES, TEXT, ProviderDouble, running_provider
+from tests.gateway.doubles.waiting import until
+
+NAMES = sorted(SHAPES)
+LOCAL_KEYS = {"context_window": 4096, "usd_per_million_tokens": PRICES}
+
+
+@asynccontextmanager
+async def site(
+    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY
+) -> AsyncIterator[tuple[ProviderDouble, httpx.AsyncClient, Gateway]]:
+    """A gateway with a provider's model, which is called "cloud" here, and an own engine as the fallback."""
+    monkeypatch.setenv("CLOUD_KEY", key)
+    async with running_provider(name) as provider:
+        models = neighbours.config.models
+        models["models"]["cloud"] = {**LOCAL_KEYS, "upstream": provider.shape.model}
+        models["engines"]["cloud"] = {
+            "model": "cloud", "provider": name, "url": provider.url, "api_key_env": "CLOUD_KEY",
+            **provider.shape.engine,
+        }  # fmt: skip
+        neighbours.config.paths["cloud"] = {"model": "cloud", "max_tokens": 60, "seed": 5, "temperature": 0.5}
+        neighbours.config.tasks["chat"] |= {"policy": {"fixed": "cloud"}, "fallback": ["small_talk"]}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            yield provider, http, gateway
+
+
+async def ask(http: httpx.AsyncClient, model: Any = "path:cloud", **more: Any) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello, how are you today?"}], **more}
+    return await http.post("/v1/chat/completions", json=body)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_request_is_written_as_its_provider_documents_it(
+    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(neighbours, name, monkeypatch) as (provider, http, gateway):
+        plain = await ask(http, logprobs=False, n=1, prompt_cache_key=None)
+        assert plain.status_code == 200, plain.text
+        body = plain.json()
+        assert body["choices"][0]["message"]["content"] == TEXT
+        assert (body["model"], provider.bodies[0]["model"]) == ("cloud", provider.shape.model)
+        cached = provider.shape.cached
+        usage = body["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 2)
+        assert usage["prompt_tokens_details"]["cached_tokens"] == cached
+        cost = (20 - cached) * 1e-6 + cached * 0.25e-6 + 2 * 4e-6
+        assert body["pointsman"]["cost_usd"] == pytest.approx(cost)
+        streamed = await ask(http, stream=True, stream_options={"include_usage": True})
+        assert streamed.text.endswith("data: [DONE]\n\n"), streamed.text
+        assert '"prompt_tokens":20' in streamed.text.replace(" ", "")
+        assert "there" in streamed.text
+        assert provider.urls == [provider.shape.chat] * 2
+        sent = provider.bodies[0]
+        assert 60 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
+        assert 5 in (sent.get("seed"), sent.get("random_seed"))
+        assert gateway.metric("pointsman_engine_attempts_total", engine="cloud", outcome="ok") == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_wrong_key_is_named_and_the_fallback_answers(
+    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(neighbours, name, monkeypatch, key="sk-wrong") as (provider, http, _):
+        refused = await ask(http)
+        assert refused.status_code == 503, refused.text
+        message = refused.json()["error"]["message"]
+        assert f"engine 'cloud' answered {provider.shape.unauthorized.status}" in message
+        assert "check its api_key_env and provider" in message
+        fallen_back = await ask(http, "auto")
+        assert fallen_back.headers["x-pointsman-path"] == "small_talk"
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_provider_that_is_busy_is_left_alone_for_the_time_that_it_names(
+    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(neighbours, name, monkeypatch) as (provider, http, gateway):
+        provider.is_busy = True
+        refused = await ask(http)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded"), refused.text
+        assert gateway.metric("pointsman_engine_breaker_open", engine="cloud") == 0
+        asked, wait = len(provider.bodies), provider.shape.wait
+        left = gateway.components.engines.state("cloud").cooldown_left
+        assert left == pytest.approx(wait or 0, abs=1)
+        assert (await ask(http, "auto")).headers["x-pointsman-path"] == "small_talk"
+        assert (len(provider.bodies) == asked) is (wait is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, "top_k") for name in NAMES if name not in ("together", "openrouter")] + [("groq", "n")]
+)
+async def test_a_field_that_a_provider_rejects_is_rejected_before_it_is_sent(
+    neighbours: Neighbours, name: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(neighbours, name, monkeypatch) as (provider, http, _):
+        refused = await ask(http, **{field: 2})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter")
+        assert provider.bodies == []
+
+
+async def test_one_model_on_two_providers_is_balanced_and_outlives_one_of_them(
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_provider("azure-deployments") as azure, site(neighbours, "openai", monkeypatch) as (openai, *_):
+        engines = neighbours.config.models["engines"]
+        engines["azure"] = {
+            "model": "cloud", "provider": "azure-deployments", "upstream": "my-deployment", "url": azure.url,
+            "api_key_env": "CLOUD_KEY",
+        }  # fmt: skip
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            for number in range(24):
+                text = [{"role": "user", "content": f"{number} is a number"}]
+                assert (await ask(http, messages=text)).status_code == 200
+            assert openai.bodies
+            assert azure.bodies
+            assert {body["model"] for body in azure.bodies} == {"my-deployment"}
+            openai.is_down = True
+            for number in range(8):
+                text = [{"role": "user", "content": f"{number} is a number"}]
+                answered = await ask(http, messages=text)
+                assert answered.json()["model"] == "cloud", answered.text
+
+
+async def test_a_prompt_that_azures_filter_rejects_is_not_too_long(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    neighbours.config.models["engines"]["cloud"] = {"model": "tiny", "url": engine.url}
+    filtered = {"message": "The response was filtered", "type": None, "param": "prompt", "code": "content_filter"}
+    engine.refuses(400, {"error": {**filtered, "status": 400, "innererror": {"code": "ResponsibleAIPolicyViolation"}}})
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        refused = (await ask(http, "tiny")).json()["error"]
+        assert (refused["code"], refused["message"]) == ("engine_refused", "The response was filtered")
+
+
+def loaded(folder: ConfigFolder, **engine: Any) -> Any:
+    folder.models["engines"]["cloud"] = {"model": "tiny", **engine}
+    return load_config(folder.write(), {}).models.engines["cloud"]
+
+
+URLS = [
+    ({"provider": "openai"}, "https://api.openai.com/v1/chat/completions"),
+    ({"provider": "gemini"}, "https://generativelanguage.googleapis.com/v1beta/openai/chat/completions"),
+    ({"provider": "mistral"}, "https://api.mistral.ai/v1/chat/completions"),
+    ({"provider": "groq"}, "https://api.groq.com/openai/v1/chat/completions"),
+    ({"provider": "together"}, "https://api.together.xyz/v1/chat/completions"),
+    ({"provider": "openrouter"}, "https://openrouter.ai/api/v1/chat/completions"),
+    ({"provider": "deepseek"}, "https://api.deepseek.com/v1/chat/completions"),
+    (
+        {"provider": "bedrock", "region": "eu-central-1"},
+        "https://bedrock-runtime.eu-central-1.amazonaws.com/openai/v1/chat/completions",
+    ),
+    ({"provider": "azure", "resource": "acme"}, "https://acme.openai.azure.com/openai/v1/chat/completions"),
+    (
+        {"provider": "azure", "url": "https://acme.openai.azure.com/"},
+        "https://acme.openai.azure.com/openai/v1/chat/comp",
+    ),
+    (
+        {"provider": "azure-deployments", "resource": "acme", "upstream": "a b".replace(" ", "/")},
+        "https://acme.openai.azure.com/openai/deployments/a%2Fb/chat/completions?api-version=2024-10-21",
+    ),
+    (
+        {"provider": "azure-deployments", "resource": "acme", "api_version": "2025-01-01-preview"},
+        "https://acme.openai.azure.com/openai/deployments/tiny/chat/completions?api-version=2025-01-01-preview",
+    ),
+    ({"url": "https://api.openai.com/v1"}, "https://api.openai.com/v1/chat/completions"),
+    ({"url": "http://host:8000/v1/"}, "http://host:8000/v1/chat/completions"),
+    ({"url": "http://host:8000/base"}, "http://host:8000/base/v1/chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("engine", "url"), URLS)
+def test_the_url_is_that_of_the_provider_or_the_own_one(
+    config_folder: ConfigFolder, monkeypatch: pytest.MonkeyPatch, engine: dict[str, Any], url: str
+) -> None:
+    monkeypatch.setenv("CLOUD_KEY", KEY)
+    made = bootstrap.to_engine("cloud", loaded(config_folder, api_key_env="CLOUD_KEY", **engine))
+    assert (made.url + made.api.endpoints["chat"].path).startswith(url)
+
+
+def test_openais_host_is_recognized_without_its_name(config_folder: ConfigFolder) -> None:
+    engine = loaded(config_folder, url="https://api.openai.com")
+    assert (engine.preset_name, engine.preset.parameters) == ("openai", {"max_tokens": "max_completion_tokens"})
+    assert loaded(config_folder, url="https://proxy.example").preset_name == "openai-compatible"
+    assert loaded(config_folder, url="https://proxy.example", adapters="discover").preset_name == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (
+            {"provider": "azur", "url": "http://x"},
+            "unknown provider 'azur'; did you mean 'azure'? known: anthropic, azur",
+        ),
+        ({"provider": "grok"}, "unknown provider 'grok'; did you mean 'groq'?"),
+        (
+            {"provider": "groq"},
+            "provider 'groq' needs an API key: write api_key_env: GROQ_API_KEY, and set that variable",
+        ),
+        ({"provider": "sglang"}, "an engine has either a lora_server"),
+        ({"provider": "azure", "api_key_env": "K"}, "write options: {resource: ...}, or a url"),
+        ({"provider": "openai", "api_key_env": "K", "region": "x"}, "unknown option 'region'; known: none"),
+        ({"provider": "azure", "api_key_env": "K", "resource": "a/b"}, "'engines.cloud.resource'"),
+        (
+            {"provider": "ollama", "url": "http://x", "adapters": "discover"},
+            "'ollama' has no adapters; each is a model",
+        ),
+        ({"provider": "tgi", "url": "http://x", "adapters": "discover"}, "'tgi' lists no adapters: write their names"),
+        ({"provider": "sglang", "lora_server": "h:1"}, "the engine of a lora_server is a vLLM, and no sglang"),
+        ({"url": "http://x", "adapters": ["a b"]}, "'a b' is no name of an adapter"),
+        ({"url": "http://x", "adapters": "find"}, "write discover, or a list of the adapters' names"),
+    ],
+)
+def test_what_is_wrong_with_an_engine_is_named(
+    config_folder: ConfigFolder, engine: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(config_folder, **engine)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://me:secret@host"])
+def test_a_url_that_is_none_is_named_without_its_password(config_folder: ConfigFolder, url: str) -> None:
+    engine = loaded(config_folder, url=url)
+    with pytest.raises(ConfigError, match="engine 'cloud': ") as error:
+        bootstrap.to_engine("cloud", engine)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "is_accepted"),
+    [("gpt-5-mini", False), ("o3", False), ("gpt-5-2025-08-07", False), ("gpt-4o", True), ("gpt-5-chat-latest", True)],
+)
+def test_a_reasoning_model_gets_no_sampling_parameters(upstream: str, is_accepted: bool) -> None:
+    engine = EngineConfig(model="m", provider="openai", api_key_env="K", upstream=upstream)
+    assert ("logprobs" in engine.accepted_fields.forwarded) is is_accepted
+    assert ("temperature" not in engine.rejected_fields) is is_accepted
+    assert "reasoning_effort" in engine.accepted_fields.forwarded
+
+
+def test_each_preset_is_well() -> None:
+    for name, provider in providers().items():
+        assert provider.api("m", {"resource": "r", "region": "r"} if provider.options else {}).endpoints["chat"], name
+
+
+async def test_sglangs_adapters_are_discovered_and_named_as_it_wants(neighbours: Neighbours) -> None:
+    async with running_engine() as sglang:
+        cards = [model_card("qwen", "qwen"), model_card("sql", "/loras/sql", "qwen")]
+        sglang.lists = lambda: model_cards(cards)
+        sglang.script = lambda body: answer(body["model"])
+        models = neighbours.config.models
+        models["models"]["base"] = {**LOCAL_KEYS, "upstream": "qwen"}
+        models["engines"]["own"] = {"model": "base", "provider": "sglang", "url": sglang.url, "adapters": "discover"}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            await until(lambda: gateway.components.engines.get("own").ready)
+            for model, sent in (("base", "qwen"), ("sql", "qwen:sql")):
+                answered = (await ask(http, model)).json()
+                assert (answered["model"], answered["choices"][0]["message"]["content"]) == (model, sent)
+
+
+async def test_nims_adapters_are_those_with_its_model_as_their_root(neighbours: Neighbours) -> None:
+    async with running_engine() as nim:
+        nim.lists = lambda: model_cards([model_card("llama", "llama"), model_card("squad", "llama")])
+        models = neighbours.config.models
+        models["models"]["llama"] = LOCAL_KEYS
+        models["engines"]["own"] = {"model": "llama", "provider": "nim", "url": nim.url, "adapters": "discover"}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway:
+            await until(lambda: gateway.components.engines.get("own").resident == {"squad"})
+
+
+async def test_adapters_of_a_server_that_lists_none_are_named_in_the_configuration(neighbours: Neighbours) -> None:
+    async with running_engine() as tgi:
+        tgi.script = lambda body: answer(body["model"])
+        models = neighbours.config.models
+        models["models"]["llama"] = LOCAL_KEYS
+        models["engines"]["own"] = {"model": "llama", "provider": "tgi", "url": tgi.url, "adapters": ["a/sql"]}
+        neighbours.config.paths["sql"] = {"model": "llama", "adapter": "a/sql"}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            for model, sent in (("llama", "tgi"), ("a/sql", "a/sql"), ("path:sql", "a/sql")):
+                answered = await ask(http, model)
+                assert answered.json()["choices"][0]["message"]["content"] == sent
+            assert answered.headers["x-pointsman-kind"] == "lora"
+            tgi.refuses(404, {"error": "no such adapter"})
+            assert (await ask(http, "path:sql")).json()["error"]["code"] == "adapter_not_resident"
+            tgi.script = lambda body: answer("back")
+            assert (await ask(http, "path:sql")).status_code == 200
+
+
+def test_an_adapter_that_no_engine_names_is_refused(config_folder: ConfigFolder) -> None:
+    config_folder.models["models"]["llama"] = LOCAL_KEYS
+    config_folder.paths["sql"] = {"model": "llama", "adapter": "sqll"}
+    config_folder.models["engines"]["own"] = {"model": "llama", "url": "http://x", "adapters": ["sql"]}
+    with pytest.raises(ConfigError, match="path 'sql': no engine for 'llama' has adapter 'sqll'; did you mean 'sql'"):
+        load_config(config_folder.write(), {})
+
+
+def model_cards(cards: list[dict[str, Any]]) -> web.Response:
+    return web.json_response({"object": "list", "data": cards})
+
+
+async def test_a_paths_own_parameters_apply_to_what_a_request_leaves_out(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    form = {"type": "json_object"}
+    neighbours.config.paths["small_talk"] |= {
+        "top_p": 0.9, "seed": 7, "response_format": form, "extra_body": {"top_k": 20, "min_p": 0.1},
+    }  # fmt: skip
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        await ask(http, "path:small_talk")
+        given = {"top_p": 0.5, "seed": 1, "response_format": {"type": "text"}, "top_k": 3}
+        await ask(http, "path:small_talk", **given)
+    first, second = engine.bodies
+    assert {**first, "top_p": 0.9, "seed": 7, "response_format": form, "top_k": 20, "min_p": 0.1} == first
+    assert {**second, **given, "min_p": 0.1} == second
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ({"extra_body": {"topk": 2}}, "path 'p': its engines do not accept the field 'topk'; did you mean 'top_k'?"),
+        ({"extra_body": {"model": "x"}}, "its engines do not accept the field 'model'"),
+        ({"extra_body": {"stream": False}}, "its engines do not accept the field 'stream'"),
+        ({"extra_body": {"n": 2}}, "its engines do not accept the field 'n'"),
+        ({"top_p": 0}, "'paths.p.top_p'"),
+        ({"model": "gpt", "temperature": 0}, "path 'p' has temperature, which 'o4-mini' of provider 'openai' does not"),
+        ({"model": "gpt", "extra_body": {"top_k": 2}}, "its engines do not accept the field 'top_k'"),
+    ],
+)
+def test_a_paths_parameter_that_its_engines_do_not_accept_is_refused(
+    config_folder: ConfigFolder, path: dict[str, Any], message: str
+) -> None:
+    config_folder.models["models"]["gpt"] = {**LOCAL_KEYS, "upstream": "o4-mini"}
+    config_folder.models["engines"]["gpt"] = {"model": "gpt", "provider": "openai", "api_key_env": "K"}
+    config_folder.paths["p"] = {"model": "tiny", **path}
+    with pytest.raises(ConfigError) as error:
+        load_config(config_folder.write(), {})
+    assert message in str(error.value)
+
+
+async def test_an_answer_that_is_no_stream_is_named(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        engine.says(b"<!doctype html><title>Sign in</title>")
+        message = (await ask(http, "tiny")).json()["error"]["message"]
+        assert "its answer has no event of a stream" in message
+
+
+async def test_a_redirect_of_a_request_is_never_followed(
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUD_KEY", KEY)
+    async with running_engine() as elsewhere, running_redirect(f"{elsewhere.url}/v1/chat/completions") as url:
+        neighbours.config.models["models"]["cloud"] = LOCAL_KEYS
+        neighbours.config.models["engines"]["cloud"] = {"model": "cloud", "url": url, "api_key_env": "CLOUD_KEY"}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            refused = await ask(http, "cloud")
+            message = refused.json()["error"]["message"]
+            assert refused.status_code == 503
+            assert (
+                f"answered 307, a redirect to '{elsewhere.url}/v1/chat/completions', which is not followed" in message
+            )
+        assert (elsewhere.bodies, elsewhere.headers) == ([], [])
+
+
+@asynccontextmanager
+async def running_redirect(target: str) -> AsyncIterator[str]:
+    async def redirect(request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": target})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", redirect)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "<html><title>Bad gateway</title>",
+            "an HTML page, which begins '<html><title>Bad gateway</title>'; is its url",
+        ),
+        ({"detail": "no"}, '{"detail": "no"}'),
+        ({"error": "Model is overloaded", "error_type": "overloaded"}, "Model is overloaded"),
+        ({"object": "error", "message": "broken", "type": "internal"}, "broken"),
+        ([{"error": {"message": "quota", "details": "many"}}], "quota"),
+        ([], "[]"),
+    ],
+)
+def test_an_errors_message_is_found_in_each_format(body: Any, message: str) -> None:
+    written = body if isinstance(body, str) else json.dumps(body)
+    assert parse_error(written.encode()).message.startswith(message)
