@@ -104,7 +104,8 @@ test-together: env ## the tests that run the real services and the real engine
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
 	$(BIN)/python -m pytest tests/swaps
 
-CLIENTS := openai langchain litellm pydantic-ai instructor
+CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/clients/requirements-*.txt)) \
+	$(patsubst tests/clients/packages-%.txt,%,$(wildcard tests/clients/packages-*.txt))
 
 # Each client has an environment of its own: their pins exclude each other.
 .venv-clients/%/.done: tests/clients/requirements-%.txt
@@ -113,9 +114,14 @@ CLIENTS := openai langchain litellm pydantic-ai instructor
 	$(@D)/bin/python -m pip install --quiet -r $<
 	touch $@
 
+.venv-clients/%/.done: tests/clients/packages-%.txt
+	mkdir -p $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error $$(cat $<)
+	touch $@
+
 .PHONY: test-clients
-test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (10 minutes)
-	$(BIN)/python -m pytest tests/clients
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]')
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
