@@ -113,8 +113,13 @@ CLIENTS := openai langchain litellm pydantic-ai instructor
 	$(@D)/bin/python -m pip install --quiet -r $<
 	touch $@
 
+CLAUDE_CODE := 2.1.328
+.venv-clients/claude-code/$(CLAUDE_CODE):
+	npm install --silent --no-fund --no-audit --prefix $(@D) @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	touch $@
+
 .PHONY: test-clients
-test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (10 minutes)
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) .venv-clients/claude-code/$(CLAUDE_CODE) ## real clients in pinned versions against the help desk and its real engine (10 minutes)
 	$(BIN)/python -m pytest tests/clients
 
 .PHONY: test-faults
