@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -52,6 +52,9 @@ class ModelConfig(Strict):
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
     )
     context_window: int = Field(ge=1, description="tokens, prompt and answer together")
+    input: tuple[Literal["text", "image", "audio", "video", "file", "url"], ...] = Field(
+        default=("text",), description="what it takes; url: it may be sent media by URL, which the engine then fetches"
+    )
     usd_per_million_tokens: Annotated[Prices | None, BeforeValidator(_none_if_unknown)] = Field(
         description="or `unknown`: costs in dollars are then null, and no budget in dollars may pay for it",
         json_schema_extra=_allow_unknown,

@@ -16,7 +16,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
-from pointsman_gateway.http.anthropic.messages import MESSAGES
+from pointsman_gateway.http.anthropic import MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import Dialect, HttpDependencies, parse_timeout
 from pointsman_gateway.http.openai.chat import CHAT
