@@ -21,7 +21,10 @@ TEXT = {"type": "text", "text": IN_CHAT}
 IMAGE = {"type": "image_url", "image_url": {"url": DATA_URL}}
 REMOTE = {"type": "image_url", "image_url": {"url": "https://example.com/x.png", "detail": "low"}}
 AUDIO = {"type": "input_audio", "input_audio": {"data": DATA, "format": "wav"}}
-FILE = {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}}
+FILE: dict[str, Any] = {
+    "type": "file",
+    "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
+}
 
 
 @pytest.fixture

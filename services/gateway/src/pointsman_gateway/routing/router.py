@@ -203,16 +203,13 @@ class Router:
         if request.caller.scope is not UNRESTRICTED:
             paths, plan = within_scope(request.caller.scope, labels.task, paths, plan)
         unavailable = {path.name: why for path in paths if (why := self._availability.why_not(path))}
-        suitable = paths
         if request.media:
-            unsuitable = {path.name: why for path in paths if (why := self._why_unsuitable(request, path))}
-            suitable = [path for path in paths if path.name not in unsuitable]
-            if not suitable:
-                raise self._no_suitable_path(request, paths[0])
-            unavailable |= unsuitable
+            unavailable |= self._unsuitable(request, paths)
         # If no path is available, the first is tried nevertheless, because its own error says what is wrong.
         chosen, *others = (
-            ([path for path in suitable if path.name not in unavailable] or suitable[:1]) if unavailable else paths
+            ([path for path in paths if path.name not in unavailable] or self._suitable(request, paths)[:1])
+            if unavailable
+            else paths
         )
         escalation = self._escalation(labels.task, chosen, others) if plan.escalates else ()
         return Decision(
@@ -234,6 +231,15 @@ class Router:
             escalation=escalation,
             stream_unvalidated=plan.stream_unvalidated,
         )
+
+    def _suitable(self, request: Request, paths: Sequence[Path]) -> Sequence[Path]:
+        return [path for path in paths if not self._why_unsuitable(request, path)]
+
+    def _unsuitable(self, request: Request, paths: Sequence[Path]) -> Mapping[str, str]:
+        """Return the paths whose models cannot take the request's media, with the reason. Raises InvalidArgument."""
+        if not self._suitable(request, paths):
+            raise self._no_suitable_path(request, paths[0])
+        return {path.name: why for path in paths if (why := self._why_unsuitable(request, path))}
 
     def _why_unsuitable(self, request: Request, path: Path) -> str:
         """Return why the path's model cannot take the request's media; empty if it can."""

@@ -112,8 +112,10 @@ def read_plain_chat(
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     options = chat.stream_options
-    include_usage = options is not None and bool(options.include_usage)
-    return to_request(chat, deadline, caller, cache, arrived), ChatEncoder(include_usage)
+    return (
+        to_request(chat, deadline, caller, cache, arrived),
+        ChatEncoder(options is not None and bool(options.include_usage)),
+    )
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
@@ -193,12 +195,15 @@ def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
 
 
 def _message(number: int, body: MessageBody) -> Message:
-    content, extra = body.content, body.model_extra or _NO_FIELDS
-    if isinstance(content, list):
-        content, media = read_parts(body.role, content, f"messages[{number}].content")
-        extra = {**extra, **media}
     # "developer" is OpenAI's newer name of this role, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
+    content = body.content
+    if isinstance(content, str) and not body.model_extra:
+        return Message(role, content, _NO_FIELDS)
+    extra = body.model_extra or _NO_FIELDS
+    if isinstance(content, list):
+        content, media = read_parts(role, content, f"messages[{number}].content")
+        extra = {**extra, **media}
     if extra:
         reject_non_finite(extra, f"messages[{number}]")
     return Message(role, content or "", extra)
