@@ -25,6 +25,9 @@ FILE: dict[str, Any] = {
     "type": "file",
     "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
 }
+    "type": "file",
+    "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
+}
 
 
 @pytest.fixture
