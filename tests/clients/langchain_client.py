@@ -1,6 +1,25 @@
 """LangChain's ChatOpenAI."""
 
-from checks import BASE_MODEL, PERSON, QUESTION, SENTENCE, is_person, run
+from typing import Any
+
+from checks import (
+    BASE_MODEL,
+    CHAT,
+    PERSON,
+    PLAIN,
+    QUESTION,
+    RESPONSES,
+    SENTENCE,
+    STREAMED_TOOLS,
+    STREAMING,
+    STRUCTURED,
+    TOOL_RESULTS,
+    TOOLS,
+    WEATHER_QUESTION,
+    is_person,
+    run,
+)
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
@@ -11,8 +30,16 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def chat(url: str, model: str = BASE_MODEL, max_tokens: int = 12) -> ChatOpenAI:
-    return ChatOpenAI(model=model, base_url=f"{url}/v1", api_key="none", temperature=0, max_tokens=max_tokens)
+def chat(url: str, model: str = BASE_MODEL, max_tokens: int = 12, **options: Any) -> ChatOpenAI:
+    return ChatOpenAI(
+        model=model,
+        base_url=f"{url}/v1",
+        api_key="none",
+        temperature=0,
+        max_tokens=max_tokens,
+        max_retries=0,
+        **options,
+    )
 
 
 def plain(url: str) -> None:
@@ -23,10 +50,39 @@ def streaming(url: str) -> None:
     assert "Paris" in "".join(chunk.text for chunk in chat(url).stream(QUESTION))
 
 
-def tools(url: str) -> None:
-    answer = chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather").invoke("Weather in Paris?")
+def response(url: str) -> None:
+    assert "Paris" in chat(url, use_responses_api=True).invoke(QUESTION).text
+
+
+def streamed_response(url: str) -> None:
+    assert "Paris" in "".join(chunk.text for chunk in chat(url, use_responses_api=True).stream(QUESTION))
+
+
+def assert_called(answer: Any) -> None:
     assert answer.tool_calls[0]["name"] == "get_weather", answer
     assert set(answer.tool_calls[0]["args"]) == {"city"}, answer
+
+
+def tools(url: str) -> None:
+    assert_called(chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather").invoke("Weather?"))
+
+
+def streamed_tools(url: str) -> None:
+    bound = chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather")
+    first, *chunks = bound.stream("Weather?")
+    for chunk in chunks:
+        first += chunk
+    assert_called(first)
+
+
+def tool_results(url: str) -> None:
+    bound = chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather")
+    question = HumanMessage(WEATHER_QUESTION)
+    call = bound.invoke([question])
+    result = get_weather.invoke(call.tool_calls[0])
+    assert isinstance(result, ToolMessage), result
+    answer = chat(url).bind_tools([get_weather]).invoke([question, call, result])
+    assert answer.usage_metadata["input_tokens"] > call.usage_metadata["input_tokens"] + 20, (call, answer)
 
 
 def structured(url: str) -> None:
@@ -37,4 +93,16 @@ def structured(url: str) -> None:
 
 
 if __name__ == "__main__":
-    run({"plain": plain, "streaming": streaming, "tools": tools, "structured output": structured})
+    run(
+        {
+            CHAT: {
+                PLAIN: plain,
+                STREAMING: streaming,
+                TOOLS: tools,
+                STREAMED_TOOLS: streamed_tools,
+                TOOL_RESULTS: tool_results,
+                STRUCTURED: structured,
+            },
+            RESPONSES: {PLAIN: response, STREAMING: streamed_response},
+        }
+    )

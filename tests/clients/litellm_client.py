@@ -4,7 +4,31 @@ import json
 from typing import Any
 
 import litellm
-from checks import BASE_MODEL, CITIES, PERSON, QUESTION, SENTENCE, WEATHER, is_person, run
+from checks import (
+    BASE_MODEL,
+    CHAT,
+    CITIES,
+    PERSON,
+    PLAIN,
+    QUESTION,
+    RESPONSES,
+    SENTENCE,
+    STREAMED_TOOLS,
+    STREAMING,
+    STRUCTURED,
+    TOOLS,
+    WEATHER,
+    WEATHER_QUESTION,
+    is_person,
+    run,
+)
+
+TOOL_PARAMETERS: dict[str, Any] = {
+    "tools": [{"type": "function", "function": WEATHER}],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "max_tokens": 100,
+}
 
 
 def ask(url: str, text: str, model: str = BASE_MODEL, **parameters: Any) -> Any:
@@ -24,7 +48,13 @@ def streaming(url: str) -> None:
 
 
 def tools(url: str) -> None:
-    answer = ask(url, "Weather in Paris?", tools=[{"type": "function", "function": WEATHER}], tool_choice="required")
+    answer = ask(url, WEATHER_QUESTION, **TOOL_PARAMETERS)
+    call = answer.choices[0].message.tool_calls[0].function
+    assert json.loads(call.arguments)["city"] in CITIES, answer
+
+
+def streamed_tools(url: str) -> None:
+    answer = litellm.stream_chunk_builder(list(ask(url, WEATHER_QUESTION, **TOOL_PARAMETERS, stream=True)))
     call = answer.choices[0].message.tool_calls[0].function
     assert json.loads(call.arguments)["city"] in CITIES, answer
 
@@ -35,5 +65,23 @@ def structured(url: str) -> None:
     assert is_person(json.loads(answer.choices[0].message.content)), answer
 
 
+def response(url: str) -> None:
+    answer = litellm.responses(
+        model=f"openai/{BASE_MODEL}", input=QUESTION, api_base=f"{url}/v1", api_key="none", max_output_tokens=12
+    )
+    assert answer.output[0].content[0].text, answer
+
+
 if __name__ == "__main__":
-    run({"plain": plain, "streaming": streaming, "tools": tools, "structured output": structured})
+    run(
+        {
+            CHAT: {
+                PLAIN: plain,
+                STREAMING: streaming,
+                TOOLS: tools,
+                STREAMED_TOOLS: streamed_tools,
+                STRUCTURED: structured,
+            },
+            RESPONSES: {PLAIN: response},
+        }
+    )

@@ -25,9 +25,6 @@ FILE: dict[str, Any] = {
     "type": "file",
     "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
 }
-    "type": "file",
-    "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
-}
 
 
 @pytest.fixture

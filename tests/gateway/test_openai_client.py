@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
-from pointsman_gateway.engines.engine_client import EngineFailed, EngineRequest, NotServed, TransientFailure
+from pointsman_gateway.engines.engine_client import (
+    EngineFailed,
+    EngineRequest,
+    NotServed,
+    TransientFailure,
+    counts_against_engine,
+)
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
@@ -139,6 +145,29 @@ async def test_events_may_be_split_anywhere_and_contain_comments(engine: Scripte
     head, tail = b'data: {"choices": [{"index": 0, "delta": {"content": "H\xc3', b'\xa9"}}]}\r\n\r\n'
     engine.says(b": ping\n\nevent: message\n", head, wait, tail, b"data:[DONE]\n\n")
     assert await collect(stream()) == [Chunk(content="Hé")]
+
+
+@pytest.mark.parametrize(
+    ("code", "family"), [(400, InvalidArgument), (404, NotServed), (500, TransientFailure), ("bad", TransientFailure)]
+)
+async def test_an_error_at_the_start_of_a_stream_counts_as_its_status(
+    engine: ScriptedEngine, stream: Stream, code: Any, family: type[PointsmanError]
+) -> None:
+    error = {"message": "Invalid grammar", "type": "BadRequestError", "param": "tools", "code": code}
+    engine.says({"error": error}, DONE)
+
+    with pytest.raises(family, match="Invalid grammar") as told:
+        await collect(stream())
+
+    assert counts_against_engine(told.value) == (family is TransientFailure)
+    assert told.value.param == ("tools" if code == 400 else None)
+
+
+async def test_an_error_after_the_first_token_is_the_engines(engine: ScriptedEngine, stream: Stream) -> None:
+    engine.says(chunk("a"), {"error": {"message": "list index out of range", "code": 400}}, DONE)
+
+    with pytest.raises(TransientFailure, match="list index"):
+        await collect(stream())
 
 
 VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}

@@ -8,7 +8,7 @@ from pointsman_gateway.domain import Sampling
 
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, chunk, usage
 from tests.gateway.doubles.gateway import Neighbours
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -27,6 +27,7 @@ STRUCTURED: list[dict[str, Any]] = [
     {"tools": TOOLS},
     {"functions": [TOOLS[0]["function"]]},
     {"structured_outputs": {"regex": "[0-9]+"}},
+    {"guided_json": PERSON},
 ]
 UNSTRUCTURED: list[dict[str, Any]] = [
     {},
@@ -108,6 +109,23 @@ async def test_the_clients_schema_replaces_the_tasks_validator(api: ApiClient, e
     got = await api.ask(IN_TRIAGE, response_format=format_of(PERSON))
 
     assert (got.text, got.path, len(engine.bodies)) == ('{"name": "Ann"}', "triage_adapter", 1)
+
+
+async def test_vllms_structured_outputs_replace_the_tasks_validator(api: ApiClient, engine: ScriptedEngine) -> None:
+    engine.says(*answer("42"))
+
+    got = await api.ask(IN_TRIAGE, structured_outputs={"regex": "[0-9]+"})
+
+    assert (got.text, got.path, len(engine.bodies)) == ("42", "triage_adapter", 1)
+
+
+async def test_a_tool_call_is_not_refused_by_the_tasks_validator(api: ApiClient, engine: ScriptedEngine) -> None:
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    engine.says(chunk(tool_calls=[call], finish="tool_calls"), usage(), DONE)
+
+    got = await api.ask(IN_TRIAGE, tools=TOOLS)
+
+    assert (got.finish_reason, got.path, len(engine.bodies)) == ("tool_calls", "triage_adapter", 1)
 
 
 async def test_an_answer_that_breaks_the_clients_schema_is_tried_on_the_next_path(

@@ -50,7 +50,7 @@ async def samples(valkey: Valkey) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def asked(
-    neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto"
+    neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto", **parameters: Any
 ) -> AsyncIterator[Gateway]:
     """Returns once all requests are answered and logged."""
     await neighbours.ready()
@@ -58,7 +58,7 @@ async def asked(
     shown = {"authorization": f"Bearer {key}"} if key else {}
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         for text in texts:
-            body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {}}
+            body = {"model": model, "messages": [{"role": "user", "content": text}], "metadata": {}} | parameters
             assert (await client.post("/v1/chat/completions", json=body, headers=shown)).status_code == 200
 
         async def written() -> bool:
@@ -81,6 +81,11 @@ async def test_other_tasks_and_named_paths_are_not_stored(learning: Neighbours, 
     async with asked(learning, valkey, IN_CHAT):
         pass
     async with asked(learning, valkey, IN_TRIAGE, model="path:triage_adapter"):
+        assert await samples(valkey) == []
+
+
+async def test_an_answer_in_a_form_of_the_client_is_not_stored(learning: Neighbours, valkey: Valkey) -> None:
+    async with asked(learning, valkey, IN_TRIAGE, response_format={"type": "json_object"}):
         assert await samples(valkey) == []
 
 

@@ -314,7 +314,9 @@ def test_json_is_compact_unless_the_operator_configures_structured_outputs() -> 
     by_default = build_command(settings(), {}, {0})
     configured = build_command(settings(extra_arguments="--structured_outputs-config.backend=xgrammar"), {}, {0})
 
-    assert json.loads(option(by_default, "--structured-outputs-config"))["disable_any_whitespace"] is True
+    by_default_config = json.loads(option(by_default, "--structured-outputs-config"))
+    assert by_default_config["disable_any_whitespace"] is True
+    assert by_default_config["backend"] == "xgrammar"  # guidance rejects every request with tools
     assert "--structured-outputs-config" not in configured.arguments
     assert configured.arguments[-1] == "--structured_outputs-config.backend=xgrammar"
 

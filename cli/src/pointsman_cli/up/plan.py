@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from pointsman_cli.base_model import BaseModel, locate_base_model
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import Example
@@ -120,11 +121,16 @@ class Plan:
         return tuple(service for service in services if service is not None)
 
 
-def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Plan:
+def make_plan(
+    example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
+) -> Plan:
+    """`base` is the example's base model if it has been prepared."""
+    if base is None and example.base_model:
+        base = locate_base_model(example.base_model, example.folder, data_dir)
     return Plan(
         valkey=_valkey(data_dir, programs),
         retriever=_retriever(data_dir, addresses, programs) if addresses.retriever else None,
-        lora_server=_lora_server(example, data_dir, addresses, programs) if addresses.lora_server else None,
+        lora_server=_lora_server(example, data_dir, addresses, programs, base) if base else None,
         gateway=_gateway(example, data_dir, addresses, programs),
         gateway_grpc=addresses.grpc,
     )
@@ -151,7 +157,9 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
     return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)
 
 
-def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
+def _lora_server(
+    example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel
+) -> Service:
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
@@ -164,8 +172,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
         "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
         "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
-        "POINTSMAN_LORA_BASE_MODEL": str(data_dir.model(example.base_model)),
-        "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
+        **base.environment,
         "POINTSMAN_LORA_SHUTDOWN_DELAY": "0",  # as for the gateway
         "POINTSMAN_LORA_SHUTDOWN_TIMEOUT": "10",
     }

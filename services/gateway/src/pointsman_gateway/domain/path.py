@@ -122,8 +122,10 @@ class AliasMove:
     """The reason for a rollback, for the history."""
 
 
-STRUCTURING_PARAMETERS = ("tools", "functions", "structured_outputs")
-"""In addition to `response_format`; the last one is vLLM's."""
+FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""vLLM's parameters for the form of an answer; older versions know the last four."""
+STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
+"""In addition to `response_format`."""
 
 
 @value
@@ -155,6 +157,11 @@ class Sampling:
         response_format = self.extra.get("response_format")
         is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         return response_format if is_form else None
+
+    @property
+    def requires_form(self) -> bool:
+        """Whether the client requires a form of the answer, by OpenAI's parameter or by one of vLLM's."""
+        return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
         """Return `max_tokens` of `default` for this kind of request."""

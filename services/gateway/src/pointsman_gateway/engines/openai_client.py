@@ -176,7 +176,7 @@ class OpenAITransfer:
             if self._is_paused or self._sink is None:
                 return  # `resume` comes back here
         if reader.failure:
-            self._fail(broke_off(self._request, reader.failure))
+            self._fail(self._reported_error(reader))
         elif reader.done:
             self._end(None)
         elif connection.failure is not None:
@@ -191,6 +191,13 @@ class OpenAITransfer:
         else:  # the engine closed the idle connection before it got the request: retry on a new one
             self._release()
             self._connect()
+
+    def _reported_error(self, reader: EventReader) -> PointsmanError:
+        """vLLM checks some parameters, such as schemas, only after it has started its stream."""
+        status = reader.error.get("code")
+        if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
+            return refused(self._request, status, reader.failure, reader.error.get("param"))
+        return broke_off(self._request, reader.failure)
 
     def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
         request = self._request

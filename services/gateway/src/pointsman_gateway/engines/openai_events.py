@@ -102,6 +102,8 @@ class EventReader:
         """Whether [DONE] has arrived."""
         self.failure = ""
         """Why the stream ended early: it cannot be read, or it holds an error of the engine."""
+        self.error: Mapping[str, Any] = NO_EXTRA
+        """The error of the engine, if it is in OpenAI's format."""
         self._rest = b""
         self._template: EventTemplate | None = None
         self._template_index = 0
@@ -228,7 +230,8 @@ class EventReader:
                 return None
         if event.error:
             error = event.error
-            self.failure = str(error.get("message") if isinstance(error, dict) else error) or "it has failed"
+            self.error = error if isinstance(error, dict) else NO_EXTRA
+            self.failure = str(self.error.get("message") if self.error else error) or "it has failed"
             return None
         return event
 

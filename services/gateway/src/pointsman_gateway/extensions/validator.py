@@ -40,7 +40,7 @@ class Validator(Protocol):
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
     checks_format: ClassVar[bool] = True
-    """Whether it checks the form that the task's answers have; a client's own `response_format` replaces it."""
+    """Whether it checks the form that the task's answers have; a form that the client requires replaces it."""
     needs_logprobs: ClassVar[bool] = False
     """Whether the engine must report log-probabilities; a client that did not ask for them does not receive them."""
 

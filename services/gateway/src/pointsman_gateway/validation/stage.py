@@ -56,12 +56,13 @@ class Validation:
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
-        """A client's own `response_format` replaces the validators that check the form of the task's answers."""
+        """The form that a client requires replaces the validators that check the form of the task's answers."""
         validators = self._validators.get(decision.task, ())
-        response_format = request.sampling.response_format
-        if response_format is not None:
+        sampling = request.sampling
+        if sampling.requires_form:
             kept = [named for named in validators if not named[1].checks_format]
-            validators = [*kept, *((CLIENT_SCHEMA, schema) for schema in client_schemas(response_format))]
+            schemas = client_schemas(sampling.response_format or {})
+            validators = [*kept, *((CLIENT_SCHEMA, schema) for schema in schemas)]
         return Judge(validators, request)
 
 

@@ -26,9 +26,10 @@ GUARD_FOLDER = Path(__file__).parent / "guard"
 
 _TRACES_OPTION = "--otlp-traces-endpoint"
 _STRUCTURED_OUTPUTS_OPTION = "--structured-outputs-config"
-COMPACT_JSON = '{"backend": "guidance", "disable_any_whitespace": true}'
+COMPACT_JSON = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 """vLLM's default grammar for JSON allows any white space, and small models then write it until the context is full.
-Only two backends can disable it; guidance supports more of JSON Schema than xgrammar does."""
+Only two backends can disable it. Guidance supports more of JSON Schema than xgrammar does, but rejects the grammars of
+vLLM's tool-call parsers."""
 NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo; the last one is Arm's."""
 _HAS_SETTING = "has a setting of the lora-server"

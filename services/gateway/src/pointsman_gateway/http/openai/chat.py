@@ -14,6 +14,7 @@ from starlette.responses import Response
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
+from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
@@ -45,7 +46,8 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class MessageBody(BaseModel):
-    """One message. Fields that are not declared ("tool_calls", "tool_call_id") go to the engine unchanged."""
+    """One message. Fields that are not declared ("tool_calls", "tool_call_id") are checked against
+    request_fields.yaml, and go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -197,15 +199,17 @@ def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
 def _message(number: int, body: MessageBody) -> Message:
     # "developer" is OpenAI's newer name of this role, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
-    content = body.content
-    if isinstance(content, str) and not body.model_extra:
+    content, fields = body.content, body.model_extra
+    if isinstance(content, str) and not fields:
         return Message(role, content, _NO_FIELDS)
-    extra = body.model_extra or _NO_FIELDS
+    extra = _NO_FIELDS
+    if fields:
+        reject_non_finite(fields, f"messages[{number}]")
+        extra = request_fields(MESSAGE_FIELDS).select(fields, f"messages[{number}].")
     if isinstance(content, list):
         content, media = read_parts(role, content, f"messages[{number}].content")
+        reject_non_finite(media, f"messages[{number}]")
         extra = {**extra, **media}
-    if extra:
-        reject_non_finite(extra, f"messages[{number}]")
     return Message(role, content or "", extra)
 
 

@@ -1,0 +1,75 @@
+"""The clients of this folder, and the table of what works with each, which is generated from their last results."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results.json"
+PAGE = FOLDER.parents[1] / "docs" / "clients.md"
+FEATURES = ("plain", "streaming", "tools", "streamed tools", "tool results", "structured output")
+
+
+@dataclass(frozen=True)
+class Client:
+    packages_file: Path
+
+    @property
+    def name(self) -> str:
+        return self.packages_file.stem.partition("-")[2]
+
+    @property
+    def is_node(self) -> bool:
+        return self.packages_file.name.startswith("packages-")
+
+    @property
+    def script(self) -> Path:
+        """The program that sends the requests; of a client that is a command, a Python program that runs it."""
+        stem = FOLDER / f"{self.name.replace('-', '_')}_client"
+        node = stem.with_suffix(".mjs")
+        return node if node.exists() else stem.with_suffix(".py")
+
+    @property
+    def versions(self) -> list[str]:
+        """The pinned packages, such as "openai 3.57.0", or "npm openai 6.49.0"."""
+        lines = self.packages_file.read_text().split("\n")
+        pinned = [re.fullmatch(r"(@?[^@=\[]+)(?:\[.*\])?(?:==|@)(\S+)", line) for line in lines]
+        return [f"{'npm ' * self.is_node}{match[1]} {match[2]}" for match in pinned if match]
+
+
+CLIENTS = tuple(Client(file) for file in sorted([*FOLDER.glob("requirements-*.txt"), *FOLDER.glob("packages-*.txt")]))
+
+
+def store_result(client: Client, results: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces the client's results in the file, and the table in the page."""
+    checks: dict[str, dict[str, bool]] = {}
+    for result in results:
+        checks.setdefault(result["api"], {})[result["check"]] = not result["error"]
+    stored = read_results()
+    stored[client.name] = {"versions": client.versions, "checks": checks}
+    RESULTS.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
+    PAGE.write_text(with_table(PAGE.read_text(), stored))
+
+
+def read_results() -> dict[str, Any]:
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+
+
+def with_table(page: str, results: Mapping[str, Any]) -> str:
+    """Returns the page with the table of these results in the place of its own."""
+    before, _, rest = page.partition("<!-- table -->\n")
+    _, _, after = rest.partition("<!-- end of table -->\n")
+    return f"{before}<!-- table -->\n{render_table(results)}<!-- end of table -->\n{after}"
+
+
+def render_table(results: Mapping[str, Any]) -> str:
+    rows: list[Sequence[str]] = [("client", "API", *FEATURES), ("---",) * (2 + len(FEATURES))]
+    for name in sorted(results):
+        versions = ", ".join(results[name]["versions"])
+        for api, checks in results[name]["checks"].items():
+            marks = ({True: "yes", False: "**no**", None: ""}[checks.get(feature)] for feature in FEATURES)
+            rows.append((versions, api, *marks))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,0 +1,47 @@
+"""The table of clients in docs/clients.md agrees with the clients of tests/clients and their last results."""
+
+import re
+
+import pytest
+
+from tests.clients.compatibility import CLIENTS, FEATURES, PAGE, Client, read_results, render_table, with_table
+
+client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+
+
+def test_the_table_is_generated_from_the_results() -> None:
+    page = PAGE.read_text()
+
+    assert with_table(page, read_results()) == page, "`make test-clients` writes the table"
+
+
+def test_every_result_belongs_to_a_client() -> None:
+    assert set(read_results()) == {client.name for client in CLIENTS}
+
+
+@client
+def test_each_client_works_in_the_version_that_is_pinned(client: Client) -> None:
+    result = read_results()[client.name]
+
+    assert client.versions
+    assert result["versions"] == client.versions, f"run `make test-clients CLIENTS={client.name}`"
+    assert [
+        (api, name) for api, checks in result["checks"].items() for name, passed in checks.items() if not passed
+    ] == []
+
+
+@client
+def test_the_table_has_a_row_for_each_api_and_a_column_for_each_check(client: Client) -> None:
+    checks = read_results()[client.name]["checks"]
+
+    rows = render_table({client.name: {"versions": ["x 1"], "checks": checks}}).splitlines()[2:]
+
+    assert [row.split(" | ")[1] for row in rows] == list(checks)
+    assert sum(row.count("yes") for row in rows) == sum(map(len, checks.values()))
+    assert {name for of_api in checks.values() for name in of_api} <= set(FEATURES)
+
+
+def test_a_failed_check_is_shown() -> None:
+    table = render_table({"a": {"versions": ["a 1.0"], "checks": {"responses": {"plain": False, "tools": True}}}})
+
+    assert re.search(r"\| a 1.0 \| responses \| \*\*no\*\* \|  \| yes \|", table)
