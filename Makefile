@@ -121,7 +121,7 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 
 .PHONY: test-clients
 test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
-	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]')
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(if $(filter claude-code,$(CLIENTS)),tests/clients/test_claude_code.py)
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
