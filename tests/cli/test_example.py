@@ -21,7 +21,12 @@ def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
     [
         ("config: config", "config: config\nadapter: {}", "unknown key 'adapter'; known: base_model, config, coll"),
         ("alias: prod", "alias: prod, pin: yes", "unknown key 'pin' in adapters.triage; known: folder, alias"),
-        ("smollm2-135m", "gpt-5", "base_model is 'gpt-5'; known: smollm2-135m"),
+        (
+            "smollm2-135m",
+            "gpt-5",
+            "base model 'gpt-5' is neither smollm2-135m, nor a folder, nor a name at the Hugging",
+        ),
+        ("smollm2-135m", "5", "base_model: Input should be a valid string"),
         ("config: config\n", "", "'config' is missing"),
         (", alias: prod", "", "'adapters.triage.alias' is missing"),
         ("alias: prod", "alias: Pro D", "adapters.triage.alias: 'Pro D' should be 1 to 64 of a-z"),

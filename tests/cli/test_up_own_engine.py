@@ -131,9 +131,10 @@ async def test_what_lists_no_models_is_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name an example folder, or an engine that runs already with --engine URL, and not both"),
-        (("examples/minimal", "--engine", "http://x"), "and not both"),
-        (("examples/minimal", "--model", "m"), "--key-env and --model are for --engine"),
+        ((), "name one of these: an example folder, an engine that runs already with --engine URL, or a model that"),
+        (("examples/minimal", "--engine", "http://x"), "name one of these"),
+        (("examples/minimal", "--model", "m"), "name one of these"),
+        (("examples/minimal", "--key-env", "K"), "--key-env is for --engine; pointsman.yaml names its own engines"),
         (("--engine", "localhost:8000"), "it should be a URL such as http://localhost:8000"),
         (("--engine", "http://127.0.0.1:1"), "http://127.0.0.1:1/v1/models cannot be read"),
         (("--engine", "http://127.0.0.1:1", "--key-env", "NO_SUCH_KEY"), "that environment variable is not set"),

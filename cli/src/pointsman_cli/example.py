@@ -5,18 +5,18 @@ The file may be the gateway's whole configuration itself; it then has the keys o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import yaml
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pointsman_cli.base_model import locate_base_model
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 
 EXAMPLE_FILE = "pointsman.yaml"
 
-BaseModelName = Literal["smollm2-135m"]
-_KNOWN_MODELS = ", ".join(get_args(BaseModelName))
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 """Keys by which a file is the gateway's configuration."""
 
@@ -33,7 +33,12 @@ class AdapterEntry(_Strict):
 
 
 class ExampleFile(_Strict):
-    base_model: BaseModelName | None = None
+    base_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what the engine of `pointsman up` serves: smollm2-135m, a folder, or a name at the Hugging Face "
+        "hub; unset: no engine is started",
+    )
     config: str
     collections: dict[Name, str] = {}
     adapters: dict[Name, AdapterEntry] = {}
@@ -52,7 +57,7 @@ class Example:
 
     folder: Path
     base_model: str
-    """Empty: no engine is started, since the configuration names engines that run already."""
+    """As written; empty: no engine is started, since the configuration names engines that run already."""
     config: Path
     collections: dict[str, Path]
     adapters: tuple[ExampleAdapter, ...]
@@ -100,8 +105,6 @@ def _explain(entry: object) -> str:
         return f"unknown key '{last}'{inside}; known: {', '.join(model.model_fields)}"
     if entry["type"] == "missing":
         return f"'{where}' is missing"
-    if entry["type"] == "literal_error":
-        return f"{where} is '{entry['input']}'; known: {_KNOWN_MODELS}"
     if entry["type"] == "string_pattern_mismatch":
         return f"{where}: '{entry['input']}' should be 1 to 64 of a-z, 0-9, '-' and '_'"
     return f"{where}: {entry['msg']}"
@@ -118,7 +121,12 @@ def _resolve(parsed: ExampleFile, folder: Path) -> Example:
             )
         adapters.append(ExampleAdapter(name, at, entry.alias))
     if adapters and parsed.base_model is None:
-        raise UsageError(f"{folder / EXAMPLE_FILE}: adapters need a base_model; known: {_KNOWN_MODELS}")
+        raise UsageError(f"{folder / EXAMPLE_FILE}: adapters need a base_model, such as smollm2-135m")
+    if parsed.base_model is not None:
+        try:
+            locate_base_model(parsed.base_model, folder, DataDir(folder))
+        except UsageError as error:
+            raise UsageError(f"{folder / EXAMPLE_FILE}: {error}") from error
     config = _existing(folder, "config", parsed.config)
     return Example(folder, parsed.base_model or "", config, collections, tuple(adapters))
 

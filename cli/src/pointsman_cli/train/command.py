@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pointsman_cli.base_model import BUILT_IN, BaseModel, locate_base_model, prepare_model
 from pointsman_cli.data_dir import DataDir, find_run
 from pointsman_cli.engine_environment import EngineEnvironment, find_engine, prepare_base_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
@@ -16,8 +17,6 @@ from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
-
-BASE_MODEL = "smollm2-135m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ def train(
     name: given.NameOption,
     data: given.DataOption,
     out: given.OutOption = None,
+    base_model: given.BaseModelOption = BUILT_IN,
     eval_data: given.EvalDataOption = None,
     system: given.SystemOption = None,
     method: given.MethodOption = given.DEFAULT_METHOD,
@@ -75,6 +75,8 @@ def train(
     running = find_run(data_dir)
     address = lora_server or (running.lora_server if running else "")
     if on_server:
+        if base_model != BUILT_IN:
+            raise UsageError("--on-server trains on the lora-server's base model; leave out --base-model")
         _refuse_local(out, merged_out, checkpoint, resume or check_only or evaluate_only, stop_on)
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
@@ -88,18 +90,31 @@ def train(
     }  # fmt: skip
     job = TrainingJob(name, data, method, eval_data, system, out or at.folder / "nothing", {**learning, **local})
     engine = find_engine(at, engine_python)
+    base = locate_base_model(base_model, Path.cwd(), at)
     wanted = registered and not (check_only or evaluate_only)
     target = Target(address, alias, Provenance(force=force)) if wanted else None
-    run_interruptibly(_train(job, at, engine, target, check_only))
+    run_interruptibly(_train(job, at, engine, base, target, check_only))
 
 
 async def _train(
-    job: TrainingJob, data_dir: DataDir, engine: EngineEnvironment, target: Target | None, check_only: bool
+    job: TrainingJob,
+    data_dir: DataDir,
+    engine: EngineEnvironment,
+    base: BaseModel,
+    target: Target | None,
+    check_only: bool,
 ) -> None:
     console = Console()
-    await prepare_base_model(BASE_MODEL, data_dir, engine, lambda line: console.print(line, style="dim"))
+
+    def show(line: str) -> None:
+        console.print(line, style="dim")
+
+    if base.is_built_in:
+        await prepare_base_model(base.name, data_dir, engine, show)
+    else:
+        await prepare_model(base, engine, (), show)
     with TrainingProgress(console, job.name) as screen:
-        program = engine.module(TRAINER_MODULE, *job.arguments(data_dir.model(BASE_MODEL), BASE_MODEL))
+        program = engine.module(TRAINER_MODULE, *job.arguments(base.folder, base.name))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
     if ended.code != 0:
         raise CommandError(f"the training of {job.name} failed: {ended.reason}")

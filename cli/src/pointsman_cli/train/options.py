@@ -20,6 +20,12 @@ NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a
 DataOption = Annotated[
     Path, typer.Option(metavar="FILE", help="Training examples as JSON Lines; pairs of answers for dpo.")
 ]
+BaseModelOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="smollm2-135m, a folder, or a name at the Hugging Face hub; not with --on-server."
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The folder to write the adapter to; replaces an older adapter there."),

@@ -1,7 +1,9 @@
 """`pointsman up`: the command."""
 
 import asyncio
+import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pointsman_cli.base_model import (
+    BUILT_IN_CONTEXT,
+    BaseModel,
+    locate_base_model,
+    prepare_model,
+    write_model_config,
+)
 from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
-from pointsman_cli.engine_environment import find_engine
+from pointsman_cli.engine_environment import EngineEnvironment, find_engine
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up.own_engine import EngineOption, write_engine_config
+from pointsman_cli.up.own_engine import HEADING, TASKS, EngineOption, write_engine_config
 from pointsman_cli.up.plan import (
     HOST,
     Programs,
@@ -34,7 +43,7 @@ from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, ref
 def up(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[EXAMPLE_FOLDER]", help="A folder with a pointsman.yaml; not with --engine."),
+        typer.Argument(metavar="[EXAMPLE_FOLDER]", help="A folder with a pointsman.yaml; or --engine or --model."),
     ] = None,
     engine: Annotated[
         str,
@@ -47,7 +56,15 @@ def up(
     ] = "",
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A model of --engine; may be repeated. Default: those that it lists."),
+        typer.Option(
+            metavar="NAME",
+            help="In place of a folder: the model that vLLM serves, a folder or a name at the Hugging Face hub. With "
+            "--engine: a model of that engine; may be repeated; default: those that it lists.",
+        ),
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARGUMENT", help="An argument for vLLM, as in --engine-arg=--enforce-eager; repeatable."),
     ] = None,
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = "127.0.0.1:8080",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = "127.0.0.1:8081",
@@ -68,26 +85,62 @@ def up(
     Prepares the models on first use, ingests the example's collections, registers its adapters, and restarts services
     that die. Ctrl-C stops everything. In the data directory, run.json lists the processes and logs/ holds their logs.
     """
-    at = DataDir.at(data_dir)
-    if (folder is None) == (not engine):
-        raise UsageError("name an example folder, or an engine that runs already with --engine URL, and not both")
-    if not engine and (key_env or model):
-        raise UsageError("--key-env and --model are for --engine; pointsman.yaml names its own engines")
+    at, arguments = DataDir.at(data_dir), tuple(engine_arg or ())
+    if [folder is None, not engine, engine != "" or not model].count(False) != 1:
+        raise UsageError(
+            "name one of these: an example folder, an engine that runs already with --engine URL, or a model that vLLM "
+            "serves with --model"
+        )
+    if key_env and not engine:
+        raise UsageError("--key-env is for --engine; pointsman.yaml names its own engines")
+    base: BaseModel | None = None
+    if folder is None and not engine:
+        folder, base = _own_model(model or [], arguments, at, find_engine(at, engine_python))
     loaded = load_example(folder or write_engine_config(EngineOption(engine, key_env, tuple(model or ())), at))
+    if loaded.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
+        raise UsageError(
+            f"{loaded.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
+        )
     environment = find_engine(at, engine_python) if loaded.base_model else None
+    if environment and base is None:
+        located = locate_base_model(loaded.base_model, loaded.folder, at)
+        base = _prepared(located, environment, arguments)
+    if arguments and not environment:
+        raise UsageError("--engine-arg is for the vLLM that `pointsman up` starts; here it starts none")
     prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
     read_run(at.run_file)  # fail now rather than after everything has started
     with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
         addresses = needed_addresses(choose_addresses(http, grpc), loaded)
     programs = Programs(environment.python if environment else None, server_binary())
-    plan = make_plan(loaded, at, addresses, programs)
+    plan = make_plan(loaded, at, addresses, programs, base)
     if prometheus:
         plan = replace(plan, prometheus=make_service(prometheus, beside, at))
     setup = StartPlan(loaded, at, environment, programs.python, addresses, plan)
     screen = StartupOutput(Console())
     run_interruptibly(run_up(setup, screen, Backoff()))
     screen.say("stopped")
+
+
+def _own_model(
+    names: Sequence[str], arguments: Sequence[str], data_dir: DataDir, environment: EngineEnvironment
+) -> tuple[Path, BaseModel]:
+    """Returns the folder with the configuration of `--model`, and its model."""
+    if len(names) > 1:
+        raise UsageError(f"vLLM serves one model; --model is given {len(names)} times")
+    located = locate_base_model(names[0], Path.cwd(), data_dir)
+    if located.is_built_in:
+        located = replace(located, context_window=BUILT_IN_CONTEXT)
+    model = _prepared(located, environment, arguments)
+    tasks = {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()}
+    return write_model_config(model, HEADING, tasks, data_dir), model
+
+
+def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Sequence[str]) -> BaseModel:
+    console = Console()
+    return run_interruptibly(
+        prepare_model(model, environment, arguments, lambda line: console.print(line, style="dim", markup=False))
+    )
 
 
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:

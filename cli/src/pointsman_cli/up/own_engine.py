@@ -27,11 +27,11 @@ _NOT_FOR_CHAT = re.compile(
 )
 _NAME = re.compile(r"[!-~]{1,200}")
 
-_HEADING = """\
-# Written anew by each `pointsman up --engine`. To change it, copy this file to a folder and start that:
+HEADING = """\
+# Written anew by each start. To change it, copy this file to a folder and start that:
 # pointsman up FOLDER
 """
-_TASKS: Mapping[str, Sequence[str]] = {
+TASKS: Mapping[str, Sequence[str]] = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
 }
@@ -56,7 +56,7 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     folder = data_dir.folder / "engine"
     make_private(data_dir.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXAMPLE_FILE).write_text(_HEADING + yaml.safe_dump(config, sort_keys=False, width=120), encoding="utf-8")
+    (folder / EXAMPLE_FILE).write_text(HEADING + yaml.safe_dump(config, sort_keys=False, width=120), encoding="utf-8")
     return folder
 
 
@@ -123,7 +123,7 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
         "engines": engines,
         "paths": {"default": {"model": default}},
         "default_path": "default",
-        "tasks": {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in _TASKS.items()},
+        "tasks": {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()},
     }
 
 

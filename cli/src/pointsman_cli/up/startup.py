@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pointsman_cli.base_model import BUILT_IN
 from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
 from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
@@ -246,7 +247,7 @@ async def _fill_engine(address: str, example: Example, supervisor: Supervisor, s
 
 async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
     name = setup.example.base_model
-    if setup.engine is not None:
+    if setup.engine is not None and name == BUILT_IN:
         with screen.step(f"base model {name}") as say:
             await prepare_base_model(name, setup.data_dir, setup.engine, say)
     with screen.step("embedding model") as say:

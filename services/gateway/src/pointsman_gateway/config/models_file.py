@@ -17,7 +17,14 @@ from pointsman_gateway.config.engine_config import (
     name_providers,
 )
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.config.providers import Provider, provider_at, providers
+from pointsman_gateway.config.providers import (
+    ListedModel,
+    Provider,
+    find_price,
+    prices_as_of,
+    provider_at,
+    providers,
+)
 from pointsman_gateway.domain import Overflow
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
@@ -51,12 +58,23 @@ class ModelConfig(Strict):
     upstream: str = Field(
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
     )
-    context_window: int = Field(ge=1, description="tokens, prompt and answer together")
+    context_window: int = Field(
+        default=0, ge=1, description="tokens, prompt and answer together; unset: of the price list"
+    )
     usd_per_million_tokens: Annotated[Prices | None, BeforeValidator(_none_if_unknown)] = Field(
-        description="or `unknown`: costs in dollars are then null, and no budget in dollars may pay for it",
+        default=None,
+        description="or `unknown`: costs in dollars are then null, and no budget in dollars may pay for it; unset: of "
+        "the price list (prices.yaml), which has the usual models of the providers",
         json_schema_extra=_allow_unknown,
     )
     """None if it is unknown."""
+
+
+_HOW_TO_WRITE = {
+    "context_window": "write the tokens of prompt and answer together",
+    "usd_per_million_tokens": "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown",
+}
+"""Keys of a model that the price list may state."""
 
 
 class RetryConfig(Strict):
@@ -193,14 +211,35 @@ class ModelsFile(Strict):
         return self
 
     @model_validator(mode="after")
-    def _prices_have_a_date(self) -> "ModelsFile":
+    def _unset_values_are_listed(self) -> "ModelsFile":
+        """Fill in the context windows and prices that the price list has."""
+        own_prices = self._is_anything_priced()
+        for name, model in self.models.items():
+            unset = [key for key in _HOW_TO_WRITE if key not in model.model_fields_set]
+            if unset:
+                found = self._find_price(name, unset[-1])
+                prices = Prices(prompt=found.prompt, cached=found.cached, completion=found.completion)
+                values = {"context_window": found.context_window, "usd_per_million_tokens": prices}
+                self.models[name] = model.model_copy(update={key: values[key] for key in unset})
+        if self.prices_as_of is None and self._is_anything_priced():
+            if own_prices:
+                raise ValueError("'prices_as_of' is missing: the day on which the prices were last checked, YYYY-MM-DD")
+            object.__setattr__(self, "prices_as_of", prices_as_of())  # the file is only now complete
+        return self
+
+    def _find_price(self, name: str, unset: str) -> ListedModel:
+        engines = [engine for engine in self.engines.values() if engine.model == name]
+        listed = {find_price(engine.preset_name, (engine.upstream_name, name)) for engine in engines}
+        found = listed.pop() if len(listed) == 1 else None
+        if found is None:
+            why = "the price list does not have it" if None in listed or not listed else "its providers' prices differ"
+            raise ValueError(f"'models.{name}.{unset}' is missing, and {why}; {_HOW_TO_WRITE[unset]}")
+        return found
+
+    def _is_anything_priced(self) -> bool:
         hourly = any(engine.usd_per_hour for engine in self.engines.values())
         tokens = any(model.usd_per_million_tokens is not None for model in self.models.values())
-        if self.prices_as_of is None and (
-            hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training
-        ):
-            raise ValueError("'prices_as_of' is missing: the day on which the prices were last checked, YYYY-MM-DD")
-        return self
+        return bool(hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training)
 
     @model_validator(mode="after")
     def _no_engine_is_named_like_a_member(self) -> "ModelsFile":

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -19,7 +20,7 @@ from pointsman_gateway.config.field_types import ConfigError, Strict, must_be_kn
 
 DEFAULT_PROVIDER = "openai-compatible"
 VLLM = "vllm"
-DEFAULT_FIELDS, EMBEDDING_FIELDS = "compatible", "embeddings"
+DEFAULT_FIELDS, EMBEDDING_FIELDS, MESSAGE_FIELDS = "compatible", "embeddings", "messages"
 """Kinds in request_fields.yaml."""
 MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
@@ -81,6 +82,7 @@ class Provider(Strict):
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"
     base_name: str = ""
+    price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
         """Return what precedes all paths, from an engine's own URL or its options. Raises ValueError."""
@@ -132,6 +134,34 @@ def _variables(template: str) -> list[str]:
 def providers() -> Mapping[str, Provider]:
     """By name. Read from the package once."""
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """What prices.yaml says of a model."""
+
+    context_window: int
+    prompt: float
+    """Dollars per million tokens, as are `cached` and `completion`."""
+    cached: float
+    completion: float
+
+
+@lru_cache(maxsize=1)
+def _prices() -> dict[str, Any]:
+    return _read_table("prices.yaml")
+
+
+def prices_as_of() -> date:
+    """The day on which the listed prices were last checked."""
+    day: date = _prices()["as_of"]
+    return day
+
+
+def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
+    """Return the list's entry for the first of the names that it has."""
+    models = _prices()["models"].get(providers()[provider].price_list or provider, {})
+    return next((ListedModel(*models[name]) for name in names if name in models), None)
 
 
 def provider_at(url: str) -> str:
@@ -187,23 +217,26 @@ class RequestFields:
             {**self.rejected, **messages},
         )
 
-    def select(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted."""
+    def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
+        """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted.
+
+        `path` precedes the names in error messages.
+        """
         if fields.keys() <= self.forwarded:
             return fields
-        return {name: value for name, value in fields.items() if self._is_forwarded(name, value)}
+        return {name: value for name, value in fields.items() if self._is_forwarded(name, value, path)}
 
-    def _is_forwarded(self, name: str, value: Any) -> bool:
+    def _is_forwarded(self, name: str, value: Any, path: str) -> bool:
         if name in self.forwarded:
             return True
         rejected = self.rejected.get(name)
         if name in self.ignored or value is None or (rejected and value == rejected.neutral):
             return False
-        shown = name[:MAX_NAME_CHARACTERS]
+        shown = path + name[:MAX_NAME_CHARACTERS]
         if rejected is not None:
             message = f"'{shown}' cannot be set by a request: {rejected.advice}"
         else:
-            similar = get_close_matches(shown, self.forwarded, 1)
+            similar = get_close_matches(name[:MAX_NAME_CHARACTERS], self.forwarded, 1)
             known = f"did you mean '{similar[0]}'?" if similar else f"known: {', '.join(sorted(self.forwarded))}"
             message = f"unknown field '{shown}'; {known}"
         raise InvalidArgument(message, code="unsupported_parameter", param=shown)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
+from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
 from pointsman_gateway.http.encoding import Encoder, openai_error
@@ -35,7 +36,8 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class MessageBody(BaseModel):
-    """One message. Fields that are not declared ("tool_calls", "tool_call_id") go to the engine unchanged."""
+    """One message. Fields that are not declared ("tool_calls", "tool_call_id") are checked against
+    request_fields.yaml, and go to the engine unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -186,9 +188,11 @@ def _message(number: int, body: MessageBody) -> Message:
         content = "".join(_part_text(number, index, part) for index, part in enumerate(content))
     # "developer" is OpenAI's newer name of this role, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
-    if body.model_extra:
-        reject_non_finite(body.model_extra, f"messages[{number}]")
-    return Message(role, content or "", body.model_extra or _NO_FIELDS)
+    if not body.model_extra:
+        return Message(role, content or "", _NO_FIELDS)
+    reject_non_finite(body.model_extra, f"messages[{number}]")
+    extra = request_fields(MESSAGE_FIELDS).select(body.model_extra, f"messages[{number}].")
+    return Message(role, content or "", extra)
 
 
 def _part_text(number: int, index: int, part: dict[str, Any]) -> str:

@@ -1,0 +1,155 @@
+"""Prepares a model of the user's own as the base model, in the engine's environment: `python -m ...base_source FOLDER`.
+
+With `--hub NAME` it is downloaded into the folder first. The last line of the output is JSON with what the engine and
+the gateway need to know of it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pointsman_lora_server.base_model import BaseModelError
+from pointsman_lora_server.checks.base_layers import read_base
+from pointsman_lora_server.machine import free_memory
+
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a repository that are needed; others hold the same weights again, in other formats."""
+UNNEEDED = ("original/*", "consolidated*", "onnx/*")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+"""Names by which architectures state the context window in config.json."""
+GIB = 1 << 30
+KV_CACHE_BYTES = 2 * GIB
+"""Room for the KV cache, in addition to the weights."""
+
+
+def download(name: str, folder: Path) -> None:
+    """Downloads a repository of the Hugging Face hub; only what is missing. Raises BaseModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    print(f"downloading {name} from the Hugging Face hub into {folder}", flush=True)
+    try:
+        snapshot_download(name, local_dir=folder, allow_patterns=[*PATTERNS], ignore_patterns=[*UNNEEDED])
+    except GatedRepoError as error:
+        raise BaseModelError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, and set HF_TOKEN to a token"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(
+            f"the Hugging Face hub has no model '{name}', or none that may be read without HF_TOKEN; check the name"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if (folder / "config.json").is_file():
+            print(f"the Hugging Face hub is not reachable; {folder} is used as it is", flush=True)
+            return
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        raise BaseModelError(
+            f"'{name}' cannot be downloaded: the Hugging Face hub is not reachable ({reason}); name a local folder"
+        ) from error
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Returns the model's context window, size and module table. Raises BaseModelError if it cannot be served."""
+    if not folder.is_dir():
+        raise BaseModelError(f"there is no folder {folder}")
+    if (folder / "adapter_config.json").is_file():
+        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
+        raise BaseModelError(f"{folder} is an adapter; serve '{base}', and register the adapter")
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"{folder} is no model in Hugging Face's format: it has no config.json")
+    config = _read_json(folder / "config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise BaseModelError(f"{folder} has no *.safetensors; convert its weights, with transformers' save_pretrained")
+    _check_shards(folder, weights)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise BaseModelError(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
+    try:
+        base = read_base(folder, folder.name)
+    except OSError as error:
+        raise BaseModelError(str(error)) from error
+    if not base.layers:
+        raise BaseModelError(f"{folder} has no linear layers that adapters could change")
+    return {
+        "context_window": _context_window(folder, config),
+        "weight_bytes": sum(file.stat().st_size for file in weights),
+        "layers": len(base.layers),
+        "has_chat_template": bool(base.chat_template_sha256),
+        "architecture": next(iter(config.get("architectures") or ["unknown"])),
+    }
+
+
+def _check_shards(folder: Path, weights: Sequence[Path]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        needed = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(needed - {file.name for file in weights})
+        if missing:
+            raise BaseModelError(f"{folder} is incomplete: {missing[0]} is missing, of {len(needed)} files of weights")
+
+
+def _read_json(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BaseModelError(f"{file} holds no JSON object")
+    return content
+
+
+def _context_window(folder: Path, config: Mapping[str, Any]) -> int:
+    text = config.get("text_config")  # of models that read images too
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        for key in CONTEXT_KEYS:
+            if isinstance(part.get(key), int) and part[key] > 0:
+                return int(part[key])
+    raise BaseModelError(f"{folder / 'config.json'} states no context window ({', '.join(CONTEXT_KEYS)})")
+
+
+def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
+    """Raises BaseModelError if the weights and a KV cache do not fit into the GPUs' memory, or else the machine's."""
+    available, where = (gpu_bytes, "its GPUs have") if gpu_bytes else (free_bytes, "it has")
+    if weight_bytes + KV_CACHE_BYTES > available:
+        raise BaseModelError(
+            f"the model does not fit: its weights take {weight_bytes / GIB:.1f} GiB, and the KV cache "
+            f"{KV_CACHE_BYTES / GIB:.0f} GiB; {where} {available / GIB:.1f} GiB of free memory. Take a smaller or a "
+            "quantized model"
+        )
+
+
+def gpu_memory() -> int:
+    """Free bytes of all GPUs together; 0 without one."""
+    program = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(program, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(int(line) << 20 for line in lines if line.isdigit())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lora_server.base_source", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--hub", metavar="NAME", help="download it into the folder")
+    given = parser.parse_args()
+    folder: Path = given.folder.absolute()
+    try:
+        if given.hub:
+            download(given.hub, folder)
+        facts = inspect(folder)
+        gpu = gpu_memory()
+        check_fit(facts["weight_bytes"], gpu, free_memory())
+    except BaseModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({**facts, "has_gpu": bool(gpu)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Models of providers have listed prices; a model that is not listed needs a price, or says that it is unknown."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices
+from pointsman_gateway.config.providers import find_price, prices_as_of, providers
+
+MINIMAL = Path(__file__).parents[2] / "examples" / "minimal" / "pointsman.yaml"
+PRICES = {"prompt": 1.0, "cached": 0.5, "completion": 2.0}
+
+
+def models(model: dict[str, Any], *engines: dict[str, Any], **more: Any) -> ModelsFile:
+    """A file with one model, called "m"."""
+    named = {f"e{number}": {"model": "m", "api_key_env": "KEY", **engine} for number, engine in enumerate(engines)}
+    return ModelsFile.model_validate({"models": {"m": model}, "engines": named, **more})
+
+
+def test_a_listed_model_needs_neither_price_nor_context_window_nor_date() -> None:
+    file = models({"upstream": "gpt-4o-mini"}, {"provider": "openai"})
+    prices = Prices(prompt=0.15, cached=0.075, completion=0.6)
+    assert file.models["m"] == ModelConfig(upstream="gpt-4o-mini", context_window=128000, usd_per_million_tokens=prices)
+    assert file.prices_as_of == prices_as_of() >= date(2026, 11, 28)
+
+
+def test_what_is_written_counts_more_than_the_list() -> None:
+    file = models(
+        {"upstream": "gpt-4o-mini", "usd_per_million_tokens": PRICES}, {"provider": "openai"}, prices_as_of="2026-01-01"
+    )
+    assert file.models["m"].usd_per_million_tokens == Prices(**PRICES)
+    assert file.models["m"].context_window == 128000
+    unknown = models({"upstream": "gpt-4o-mini", "usd_per_million_tokens": "unknown"}, {"provider": "openai"})
+    assert (unknown.models["m"].usd_per_million_tokens, unknown.prices_as_of) == (None, None)
+
+
+def test_azures_deployments_have_openais_prices_if_the_model_has_its_name() -> None:
+    azure = {"provider": "azure", "resource": "r", "upstream": "my-deployment", "model": "gpt-4o", "api_key_env": "K"}
+    file = ModelsFile.model_validate({"models": {"gpt-4o": {}}, "engines": {"azure": azure}})
+    prices = file.models["gpt-4o"].usd_per_million_tokens
+    assert prices is not None
+    assert prices.prompt == 2.5
+
+
+@pytest.mark.parametrize(
+    ("model", "engines", "more", "message"),
+    [
+        ({}, [{"provider": "openai"}], {}, "'models.m.usd_per_million_tokens' is missing, and the price list does not"),
+        ({"context_window": 1}, [{"url": "http://x"}], {}, "write {prompt: DOLLARS, cached: DOLLARS, completion:"),
+        ({"usd_per_million_tokens": "unknown"}, [{"url": "http://x"}], {}, "'models.m.context_window' is missing"),
+        (
+            {"upstream": "openai/gpt-oss-120b"}, [{"provider": "groq"}, {"provider": "together"}], {},
+            "is missing, and its providers' prices differ",
+        ),
+        (
+            {"upstream": "gpt-4o"}, [{"provider": "openai", "usd_per_hour": 1}], {},
+            "'prices_as_of' is missing: the day on which the prices were last checked",
+        ),
+    ],
+)  # fmt: skip
+def test_a_price_that_is_missing_is_named(
+    model: dict[str, Any], engines: list[dict[str, Any]], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match="m") as error:
+        models(model, *engines, **more)
+    assert message in str(error.value)
+
+
+def test_the_minimal_example_may_leave_its_prices_to_the_list(tmp_path: Path) -> None:
+    data = yaml.safe_load(MINIMAL.read_text())
+    data["models"]["gpt-4o-mini"] = {}
+    del data["prices_as_of"]
+    file = tmp_path / "pointsman.yaml"
+    file.write_text(yaml.safe_dump(data))
+    assert load_config(file, {}).models.models["gpt-4o-mini"].context_window == 128000
+    data["models"]["llama-3.1-8b"] = {"context_window": 8192}
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=r"'models.llama-3.1-8b.usd_per_million_tokens' is missing"):
+        load_config(file, {})
+
+
+def test_each_listed_price_is_plausible() -> None:
+    for provider in providers():
+        for name in ("gpt-4o", "claude-haiku-4-5", "gemini-2.5-flash", "mistral-small-latest", "deepseek-chat"):
+            listed = find_price(provider, [name])
+            if listed is not None:
+                assert 0 < listed.cached <= listed.prompt <= listed.completion < 1000, (provider, name)
+                assert listed.context_window >= 1000, (provider, name)
