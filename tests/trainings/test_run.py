@@ -49,7 +49,7 @@ def test_the_loss_falls_on_training_and_held_out_rows(
     runs: Sequence[tuple[Run, Path]],
 ) -> None:
     run, _ = runs[0]
-    assert (run.code, run.warnings) == (0, "intent: 'lost_item' has 3 rows only\n")
+    assert (run.code, run.warnings) == (0, "intent: 'lost_item' has only 3 rows\n")
     steps, measured = run.of("step"), run.of("evaluation")
     assert [event["step"] for event in steps] == list(range(1, run.of("start")[0]["steps"] + 1))
     assert steps[-1]["loss"] < steps[0]["loss"] / 4
