@@ -71,9 +71,9 @@ class ServerProcess(Process):
 
     async def start_with_engine(self) -> None:
         await self.start()
-        await self.until(self._engine_is_ready)
+        await self.until(self.is_engine_ready)
 
-    async def _engine_is_ready(self) -> bool:
+    async def is_engine_ready(self) -> bool:
         return (await self.engine_state()).status == pb.ENGINE_STATUS_READY
 
     # -- suspending it

@@ -5,7 +5,7 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,8 +125,11 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def watching(folder: Path, targets: Mapping[str, str], webhook: str) -> AsyncIterator[Prometheus]:
-    """Runs Prometheus and Alertmanager with state in `folder`, which must be empty."""
+async def watching(folder: Path, targets: Mapping[str, str], webhook: str = "") -> AsyncIterator[Prometheus]:
+    """Runs Prometheus and, with a `webhook`, Alertmanager, with state in `folder`, which must be empty.
+
+    `targets` are addresses by job, separated by spaces if a job has several.
+    """
     shutil.copytree(DEPLOY, folder / "deploy")
     alertmanager, prometheus = free_address(), free_address()
     _make_impatient(folder / "deploy", targets, alertmanager, webhook)
@@ -143,7 +146,7 @@ async def watching(folder: Path, targets: Mapping[str, str], webhook: str) -> As
         "--enable-feature=exemplar-storage",
     ]
     async with (
-        _running(ALERTMANAGER, told, folder),
+        _running(ALERTMANAGER, told, folder) if webhook else nullcontext(),
         _running(PROMETHEUS, seen, folder),
         httpx.AsyncClient(base_url=f"http://{prometheus}", timeout=30) as client,
     ):
@@ -178,7 +181,7 @@ def _make_impatient(deploy: Path, targets: Mapping[str, str], alertmanager: str,
     """Replaces minutes by seconds and inserts the addresses; everything else is unchanged."""
     _change(deploy / "prometheus.yml", lambda config: _watch_closely(config, alertmanager))
     for job, address in targets.items():
-        (deploy / "targets" / f"{job}.yml").write_text(yaml.safe_dump([{"targets": [address]}]))
+        (deploy / "targets" / f"{job}.yml").write_text(yaml.safe_dump([{"targets": address.split()}]))
     for rules in (deploy / "rules").glob("*.yml"):
         _change(rules, _hurry)
     _change(deploy / "alertmanager.yml", lambda config: _tell_at_once(config, webhook))

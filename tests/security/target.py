@@ -17,7 +17,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,50 +53,80 @@ class Addresses:
     """The folder with all state, and with the training data that the lora-server accepts (in `training`)."""
 
 
+@dataclass
+class Services:
+    """The processes, each of which can be stopped and started again. All state is below `folder`."""
+
+    folder: Path
+    valkey: Valkey
+    retriever: ProcessRetriever
+    lora_server: ServerProcess
+    gateway: ProcessGateway
+    tokens: dict[str, str]
+    """Tokens by role: read, write, admin."""
+
+
 @asynccontextmanager
-async def running_target(folder: Path) -> AsyncIterator[Addresses]:
-    """Keeps all state below `folder`."""
+async def running_services(
+    folder: Path, settings: Mapping[str, object] = {}, lora_settings: Mapping[str, str] = {}, *, fill: bool = True
+) -> AsyncIterator[Services]:
+    """Starts the services with the state that is in `folder`; with `fill`, the handbook is written.
+
+    `settings` are further ones of the gateway, and `lora_settings` of the lora-server.
+    """
     async with running_valkey(folder / "valkey") as valkey:
         tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
         file = folder / "tokens"
         file.write_text("".join(f"{role} {role} {token}\n" for role, token in tokens.items()))
         (folder / "gateway-token").write_text(tokens["write"])
         retriever = ProcessRetriever(folder, MODEL, file, tokens["admin"])
-        lora_server = _lora_server(folder, valkey, file, tokens["admin"])
-        gateway = _gateway(folder, valkey, retriever, lora_server)
+        lora_server = _lora_server(folder, valkey, file, tokens["admin"], lora_settings)
+        gateway = _gateway(folder, valkey, retriever, lora_server, settings)
         try:
-            issued, *_ = await asyncio.gather(
-                issue(valkey.url, tenant="innocent"),
-                _start_retriever(retriever),
-                lora_server.start_with_engine(),
-                gateway.open_clients(),
+            await asyncio.gather(
+                _start_retriever(retriever, fill), lora_server.start_with_engine(), gateway.open_clients()
             )
-            yield Addresses(
-                gateway.url.removeprefix("http://"),
-                gateway.grpc_address,
-                retriever.address,
-                lora_server.address,
-                issued.credential.text,
-                gateway.pid,
-                tokens,
-                str(folder),
-            )
+            yield Services(folder, valkey, retriever, lora_server, gateway, tokens)
         finally:
             await asyncio.gather(*[_stop(process) for process in (gateway, lora_server, retriever)])
 
 
-def _lora_server(folder: Path, valkey: Valkey, tokens: Path, token: str) -> ServerProcess:
+@asynccontextmanager
+async def running_target(folder: Path) -> AsyncIterator[Addresses]:
+    """Keeps all state below `folder`."""
+    async with running_services(folder) as services:
+        issued = await issue(services.valkey.url, tenant="innocent")
+        gateway = services.gateway
+        yield Addresses(
+            gateway.url.removeprefix("http://"),
+            gateway.grpc_address,
+            services.retriever.address,
+            services.lora_server.address,
+            issued.credential.text,
+            gateway.pid,
+            services.tokens,
+            str(folder),
+        )
+
+
+def _lora_server(folder: Path, valkey: Valkey, tokens: Path, token: str, settings: Mapping[str, str]) -> ServerProcess:
     base = write_base(folder / "base")
     roots = folder / "training"
     roots.mkdir()
-    more = {"DATA_ROOTS": str(roots), "SERVED_MODEL_NAME": "tiny", "TOKENS": str(tokens)}
+    more = {"DATA_ROOTS": str(roots), "SERVED_MODEL_NAME": "tiny", "TOKENS": str(tokens), **settings}
     return ServerProcess(folder / "lora-server", base, "local", valkey.url, folder / "store", more=more, token=token)
 
 
-def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_server: ServerProcess) -> ProcessGateway:
+def _gateway(
+    folder: Path,
+    valkey: Valkey,
+    retriever: ProcessRetriever,
+    lora_server: ServerProcess,
+    settings: Mapping[str, object],
+) -> ProcessGateway:
     config = ConfigFolder(folder / "config")
     config.models["engines"]["local"]["lora_server"] = lora_server.address
-    settings = {
+    given = {
         "config": config.write(),
         "embedding_model": MODEL,
         "retriever": retriever.address,
@@ -105,12 +135,13 @@ def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_ser
         "auth": "on",
         "service_token_file": folder / "gateway-token",
     }
-    return ProcessGateway(folder, settings)
+    return ProcessGateway(folder, given | dict(settings))
 
 
-async def _start_retriever(retriever: ProcessRetriever) -> None:
+async def _start_retriever(retriever: ProcessRetriever, fill: bool) -> None:
     await retriever.start()
-    await retriever.fill()
+    if fill:
+        await retriever.fill()
 
 
 async def _stop(process: Process) -> None:
@@ -124,9 +155,14 @@ async def _stop(process: Process) -> None:
     await process.kill()
 
 
-async def main() -> None:
+def prepare_model() -> None:
+    """Downloads and converts the embedding model if it is missing."""
     with redirect_stdout(sys.stderr):
         prepare(MODEL)
+
+
+async def main() -> None:
+    prepare_model()
     os.umask(0o077)
     stopped = asyncio.Event()
     for which in (signal.SIGINT, signal.SIGTERM):

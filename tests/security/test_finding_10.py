@@ -108,6 +108,7 @@ async def test_finding_10_usage_is_capped_at_what_is_possible(
     charged: tuple[int, int],
 ) -> None:
     key = await gateway.key("acme")
+    counted = await gateway.process.metric("pointsman_usage_capped_total")
     engine.steps = [ended_with(*reported, choices=fields.get("n", 1))]
     response = await ask(gateway, key, **fields)
     used = response.json()["usage"]
@@ -121,6 +122,7 @@ async def test_finding_10_usage_is_capped_at_what_is_possible(
 
     notes = [note for note in await found(logged, PATIENCE) if note.startswith("usage capped: the engine reported")]
     assert len(notes) == (reported != charged)
+    assert await gateway.process.metric("pointsman_usage_capped_total") == counted + len(notes)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
@@ -75,6 +76,36 @@ def test_finding_7_a_mistyped_field_gets_a_hint(target: Addresses) -> None:
         assert message.startswith(f"unknown field '{name[:100]}'; {hint}")
 
 
+EXTRA_FIELDS: dict[str, str] = {
+    "kv_transfer_params": "'messages[0].kv_transfer_params' cannot be set by a request: it names a server",
+    "naem": "unknown field 'messages[0].naem'; did you mean 'name'?",
+    "foo": "unknown field 'messages[0].foo'; known: function_call, name, ",
+}
+
+
+@pytest.mark.parametrize("name", EXTRA_FIELDS)
+def test_finding_7_unknown_fields_of_a_message_are_rejected(target: Addresses, name: str) -> None:
+    body = json.dumps({"model": "tiny", "messages": [{**HELLO[0], name: {"x": 1}}]}).encode()
+    answered = post(target.http, CHAT, body, f"authorization: Bearer {target.key}")
+    error = json.loads(answered.body)["error"]
+    assert (answered.status, error["code"], error["param"]) == (400, "unsupported_parameter", f"messages[0].{name}")
+    assert error["message"].startswith(EXTRA_FIELDS[name])
+
+
+async def test_finding_7_unknown_fields_of_a_message_are_rejected_over_grpc_too(target: Addresses) -> None:
+    message = pb.Message(role="user", content="Hello", extra_json='{"foo": 1}')
+    async with open_channel(target.grpc) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await gateway_pb2_grpc.GatewayStub(channel).Generate(
+                pb.GenerateRequest(model="tiny", messages=[message]),
+                metadata=(("authorization", f"Bearer {target.key}"),),
+                timeout=20,
+            )
+    error = from_rpc_error(caught.value, "gateway")
+    assert isinstance(error, InvalidArgument)
+    assert (error.code, error.param) == ("unsupported_parameter", "messages.foo")
+
+
 def test_finding_7_embeddings_too(target: Addresses) -> None:
     body = json.dumps({"model": "minilm", "input": "x", "priority": -1}).encode()
     answered = post(target.http, "/v1/embeddings", body, f"authorization: Bearer {target.key}")
@@ -103,6 +134,14 @@ async def test_finding_7_harmless_fields_are_accepted_and_not_sent(tmp_path: Pat
             response = await gateway.http.post(path, json=sent, headers=key)
             assert response.status_code == 200, response.text
             assert not (HARMLESS | neutral).keys() - {"seed"} & engine.bodies[-1].keys()
+
+
+async def test_finding_7_a_messages_fields_from_earlier_answers_are_accepted_and_not_sent(tmp_path: Path) -> None:
+    kept = {"role": "assistant", "content": "Hm", "reasoning_content": "?", "tool_calls": [{"id": "1"}]}
+    repeated: dict[str, Any] = {"annotations": [], "audio": None, "id": "msg_1", "anything": None}
+    async with running_engine() as engine:
+        (body,) = await ask(engine, tmp_path, {}, {"fields": {"messages": [{**kept, **repeated}, *HELLO]}})
+    assert body["messages"] == [kept, *HELLO]
 
 
 async def test_finding_7_priority_and_cache_salt_come_from_the_key(tmp_path: Path) -> None:

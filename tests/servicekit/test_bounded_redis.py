@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_CALL_SECONDS, BoundedRedis
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.redis_clients import RedisClient
 
 IN_TIME = 0.8 * CALL_TIMEOUT
 TURNS = 3
@@ -29,7 +30,7 @@ async def busy() -> AsyncIterator[None]:
 
 def calls(changes: list[bool]) -> BoundedRedis:
     """Scripted calls, without Redis."""
-    return BoundedRedis(None, changes.append)  # type: ignore[arg-type]
+    return BoundedRedis(RedisClient(None), changes.append)
 
 
 async def answered_in_time() -> str:

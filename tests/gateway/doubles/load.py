@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -42,14 +42,14 @@ def _any(outcome: Outcome) -> bool:
 class Load:
     """Concurrent clients that send one request after the other until they are stopped."""
 
-    def __init__(self, url: str, text: str, deadline: float, model: str) -> None:
+    def __init__(self, url: str, text: str, deadline: float, model: str, headers: Mapping[str, str] = {}) -> None:
         self.outcomes: list[Outcome] = []
         self.streaming = 0
         """Answers that have begun and not ended."""
         self.stopped = False
         self._url = url
         self._body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
-        self._headers = {"x-request-timeout": f"{deadline:g}"}
+        self._headers = {"x-request-timeout": f"{deadline:g}", **headers}
 
     async def more(self, count: int, which: Callable[[Outcome], bool] = _any, within: float = 60) -> None:
         """Returns once `count` more requests, sent from now on, have had this kind of outcome."""
@@ -103,10 +103,16 @@ def _refused(begun: float, answer: aiohttp.ClientResponse, code: str) -> Outcome
 
 @asynccontextmanager
 async def under_load(
-    url: str, text: str, *, clients: int = 8, deadline: float = 10.0, model: str = "auto"
+    url: str,
+    text: str,
+    *,
+    clients: int = 8,
+    deadline: float = 10.0,
+    model: str = "auto",
+    headers: Mapping[str, str] = {},
 ) -> AsyncIterator[Load]:
     """Runs clients for the length of the block, and then waits for their pending requests."""
-    load = Load(f"{url}/v1/chat/completions", text, deadline, model)
+    load = Load(f"{url}/v1/chat/completions", text, deadline, model, headers)
     connector, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=deadline + 60)
     async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
         asking = [asyncio.create_task(load.keep_asking(session)) for _ in range(clients)]

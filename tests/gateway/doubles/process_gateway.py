@@ -1,5 +1,6 @@
 """The real gateway as a process, `python -m pointsman_gateway`."""
 
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -8,14 +9,23 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.processes import ROOT, Process
 from tests.gateway.doubles.waiting import found
 
 
+def fit_classifier(config: Path, file: Path) -> Path:
+    """Fits the classifier of a configuration folder once, for gateways that would all fit the same one at start."""
+    pointsman = Path(sys.executable).parent / "pointsman"
+    subprocess.run([str(pointsman), "classifier", "fit", str(config), "--out", str(file)], cwd=ROOT, check=True)
+    return file
+
+
 class ProcessGateway(Process):
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], more: Mapping[str, str] = {}) -> None:
+        """`more` are further environment variables."""
         given = {"http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0"} | dict(settings)
-        environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()}
+        environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()} | dict(more)
+        self.http_address = str(given["http_listen"])
         listening = r"HTTP on (127.0.0.1:[1-9]\d*), gRPC on (127.0.0.1:[1-9]\d*)"
         super().__init__([sys.executable, "-m", "pointsman_gateway"], environment, folder / "gateway.log", listening)
         self.url = ""
@@ -25,7 +35,7 @@ class ProcessGateway(Process):
         """Returns once the gateway is ready."""
         http_address, self.grpc_address = await self.start()
         self.url = f"http://{http_address}"
-        await found(self.is_ready, within=60)
+        await found(self.is_ready, within=120)
 
     async def is_ready(self) -> bool:
         return (await self.look("/readyz"))[0] == 200

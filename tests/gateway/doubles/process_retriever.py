@@ -23,7 +23,8 @@ class ProcessRetriever(Process):
         """`tokens` is the file of accepted tokens, and `token` the one with which the handbook is written."""
         self._token = (lambda: token) if token else None
         self.address = f"127.0.0.1:{free_port()}"
-        settings = {"LISTEN": self.address, "METRICS_LISTEN": "127.0.0.1:0", "DATA": str(folder / "retriever")}
+        self.metrics_address = f"127.0.0.1:{free_port()}"
+        settings = {"LISTEN": self.address, "METRICS_LISTEN": self.metrics_address, "DATA": str(folder / "retriever")}
         environment = {f"POINTSMAN_RETRIEVER_{name}": value for name, value in settings.items()}
         environment["POINTSMAN_RETRIEVER_EMBEDDING_MODEL"] = str(model)
         environment["POINTSMAN_RETRIEVER_TOKENS"] = str(tokens or "")

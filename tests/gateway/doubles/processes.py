@@ -22,7 +22,7 @@ class Process:
         self._started = re.compile(started)
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, within: float = 60.0) -> tuple[str, ...]:
+    async def start(self, within: float = 180.0) -> tuple[str, ...]:
         """Starts it and returns the groups of the `started` match."""
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         environment = {**os.environ, "PYTHONPATH": paths, **self._settings}

@@ -8,7 +8,7 @@ from typing import Any
 
 from pointsman_gateway.domain import PICODOLLARS
 from pointsman_gateway.request_log import redis_schema
-from redis.asyncio import Redis
+from pointsman_servicekit.redis_clients import open_client
 
 from tests.gateway.doubles.request_logs import decisions_in, entries_of
 from tests.gateway.doubles.waiting import found
@@ -34,8 +34,8 @@ class Receipts:
 
 
 async def receipts_in(url: str) -> Receipts:
-    async with Redis.from_url(url, decode_responses=True) as redis:
-        undecided = [json.loads(fields["entry"]) for fields in await entries_of(redis, redis_schema.UNDECIDED)]
+    async with open_client(url) as redis:
+        undecided = [json.loads(fields["entry"]) for fields in await entries_of(redis.client, redis_schema.UNDECIDED)]
     return Receipts(await decisions_in(url), undecided)
 
 

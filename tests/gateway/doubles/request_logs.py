@@ -21,8 +21,8 @@ from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
 from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.redis_clients import open_client
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from tests.gateway.doubles.waiting import found
 
@@ -124,8 +124,8 @@ async def feedback_in(url: str) -> list[dict[str, str]]:
 
 async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     """Returns today's number of ratings of each path, and their mean."""
-    async with Redis.from_url(url, decode_responses=True) as redis:
-        fields: Any = await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today())
+    async with open_client(url) as redis:
+        fields: Any = await redis.client.hgetall(redis_schema.EVIDENCE + redis_schema.today())
         counts = from_fields(fields)
     return {
         cell.path: (named["rated"], named.get("rating", 0) / UNITS_PER_RATING / named["rated"])
@@ -135,11 +135,11 @@ async def rated_in(url: str) -> dict[str, tuple[int, float]]:
 
 
 async def _stream(url: str, name: str) -> list[dict[str, str]]:
-    async with Redis.from_url(url, decode_responses=True) as redis:
-        return await entries_of(redis, name)
+    async with open_client(url) as redis:
+        return await entries_of(redis.client, name)
 
 
-async def entries_of(redis: "Redis", stream: str) -> list[dict[str, str]]:
+async def entries_of(redis: Any, stream: str) -> list[dict[str, str]]:
     """Returns the entries of a stream, oldest first. `redis` decodes responses."""
     entries: Any = await redis.xrange(stream)
     return [fields for _, fields in entries]

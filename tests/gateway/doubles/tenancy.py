@@ -16,8 +16,8 @@ from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
+from pointsman_servicekit.redis_clients import open_client
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 COPIES = KeyCacheConfig()
 PATIENT = 1.0
@@ -109,6 +109,6 @@ async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | No
 
 async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
     """Returns Redis's record of one limit."""
-    async with Redis.from_url(url, decode_responses=True) as redis:
-        found: Any = await redis.hgetall(redis_layout.limit_key(tenant, whose, limit))
+    async with open_client(url) as redis:
+        found: Any = await redis.client.hgetall(redis_layout.limit_key(tenant, whose, limit))
         return dict(found)

@@ -14,19 +14,27 @@ from tests.ports import free_port
 
 
 class Valkey:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """`options` are further options of valkey-server."""
         folder.mkdir(exist_ok=True)
-        self._folder = folder
-        self._port = free_port()
+        self.folder = folder
+        self.port = free_port()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.url = f"redis://127.0.0.1:{self.port}/0"
 
     async def start(self) -> None:
-        program = [str(get_binary_path()), "--port", str(self._port), "--bind", "127.0.0.1"]
+        program = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
         # Written data survives a kill without fsync, which would wait for other disk activity.
-        kept = ["--dir", str(self._folder), "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
-        self._process = subprocess.Popen([*program, *kept], stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once
+        kept = ["--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
+        everything = [*program, *kept, *self._options]
+        self._process = subprocess.Popen(everything, stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once
         await until(self._answers, within=20)
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
 
     def hang(self) -> None:
         self._send(signal.SIGSTOP)
@@ -46,7 +54,7 @@ class Valkey:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
                 return connection.recv(5) == b"+PONG"
         except OSError:

@@ -92,7 +92,7 @@ def check_redis(url: str) -> Finding:
         return ok("redis", "a Unix socket, without a port")
     if parts.password:
         return ok("redis", "needs a password")
-    return fail("redis", f"{parts.hostname}:{parts.port} needs no password: whoever connects to it can add keys")
+    return fail("redis", f"{parts.netloc} needs no password: whoever connects to it can add keys")
 
 
 def check_files(folder: Path) -> Iterator[Finding]:

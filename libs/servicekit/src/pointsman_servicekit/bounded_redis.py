@@ -3,16 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.redis_clients import REDIS_ERRORS, RedisClient, open_client
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +32,9 @@ MAX_CALL_SECONDS = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
 COOLDOWN = 1.0
 """Seconds after a failure in which calls fail at once; then one call is let through as a probe."""
 
+MAX_DISCOVERY_SECONDS = 2.0
+"""Seconds in which the primaries must be found, in the background and when the client is opened."""
+
 MAX_CONCURRENT_CALLS = 8
 """Calls at the same time, each on its own connection."""
 
@@ -45,9 +44,11 @@ Answer = TypeVar("Answer")
 class BoundedRedis:
     """Calls must be idempotent: one may be repeated, and may still reach Redis after it has timed out here."""
 
-    def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
-        """`redis` must decode responses. `tell` is called at each change between up (True) and down (False)."""
-        self.client: Any = redis  # its type stubs describe neither the decoded nor the awaited results
+    def __init__(self, redis: RedisClient, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
+        """`tell` is called at each change between up (True) and down (False)."""
+        self.client: Any = redis.client
+        self._rediscover = redis.rediscover
+        self._discovery: asyncio.Task[None] | None = None
         self._deadline = deadline
         self._tell = tell
         self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
@@ -84,11 +85,24 @@ class BoundedRedis:
             why = f"nothing within {self._deadline * 1000:.0f} ms"
             self._failed(why)
             raise _unavailable(why) from error
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             self._failed(str(error))
             raise _unavailable(str(error)) from error
         self._answered()
         return answer
+
+    async def find_primaries(self) -> None:
+        """Finds the primaries of servers with Sentinels, or of a cluster. If that fails, the next failed call repeats
+        it."""
+        if self._rediscover is not None:
+            with suppress(*REDIS_ERRORS):
+                async with asyncio.timeout(MAX_DISCOVERY_SECONDS):
+                    await self._rediscover()
+
+    async def close(self) -> None:
+        if self._discovery is not None:
+            self._discovery.cancel()
+            await asyncio.wait([self._discovery])
 
     def _answered(self) -> None:
         if not self._up:
@@ -102,6 +116,9 @@ class BoundedRedis:
             log.warning("Redis does not answer: %s", why)
             self._up = False
             self._tell(False)
+        # Outside the time limit of a call: after a failover, an old primary that hangs never reports an error.
+        if self._rediscover is not None and (self._discovery is None or self._discovery.done()):
+            self._discovery = asyncio.create_task(self.find_primaries())
 
     async def _by(self, due: float, latest: float, call: Callable[[], Awaitable[Answer]]) -> Answer:
         cancellations = pending_cancellations()
@@ -161,6 +178,11 @@ def _unavailable(why: str) -> Unavailable:
 async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT
 ) -> AsyncIterator[BoundedRedis]:
-    # The client must not retry by itself: each call has its time limit here.
-    async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
-        yield BoundedRedis(client, tell, deadline)
+    """Raises ValueError if the URL is invalid; `redis_clients` describes URLs."""
+    async with open_client(url) as client:
+        redis = BoundedRedis(client, tell, deadline)
+        await redis.find_primaries()
+        try:
+            yield redis
+        finally:
+            await redis.close()

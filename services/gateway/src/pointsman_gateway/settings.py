@@ -37,7 +37,10 @@ class Settings(BaseSettings):
         default=None,
         description="a file written by `pointsman classifier fit`; unset: the classifier is fitted at start",
     )
-    redis_url: str = Field(default="", description="holds the request log, feedback and evidence; empty: there is none")
+    redis_url: str = Field(
+        default="",
+        description="holds keys, limits, the request log and evidence; empty: there is none; also redis+sentinel:// and redis+cluster://",
+    )
     auth: Literal["on", "off"] = Field(default="off", description="on: every request needs a key; needs redis_url")
     key_cache_ttl: float = Field(
         default=900.0, ge=0, description="seconds for which a verified key is accepted while Redis is not available"

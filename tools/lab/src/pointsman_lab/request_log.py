@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
@@ -16,8 +16,7 @@ from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import TenantRecord
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from pointsman_servicekit.redis_clients import REDIS_ERRORS, RedisClient, open_client
 
 PAGE_SIZE = 100
 """Entries read at once; each holds at most 64 KiB of text."""
@@ -80,9 +79,8 @@ class TaskCorrection:
 class RequestLog:
     """Each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
 
-    def __init__(self, redis: Redis, url: str) -> None:
-        """`redis` must decode replies."""
-        self._redis: Any = redis  # redis-py's types state neither what is decoded nor what is awaited
+    def __init__(self, redis: RedisClient, url: str) -> None:
+        self._redis = redis.client
         self._url = url
 
     async def count(self, seconds: float) -> int:
@@ -146,18 +144,20 @@ class RequestLog:
     async def _reply(self, reply: Awaitable[Reply]) -> Reply:
         try:
             return await reply
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise Unavailable(f"Redis at {self._url} does not answer: {error}", code="redis_unavailable") from error
 
 
 @asynccontextmanager
 async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
     """Raises InvalidArgument ("bad_redis_url")."""
-    try:
-        client = Redis.from_url(url, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-    except ValueError as error:
-        raise InvalidArgument(f"'{url}' is not an address of Redis: {error}", code="bad_redis_url") from error
-    async with client:
+    async with AsyncExitStack() as stack:
+        try:
+            opened = open_client(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+            client = await stack.enter_async_context(opened)
+        except ValueError as error:
+            message = f"'{_without_password(url)}' is not an address of Redis: {error}"
+            raise InvalidArgument(message, code="bad_redis_url") from error
         yield RequestLog(client, _without_password(url))
 
 

@@ -20,7 +20,7 @@ from pointsman_gateway.config.field_types import ConfigError, Strict, must_be_kn
 
 DEFAULT_PROVIDER = "openai-compatible"
 VLLM = "vllm"
-DEFAULT_FIELDS, EMBEDDING_FIELDS = "compatible", "embeddings"
+DEFAULT_FIELDS, EMBEDDING_FIELDS, MESSAGE_FIELDS = "compatible", "embeddings", "messages"
 """Kinds in request_fields.yaml."""
 MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
@@ -227,23 +227,26 @@ class RequestFields:
             {**self.rejected, **messages},
         )
 
-    def select(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted."""
+    def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
+        """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted.
+
+        `path` precedes the names in error messages.
+        """
         if fields.keys() <= self.forwarded:
             return fields
-        return {name: value for name, value in fields.items() if self._is_forwarded(name, value)}
+        return {name: value for name, value in fields.items() if self._is_forwarded(name, value, path)}
 
-    def _is_forwarded(self, name: str, value: Any) -> bool:
+    def _is_forwarded(self, name: str, value: Any, path: str) -> bool:
         if name in self.forwarded:
             return True
         rejected = self.rejected.get(name)
         if name in self.ignored or value is None or (rejected and value == rejected.neutral):
             return False
-        shown = name[:MAX_NAME_CHARACTERS]
+        shown = path + name[:MAX_NAME_CHARACTERS]
         if rejected is not None:
             message = f"'{shown}' cannot be set by a request: {rejected.advice}"
         else:
-            similar = get_close_matches(shown, self.forwarded, 1)
+            similar = get_close_matches(name[:MAX_NAME_CHARACTERS], self.forwarded, 1)
             known = f"did you mean '{similar[0]}'?" if similar else f"known: {', '.join(sorted(self.forwarded))}"
             message = f"unknown field '{shown}'; {known}"
         raise InvalidArgument(message, code="unsupported_parameter", param=shown)

@@ -11,6 +11,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_gateway.codec.choices import Choice, collect_choices
 from pointsman_gateway.codec.limits import check_body, reject_non_finite
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
+from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import (
     Caller,
     Chunk,
@@ -78,9 +79,9 @@ def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[
     )
 
 
-def _message_extra(message: pb.Message) -> dict[str, Any]:
+def _message_extra(message: pb.Message) -> Mapping[str, Any]:
     """Raises InvalidArgument."""
-    extra = _parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES)
+    extra = request_fields(MESSAGE_FIELDS).select(_parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES), "messages.")
     return {"name": message.name, **extra} if message.name else extra
 
 

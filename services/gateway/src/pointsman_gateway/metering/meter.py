@@ -155,6 +155,7 @@ class Meter:
             f"tokens, at most {prompts * window} and {answer} are possible"
         )
         log.warning("path %s: %s", path.name, self._usage_note)
+        self._metering.metrics.count_capped_usage(path)
         return capped
 
     def mark_first_token(self, chunks: Chunks) -> bool:

@@ -107,6 +107,12 @@ class GatewayMetrics:
             ["task", "source", "target", "validator"],
             registry=registry,
         )
+        self._capped = Counter(
+            "pointsman_usage_capped",
+            "Answers for which an engine reported more tokens than are possible.",
+            ["path"],
+            registry=registry,
+        )
         self._reloads = Counter(
             "pointsman_config_reloads",
             "Changes of the configuration folder, by outcome.",
@@ -144,6 +150,9 @@ class GatewayMetrics:
 
     def count_fallback(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
+
+    def count_capped_usage(self, path: Path) -> None:
+        self._capped.labels(self._path(path)).inc()
 
     def count_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
         """`validator` is the name of its kind; `ruling` is "accepted", "refused" or "unjudged"."""

@@ -122,18 +122,35 @@ class ItemQueue(Generic[Item]):
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
         """Writes every item. Raises the run's error, and AnswerNotRead if writing takes too long.
 
-        An error of `write` stops the run.
+        An error of `write` stops the run. After the event loop has stalled, the run's own error may be due at the same
+        time as this time limit; it is then still written.
         """
         try:
-            async with asyncio.timeout_at(deadline + UNREAD_SECONDS):
-                async for item in self:
-                    await write(item)
+            if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
+                write, asyncio.get_running_loop().time() + UNREAD_SECONDS
+            ):
+                raise TimeoutError
         except TimeoutError as late:
             if self.run is not None:
                 self.run.cancel(AnswerNotRead())
             raise AnswerNotRead from late
         finally:
             await self.aclose()
+
+    async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
+        """Whether all items were written before the limit. Raises TimeoutError if the client did not read one."""
+        is_writing = False
+        try:
+            async with asyncio.timeout_at(limit):
+                async for item in self:
+                    is_writing = True
+                    await write(item)
+                    is_writing = False
+        except TimeoutError:
+            if is_writing:
+                raise
+            return False
+        return True
 
     async def _wait(self) -> None:
         self._reader = asyncio.get_running_loop().create_future()

@@ -73,6 +73,7 @@ class LeaseStore:
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
         redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll_script(keys=keys, args=arguments))
         self._synchronize_clock(redis_ms)
+        self._metrics.clock_offset.set(self._clock.wall() - redis_ms / 1000)
         return int(epoch)
 
     async def leave(self) -> None:

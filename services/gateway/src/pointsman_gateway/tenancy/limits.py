@@ -38,6 +38,9 @@ class TenancyMetrics:
         self.flush_lag = Gauge(
             "pointsman_usage_flush_lag_seconds", "Time since all usage of keys was written.", registry=registry
         )
+        self.clock_offset = Gauge(
+            "pointsman_clock_offset_seconds", "This machine's clock minus that of Redis.", registry=registry
+        )
         for limit in WINDOWS:  # a series that first appears with the value 1 hides its first event
             self.rejected.labels(limit)
         for outcome in ("done", "failed"):

@@ -13,7 +13,7 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellatio
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.process import Schedule, running_periodically
-from redis.exceptions import RedisError
+from pointsman_servicekit.redis_clients import REDIS_ERRORS
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.domain.receipt import CANCELLED, is_failure
@@ -232,7 +232,7 @@ class BackgroundTasks:
                     message = await subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
                     if message is not None:
                         self._changed.set()
-            except (RedisError, OSError):
+            except REDIS_ERRORS:
                 pass  # polling continues meanwhile
 
     async def _shut_down(self, clock: Clock) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
-from redis.exceptions import RedisError
+from pointsman_servicekit.redis_clients import REDIS_ERRORS
 
 from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
 from pointsman_lora_server.registry import schema, scripts
@@ -140,7 +140,7 @@ class ChangeStream:
         try:
             async with asyncio.timeout(seconds + BLOCK_SLACK_SECONDS):
                 answer = await self._redis.client.xread({self._key: last_id}, block=milliseconds)
-        except (TimeoutError, RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise Unavailable(
                 f"Redis went away while its changes were followed: {error or 'it hangs'}",
                 code="redis_unavailable",

@@ -113,7 +113,7 @@ def _cost_of_attack(target: Addresses, attack: Attack) -> tuple[Cost, float, flo
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood_without_a_key_costs_little_and_delays_nobody(target: Addresses, name: str) -> None:
+def test_finding_3_a_flood_without_a_key_costs_little_and_delays_nobody(target: Addresses, name: str) -> None:
     cost, idle, during = _cost_of_attack(target, FLOODS[name])
     print(f"{name}: {cost.cpu_seconds:.2f} s, {cost.peak_mib:.0f} MiB, p99 {idle * 1e3:.1f} -> {during * 1e3:.1f} ms")
     assert cost.cpu_seconds < MAX_CPU_SECONDS
@@ -131,7 +131,7 @@ async def _generate(target: Addresses, raw: bytes, metadata: tuple[tuple[str, st
     return grpc.StatusCode.OK
 
 
-def test_a_message_without_a_key_is_not_received(target: Addresses) -> None:
+def test_finding_3_a_message_without_a_key_is_not_received(target: Addresses) -> None:
     with cost_of(target.gateway_pid) as cost:
         code = asyncio.run(_generate(target, EMPTY_MESSAGES, ()))
     assert code is grpc.StatusCode.UNAUTHENTICATED
@@ -139,7 +139,7 @@ def test_a_message_without_a_key_is_not_received(target: Addresses) -> None:
     assert cost.peak_mib < 4
 
 
-def test_a_message_of_very_many_fields_is_refused_before_it_is_parsed(target: Addresses) -> None:
+def test_finding_3_a_message_of_very_many_fields_is_refused_before_it_is_parsed(target: Addresses) -> None:
     with cost_of(target.gateway_pid) as cost:
         code = asyncio.run(_generate(target, EMPTY_MESSAGES, (("authorization", f"Bearer {target.key}"),)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -147,7 +147,7 @@ def test_a_message_of_very_many_fields_is_refused_before_it_is_parsed(target: Ad
     assert cost.peak_mib < 40
 
 
-def test_incomplete_messages_of_one_key_are_refused_beyond_its_share_of_the_budget(target: Addresses) -> None:
+def test_finding_3_incomplete_messages_of_one_key_are_refused_beyond_its_share_of_the_budget(target: Addresses) -> None:
     async def attack() -> None:
         async with speaking(target.grpc) as slow:
             slow.say(frame(SETTINGS, 1, 0, b""))
@@ -168,7 +168,7 @@ def test_incomplete_messages_of_one_key_are_refused_beyond_its_share_of_the_budg
     assert cost.peak_mib < MAX_MIB
 
 
-def test_a_call_with_a_key_is_answered_after_all_that(target: Addresses) -> None:
+def test_finding_3_a_call_with_a_key_is_answered_after_all_that(target: Addresses) -> None:
     async def ask() -> pb.ListPathsResponse:
         async with grpc.aio.insecure_channel(target.grpc) as channel:
             stub = gateway_pb2_grpc.GatewayStub(channel)

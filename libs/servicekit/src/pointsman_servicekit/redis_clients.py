@@ -1,0 +1,130 @@
+"""Redis clients for the URLs of one server, of servers with Sentinels, and of a cluster.
+
+    redis://[USER:PASSWORD@]HOST[:PORT][/DB]                                one server; also rediss:// and unix://
+    redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/SERVICE[/DB]   Sentinels, and what they watch
+    redis+cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]            some nodes of a cluster
+
+`rediss+sentinel` and `rediss+cluster` use TLS. redis-py's options may follow, as in `?ssl_ca_certs=FILE`. User and
+password are those of the servers; `?sentinel_username=` and `?sentinel_password=` are those of the Sentinels.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+
+DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
+"""By the part of the URL's scheme after the "+"."""
+
+DISCOVERY_TIMEOUT = 0.5
+"""Seconds that one Sentinel or cluster node may take to say which servers there are."""
+
+MAX_DISCOVERY_ATTEMPTS = 4
+"""Attempts to learn a cluster's nodes. redis-py asks them in random order, and one of them may hang."""
+
+REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises if Redis is unavailable; the second is not a subclass of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisClient:
+    client: Any
+    """A `Redis` or a `RedisCluster` that decodes responses; their type stubs describe neither that nor the results."""
+    rediscover: Callable[[], Awaitable[None]] | None = None
+    """Finds the current primaries, after a failover for example. May raise one of REDIS_ERRORS."""
+
+
+@asynccontextmanager
+async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
+    """`options` are redis-py's for each connection. The client retries nothing. Raises ValueError for a wrong URL."""
+    options |= {"decode_responses": True, "retry": _no_retry()}
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if not kind:
+        async with Redis.from_url(url, **options) as client:
+            yield RedisClient(client)
+        return
+    if scheme not in ("redis", "rediss") or kind not in DEFAULT_PORTS:
+        known = ", ".join(f"{base}+{known}://" for base in ("redis", "rediss") for known in DEFAULT_PORTS)
+        raise ValueError(f"unknown scheme '{scheme}+{kind}://'; redis://, rediss://, unix://, {known}")
+    hosts, path, settings = _parse(url, scheme, kind)
+    async with (_open_sentinel if kind == "sentinel" else _open_cluster)(hosts, path, settings | options) as client:
+        yield client
+
+
+def _no_retry() -> Retry:
+    return Retry(NoBackoff(), 0)
+
+
+def _parse(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
+    """The hosts with ports, the parts of the path, and redis-py's settings."""
+    parts = urlsplit(url)
+    login, at, names = parts.netloc.rpartition("@")
+    hosts = []
+    for name in names.split(","):
+        host = urlsplit(f"//{name}")
+        if not host.hostname:
+            raise ValueError(f"'{names}' is not a list HOST:PORT,HOST:PORT")
+        hosts.append((host.hostname, host.port or DEFAULT_PORTS[kind]))
+    settings: dict[str, Any] = dict(parse_url(f"{scheme}://{login}{at}{names.split(',')[0]}?{parts.query}"))
+    del settings["host"]
+    settings.pop("port", None)
+    settings["ssl"] = settings.pop("connection_class", None) is SSLConnection
+    return hosts, [unquote(part) for part in parts.path.split("/") if part], settings
+
+
+@asynccontextmanager
+async def _open_sentinel(
+    hosts: list[tuple[str, int]], path: list[str], settings: dict[str, Any]
+) -> AsyncIterator[RedisClient]:
+    if not 1 <= len(path) <= 2 or (len(path) == 2 and not path[1].isdecimal()):
+        raise ValueError("the path after the Sentinels is /SERVICE or /SERVICE/DB: the name of what they watch")
+    login = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
+    timeouts = {"socket_timeout": DISCOVERY_TIMEOUT, "socket_connect_timeout": DISCOVERY_TIMEOUT}
+    sentinel_settings = {**login, **tls, **timeouts, "retry": _no_retry()}
+    async with Sentinel(hosts, sentinel_kwargs=sentinel_settings) as sentinel:  # type: ignore[no-untyped-call]  # redis's
+        client = sentinel.master_for(path[0], **settings, db=int(path[1]) if len(path) == 2 else 0)
+        pool = client.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+
+        async def rediscover() -> None:
+            # It also closes idle connections to an earlier primary.
+            await pool.get_master_address()  # type: ignore[no-untyped-call]  # redis does not annotate it
+
+        async with client:
+            yield RedisClient(client, rediscover)
+
+
+@asynccontextmanager
+async def _open_cluster(
+    hosts: list[tuple[str, int]], path: list[str], settings: dict[str, Any]
+) -> AsyncIterator[RedisClient]:
+    if path and path != ["0"]:
+        raise ValueError(f"a cluster has no database '{path[0]}'")
+    try:
+        client = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in hosts], **settings)
+    except TypeError as error:
+        raise ValueError(f"unknown option: {error}") from error
+
+    async def rediscover() -> None:
+        for _ in range(MAX_DISCOVERY_ATTEMPTS):
+            await client.aclose()
+            with suppress(*REDIS_ERRORS):  # TimeoutError is an OSError
+                async with asyncio.timeout(DISCOVERY_TIMEOUT):
+                    await client.initialize()
+                return
+
+    try:
+        yield RedisClient(client, rediscover)
+    finally:
+        await client.aclose()

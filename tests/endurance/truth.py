@@ -1,0 +1,78 @@
+"""What must be so: the acknowledged changes of adapters, documents, keys and feedback, with their times."""
+
+import time
+from dataclasses import dataclass, field
+
+ALIAS_STALENESS_SECONDS = 40.0
+"""How long a gateway may use an earlier version: a fault of the lora-server, and the time after it, see schedule."""
+PASSAGE_STALENESS_SECONDS = 0.0
+REVOCATION_SECONDS = 1.5
+"""Documented is a second."""
+
+
+@dataclass
+class History:
+    """The values of one thing, each from the moment at which its change was sent until the next was acknowledged."""
+
+    changes: list[tuple[float, float, str]] = field(default_factory=list)
+    """(sent, acknowledged, value); the acknowledgement is infinite if the outcome is unknown."""
+
+    def allowed(self, begin: float, end: float, staleness: float) -> set[str]:
+        """The values that may be seen between two times."""
+        values = set()
+        for number, (sent, _, value) in enumerate(self.changes):
+            later = [acknowledged for _, acknowledged, _ in self.changes[number + 1 :]]
+            if sent <= end and begin - staleness <= min(later, default=float("inf")):
+                values.add(value)
+        return values
+
+    @property
+    def current(self) -> str:
+        """The last acknowledged value; empty if a later change has an unknown outcome."""
+        _, acknowledged, value = self.changes[-1]
+        return value if acknowledged < float("inf") else ""
+
+
+@dataclass
+class Truth:
+    aliases: dict[str, History] = field(default_factory=dict)
+    """By adapter, the version that NAME@prod points to."""
+    document: History = field(default_factory=History)
+    """The revision of the document that is replaced."""
+    notes: list[str] = field(default_factory=list)
+    """Documents that were acknowledged."""
+    feedback: list[str] = field(default_factory=list)
+    """Decisions whose feedback was acknowledged."""
+    revoked: dict[str, float] = field(default_factory=dict)
+    """By credential, when its revocation was acknowledged."""
+    edits: int = 0
+    """Valid changes of the configuration."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One request and what came of it."""
+
+    protocol: str
+    gateway: str
+    key: str
+    """Its id."""
+    deadline: float
+    """Seconds."""
+    sent: float = field(default_factory=time.monotonic)
+    wall: float = field(default_factory=time.time)
+    ended: float = 0.0
+    code: str = ""
+    """The error's code; empty for a complete answer."""
+    model: str = ""
+    text: str = ""
+    adapter: str = ""
+    """The adapter that was asked for by its alias."""
+    decision: str = ""
+    cost_usd: float | None = None
+    prompt: str = ""
+    """Of a request for the decision and its prompt."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.code

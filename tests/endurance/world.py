@@ -1,0 +1,243 @@
+"""The help desk's services as processes, each of which can be killed, suspended and started again."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.keys.key_store import IssuedKey
+from pointsman_servicekit.keys.records import NO_LIMITS, Limits
+
+from tests.endurance.engines import ADAPTERS, ROOT, EngineKind
+from tests.endurance.schedule import GATEWAYS
+from tests.gateway.doubles.process_gateway import ProcessGateway, fit_classifier
+from tests.gateway.doubles.process_retriever import ProcessRetriever
+from tests.gateway.doubles.processes import Process
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
+from tests.lora_server.server_process import ServerProcess
+from tests.ports import free_address
+from tests.security.target import MODEL as EMBEDDING_MODEL
+from tests.security.target import prepare_model
+
+EXAMPLE = ROOT / "examples" / "helpdesk"
+COLLECTION = "handbook"
+LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+DISK_MEGABYTES = 192
+SPENDER_PER_MINUTE = 20
+PATIENCE = 60.0
+
+
+@dataclass
+class World:
+    folder: Path
+    kind: EngineKind
+    valkey: Valkey
+    retriever: ProcessRetriever
+    lora_server: ServerProcess
+    gateways: dict[str, ProcessGateway]
+    targets: dict[str, str]
+    """Addresses by Prometheus's job."""
+    keys: dict[str, IssuedKey] = field(default_factory=dict)
+    """The key of each gateway's current process: clients use no other gateway with it."""
+    key_gateways: dict[str, str] = field(default_factory=dict)
+    """By key id, the gateway; also of earlier processes."""
+    spender: IssuedKey | None = None
+    """A key with a small budget, which is used at all gateways."""
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    """The registered versions by adapter."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The folder of each version."""
+    has_disk: bool = False
+    """Whether Valkey has a disk of its own, which can be filled."""
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "helpdesk" / "config"
+
+    def process(self, name: str) -> Process | Valkey:
+        processes: dict[str, Process | Valkey] = {
+            "retriever": self.retriever,
+            "lora-server": self.lora_server,
+            "valkey": self.valkey,
+            **self.gateways,
+        }
+        return processes[name]
+
+    def pid(self, name: str) -> int:
+        return self.engine_pid() if name == "engine" else self.process(name).pid
+
+    def engine_pid(self) -> int:
+        """The engine's own process; 0 if it does not run."""
+        port = str(self.lora_server.engine_port)
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                arguments = (process / "cmdline").read_bytes().decode().split("\0")
+                text = " ".join(arguments)
+                is_engine = "fake_engine.py" in text or "vllm.entrypoints" in text
+                if port in arguments and is_engine and "child_launcher" not in text:
+                    return int(process.name)
+        return 0
+
+    async def new_key(self, gateway: str) -> None:
+        """Issues the key for the requests to a new process of a gateway."""
+        issued = await issue(self.valkey.url, tenant=gateway)
+        self.keys[gateway] = issued
+        self.key_gateways[issued.record.id] = gateway
+
+    async def upsert(self, *documents: tuple[str, str]) -> None:
+        """Returns once they are acknowledged. Raises AioRpcError."""
+        messages = [pb.Document(id=name, title=name, text=text) for name, text in documents]
+        async with open_channel(self.retriever.address) as channel:
+            stub = retriever_pb2_grpc.RetrieverStub(channel)
+            await stub.Upsert(pb.UpsertRequest(collection=COLLECTION, documents=messages), timeout=20)
+
+    async def delete(self, names: list[str]) -> int:
+        """Returns how many there were."""
+        async with open_channel(self.retriever.address) as channel:
+            stub = retriever_pb2_grpc.RetrieverStub(channel)
+            return int((await stub.Delete(pb.DeleteRequest(collection=COLLECTION, ids=names), timeout=30)).deleted)
+
+    def step_clock(self, gateway: str, seconds: int) -> None:
+        """Steps the wall clock of a gateway's process; 0 sets it right."""
+        (self.folder / f"{gateway}.clock").write_text(f"{seconds:+d}\n")
+
+    def fill_disk(self) -> None:
+        """Fills Valkey's disk."""
+        with (self.valkey.folder / "filler").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+                file.flush()
+
+    def free_disk(self) -> None:
+        (self.valkey.folder / "filler").unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def running_world(folder: Path, make_kind: Any) -> AsyncIterator[World]:
+    prepare_model()
+    kind: EngineKind = make_kind(folder)
+    shutil.copytree(EXAMPLE, folder / "helpdesk")
+    async with AsyncExitStack() as stack:
+        has_disk = _mount(folder / "valkey", stack)
+        options = ("--auto-aof-rewrite-min-size", "16mb")
+        valkey = Valkey(folder / "valkey", *options)
+        await valkey.start()
+        stack.callback(valkey.kill)
+        retriever = ProcessRetriever(folder, EMBEDDING_MODEL)
+        metrics = {"METRICS_LISTEN": free_address(), "PROBE_INTERVAL_SECONDS": "1"}
+        lora_server = ServerProcess(
+            folder / "lora-server", kind.base, "local", valkey.url, folder / "store", more={**metrics, **kind.settings}
+        )
+        _configure(folder / "helpdesk" / "config", lora_server.address)
+        fit_classifier(folder / "helpdesk" / "config", folder / "classifier")
+        gateways = {name: _gateway(folder, name, valkey, retriever) for name in GATEWAYS}
+        addresses = [gateway.http_address for gateway in gateways.values()]
+        targets = {
+            "gateway": " ".join(addresses),
+            "retriever": retriever.metrics_address,
+            "lora-server": metrics["METRICS_LISTEN"],
+            "engine": f"127.0.0.1:{lora_server.engine_port}",
+        }
+        world = World(folder, kind, valkey, retriever, lora_server, gateways, targets, has_disk=has_disk)
+        for process in (retriever, lora_server, *gateways.values()):
+            stack.push_async_callback(_stop, process)
+        await retriever.start()
+        await _fill(world)
+        await lora_server.start()
+        await lora_server.until(lora_server.is_engine_ready, kind.start_seconds)
+        await _register(world)
+        world.spender = await issue(
+            valkey.url, NO_LIMITS, Limits(requests_per_minute=SPENDER_PER_MINUTE), tenant="spender"
+        )
+        for name, gateway in gateways.items():
+            world.step_clock(name, 0)
+            await world.new_key(name)
+            await gateway.open_clients()
+        yield world
+
+
+def _mount(folder: Path, stack: AsyncExitStack) -> bool:
+    folder.mkdir()
+    if os.geteuid() != 0:
+        return False
+    options = ["-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(folder)]
+    if subprocess.run(["mount", *options], check=False, capture_output=True).returncode != 0:
+        return False
+    stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=False)
+    return True
+
+
+def _configure(config: Path, lora_server: str) -> None:
+    models = yaml.safe_load((config / "models.yaml").read_text())
+    models["engines"]["local"]["lora_server"] = lora_server
+    (config / "models.yaml").write_text(yaml.safe_dump(models, sort_keys=False))
+
+
+def _gateway(folder: Path, name: str, valkey: Valkey, retriever: ProcessRetriever) -> ProcessGateway:
+    settings: dict[str, object] = {
+        "config": folder / "helpdesk" / "config",
+        "embedding_model": EMBEDDING_MODEL,
+        "retriever": retriever.address,
+        "redis_url": valkey.url,
+        "classifier": folder / "classifier",
+        "wal_dir": folder / f"{name}-wal",
+        "auth": "on",
+        "http_listen": free_address(),
+        "grpc_listen": free_address(),
+    }
+    (folder / f"log-{name}").mkdir()
+    more = {}
+    if LIBFAKETIME.exists():
+        more = {
+            "LD_PRELOAD": str(LIBFAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(folder / f"{name}.clock"),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+    return ProcessGateway(folder / f"log-{name}", settings, more if name == "gateway-b" else {})
+
+
+async def _fill(world: World) -> None:
+    async with open_channel(world.retriever.address) as channel:
+        stub = retriever_pb2_grpc.RetrieverStub(channel)
+        await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION, if_missing=True))
+    files = sorted((EXAMPLE / "handbook").glob("*.md"))
+    for start in range(0, len(files), 8):
+        await world.upsert(*[(file.name, file.read_text()) for file in files[start : start + 8]])
+
+
+async def _register(world: World) -> None:
+    for name in ADAPTERS:
+        world.versions[name] = []
+        for folder in world.kind.folders[name]:
+            version = (await world.lora_server.register(name, folder, "prod")).version
+            world.versions[name].append(version)
+            world.sources[version] = str(folder)
+
+    async def all_are_resident() -> bool:
+        state = await world.lora_server.engine_state()
+        return set(state.resident) >= {version for versions in world.versions.values() for version in versions}
+
+    await world.lora_server.until(all_are_resident)
+
+
+async def _stop(process: Process) -> None:
+    if process.pid:
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)
+            await process.ended(15)
+    await process.kill()
+    await asyncio.sleep(0)

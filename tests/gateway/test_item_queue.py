@@ -1,0 +1,53 @@
+"""Answers that a coroutine writes, also if the event loop stalls beyond their deadline."""
+
+import asyncio
+import time
+
+import pytest
+from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead, ItemQueue
+
+
+def end(queue: ItemQueue[str], *items: str) -> None:
+    for item in items:
+        queue.put(item)
+    queue.detach()
+
+
+async def test_an_error_that_is_due_during_a_stall_of_the_event_loop_is_written() -> None:
+    """Otherwise the client gets no answer, and the HTTP server makes one up: 500, in plain text."""
+    queue, written = ItemQueue[str](), list[str]()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 0.05
+
+    async def write(item: str) -> None:
+        written.append(item)
+
+    writing = asyncio.create_task(queue.write_to(write, deadline))
+    loop.call_at(deadline, end, queue, "504", "deadline_exceeded")
+    await asyncio.sleep(0)
+    time.sleep(UNREAD_SECONDS + 0.2)  # noqa: ASYNC251  # the stall
+    await writing
+    assert written == ["504", "deadline_exceeded"]
+
+
+async def test_a_client_that_does_not_read_is_given_up() -> None:
+    queue = ItemQueue[str]()
+    end(queue, "text")
+
+    async def write(item: str) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(AnswerNotRead):
+        await queue.write_to(write, asyncio.get_running_loop().time() - UNREAD_SECONDS + 0.05)
+
+
+async def test_a_run_that_never_ends_is_given_up() -> None:
+    queue = ItemQueue[str]()
+
+    async def write(item: str) -> None: ...
+
+    began = time.monotonic()
+    queue.run = None
+    with pytest.raises(AnswerNotRead):
+        await queue.write_to(write, asyncio.get_running_loop().time())
+    assert time.monotonic() - began < 10
