@@ -123,6 +123,15 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
 	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(if $(filter claude-code,$(CLIENTS)),tests/clients/test_claude_code.py)
 
+CLAUDE_CODE := 2.1.328
+.venv-clients/claude-code/$(CLAUDE_CODE):
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	touch $@
+
+.PHONY: test-claude-code
+test-claude-code: $(VENV)/.done .venv-clients/claude-code/$(CLAUDE_CODE) ## Claude Code, headless, against a scripted engine (needs npm)
+	$(BIN)/python -m pytest tests/clients/test_claude_code.py
+
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
