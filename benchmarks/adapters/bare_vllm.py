@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command
+from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command, choose_dtype
+from pointsman_lora_server.machine import cpu_flags, has_gpu
 
 from benchmarks.adapters.services import BASE, BASE_FOLDER, ENGINE_PYTHON, ENGINE_START_SECONDS, start_process
 from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
@@ -25,6 +26,7 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
         max_loras=batch,
         max_lora_rank=8,
         max_model_len=4096,
+        dtype=choose_dtype("auto", cpu_flags(), has_gpu()),
     )
     command = build_command(settings, os.environ, os.sched_getaffinity(0))
     arguments = list(command.arguments)

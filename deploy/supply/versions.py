@@ -1,11 +1,14 @@
 """Read or set the one version of the project, CHANGELOG.md's top entry: `python -m deploy.supply.versions [NEW]`.
 
+`check [TAG]` fails if a place states another version, or if the tag `vX.Y.Z` or its date is missing; `notes` prints the
+entry.
+
 A test checks that every distribution, image label and manifest tag has the same version.
 """
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploy.supply.images import PROJECT
@@ -17,6 +20,9 @@ PLACES = (
     ("*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
     ("*/*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
     ("services/lora-server/vllm_cpu_lora/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
+    ("*/pyproject.toml", rf'(["\']pointsman(?:-[a-z-]+)?(?:\[[a-z,-]+\])?==){_VERSION}(["\'])'),
+    ("*/*/pyproject.toml", rf'(["\']pointsman(?:-[a-z-]+)?(?:\[[a-z,-]+\])?==){_VERSION}(["\'])'),
+    ("compose.yaml", rf"(POINTSMAN_VERSION:-){_VERSION}(\}})"),
     ("deploy/docker/*.Dockerfile", rf"(pointsman-[a-z-]+:){_VERSION}()"),
     ("deploy/docker/*.Dockerfile", rf"(?m)^(ARG VERSION=){_VERSION}()"),
     ("deploy/docker/*.Dockerfile", rf'(image\.version="){_VERSION}(")'),
@@ -67,5 +73,36 @@ def renewed(text: str, around: str, new: str) -> str:
     return re.sub(around, line, text)
 
 
+def notes() -> str:
+    """Return CHANGELOG.md's top entry without its heading."""
+    return re.split(r"(?m)^## .*\n", CHANGELOG.read_text())[1].strip() + "\n"
+
+
+def problems(tag: str = "") -> list[str]:
+    """Return what prevents a release. With a tag, the entry must have its version and a date."""
+    now = version()
+    found = [f"{file.relative_to(PROJECT)} says {said}, CHANGELOG.md {now}" for file, said in written() if said != now]
+    if tag and tag != f"v{now}":
+        found.append(f"the tag is {tag}, CHANGELOG.md says {now}")
+    if tag and f"## {now} (not released)" in CHANGELOG.read_text():
+        found.append(f"CHANGELOG.md has no date for {now}")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    match arguments:
+        case []:
+            print(version())
+        case ["notes"]:
+            print(notes(), end="")
+        case ["check", *tag]:
+            for problem in (found := problems(*tag)):
+                print(problem, file=sys.stderr)
+            return 1 if found else 0
+        case [new, *_]:
+            write(new)
+    return 0
+
+
 if __name__ == "__main__":
-    write(sys.argv[1]) if len(sys.argv) > 1 else print(version())
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,5 @@
-"""Run the demo: start all services, send requests along every kind of path over HTTP and gRPC, print the results, stop
-everything."""
+"""Run the demo: start all services, send requests along every kind of path over HTTP and gRPC, check and print the
+answers, stop everything."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ import grpc
 import httpx
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.padding import Padding
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -28,29 +29,87 @@ LONGEST_START = 420
 KINDS = ("prompt", "rag", "lora", "hybrid")
 
 AUTO = "auto"
+WIDTH = 100
+LETTER = ("Good day from Larkmoor Railway", "Mind the gap and travel well")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and what its answer must be by the handbook and by the rules of DATA.md."""
+
+    api: str
+    text: str
+    task: str
+    facts: tuple[tuple[str, ...], ...] = ()
+    """Of each group, one text must be in the answer."""
+    never: tuple[str, ...] = ()
+    """Texts that must not be in the answer."""
+    output: Mapping[str, object] | None = None
+    """The JSON object that the answer must be."""
+    model: str = AUTO
+
+
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
-QUESTIONS = [
-    # (API, model, message)
-    ("http", AUTO, "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!"),
-    ("http", AUTO, LATE),
-    ("http", "path:triage_few_shot", LATE),
-    ("http", AUTO, "Do I have to reserve a space for my bicycle?"),
-    ("grpc", AUTO, "how long do i have to claim money back when a train is late"),
-    ("http", AUTO, "Draft a reply to a customer who asks whether her dog needs a ticket."),
-    ("http", AUTO, "Write a reply to a customer who asks how long we keep lost property."),
-    ("http", AUTO, "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),
-    ("http", AUTO, "hello there, how are you today?"),
-    ("http", AUTO, "Write a SQL query that joins two tables on their ids."),
-]  # fmt: skip
+LATE_OUTPUT = {
+    "intent": "delay_claim",
+    "slots": {"from": "Penny Hill", "date": "3 May", "booking": "LM-48213"},
+    "urgency": "normal",
+}
+QUESTIONS = (
+    Question(
+        "http",
+        "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!",
+        "triage",
+        output={
+            "intent": "lost_item",
+            "slots": {"to": "Saltby Harbour", "date": "yesterday", "time": "17.40", "item": "green umbrella"},
+            "urgency": "normal",
+        },
+    ),
+    Question("http", LATE, "triage", output=LATE_OUTPUT),
+    Question("http", LATE, "", output=LATE_OUTPUT, model="path:triage_few_shot"),
+    Question(
+        "http",
+        "Do I have to reserve a space for my bicycle?",
+        "policy_question",
+        facts=(("must be reserved", "must reserve", "need to reserve", "have to reserve", "Yes"),),
+        never=("No, ",),
+    ),
+    Question(
+        "grpc",
+        "how long do i have to claim money back when a train is late",
+        "policy_question",
+        facts=(("28 days",),),
+    ),
+    Question(
+        "http",
+        "Draft a reply to a customer who asks whether her dog needs a ticket.",
+        "branded_reply",
+        facts=((LETTER[0],), (LETTER[1],), ("1.50",)),
+    ),
+    Question(
+        "http",
+        "Write a reply to a customer who asks how long we keep lost property.",
+        "branded_reply",
+        facts=((LETTER[0],), (LETTER[1],), ("60 days",)),
+    ),
+    Question(
+        "http",
+        "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?",
+        "fare_sum",
+        facts=(("9.00", "$9"),),
+    ),
+    Question("http", "hello there, how are you today?", "chat"),
+    Question(
+        "http", "Write a SQL query that joins two tables on their ids.", "unknown", facts=(("railway", "Railway"),)
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the result table."""
+    """The answer to one question."""
 
-    door: str
-    model: str
-    asked: str
     task: str
     confidence: float
     path: str
@@ -64,24 +123,64 @@ class Outcome:
 
 
 def main() -> int:
-    console = Console(width=170)
+    console = Console(width=WIDTH, highlight=False)
+    outcomes: list[Outcome] = []
     with everything_running() as run:
-        outcomes = []
-        for door, model, text in QUESTIONS:
-            console.print(f"[dim]asking over {door}:[/] {text}")
-            ask = ask_http if door == "http" else ask_grpc
-            outcomes.append(ask(run[door], model, text))
-        console.print(table(outcomes))
+        for number, question in enumerate(QUESTIONS, 1):
+            ask = ask_http if question.api == "http" else ask_grpc
+            outcomes.append(ask(run[question.api], question.model, question.text))
+            show(console, number, question, outcomes[-1])
     kinds = Counter(outcome.kind for outcome in outcomes)
     missing = [kind for kind in KINDS if kinds[kind] < 2]
-    unanswered = [outcome.asked for outcome in outcomes if not outcome.answer.strip()]
+    unanswered = [q.text for q, o in zip(QUESTIONS, outcomes, strict=True) if not o.answer.strip()]
     if missing or unanswered:
         console.print(
             f"[red]fewer than two answers by: {', '.join(missing) or '-'}; empty answers to: {unanswered or '-'}[/]"
         )
         return 1
-    console.print(f"{len(outcomes)} requests, all four kinds of path, {sum(o.dollars for o in outcomes):.7f} dollars.")
+    right = sum(not mistakes(q, o) for q, o in zip(QUESTIONS, outcomes, strict=True))
+    console.print(
+        f"\n{len(outcomes)} requests along all four kinds of path, {sum(o.dollars for o in outcomes):.7f} dollars; "
+        f"{right} answers right, {len(outcomes) - right} wrong. The base model has 135 million parameters: it shows "
+        "which path helps where, not how good answers can be. docs/experiment.md has the whole comparison."
+    )
     return 0
+
+
+def mistakes(question: Question, outcome: Outcome) -> list[str]:
+    """Say what is wrong with the task or the answer; empty if nothing is."""
+    found = []
+    if question.model == AUTO and outcome.task != question.task:
+        found.append(f"the task is {question.task}")
+    if question.output is not None and parsed(outcome.answer) != question.output:
+        found.append(f"expected {json.dumps(question.output)}")
+    found += [f"lacks '{group[0]}'" for group in question.facts if not any(fact in outcome.answer for fact in group)]
+    found += [f"should not say '{text.strip()}'" for text in question.never if text in outcome.answer]
+    return found
+
+
+def parsed(answer: str) -> object:
+    try:
+        return json.loads(answer)
+    except ValueError:
+        return None
+
+
+def show(console: Console, number: int, question: Question, outcome: Outcome) -> None:
+    """Print one question with its decision, its answer and the verdict."""
+    wrong = mistakes(question, outcome)
+    verdict = "[red]wrong[/]" if wrong else "[green]right[/]"
+    task = f"{outcome.task} ({outcome.confidence:.2f})" if question.model == AUTO else "path named in the request"
+    over = "" if question.api == "http" else " (gRPC)"
+    console.print(f"\n{number:2}. [bold]{escape(question.text)}[/]{over}")
+    for line in (
+        f"{task} -> {outcome.path} ({outcome.kind})",
+        f"TTFT {outcome.first_token:.2f} s, total {outcome.total:.2f} s, "
+        f"{outcome.prompt_tokens}+{outcome.completion_tokens} tokens, {outcome.dollars:.7f} dollars",
+        escape(outcome.answer.strip()),
+        f"{verdict}{escape(': ' + '; '.join(wrong)) if wrong else ''}",
+    ):
+        console.print(Padding(line, (0, 0, 0, 4)))
 
 
 @contextmanager
@@ -146,9 +245,6 @@ def ask_http(url: str, model: str, text: str) -> Outcome:
             answer += piece
     headers = response.headers
     return Outcome(
-        door="http",
-        model=model,
-        asked=text,
         task=headers["x-pointsman-task"],
         confidence=float(headers["x-pointsman-confidence"]),
         path=headers["x-pointsman-path"],
@@ -177,9 +273,6 @@ def ask_grpc(address: str, model: str, text: str) -> Outcome:
                 case "finished":
                     receipt = response.finished.receipt
     return Outcome(
-        door="grpc",
-        model=model,
-        asked=text,
         task=decision.task,
         confidence=decision.confidence,
         path=receipt.path,
@@ -191,28 +284,6 @@ def ask_grpc(address: str, model: str, text: str) -> Outcome:
         dollars=receipt.cost_usd,
         answer=answer,
     )
-
-
-def table(outcomes: list[Outcome]) -> Table:
-    shown = Table(show_lines=True)
-    for heading, ratio in [("request", 4), ("task", 0), ("conf.", 0), ("path", 0), ("kind", 0), ("TTFT s", 0)]:
-        shown.add_column(heading, ratio=ratio or None)
-    for heading, ratio in [("total s", 0), ("tokens", 0), ("dollars", 0), ("answer", 6)]:
-        shown.add_column(heading, ratio=ratio or None)
-    for o in outcomes:
-        shown.add_row(
-            o.asked if o.door == "http" else f"(gRPC) {o.asked}",
-            o.task if o.model == AUTO else "(path named)",
-            f"{o.confidence:.2f}" if o.model == AUTO else "",
-            o.path,
-            o.kind,
-            f"{o.first_token:.2f}",
-            f"{o.total:.2f}",
-            f"{o.prompt_tokens}+{o.completion_tokens}",
-            f"{o.dollars:.7f}",
-            o.answer.strip(),
-        )
-    return shown
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_a_missing_engine_environment_fails_with_the_remedy(tmp_path: Path) -> N
     finding = check_engine(tmp_path / "python")
 
     assert finding.level is Level.FAIL
-    assert f"{tmp_path / 'python'} is not there; make it with `make env`" in finding.detail
+    assert f"{tmp_path / 'python'} is not there; install it with `make env` in a clone" in finding.detail
 
 
 def test_a_port_in_use_fails_with_the_option_that_changes_it() -> None:

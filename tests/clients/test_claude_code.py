@@ -1,6 +1,6 @@
 """Claude Code, headless, completes one turn against a gateway with a scripted engine.
 
-`make test-clients` installs it. No small model can read its prompt, which has some ten thousand tokens.
+`make test-claude-code` installs it. No small model can read its prompt, which has some ten thousand tokens.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def gateway(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Proce
 
 
 async def claude(gateway: ProcessGateway, folder: Path, *arguments: str) -> dict[str, Any]:
-    assert CLAUDE.exists(), "run `make test-clients`, which installs Claude Code"
+    assert CLAUDE.exists(), "run `make test-claude-code`, which installs it"
     home = folder / "home"
     home.mkdir(exist_ok=True)
     environment = {

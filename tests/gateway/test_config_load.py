@@ -412,7 +412,7 @@ def test_variables_are_taken_from_the_environment_or_their_default(config_folder
         ({}, "authorization: Bearer sk-1\r\n"),
         ({"provider": "openai"}, "authorization: Bearer sk-1\r\n"),
         ({"provider": "azure"}, "api-key: sk-1\r\n"),
-        ({"provider": "anthropic"}, "x-api-key: sk-1\r\n"),
+        ({"provider": "anthropic"}, "x-api-key: sk-1\r\nanthropic-version: 2023-06-01\r\n"),
     ],
 )
 def test_a_key_is_read_from_the_environment_and_sent_as_its_provider_expects(

@@ -45,6 +45,7 @@ OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
 """Fields that are unique to each request."""
 OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
+CHAT = "/v1/chat/completions"
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -78,11 +79,13 @@ class Ways:
     reader: WatchedReader
     clients: Mapping[str, httpx.AsyncClient]
 
-    async def told(self, way: str, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str]) -> Told:
+    async def told(
+        self, way: str, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], url: str = CHAT
+    ) -> Told:
         before = self._counts()
         body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
         answered = await self.clients[way].post(
-            "/v1/chat/completions", content=body, headers={"content-type": "application/json", **headers}
+            url, content=body, headers={"content-type": "application/json", **headers}
         )
         counted = {key: change for key, n in self._counts().items() if (change := round(n - before.get(key, 0.0), 9))}
         same = {
@@ -92,12 +95,14 @@ class Ways:
         }
         return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
 
-    async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
+    async def alike(
+        self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str, url: str = CHAT
+    ) -> Told:
         """Asserts that both servers give the same answer."""
         self.gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
-        by_uvicorn = await self.told("uvicorn", asked, headers)
+        by_uvicorn = await self.told("uvicorn", asked, headers, url)
         self.gateway.components.engines.state("local").breaker = Breaker()
-        by_us = await self.told("ours", asked, headers)
+        by_us = await self.told("ours", asked, headers, url)
         assert by_us.counted == by_uvicorn.counted, name
         assert by_us == by_uvicorn, name
         return by_us
@@ -114,7 +119,9 @@ class Ways:
 
 
 def _alike(body: bytes) -> bytes:
-    body = re.sub(rb"dec_\w+|chatcmpl-\w+|\"created\": ?\d+|request \w{16}", b"_", body)
+    body = re.sub(
+        rb"dec_\w+|chatcmpl-\w+|msg_dec_\w+|\"request_id\":\"\w{16}\"|\"created\": ?\d+|request \w{16}", b"_", body
+    )
     return re.sub(rb'"seconds":\{[^}]*\}', lambda told: b",".join(re.findall(rb'"\w+"', told[0])), body)
 
 
@@ -176,6 +183,34 @@ async def test_ordinary_requests_get_the_same_answer(ways: Ways, engine: Scripte
         assert told.status == 200, name
         assert ways.reader.started == before + 1, name
         assert engine.bodies[-1] == engine.bodies[-2], name
+
+
+MESSAGES: dict[str, tuple[dict[str, Any], bool, int]] = {
+    "a model": ({"model": "tiny"}, True, 200),
+    "a path": ({"model": "path:small_talk", "system": "Be kind.", "temperature": 0.5, "top_p": 0.5}, True, 200),
+    "auto, by rule": ({"model": "auto", "metadata": {"source": "inbox", "user_id": "u"}}, True, 200),
+    "a stream": ({"model": "tiny", "stream": True, "stop_sequences": ["x"], "top_k": 4}, True, 200),
+    "a prefill": ({"model": "tiny", "messages": [*said("Hello"), *said("It is", role="assistant")]}, True, 200),
+    "blocks": ({"model": "tiny", "system": [{"type": "text", "text": "Be kind."}]}, False, 200),
+    "tools": ({"model": "tiny", "tools": [{"name": "f", "input_schema": {}}]}, False, 200),
+    "an unknown field": ({"model": "tiny", "temprature": 1}, False, 400),
+    "an unknown model": ({"model": "nobody"}, True, 404),
+    "no messages": ({"model": "tiny", "messages": []}, False, 400),
+    "no limit": ({"model": "tiny", "max_tokens": None}, False, 400),
+    "a role of chats": ({"model": "tiny", "messages": said("Hello", role="tool")}, False, 400),
+}
+"""Fields, whether the fast reader reads them, and the status."""
+
+
+@pytest.mark.parametrize("url", ["/v1/messages", "/v1/messages?beta=true"])
+async def test_requests_in_anthropics_dialect_get_the_same_answer(ways: Ways, engine: ScriptedEngine, url: str) -> None:
+    engine.says(*answer("Hello", " there"))
+    for name, (fields, is_plain, status) in MESSAGES.items():
+        before = ways.reader.started
+        told = await ways.alike({"max_tokens": 9, "messages": said("Hello"), **fields}, {}, name, url)
+        assert told.status == status, name
+        assert ways.reader.started == before + is_plain, name
+        assert status != 200 or engine.bodies[-1] == engine.bodies[-2], name
 
 
 UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {

@@ -1,8 +1,9 @@
 """Provider presets: each provider's documented protocol is spoken over real sockets, and its errors are understood."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -24,120 +25,133 @@ NAMES = sorted(SHAPES)
 LOCAL_KEYS = {"context_window": 4096, "usd_per_million_tokens": PRICES}
 
 
+@dataclass
+class Site:
+    """A gateway with one model for each provider, called like the provider, and an own engine as the fallback."""
+
+    providers: Mapping[str, ProviderDouble]
+    http: httpx.AsyncClient
+    gateway: Gateway
+
+    async def ask(self, model: str, **more: Any) -> httpx.Response:
+        return await ask(self.http, f"path:{model}", **more)
+
+
 @asynccontextmanager
-async def site(
-    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch, key: str = KEY
-) -> AsyncIterator[tuple[ProviderDouble, httpx.AsyncClient, Gateway]]:
-    """A gateway with a provider's model, which is called "cloud" here, and an own engine as the fallback."""
+async def opened(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> AsyncIterator[Site]:
     monkeypatch.setenv("CLOUD_KEY", key)
-    async with running_provider(name) as provider:
-        models = neighbours.config.models
-        models["models"]["cloud"] = {**LOCAL_KEYS, "upstream": provider.shape.model}
-        models["engines"]["cloud"] = {
-            "model": "cloud", "provider": name, "url": provider.url, "api_key_env": "CLOUD_KEY",
-            **provider.shape.engine,
-        }  # fmt: skip
-        neighbours.config.paths["cloud"] = {"model": "cloud", "max_tokens": 60, "seed": 5, "temperature": 0.5}
-        neighbours.config.tasks["chat"] |= {"policy": {"fixed": "cloud"}, "fallback": ["small_talk"]}
+    async with AsyncExitStack() as stack:
+        doubles = {name: await stack.enter_async_context(running_provider(name)) for name in NAMES}
+        models, tasks = neighbours.config.models, neighbours.config.tasks
+        for name, provider in doubles.items():
+            models["models"][name] = {**LOCAL_KEYS, "upstream": provider.shape.model}
+            models["engines"][name] = {
+                "model": name, "provider": name, "url": provider.url, "api_key_env": "CLOUD_KEY",
+                **provider.shape.engine,
+            }  # fmt: skip
+            neighbours.config.paths[name] = {"model": name, "max_tokens": 60, "seed": 5, "temperature": 0.5}
+        tasks["chat"] |= {"policy": {"fixed": "groq"}, "fallback": ["small_talk"]}
         await neighbours.ready()
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-            yield provider, http, gateway
+            yield Site(doubles, http, gateway)
 
 
-async def ask(http: httpx.AsyncClient, model: Any = "path:cloud", **more: Any) -> httpx.Response:
+async def ask(http: httpx.AsyncClient, model: Any, **more: Any) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello, how are you today?"}], **more}
     return await http.post("/v1/chat/completions", json=body)
 
 
-@pytest.mark.parametrize("name", NAMES)
 async def test_a_request_is_written_as_its_provider_documents_it(
-    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with site(neighbours, name, monkeypatch) as (provider, http, gateway):
-        plain = await ask(http, logprobs=False, n=1, prompt_cache_key=None)
-        assert plain.status_code == 200, plain.text
-        body = plain.json()
-        assert body["choices"][0]["message"]["content"] == TEXT
-        assert (body["model"], provider.bodies[0]["model"]) == ("cloud", provider.shape.model)
-        cached = provider.shape.cached
-        usage = body["usage"]
-        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 2)
-        assert usage["prompt_tokens_details"]["cached_tokens"] == cached
-        cost = (20 - cached) * 1e-6 + cached * 0.25e-6 + 2 * 4e-6
-        assert body["pointsman"]["cost_usd"] == pytest.approx(cost)
-        streamed = await ask(http, stream=True, stream_options={"include_usage": True})
-        assert streamed.text.endswith("data: [DONE]\n\n"), streamed.text
-        assert '"prompt_tokens":20' in streamed.text.replace(" ", "")
-        assert "there" in streamed.text
-        assert provider.urls == [provider.shape.chat] * 2
-        sent = provider.bodies[0]
-        assert 60 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
-        assert 5 in (sent.get("seed"), sent.get("random_seed"))
-        assert gateway.metric("pointsman_engine_attempts_total", engine="cloud", outcome="ok") == 2
+    async with opened(neighbours, monkeypatch) as site:
+        for name, provider in site.providers.items():
+            plain = await site.ask(name, logprobs=False, n=1, prompt_cache_key=None)
+            assert plain.status_code == 200, (name, plain.text)
+            body, cached = plain.json(), provider.shape.cached
+            assert body["choices"][0]["message"]["content"] == TEXT, name
+            assert (body["model"], provider.bodies[0]["model"]) == (name, provider.shape.model)
+            usage = body["usage"]
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 2), name
+            assert usage["prompt_tokens_details"]["cached_tokens"] == cached, name
+            cost = (20 - cached) * 1e-6 + cached * 0.25e-6 + 2 * 4e-6
+            assert body["pointsman"]["cost_usd"] == pytest.approx(cost), name
+            streamed = await site.ask(name, stream=True, stream_options={"include_usage": True})
+            assert streamed.text.endswith("data: [DONE]\n\n"), (name, streamed.text)
+            assert '"prompt_tokens":20' in streamed.text.replace(" ", ""), name
+            assert "there" in streamed.text, name
+            assert provider.urls == [provider.shape.chat] * 2, name
+            sent = provider.bodies[0]
+            assert 60 in (sent.get("max_tokens"), sent.get("max_completion_tokens")), name
+            assert 5 in (sent.get("seed"), sent.get("random_seed")), name
+            assert site.gateway.metric("pointsman_engine_attempts_total", engine=name, outcome="ok") == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
 async def test_a_wrong_key_is_named_and_the_fallback_answers(
-    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with site(neighbours, name, monkeypatch, key="sk-wrong") as (provider, http, _):
-        refused = await ask(http)
-        assert refused.status_code == 503, refused.text
-        message = refused.json()["error"]["message"]
-        assert f"engine 'cloud' answered {provider.shape.unauthorized.status}" in message
-        assert "check its api_key_env and provider" in message
-        fallen_back = await ask(http, "auto")
-        assert fallen_back.headers["x-pointsman-path"] == "small_talk"
+    async with opened(neighbours, monkeypatch, key="sk-wrong") as site:
+        for name, provider in site.providers.items():
+            refused = await site.ask(name)
+            assert refused.status_code == 503, (name, refused.text)
+            message = refused.json()["error"]["message"]
+            assert f"engine '{name}' answered {provider.shape.unauthorized.status}" in message
+            assert "check its api_key_env and provider" in message, name
+        assert (await ask(site.http, "auto")).headers["x-pointsman-path"] == "small_talk"
 
 
-@pytest.mark.parametrize("name", NAMES)
 async def test_a_provider_that_is_busy_is_left_alone_for_the_time_that_it_names(
-    neighbours: Neighbours, name: str, monkeypatch: pytest.MonkeyPatch
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with site(neighbours, name, monkeypatch) as (provider, http, gateway):
-        provider.is_busy = True
-        refused = await ask(http)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded"), refused.text
-        assert gateway.metric("pointsman_engine_breaker_open", engine="cloud") == 0
-        asked, wait = len(provider.bodies), provider.shape.wait
-        left = gateway.components.engines.state("cloud").cooldown_left
-        assert left == pytest.approx(wait or 0, abs=1)
-        assert (await ask(http, "auto")).headers["x-pointsman-path"] == "small_talk"
-        assert (len(provider.bodies) == asked) is (wait is not None)
+    async with opened(neighbours, monkeypatch) as site:
+        for name, provider in site.providers.items():
+            provider.is_busy = True
+            refused = await site.ask(name)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_overloaded"), (
+                name,
+                refused.text,
+            )
+            left = site.gateway.components.engines.state(name).cooldown_left
+            assert left == pytest.approx(provider.shape.wait or 0, abs=1), name
+            assert site.gateway.metric("pointsman_engine_breaker_open", engine=name) == 0
+        asked = len(site.providers["groq"].bodies)
+        assert (await ask(site.http, "auto")).headers["x-pointsman-path"] == "small_talk"
+        assert len(site.providers["groq"].bodies) == asked
 
 
-@pytest.mark.parametrize(
-    ("name", "field"), [(name, "top_k") for name in NAMES if name not in ("together", "openrouter")] + [("groq", "n")]
-)
 async def test_a_field_that_a_provider_rejects_is_rejected_before_it_is_sent(
-    neighbours: Neighbours, name: str, field: str, monkeypatch: pytest.MonkeyPatch
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with site(neighbours, name, monkeypatch) as (provider, http, _):
-        refused = await ask(http, **{field: 2})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter")
-        assert provider.bodies == []
+    async with opened(neighbours, monkeypatch) as site:
+        fields = [(name, "top_k") for name in NAMES if name not in ("together", "openrouter")] + [("groq", "n")]
+        for name, field in fields:
+            refused = await site.ask(name, **{field: 2})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter"), name
+            assert site.providers[name].bodies == []
 
 
 async def test_one_model_on_two_providers_is_balanced_and_outlives_one_of_them(
     neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running_provider("azure-deployments") as azure, site(neighbours, "openai", monkeypatch) as (openai, *_):
-        engines = neighbours.config.models["engines"]
-        engines["azure"] = {
-            "model": "cloud", "provider": "azure-deployments", "upstream": "my-deployment", "url": azure.url,
-            "api_key_env": "CLOUD_KEY",
-        }  # fmt: skip
+    monkeypatch.setenv("CLOUD_KEY", KEY)
+    async with running_provider("azure-deployments") as azure, running_provider("openai") as openai:
+        models, key = neighbours.config.models, {"model": "cloud", "api_key_env": "CLOUD_KEY"}
+        models["models"]["cloud"] = {**LOCAL_KEYS, "upstream": "gpt-4o-mini"}
+        models["engines"] |= {
+            "openai": {**key, "provider": "openai", "url": openai.url},
+            "azure": {**key, "provider": "azure-deployments", "upstream": "my-deployment", "url": azure.url},
+        }
+        await neighbours.ready()
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             for number in range(24):
                 text = [{"role": "user", "content": f"{number} is a number"}]
-                assert (await ask(http, messages=text)).status_code == 200
+                assert (await ask(http, "cloud", messages=text)).status_code == 200
             assert openai.bodies
-            assert azure.bodies
             assert {body["model"] for body in azure.bodies} == {"my-deployment"}
             openai.is_down = True
             for number in range(8):
                 text = [{"role": "user", "content": f"{number} is a number"}]
-                answered = await ask(http, messages=text)
+                answered = await ask(http, "cloud", messages=text)
                 assert answered.json()["model"] == "cloud", answered.text
 
 

@@ -372,7 +372,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "unsupported_tool", "tool_choice"),
     ({"text": {"format": {"type": "json_schema"}}}, "bad_parameter", "text.format"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_item", "input[0].type"),
-    ({"input": [{"role": "user", "content": IMAGE}]}, "unsupported_content", "input[0].content[0]"),
+    ({"input": [{"role": "user", "content": IMAGE}]}, "unsupported_content", "input[0].content[0].image_url"),
     ({"input": [{"role": "user", "content": 5}]}, "bad_parameter", "input[0].content"),
     ({"input": [{"content": "x"}]}, "bad_parameter", "input[0].role"),
     ({"input": [{"type": "function_call", "name": "f"}]}, "bad_parameter", "input[0].arguments"),

@@ -11,7 +11,7 @@ from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, answer, chunk, usage
 from tests.gateway.doubles.gateway import Neighbours
 
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 
@@ -85,6 +85,29 @@ async def test_no_api_truncates_structured_output(api: ApiClient, engine: Script
         assert not {"stop", "max_tokens"} & engine.bodies[-1].keys()
     await api.ask(IN_TRIAGE, "path:triage_few_shot")
     assert (engine.bodies[-1]["stop"], engine.bodies[-1]["max_tokens"]) == (["\n\n"], 60)
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+FORM = {"type": "json_schema", "schema": PERSON}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "max_tokens"),
+    [
+        ("responses", {"input": "Hi", "text": {"format": {"name": "person", **FORM}}}, None),
+        ("responses", {"input": "Hi", "tools": [{"type": "function", **TOOLS[0]["function"]}]}, None),
+        ("messages", {"messages": MESSAGES, "max_tokens": 50, "output_config": {"format": FORM}}, 50),
+        ("messages", {"messages": MESSAGES, "max_tokens": 50, "tools": [{"name": "a", "input_schema": PERSON}]}, 50),
+    ],
+)
+async def test_no_dialect_truncates_structured_output(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str, body: dict[str, Any], max_tokens: int | None
+) -> None:
+    engine.says(*answer('{"name": "Ann"}'))
+
+    await http.post(f"/v1/{route}", json={"model": "path:small_talk", **body})
+
+    assert (engine.bodies[-1].get("stop"), engine.bodies[-1].get("max_tokens")) == (None, max_tokens)
 
 
 @pytest.mark.parametrize(

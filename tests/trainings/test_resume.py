@@ -68,7 +68,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_rejected_with_the_difference(
     for rows, options, what in ((other, (), "training data"), (data, ("--rank", 8), "recipe")):
         run = train(base, rows, tmp_path / "out", *TINY, *EPOCHS, *state, *options)
         assert run.code == 1
-        assert f"is of another run: its {what} differs" in run.warnings
+        assert f"belongs to another run: its {what} differs" in run.warnings
 
 
 def test_a_checkpoint_is_not_overwritten_without_the_option(base: Path, data: Path, tmp_path: Path) -> None:

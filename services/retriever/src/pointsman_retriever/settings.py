@@ -70,4 +70,4 @@ class Settings(BaseSettings):
 
 def cores() -> int:
     """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none

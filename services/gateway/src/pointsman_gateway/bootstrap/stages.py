@@ -94,6 +94,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
             engines,
             config.digest,
             dependencies.freshness,
+            {name: model.input for name, model in config.models.models.items()},
         ),
         prompts=Prompts(_strategies(config, trained, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),

@@ -111,7 +111,8 @@ class CacheKeyBuilder:
 
     def _is_cacheable(self, request: Request, prompt: Prompt, sampling: Sampling) -> bool:
         return (
-            (sampling.temperature == 0 or self.config.allow_nonzero_temperature)
+            not request.media
+            and (sampling.temperature == 0 or self.config.allow_nonzero_temperature)
             and (bool(request.user) or not self.config.per_user)
             # An answer without passages, made while the retriever was not available, must not be stored.
             and {name for name, _ in prompt.collection_versions} == set(self._path.collections)

@@ -219,6 +219,8 @@ def _rule_matches(
         return False
     if pattern is not None and not pattern.search(excerpt.text):
         return False
+    if rule.has is not None and rule.has not in request.media:
+        return False
     return rule.json_schema is None or rule.json_schema == _asks_for_schema(request)
 
 

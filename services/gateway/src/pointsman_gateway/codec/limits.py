@@ -107,10 +107,11 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
     if list in map(type, map(_content_of, messages)):
         parts = [message.content for message in messages if type(message.content) is list]
         _check_count(sum(map(len, parts)), limits.max_parts, "messages", "content parts")
-    for name in _TOOLS if extra else ():
-        tools = extra.get(name)
-        if isinstance(tools, list):
-            _check_count(len(tools), limits.max_tools, name, name)
+    if extra:
+        for name in _TOOLS:
+            tools = extra.get(name)
+            if isinstance(tools, list):
+                _check_count(len(tools), limits.max_tools, name, name)
 
 
 def _check_count(count: int, limit: int, param: str, what: str) -> None:

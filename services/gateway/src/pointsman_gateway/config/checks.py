@@ -110,7 +110,7 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
 
 def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
     """Check that every engine of the path's model accepts its parameters."""
-    own = {field for field in ("temperature", "top_p", "stop") if getattr(path, field) not in (None, ())}
+    own = {field for field in ("temperature", "top_p", "stop", "seed") if getattr(path, field) not in (None, ())}
     for engine in models.engines.values():
         if engine.model != path.model or (path.adapter and not engine.has_adapters):
             continue

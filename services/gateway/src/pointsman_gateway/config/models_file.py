@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -57,6 +57,9 @@ def _allow_unknown(schema: dict[str, Any]) -> None:
 class ModelConfig(Strict):
     upstream: str = Field(
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
+    )
+    input: tuple[Literal["text", "image", "audio", "video", "file", "url"], ...] = Field(
+        default=("text",), description="what it takes; url: it may be sent media by URL, which the engine then fetches"
     )
     context_window: int = Field(
         default=0, ge=1, description="tokens, prompt and answer together; unset: of the price list"

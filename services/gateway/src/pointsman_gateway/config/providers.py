@@ -26,6 +26,10 @@ MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
 
 
+Dialect = Literal["openai", "anthropic"]
+"""The formats of requests and streams."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One URL of an engine, and the names of the parameters there."""
@@ -53,6 +57,7 @@ class EngineApi:
     """The header line with the API key; empty without a key."""
     adapter_name: str = "{adapter}"
     lists_adapters_by_root: bool = False
+    dialect: Dialect = "openai"
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
         """Return the name by which a request asks for an adapter."""
@@ -71,6 +76,8 @@ class Provider(Strict):
     query: str = ""
     options: dict[str, str] = Field(default_factory=dict)
     auth_header: str = Field(default="authorization: Bearer {key}", pattern=r"^[a-z-]+: .*\{key\}$")
+    headers: dict[str, str] = Field(default_factory=dict)
+    dialect: Dialect = "openai"
     key_env: str = ""
     parameters: dict[Literal["max_tokens", "seed"], str] = Field(default_factory=dict)
     request_usage: bool = True
@@ -110,14 +117,17 @@ class Provider(Strict):
             return f"{of}?{query}" if query and of else of
 
         stream = {"stream": True, "stream_options": {"include_usage": True}} if self.request_usage else {"stream": True}
-        chat = Endpoint(path(f"{prefix}/chat/completions"), **self.parameters, stream=stream)
+        chat_path = f"{prefix}/messages" if self.dialect == "anthropic" else f"{prefix}/chat/completions"
+        chat = Endpoint(path(chat_path), **self.parameters, stream=stream)
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return EngineApi(
             {"chat": chat, "completion": Endpoint(path(f"{prefix}/completions"), stream=stream)},
             path(models),
             path(f"{prefix}/embeddings"),
-            auth_header,
+            auth_header + headers,
             self.adapter_name,
             self.adapters == "listed_by_root",
+            self.dialect,
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:

@@ -180,11 +180,12 @@ class RuleConfig(Strict):
     metadata: dict[str, str] = Field(default_factory=dict)
     regex: str = ""
     json_schema: bool | None = Field(default=None, description="whether the request asks for a JSON schema")
+    has: Literal["image", "audio", "video", "file"] | None = Field(default=None, description="media in the request")
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> "RuleConfig":
-        if not self.metadata and not self.regex and self.json_schema is None:
-            raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema")
+        if not self.metadata and not self.regex and self.json_schema is None and self.has is None:
+            raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema, has")
         return self
 
 

@@ -95,6 +95,8 @@ ANONYMOUS = Caller(is_operator=True)
 AUTO = "auto"
 """The model name with which a client leaves the choice of the path to the gateway."""
 
+NO_MEDIA: frozenset[str] = frozenset()
+
 PATH_PREFIX = "path:"
 """Before the name of a path in a request's `model`."""
 
@@ -108,7 +110,8 @@ class Message:
     role: str
     content: str
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Other fields of the message ("name", "tool_calls", "tool_call_id"), passed to the engine."""
+    """Other fields of the message ("name", "tool_calls", "tool_call_id"), passed to the engine. If the message has
+    media, "content" is all of it in parts, of which `content` is the text."""
 
 
 @value
@@ -130,6 +133,8 @@ class Request:
     operation: Operation = "chat"
     as_a_whole: bool = False
     """The answer is delivered in one piece, so chunks that arrive together may be joined."""
+    media: frozenset[str] = NO_MEDIA
+    """What a model must take in addition to text: "image", "audio", "video", "file"; "url" if it has to fetch it."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

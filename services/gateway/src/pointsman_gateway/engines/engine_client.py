@@ -168,7 +168,7 @@ def refused(
         text = f"engine '{request.engine}' answered {status}, a redirect to '{location[:200]}', which is not followed"
     elif status in (401, 403) or code in KEY_CODES:
         text = f"{text}; check its api_key_env and provider"
-    if status == 429:
+    if status in (429, 529):  # 529 is Anthropic's
         return NotEngineFault(text, code=OVERLOADED, retry_after=_cut(retry_after))
     if status == 404:
         return NotServed(text, code=ERROR, retry_after=1.0)

@@ -1,6 +1,7 @@
 """The client for OpenAI-compatible engines: sends requests, and pushes the answers to sinks as they arrive."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from math import inf
 from typing import Any
@@ -9,7 +10,8 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.config.providers import Endpoint
+from pointsman_gateway.config.providers import Dialect, Endpoint
+from pointsman_gateway.engines.anthropic_messages import MessagesReader, to_messages_body
 from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     broke_off,
@@ -76,7 +78,7 @@ class OpenAITransfer:
         self._sink: ChunkSink | None = sink
         self._origin = origin_of(request.url)
         extra = request.sampling.extra
-        self._reader = EventReader(request.as_a_whole, _choice_count(request) if extra else 1)
+        self._reader = _READERS[request.api.dialect](request.as_a_whole, _choice_count(request) if extra else 1)
         self._has_begun = self._is_new = self._is_paused = False
         self._context = copy_context()
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
@@ -133,7 +135,9 @@ class OpenAITransfer:
     def _post(self, connection: Connection) -> None:
         self._connection, request = connection, self._request
         endpoint = request.api.endpoints[request.operation]
-        connection.post(_head(self._origin, request, endpoint), _encode(_body(request, endpoint)))
+        connection.post(
+            _head(self._origin, request, endpoint), _encode(_BODIES[request.api.dialect](request, endpoint))
+        )
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
         connection.on_event = self._on_event
 
@@ -192,7 +196,7 @@ class OpenAITransfer:
             self._release()
             self._connect()
 
-    def _reported_error(self, reader: EventReader) -> PointsmanError:
+    def _reported_error(self, reader: EventReader | MessagesReader) -> PointsmanError:
         """vLLM checks some parameters, such as schemas, only after it has started its stream."""
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
@@ -260,6 +264,16 @@ def _body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     if sampling.stop:
         body["stop"] = sampling.stop
     return body
+
+
+_READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
+    "openai": EventReader,
+    "anthropic": MessagesReader,
+}
+_BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] = {
+    "openai": _body,
+    "anthropic": to_messages_body,
+}
 
 
 def _choice_count(request: EngineRequest) -> int:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.http import routes
-from pointsman_gateway.http.anthropic.messages import MESSAGES, count_tokens, create_message
+from pointsman_gateway.http.anthropic import MESSAGES, count_tokens, create_message
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console

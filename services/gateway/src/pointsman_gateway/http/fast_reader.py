@@ -9,6 +9,7 @@ with unknown fields, over 256 KiB, malformed, or with a key that has to be looke
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +17,11 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
-from pointsman_gateway.http.anthropic.messages import MESSAGES
+from pointsman_gateway.domain import Caller, Request
+from pointsman_gateway.http.anthropic import MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
-from pointsman_gateway.http.dependencies import Dialect, HttpDependencies, parse_timeout
+from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
+from pointsman_gateway.http.encoding import Encoder
 from pointsman_gateway.http.openai.chat import CHAT
 from pointsman_gateway.http.sinks import Connection, ConnectionSink
 
@@ -54,7 +57,8 @@ class Head:
     timeout: bytes | None
     cache: str
     header_count: int
-    dialect: Dialect
+    read_body: Callable[[bytes, float, Caller, str, float], tuple[Request, Encoder] | None]
+    """The `read_plain` of the request's dialect."""
 
 
 class HeadParser:
@@ -88,7 +92,7 @@ class HeadParser:
             headers.get(b"x-request-timeout"),
             cache_mode(headers.get(b"cache-control")),
             len(lines),
-            next(dialect for dialect in DIALECTS if head[:start] in dialect.request_lines),
+            next(dialect.read_plain for dialect in DIALECTS if head[:start] in dialect.request_lines),
         )
         if not headers.keys() & _PER_REQUEST_HEADERS:
             if len(self._cache) >= MAX_CACHED_HEADS:
@@ -135,7 +139,7 @@ class ChatReader:
             return length
         try:
             deadline = self._clock() + parse_timeout(head.timeout, self._request_timeout)
-            read = head.dialect.read_plain(data[end:], deadline, caller, head.cache, arrived)
+            read = head.read_body(data[end:], deadline, caller, head.cache, arrived)
         except InvalidArgument:
             return 0  # reported when the request is read again
         if read is None:

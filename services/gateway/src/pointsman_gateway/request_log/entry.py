@@ -189,8 +189,8 @@ def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
-    """The messages as they were sent; None if they are longer than `MAX_TEXT_BYTES`."""
-    if request.characters > MAX_TEXT_BYTES:
+    """The messages as they were sent; None if they have media, or are longer than `MAX_TEXT_BYTES`."""
+    if request.media or request.characters > MAX_TEXT_BYTES:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
     return messages if len(_encode(messages)) <= MAX_TEXT_BYTES else None

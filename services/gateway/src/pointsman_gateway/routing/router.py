@@ -1,17 +1,17 @@
 """The router: a path that the request names, else the task's policy, else the default path.
 
-Paths that are unavailable, or outside the key's scope, are passed over.
+Paths that are unavailable, outside the key's scope, or whose model cannot take the request's media are passed over.
 """
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from typing import Protocol
 
-from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.errors import InvalidArgument, NotFound
 
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import StaleConfig, TaskConfig
@@ -29,6 +29,9 @@ from pointsman_gateway.routing.path_state import (
     resolve_adapter,
     within_scope,
 )
+
+TEXT = ("text",)
+NO_INPUTS: Mapping[str, Collection[str]] = {}
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 """Stands for a request in previews and in plans that do not depend on it."""
@@ -81,7 +84,9 @@ class Router:
         adapters: Adapters,
         generation: str = "",
         freshness: Freshness = ALWAYS_FRESH,
+        model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
     ) -> None:
+        """`model_inputs` is what each model takes; a model that is missing takes text."""
         self._paths = paths
         self._tasks = tasks
         self._default = paths[default_path]
@@ -92,6 +97,7 @@ class Router:
         self._adapters = adapters
         self._generation = generation
         self._freshness = freshness
+        self._model_inputs = model_inputs
         self._abstained = Plan((default_path,), "abstained")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
         self._constant_plans = {
@@ -197,9 +203,13 @@ class Router:
         if request.caller.scope is not UNRESTRICTED:
             paths, plan = within_scope(request.caller.scope, labels.task, paths, plan)
         unavailable = {path.name: why for path in paths if (why := self._availability.why_not(path))}
+        if request.media:
+            unavailable |= self._unsuitable(request, paths)
         # If no path is available, the first is tried nevertheless, because its own error says what is wrong.
         chosen, *others = (
-            ([path for path in paths if path.name not in unavailable] or paths[:1]) if unavailable else paths
+            ([path for path in paths if path.name not in unavailable] or self._suitable(request, paths)[:1])
+            if unavailable
+            else paths
         )
         escalation = self._escalation(labels.task, chosen, others) if plan.escalates else ()
         return Decision(
@@ -221,6 +231,30 @@ class Router:
             escalation=escalation,
             stream_unvalidated=plan.stream_unvalidated,
         )
+
+    def _suitable(self, request: Request, paths: Sequence[Path]) -> Sequence[Path]:
+        return [path for path in paths if not self._why_unsuitable(request, path)]
+
+    def _unsuitable(self, request: Request, paths: Sequence[Path]) -> Mapping[str, str]:
+        """Return the paths whose models cannot take the request's media, with the reason. Raises InvalidArgument."""
+        if not self._suitable(request, paths):
+            raise self._no_suitable_path(request, paths[0])
+        return {path.name: why for path in paths if (why := self._why_unsuitable(request, path))}
+
+    def _why_unsuitable(self, request: Request, path: Path) -> str:
+        """Return why the path's model cannot take the request's media; empty if it can."""
+        inputs = self._model_inputs.get(path.model, TEXT)
+        missing = " and no ".join(sorted(request.media.difference(inputs)))
+        return f"its model '{path.model}' takes {', '.join(inputs)}, and no {missing}" if missing else ""
+
+    def _no_suitable_path(self, request: Request, path: Path) -> InvalidArgument:
+        scope = request.caller.scope
+        names = [n for n, p in self._paths.items() if not self._why_unsuitable(request, p) and scope.allows(p)]
+        advice = f"send it to {', '.join(PATH_PREFIX + name for name in names)}" if names else "no path takes it"
+        if "url" in request.media:
+            advice += ', or send the data itself, as a "data:" URL'
+        message = f"path '{path.name}' cannot answer this: {self._why_unsuitable(request, path)}; {advice}"
+        return InvalidArgument(message, code="unsupported_content", param="messages")
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
         """Return the paths of the policy that come after `chosen`."""

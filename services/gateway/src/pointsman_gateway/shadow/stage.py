@@ -72,7 +72,12 @@ class Shadowing:
         if receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
             return
         path = self._sampled_path(receipt.decision)
-        if path and request.operation == "chat" and self._settings.is_allowed(request, receipt.decision.task, path):
+        if (
+            path
+            and request.operation == "chat"
+            and not request.media
+            and self._settings.is_allowed(request, receipt.decision.task, path)
+        ):
             self._start(request, receipt, answers[-1] if answers else None, path)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:

@@ -1,1 +1,219 @@
-"""Anthropic's Messages API: a second dialect of the requests that `http/openai/chat.py` reads."""
+"""Anthropic's Messages API: converts its bodies to the same `Request` as a chat completion; and counts tokens."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import fastapi
+import msgspec
+from fastapi.responses import JSONResponse
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from pointsman_gateway.codec.headers import CACHE_USE
+from pointsman_gateway.codec.limits import check_counts, reject_non_finite
+from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Temperature, TopP
+from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
+from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.http.anthropic.conversion import (
+    bad_parameter,
+    to_chat_choice,
+    to_functions,
+    to_messages,
+    to_response_format,
+)
+from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.dependencies import (
+    HAS_RECEIPT,
+    Dialect,
+    caller_of_request,
+    deadline_of_request,
+    dependencies_of,
+    respond,
+)
+from pointsman_gateway.http.encoding import MESSAGES_PATH, Encoder, anthropic_error
+from pointsman_gateway.http.openai.chat import decode_body, media_of
+from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody, strict_struct
+from pointsman_gateway.pipeline.admission import MAX_USER_CHARACTERS
+
+IGNORED_FIELDS = frozenset(
+    {"betas", "cache_control", "context_management", "diagnostics", "fallbacks", "inference_geo", "service_tier",
+     "speed", "user_profile_id", "workspace_id"}
+)  # fmt: skip
+"""Fields that clients send to every server; the engine does not get them."""
+REJECTED_FIELDS = {
+    "container": "the gateway runs no code",
+    "mcp_servers": "the gateway calls no tools; let the client call the server, and send its tools as 'tools'",
+}
+"""Fields that would need a part that the gateway does not have, and what to do instead."""
+_NO_FIELDS: Mapping[str, Any] = {}
+
+
+class MessageParam(BaseModel):
+    role: Literal["user", "assistant", "system"]
+    content: str | FailFastList[dict[str, Any]]
+
+
+class MessagesBody(BaseModel):
+    """`POST /v1/messages`. Fields that are not declared go to the engine if it accepts them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
+    max_tokens: MaxTokens | None = None
+    messages: FailFastList[MessageParam] = Field(default=[])
+    system: str | FailFastList[dict[str, Any]] | None = None
+    stream: bool | None = False
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    stop_sequences: FailFastList[str] | None = Field(default=None, description="null: the path's; []: none")
+    metadata: FailFastDict[str | None] | None = Field(
+        default=None, description="`user_id` is the user; rules may use other entries"
+    )
+    tools: FailFastList[dict[str, Any]] | None = Field(
+        default=None, description="functions; those that Anthropic runs itself are left out"
+    )
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = Field(default=None, description="accepted; models think as they are set up to")
+    output_config: dict[str, Any] | None = Field(default=None, description="`format` and `effort`")
+    output_format: dict[str, Any] | None = Field(default=None, description="the older name of `output_config.format`")
+
+    def to_request(
+        self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
+    ) -> Request:
+        """Raises InvalidArgument."""
+        return to_request(self, deadline, caller, cache, arrived)
+
+    def encoder(self) -> Encoder:
+        return MessageEncoder(self.stop_sequences or ())
+
+
+class CountTokensBody(SurrogateFreeBody, MessagesBody):
+    """`POST /v1/messages/count_tokens`: a request whose answer needs no limit."""
+
+    max_tokens: MaxTokens | None = 1
+    stream: Literal[False] | None = False
+
+
+_decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
+
+
+def read_plain_message(
+    body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
+) -> tuple[Request, Encoder] | None:
+    """Reads a body in which all content is text, without tools, as `read_plain_chat` does. Raises InvalidArgument."""
+    try:
+        message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return to_request(message, deadline, caller, cache, arrived), MessageEncoder(message.stop_sequences or ())
+
+
+def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
+    """Raises InvalidArgument."""
+    if body.max_tokens is None:
+        raise bad_parameter("'max_tokens' is missing; it limits the answer", "max_tokens")
+    if not body.messages:
+        raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
+    check_counts(body.messages, {"tools": body.tools} if body.tools else _NO_FIELDS)
+    messages: list[Message] = []
+    system = body.system
+    if system:
+        messages += [Message("system", system)] if isinstance(system, str) else to_messages("system", system, "system")
+    for number, message in enumerate(body.messages):
+        content = message.content
+        if isinstance(content, str):
+            messages.append(Message(message.role, content))
+        else:
+            messages += to_messages(message.role, content, f"messages[{number}].content")
+    last = messages[-1]
+    continues = last.role == "assistant" and not last.extra
+    is_plain = body.model_extra is None and body.top_k is None and not continues
+    user, metadata = _split_metadata(body.metadata) if body.metadata else ("", _NO_FIELDS)
+    return Request(
+        model=body.model,
+        messages=tuple(messages),
+        sampling=Sampling(
+            max_tokens=body.max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            stop=None if body.stop_sequences is None else _stop_sequences(body.stop_sequences),
+            extra=_NO_FIELDS if is_plain else _to_fields(body, continues),
+        ),
+        metadata=metadata,
+        user=user,
+        deadline=deadline,
+        caller=caller,
+        cache=cache,
+        arrived_at=arrived,
+        as_a_whole=not body.stream,
+        media=NO_MEDIA if body.model_extra is None else media_of(messages),
+    )
+
+
+def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
+    if len(stop) > MAX_STOP_SEQUENCES:
+        raise bad_parameter(f"'stop_sequences' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", "stop_sequences")
+    return tuple(stop)
+
+
+def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[str, str]]:
+    """The user, and what rules may use. Raises InvalidArgument."""
+    user = metadata.get("user_id") or ""
+    if len(user) > MAX_USER_CHARACTERS:
+        raise bad_parameter(f"'metadata.user_id' may have {MAX_USER_CHARACTERS} characters", "metadata.user_id")
+    return user, {name: value for name, value in metadata.items() if name != "user_id" and value is not None}
+
+
+def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
+    """The engine's fields by their names in chat completions. Raises InvalidArgument."""
+    extra = body.model_extra or _NO_FIELDS
+    for name, advice in REJECTED_FIELDS.items():
+        if extra.get(name):
+            raise InvalidArgument(f"'{name}': {advice}", code="unsupported_parameter", param=name)
+    if extra.get("n") not in (None, 1):
+        raise bad_parameter("'n' is not supported: a message is one answer", "n")
+    reject_non_finite(extra)
+    tools, output = to_functions(body.tools or ()), body.output_config or _NO_FIELDS
+    choice = body.tool_choice or _NO_FIELDS
+    fields = {
+        "top_k": body.top_k,
+        "tools": tools or None,
+        "tool_choice": to_chat_choice(choice, tools) if choice else None,
+        "parallel_tool_calls": False if choice.get("disable_parallel_tool_use") and tools else None,
+        "response_format": to_response_format(output.get("format") or body.output_format),
+        "reasoning_effort": output.get("effort"),
+        # The answer continues the assistant's message, as with Anthropic; these are vLLM's names.
+        "continue_final_message": continues or None,
+        "add_generation_prompt": False if continues else None,
+    }
+    reject_non_finite(fields)
+    own = {name: value for name, value in extra.items() if name not in IGNORED_FIELDS | REJECTED_FIELDS.keys()}
+    return {**own, **{name: value for name, value in fields.items() if value is not None}}
+
+
+MESSAGES = Dialect(
+    tuple([b"POST %b HTTP/1.1\r\n" % target.encode() for target in (MESSAGES_PATH, f"{MESSAGES_PATH}?beta=true")]),
+    read_plain_message,
+    partial(decode_body, MessagesBody),
+    anthropic_error,
+)
+
+
+async def create_message(body: MessagesBody, request: fastapi.Request) -> Response:
+    """Answers one conversation in the format of Anthropic's Messages API."""
+    # `ConversationRoute` handles these requests; FastAPI documents this function.
+    return await respond(request, body.to_request(deadline_of_request(request)), body.encoder(), bool(body.stream))
+
+
+async def count_tokens(body: CountTokensBody, request: fastapi.Request) -> Response:
+    """Counts the tokens of the prompt that the request would have; nothing is generated or charged."""
+    pipeline = dependencies_of(request).pipeline
+    decoded = body.to_request(deadline_of_request(request), caller_of_request(request))
+    request.scope[HAS_RECEIPT] = True
+    routed = await pipeline.decide(decoded, with_prompt=True)
+    count, is_exact = await pipeline.count_tokens(decoded, routed)
+    told = {"path": routed.decision.path.name, "count": "exact" if is_exact else "estimate"}
+    return JSONResponse({"input_tokens": count, "pointsman": told})

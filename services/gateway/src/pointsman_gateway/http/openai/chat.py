@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: converts the body of a chat request to a `Request`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reje
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
+from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
 from pointsman_gateway.http.encoding import Encoder, openai_error
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
@@ -28,7 +29,16 @@ from pointsman_gateway.http.openai.fields import (
 )
 
 TEXT_PARTS = ("text", "refusal", "thinking")
-"""Content parts that are supported. Each has a field of its name, with a text."""
+"""Content parts with a text, in a field of the part's name."""
+MEDIA_PARTS = {"image_url": "image", "input_audio": "audio", "audio_url": "audio", "video_url": "video", "file": "file"}
+"""Content parts that are passed on to models that take them, and what they hold."""
+MEDIA_FIELDS = {
+    "input_audio": ("data", '"data" (base64) and its "format"'),
+    "file": ("file_data", '"file_data", as a "data:" URL; no files are kept'),
+}
+"""The field with the data of a part, and what it must be. In all others it is a URL."""
+URL_SCHEMES = ("data:", "https:", "http:")
+MEDIA_ROLES = ("user", "tool")
 
 _NO_FIELDS: Mapping[str, Any] = {}
 
@@ -104,8 +114,10 @@ def read_plain_chat(
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     options = chat.stream_options
-    encoder = ChatEncoder(options is not None and bool(options.include_usage))
-    return to_request(chat, deadline, caller, cache, arrived), encoder
+    return (
+        to_request(chat, deadline, caller, cache, arrived),
+        ChatEncoder(options is not None and bool(options.include_usage)),
+    )
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
@@ -130,10 +142,10 @@ def decode_body(kind: type[Body], body: bytes) -> Body:
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Raises InvalidArgument if a message has content other than text, or if a limit is exceeded."""
+    """Raises InvalidArgument if a message has content that is not known, or if a limit is exceeded."""
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
-    stop = _stop_sequences(body.stop)
+    stop = None if body.stop == "" else _stop_sequences(body.stop)
     if stop is not None and len(stop) > MAX_STOP_SEQUENCES:
         raise InvalidArgument(
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
@@ -141,9 +153,10 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     if extra:
         reject_non_finite(extra)
         extra = dict(extra)
+    messages = tuple([_message(number, message) for number, message in enumerate(body.messages)])
     return Request(
         model=body.model,
-        messages=tuple([_message(number, message) for number, message in enumerate(body.messages)]),
+        messages=messages,
         sampling=Sampling(
             max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
             temperature=body.temperature,
@@ -159,6 +172,7 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
         cache=cache,
         arrived_at=arrived,
         as_a_whole=not body.stream,
+        media=NO_MEDIA if body.model_extra is None else media_of(messages),
     )
 
 
@@ -183,19 +197,37 @@ def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
 
 
 def _message(number: int, body: MessageBody) -> Message:
-    content = body.content
-    if isinstance(content, list):
-        content = "".join(_part_text(number, index, part) for index, part in enumerate(content))
     # "developer" is OpenAI's newer name of this role, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
-    if not body.model_extra:
-        return Message(role, content or "", _NO_FIELDS)
-    reject_non_finite(body.model_extra, f"messages[{number}]")
-    extra = request_fields(MESSAGE_FIELDS).select(body.model_extra, f"messages[{number}].")
+    content, fields = body.content, body.model_extra
+    if isinstance(content, str) and not fields:
+        return Message(role, content, _NO_FIELDS)
+    extra = _NO_FIELDS
+    if fields:
+        reject_non_finite(fields, f"messages[{number}]")
+        extra = request_fields(MESSAGE_FIELDS).select(fields, f"messages[{number}].")
+    if isinstance(content, list):
+        content, media = read_parts(role, content, f"messages[{number}].content")
+        reject_non_finite(media, f"messages[{number}]")
+        extra = {**extra, **media}
     return Message(role, content or "", extra)
 
 
-def _part_text(number: int, index: int, part: dict[str, Any]) -> str:
+def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Mapping[str, Any]]:
+    """The text of content parts, and the field of a `Message` with media. Raises InvalidArgument."""
+    texts, passed_on = [], []
+    for number, part in enumerate(parts):
+        kind = part.get("type")
+        if kind in MEDIA_PARTS:
+            check_media(role, part, f"{where}[{number}]")
+            passed_on.append(part)
+        else:
+            texts.append(_part_text(part, f"{where}[{number}]"))
+            passed_on.append({"type": "text", "text": texts[-1]})
+    return "".join(texts), {"content": passed_on} if len(texts) < len(passed_on) else _NO_FIELDS
+
+
+def _part_text(part: Mapping[str, Any], where: str) -> str:
     """The text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
 
     vLLM too shows the model its earlier thinking as a line of the message.
@@ -203,12 +235,33 @@ def _part_text(number: int, index: int, part: dict[str, Any]) -> str:
     kind = part.get("type")
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
-        where = f"messages[{number}].content[{index}]"
-        known = ", ".join([f'"{name}" with a "{name}"' for name in TEXT_PARTS])
+        known = ", ".join([*[f'"{name}" with a "{name}"' for name in TEXT_PARTS], *[f'"{n}"' for n in MEDIA_PARTS]])
         raise InvalidArgument(
             f"{where} has type {str(kind)[:50]!r}; known: {known}", code="unsupported_content", param=where
         )
     return text + "\n" if kind == "thinking" else text
+
+
+def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
+    """Checks what is not the engine's matter. The data is not decoded. Raises InvalidArgument."""
+    kind = part["type"]
+    field, expected = MEDIA_FIELDS.get(kind, ("url", 'a "url" that begins with "data:", "https:" or "http:"'))
+    value = part.get(kind)
+    data = value.get(field) if isinstance(value, Mapping) else None
+    if not isinstance(data, str) or (field == "url" and not data[:8].lower().startswith(URL_SCHEMES)):
+        message, param = f"{where}.{kind} must be an object with {expected}", f"{where}.{kind}"
+        raise InvalidArgument(message, code="unsupported_content", param=param)
+    if role not in MEDIA_ROLES:
+        message = f"{where} has type {kind!r}; only messages of the user and of tools may have it, not {role[:50]!r}"
+        raise InvalidArgument(message, code="unsupported_content", param=where)
+
+
+def media_of(messages: Iterable[Message]) -> frozenset[str]:
+    """What a model must take in addition to text."""
+    parts = [part for message in messages for part in message.extra.get("content", ()) if part["type"] in MEDIA_PARTS]
+    kinds = {MEDIA_PARTS[part["type"]] for part in parts}
+    urls = [part[part["type"]].get("url") or "data:" for part in parts]
+    return frozenset(kinds if all(url[:5].lower() == "data:" for url in urls) else kinds | {"url"})
 
 
 CHAT = Dialect(

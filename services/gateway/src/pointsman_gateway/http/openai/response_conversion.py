@@ -7,8 +7,12 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.http.openai.chat import check_media
+
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-"""The supported content parts, and the name of the field that holds the text."""
+"""The content parts with a text, and the name of the field that holds it."""
+MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
+"""Other content parts, and their types in chat completions."""
 
 OPENAI_TOOLS = frozenset(
     {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
@@ -39,7 +43,7 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str):
                 raise _bad_parameter(f"{where}.role is missing", f"{where}.role")
-            messages.append({"role": role, "content": _text(content, f"{where}.content")})
+            messages.append({"role": role, "content": _content(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)
         case "custom_tool_call":
@@ -72,6 +76,22 @@ def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> N
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
+def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
+    """A text, or content parts if there are media among them."""
+    if not isinstance(content, list) or not any(isinstance(p, dict) and p.get("type") in MEDIA for p in content):
+        return _text(content, where)
+    parts = []
+    for number, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") in MEDIA:
+            kind, given = MEDIA[part["type"]], {key: value for key, value in part.items() if key != "type"}
+            value = {"url": given.pop("image_url", None), **given} if kind == "image_url" else given.get(kind, given)
+            parts.append({"type": kind, kind: value})
+            check_media("user", parts[-1], f"{where}[{number}]")
+        else:
+            parts.append({"type": "text", "text": _text([part], where)})
+    return parts
+
+
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
@@ -86,7 +106,8 @@ def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
         text = part.get(TEXTS[kind]) if isinstance(kind, str) and kind in TEXTS else None
         if not isinstance(text, str):
             raise InvalidArgument(
-                f'{where}[{number}] has type {str(kind)[:50]!r}; known: "input_text" and "output_text" with a "text"',
+                f'{where}[{number}] has type {str(kind)[:50]!r}; known: "input_text" and "output_text" with a "text"; '
+                'in messages also "input_image", "input_file" and "input_audio"',
                 code="unsupported_content",
                 param=f"{where}[{number}]",
             )

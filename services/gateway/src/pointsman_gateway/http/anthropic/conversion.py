@@ -1,0 +1,154 @@
+"""Converts the content blocks, tools and formats of Anthropic's Messages API to those of chat completions."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.codec.limits import reject_non_finite
+from pointsman_gateway.domain import Message
+from pointsman_gateway.http.openai.chat import MEDIA_PARTS, check_media, read_parts
+
+Block = Mapping[str, Any]
+
+SERVER_TOOL = re.compile(r"[a-z_]+_20\d{6}")
+"""The type of a tool that Anthropic runs itself or has trained its models for. Other models cannot use it."""
+TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+_NO_FIELDS: Mapping[str, Any] = {}
+
+
+def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
+    """The messages of a chat for the content of one: results of tools have messages of their own, before the others.
+
+    Only the user's messages have media in chats, so those of results are in the user's message.
+    """
+    parts: list[dict[str, Any]] = []
+    fields: dict[str, Any] = {}
+    has_results = False
+    for number, block in enumerate(blocks):
+        match block.get("type"):
+            case "tool_result" if role == "user":
+                content = block.get("content") or ""
+                result = content if isinstance(content, list) else [{"type": "text", "text": content}]
+                shown = [_to_part(b, f"{where}[{number}].content[{n}]") for n, b in enumerate(result)]
+                parts += [part for part in shown if part["type"] != "text"]
+                text, has_results = "".join([part.get("text", "") for part in shown]), True
+                yield Message("tool", text, {"tool_call_id": _string(block, "tool_use_id", f"{where}[{number}]")})
+            case "tool_use" if role == "assistant":
+                fields.setdefault("tool_calls", []).append(_to_call(block, f"{where}[{number}]"))
+            case "thinking" if role == "assistant":
+                fields["reasoning"] = fields.get("reasoning", "") + _string(block, "thinking", f"{where}[{number}]")
+            case "redacted_thinking" if role == "assistant":
+                pass  # only the provider that wrote it can read it
+            case _:
+                parts.append(_to_part(block, f"{where}[{number}]"))
+    if parts or fields or not has_results:
+        text, media = read_parts(role, parts, where)
+        yield Message(role, text, {**fields, **media} or _NO_FIELDS)
+
+
+def _to_call(block: Block, where: str) -> dict[str, Any]:
+    arguments = block.get("input", {})
+    if not isinstance(arguments, dict):
+        raise bad_parameter(f"{where}.input must be an object", f"{where}.input")
+    reject_non_finite(arguments, f"{where}.input")
+    function = {"name": _string(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": _string(block, "id", where), "type": "function", "function": function}
+
+
+def _to_part(block: Any, where: str) -> dict[str, Any]:
+    """The content part of a chat for a text, an image or a document. Raises InvalidArgument."""
+    block = block if isinstance(block, dict) else _NO_FIELDS
+    source = block.get("source") if isinstance(block.get("source"), dict) else _NO_FIELDS
+    part: dict[str, Any] = {}
+    match block.get("type"), source.get("type"):
+        case "text", _:
+            part = {"type": "text", "text": block.get("text")}
+        case "document", "text":
+            part = {"type": "text", "text": source.get("data")}
+        case "image", "base64":
+            part = {"type": "image_url", "image_url": {"url": _data_url(source)}}
+        case "image", "url":
+            part = {"type": "image_url", "image_url": {"url": source.get("url")}}
+        case "document", "base64":
+            part = {
+                "type": "file",
+                "file": {"filename": block.get("title") or "document", "file_data": _data_url(source)},
+            }
+    if part.get("type") in MEDIA_PARTS:
+        check_media("user", part, where)
+    elif not isinstance(part.get("text"), str):
+        raise InvalidArgument(
+            f"{where} has type {str(block.get('type'))[:50]!r}, which is not known here, or is incomplete; known: "
+            '"text", "image" (base64 or url) and "document" (base64 or text), from a user also "tool_result", from an '
+            'assistant "tool_use" and "thinking"',
+            code="unsupported_content",
+            param=where,
+        )
+    return part
+
+
+def _data_url(source: Block) -> str:
+    return f"data:{source.get('media_type')};base64,{source.get('data')}"
+
+
+# -- tools and formats
+
+
+def to_functions(tools: Sequence[Block]) -> list[dict[str, Any]]:
+    functions = []
+    for number, tool in enumerate(tools):
+        where, kind = f"tools[{number}]", tool.get("type")
+        if kind in (None, "custom"):
+            if not isinstance(tool.get("input_schema"), dict):
+                raise bad_parameter(f"{where}.input_schema must be an object", f"{where}.input_schema")
+            given = {"description": tool.get("description"), "strict": tool.get("strict")}
+            given = {name: value for name, value in given.items() if value is not None}
+            function = {"name": _string(tool, "name", where), **given, "parameters": tool["input_schema"]}
+            functions.append({"type": "function", "function": function})
+        elif not (isinstance(kind, str) and SERVER_TOOL.fullmatch(kind)):
+            raise InvalidArgument(
+                f'{where}.type is {str(kind)[:50]!r}; known: "custom". Tools that Anthropic runs itself are left out',
+                code="unsupported_tool",
+                param=f"{where}.type",
+            )
+    return functions
+
+
+def to_chat_choice(choice: Block, tools: Sequence[Block]) -> Any:
+    kind, names = choice.get("type"), [tool["function"]["name"] for tool in tools]
+    if kind in ("auto", "none") and not tools:
+        return None
+    if kind in ("any", "tool") and not tools:
+        raise bad_parameter("'tool_choice' demands a call, but 'tools' has none that the model can call", "tool_choice")
+    if kind == "tool":
+        if choice.get("name") not in names:
+            known = ", ".join(names)[:500]
+            raise bad_parameter(f"'tool_choice' names {str(choice.get('name'))[:64]!r}; known: {known}", "tool_choice")
+        return {"type": "function", "function": {"name": choice["name"]}}
+    if not isinstance(kind, str) or kind not in TOOL_CHOICES:
+        raise bad_parameter('\'tool_choice.type\' is "auto", "any", "tool" or "none"', "tool_choice.type")
+    return TOOL_CHOICES[kind]
+
+
+def to_response_format(output_format: Any) -> dict[str, Any] | None:
+    if not output_format:
+        return None
+    schema = output_format.get("schema") if isinstance(output_format, dict) else None
+    if not isinstance(schema, dict) or output_format.get("type") != "json_schema":
+        raise bad_parameter("the output's format is not a 'json_schema' with a 'schema'", "output_config.format")
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def _string(block: Block, name: str, where: str) -> str:
+    value = block.get(name)
+    if not isinstance(value, str):
+        raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
+    return value
+
+
+def bad_parameter(message: str, param: str) -> InvalidArgument:
+    return InvalidArgument(message, code="bad_parameter", param=param)

@@ -1,0 +1,81 @@
+"""The workflows and issue forms: valid, with the least permissions, made of targets that exist; release notes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.supply import versions
+from deploy.supply.images import PROJECT
+
+BIN = Path(sys.executable).parent
+WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
+workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+
+
+def loaded(file: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(file.read_text()))
+
+
+def test_actionlint_finds_nothing() -> None:
+    done = subprocess.run([BIN / "actionlint", *WORKFLOWS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_zizmor_finds_no_insecure_step() -> None:
+    options = ["--offline", "--quiet", "--min-severity", "medium"]
+    done = subprocess.run([BIN / "zizmor", *options, PROJECT / ".github"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("schema", ["github-workflows", "dependabot", "github-issue-forms"])
+def test_files_are_valid_by_their_schemas(schema: str) -> None:
+    files = {
+        "github-workflows": WORKFLOWS,
+        "dependabot": [PROJECT / ".github/dependabot.yml"],
+        "github-issue-forms": [*(PROJECT / ".github/ISSUE_TEMPLATE").glob("[bf]*.yml")],
+    }[schema]
+    assert files
+    program = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@workflow
+def test_every_make_target_exists(file: Path) -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for line in re.findall(r"\bmake ((?:[a-z0-9-]+ ?)+)", file.read_text()) for name in line.split()}
+    assert named
+    assert named <= targets
+
+
+@workflow
+def test_workflows_read_only_unless_a_job_says_otherwise(file: Path) -> None:
+    content = loaded(file)
+    assert content["permissions"] == {"contents": "read"}
+    assert all("timeout-minutes" in job for job in content["jobs"].values())
+    assert "pull_request_target" not in file.read_text()
+
+
+def test_all_supported_pythons_and_platforms_are_tested() -> None:
+    jobs = loaded(PROJECT / ".github/workflows/ci.yml")["jobs"]
+    matrix = jobs["quickstart"]["strategy"]["matrix"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert {os.rpartition("-")[0] or os for os in matrix["os"]} >= {"ubuntu", "ubuntu-24.04", "macos"}
+
+
+def test_release_notes_are_the_top_entry() -> None:
+    notes = versions.notes()
+    assert notes.startswith("### Added")
+    assert "\n## " not in notes
+
+
+def test_a_release_needs_a_dated_entry_with_the_version_of_its_tag() -> None:
+    assert versions.problems() == []
+    released = "(not released)" not in versions.CHANGELOG.read_text()
+    assert (versions.problems(f"v{versions.version()}") == []) is released
+    assert any("the tag is v9.9.9" in problem for problem in versions.problems("v9.9.9"))

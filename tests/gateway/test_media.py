@@ -1,0 +1,169 @@
+"""Images, audio and files reach the models that take them; other paths are passed over or rejected with the reason."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from pointsman_gateway.config.load import ConfigError, load_config
+
+from tests.gateway.doubles import anthropic_shapes, openai_shapes
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+
+CHAT, MESSAGES, RESPONSES, ROUTE = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/route"
+DATA = base64.b64encode(b"this is no image, and nobody here looks").decode()
+DATA_URL = f"data:image/png;base64,{DATA}"
+TEXT = {"type": "text", "text": IN_CHAT}
+IMAGE = {"type": "image_url", "image_url": {"url": DATA_URL}}
+REMOTE = {"type": "image_url", "image_url": {"url": "https://example.com/x.png", "detail": "low"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": DATA, "format": "wav"}}
+FILE: dict[str, Any] = {
+    "type": "file",
+    "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"},
+}
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    """`tiny` takes text, `seeing` also images; the same engine serves both."""
+    config = neighbours.config
+    config.models["models"]["seeing"] = {**config.models["models"]["tiny"], "input": ["text", "image"]}
+    config.models["models"]["open"] = {
+        **config.models["models"]["tiny"],
+        "input": ["text", "image", "url", "file", "audio"],
+    }
+    for name in ("seeing", "open"):
+        config.models["engines"][name] = {"model": name, "url": neighbours.engine.url}
+    config.paths["seen"] = {"model": "seeing", "strategies": [{"persona": {"prompt": "persona.txt"}}]}
+    config.tasks["chat"]["fallback"] = ["seen"]
+    config.tasks["triage"]["rules"] = [{"name": "picture", "has": "image", "regex": "umbrella"}]
+    config.tasks["triage"]["fallback"] = ["seen"]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+def chat(*parts: Any, model: str = "auto") -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": list(parts)}]}
+
+
+async def test_a_path_whose_model_takes_no_images_is_passed_over(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    answer = await http.post(CHAT, json=chat(TEXT, IMAGE))
+    assert answer.headers["x-pointsman-task"] == "chat"  # by the text
+    assert answer.headers["x-pointsman-path"] == "seen"
+    system, user = engine.bodies[-1]["messages"]
+    assert system == {"role": "system", "content": "You are Wren."}
+    assert user == {"role": "user", "content": [TEXT, IMAGE]}
+    decision = (await http.post(ROUTE, json=chat(TEXT, IMAGE))).json()
+    skipped = next(c for c in decision["considered"] if c["path"] == "small_talk")
+    assert "its model 'tiny' takes text, and no image" in skipped["reason"]
+    plain = await http.post(CHAT, json=chat(TEXT))
+    assert plain.headers["x-pointsman-path"] == "small_talk"
+    assert engine.bodies[-1]["messages"][-1] == {"role": "user", "content": IN_CHAT}
+
+
+async def test_a_rule_may_ask_for_an_image(http: httpx.AsyncClient) -> None:
+    text = {"type": "text", "text": IN_TRIAGE}
+    for parts, reason in (([text, IMAGE], "rule:picture"), ([text], "policy:fixed")):
+        decision = (await http.post(ROUTE, json=chat(*parts))).json()
+        assert (decision["task"], decision["stage"] == reason) == ("triage", len(parts) == 2), decision
+
+
+async def test_the_error_names_a_path_that_can(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    for body, message in (
+        (
+            chat(TEXT, IMAGE, model="path:handbook"),
+            "'handbook' cannot answer this: its model 'tiny' takes text, and no image; send it to path:seen",
+        ),
+        (chat(TEXT, IMAGE, model="tiny"), "send it to path:seen"),
+        (chat(TEXT, AUDIO), "and no audio; no path takes it"),
+        (
+            chat(TEXT, REMOTE, model="seeing"),
+            'takes text, image, and no url; no path takes it, or send the data itself, as a "data:" URL',
+        ),
+    ):  # fmt: skip
+        answer = await http.post(CHAT, json=body)
+        told = openai_shapes.error(answer)
+        assert (answer.status_code, told["code"], told["param"]) == (400, "unsupported_content", "messages")
+        assert message in told["message"]
+    assert engine.bodies == []
+
+
+async def test_media_are_passed_on_unchanged(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    for part in (IMAGE, REMOTE, AUDIO, FILE):
+        answer = await http.post(CHAT, json=chat(TEXT, part, model="open"))
+        assert answer.status_code == 200, answer.text
+        assert engine.bodies[-1]["messages"] == [{"role": "user", "content": [TEXT, part]}]
+    answer = await http.post(CHAT, json=chat(IMAGE, model="open"))
+    assert engine.bodies[-1]["messages"] == [{"role": "user", "content": [IMAGE]}]
+
+
+async def test_responses_and_messages_are_converted(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    content = [
+        {"type": "input_text", "text": IN_CHAT},
+        {"type": "input_image", "image_url": "https://example.com/x.png", "detail": "low"},
+        {"type": "input_file", **FILE["file"]},
+        AUDIO,
+    ]
+    asked: dict[str, Any] = {"model": "open", "input": [{"role": "user", "content": content}]}
+    answer = await http.post(RESPONSES, json=asked)
+    assert answer.status_code == 200, answer.text
+    assert engine.bodies[-1]["messages"] == [{"role": "user", "content": [TEXT, REMOTE, FILE, AUDIO]}]
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": DATA}
+    blocks = [
+        {"type": "tool_result", "tool_use_id": "c1", "content": [TEXT, {"type": "image", "source": source}]},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
+        {"type": "document", "title": "a.pdf", "source": pdf},
+        TEXT,
+    ]
+    asked = {"model": "open", "max_tokens": 5, "messages": [{"role": "user", "content": blocks}]}
+    answer = await http.post(MESSAGES, json=asked)
+    anthropic_shapes.message(answer.json())
+    remote = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
+    assert engine.bodies[-1]["messages"] == [
+        {"role": "tool", "content": IN_CHAT, "tool_call_id": "c1"},
+        {"role": "user", "content": [IMAGE, remote, FILE, TEXT]},
+    ]
+    told = anthropic_shapes.error(await http.post(MESSAGES, json={**asked, "model": "tiny"}))
+    assert (told["code"], told["type"]) == ("unsupported_content", "invalid_request_error")
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("user", {"type": "image_url", "image_url": "x"}, ".image_url"),
+    ("user", {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, ".image_url"),
+    ("user", {"type": "image_url"}, ".image_url"),
+    ("user", {"type": "file", "file": {"file_id": "file-1"}}, ".file"),
+    ("user", {"type": "input_audio", "input_audio": {"format": "wav"}}, ".input_audio"),
+    ("system", IMAGE, ""),
+    ("assistant", IMAGE, ""),
+]
+
+
+async def test_media_that_no_engine_should_get_are_rejected(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    for role, part, param in BAD:
+        answer = await http.post(CHAT, json={"model": "open", "messages": [{"role": role, "content": [part]}]})
+        told = openai_shapes.error(answer)
+        assert (told["code"], told["param"]) == ("unsupported_content", "messages[0].content[0]" + param), part
+    assert engine.bodies == []
+
+
+async def test_limits_of_size_apply(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    large = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 6_000_000}}
+    answer = await http.post(CHAT, json=chat(TEXT, large, model="open"))
+    assert answer.status_code == 200
+    assert len(json.dumps(engine.bodies[-1])) > 6_000_000
+    told = openai_shapes.error(await http.post(CHAT, json=chat(large, large, model="open")))
+    assert told["code"] == "body_too_large"
+
+
+def test_an_unknown_input_is_refused(config_folder: ConfigFolder) -> None:
+    config_folder.models["models"]["tiny"]["input"] = ["text", "smell"]
+    with pytest.raises(ConfigError, match="input"):
+        load_config(config_folder.write())

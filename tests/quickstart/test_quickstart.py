@@ -1,0 +1,100 @@
+"""From the wheels alone, in an empty folder: five commands to the first answer of an OpenAI-compatible endpoint.
+
+`make test-quickstart` builds the wheels and prints the seconds.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.doubles.engine import answer, model_list, running_engine
+from tests.gateway.doubles.waiting import until
+from tests.ports import free_address
+
+ROOT = Path(__file__).parents[2]
+WHEELS = ROOT / "dist"
+MAX_SECONDS = 90
+PYTHONS = os.environ.get("QUICKSTART_PYTHONS", "python3").split()
+KEPT = ("PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "LANG")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a user who has nothing but Python: no clone, no virtual environment, no cache."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+    return {**kept, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "user"), "PIP_NO_CACHE_DIR": "1"}
+
+
+async def run(folder: Path, environment: dict[str, str], *command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(command)}\n{output.decode()}"
+    return output.decode()
+
+
+@asynccontextmanager
+async def running(folder: Path, environment: dict[str, str], *command: str) -> AsyncIterator[None]:
+    """Runs `pointsman up` for the duration of the block, which begins when it is ready."""
+    with (folder / "up.log").open("wb") as log:
+        up = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        await until(lambda: (folder / ".pointsman/run.json").exists() or up.returncode is not None, within=300)
+        assert up.returncode is None, (folder / "up.log").read_text()
+        yield
+    finally:
+        if up.returncode is None:
+            up.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(up.wait(), 60) == 0, (folder / "up.log").read_text()
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+async def test_five_commands_lead_to_the_first_answer(
+    python: str, tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert any(WHEELS.glob("pointsman-*.whl")), "make wheels"
+    folder, interpreter = tmp_path / "empty", shutil.which(python)
+    assert interpreter, f"there is no {python}"
+    folder.mkdir()
+    pointsman, http = str(folder / "env/bin/pointsman"), free_address()
+    steps: dict[str, float] = {}
+    async with running_engine() as endpoint:
+        endpoint.lists = lambda: model_list("small-model")
+        endpoint.script = lambda body: answer("Because of", " Rayleigh scattering.")
+        began = time.monotonic()
+
+        def done(step: str) -> None:
+            steps[step] = time.monotonic() - began - sum(steps.values())
+
+        await run(folder, environment, interpreter, "-m", "venv", "env")
+        done("venv")
+        await run(folder, environment, "env/bin/pip", "install", "-q", "--find-links", str(WHEELS), "pointsman")
+        done("pip install")
+        checked = await run(folder, environment, pointsman, "doctor", "--http", http, "--grpc", "127.0.0.1:0")
+        done("doctor")
+        addresses = ("--http", http, "--grpc", "127.0.0.1:0")
+        async with running(folder, environment, pointsman, "up", "--engine", endpoint.url, *addresses):
+            done("up")
+            said = await run(folder, environment, pointsman, "ask", "Why is the sky blue?")
+            done("ask")
+            seconds = sum(steps.values())
+    with capsys.disabled():
+        parts = ", ".join(f"{step} {spent:.1f}" for step, spent in steps.items())
+        print(f"\n{python}: first answer after {seconds:.1f} s ({parts})")
+    assert "Rayleigh scattering." in said
+    assert "ok   engine: none installed; engines and providers with a URL need none" in checked
+    imports = "import pointsman_gateway.__main__, pointsman_lab, pointsman_cli.__main__"
+    await run(folder, environment, "env/bin/python", "-W", "error", "-c", imports)
+    assert not list((folder / "env").rglob("site-packages/torch")), "no engine was asked for"
+    await run(folder, environment, pointsman, "init", "mine")
+    assert (folder / "mine/pointsman.yaml").is_file()
+    assert seconds <= MAX_SECONDS
