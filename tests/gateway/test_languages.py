@@ -1,6 +1,8 @@
 """A text in a foreign language goes to the default path; an English text never does for that reason."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,21 @@ async def test_german_is_accepted_if_the_configuration_lists_it(
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         assert (await HttpClient(client).route(GERMAN))["path"] == "triage_adapter"
+
+
+WITHOUT_CLD2 = """
+import logging, sys
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "pycld2" else found(name, *more)
+from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, LanguageDetector
+logging.basicConfig()
+detector = LanguageDetector(["en"])
+print(repr(detector.foreign(sys.argv[1])), detector.foreign("\u043f\u0440\u0438\u0432\u0435\u0442") == ANOTHER_SCRIPT)
+"""
+
+
+def test_without_the_detectors_package_other_scripts_are_still_recognized() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CLD2, GERMAN], capture_output=True, text=True, check=True)
+    assert done.stdout == "'' True\n"
+    assert "pycld2 is not installed" in done.stderr

@@ -4,17 +4,23 @@ One of those two sentences usually states what the sender wants done with the re
 to classify a text does not depend on its length.
 """
 
+import importlib
+import importlib.util
+import logging
 import re
 import tomllib
 import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Protocol
-
-import pycld2
+from typing import Any, Protocol
 
 from pointsman_gateway.domain import UNKNOWN, Labels
+
+log = logging.getLogger(__name__)
+
+_CLD2: Any = importlib.import_module("pycld2") if importlib.util.find_spec("pycld2") else None
+"""None where its package has no wheel: on Linux with arm64, and with Python 3.14."""
 
 _ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
 
@@ -75,6 +81,8 @@ class LanguageDetector:
     def __init__(self, known: Collection[str]) -> None:
         """`known`: ISO 639-1 codes of the examples' languages; if empty, every text is accepted."""
         self._known = frozenset(known)
+        if self._known and _CLD2 is None:
+            log.warning("pycld2 is not installed: other languages are recognized by their script alone")
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
@@ -150,9 +158,11 @@ def _is_mostly_other_letters(words: list[str]) -> bool:
 
 def _detect(text: str) -> dict[str, int]:
     """Return the percentage of the text by language, largest first; empty if the detector is not sure."""
+    if _CLD2 is None:
+        return {}
     try:
-        sure, _, found = pycld2.detect(text.encode("utf-8", "ignore"))
-    except pycld2.error:  # it rejects bytes that are not valid for text interchange
+        sure, _, found = _CLD2.detect(text.encode("utf-8", "ignore"))
+    except _CLD2.error:  # it rejects bytes that are not valid for text interchange
         return {}
     return {_CODES.get(code, code): percent for _, code, percent, _ in found if percent} if sure else {}
 
