@@ -59,6 +59,8 @@ class Run:
             audit_at = AUDIT_SECONDS
             for event in [event for event in planned if event.seconds and self._is_possible(event)]:
                 await self._sleep_until(event.at)
+                if self._now() > self._options.minutes * 60:
+                    break  # recoveries took longer than planned
                 await self._carry_out(event)
                 if self._now() > audit_at:
                     await self.invariants.audit(self._faults)
@@ -92,10 +94,12 @@ class Run:
         at = self._now()
         self._events.append(replace(event, at=at, seconds=float("inf")))
         print(f"{at:6.0f} s  {event.kind} {event.target} for {event.seconds:.0f} s", flush=True)
-        async with self._faults.fault(event):
-            await asyncio.sleep(event.seconds)
-            lasted = self._now() - at
-        self._events[-1] = replace(event, at=at, seconds=max(self._now() - at, lasted))
+        try:
+            async with self._faults.fault(event):
+                await asyncio.sleep(event.seconds)
+        except (AssertionError, OSError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
+            self.invariants.violate(f"no recovery from: {event.kind} {event.target}: {type(error).__name__}")
+        self._events[-1] = replace(event, at=at, seconds=self._now() - at)
 
     async def _make_changes(self, planned: list[Event]) -> None:
         for event in planned:
@@ -167,7 +171,7 @@ async def main(options: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         folder = Path(options.out) if options.out else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        world = await stack.enter_async_context(running_world(folder, KINDS[options.engine]))
+        world = await stack.enter_async_context(running_world(folder, KINDS[options.engine], options.classifier))
         prometheus = None
         if program(PROMETHEUS):
             prometheus = await stack.enter_async_context(watching(folder / "prometheus", world.targets))
@@ -184,6 +188,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2)), help="drawn and printed if absent")
     parser.add_argument("--engine", choices=tuple(KINDS), default="real")
     parser.add_argument("--speed", type=float, help="1: about 25 requests a second; by default 0.5, with vLLM 0.1")
+    parser.add_argument(
+        "--classifier", default="", help="the help desk's, from `pointsman classifier fit`; else fitted"
+    )
     parser.add_argument("--out", help="an empty folder for state and logs, which is kept")
     given = parser.parse_args()
     given.speed = given.speed or (0.5 if given.engine == "scripted" else 0.1)

@@ -33,8 +33,8 @@ class Valkey:
 
     @property
     def pid(self) -> int:
-        assert self._process
-        return self._process.pid
+        """0 if it does not run."""
+        return self._process.pid if self._process else 0
 
     def hang(self) -> None:
         self._send(signal.SIGSTOP)
