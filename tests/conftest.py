@@ -1,11 +1,29 @@
-"""Fixtures for all tests: silences gRPC's log lines on standard error, which tests read, and restores the umask."""
+"""Fixtures for all tests: silences gRPC's log lines on standard error, which tests read, and restores the umask.
+
+All gateways of a run share their fitted classifiers, since a fit takes a second.
+"""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+CLASSIFIERS = "POINTSMAN_GATEWAY_CLASSIFIER_CACHE"
+_own_classifiers = ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _own_classifiers  # a hook has no other place for its state
+    if CLASSIFIERS not in os.environ:  # the processes of a parallel run inherit it
+        _own_classifiers = os.environ[CLASSIFIERS] = tempfile.mkdtemp(prefix="pointsman-classifiers-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _own_classifiers:
+        shutil.rmtree(_own_classifiers, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

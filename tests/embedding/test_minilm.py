@@ -1,6 +1,9 @@
 """Embeddings equal reference values, and do not depend on other texts in the batch."""
 
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,3 +91,13 @@ def test_the_tokenizer_measures_a_text_beyond_what_the_model_reads(minilm: MiniL
 def test_the_fingerprint_names_the_model_and_is_the_same_at_each_load(minilm: MiniLM, model_folder: Path) -> None:
     assert re.fullmatch(r"minilm-l6-v2-int8-[0-9a-f]{12}", minilm.fingerprint)
     assert MiniLM.load(model_folder, threads=2).fingerprint == minilm.fingerprint
+
+
+def test_onnx_runtime_reports_nothing_and_stores_nothing(tmp_path: Path, model_folder: Path) -> None:
+    """Its wheels report their use to Microsoft, unless they are told not to before they are imported."""
+    load = f"MiniLM.load(Path({str(model_folder)!r})).embed(['a'])"
+    program = f"from pathlib import Path; from pointsman_embedding import MiniLM; {load}"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", program], env=environment | places, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []

@@ -217,3 +217,23 @@ def test_the_reason_why_a_fit_failed_is_reported(config_folder: ConfigFolder, mo
         train_classifier(one_task, models)
     with pytest.raises(ConfigError, match=r"ended with status 1: .*no-models"):
         train_classifier(config, dataclasses.replace(models, folder=Path("no-models")))
+
+
+def test_a_stored_fit_is_used_until_the_examples_change(
+    config_folder: ConfigFolder, model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, models, store = load_config(config_folder.write()), EmbeddingModels.load(model_folder), tmp_path / "store"
+    train_classifier(config, models, store)
+    (file,) = store.iterdir()
+    written = file.stat().st_mtime_ns
+    train_classifier(config, models, store)
+    assert file.stat().st_mtime_ns == written
+
+    file.write_bytes(b"cut off")
+    again = train_classifier(config, models, store)
+    assert again.classifier.classify_now(IN_TRIAGE).task == "triage"
+    assert "is damaged" in caplog.text
+    assert file.stat().st_size > len(b"cut off")
+
+    train_classifier(dataclasses.replace(config, out_of_scope=("Bake a cake with plums",)), models, store)
+    assert len(list(store.iterdir())) == 2

@@ -28,6 +28,17 @@ SYSTEM = [
 ]
 
 
+TOKENS = {"gateway": "g" * 64, "operator": "o" * 64}
+SECRETS = {
+    "pointsman-tokens": {
+        "gateway": TOKENS["gateway"],
+        "retriever": f"gateway read {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
+        "lora-server": f"gateway write {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
+    }
+}
+"""What docs/operations.md tells operators to create, by the secret's name."""
+
+
 class Container:
     """A container in the host's network, so that it reaches the test's servers."""
 
@@ -152,6 +163,8 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
                 if inner.startswith(f"{path}/"):
                     (source / inner.removeprefix(f"{path}/")).mkdir()
         else:
+            for item in volume.get("secret", {}).get("items", ()):
+                (source / item["path"]).write_text(SECRETS[volume["secret"]["secretName"]][item["key"]])
             os.chown(source, pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"])
         options = ["rbind", "ro" if mount.get("readOnly") else "rw"]
         made.append({"destination": path, "type": "bind", "source": str(source), "options": options})

@@ -20,7 +20,7 @@ from tests.gateway.doubles.waiting import found
 from tests.images.building import Built, Workshop, base_tar, workshop
 from tests.images.commands import made_key
 from tests.images.confinement import CONFINED, confinement
-from tests.images.running import Container, running
+from tests.images.running import TOKENS, Container, running
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
@@ -132,7 +132,7 @@ async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(servi
 
 
 async def _fill(address: str) -> None:
-    async with open_channel(address) as channel:
+    async with open_channel(address, token=lambda: TOKENS["operator"]) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         await stub.CreateCollection(pb.CreateCollectionRequest(name="handbook", if_missing=True))
         document = pb.Document(id="bicycles.md", title="Bicycles", text=HANDBOOK)

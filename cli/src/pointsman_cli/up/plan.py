@@ -196,6 +196,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         **({"POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever} if addresses.retriever else {}),
         "POINTSMAN_GATEWAY_SERVICE_TOKEN_FILE": str(data_dir.token("gateway")),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
+        "POINTSMAN_GATEWAY_CLASSIFIER_CACHE": str(data_dir.folder / "classifiers"),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url(data_dir),
         "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
         "POINTSMAN_GATEWAY_SHUTDOWN_DELAY": "0",  # there is no load balancer to notify

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
         default=None,
         description="a file written by `pointsman classifier fit`; unset: the classifier is fitted at start",
     )
+    classifier_cache: Path | None = Field(
+        default=None,
+        description="folder for fitted classifiers, so that a start with known examples does not fit; unset: none",
+    )
     redis_url: str = Field(
         default="",
         description="holds keys, limits, the request log and evidence; empty: there is none; also redis+sentinel:// and redis+cluster://",

@@ -36,6 +36,7 @@ def main() -> int:
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM. Then gateways are notified, the watches end, and the engine drains."""
+    bootstrap.require_engine(settings)
     settings = bootstrap.with_held(settings)
     command = bootstrap.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)

@@ -92,6 +92,14 @@ class _Adapters:
     reconciler: Reconciler
 
 
+def require_engine(settings: Settings) -> None:
+    """Raises OSError if the Python of vLLM's environment does not exist."""
+    if not settings.engine_python.is_file():
+        raise FileNotFoundError(
+            f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
+        )
+
+
 def with_held(settings: Settings) -> Settings:
     """The settings with the number of held versions, derived from the free memory unless it is set.
 
@@ -123,10 +131,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 
     Raises OSError if its Python does not exist, ValueError for engine arguments that the lora-server must control.
     """
-    if not settings.engine_python.is_file():
-        raise FileNotFoundError(
-            f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
-        )
+    require_engine(settings)
     engine = EngineSettings(
         held=_held(settings),
         python=settings.engine_python,

@@ -151,7 +151,7 @@ async def build_gateway(
         shadow_settings = ShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,
-            ClassifierCache(models, settings.classifier),
+            ClassifierCache(models, settings.classifier, settings.classifier_cache),
             discovery,
             dependencies,
             embeddings,

@@ -59,26 +59,50 @@ def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
+MAX_STORED_CLASSIFIERS = 32
 FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 
 
-def train_classifier(config: Config, models: EmbeddingModels) -> TrainedClassifier:
-    """Fit in a process of its own, and load the result. Raises ConfigError."""
+def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> TrainedClassifier:
+    """Fit in a process of its own, and load the result; or load what an earlier fit left in the folder `store`.
+
+    Raises ConfigError.
+    """
+    fitted_on = origin(config, models)
+    with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
+        file = (store or Path(temporary)) / f"{fitted_on.digest}.classifier"
+        try:
+            return to_trained(load(file, fitted_on), models)
+        except FileNotFoundError:
+            pass
+        except PointsmanError as error:
+            log.warning("the stored classifier is not used: %s", error.message)
+        fitted = _fit_in_process(config, models, file)
+        if store:
+            _remove_oldest(store)
+        return to_trained(fitted, models)
+
+
+def _fit_in_process(config: Config, models: EmbeddingModels, file: Path) -> ClassifierModel:
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as folder:
-        file = Path(folder) / "classifier.zip"
-        order = FitOrder(
-            example_texts(config), config.out_of_scope, fit_settings(config), str(models.folder.resolve()), str(file)
-        )
-        done = subprocess.run(
-            [sys.executable, "-m", FIT_PROGRAM], input=order.to_json(), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ConfigError(_reason(done))
-        fitted = load(file, origin(config, models))
+    order = FitOrder(
+        example_texts(config), config.out_of_scope, fit_settings(config), str(models.folder.resolve()), str(file)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", FIT_PROGRAM], input=order.to_json(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ConfigError(_reason(done))
+    fitted = load(file, origin(config, models))
     examples, seconds = sum(map(len, config.examples.values())), time.perf_counter() - started
     log.info("trained on %d examples in %.1f s (accuracy out of fold %.3f)", examples, seconds, fitted.report.accuracy)
-    return to_trained(fitted, models)
+    return fitted
+
+
+def _remove_oldest(store: Path) -> None:
+    files = sorted(store.glob("*.classifier"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[MAX_STORED_CLASSIFIERS:]:
+        file.unlink(missing_ok=True)
 
 
 def _reason(failed: subprocess.CompletedProcess[str]) -> str:
@@ -105,8 +129,9 @@ def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> Trai
 class ClassifierCache:
     """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
 
-    def __init__(self, models: EmbeddingModels, file: Path | None) -> None:
-        self._models, self._file = models, file
+    def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
+        """`file` is a classifier that was fitted before; without one, fitted ones are kept in the folder `store`."""
+        self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, TrainedClassifier] | None = None
 
     def get(self, config: Config) -> TrainedClassifier:
@@ -116,7 +141,7 @@ class ClassifierCache:
             if self._file:
                 trained = load_classifier(self._file, config, self._models)
             else:
-                trained = train_classifier(config, self._models)
+                trained = train_classifier(config, self._models, self._store)
             self._last = fitted_on, trained
         return self._last[1]
 
