@@ -11,6 +11,7 @@ from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_ATTEMPTS, BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
+from pointsman_servicekit.redis_clients import RedisClient
 
 VERSIONS = [f"triage@{digit * 12}" for digit in "12345678"]
 OLD, NEW = VERSIONS[:2]
@@ -90,7 +91,7 @@ class _LosingTheFirstAnswer(BoundedRedis):
     """Sends each call twice, like a client that gets no reply to the first."""
 
     def __init__(self, redis: BoundedRedis) -> None:
-        super().__init__(redis.client, lambda up: None, PATIENT)
+        super().__init__(RedisClient(redis.client), lambda up: None, PATIENT)
 
     async def call(self, call: Any) -> Any:
         await super().call(call)
