@@ -1,9 +1,16 @@
 """Answers that a coroutine writes, also if the event loop stalls beyond their deadline."""
 
 import asyncio
+import json
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pointsman_gateway.domain import Message, Request
+from pointsman_gateway.http.asgi_answer import AsgiAnswer
+from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead, ItemQueue
 
 
@@ -51,3 +58,36 @@ async def test_a_run_that_never_ends_is_given_up() -> None:
     with pytest.raises(AnswerNotRead):
         await queue.write_to(write, asyncio.get_running_loop().time())
     assert time.monotonic() - began < 10
+
+
+class _SilentRun:
+    """A run that reports nothing until it is cancelled, as on a machine without a free processor."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+
+    def start(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cancel(self, error: Exception | None = None) -> None:
+        self._sink.failed(error)
+        self._sink.closed()
+
+
+async def test_a_run_that_reports_nothing_in_time_is_answered_in_the_clients_format() -> None:
+    """Otherwise the HTTP server makes up an answer of its own: 500, in plain text."""
+    pipeline: Any = SimpleNamespace(
+        run=lambda request, sink: _SilentRun(sink), admission=SimpleNamespace(unread=UnreadBudget(1 << 20))
+    )
+    request = Request("tiny", (Message("user", "Hello"),), deadline=asyncio.get_running_loop().time())
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    await AsgiAnswer(pipeline, request, ChatEncoder(False), False)({}, receive, send)
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]) == (504, "deadline_exceeded")

@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
+from pointsman_gateway.engines.engine_client import out_of_time
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat, error_response, openai_error
 from pointsman_gateway.http.sinks import HttpSink
 from pointsman_gateway.pipeline.admission import UnreadBudget
@@ -83,15 +84,26 @@ class AsgiAnswer(Response):
         self._pipeline = pipeline
         self._request = request
         self._sink = AsgiSink(encoder, streams, extra_headers, pipeline.admission.unread)
+        self._extra_headers, self._error_format = list(extra_headers), encoder.error_format
         self._has_run = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def send_and_record(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
         try:
-            await run_until_disconnect(scope, receive, self._run(send))
-        except (ClientDisconnected, AnswerNotRead, OSError):
+            await run_until_disconnect(scope, receive, self._run(send_and_record))
+        except (ClientDisconnected, AnswerNotRead, OSError) as error:
             if not self._has_run:  # otherwise the run has written the receipt
                 request = self._request
                 self._pipeline.turned_away(request.operation, None, request.arrived_at, request.caller)
+            if not has_started and not isinstance(error, ClientDisconnected):
+                # On a starved machine the time limit may pass before the run has reported its own error.
+                await send_error(send, out_of_time(), self._extra_headers, self._error_format)
 
     async def _run(self, send: Send) -> None:
         self._has_run = True
