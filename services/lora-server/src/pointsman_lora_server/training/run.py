@@ -66,10 +66,11 @@ def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, 
     learner = open_learner(base, options, dataset.longest)
     objective = method.create_objective(learner, base, dataset.heldout, options)
     batches = plan_batches(dataset.training, 1, recipe.tokens_per_step, recipe.seed)
-    budget = time_budget.divide_time(options, dataset, base, loop.measure_pace(learner, objective, batches))
+    pace, ends_at = loop.measure_pace(learner, objective, batches), started + 60 * options.max_minutes
+    budget = time_budget.divide_time(options, dataset, base, pace, ends_at - time.monotonic())
     evaluator = Evaluator(options, base, learner, objective, budget, emit)
     metrics = {f"heldout_{name}": round(value, 4) for name, value in objective.measure().items()}
-    scores = evaluator.evaluate_at_end(started + 60 * options.max_minutes - time_budget.WRITE_SECONDS)
+    scores = evaluator.evaluate_at_end(ends_at - time_budget.WRITE_SECONDS)
     for note in scores.notes:
         warn(note)
     metrics |= scores.metrics
@@ -100,9 +101,10 @@ class _TrainingRun:
         objective = options.method.create_objective(learner, self._base, dataset.heldout, options)
         batches = plan_batches(dataset.training, recipe.epochs, recipe.tokens_per_step, recipe.seed)
         pace = Pace(choices["pace"]) if earlier else loop.measure_pace(learner, objective, batches)
-        budget = time_budget.divide_time(options, dataset, self._base, pace)
+        seconds = choices["seconds"] if earlier else self._ends_at - time.monotonic()
+        budget = time_budget.divide_time(options, dataset, self._base, pace, seconds)
         if not earlier:
-            choices = self._choose(learner, batches, pace, budget)
+            choices = {"seconds": seconds, **self._choose(learner, batches, pace, budget)}
         state = earlier.state if earlier else RunState(StepCounter(choices["steps"]))
         if earlier:
             # What the kill cost, and the new start, do not count against the time limit.

@@ -14,9 +14,9 @@ from pointsman_lora_server.training.prompt_baseline import NearestRows, Question
 WRITE_SECONDS = 2.0
 MERGE_SECONDS = 8.0
 MAX_ANSWER_SHARE = 0.3
-"""Fraction of the whole time for the answers at the end, with and without the adapter."""
+"""Fraction of the time for the answers at the end, with and without the adapter."""
 MAX_EVALUATION_SHARE = 0.2
-"""Fraction of the whole time for all evaluations during training."""
+"""Fraction of the time for all evaluations during training."""
 MAX_ROWS_DURING = 16
 """Rows that are answered in each evaluation during training."""
 
@@ -56,9 +56,13 @@ class TimeBudget:
         return self.loss_seconds + self.evaluations * self.evaluation_seconds + self.seconds_after_training
 
 
-def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace) -> TimeBudget:
-    """Answers as many rows as fit into their share of the time; all of them if nothing is trained."""
-    seconds, tokens = 60 * options.max_minutes, options.recipe.tokens_per_step
+def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
+    """Answers as many rows as fit into their share of the time; all of them if nothing is trained.
+
+    `seconds` are those that are left of the limit once the model is loaded, which takes half a minute on a slow
+    machine.
+    """
+    tokens = options.recipe.tokens_per_step
     rows = dataset.questions
     few_shot: tuple[Question, ...] = ()
     if options.evaluation.shots and rows:
