@@ -39,6 +39,11 @@ WEATHER: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
+OPENAI_TOOL: dict[str, Any] = {"type": "function", "function": WEATHER}
+OPENAI_FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+}
 TIME: dict[str, Any] = {
     "name": "get_time",
     "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
@@ -77,7 +82,7 @@ def weather_call(id: str, city: str) -> dict[str, Any]:
 def parallel_calls() -> list[dict[str, Any]]:
     """A conversation in which the assistant has twice called the function for two cities at once.
 
-    So small a model makes two calls only if it has a pattern to repeat; results between them would mislead it.
+    A model this small makes two calls at once only if earlier turns show it how.
     """
     messages: list[dict[str, Any]] = []
     for turn, (one, other) in enumerate((CITIES, CITIES[::-1])):

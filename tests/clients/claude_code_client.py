@@ -1,4 +1,4 @@
-"""One turn of Claude Code, without its own instructions and tools: the help desk's context window is too small.
+"""One turn of Claude Code without its own instructions and tools, which exceed the help desk's context window.
 
 test_claude_code.py has turns with all of them, and a scripted engine.
 """

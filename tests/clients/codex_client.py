@@ -1,4 +1,4 @@
-"""One turn of Codex, without its instructions and some of its tools: the help desk's context window is too small."""
+"""One turn of Codex without its instructions and some tools, which exceed the help desk's context window."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""DSPy's language model, without a program: so small a model does not follow DSPy's prompt formats."""
+"""DSPy's language model class, without a DSPy program, because a model this small does not follow DSPy's formats."""
 
 import json
 from typing import Any
@@ -7,14 +7,14 @@ import dspy
 from checks import (
     BASE_MODEL,
     CHAT,
-    PERSON,
+    OPENAI_FORMAT,
+    OPENAI_TOOL,
     PLAIN,
     QUESTION,
     RESPONSES,
     SENTENCE,
     STRUCTURED,
     TOOLS,
-    WEATHER,
     WEATHER_QUESTION,
     is_person,
     run,
@@ -38,7 +38,7 @@ def response(url: str) -> None:
 
 
 def tools(url: str) -> None:
-    tool = {"type": "function", "function": WEATHER}
+    tool = OPENAI_TOOL
     (answer,) = language_model(url, max_tokens=100)(
         WEATHER_QUESTION, tools=[tool], tool_choice="required", parallel_tool_calls=False
     )
@@ -47,7 +47,7 @@ def tools(url: str) -> None:
 
 
 def structured(url: str) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    form = OPENAI_FORMAT
     (text,) = language_model(url, "auto", max_tokens=200)(SENTENCE, response_format=form)
     assert is_person(json.loads(text)), text
 

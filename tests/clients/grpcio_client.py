@@ -10,7 +10,8 @@ from checks import (
     BASE_MODEL,
     CITIES,
     GRPC,
-    PERSON,
+    OPENAI_FORMAT,
+    OPENAI_TOOL,
     PLAIN,
     QUESTION,
     SENTENCE,
@@ -19,7 +20,6 @@ from checks import (
     STRUCTURED,
     TOOL_RESULTS,
     TOOLS,
-    WEATHER,
     WEATHER_QUESTION,
     is_person,
     parallel_calls,
@@ -30,8 +30,6 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 
 SECONDS = 300
-TOOL = {"type": "function", "function": WEATHER}
-FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
 
 
 def user(text: str) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def streaming(url: str) -> None:
 
 
 def structured(url: str) -> None:
-    answer = generate(request([user(SENTENCE)], "auto", response_format=FORMAT))
+    answer = generate(request([user(SENTENCE)], "auto", response_format=OPENAI_FORMAT))
     assert answer.choices[0].finish_reason == "stop", answer
     assert is_person(json.loads(answer.choices[0].content)), answer
 
@@ -93,16 +91,16 @@ def structured(url: str) -> None:
 def tools(url: str) -> None:
     question = [user(WEATHER_QUESTION)]
     named = {"type": "function", "function": {"name": "get_weather"}}
-    assert_weather(calls_of(generate(request(question, tools=[TOOL], tool_choice=named))))
+    assert_weather(calls_of(generate(request(question, tools=[OPENAI_TOOL], tool_choice=named))))
     required = {"tool_choice": "required", "parallel_tool_calls": False}
-    assert_weather(calls_of(generate(request(question, max_tokens=100, tools=[TOOL], **required))))
-    assert_weather(calls_of(generate(request(parallel_calls(), max_tokens=100, tools=[TOOL]))), CITIES)
-    assert not calls_of(generate(request(question, max_tokens=12, tools=[TOOL], tool_choice="none")))
+    assert_weather(calls_of(generate(request(question, max_tokens=100, tools=[OPENAI_TOOL], **required))))
+    assert_weather(calls_of(generate(request(parallel_calls(), max_tokens=100, tools=[OPENAI_TOOL]))), CITIES)
+    assert not calls_of(generate(request(question, max_tokens=12, tools=[OPENAI_TOOL], tool_choice="none")))
 
 
 def streamed_tools(url: str) -> None:
     calls: dict[int, dict[str, str]] = {}
-    for event in stream(request(parallel_calls(), max_tokens=100, tools=[TOOL])):
+    for event in stream(request(parallel_calls(), max_tokens=100, tools=[OPENAI_TOOL])):
         delta = json.loads(event.delta.extra_json or "{}").get("delta", {})
         for part in delta.get("tool_calls", ()):
             call = calls.setdefault(part["index"], {"name": "", "arguments": ""})
@@ -117,8 +115,8 @@ def tool_results(url: str) -> None:
         {"role": "assistant", "content": "", "tool_calls": [weather_call("call_1", "Paris")]},
         {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
     ]
-    before = generate(request(later[:1], max_tokens=1, tools=[TOOL]))
-    after = generate(request(later, max_tokens=12, tools=[TOOL]))
+    before = generate(request(later[:1], max_tokens=1, tools=[OPENAI_TOOL]))
+    after = generate(request(later, max_tokens=12, tools=[OPENAI_TOOL]))
     assert after.receipt.usage.prompt_tokens > before.receipt.usage.prompt_tokens + 20, (before, after)
 
 

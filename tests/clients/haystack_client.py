@@ -7,7 +7,7 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
-    PERSON,
+    OPENAI_FORMAT,
     PLAIN,
     QUESTION,
     SENTENCE,
@@ -65,7 +65,7 @@ def tools(url: str) -> None:
 
 
 def structured(url: str) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    form = OPENAI_FORMAT
     answer = ask(url, SENTENCE, "auto", parameters={"response_format": form})
     assert is_person(json.loads(answer.text or "")), answer
 

@@ -8,6 +8,7 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
+    OPENAI_TOOL,
     PERSON,
     PLAIN,
     QUESTION,
@@ -17,14 +18,13 @@ from checks import (
     STREAMING,
     STRUCTURED,
     TOOLS,
-    WEATHER,
     WEATHER_QUESTION,
     is_person,
     run,
 )
 
 TOOL_PARAMETERS: dict[str, Any] = {
-    "tools": [{"type": "function", "function": WEATHER}],
+    "tools": [OPENAI_TOOL],
     "tool_choice": "required",
     "parallel_tool_calls": False,
     "max_tokens": 100,

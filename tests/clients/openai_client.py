@@ -9,6 +9,8 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
+    OPENAI_FORMAT,
+    OPENAI_TOOL,
     PERSON,
     PLAIN,
     QUESTION,
@@ -28,11 +30,9 @@ from checks import (
     weather_call,
 )
 
-TOOL: dict[str, Any] = {"type": "function", "function": WEATHER}
-FORMAT: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
 CAPITAL: dict[str, Any] = {"model": BASE_MODEL, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
 FORECAST: dict[str, Any] = {**CAPITAL, "messages": [{"role": "user", "content": WEATHER_QUESTION}]}
-PARALLEL: dict[str, Any] = {**CAPITAL, "messages": parallel_calls(), "tools": [TOOL], "max_tokens": 100}
+PARALLEL: dict[str, Any] = {**CAPITAL, "messages": parallel_calls(), "tools": [OPENAI_TOOL], "max_tokens": 100}
 RESPONSES_TOOL: dict[str, Any] = {"type": "function", "strict": True, **WEATHER}
 
 
@@ -41,7 +41,7 @@ def client(url: str) -> openai.OpenAI:
 
 
 def assert_weather(calls: Iterable[Any], cities: tuple[str, ...] = ()) -> None:
-    """Checks calls with a name and arguments; `cities` are those of each call in order, or else any are right."""
+    """Checks the calls' names and arguments. With `cities`, the calls must be for these cities in this order."""
     called = [(call.name, json.loads(call.arguments)["city"]) for call in calls]
     assert called, "no call"
     assert all(name == "get_weather" and city in CITIES for name, city in called), called
@@ -66,7 +66,7 @@ def structured(url: str) -> None:
     for model in (BASE_MODEL, "auto"):
         request = {**CAPITAL, "model": model, "messages": [{"role": "user", "content": SENTENCE}]}
         limit: Any = {"max_tokens": 200} if model == BASE_MODEL else {}  # "auto" has that of its path
-        answer = client(url).chat.completions.create(**request, **limit, response_format=FORMAT)
+        answer = client(url).chat.completions.create(**request, **limit, response_format=OPENAI_FORMAT)
         choice = answer.choices[0]
         assert choice.finish_reason == "stop", answer
         assert is_person(json.loads(choice.message.content or "")), choice
@@ -74,7 +74,7 @@ def structured(url: str) -> None:
 
 def tools(url: str) -> None:
     chat = client(url).chat.completions
-    request = {**FORECAST, "tools": [TOOL, {"type": "function", "function": TIME}]}
+    request = {**FORECAST, "tools": [OPENAI_TOOL, {"type": "function", "function": TIME}]}
     required = chat.create(**request, tool_choice="required", parallel_tool_calls=False, max_tokens=100)
     (call,) = required.choices[0].message.tool_calls or ()
     assert call.function.name in ("get_weather", "get_time"), required
@@ -91,8 +91,17 @@ def tools(url: str) -> None:
 
 def streamed_tools(url: str) -> None:
     for request, cities in (
-        ({**FORECAST, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100}, ()),
-        ({**FORECAST, "tools": [TOOL], "tool_choice": TOOL | {"function": {"name": "get_weather"}}}, ()),
+        (
+            {
+                **FORECAST,
+                "tools": [OPENAI_TOOL],
+                "tool_choice": "required",
+                "parallel_tool_calls": False,
+                "max_tokens": 100,
+            },
+            (),
+        ),
+        ({**FORECAST, "tools": [OPENAI_TOOL], "tool_choice": OPENAI_TOOL | {"function": {"name": "get_weather"}}}, ()),
         (PARALLEL, CITIES),
     ):
         with client(url).chat.completions.stream(**request) as stream:
@@ -110,7 +119,7 @@ def tool_results(url: str) -> None:
         {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
     ]
     request = {**FORECAST, "messages": later, "max_tokens": 12}
-    shown = client(url).chat.completions.create(**request, tools=[TOOL])
+    shown = client(url).chat.completions.create(**request, tools=[OPENAI_TOOL])
     without = client(url).chat.completions.create(**request)
     assert shown.usage is not None
     assert without.usage is not None

@@ -13,6 +13,7 @@ from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.anthropic_messages import MessagesReader
 
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.http_server import serving
 from tests.gateway.doubles.waiting import until
 
 FIELDS = frozenset(
@@ -66,7 +67,7 @@ def written(events: Sequence[Event]) -> bytes:
 
 
 class Anthropic:
-    """Answers as its documentation says, and rejects what is not written as it says."""
+    """A double of Anthropic's API that answers and rejects requests as its documentation says."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -128,12 +129,8 @@ async def anthropic() -> AsyncIterator[Anthropic]:
     app = web.Application()
     app.router.add_post("/v1/messages", double.messages)
     app.router.add_get("/v1/models", double.models)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    double.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield double
-    await runner.cleanup()
+    async with serving(app, handler_cancellation=True, shutdown_timeout=0.1) as double.url:
+        yield double
 
 
 @asynccontextmanager

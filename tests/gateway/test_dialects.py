@@ -19,7 +19,7 @@ from pointsman_servicekit.keys.records import KeyScope, Limits
 from tests.gateway.doubles import anthropic_shapes, openai_shapes
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
-from tests.gateway.doubles.gateway import Gateway, Neighbours, http_dependencies, open_http_client
+from tests.gateway.doubles.gateway import Gateway, Neighbours, counters, http_dependencies, open_http_client
 from tests.gateway.doubles.tenancy import issue
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import until
@@ -33,7 +33,7 @@ JSON = {"content-type": "application/json"}
 
 @dataclass(frozen=True)
 class Said:
-    """What a client gets for a request, without ids and times."""
+    """What a client receives for a request, without ids and times."""
 
     headers: Mapping[str, str]
     text: str
@@ -50,7 +50,7 @@ COUNTED = ("pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "poin
 
 
 async def said(gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, url: str, body: Any) -> Said:
-    before = counts(gateway)
+    before = counters(gateway, COUNTED)
     response = await http.post(url, json=body)
     assert response.status_code == 200, response.text
     if body.get("stream"):
@@ -73,18 +73,10 @@ async def said(gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
         cached = usage["cache_read_input_tokens"]
         tokens = usage["input_tokens"] + cached, cached, usage["output_tokens"]
     headers = {n: v for n, v in response.headers.items() if n.startswith("x-pointsman") and n not in OF_ONE_ANSWER}
-    counted = {key: change for key, n in counts(gateway).items() if (change := round(n - before.get(key, 0.0), 12))}
-    return Said(headers, text, *tokens, receipt, engine.bodies[-1], counted)
-
-
-def counts(gateway: Gateway) -> dict[Any, float]:
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in gateway.components.registry.collect()
-        if family.name in COUNTED
-        for sample in family.samples
-        if sample.name.endswith("_total")
+    counted = {
+        key: change for key, n in counters(gateway, COUNTED).items() if (change := round(n - before.get(key, 0.0), 12))
     }
+    return Said(headers, text, *tokens, receipt, engine.bodies[-1], counted)
 
 
 TOOL = {"description": "The weather.", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}}

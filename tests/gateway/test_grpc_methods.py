@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import Internal, PointsmanError
 from tests.gateway.doubles.answers import Answer
 from tests.gateway.doubles.api_clients import open_api_client
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
-from tests.gateway.doubles.gateway import TRIAGE, Gateway
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, counters
 from tests.gateway.doubles.leases import held_back
 from tests.gateway.doubles.waiting import until
 
@@ -44,16 +44,6 @@ TOLD: dict[str, list[Any]] = {
 }
 
 
-def counts(gateway: Gateway) -> dict[Any, float]:
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in gateway.components.registry.collect()
-        if family.name in COUNTED
-        for sample in family.samples
-        if sample.name.endswith(("_total", "_count"))
-    }
-
-
 Said = Answer | tuple[str, str]
 """An answer, or the code and message of an error."""
 
@@ -61,14 +51,14 @@ Said = Answer | tuple[str, str]
 async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
     """Returns the answer and the change of the metrics."""
     gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
-    before = counts(gateway)
+    before = counters(gateway, COUNTED, ("_total", "_count"))
     got: Said
     async with open_api_client(method, gateway.url, gateway.grpc_address) as api:
         try:
             got = await api.ask("Hello", model, **parameters)
         except PointsmanError as error:
             got = error.code, error.message
-    return got, {key: change for key, n in counts(gateway).items() if (change := round(n - before.get(key, 0.0), 9))}
+    return got, increases(before, counters(gateway, COUNTED, ("_total", "_count")), 9)
 
 
 @pytest.mark.parametrize("script", TOLD)

@@ -1,6 +1,6 @@
 """The real gateway with its HTTP and gRPC servers on free ports, connected to scripted services."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -139,3 +139,19 @@ class Neighbours:
             ):
                 await until(lambda: components.engines.get("local").has_reported)
                 yield Gateway(components, f"http://{address}", grpc_server.address, settings.config)
+
+
+def counters(gateway: Gateway, families: Collection[str], suffixes: tuple[str, ...] = ("_total",)) -> dict[Any, float]:
+    """Returns the values of the families' samples whose names end in one of `suffixes`, by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in gateway.components.registry.collect()
+        if family.name in families
+        for sample in family.samples
+        if sample.name.endswith(suffixes)
+    }
+
+
+def increases(before: Mapping[Any, float], after: Mapping[Any, float], digits: int) -> dict[Any, float]:
+    """Returns by how much the counters have grown, without those that have not. Rounds to `digits` decimals."""
+    return {key: more for key, value in after.items() if (more := round(value - before.get(key, 0.0), digits))}

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.gateway.doubles.http_server import serving
 from tests.gateway.doubles.processes import Process
 from tests.gateway.doubles.waiting import found
 from tests.ports import free_port
@@ -106,11 +107,5 @@ async def _collecting() -> AsyncIterator[Collector]:
     collector = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with serving(app) as collector.url:
         yield collector
-    finally:
-        await runner.cleanup()

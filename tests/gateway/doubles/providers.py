@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.gateway.doubles.http_server import serving
+
 KEY = "sk-right"
 TEXT = "Hello there"
 OPENAI_FIELDS = frozenset(
@@ -35,7 +37,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Shape:
-    """How one provider's API looks from outside."""
+    """One provider's API: its URLs, authentication, errors and streams."""
 
     chat: str
     """The path, with the query."""
@@ -267,11 +269,5 @@ async def running_provider(name: str) -> AsyncIterator[ProviderDouble]:
     app.router.add_post("/{path:.*}", provider.chat)
     listing = shape.models.partition("?")[0] or shape.chat.replace("chat/completions", "models")
     app.router.add_get(listing, provider.models)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with serving(app, shutdown_timeout=0.1) as provider.url:
         yield provider
-    finally:
-        await runner.cleanup()

@@ -17,7 +17,6 @@ from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.anthropic.conversion import (
-    bad_parameter,
     to_chat_choice,
     to_functions,
     to_messages,
@@ -34,7 +33,13 @@ from pointsman_gateway.http.dependencies import (
 )
 from pointsman_gateway.http.encoding import MESSAGES_PATH, Encoder, anthropic_error
 from pointsman_gateway.http.openai.chat import decode_body, media_of
-from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody, strict_struct
+from pointsman_gateway.http.openai.fields import (
+    FailFastDict,
+    FailFastList,
+    SurrogateFreeBody,
+    bad_parameter,
+    strict_struct,
+)
 from pointsman_gateway.pipeline.admission import MAX_USER_CHARACTERS
 
 IGNORED_FIELDS = frozenset(
@@ -160,7 +165,7 @@ def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[str, str]]:
-    """The user, and what rules may use. Raises InvalidArgument."""
+    """Return the user's id, and the other metadata, which routing rules may use. Raises InvalidArgument."""
     user = metadata.get("user_id") or ""
     if len(user) > MAX_USER_CHARACTERS:
         raise bad_parameter(f"'metadata.user_id' may have {MAX_USER_CHARACTERS} characters", "metadata.user_id")

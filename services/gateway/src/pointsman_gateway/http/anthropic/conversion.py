@@ -10,6 +10,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.domain import Message
 from pointsman_gateway.http.openai.chat import MEDIA_PARTS, check_media, read_parts
+from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]
 
@@ -21,9 +22,10 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """The messages of a chat for the content of one: results of tools have messages of their own, before the others.
+    """Convert the content of one message to chat messages. Results of tools become messages of their own, before the
+    others.
 
-    Only the user's messages have media in chats, so those of results are in the user's message.
+    In chats only user messages may have media, so media in results of tools move to the user's message.
     """
     parts: list[dict[str, Any]] = []
     fields: dict[str, Any] = {}
@@ -36,11 +38,11 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
                 shown = [_to_part(b, f"{where}[{number}].content[{n}]") for n, b in enumerate(result)]
                 parts += [part for part in shown if part["type"] != "text"]
                 text, has_results = "".join([part.get("text", "") for part in shown]), True
-                yield Message("tool", text, {"tool_call_id": _string(block, "tool_use_id", f"{where}[{number}]")})
+                yield Message("tool", text, {"tool_call_id": string_in(block, "tool_use_id", f"{where}[{number}]")})
             case "tool_use" if role == "assistant":
                 fields.setdefault("tool_calls", []).append(_to_call(block, f"{where}[{number}]"))
             case "thinking" if role == "assistant":
-                fields["reasoning"] = fields.get("reasoning", "") + _string(block, "thinking", f"{where}[{number}]")
+                fields["reasoning"] = fields.get("reasoning", "") + string_in(block, "thinking", f"{where}[{number}]")
             case "redacted_thinking" if role == "assistant":
                 pass  # only the provider that wrote it can read it
             case _:
@@ -55,12 +57,12 @@ def _to_call(block: Block, where: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise bad_parameter(f"{where}.input must be an object", f"{where}.input")
     reject_non_finite(arguments, f"{where}.input")
-    function = {"name": _string(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
-    return {"id": _string(block, "id", where), "type": "function", "function": function}
+    function = {"name": string_in(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": string_in(block, "id", where), "type": "function", "function": function}
 
 
 def _to_part(block: Any, where: str) -> dict[str, Any]:
-    """The content part of a chat for a text, an image or a document. Raises InvalidArgument."""
+    """Convert a text, an image or a document to a chat's content part. Raises InvalidArgument."""
     block = block if isinstance(block, dict) else _NO_FIELDS
     source = block.get("source") if isinstance(block.get("source"), dict) else _NO_FIELDS
     part: dict[str, Any] = {}
@@ -107,7 +109,7 @@ def to_functions(tools: Sequence[Block]) -> list[dict[str, Any]]:
                 raise bad_parameter(f"{where}.input_schema must be an object", f"{where}.input_schema")
             given = {"description": tool.get("description"), "strict": tool.get("strict")}
             given = {name: value for name, value in given.items() if value is not None}
-            function = {"name": _string(tool, "name", where), **given, "parameters": tool["input_schema"]}
+            function = {"name": string_in(tool, "name", where), **given, "parameters": tool["input_schema"]}
             functions.append({"type": "function", "function": function})
         elif not (isinstance(kind, str) and SERVER_TOOL.fullmatch(kind)):
             raise InvalidArgument(
@@ -141,14 +143,3 @@ def to_response_format(output_format: Any) -> dict[str, Any] | None:
     if not isinstance(schema, dict) or output_format.get("type") != "json_schema":
         raise bad_parameter("the output's format is not a 'json_schema' with a 'schema'", "output_config.format")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-
-
-def _string(block: Block, name: str, where: str) -> str:
-    value = block.get(name)
-    if not isinstance(value, str):
-        raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
-    return value
-
-
-def bad_parameter(message: str, param: str) -> InvalidArgument:
-    return InvalidArgument(message, code="bad_parameter", param=param)

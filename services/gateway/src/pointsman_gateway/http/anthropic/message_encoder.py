@@ -214,7 +214,7 @@ def _encode(event: Event) -> bytes:
 
 
 def _to_input(arguments: str) -> dict[str, Any]:
-    """A call's arguments. If the model did not write an object, such as after a cut, they are under "arguments"."""
+    """Return a tool call's arguments. If they are not an object, for example cut off, they are under "arguments"."""
     try:
         decoded = msgspec.json.decode(arguments or "{}")
     except msgspec.MsgspecError:

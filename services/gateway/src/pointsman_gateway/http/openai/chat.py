@@ -214,7 +214,9 @@ def _message(number: int, body: MessageBody) -> Message:
 
 
 def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Mapping[str, Any]]:
-    """The text of content parts, and the field of a `Message` with media. Raises InvalidArgument."""
+    """Return the joined text of content parts, and for a message with media the parts themselves. Raises
+    InvalidArgument.
+    """
     texts, passed_on = [], []
     for number, part in enumerate(parts):
         kind = part.get("type")
@@ -243,7 +245,7 @@ def _part_text(part: Mapping[str, Any], where: str) -> str:
 
 
 def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
-    """Checks what is not the engine's matter. The data is not decoded. Raises InvalidArgument."""
+    """Checks the form of a media part and where it may stand. Does not decode the data. Raises InvalidArgument."""
     kind = part["type"]
     field, expected = MEDIA_FIELDS.get(kind, ("url", 'a "url" that begins with "data:", "https:" or "http:"'))
     value = part.get(kind)
@@ -257,7 +259,7 @@ def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
 
 
 def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """What a model must take in addition to text."""
+    """Return the kinds of media in the messages, which the model must accept."""
     parts = [part for message in messages for part in message.extra.get("content", ()) if part["type"] in MEDIA_PARTS]
     kinds = {MEDIA_PARTS[part["type"]] for part in parts}
     urls = [part[part["type"]].get("url") or "data:" for part in parts]

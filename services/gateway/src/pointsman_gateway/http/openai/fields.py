@@ -4,6 +4,7 @@ Without the former, pydantic creates an error for each wrong element and unknown
 and a kilobyte each.
 """
 
+from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -50,6 +51,18 @@ class SurrogateFreeBody(BaseModel):
     def _reject_surrogates(cls, data: Any) -> Any:
         reject_surrogates(data)
         return data
+
+
+def bad_parameter(message: str, param: str) -> InvalidArgument:
+    return InvalidArgument(message, code="bad_parameter", param=param)
+
+
+def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
+    """Returns a required string of an object in a body, which is found at `where`. Raises InvalidArgument."""
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
+    return value
 
 
 def invalid_field(item: Any) -> InvalidArgument:

@@ -8,6 +8,7 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.http.openai.chat import check_media
+from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """The content parts with a text, and the name of the field that holds it."""
@@ -42,16 +43,16 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
         case "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str):
-                raise _bad_parameter(f"{where}.role is missing", f"{where}.role")
+                raise bad_parameter(f"{where}.role is missing", f"{where}.role")
             messages.append({"role": role, "content": _content(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)
         case "custom_tool_call":
-            arguments = json.dumps({"input": _string(item, "input", where)}, ensure_ascii=False)
+            arguments = json.dumps({"input": string_in(item, "input", where)}, ensure_ascii=False)
             _add_call(messages, {**item, "arguments": arguments}, where)
         case "function_call_output" | "custom_tool_call_output":
             output = _text(item.get("output"), f"{where}.output")
-            call_id = _string(item, "call_id", where)
+            call_id = string_in(item, "call_id", where)
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
         case "reasoning":
             pass  # engines do not accept the reasoning of an earlier turn
@@ -67,9 +68,9 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
     """Adds a call to the assistant's message before it: the calls of one turn are one message."""
     namespace = item.get("namespace")
-    name = ToolName(_string(item, "name", where), namespace if isinstance(namespace, str) else "")
-    function = {"name": name.for_engine, "arguments": _string(item, "arguments", where)}
-    call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
+    name = ToolName(string_in(item, "name", where), namespace if isinstance(namespace, str) else "")
+    function = {"name": name.for_engine, "arguments": string_in(item, "arguments", where)}
+    call = {"id": string_in(item, "call_id", where), "type": "function", "function": function}
     if messages and messages[-1]["role"] == "assistant":
         messages[-1].setdefault("tool_calls", []).append(call)
     else:
@@ -77,7 +78,7 @@ def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
-    """A text, or content parts if there are media among them."""
+    """Return the content as one text, or as content parts if it has media."""
     if not isinstance(content, list) or not any(isinstance(p, dict) and p.get("type") in MEDIA for p in content):
         return _text(content, where)
     parts = []
@@ -96,7 +97,7 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _bad_parameter(f"{where} is neither a text nor a list of parts", where)
+        raise bad_parameter(f"{where} is neither a text nor a list of parts", where)
     return "".join(_parts(content, where))
 
 
@@ -112,17 +113,6 @@ def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
                 param=f"{where}[{number}]",
             )
         yield text
-
-
-def _string(item: Mapping[str, Any], name: str, where: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise _bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
-    return value
-
-
-def _bad_parameter(message: str, param: str) -> InvalidArgument:
-    return InvalidArgument(message, code="bad_parameter", param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +145,9 @@ def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
     for number, tool in enumerate(tools or ()):
         where, kind = f"tools[{number}]", tool.get("type")
         if kind == "namespace":
-            namespace, members = _string(tool, "name", where), tool.get("tools")
+            namespace, members = string_in(tool, "name", where), tool.get("tools")
             if not isinstance(members, list) or not all(isinstance(member, Mapping) for member in members):
-                raise _bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
+                raise bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
             for index, member in enumerate(members):
                 _add_tool(chat.functions, names, member, namespace, f"{where}.tools[{index}]")
         elif not (isinstance(kind, str) and (kind in OPENAI_TOOLS or kind.startswith("web_search"))):
@@ -176,7 +166,7 @@ def _add_tool(
             code="unsupported_tool",
             param=f"{where}.type",
         )
-    name = ToolName(_string(tool, "name", where), namespace, kind == "custom")
+    name = ToolName(string_in(tool, "name", where), namespace, kind == "custom")
     names[name.for_engine] = name
     if kind == "custom":
         definition = {"description": tool["description"]} if tool.get("description") else {}
@@ -201,7 +191,10 @@ def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> 
     if choice == "required":
         return choice
     if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
-        return {"type": "function", "function": {"name": _resolve_name(_string(choice, "name", "tool_choice"), tools)}}
+        return {
+            "type": "function",
+            "function": {"name": _resolve_name(string_in(choice, "name", "tool_choice"), tools)},
+        }
     raise InvalidArgument(
         '\'tool_choice\' is not known; "auto", "none", "required" or {"type": "function", "name": NAME}',
         code="unsupported_tool",
@@ -217,7 +210,7 @@ def _resolve_name(name: str, tools: ChatTools) -> str:
     if len(found) == 1:
         return found[0]
     known = ", ".join(found or tools.names)
-    raise _bad_parameter(f"'tool_choice' names {name[:64]!r}; known: {known[:500]}", "tool_choice")
+    raise bad_parameter(f"'tool_choice' names {name[:64]!r}; known: {known[:500]}", "tool_choice")
 
 
 def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:
