@@ -71,7 +71,7 @@ def type_of(shape: type[BaseModel], key: str) -> TypeAdapter[Any]:
 
 
 def validate(key: str, value: Any) -> None:
-    """Validates what stands under a key of the configuration, of a task or of a path; required keys may be missing."""
+    """Validates a part of a configuration by the type of its key. Required keys may be missing."""
     if key == "tasks":
         value = {name: {"examples": "rows.jsonl", "policy": {"fixed": "one"}} | task for name, task in value.items()}
     for shape in (ModelsFile, PathsFile, TasksFile):

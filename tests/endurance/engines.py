@@ -1,4 +1,4 @@
-"""The engine of a run: a scripted one, or vLLM; both with adapters whose versions can be told apart by their texts."""
+"""The engine of a run, scripted or vLLM. The answers of an adapter show which of its versions gave them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Carries out the events of a schedule, and records in `Truth` what was acknowledged."""
+"""Carries out the events of a schedule, and records acknowledged changes in `Truth`."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ class Faults:
             self._truth.aliases[alias.alias.partition("@")[0]] = History([(0.0, 0.0, alias.version)])
 
     def start_change(self, event: Event) -> None:
-        """Makes a change in the background; a service that it needs may be away."""
+        """Starts a change in the background, since it takes long if a service that it needs is down."""
         task = asyncio.create_task(self._change(event))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -74,7 +74,7 @@ class Faults:
 
     @asynccontextmanager
     async def fault(self, event: Event) -> AsyncIterator[None]:
-        """The fault lasts for the block. Afterwards waits until the service answers again."""
+        """Causes the fault for the duration of the block, and then waits until the service answers again."""
         if event.kind in ("kill", "pause"):
             async with self._process_fault(event):
                 yield
@@ -169,7 +169,7 @@ class Faults:
         await self._move(name, "", "Rollback", pb.RollbackRequest(alias=f"{name}@prod"))
 
     async def _move(self, name: str, version: str, method: str, request: Any) -> None:
-        """A change whose outcome is unknown allows every version until the next one."""
+        """Moves an alias. If the outcome is unknown, every version is allowed until the next move."""
         history = self._truth.aliases[name]
         sent = time.monotonic()
         unknown = [(sent, float("inf"), each) for each in self._world.versions[name]]

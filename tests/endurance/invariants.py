@@ -1,4 +1,4 @@
-"""What must hold at any time. Each violation is described in a sentence; a run without any has passed."""
+"""The invariants. A violation is reported as a sentence; a run without violations has passed."""
 
 import asyncio
 import json
@@ -109,7 +109,7 @@ class Invariants:
                 yield f"the prompt has {sorted(seen)} of the document; {sorted(allowed)} were current"
 
     def _overlaps(self, begin: float, end: float, *targets: str, after: float = 3.0) -> bool:
-        """Whether one of the targets was disturbed meanwhile, or up to `after` seconds before."""
+        """Whether a fault disturbed one of the targets during the request, or up to `after` seconds before it."""
         return any(
             event.seconds and event.target in targets
             and event.at + self.begun <= end and begin <= event.end + self.begun + after
@@ -117,7 +117,7 @@ class Invariants:
         )  # fmt: skip
 
     async def check_revocations(self) -> None:
-        """Revoked keys are refused, unless a gateway cannot have learned of it because Valkey or itself was away."""
+        """Checks that revoked keys are refused, except by a gateway that a fault kept from learning of it."""
         for credential, revoked in list(self.truth.revoked.items()):
             now = time.monotonic()
             if now < revoked + REVOCATION_SECONDS:
@@ -144,7 +144,7 @@ class Invariants:
     # -- sums, while nothing is in flight
 
     async def audit(self, faults: Faults) -> None:
-        """Stops the load, and compares receipts, counters and usage; then lets it go on."""
+        """Pauses the load, compares receipts, counters and usage, and resumes the load."""
         await self.load.pause()
         await faults.settle()
         self.check_records()
@@ -197,7 +197,7 @@ class Invariants:
         return {event.target for event in self.events if event.kind == "kill" and event.at < now}
 
     def _missing_receipts(self) -> Iterator[str]:
-        """Each answer that a client got has a receipt with the same cost."""
+        """Yields a violation if answers have no receipt, or receipts another cost than the client was told."""
         missing = wrong = 0
         for record in self.load.records:
             if not record.ok or not record.decision or record.protocol == "route":
@@ -257,7 +257,9 @@ class Invariants:
             self.violate(f"{len(self.truth.notes) - there} of {len(self.truth.notes)} acknowledged documents are lost")
 
     def check_spender(self) -> None:
-        """The bound of docs/keys.md: the limit, and a lease for each gateway while Valkey or a gateway is disturbed."""
+        """Checks the bound of docs/keys.md: the limit, plus one lease for each gateway if Valkey or a gateway was
+        disturbed.
+        """
         by_minute = Counter(
             int(record.wall // 60)
             for record in self.load.records

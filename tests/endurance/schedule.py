@@ -52,7 +52,9 @@ class Event:
 
 
 def make_schedule(seed: int, seconds: float) -> list[Event]:
-    """Faults one after another, each of them once before any is repeated, and changes; ordered by time."""
+    """Returns faults and changes ordered by time. Faults do not overlap, and each kind occurs before any is
+    repeated.
+    """
     return sorted([*_faults(random.Random(f"faults {seed}"), seconds), *_changes(seed, seconds)], key=lambda e: e.at)
 
 

@@ -1,4 +1,4 @@
-"""What must be so: the acknowledged changes of adapters, documents, keys and feedback, with their times."""
+"""The expected state: all acknowledged changes of adapters, documents, keys and feedback, with their times."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,7 +12,9 @@ REVOCATION_SECONDS = 1.5
 
 @dataclass
 class History:
-    """The values of one thing, each from the moment at which its change was sent until the next was acknowledged."""
+    """The successive values of one setting. Each may be seen from when it was sent until the next one is
+    acknowledged.
+    """
 
     changes: list[tuple[float, float, str]] = field(default_factory=list)
     """(sent, acknowledged, value); the acknowledgement is infinite if the outcome is unknown."""
@@ -51,7 +53,7 @@ class Truth:
 
 @dataclass(slots=True)
 class Record:
-    """One request and what came of it."""
+    """One request with its result."""
 
     protocol: str
     gateway: str

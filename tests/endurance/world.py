@@ -1,4 +1,4 @@
-"""The help desk's services as processes, each of which can be killed, suspended and started again."""
+"""Runs the help desk's services as processes, which can be killed, suspended and restarted one by one."""
 
 import asyncio
 import contextlib
@@ -80,7 +80,7 @@ class World:
         return self.engine_pid() if name == "engine" else self.process(name).pid
 
     def engine_pid(self) -> int:
-        """The engine's own process; 0 if it does not run."""
+        """The engine's own process; The process id; 0 if the server does not run."""
         port = str(self.lora_server.engine_port)
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -92,26 +92,26 @@ class World:
         return 0
 
     async def new_key(self, gateway: str) -> None:
-        """Issues the key for the requests to a new process of a gateway."""
+        """Issues a new key, with which the load is sent to this gateway from now on."""
         issued = await issue(self.valkey.url, tenant=gateway)
         self.keys[gateway] = issued
         self.key_gateways[issued.record.id] = gateway
 
     async def upsert(self, *documents: tuple[str, str], timeout: float = 20.0) -> None:  # noqa: ASYNC109  # gRPC's
-        """Returns once they are acknowledged. Raises AioRpcError."""
+        """Writes documents, and returns once the retriever has acknowledged them. Raises AioRpcError."""
         messages = [pb.Document(id=name, title=name, text=text) for name, text in documents]
         async with open_channel(self.retriever.address) as channel:
             stub = retriever_pb2_grpc.RetrieverStub(channel)
             await stub.Upsert(pb.UpsertRequest(collection=COLLECTION, documents=messages), timeout=timeout)
 
     async def delete(self, names: list[str]) -> int:
-        """Returns how many there were."""
+        """Deletes documents, and returns how many existed."""
         async with open_channel(self.retriever.address) as channel:
             stub = retriever_pb2_grpc.RetrieverStub(channel)
             return int((await stub.Delete(pb.DeleteRequest(collection=COLLECTION, ids=names), timeout=30)).deleted)
 
     def step_clock(self, gateway: str, seconds: int) -> None:
-        """Steps the wall clock of a gateway's process; 0 sets it right."""
+        """Shifts the wall clock of a gateway's process by `seconds`; 0 removes the shift."""
         (self.folder / f"{gateway}.clock").write_text(f"{seconds:+d}\n")
 
     def fill_disk(self) -> None:

@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Leases:
-    """What Redis said that the gateways hold, just before they lost it."""
+    """The leases that the gateways held, read from Redis just before it failed."""
 
     at: float
     requests: tuple[int, ...]
@@ -56,7 +56,7 @@ class Leases:
 
 @dataclass
 class Tenant:
-    """A tenant with fresh budgets."""
+    """A tenant that has spent nothing yet. Records its answers, and what gateways had leased when they lost Redis."""
 
     name: str
     headers: dict[str, str]
@@ -67,11 +67,11 @@ class Tenant:
         return sum(answer.nanodollars for answer in self.answers)
 
     def max_nanodollars(self) -> int:
-        """docs/keys.md: the limit, and the leases of the gateways that lost Redis."""
+        """The bound of docs/keys.md: the limit plus the leases of the gateways that lost Redis."""
         return round(DOLLARS * NANO) + sum(sum(loss.nanodollars) for loss in self.losses)
 
     def admitted_by_minute(self) -> dict[int, int]:
-        """Requests that were certainly admitted within a minute."""
+        """Counts by minute the requests that were sent and answered within it."""
         minutes: dict[int, int] = {}
         for answer in self.answers:
             if answer.status == 200 and answer.sent // 60 == answer.ended // 60:
@@ -80,7 +80,7 @@ class Tenant:
         return minutes
 
     def max_in(self, minute: int, away: Sequence[tuple[float, float]]) -> int:
-        """docs/keys.md: the limit, and the larger of lease and share of each gateway that had no Redis in the minute.
+        """The bound of docs/keys.md for one minute: the limit plus, for each gateway without Redis, its lease or share.
 
         `away` are the times in which Redis was unavailable.
         """
@@ -147,7 +147,7 @@ class SharedBudget:
     # -- faults
 
     async def leases(self, tenant: Tenant) -> Leases:
-        """Asks Redis what each gateway holds in the current windows."""
+        """Reads from Redis the leases that each gateway holds in the current windows."""
         async with open_redis(self.group.url, lambda up: None, 5.0) as redis:
             held = {}
             for limit in ("requests_per_minute", "dollars_per_day"):

@@ -28,7 +28,7 @@ GROUPS: dict[str, Any] = {"sentinel": running_sentinel, "cluster": running_clust
 
 
 class World:
-    """Runs everything on one event loop, which lives for all tests of a group."""
+    """One event loop and one group of Valkeys with four gateways, shared by all tests of this kind."""
 
     def __init__(self, runner: asyncio.Runner, budget: SharedBudget) -> None:
         self.run, self.budget = runner.run, budget
@@ -60,7 +60,7 @@ def assert_within_bounds(budget: SharedBudget, tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_failover_costs_no_more_than_the_leases(world: World, hangs: bool) -> None:
-    """Requests are answered before, during and after it; afterwards Redis knows exactly what was spent."""
+    """Sends requests before, during and after the failover; afterwards Redis has the exact sum that was spent."""
     budget = world.budget
 
     async def fail_over() -> Tenant:

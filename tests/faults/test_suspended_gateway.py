@@ -1,4 +1,6 @@
-"""A gateway that is suspended and goes on, as on an overcommitted machine: its errors keep their format."""
+"""A gateway that is suspended and resumed, as on an overcommitted machine, still reports errors in its APIs'
+formats.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The committed JSON Schemas are those of the configuration's models; the examples conform, and mistakes are found."""
+"""The committed JSON Schemas are up to date, the examples conform to them, and they detect mistakes."""
 
 import json
 import re
@@ -20,7 +20,7 @@ FILES = [
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Dates are strings, as for an editor."""
+    """Loads dates as strings, as editors do."""
 
 
 PlainLoader.yaml_implicit_resolvers = {
@@ -34,7 +34,7 @@ def load(text: str) -> Any:
 
 
 def problems(kind: str, data: Any) -> list[str]:
-    """The places of what the schema rejects."""
+    """Returns the paths of the values that the schema rejects."""
     validator = jsonschema.Draft7Validator(json.loads((SCHEMAS / f"{kind}.schema.json").read_text()))
     return [error.json_path for error in validator.iter_errors(data)]
 

@@ -1,4 +1,5 @@
-"""Provider presets: each provider's documented protocol is spoken over real sockets, and its errors are understood."""
+"""Provider presets: servers that follow each provider's documented protocol accept the gateway's requests, and their
+errors become the right errors of the gateway."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,7 @@ from pointsman_gateway.engines.openai_schema import parse_error
 from tests.gateway.doubles.config_folder import PRICES, ConfigFolder
 from tests.gateway.doubles.engine import ScriptedEngine, answer, model_card, running_engine
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.http_server import serving
 from tests.gateway.doubles.providers import KEY, SHAPES, TEXT, ProviderDouble, running_provider
 from tests.gateway.doubles.waiting import until
 
@@ -408,13 +410,8 @@ async def running_redirect(target: str) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", redirect)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

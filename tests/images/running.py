@@ -95,7 +95,7 @@ class Container:
         return await self.ended(within)
 
     async def ended(self, within: float) -> int:
-        """Returns the exit code. Raises TimeoutError."""
+        """Waits until the container exits, and returns its exit code. Raises TimeoutError after `within` seconds."""
         assert self._process_of
         async with asyncio.timeout(within):
             return await self._process_of.wait()

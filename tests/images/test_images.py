@@ -75,7 +75,9 @@ class Running:
 
 @pytest.fixture
 async def services(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
-    """A gateway and a retriever in containers, with a real Valkey and doubles of the engine and its lora-server."""
+    """Runs the gateway and the retriever in containers, with a real Valkey, a scripted engine and a scripted lora-
+    server.
+    """
     http, retrieval, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     async with (
         running_valkey(tmp_path / "valkey") as valkey,

@@ -28,7 +28,7 @@ KEPT = ("PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a user who has nothing but Python: no clone, no virtual environment, no cache."""
+    """The environment of a user who has only Python: no clone, no virtual environment, no cache."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     return {**kept, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "user"), "PIP_NO_CACHE_DIR": "1"}
 

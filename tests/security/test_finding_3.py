@@ -71,7 +71,7 @@ async def _compressed(client: Http2Client) -> None:
 
 
 async def _large_without_a_key(client: Http2Client) -> None:
-    """Each call's stream is ended by the server before its 64 KiB are all sent."""
+    """Sends 64 KiB in each call; the server must end the stream before it has received all of them."""
     for _ in range(20):
         client.call(GENERATE, with_prefix(EMPTY_MESSAGES[:60_000]))
 

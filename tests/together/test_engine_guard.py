@@ -65,7 +65,7 @@ CLOSED = [
 
 @dataclass
 class GuardedEngine:
-    """The engine with the components that manage it."""
+    """A real vLLM with the guard, and the parts of the lora-server that start, watch and probe it."""
 
     url: str
     secret: GuardSecret

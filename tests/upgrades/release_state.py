@@ -1,4 +1,4 @@
-"""The state that earlier releases have left behind, see `make_state`."""
+"""Unpacks the state of an earlier release, which `make_state` wrote."""
 
 import json
 import tarfile

@@ -42,7 +42,7 @@ class BaseModel:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The lora-server's settings for it."""
+        """The lora-server's environment variables for this model."""
         arguments = " ".join(filter(None, (os.environ.get(ARGUMENTS_VARIABLE, ""), self.engine_arguments)))
         return {
             "POINTSMAN_LORA_BASE_MODEL": str(self.folder),
@@ -53,7 +53,7 @@ class BaseModel:
 
 
 def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> BaseModel:
-    """Finds the model that was written, without reading it; raises UsageError."""
+    """Returns where the model named in the command or example is stored, without reading it. Raises UsageError."""
     if written == BUILT_IN:
         return BaseModel(BUILT_IN, data_dir.model(BUILT_IN), is_built_in=True)
     folder = (relative_to / Path(written).expanduser()).resolve()

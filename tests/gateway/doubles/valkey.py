@@ -33,7 +33,7 @@ class Valkey:
 
     @property
     def pid(self) -> int:
-        """0 if it does not run."""
+        """The process id; 0 if the server does not run."""
         return self._process.pid if self._process else 0
 
     def hang(self) -> None:

@@ -101,7 +101,7 @@ DISK_WANTED = 3 * GIB
 
 
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
-    """`engine`: whether an engine is to run on this machine; processor, memory and disk matter to it."""
+    """`engine` tells whether an engine will run on this machine; only then processor, memory and disk are checked."""
     yield _python(machine)
     if engine:
         yield _cores(machine)
@@ -163,7 +163,7 @@ _PROGRAM_SECONDS = 10.0
 def check_installation(
     data_dir: DataDir, engine_python: Path | None, base_model: str, *, engine: bool = True
 ) -> Iterator[Finding]:
-    """`engine`: whether an engine is to run on this machine."""
+    """`engine` tells whether an engine will run on this machine."""
     yield _services()
     yield _retriever()
     if engine:

@@ -66,7 +66,7 @@ def _no_retry() -> Retry:
 
 
 def _parse(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
-    """The hosts with ports, the parts of the path, and redis-py's settings."""
+    """Splits a URL into hosts with ports, the parts of its path, and the settings that redis-py reads from it."""
     parts = urlsplit(url)
     login, at, names = parts.netloc.rpartition("@")
     hosts = []

@@ -1,4 +1,7 @@
-"""Watches each engine and each group that a configuration names; configurations share what is known of an engine."""
+"""Watches the engines and groups of engines that a configuration names.
+
+After a reload, engines that both configurations have keep their state and their watch.
+"""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence

@@ -301,5 +301,8 @@ class CascadeClassifier:
 
 
 def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
-    """Return what each feature adds to the logits and to the squared length: (features, tasks + 1)."""
+    """Return one row for each feature of a text: (features, tasks + 1).
+
+    The first columns are its summands of the tasks' logits, the last one that of the feature vector's squared length.
+    """
     return np.concatenate([weights * rarity[:, None], (rarity * rarity)[:, None]], axis=1)

@@ -66,7 +66,7 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """What a fit in a process of its own needs."""
+    """The input of a fit that runs in a process of its own."""
 
     examples: Mapping[str, Sequence[str]]
     """By task."""
@@ -205,7 +205,7 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """Names a file; the file itself states its origin in full."""
+        """A hash for file names. The file itself also states the origin in full."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 

@@ -100,7 +100,7 @@ def refers_back(turn: str) -> bool:
 
 
 class Conversation:
-    """Classifies the user's turns."""
+    """Classifies the last message of a conversation, with the earlier ones if it cannot be understood alone."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

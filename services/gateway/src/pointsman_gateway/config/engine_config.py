@@ -210,17 +210,17 @@ class EngineConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """The values of variables in the provider's URL."""
+        """Return the values for the placeholders in the provider's URL."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name)) is not None}
 
     @property
     def base_url(self) -> str:
-        """The URL that precedes the paths of its API; empty for an engine of a lora-server."""
+        """Return the URL before the API's paths; empty for an engine whose lora-server reports it."""
         return "" if self.lora_server else self.preset.resolve_url(self.url, self.url_parts)
 
     @property
     def upstream_name(self) -> str:
-        """The name by which requests to it name the base model."""
+        """Return the engine's own name for the base model, as `model` in requests to it."""
         return self.upstream or self.preset.base_name or self.model
 
     @property
@@ -229,17 +229,17 @@ class EngineConfig(Strict):
 
     @property
     def named_adapters(self) -> frozenset[str]:
-        """The adapters that it is known to have without being asked."""
+        """Return the adapters that the configuration lists, for engines that do not list them."""
         return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
 
     @property
     def has_adapters(self) -> bool:
-        """Whether paths with adapters may use it."""
+        """Return whether paths with adapters may use this engine."""
         return bool(self.lora_server or self.adapters)
 
     @property
     def is_watched(self) -> bool:
-        """Whether it is used only after a first report of its state."""
+        """Return whether the engine is used only after its state has been reported, by a lora-server, list or DNS."""
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
@@ -253,7 +253,7 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """The settings that make it this engine. Its state is kept if only others change."""
+        """Return the settings that identify the engine. If a reload changes only other ones, its state is kept."""
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 
@@ -264,7 +264,7 @@ class EngineConfig(Strict):
 
     @property
     def accepted_fields(self) -> RequestFields:
-        """The fields that a request to it may have."""
+        """Return the fields that the engine accepts in requests."""
         preset = self.preset
         kind = request_fields(preset.request_fields)
         advice = f"engine provider '{self.preset_name}' does not accept it"

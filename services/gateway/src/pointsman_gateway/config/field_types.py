@@ -75,7 +75,7 @@ class ExtensionConfig(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Describe it as it is written: one key, with the options of that extension."""
+        """Return the JSON Schema: an object with one key, the extension's name, and its options as the value."""
         entries = []
         for name in cls.registry.builtins:
             options = handler(TypeAdapter(cls.registry.find(name).Options).core_schema)

@@ -149,12 +149,12 @@ class EmbeddingConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """The values of variables in the provider's URL."""
+        """Return the values for the placeholders in the provider's URL."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
     def base_url(self) -> str:
-        """The URL that precedes the paths of its API."""
+        """Return the URL before the API's paths."""
         return self.preset.resolve_url(self.url, self.url_parts)
 
 
@@ -215,7 +215,7 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Fill in the context windows and prices that the price list has."""
+        """Take context windows and prices that are not set from the price list."""
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
             unset = [key for key in _HOW_TO_WRITE if key not in model.model_fields_set]

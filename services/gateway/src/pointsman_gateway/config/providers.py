@@ -46,7 +46,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EngineApi:
-    """How requests to one engine are written."""
+    """What the gateway must know to write requests to one engine: URLs, headers, and names of parameters."""
 
     endpoints: Mapping[str, Endpoint]
     """By operation: "chat", "completion"."""
@@ -92,7 +92,9 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Return what precedes all paths, from an engine's own URL or its options. Raises ValueError."""
+        """Return the URL before all paths, from an engine's own `url` or from the preset and its options. Raises
+        ValueError.
+        """
         for name in options:
             if name not in self.options:
                 raise ValueError(f"unknown option '{name}'; known: {', '.join(self.options) or 'none'}")
@@ -108,7 +110,7 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """How to write requests for a model, given by its upstream name."""
+        """Return how requests for a model are written. `upstream` is the provider's name for it."""
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
         models = f"{prefix}/models" if self.models_path is None else self.models_path
@@ -148,7 +150,7 @@ def providers() -> Mapping[str, Provider]:
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """What prices.yaml says of a model."""
+    """A model's entry in prices.yaml."""
 
     context_window: int
     prompt: float
@@ -163,13 +165,13 @@ def _prices() -> dict[str, Any]:
 
 
 def prices_as_of() -> date:
-    """The day on which the listed prices were last checked."""
+    """Return the date on which the prices in prices.yaml were last checked."""
     day: date = _prices()["as_of"]
     return day
 
 
 def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
-    """Return the list's entry for the first of the names that it has."""
+    """Return the price list's entry for the first of the names that it contains; None if it has none of them."""
     models = _prices()["models"].get(providers()[provider].price_list or provider, {})
     return next((ListedModel(*models[name]) for name in names if name in models), None)
 

@@ -90,7 +90,9 @@ def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:
 
 
 def _to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """User and assistant turns in alternation; results of tools belong to the user."""
+    """Merge messages into alternating user and assistant turns, as Anthropic requires. Results of tools are user
+    turns.
+    """
     turns: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
@@ -121,7 +123,7 @@ def _to_blocks(message: Message) -> list[dict[str, Any]]:
 
 
 def _to_input(arguments: Any) -> dict[str, Any]:
-    """Arguments as an object; text that is no JSON object becomes its only field."""
+    """Return a tool call's arguments as an object. Text that is not a JSON object becomes its only field."""
     try:
         decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
     except ValueError:
@@ -197,7 +199,7 @@ class MessagesReader:
                 chunks.append(Chunk(extra={"delta": {"reasoning_content": delta["thinking"]}}))
 
     def _count(self, usage: Any) -> None:
-        """Later events repeat and correct the counts of earlier ones."""
+        """Take over the token counts of an event, which replace those of earlier events."""
         for name, count in (usage or {}).items():
             if isinstance(count, int) and count >= 0:
                 self._usage[name] = count

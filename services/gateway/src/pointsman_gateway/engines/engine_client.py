@@ -153,7 +153,9 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """The error for a response that is no stream. `retry_after` is in seconds; `param` and `code` are from the body."""
+    """Return the error for a response that is not a stream. `retry_after` is in seconds; `param` and `code` are the
+    body's.
+    """
     message = mask_secrets(message)  # it may quote the API key
     if status in (400, 413, 422) and code not in KEY_CODES:
         # Azure writes "prompt" for one that its content filter has rejected.

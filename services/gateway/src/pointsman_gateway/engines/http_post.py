@@ -109,7 +109,7 @@ class TokenCounter:
     """Counts the tokens of prompts with the tokenizers of vLLM engines; other APIs have no route for that."""
 
     def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
-        """Without `http` it counts nothing. `clock` is the event loop's."""
+        """Without `http`, `count` returns None. `clock` is the event loop's."""
         self._engines = engines
         self._http = http
         self._clock = clock
@@ -117,7 +117,9 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """None if no engine of the base model can count them now. `fields` are those of the chat request."""
+        """Return the number of tokens; None if no engine of the base model can count now. `fields` are the chat
+        request's.
+        """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.
             targets = self._engines.targets(Path(model, model))

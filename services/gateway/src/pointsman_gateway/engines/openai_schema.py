@@ -94,7 +94,7 @@ MAX_MESSAGE_CHARACTERS = 500
 
 
 class EngineError(msgspec.Struct, frozen=True):
-    """What the body of an error response says."""
+    """The content of an error response."""
 
     message: str
     param: str | None = None

@@ -70,7 +70,9 @@ class ConversationBody(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """An API for conversations. Every dialect's requests have the same runs."""
+    """An API for conversations. Requests of all dialects are converted to the same `Request` and run in the same
+    way.
+    """
 
     request_lines: tuple[bytes, ...]
     """The first lines of its requests, for the reader that needs no ASGI."""

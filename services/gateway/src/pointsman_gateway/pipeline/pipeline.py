@@ -115,7 +115,9 @@ class Pipeline:
         return Routed(decision, prompt)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """The tokens of a decision's prompt, and whether an engine has counted them; otherwise they are an estimate."""
+        """Return the number of tokens in a decision's prompt, and whether an engine counted them or they are an
+        estimate.
+        """
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
         counter, model = self.current().token_counter, routed.decision.path.model

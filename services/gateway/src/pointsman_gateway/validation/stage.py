@@ -56,7 +56,10 @@ class Validation:
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
-        """The form that a client requires replaces the validators that check the form of the task's answers."""
+        """Return what judges the answers to this request: the task's validators.
+
+        If the client requires a form, it replaces those of them that check the form.
+        """
         validators = self._validators.get(decision.task, ())
         sampling = request.sampling
         if sampling.requires_form:
