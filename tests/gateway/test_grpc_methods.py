@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import Internal, PointsmanError
 from tests.gateway.doubles.answers import Answer
 from tests.gateway.doubles.api_clients import open_api_client
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
-from tests.gateway.doubles.gateway import TRIAGE, Gateway, counters
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, counters, increases
 from tests.gateway.doubles.leases import held_back
 from tests.gateway.doubles.waiting import until
 
