@@ -26,8 +26,9 @@ def serving_metrics(
     """Serves `/metrics`, `/healthz` and `/readyz` at `listen` from a thread for the length of the block; yields the
     port.
 
-    `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it). `/healthz` answers while the process lives, `/readyz`
-    by `is_ready`, which is called from that thread. Kubernetes' own gRPC probe does not support TLS, hence these.
+    `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
+    `/healthz` answers while the process lives, `/readyz` by `is_ready`, which is called from that thread. Kubernetes'
+    own gRPC probe does not support TLS, hence these.
     Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
