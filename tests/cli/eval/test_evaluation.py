@@ -96,6 +96,12 @@ async def test_differences_come_with_their_significance(gateway: Gateway, rows: 
     assert pairs["triage_few_shot", "safe_start"].p_adjusted > 0.05
 
 
+async def test_the_names_of_paths_are_whole_in_a_narrow_output(gateway: Gateway, rows: Rows) -> None:
+    file = rows(ROWS[:2])
+    ended = await command("eval", file, "--url", gateway.url, "--data-dir", file.parent, COLUMNS="80")
+    assert {"triage_adapter", "triage_few_shot", "safe_start"} <= set(ended.out.split()), ended.err
+
+
 async def test_the_cache_is_bypassed(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
     neighbours.config.models["cache"] = {"usd_per_hit": 0.0}
     neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}

@@ -13,7 +13,7 @@ from rich.text import Text
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.eval.report import read_report
-from pointsman_cli.options import JsonOption, print_json
+from pointsman_cli.options import JsonOption, print_json, table_console
 
 _DAYS_A_MONTH = 365.25 / 12
 
@@ -86,7 +86,7 @@ def advise_on(
     if as_json:
         print_json([asdict(task) for task in advice])
     else:
-        print_advice(Console(highlight=False), advice)
+        print_advice(table_console(), advice)
 
 
 def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:

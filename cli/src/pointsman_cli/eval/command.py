@@ -30,6 +30,7 @@ from pointsman_cli.options import (
     api_key,
     bearer,
     gateway_url,
+    table_console,
 )
 
 _PAST_THE_CACHE = {"cache-control": "no-store"}
@@ -101,7 +102,7 @@ def evaluate(
     terms = EvalSettings(concurrency, confidence, examples)
     client = open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
     found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
-    print_report(Console(highlight=False), found)
+    print_report(table_console(), found)
     if json_file:
         write_report(found, json_file)
     if html_file:
