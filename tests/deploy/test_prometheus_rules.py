@@ -177,7 +177,8 @@ def test_burn_rates_and_windows_are_those_in_the_runbook(slo: str, severity: str
     alert = next(alert for alert in ALERTS if alert.alert == f"Pointsman{slo.title()}{severity.title()}")
     budget = re.escape(f'slo:pointsman_budget:ratio{{slo="{slo}"}}')
     burns = re.findall(rf'slo:pointsman_errors:ratio(\w+){{slo="{slo}"}} > ([\d.]+) \* {budget}', alert.expr)
-    rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", (RUNBOOK / "index.md").read_text())
+    page = (RUNBOOK / "index.md").read_text()
+    rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", page)
     told = [(number + unit[0], rate) for rate, *windows in rows for number, unit in (windows[:2], windows[2:])]
     assert len(told) == 4
     assert burns == told
