@@ -36,7 +36,7 @@ SECRETS = {
         "lora-server": f"gateway write {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
     }
 }
-"""What docs/operations.md tells operators to create, by the secret's name."""
+"""What docs/kubernetes.md tells operators to create, by the secret's name."""
 
 
 class Container:

@@ -15,7 +15,7 @@ SECRETS = {
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
-"""Secrets that the user creates according to docs/operations.md."""
+"""Secrets that the user creates according to docs/kubernetes.md."""
 CLAIMS = {"existing"}
 """Claims of the user's."""
 
