@@ -315,7 +315,7 @@ def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine(
 
 def test_manifests_are_applied_on_the_servers_side() -> None:
     """The client's annotation holds 256 KiB, and the example's policy has nearly as much."""
-    pages = "".join(page.read_text() for page in (CHART.parents[2] / "docs").glob("*.md"))
+    pages = "".join(page.read_text() for page in (CHART.parents[2] / "docs").rglob("*.md"))
     applied = re.findall(r"kubectl apply[^`\n]*-k", pages)
     assert applied
     assert [command for command in applied if "--server-side" not in command] == []
