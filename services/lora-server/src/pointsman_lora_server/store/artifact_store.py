@@ -72,7 +72,7 @@ class ArtifactStore:
         to about `max_cache_bytes`. Raises ValueError for an invalid URL."""
         self._root = str(root)
         self._base = base
-        self._max_rank = max_rank
+        self.max_rank = max_rank
         self._backend = _backend_for(self._root, cache_folder, max_cache_bytes)
 
     def add(
@@ -89,7 +89,7 @@ class ArtifactStore:
         with translating_disk_errors(self._root), self._backend.scratch() as scratch:
             copy = scratch / "adapter"
             copy.mkdir()
-            imported = import_adapter(folder, copy, self._base, self._max_rank)
+            imported = import_adapter(folder, copy, self._base, self.max_rank)
             version = self._version(name, copy, imported, facts, parent, author)
             (copy / MANIFEST).write_text(json.dumps(asdict(version), indent=2) + "\n", "utf-8")
             self._backend.put(copy, version)
