@@ -108,7 +108,7 @@ async def build_app(
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:
             yield app
         return
-    base = read_base(settings.base_model, settings.served_model_name)
+    base = read_base(settings.base_model, settings.served_model_name, settings.base_model_names)
     store = ArtifactStore(settings.store, base, settings.max_lora_rank, cache_folder=settings.store_cache)
     engine_state, metrics, secret = EngineStateStore(), LoraServerMetrics(settings.served_model_name), GuardSecret()
     export_build_info(metrics.registry, "lora-server")

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     )
     base_model: Path = Path(".pointsman/models/smollm2-135m")
     served_model_name: str = Field(default="smollm2-135m", min_length=1)
+    base_model_names: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(),
+        description="more names by which adapters may state this base model, separated by commas, as its name at the "
+        "Hugging Face hub",
+    )
     held: int | None = Field(
         default=None,
         ge=1,
@@ -113,9 +118,9 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
-    @field_validator("protected_aliases", mode="before")
+    @field_validator("protected_aliases", "base_model_names", mode="before")
     @classmethod
-    def _split_suffixes(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return frozenset(_split(value)) if isinstance(value, str) else value
 
     @field_validator("data_roots", mode="before")
