@@ -38,7 +38,7 @@ class Image:
 IMAGES = (
     Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway"), ("tracing",)),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
-    Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
 
 BUILD = Image("build", ())

@@ -168,6 +168,7 @@ def bare_vllm(home: Path, secret: str) -> Iterator[str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
         "PYTHONPATH": str(GUARD),  # or `pip install pointsman-engine-guard` in vLLM's environment
         "POINTSMAN_ENGINE_SECRET": secret,
     }

@@ -85,7 +85,10 @@ class Guard:
 
     def _create_table(self, state: Any) -> AdapterTable:
         """Called at the first request, since vLLM creates its middleware before the objects that the table needs."""
-        self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
+        try:
+            self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
+        except AttributeError as error:
+            raise RuntimeError(f"this guard is made for vLLM 0.32, and this version differs: {error}") from error
         return self._table
 
     async def _handle(self, table: AdapterTable, scope: Scope, path: str, receive: Receive) -> tuple[int, Any]:
