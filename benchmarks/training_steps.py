@@ -91,7 +91,9 @@ def run_own(learner: Any, base: Any, batches: Sequence[Any], options: Any) -> li
 
     objective = SftObjective(learner, (), options.recipe.tokens_per_step)
     loop_options = LoopOptions(1e-3, time.monotonic() + 1e6, 10**6, 0.0, 0)
-    loop = TrainingLoop(learner, objective, batches, RunState(StepCounter(len(batches))), loop_options, emit)
+    loop = TrainingLoop(
+        learner, objective, batches, RunState(StepCounter(len(batches), len(batches))), loop_options, emit
+    )
     loop.run(lambda: None, lambda _: None)
     return seconds
 

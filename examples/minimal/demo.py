@@ -1,7 +1,6 @@
 """Bring your own vLLM: start one by its own command line, put Pointsman in front of it, then attach a lora-server to it
 and move an alias under load. Checks every answer; exits with 1 if one is wrong."""
 
-import json
 import os
 import secrets
 import shlex
@@ -24,6 +23,8 @@ import httpx
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up.plan import redis_url
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -302,7 +303,7 @@ def check(holds: bool, problem: str) -> None:
 
 
 def show(line: str) -> None:
-    console.print(f"   {json.dumps(line)[1:-1]}", markup=False)
+    console.print(Padding(Text(" ".join(line.split())), (0, 0, 0, 3)))
 
 
 if __name__ == "__main__":
