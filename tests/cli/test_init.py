@@ -151,3 +151,13 @@ def test_a_missing_or_wrong_option_is_named(cli: Cli, tmp_path: Path, options: t
 
     assert outcome.code == 2
     assert told in outcome.err
+
+
+def test_a_configuration_of_litellm_is_imported(cli: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "config.yaml", "model_list: [{model_name: fast, litellm_params: {model: groq/m, rpm: 5}}]")
+
+    outcome = cli("import", "litellm", file, "--out", tmp_path / "mine")
+
+    assert outcome.code == 0, outcome.err
+    assert list(load_config(tmp_path / "mine", {}).models.models) == ["fast"]
+    assert "model_list[0].litellm_params.rpm = 5" in " ".join(outcome.out.split())

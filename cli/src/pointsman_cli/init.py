@@ -1,4 +1,4 @@
-"""`pointsman init`: writes a configuration to start from, or copies an example; and finds the installed files."""
+"""`pointsman init` and `import`: a configuration from answers, an example or LiteLLM; and where installed files are."""
 
 import os
 import re
@@ -63,8 +63,7 @@ def init(
     Asks for what is not given as an option. Cross-validates the messages, shows which tasks are confused with each
     other, and prints the command that starts the gateway.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder; name another one")
+    _check_new(folder)
     if example:
         _copy_example(example, folder)
         return
@@ -88,6 +87,29 @@ def init(
     arguments += [argument for name in models for argument in ("--model", name)]
     run_interruptibly(run_lab(LabJob(arguments, DataDir.at(data_dir), as_json)))
     _copy("examples/schema", folder / "schema")
+
+
+def import_app() -> typer.Typer:
+    app = typer.Typer(help="Translate the configuration of another gateway.", no_args_is_help=True)
+    app.callback()(lambda: None)  # so that the command keeps its name although there is one
+    app.command()(litellm)
+    return app
+
+
+def litellm(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="LiteLLM's config.yaml.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Translate models, providers, fallbacks, budgets and limits, and list everything that has no equivalent."""
+    _check_new(out)
+    arguments = ["import", str(out), "--config", str(config)]
+    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(DEFAULT_DATA_DIR), as_json, needs_model=False)))
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder; name another one")
 
 
 def _ask(option: str, question: str, default: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Offline tools for a gateway configuration and its request log: init, fit, replay, suggest, data, plan."""
+"""Offline tools for a gateway configuration and its request log: init, import, fit, replay, suggest, data, plan."""
 
 import argparse
 import asyncio
@@ -17,6 +17,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit, fit_model
+from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     init_parser.add_argument("--model", required=True, action="append", metavar="NAME[=TOKENS]")
     init_parser.add_argument("--key-env", default="", metavar="NAME")
     init_parser.add_argument("--examples", required=True, type=Path, metavar="FILE")
+    import_parser = commands.add_parser("import", help="translate a config.yaml of LiteLLM")
+    import_parser.set_defaults(command=_import)
+    import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
@@ -80,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
-    for subparser in (init_parser, fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
+    for subparser in (init_parser, import_parser, fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     for subparser in (data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
@@ -106,6 +110,10 @@ async def _init(options: argparse.Namespace, settings: Settings) -> Report:
         config := load_config(options.folder), EmbeddingModels.load(settings.embedding_model), ProgressLines()
     )
     return starter_report(config, found, options.key_env)
+
+
+async def _import(options: argparse.Namespace, settings: Settings) -> Report:
+    return import_litellm(options.config, options.folder)
 
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
