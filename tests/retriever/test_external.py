@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import grpc
 import numpy as np
 import pytest
+from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.external.elasticsearch import ElasticsearchIndex, OpensearchIndex
 from pointsman_retriever.external.milvus import MilvusCollection
 from pointsman_retriever.external.qdrant import QdrantCollection
@@ -115,6 +116,8 @@ async def test_the_service_searches_a_configured_collection_and_refuses_to_write
         assert (listed.documents, listed.dimensions, listed.problem) == (1, 384, "")
         with pytest.raises(grpc.aio.AioRpcError, match="does not write to it"):
             await service.delete("d.md", collection="handbook")
+        with pytest.raises(grpc.aio.AioRpcError, match="does not write to it"):
+            await service.stub.DeleteCollection(pb.DeleteCollectionRequest(name="handbook"))
 
 
 @pytest.mark.parametrize(

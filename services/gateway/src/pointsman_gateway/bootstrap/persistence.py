@@ -50,7 +50,8 @@ class Persistence:
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """None without Redis."""
+    """None without Redis, like `log_reader`."""
+    log_reader: RequestLogReader | None = None
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
         """Takes over retention and tasks of a new configuration; `version_of` resolves a path's adapter version."""
@@ -94,7 +95,7 @@ async def open_persistence(
         await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
         await stack.enter_async_context(BackgroundTasks(store, recorder, evidence, queue, metrics).running())
         feedback = FeedbackService(store, recorder, queue, metrics, redaction)
-        yield Persistence(evidence, recorder, feedback, ShadowStore(redis, redaction))
+        yield Persistence(evidence, recorder, feedback, ShadowStore(redis, redaction), RequestLogReader(redis))
 
 
 @asynccontextmanager
@@ -199,23 +200,25 @@ async def open_shadowing(
     runner = ShadowRunner(ShadowPipeline(stages, MAX_CONCURRENT), budget, lambda: _is_busy(admission), metrics)
     scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
     request_log = Shadowing(persistence.request_log, runner, settings, scoring)
-    if store is None:
+    if store is None or persistence.log_reader is None:
         try:
             yield ShadowWrappers(request_log, persistence.feedback)
         finally:
             await runner.stop()
         return
 
+    feedback = ScoringFeedback(persistence.feedback, store, scoring, persistence.log_reader)
+
     async def settle() -> None:
         await budget.settle()
-        await store.write()
+        await store.write(feedback.score_by_earlier_feedback)
 
     schedule = Schedule(SETTLE_INTERVAL_S)
     with suppress(Unavailable):
         await settle()
     try:
         async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
-            yield ShadowWrappers(request_log, ScoringFeedback(persistence.feedback, store, scoring))
+            yield ShadowWrappers(request_log, feedback)
     finally:
         await runner.stop()
         with suppress(Unavailable):

@@ -123,8 +123,9 @@ def _path(path: Path) -> dict[str, Any]:
 
 
 async def configuration(request: Request) -> dict[str, Any]:
-    """Returns the active configuration, and why the files on disk are not used if they are invalid."""
-    return asdict(dependencies_of(request).configuration.status)
+    """Returns the active configuration, why the files on disk are not used if they are invalid, and the workers."""
+    dependencies = dependencies_of(request)
+    return {**asdict(dependencies.configuration.status), "workers": await dependencies.states_of_workers()}
 
 
 async def live() -> PlainTextResponse:
@@ -154,6 +155,12 @@ async def schema(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Returns all metrics in Prometheus's text format, or with exemplars in OpenMetrics if the client accepts it."""
-    write, content_type = choose_encoder(request.headers.get("accept", ""))
+    dependencies, accept = dependencies_of(request), request.headers.get("accept", "")
+    page: bytes | str
+    if dependencies.workers:
+        content_type, page = await dependencies.workers.metrics_page(accept)
+    else:
+        write, content_type = choose_encoder(accept)
+        page = write(dependencies.registry)
     # Starlette would add a charset to a `media_type` that has one already.
-    return Response(write(dependencies_of(request).registry), headers={"content-type": content_type})
+    return Response(page, headers={"content-type": content_type})

@@ -20,8 +20,12 @@ METRICS = ("exact", "json_f1", "word_f1")
 words."""
 
 
+Z_95 = 1.96
+"""Standard deviations of a 95 % interval."""
+
+
 class PromotionGate:
-    """Compares a version with the prompt path before a protected alias is moved to it.
+    """Compares a version with the trainer's few-shot prompt before a protected alias is moved to it.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
@@ -37,10 +41,14 @@ class PromotionGate:
         metric, adapter, prompting = _strictest_scores(version.metrics)
         if adapter > prompting or not metric:
             return
+        rows = version.metrics.get("prompt_path_rows", 0.0)
+        low, high = wilson_interval(adapter, rows, Z_95)
+        known = f" {rows:.0f} rows leave it between {low:.2f} and {high:.2f}." if rows else ""
         raise FailedPrecondition(
             f"{version.version} reached {adapter:.3g} on the held-out rows ({metric}), and prompting the base model "
-            f"{prompting:.3g}: it is registered, and '{version.name}@{alias_suffix}' is not moved to it; force it if "
-            "it is better in another way (a shorter prompt, a lower price)",
+            f"{prompting:.3g}: it is registered, and '{version.name}@{alias_suffix}' is not moved to it.{known} "
+            "`pointsman eval` compares it with your own paths; force the move if it is better there, or in another way "
+            "(a shorter prompt, a lower price)",
             code="not_better",
             param="alias",
         )

@@ -65,11 +65,10 @@ class CollectionRegistry:
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
         """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer
-        if collection_id in self._external:
-            raise read_only(collection_id)
         raise self._damaged.get(collection_id) or unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
@@ -119,6 +118,7 @@ class CollectionRegistry:
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
         """Replaces the store of a collection, which may be damaged, by the complete store in `folder`."""
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
             self.data_folder.remove(collection_id)
@@ -135,6 +135,7 @@ class CollectionRegistry:
         return collection.info
 
     def remove(self, collection_id: CollectionId) -> None:
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)
@@ -147,6 +148,11 @@ class CollectionRegistry:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.collection.close()
+
+    def _refuse_external(self, collection_id: CollectionId) -> None:
+        """Raises FailedPrecondition."""
+        if collection_id in self._external:
+            raise read_only(collection_id)
 
     def _open(self, collection_id: CollectionId) -> GroupCommitWriter:
         store = Store(collection_id, self.data_folder.folder(collection_id), self._readers)
