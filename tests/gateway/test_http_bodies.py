@@ -145,6 +145,14 @@ async def test_an_unknown_route_is_reported_in_openais_format(
     assert (response.status_code, response.json()["error"]["code"]) == (status, "unknown_route")
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("POST", "/v1/messages")])
+async def test_a_wrong_base_url_is_explained(http: httpx.AsyncClient, method: str, path: str) -> None:
+    for wrong in (path.removeprefix("/v1"), "/v1" + path):
+        response = await http.request(method, wrong, json={})
+        assert response.status_code == 404
+        assert f"did you mean {path}? Check the client's base URL" in response.json()["error"]["message"]
+
+
 async def test_a_route_request_cannot_be_streamed(http: httpx.AsyncClient) -> None:
     response = await http.post("/v1/route", json=asking(stream=True))
     assert (response.status_code, response.json()["error"]["param"]) == (400, "stream")
