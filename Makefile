@@ -19,7 +19,7 @@ CPU_LORA := services/lora-server/vllm_cpu_lora
 GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -202,12 +202,17 @@ test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is to
 	touch $@
 
 .PHONY: docs
-docs: .venv-docs/.done ## write the documentation site to site/, with a search that works offline; a broken link fails
+docs: $(VENV)/.done .venv-docs/.done ## write the documentation site to site/, with a search that works offline and a reference generated from the code; a broken link fails
+	$(BIN)/python -m deploy.docs.reference build/reference
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file deploy/docs/mkdocs.yml
 
+.PHONY: test-docs
+test-docs: docs models ## build the site, and run the commands of the pages that need the real engine (10 minutes)
+	$(BIN)/python -m pytest tests/documents
+
 .PHONY: diagram
-diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
-	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+diagram: ## draw the diagrams docs/*.svg from docs/*.dot (needs Graphviz: apt-get install graphviz)
+	for source in docs/*.dot; do dot -Tsvg $$source -o $${source%.dot}.svg; done
 
 .PHONY: console-tools
 console-tools: ## install Chromium for test-console and console-pictures (as root)
