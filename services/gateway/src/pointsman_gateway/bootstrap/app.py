@@ -54,6 +54,7 @@ from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, Eng
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
+from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
 from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
@@ -144,6 +145,7 @@ async def build_gateway(
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
             http=http,
+            guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
