@@ -173,7 +173,8 @@ async def build_gateway(
         registry.register(EngineStates(lambda: reloader.current.engines.states))
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
-        pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
+        request_log = tracing.request_log(shadows.request_log, settings.trace_text, redaction)
+        pipeline = Pipeline(admission, tenancy, reloader.stages, request_log)
         console = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
             pipeline,
