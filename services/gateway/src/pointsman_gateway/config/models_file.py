@@ -230,7 +230,7 @@ class ModelsFile(Strict):
                 prices = Prices(prompt=found.prompt, cached=found.cached, completion=found.completion)
                 values = {"context_window": found.context_window, "usd_per_million_tokens": prices}
                 update: dict[str, Any] = {key: values[key] for key in unset}
-                if "usd_per_million_tokens" in unset and model.usd_per_image is None:
+                if found.image and "usd_per_million_tokens" in unset and model.usd_per_image is None:
                     update["usd_per_image"] = found.image
                 self.models[name] = model.model_copy(update=update)
         if self.prices_as_of is None and self._is_anything_priced():
