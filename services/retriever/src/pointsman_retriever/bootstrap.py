@@ -12,9 +12,8 @@ import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
 from pointsman_servicekit.extensions import load_extension
-from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
-from pointsman_servicekit.process import Schedule, running_periodically
 from pointsman_servicekit.service_tokens import open_token_gate
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXTRA_READERS = 2  # SQLite connections of a collection, in addition to one for each search and ingest thread
-HEALTH_INTERVAL = 0.5  # seconds
 
 
 class EmbeddingModel(Embedder, Protocol):
@@ -82,7 +80,8 @@ def load_model(settings: Settings) -> EmbeddingModel:
 async def run_service(
     settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
 ) -> AsyncIterator[RunningService]:
-    """Runs the service for the length of the block; it listens once all collections are loaded.
+    """Runs the service for the length of the block; it listens once all collections are loaded. A damaged collection
+    is reported by its calls and a metric; the service is ready without it.
 
     `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
     release and for an unknown extension, OSError for a port that is taken, TlsError or TokenFileError for files that
@@ -107,7 +106,7 @@ async def run_service(
         opened, closing = Event(), Event()
 
         def is_ready() -> bool:
-            return opened.is_set() and registry.is_consistent and not closing.is_set()
+            return opened.is_set() and not closing.is_set()
 
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, metrics, is_ready))
         metrics.register(CollectionSizes(registry.sizes, labels))
@@ -119,7 +118,6 @@ async def run_service(
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, grpc_server),
                 grace=settings.shutdown_timeout,
-                ready=registry.is_consistent,
                 tls=tls,
                 interceptors=[*tracing_server_interceptors(spans), CallsInFlight(metrics)],
                 gate=gate,
@@ -127,7 +125,6 @@ async def run_service(
         )
         opened.set()
         await stack.enter_async_context(measuring_event_loop_lag(metrics))
-        await stack.enter_async_context(_updating_health(server, is_ready))
 
         async def announce_shutdown() -> None:
             closing.set()
@@ -209,18 +206,3 @@ def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None
     )
     stack.push_async_callback(reranker.close)
     return reranker
-
-
-@asynccontextmanager
-async def _updating_health(server: GrpcServer, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """Keeps gRPC health up to date: SERVING if all collections are loaded and agree with the disk."""
-    reported = is_ready()
-
-    async def update() -> None:
-        nonlocal reported
-        if reported != is_ready():
-            reported = not reported
-            await server.set_serving(reported)
-
-    async with running_periodically(update, Schedule(HEALTH_INTERVAL), "update gRPC health"):
-        yield

@@ -123,6 +123,11 @@ def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
                 f"paths.yaml: path '{name}' has {rejected[0]}, which '{engine.upstream_name}' of provider "
                 f"'{engine.preset_name}' does not accept; leave it out"
             )
+        if path.answers and "structured_outputs" not in engine.accepted_fields.forwarded:
+            raise ConfigError(
+                f"paths.yaml: path '{name}' has answers, which '{engine.upstream_name}' of provider "
+                f"'{engine.preset_name}' cannot enforce; use response_format: {{type: json_schema, ...}} with an enum"
+            )
         for field in path.extra_fields:
             known = engine.accepted_fields.forwarded - {"n"}
             must_be_known(f"paths.yaml: path '{name}': its engines do not accept the field", field, known)

@@ -82,11 +82,6 @@ class CollectionRegistry:
         damaged = [CollectionSize(str(one), 0, 0, 0, 0, 0.0, True) for one in self._damaged]
         return [writer.collection.size() for writer in self._writers.values()] + damaged
 
-    @property
-    def is_consistent(self) -> bool:
-        """Whether every collection on disk is loaded and its index agrees with its file."""
-        return not self._damaged and not any(writer.collection.fault for writer in self._writers.values())
-
     def count(self, tenant: str) -> int:
         return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
 
