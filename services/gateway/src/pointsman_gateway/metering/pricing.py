@@ -1,11 +1,12 @@
 """Prices requests in whole picodollars: after an answer by its tokens, before it by the path's past answers."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
+from pointsman_gateway.domain.request import NO_MEDIA
 
 TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
@@ -220,13 +221,16 @@ class ExpectedCost:
         prices = self._pricing.token_prices(path.model)
         if prices is None:
             return None
-        images = self._pricing.images(path.model, request.messages) if request.media else 0
+        if request.media:
+            images = self._pricing.images(path.model, request.messages) / PICODOLLARS
+            text = self.usd(path, replace(request, media=NO_MEDIA))
+            return None if text is None else images + text
         means = self.statistics.of(path)
         if means is not None:
-            return (images + self._picodollars(prices, means, estimate_own_tokens(request))) / PICODOLLARS
+            return self._picodollars(prices, means, estimate_own_tokens(request)) / PICODOLLARS
         answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
         parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
-        return (images + sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
+        return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 
     def extra_usd(self, decision: Decision) -> float:
         """What the receipt will contain in addition: a share of the adapter's training, and the embedded query."""
