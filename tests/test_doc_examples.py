@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pointsman_cli.example import ExampleFile
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import PathsFile, TaskConfig, TasksFile
@@ -81,7 +82,9 @@ def validate(key: str, value: Any) -> None:
         if key in shape.model_fields:
             type_of(shape, key).validate_python(value)
             return
-    if key in TaskConfig.model_fields:
+    if key in ExampleFile.model_fields:
+        type_of(ExampleFile, key).validate_python(value)
+    elif key in TaskConfig.model_fields:
         type_of(TaskConfig, key).validate_python(value)
     elif key != "prompts":
         type_of(PathsFile, "paths").validate_python({"one": {"model": "small", key: value}})

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer
 
 from pointsman_retriever.chunking.sandboxed import SandboxedChunker
 from pointsman_retriever.collections.collection import SnapshotFactory
+from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections
 from pointsman_retriever.collections.operations import Operations
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.search import SearchService
@@ -32,6 +34,7 @@ from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
 from pointsman_retriever.domain import CollectionInfo, Quota
 from pointsman_retriever.encoder import DocumentEncoder, Embedder
 from pointsman_retriever.events import Observer, TracedObserver
+from pointsman_retriever.external import stores
 from pointsman_retriever.grpc.servicer import METHOD_ROLES, SERVICE, RetrieverServicer
 from pointsman_retriever.index import vector_stores
 from pointsman_retriever.index.bm25 import empty_word_index
@@ -97,8 +100,9 @@ async def run_service(
         readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
         stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
         faiss.omp_set_num_threads(1)
+        external = _load_external(stack, settings, model.fingerprint)
         registry = CollectionRegistry(
-            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write
+            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write, external
         )
         stack.callback(registry.close)
         stack.callback(pools.close)
@@ -187,6 +191,22 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore
     store = factory(options)
     stack.callback(store.close)
     return store
+
+
+def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:
+    """Connects to no store yet. Raises FailedPrecondition for a configuration or a store that cannot be used."""
+    external = {}
+    for collection_id, config in stores.read_external(settings.collections).items():
+        factory: Callable[[stores.ExternalOptions], stores.ExternalStore] = load_extension(
+            config.store,
+            setting=f"the store of collection '{collection_id}'",
+            group=stores.GROUP,
+            builtins=stores.EXTERNAL_STORES,
+        )
+        connect = partial(factory, stores.to_options(collection_id, config))
+        external[collection_id] = ExternalCollection(collection_id, config.fields, connect, fingerprint)
+        stack.callback(external[collection_id].close)
+    return external
 
 
 def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
