@@ -102,10 +102,12 @@ def show(
 
 def register(
     name: Annotated[str, typer.Argument(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")],
-    folder: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
-            help="Folder on the lora-server's machine with adapter_config.json and adapter_model.safetensors."
+            metavar="FOLDER|URL",
+            help="Folder on the lora-server's machine with adapter_config.json and adapter_model.safetensors; or "
+            "s3://BUCKET/FOLDER (gs://, az://), or hf://OWNER/NAME of the Hugging Face hub.",
         ),
     ],
     alias: Annotated[str, typer.Option(metavar="ALIAS", help="Also move NAME@ALIAS to the new version.")] = "",
@@ -122,7 +124,8 @@ def register(
 
     The first smoke test takes about a minute.
     """
-    if not folder.is_absolute() and not folder.is_dir():
+    folder = source if "://" in source else Path(source)
+    if isinstance(folder, Path) and not folder.is_absolute() and not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder here; give the absolute path of a folder on the lora-server's machine"
         )
@@ -167,6 +170,10 @@ def canary(
     max_invalid_excess: Annotated[
         float | None, typer.Option(metavar="RATE", help="Allowed excess of the rate of invalid answers; default: 0.05.")
     ] = None,
+    max_rating_loss: Annotated[
+        float | None,
+        typer.Option(metavar="RATING", help="Allowed loss of the callers' mean rating, from 0 to 1; default: 0.1."),
+    ] = None,
     max_latency_ratio: Annotated[
         float | None,
         typer.Option(metavar="RATIO", help="Allowed ratio of p95 latency to the stable version; default: 1.5."),
@@ -185,6 +192,7 @@ def canary(
         min_requests=min_requests,
         max_error_excess=max_error_excess,
         max_invalid_excess=max_invalid_excess,
+        max_rating_loss=max_rating_loss,
         max_latency_ratio=max_latency_ratio,
     )
     request = pb.SetCanaryRequest(

@@ -11,8 +11,18 @@ from typing import Annotated
 
 import typer
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
-from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
+from pointsman_servicekit.keys.records import (
+    ALL_TASKS,
+    Credential,
+    KeyRecord,
+    KeyScope,
+    Limits,
+    TenantRecord,
+    credential_of,
+    digest_of,
+)
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, UsageStore, sum_counts
 
 from pointsman_cli.data_dir import DataDir
@@ -127,30 +137,48 @@ def create(
     operator: Annotated[
         bool, typer.Option("--operator", help="Also allow to move adapter aliases in the console.")
     ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Use the key in this file. If it exists already, nothing is changed."),
+    ] = None,
     as_json: JsonOption = False,
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Create an API key and print it. Only its digest is stored, so it cannot be shown again.
 
-    Without limits, only the limits of its tenant apply. Without scopes, it may use everything.
+    Without limits, only the limits of its tenant apply. Without scopes, it may use everything. A key from a file is
+    not printed.
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
-    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
+    credential = _read_credential(key_file) if key_file else None
+    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator, credential)
 
     async def make() -> IssuedKey:
         async with open_keys(redis, data_dir) as opened:
-            return await KeyStore(opened).create(new_key)
+            store = KeyStore(opened)
+            known = await store.by_digest(digest_of(credential.text)) if credential else None
+            return IssuedKey(credential, known) if credential and known else await store.create(new_key)
 
     issued = run_interruptibly(make())
+    if credential:
+        typer.echo(f"{issued.record.id} of tenant {issued.record.tenant} is the key in {key_file}")
+        return
     if as_json:
         (described,) = keys_as_json([issued.record], time.time())
         print_json({"key": issued.credential.text, **described})
         return
     typer.echo(issued.credential.text)
     typer.echo(f"{issued.record.id} of tenant {tenant}; this is the only time that the key is shown", err=True)
+
+
+def _read_credential(file: Path) -> Credential:
+    try:
+        return credential_of(file.read_text("utf-8").strip())
+    except (OSError, ValueError, InvalidArgument) as error:
+        raise UsageError(f"--key-file {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def list_keys(

@@ -23,7 +23,7 @@ from pointsman_gateway.pipeline.pipeline import ConfigReloader, Stages
 from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
-from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
+from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, FeedbackTaker, NullFeedback
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
@@ -33,7 +33,7 @@ from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
-from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
+from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy

@@ -95,6 +95,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
             config.digest,
             dependencies.freshness,
             {name: model.input for name, model in config.models.models.items()},
+            named.fallbacks,
         ),
         prompts=Prompts(_strategies(config, trained, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
@@ -153,6 +154,8 @@ class NamedModels:
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name) for name in config.models.models}
+        models = config.models.models.items()
+        self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
         self._paths = tuple(config.paths.paths)
         self._engines = engines
         aliases, embeddings = config.models.aliases, config.models.embeddings

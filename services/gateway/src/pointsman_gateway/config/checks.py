@@ -40,7 +40,9 @@ def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
 def _check_models(models: ModelsFile) -> None:
     for name, engine in models.engines.items():
         must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
-    for name in models.models:
+    for name, model in models.models.items():
+        for other in model.fallback:
+            must_be_known(f"models.yaml: model '{name}' falls back to", other, models.models.keys() - {name})
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
 

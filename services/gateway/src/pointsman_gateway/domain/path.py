@@ -55,6 +55,10 @@ class CanaryMetrics:
     """Complete answers that a validator refused."""
     latency_buckets: Mapping[int, int] = field(default_factory=dict)
     """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms."""
+    rated: int = 0
+    """Answers that callers have rated."""
+    rating: int = 0
+    """The sum of their ratings, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)

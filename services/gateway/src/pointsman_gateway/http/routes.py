@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pointsman_servicekit.errors import NotFound
 from prometheus_client.exposition import choose_encoder
@@ -133,12 +133,15 @@ async def live() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
-async def ready(request: Request) -> PlainTextResponse:
-    """At least one engine can answer."""
+async def ready(
+    request: Request,
+    engines: Annotated[int, Query(ge=0, le=1, description="Ready engines that are needed: 1 or 0.")] = 1,
+) -> PlainTextResponse:
+    """At least one engine can answer; with `engines=0`, the gateway accepts requests."""
     dependencies = dependencies_of(request)
     if not dependencies.pipeline.admission.is_ready:
         return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
-    if dependencies.configuration.current.engines.any_ready:
+    if not engines or dependencies.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 

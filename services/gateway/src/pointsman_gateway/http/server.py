@@ -45,7 +45,14 @@ async def serve_http(
     reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")
     try:
-        listening = socket.create_server((host, int(port)), backlog=2048, reuse_port=reuse_port)
+        is_ipv6, every_address = host.startswith("["), host == "[::]"
+        listening = socket.create_server(
+            (host.strip("[]"), int(port)),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=2048,
+            reuse_port=reuse_port,
+            dualstack_ipv6=every_address and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
     # asyncio sets this only for sockets that name their protocol, which the connections of this one do not. Without it

@@ -22,7 +22,7 @@ from pointsman_gateway.domain import (
 )
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.pipeline.ports import RequestLog
-from pointsman_gateway.request_log.feedback import Stored, decision_id_of
+from pointsman_gateway.request_log.feedback import FeedbackTaker, Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
@@ -131,12 +131,6 @@ def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
     if not others or position >= config.share:
         return ""
     return others[int(position / config.share * len(others))]
-
-
-class FeedbackTaker(Protocol):
-    """Accepts feedback: the feedback service, or a wrapper around it."""
-
-    async def take(self, feedback: Feedback) -> Stored: ...
 
 
 class PairSource(Protocol):
