@@ -54,6 +54,7 @@ from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, Eng
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
+from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
 from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.request_log.feedback import CanaryRatings, FeedbackTaker
@@ -144,6 +145,7 @@ async def build_gateway(
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
             http=http,
+            guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
@@ -171,7 +173,8 @@ async def build_gateway(
         registry.register(EngineStates(lambda: reloader.current.engines.states))
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
-        pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
+        request_log = tracing.request_log(shadows.request_log, settings.trace_text, redaction)
+        pipeline = Pipeline(admission, tenancy, reloader.stages, request_log)
         console = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
             pipeline,
