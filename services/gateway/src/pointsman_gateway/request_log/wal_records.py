@@ -59,6 +59,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     model: str
     escalated_from: str
     cached: str
+    tuned_from: str = ""
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -95,7 +96,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             self.decision_id,
             self.task,
             self.confidence,
-            Path(name, model, adapter, strategies, fingerprint=fingerprint),
+            Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from),
             self.reason,
             self.stage,
             self.considered,
@@ -211,6 +212,7 @@ def decided_record(
         receipt.model,
         receipt.escalated_from,
         receipt.cached,
+        path.tuned_from,
     )
 
 
