@@ -73,15 +73,19 @@ def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[
     # A list takes half the time of a generator.
     return tuple(
         [
-            Message(m.role, m.content, _message_extra(m)) if m.name or m.extra_json else Message(m.role, m.content)
-            for m in messages
+            Message(m.role, m.content, _message_extra(m, number))
+            if m.name or m.extra_json
+            else Message(m.role, m.content)
+            for number, m in enumerate(messages)
         ]
     )
 
 
-def _message_extra(message: pb.Message) -> Mapping[str, Any]:
+def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:
     """Raises InvalidArgument."""
-    extra = request_fields(MESSAGE_FIELDS).select(_parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES), "messages.")
+    where = f"messages[{number}]."
+    parsed = _parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
+    extra = request_fields(MESSAGE_FIELDS).select(parsed, where)
     return {"name": message.name, **extra} if message.name else extra
 
 
@@ -103,7 +107,8 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
 
 def _within(name: str, value: float, least: float, most: float) -> float:
     if not least <= value <= most:
-        raise InvalidArgument(f"'{name}' is {value:g}; {least:g} to {most:g}", code="bad_parameter", param=name)
+        message = f"'{name}' is {value:g}; it must be from {least:g} to {most:.10g}"
+        raise InvalidArgument(message, code="bad_parameter", param=name)
     return value
 
 
@@ -112,25 +117,22 @@ def _round_float32(number: float) -> float:
     return float(f"{number:.7g}")
 
 
-def _parse_extra(text: str, reserved: frozenset[str]) -> dict[str, Any]:
+def _parse_extra(text: str, reserved: frozenset[str], where: str = "extra_json") -> dict[str, Any]:
     """Parses an `extra_json`, which must not contain `reserved` names. Raises InvalidArgument."""
     if not text:
         return {}
-    check_body(text.encode(), param="extra_json")
+    check_body(text.encode(), param=where)
     try:
         extra = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
+        raise InvalidArgument(f"'{where}' is not JSON: {error}", code="bad_json", param=where) from error
     if not isinstance(extra, dict):
-        raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
+        raise InvalidArgument(f"'{where}' must be an object", code="bad_parameter", param=where)
     named = sorted(reserved & extra.keys())
     if named:
-        raise InvalidArgument(
-            f"'extra_json' holds '{named[0]}', which the request has a place for",
-            code="bad_parameter",
-            param="extra_json",
-        )
-    reject_non_finite(extra, "extra_json")
+        message = f"'{where}' has '{named[0]}', for which the request has a field or a method of its own"
+        raise InvalidArgument(message, code="bad_parameter", param=where)
+    reject_non_finite(extra, where)
     return extra
 
 

@@ -104,6 +104,18 @@ def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
     return error.http_status, error_body(error)
 
 
+def openai_error_of(field: str) -> ErrorFormat:
+    """OpenAI's format for an endpoint that has its conversation in `field` instead of `messages`."""
+
+    def format_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
+        status, body = openai_error(error)
+        if error.param == "messages":
+            body["error"]["param"] = field
+        return status, body
+
+    return format_error
+
+
 def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
     """Anthropic's format, with `code` and `param` in addition."""
     status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])

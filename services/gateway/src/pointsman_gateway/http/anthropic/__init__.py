@@ -37,6 +37,7 @@ from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
     SurrogateFreeBody,
+    TextOrList,
     bad_parameter,
     strict_struct,
 )
@@ -57,7 +58,7 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 class MessageParam(BaseModel):
     role: Literal["user", "assistant", "system"]
-    content: str | FailFastList[dict[str, Any]]
+    content: TextOrList[dict[str, Any]]
 
 
 class MessagesBody(BaseModel):
@@ -68,7 +69,7 @@ class MessagesBody(BaseModel):
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
     max_tokens: MaxTokens | None = None
     messages: FailFastList[MessageParam] = Field(default=[])
-    system: str | FailFastList[dict[str, Any]] | None = None
+    system: TextOrList[dict[str, Any]] | None = None
     stream: bool | None = False
     temperature: Temperature | None = None
     top_p: TopP | None = None
