@@ -84,7 +84,7 @@ SCHEMAS: dict[str, Schema] = {
     "Usage": record(**_COUNTED, completion_tokens=INTEGER, prompt_tokens_details=record(cached_tokens=INTEGER)),
     "Receipt": record(
         path=STRING,
-        kind=one_of("prompt", "rag", "lora", "hybrid"),
+        kind=one_of("prompt", "rag", "lora", "tuned", "hybrid"),
         cost_usd=nullable(NUMBER),
         cost_parts_usd=mapping(nullable(NUMBER)),
         seconds=mapping(NUMBER),
@@ -200,7 +200,7 @@ SCHEMAS: dict[str, Schema] = {
         tasks=mapping(record(policy=STRING, paths=listing(STRING), metric=nullable(ANYTHING))),
         paths=mapping(
             record(
-                kind=one_of("prompt", "rag", "lora", "hybrid"),
+                kind=one_of("prompt", "rag", "lora", "tuned", "hybrid"),
                 model=STRING,
                 adapter=STRING,
                 strategies=listing(STRING),
