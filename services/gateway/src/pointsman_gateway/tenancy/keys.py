@@ -159,6 +159,7 @@ class VerifiedKeys:
             record.priority,
             frozenset(tenant.learning),
             record.operator,
+            record.admin,
             usage=self._limits.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()

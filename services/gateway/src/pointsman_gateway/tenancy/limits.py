@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord, nanodollars
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -40,6 +41,15 @@ class TenancyMetrics:
         )
         self.clock_offset = Gauge(
             "pointsman_clock_offset_seconds", "This machine's clock minus that of Redis.", registry=registry
+        )
+        self.budget_warnings = Counter(
+            "pointsman_budget_warnings", "Budgets found nearly spent.", ["limit", "owner"], registry=registry
+        )
+        self.nearly_spent = Gauge(
+            "pointsman_budgets_nearly_spent",
+            "Budgets of which 80 % or more are used in the current window, among those in use at this gateway.",
+            ["limit", "owner"],
+            registry=registry,
         )
         for limit in WINDOWS:  # a series that first appears with the value 1 hides its first event
             self.rejected.labels(limit)
@@ -171,6 +181,15 @@ class LimitRegistry:
         self.dirty.discard(usage)
         if usage.is_forgotten:
             self._drop(usage)
+
+    def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
+        """The number of budgets of which so much is used that it is warned of."""
+        now = clock()
+        return sum(
+            budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE
+            for tenant in self.tenants.values()
+            for budget in tenant.limits.values()
+        )
 
     def _drop(self, usage: KeyUsage) -> None:
         if self.usages.get(usage.key) is not usage:

@@ -13,10 +13,12 @@ In each window of each limit, over all gateways,
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.key_store import KeyStore
+from pointsman_servicekit.keys.redis_layout import WINDOWS
 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
@@ -54,6 +56,11 @@ class Tenancy:
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
         self._limits = LimitRegistry(self._leases.gateway)
+        for limit in (name for name in WINDOWS if name.startswith("dollars")):
+            for owner in ("key", "tenant"):
+                metrics.budget_warnings.labels(limit, owner)
+                count = partial(self._limits.count_nearly_spent, limit, owner, clock.monotonic)
+                metrics.nearly_spent.labels(limit, owner).set_function(count)
         self.usage = UsageWriter(redis, clock, self._leases.gateway)
         self._keys = VerifiedKeys(KeyStore(redis, clock.wall), self._limits, clock, metrics, cache)
         self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, metrics)
