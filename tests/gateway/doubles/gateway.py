@@ -74,6 +74,7 @@ def http_dependencies(
         budget or BufferedBytesBudget(256 * MEGABYTE),
         components.console,
         cors_origins=origins,
+        administration=components.administration,
     )
 
 

@@ -122,6 +122,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             components.console if settings.console == "on" else None,
             bool(settings.metrics_listen),
             settings.origins,
+            components.administration,
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())

@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.keys.administration import Administration
 from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
@@ -54,7 +55,8 @@ from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, Eng
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
-from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
+from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.stage import FeedbackTaker
@@ -81,6 +83,8 @@ class GatewayComponents:
     cost_metrics: CostMetrics
     feedback: FeedbackTaker
     console: Console
+    administration: Administration | None
+    """None without Redis."""
 
     @property
     def engines(self) -> Engines:
@@ -172,7 +176,7 @@ async def build_gateway(
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
         pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
-        console = await stack.enter_async_context(open_console(settings, reloader, persistence))
+        console, administration = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
             pipeline,
             tenancy,
@@ -183,6 +187,7 @@ async def build_gateway(
             cost_metrics,
             shadows.feedback,
             console,
+            administration,
         )
 
 

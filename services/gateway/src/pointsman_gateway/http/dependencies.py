@@ -8,6 +8,7 @@ from typing import Protocol
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.keys.administration import Administration
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
@@ -17,8 +18,9 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
 from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
-from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
 
 HAS_RECEIPT = "pointsman.has_receipt"
@@ -33,6 +35,9 @@ class Configuration(Protocol):
 
     @property
     def status(self) -> ReloadStatus: ...
+
+    @property
+    def history(self) -> ConfigHistory: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class HttpDependencies:
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; "*": all. Empty: none."""
+    administration: Administration | None = None
+    """None without Redis: there are no keys."""
 
 
 class ConversationBody(Protocol):

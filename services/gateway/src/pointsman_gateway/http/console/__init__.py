@@ -196,7 +196,7 @@ async def overview(request: Request) -> Response:
     """Returns the current state of paths, tasks, engines and the configuration."""
     console, caller = _authorize(request)
     status = dependencies_of(request).configuration.status
-    return _json({"overview": await console.overview(caller), "configuration": status})
+    return json_answer({"overview": await console.overview(caller), "configuration": status})
 
 
 async def decisions(
@@ -205,17 +205,17 @@ async def decisions(
     count: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.decisions(caller, before, count))
+    return json_answer(await console.decisions(caller, before, count))
 
 
 async def decision(decision_id: str, request: Request) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.decision(caller, decision_id))
+    return json_answer(await console.decision(caller, decision_id))
 
 
 async def adapters(request: Request) -> Response:
     console, caller = _authorize(request)
-    return _json({"models": await console.adapters(caller)})
+    return json_answer({"models": await console.adapters(caller)})
 
 
 async def set_alias(body: AliasBody, request: Request) -> Response:
@@ -232,7 +232,7 @@ async def roll_back(body: RollbackBody, request: Request) -> Response:
 
 async def _move(request: Request, step: str, body: AliasBody | CanaryBody | RollbackBody) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.move(caller, body.model, step, body.to_move(_author(caller))))
+    return json_answer(await console.move(caller, body.model, step, body.to_move(_author(caller))))
 
 
 def _author(caller: Caller) -> str:
@@ -247,9 +247,10 @@ def _authorize(request: Request) -> tuple[Console, Caller]:
     return console, caller_of_request(request)
 
 
-def _json(content: Any) -> Response:
+def json_answer(content: Any, status: int = 200) -> Response:
+    """A response that no cache keeps."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(_encode(content), headers=headers, media_type="application/json")
+    return Response(_encode(content), status, headers, media_type="application/json")
 
 
 def add_console(app: FastAPI) -> None:
