@@ -36,7 +36,7 @@ class Image:
 
 
 IMAGES = (
-    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway"), ("tracing",)),
+    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway"), ("sso", "tracing")),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
 )

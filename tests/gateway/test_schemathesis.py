@@ -76,10 +76,11 @@ def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
 
 def _name(case: Any, model: str) -> None:
     """Replaces generated model names with existing ones, which would never be guessed."""
-    if isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
+    is_admin = case.operation.path.startswith(ADMIN)
+    if not is_admin and isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
         case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model
     if case.path_parameters and len(model) > 4:  # the others use unknown names
-        known = "ops" if case.operation.path.startswith(ADMIN) else model
+        known = "ops" if is_admin else model
         case.path_parameters = dict.fromkeys(case.path_parameters, known)
 
 

@@ -122,6 +122,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             components.console if settings.console == "on" else None,
             bool(settings.metrics_listen),
             settings.origins,
+            lambda: components.tenancy.single_sign_on,
             components.administration,
         )
         app = build_app(dependencies, spans)

@@ -73,7 +73,12 @@ class Administration:
             )
             left = await self._usage.left(name, WHOLE_TENANT, record.limits)
             rows.append(UsageRow(record, None, sum_counts(today), sum_counts(month), left))
-            for key in (key for key in records if key.tenant == name):
+            own = [key for key in records if key.tenant == name]
+            known = {key.id for key in own}
+            # Users of single sign-on have no records.
+            users = sorted({who[1] for who in used.month if who[0] == name and who[1] not in known})
+            own += [KeyRecord(user, user, "", name, "single sign-on") for user in users]
+            for key in own:
                 who = (name, key.id)
                 left = await self._usage.left(name, key.id, key.limits)
                 rows.append(UsageRow(record, key, used.today.get(who, {}), used.month.get(who, {}), left))

@@ -27,6 +27,7 @@ from pointsman_gateway.bootstrap.models import (
 from pointsman_gateway.bootstrap.persistence import (
     Persistence,
     ShadowSettings,
+    check_single_sign_on,
     open_cache,
     open_console,
     open_persistence,
@@ -161,7 +162,7 @@ async def build_gateway(
             embeddings,
             tracing,
             freshness_monitor,
-            (persistence, cost_metrics, shadow_settings),
+            (persistence, cost_metrics, shadow_settings, tenancy),
         )
         first = await builder.build(config)
         metrics.set_generation(first.id)
@@ -203,7 +204,7 @@ class _SnapshotBuilder:
         embeddings: EmbeddingDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
-        shared: tuple[Persistence, CostMetrics, ShadowSettings],
+        shared: tuple[Persistence, CostMetrics, ShadowSettings, OpenAccess | Tenancy],
     ) -> None:
         self._folder = folder
         self._classifiers = classifiers
@@ -212,7 +213,7 @@ class _SnapshotBuilder:
         self._embeddings = embeddings
         self._tracing = tracing
         self._freshness = freshness
-        self._persistence, self._cost_metrics, self._shadow_settings = shared
+        self._persistence, self._cost_metrics, self._shadow_settings, self._tenancy = shared
 
     async def build_from_folder(self) -> ConfigSnapshot:
         """Reads the configuration folder. Raises ConfigError."""
@@ -228,12 +229,14 @@ class _SnapshotBuilder:
         embeddings = build_embeddings(config, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         models, catalog = NamedModels(config, engines), to_catalog(config)
+        client_secret = check_single_sign_on(config.access.single_sign_on)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._discovery.activate(engines, config.models)
         self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._persistence.apply_config(config, engines.version_of)
         self._cost_metrics.apply_config(config, engines, stages.metering)
         self._shadow_settings.apply_config(config)
+        self._tenancy.use_single_sign_on(config.access.single_sign_on, client_secret)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)

@@ -1,8 +1,10 @@
 """Opens what is kept in Redis and on disk: request log, feedback, evidence, cache, keys, limits, and the console."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
@@ -14,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources
 from pointsman_gateway.cache.store import CacheStore
+from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.tasks_file import ShadowConfig
@@ -132,6 +135,18 @@ async def open_tenancy(settings: Settings, registry: CollectorRegistry) -> Async
             tenancy = Tenancy(redis, metrics, KeyCacheConfig(ttl_s=settings.key_cache_ttl))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
+
+
+def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
+    """Returns the client secret of the console's login; empty without one. Raises ConfigError."""
+    if config is None:
+        return ""
+    if find_spec("jwt") is None or find_spec("httpx") is None:
+        raise ConfigError("access.yaml: single_sign_on needs packages: pip install 'pointsman-gateway[sso]'")
+    name = config.login.client_secret_env if config.login else ""
+    if name and not os.environ.get(name):
+        raise ConfigError(f"access.yaml: single_sign_on.login.client_secret_env: the variable {name} is not set")
+    return os.environ[name] if name else ""
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, 
 from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+from pointsman_gateway.pipeline.ports import FeedbackStore, Login, Tenancy
 from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
 
@@ -58,6 +58,8 @@ class HttpDependencies:
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; "*": all. Empty: none."""
+    login: Callable[[], Login | None] = lambda: None
+    """Single sign-on of the active configuration; None without it."""
     administration: Administration | None = None
     """None without Redis: there are no keys."""
 

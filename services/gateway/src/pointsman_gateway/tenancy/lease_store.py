@@ -31,6 +31,8 @@ class LeaseStore:
         """Identifies this gateway process."""
         self.gateways = 1
         """The number of running gateways, as Redis last reported it."""
+        self.nearly_spent: set[LeasedLimit] = set()
+        """Budgets in dollars of which so much is used that it is warned of, or was in their last window."""
         self._redis = redis
         self._clock = clock
         self._metrics = metrics
@@ -63,22 +65,23 @@ class LeaseStore:
         for at, (limit, report) in enumerate(reports.items()):
             answer = answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER]
             limit.install(answer, report, sent, now)
-            if limit.is_budget and limit.warned_window != limit.window_number:
-                self._warn_of_spent_budget(limit, limit.spent_share(now))
+            if limit.is_budget:
+                self._note_budget(limit, limit.spent_share(now))
 
-    def _warn_of_spent_budget(self, limit: LeasedLimit, share: float) -> None:
-        """Each gateway warns once in each window of a budget."""
+    def _note_budget(self, limit: LeasedLimit, share: float) -> None:
+        """Warns once, when the budget is found nearly spent."""
         if share < BUDGET_WARNING_SHARE:
-            return
-        limit.warned_window = limit.window_number
-        self._metrics.budget_warnings.labels(limit.limit, limit.owner).inc()
-        log.warning(
-            "a budget is nearly spent: %d %% of %s (%.6g dollars) are used; Redis key %s",
-            share * 100,
-            limit.limit,
-            limit.maximum / NANO,
-            limit.name,
-        )
+            self.nearly_spent.discard(limit)
+        elif limit not in self.nearly_spent:
+            self.nearly_spent.add(limit)
+            self._metrics.budget_warnings.labels(limit.limit, limit.owner).inc()
+            log.warning(
+                "a budget is nearly spent: %d %% of %s (%.6g dollars) are used; Redis key %s",
+                share * 100,
+                limit.limit,
+                limit.maximum / NANO,
+                limit.name,
+            )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
         """Called while Redis is unavailable."""

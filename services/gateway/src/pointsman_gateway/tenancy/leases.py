@@ -58,7 +58,6 @@ class LeasedLimit:
         "refused_until",
         "unspent",
         "until",
-        "warned_window",
         "window",
         "window_number",
     )
@@ -81,8 +80,6 @@ class LeasedLimit:
         self.left = self.unspent = maximum
         """What no gateway holds, and what none has used, as Redis last reported."""
         self.refused_until, self.refused_need = -inf, 0
-        self.warned_window = -1
-        """The window in which it was warned that the budget is nearly spent."""
         self._rate = 0.0
         self._measured_at = self._synced_at = -inf
         self._used_before = self._reported = 0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -83,6 +84,8 @@ class LimitSet:
     units: LeasedLimits
     """Requests and streams: a request takes one of each."""
     all: LeasedLimits
+    nearly_spent: AbstractSet[LeasedLimit]
+    """Budgets of this gateway, of any key, that are nearly spent: usually empty, so that requests need not look."""
 
 
 @dataclass(slots=True)
@@ -144,8 +147,9 @@ class VerifiedCaller(Caller):
 class LimitRegistry:
     """All limits and key usages of this gateway."""
 
-    def __init__(self, gateway: str) -> None:
+    def __init__(self, gateway: str, nearly_spent: set[LeasedLimit]) -> None:
         self._gateway = gateway
+        self._nearly_spent = nearly_spent
         self._numbers = count(1)
         self.tenants: dict[str, TenantLimits] = {}
         self.usages: dict[str, KeyUsage] = {}
@@ -187,8 +191,7 @@ class LimitRegistry:
         now = clock()
         return sum(
             budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE
-            for tenant in self.tenants.values()
-            for budget in tenant.limits.values()
+            for budget in self._nearly_spent
         )
 
     def _drop(self, usage: KeyUsage) -> None:
@@ -198,7 +201,7 @@ class LimitRegistry:
         tenant = usage.tenant
         tenant.keys.discard(usage.key)
         for owner, limit in [name for name in tenant.limits if name[0] == usage.key]:
-            del tenant.limits[owner, limit]
+            self._nearly_spent.discard(tenant.limits.pop((owner, limit)))
         if not tenant.keys:
             del self.tenants[tenant.tenant]
 
@@ -212,7 +215,7 @@ class LimitRegistry:
         requests, streams = of("requests_per_minute"), of("concurrent_streams")
         tokens, dollars = of("tokens_per_minute"), of("dollars_per_day", "dollars_per_month")
         units = requests + streams
-        return LimitSet(requests, streams, tokens, dollars, units, units + tokens + dollars)
+        return LimitSet(requests, streams, tokens, dollars, units, units + tokens + dollars, self._nearly_spent)
 
     def _leased_limits(self, tenant_limits: TenantLimits, owner: str, limits: Limits) -> dict[str, LeasedLimit]:
         found = {}

@@ -148,19 +148,24 @@ class Reservation:
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
     """The limits now as OpenAI's `x-ratelimit-*` headers, and a header of ours if a budget is nearly spent."""
     headers: dict[str, str] = {}
-    if not limits.all:
-        return headers
     if limits.requests:
         _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)
     if limits.tokens:
         _add_headers(headers, _TOKEN_HEADERS, limits.tokens, now)
-    for budget in limits.dollars:
-        share = budget.spent_share(now)
-        if share >= BUDGET_WARNING_SHARE:
-            before = headers.get(BUDGET_WARNING, "")
-            warning = f"{budget.owner} has used {share:.0%} of {budget.limit}"
-            headers[BUDGET_WARNING] = f"{before}, {warning}" if before else warning
+    if limits.nearly_spent:
+        _add_budget_warning(headers, limits, now)
     return headers
+
+
+def _add_budget_warning(headers: dict[str, str], limits: LimitSet, now: float) -> None:
+    shares = {budget: budget.spent_share(now) for budget in limits.dollars if budget in limits.nearly_spent}
+    warnings = [
+        f"{budget.owner} has used {share:.0%} of {budget.limit}"
+        for budget, share in shares.items()
+        if share >= BUDGET_WARNING_SHARE
+    ]
+    if warnings:
+        headers[BUDGET_WARNING] = ", ".join(warnings)
 
 
 def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: LeasedLimits, now: float) -> None:
