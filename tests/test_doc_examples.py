@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pointsman_cli.example import ExampleFile
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import PathsFile, TaskConfig, TasksFile
@@ -19,11 +20,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from tests.extension_examples import ROOT
 
-TESTED_ELSEWHERE = {"extending.md": "tests/test_extending.py"}
+TESTED_ELSEWHERE = {
+    "extending.md": "tests/test_extending.py",
+    "kubernetes.md": "tests/deploy/test_chart.py and test_manifests.py",
+}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PROGRAMS = {
-    "apt-get", "cp", "curl", "docker", "export", "git", "kubectl", "make", "openssl", "pip", "pointsman", "prometheus",
-    "prometheus-alertmanager", "promtool", "python", "python3", "sed", "vllm",
+    "apt-get", "cp", "curl", "docker", "export", "git", "helm", "kubectl", "make", "openssl", "pip", "pointsman",
+    "prometheus", "prometheus-alertmanager", "promtool", "python", "python3", "sed", "vllm",
 }  # fmt: skip
 EXEMPT = re.compile(r"<!-- not loaded: .{10,} -->\n$")
 
@@ -78,7 +82,9 @@ def validate(key: str, value: Any) -> None:
         if key in shape.model_fields:
             type_of(shape, key).validate_python(value)
             return
-    if key in TaskConfig.model_fields:
+    if key in ExampleFile.model_fields:
+        type_of(ExampleFile, key).validate_python(value)
+    elif key in TaskConfig.model_fields:
         type_of(TaskConfig, key).validate_python(value)
     elif key != "prompts":
         type_of(PathsFile, "paths").validate_python({"one": {"model": "small", key: value}})

@@ -1,6 +1,6 @@
 """Measures the gateway's request path and other gateways, each on the same core in front of the same mock engine.
 
-    python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk ...]
+    python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk|workers ...]
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
     python -m benchmarks.gateway_load --instructions
 

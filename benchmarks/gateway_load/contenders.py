@@ -101,6 +101,15 @@ async def nginx(setup: Setup) -> Contender:
     return Contender(NGINX, nginx_version(), Target(plain, "mock"), Target(paced, "mock"), (running,))
 
 
+def nginx_with_workers(setup: Setup, workers: int) -> Contender:
+    """nginx as `workers` processes, which may use both cores."""
+    (port,) = free_ports(1)
+    server = PROXY_CONFIG.format(host=HOST, name="plain", listen=port, port=setup.upstreams.plain, buffering="on")
+    command = nginx_command(setup.processes, f"nginx-{workers}", server, workers)
+    running = setup.processes.start(f"nginx-{workers}", setup.cores.both, command)
+    return Contender(f"{NGINX}, {workers}", nginx_version(), Target(port, "mock"), Target(port, "mock"), (running,))
+
+
 async def vllm_router(setup: Setup) -> Contender:
     """Uses the fastest policy, round robin; with one engine there is nothing to choose."""
     return await _vllm_router(setup, VLLM_ROUTER, ["--policy", "round_robin", "--log-level", "error"])
@@ -175,6 +184,11 @@ async def portkey(setup: Setup) -> Contender:
 
 def ours(gateway: Gateway) -> Contender:
     return Contender(OURS, "this tree", gateway.path("fast"), gateway.path("paced"), (gateway.process,))
+
+
+def ours_with_workers(gateway: Gateway, workers: int) -> Contender:
+    target = gateway.path("fast")
+    return Contender(f"{OURS}, {workers}", "this tree", target, target, (gateway.process,))
 
 
 def ours_auto(gateway: Gateway) -> Contender:

@@ -23,6 +23,8 @@ class Findings:
     streams: dict[str, StreamStatistics] = field(default_factory=dict)
     grpc: CallStatistics | None = None
     junk: JunkResult | None = None
+    workers: dict[str, Throughput] = field(default_factory=dict)
+    """By contender, followed by the number of its processes."""
     profile: Profile | None = None
 
     def rps(self, name: str) -> float | None:
@@ -40,6 +42,11 @@ class Findings:
         if name not in self.streams or contenders.DIRECT not in self.streams:
             return None
         return self.streams[name].chunks_per_second / self.streams[contenders.DIRECT].chunks_per_second
+
+    def workers2_ratio(self, name: str = contenders.OURS) -> float | None:
+        """Returns the requests per second of two processes, divided by those of one."""
+        one, two = (self.workers.get(f"{name}, {count}") for count in (1, 2))
+        return two.rps / one.rps if one and two and one.rps else None
 
     def first_added_ms(self, name: str = contenders.OURS) -> float | None:
         if name not in self.streams or contenders.DIRECT not in self.streams:

@@ -41,6 +41,10 @@ class Cores:
     measured: int
     load: int
 
+    @property
+    def both(self) -> str:
+        return f"{self.measured},{self.load}"
+
 
 def take_cores() -> Cores:
     """Pins this process and its future children to the load's core. Raises CannotMeasure if there is only one core."""

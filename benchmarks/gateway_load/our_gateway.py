@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Gateway:
     http: int
     grpc: int
     headers: Mapping[str, str]
+    environment: Mapping[str, str]
 
     def path(self, name: str) -> Target:
         return Target(self.http, f"path:{name}", self.headers)
@@ -94,7 +95,26 @@ async def start_gateway(
     }
     running = processes.start("pointsman", cores.measured, [sys.executable, *program], environment)
     await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
-    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
+    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"}, environment)
+
+
+async def start_workers(processes: Processes, cores: Cores, gateway: Gateway, workers: int) -> Gateway:
+    """Starts a second gateway with the same services, as `workers` processes that may use both cores."""
+    http, grpc = free_ports(2)
+    environment = {
+        **gateway.environment,
+        "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
+        "POINTSMAN_GATEWAY_GRPC_LISTEN": f"{HOST}:{grpc}",
+        "POINTSMAN_GATEWAY_WORKERS": str(workers),
+    }
+    program = [sys.executable, "-m", "pointsman_gateway"]
+    running = processes.start(f"pointsman-{workers}", cores.both, program, environment)
+    await running.until_ready(lambda: _all_listen(running, workers), timeout_s=180)
+    return replace(gateway, process=running, http=http, grpc=grpc)
+
+
+async def _all_listen(running: ManagedProcess, workers: int) -> bool:
+    return running.log.read_text("utf-8", "replace").count("HTTP on ") == workers
 
 
 async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:

@@ -13,15 +13,16 @@ from benchmarks.gateway_load.contenders import Contender, Setup
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.http_client import Broken, Connection
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, take_cores
-from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
+from benchmarks.gateway_load.our_gateway import Gateway, start_gateway, start_workers
 from benchmarks.gateway_load.processes import Processes
 from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstream import Pace
 from benchmarks.gateway_load.upstreams import start_upstreams
 
-PHASES = ("rps", "auto", "latency", "streams", "grpc", "junk")
+PHASES = ("rps", "auto", "latency", "streams", "grpc", "junk", "workers")
 PACE = Pace(chunks=100, min_gap=0.02, max_gap=0.04)
 RATES = (200, 1000)
+WORKERS = (1, 2)
 MAX_PHASE_SECONDS = 300.0
 """Time limit of one phase."""
 MIN_STATIC_TEXTS = 32
@@ -60,7 +61,7 @@ class Extent:
 class Bench:
     """All running contenders and the results so far."""
 
-    processes: Processes
+    setup: Setup
     extent: Extent
     gateway: Gateway
     contenders: dict[str, Contender]
@@ -81,7 +82,7 @@ class Bench:
         peers, missing = await contenders.start_peers(setup, list(names))
         every = [await contenders.direct(setup), *peers, contenders.ours(gateway)]
         bodies = list(request_bodies(read_texts().test, extent.bodies))
-        bench = cls(processes, extent, gateway, {one.name: one for one in every}, bodies, phases)
+        bench = cls(setup, extent, gateway, {one.name: one for one in every}, bodies, phases)
         bench.found.versions = {one.name: one.version for one in [*every, contenders.ours_auto(gateway)]}
         bench.found.missing = missing
         gc.freeze()  # excludes existing objects from garbage collection, which would pause the load
@@ -126,7 +127,7 @@ async def _auto(bench: Bench) -> None:
 
 async def _measure_rates(bench: Bench, bodies: list[tuple[Contender, throughput.Bodies]]) -> None:
     plan = throughput.Plan(bench.extent.rounds, bench.extent.seconds, bench.extent.warm_up)
-    bench.found.rates = await throughput.measure(bodies, plan, bench.processes.folder)
+    bench.found.rates = await throughput.measure(bodies, plan, bench.setup.processes.folder)
 
 
 async def _auto_contender(bench: Bench) -> tuple[Contender, throughput.Bodies]:
@@ -171,11 +172,24 @@ async def _junk(bench: Bench) -> None:
     bench.found.junk = await junk.measure(bench.gateway, bench.extent.junk)
 
 
+async def _workers(bench: Bench) -> None:
+    """Our gateway and nginx as one and as two processes that share both cores with the load."""
+    setup, contenders_of = bench.setup, list[tuple[Contender, throughput.Bodies]]()
+    for count in WORKERS:
+        workers = await start_workers(setup.processes, setup.cores, bench.gateway, count)
+        contenders_of.append((contenders.ours_with_workers(workers, count), bench.bodies))
+        contenders_of.append((contenders.nginx_with_workers(setup, count), bench.bodies))
+    plan = throughput.Plan(bench.extent.rounds, bench.extent.seconds, bench.extent.warm_up)
+    bench.found.workers = await throughput.measure(contenders_of, plan, setup.processes.folder)
+    for one, _ in contenders_of:
+        setup.processes.end(*one.programs)
+
+
 async def _profile(bench: Bench) -> None:
     target = bench.gateway.path("fast")
-    script = throughput.write_script(target, bench.bodies, bench.processes.folder, 99)
+    script = throughput.write_script(target, bench.bodies, bench.setup.processes.folder, 99)
     seconds = 2 * bench.extent.seconds
-    bench.found.profile = await profiling.profile(bench.gateway, script, bench.processes.folder, seconds)
+    bench.found.profile = await profiling.profile(bench.gateway, script, bench.setup.processes.folder, seconds)
 
 
 _PHASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
@@ -185,5 +199,6 @@ _PHASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "streams": _streams,
     "grpc": _grpc,
     "junk": _junk,
+    "workers": _workers,
     "profile": _profile,
 }

@@ -90,14 +90,16 @@ class Processes:
         self._running: list[ManagedProcess] = []
 
     def start(
-        self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None
+        self, name: str, cores: int | str, command: Sequence[str], env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
-        """Raises NotInstalled if `taskset` is missing, and CannotMeasure if the program cannot be started."""
+        """`cores` is a number or a list such as "0,1".
+
+        Raises NotInstalled if `taskset` is missing, and CannotMeasure if the program cannot be started."""
         log = self.folder / f"{name}.log"
         try:
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    [program("taskset"), "-c", str(core), *command],
+                    [program("taskset"), "-c", str(cores), *command],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

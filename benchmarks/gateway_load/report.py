@@ -12,7 +12,15 @@ MAX_ROWS = 25
 
 
 def format_report(found: Findings) -> str:
-    parts = [_rates(found), _latency_table(found), _streams(found), _grpc(found), _junk(found), _profile(found)]
+    parts = [
+        _rates(found),
+        _workers(found),
+        _latency_table(found),
+        _streams(found),
+        _grpc(found),
+        _junk(found),
+        _profile(found),
+    ]
     if found.missing:
         parts.append("Not measured:\n" + "\n".join(f"  {name}: {why}" for name, why in found.missing.items()))
     rows = [
@@ -28,12 +36,15 @@ def json_summary(found: Findings) -> dict[str, float | None]:
         "rps": found.rps(contenders.OURS),
         "rps_auto": found.rps(contenders.OURS_AUTO),
         "rps_vllm_router": found.rps(contenders.VLLM_ROUTER),
+        "rps_vllm_router_default": found.rps(contenders.VLLM_ROUTER_DEFAULT),
         "rps_litellm": found.rps(contenders.LITELLM),
         "rps_portkey": found.rps(contenders.PORTKEY_GATEWAY),
         "added_p50_ms_at_200": found.added_ms(200, "p50_ms"),
         "added_p99_ms_at_1000": found.added_ms(1000, "p99_ms"),
         "streams256_vs_direct": found.relative_to_direct(),
         "first_chunk_added_p50_ms": found.first_added_ms(),
+        "workers2_ratio": found.workers2_ratio(),
+        "workers2_ratio_nginx": found.workers2_ratio(contenders.NGINX),
         "grpc_rps": found.grpc.per_second if found.grpc else None,
     }
     return {name: _rounded(value) for name, value in figures.items()}
@@ -61,6 +72,23 @@ def _rates(found: Findings) -> str:
     ]  # fmt: skip
     rows += [[name, "", "not installed" if "not installed" in why else "failed", *[""] * 8]
              for name, why in found.missing.items() if name in contenders.PEER_STARTS]  # fmt: skip
+    return table(heads, rows)
+
+
+def _workers(found: Findings) -> str:
+    heads = [
+        "processes on both cores, which the load shares",
+        "requests/s",
+        "min - max",
+        "CPU us",
+        "cores busy",
+        "failed",
+    ]
+    rows = [
+        [name, f"{one.rps:,.0f}", f"{one.min_rps:,.0f} - {one.max_rps:,.0f}", f"{one.cpu_us:.0f}", f"{one.busy:.2f}",
+         str(one.failed)]
+        for name, one in found.workers.items()
+    ]  # fmt: skip
     return table(heads, rows)
 
 

@@ -40,6 +40,7 @@ def _minimums(found: Findings) -> Figures:
     yield "named path, relative to LiteLLM", _ratio(named, found.rps(contenders.LITELLM)), 50
     yield "auto, relative to vllm-router", _ratio(auto, router), 0.6
     yield "auto, relative to vllm-router with its defaults", _ratio(auto, router_default), 0.6
+    yield "two workers on two cores, relative to one", found.workers2_ratio(), 1.7
     yield "256 streams, chunks/s relative to direct", found.relative_to_direct(), 0.9
     if found.grpc:
         yield f"gRPC {found.grpc.method}, calls/s", found.grpc.per_second, 2000

@@ -13,7 +13,7 @@ from benchmarks.gateway_load.upstream import Pace
 
 NGINX_CONFIG = """
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid nginx-{name}.pid;
 error_log stderr error;
 events {{ worker_connections 8192; }}
@@ -76,10 +76,10 @@ async def _fast(processes: Processes, cores: Cores) -> tuple[int, int]:
     return plain, stream
 
 
-def nginx_command(processes: Processes, name: str, rest: str) -> list[str]:
+def nginx_command(processes: Processes, name: str, rest: str, workers: int = 1) -> list[str]:
     """Writes the configuration. Raises NotInstalled."""
     file = processes.folder / f"{name}.conf"
-    file.write_text(NGINX_CONFIG.format(name=name, rest=rest))
+    file.write_text(NGINX_CONFIG.format(name=name, rest=rest, workers=workers))
     return [program("nginx"), "-p", str(processes.folder), "-c", str(file)]
 
 

@@ -1,4 +1,4 @@
-# The gateway with the embedding model. From the repository's root:
+# The gateway with the embedding model, and the command `pointsman`. From the repository's root:
 #   docker build -f deploy/docker/gateway.Dockerfile -t pointsman-gateway:0.1.0 .
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
@@ -15,9 +15,14 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY proto proto
 COPY libs libs
 COPY services/gateway services/gateway
+COPY tools/lab tools/lab
+COPY cli cli
+COPY examples examples
+COPY deploy/prometheus/rules deploy/prometheus/rules
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels \
-        ./proto ./libs/servicekit ./libs/embedding ./libs/scoring ./services/gateway \
-    && /opt/pointsman/venv/bin/pip install --no-index --no-deps wheels/*.whl
+        ./proto ./libs/servicekit ./libs/embedding ./libs/scoring ./services/gateway ./tools/lab ./cli \
+    && /opt/pointsman/venv/bin/pip install --no-index --no-deps wheels/*.whl \
+    && ln -s "$(echo /opt/pointsman/venv/lib/python3*/site-packages)/pointsman_cli/files/examples" /opt/pointsman/examples
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pointsman/venv/bin/python -m pointsman_embedding.prepare /opt/pointsman/models/minilm \
     && /opt/pointsman/venv/bin/python -m compileall -q /opt/pointsman/venv/lib \

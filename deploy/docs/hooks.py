@@ -1,13 +1,30 @@
-"""MkDocs hook that removes links to files outside docs/, which the site does not have, and keeps their text.
+"""MkDocs hooks: lists whole folders in the navigation, and removes links to files outside docs/.
 
-`tests/test_docs.py` checks that the files exist.
+`tests/test_docs.py` checks that the linked files exist.
 """
 
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#:]+)(?:#[^)\s]*)?\)")
+
+
+def on_config(config: Any) -> None:
+    """Replaces `FOLDER/*.md` in the navigation by the folder's pages, `index.md` first."""
+    config.nav = _expand(config.nav, Path(config.docs_dir))
+
+
+def _expand(entry: Any, docs: Path) -> Any:
+    if isinstance(entry, list):
+        return [_expand(item, docs) for item in entry]
+    if isinstance(entry, dict):
+        return {title: _expand(item, docs) for title, item in entry.items()}
+    if not entry.endswith("/*.md"):
+        return entry
+    pages = sorted(docs.glob(entry), key=lambda page: (page.name != "index.md", page.name))
+    return [str(page.relative_to(docs)) for page in pages]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

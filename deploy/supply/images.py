@@ -36,7 +36,11 @@ class Image:
 
 
 IMAGES = (
-    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway"), ("sso", "tracing")),
+    Image(  # with the command, which jobs in a cluster run, too
+        "gateway",
+        (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
+        ("sso", "tracing"),
+    ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
 )

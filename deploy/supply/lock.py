@@ -16,7 +16,10 @@ HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
 ENGINE_HEAD = "# Made by `make locks`: change services/lora-server/engine/requirements-cpu.txt. torch comes apart.\n"
 ENGINE_OVERRIDES = ("--override", "deploy/supply/engine-overrides.txt")
 TORCHS_OWN = ("torch=", "torchaudio=", "torchcodec=", "torchvision=", "cuda-", "nvidia-")
-OURS = ("proto", "servicekit", "embedding", "scoring", "gateway", "retriever", "lora-server")
+OURS = (
+    *("pointsman", "pointsman-proto", "pointsman-servicekit", "pointsman-embedding", "pointsman-scoring"),
+    *("pointsman-gateway", "pointsman-lab", "pointsman-retriever", "pointsman-lora-server"),
+)
 
 
 def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None:
@@ -53,7 +56,7 @@ def _uv(out: Path) -> list[str]:
     options = ["--universal", "--python-version", PYTHON, "--generate-hashes", "--no-header", "--no-annotate"]
     options += ["--no-emit-index-url", "--no-config", "--native-tls", "--quiet", "--output-file", str(out)]
     for name in OURS:
-        options += ["--no-emit-package", f"pointsman-{name}"]
+        options += ["--no-emit-package", name]
     return [uv, "pip", "compile", *options]
 
 

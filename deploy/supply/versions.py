@@ -26,8 +26,9 @@ PLACES = (
     ("deploy/docker/*.Dockerfile", rf"(pointsman-[a-z-]+:){_VERSION}()"),
     ("deploy/docker/*.Dockerfile", rf"(?m)^(ARG VERSION=){_VERSION}()"),
     ("deploy/docker/*.Dockerfile", rf'(image\.version="){_VERSION}(")'),
-    ("deploy/k8s/components/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
-    ("deploy/k8s/jobs/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
+    ("deploy/helm/*/Chart.yaml", rf"(?m)^((?:appV|v)ersion: ){_VERSION}()$"),
+    ("deploy/k8s/*/*/pointsman.yaml", rf"(pointsman-[a-z-]+:|version\W+){_VERSION}()"),
+    ("deploy/k8s/monitoring/rules.yaml", rf"(version\W+){_VERSION}()"),
 )
 """File patterns, each with a regular expression whose groups surround the version."""
 
@@ -62,15 +63,7 @@ def write(new: str) -> None:
 
 
 def renewed(text: str, around: str, new: str) -> str:
-    """Replace the version and remove digests, which belonged to the old version's images."""
-
-    def line(found: re.Match[str]) -> str:
-        if found[0] == f"{found[1]}{new}{found[2]}":
-            return found[0]
-        before = re.sub(r"digest: sha256:[0-9a-f]{64}, ", "", found[1])
-        return f"{before}{new}{found[2]}"
-
-    return re.sub(around, line, text)
+    return re.sub(around, lambda found: f"{found[1]}{new}{found[2]}", text)
 
 
 def notes() -> str:

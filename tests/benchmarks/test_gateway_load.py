@@ -151,10 +151,17 @@ def test_the_last_line_has_every_figure_and_null_for_unmeasured_ones() -> None:
     line = json.loads(printed.splitlines()[-1])
     assert (line["rps"], line["rps_vllm_router"], line["rps_litellm"], line["grpc_rps"]) == (9000, 10_000, None, None)
     assert list(line) == [
-        "rps", "rps_auto", "rps_vllm_router", "rps_litellm", "rps_portkey", "added_p50_ms_at_200",
-        "added_p99_ms_at_1000", "streams256_vs_direct", "first_chunk_added_p50_ms", "grpc_rps",
+        "rps", "rps_auto", "rps_vllm_router", "rps_vllm_router_default", "rps_litellm", "rps_portkey",
+        "added_p50_ms_at_200", "added_p99_ms_at_1000", "streams256_vs_direct", "first_chunk_added_p50_ms",
+        "workers2_ratio", "workers2_ratio_nginx", "grpc_rps",
     ]  # fmt: skip
     assert "not installed" in printed
+
+
+def test_two_workers_are_compared_with_one() -> None:
+    found = Findings(workers={f"{OURS}, 1": reached(4000), f"{OURS}, 2": reached(7000)})
+    assert found.workers2_ratio() == 1.75
+    assert [target.met for target in check_targets(found)] == [True]
 
 
 def test_a_missed_target_is_reported() -> None:

@@ -10,7 +10,8 @@ import pytest
 from pointsman_cli.errors import CommandError
 from pointsman_cli.processes import alive_processes, process_tree
 from pointsman_cli.up.plan import Service
-from pointsman_cli.up.supervisor import Backoff, Child, Supervisor
+from pointsman_cli.up.supervisor import Child, Supervisor
+from pointsman_servicekit.process import Backoff
 
 MakeService = Callable[..., Service]
 Until = Callable[..., Any]

@@ -38,7 +38,7 @@ def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
 
-    outcome = cli("init", tmp_path / "mine")
+    outcome = cli("init", tmp_path / "mine", "--example", "minimal")
 
     assert outcome.code == 2
     assert "exists and is not an empty folder" in outcome.err

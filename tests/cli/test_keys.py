@@ -54,6 +54,25 @@ def test_a_key_is_printed_once_and_can_be_found_by_its_prefix(keys: Keys, redis:
     assert redis.hexists(redis_layout.KEYS, digest_of(key))
 
 
+def test_a_key_from_a_file_is_created_once_and_not_printed(keys: Keys, redis: Any, tmp_path: Path) -> None:
+    file, key = tmp_path / "key", "pm_aB3dE6gH_0123456789abcdef0123456789ABCDEF"
+    file.write_text(f"{key}\n")
+    for _ in range(2):
+        made = keys("create", "first", "--tenant", "acme", "--key-file", file)
+        assert (made.code, key in made.out + made.err) == (0, False)
+    assert [record["prefix"] for record in listed(keys)] == ["aB3dE6gH"]
+    assert redis.hexists(redis_layout.KEYS, digest_of(key))
+
+
+@pytest.mark.parametrize(("text", "reason"), [("hunter2", "a key is pm_, 8 letters or digits"), (None, "No such file")])
+def test_a_file_without_a_key_is_rejected(keys: Keys, tmp_path: Path, text: str | None, reason: str) -> None:
+    if text is not None:
+        (tmp_path / "key").write_text(text)
+    refused = keys("create", "--tenant", "acme", "--key-file", tmp_path / "key")
+    assert refused.code == 2
+    assert reason in refused.err
+
+
 def test_only_a_key_created_as_operator_key_is_one(keys: Keys) -> None:
     keys("create", "plain", "--tenant", "acme")
     keys("create", "for moves", "--tenant", "acme", "--operator")

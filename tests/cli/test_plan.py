@@ -6,7 +6,7 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
-from pointsman_cli.up.plan import Addresses, Plan, Programs, choose_addresses, make_plan
+from pointsman_cli.up.plan import Addresses, Plan, Programs, choose_addresses, make_plan, with_workers
 
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
@@ -37,6 +37,11 @@ def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: Plan,
     assert gateway["POINTSMAN_GATEWAY_HTTP_LISTEN"] == plan.gateway.address == "127.0.0.1:8080"
     assert gateway["POINTSMAN_GATEWAY_GRPC_LISTEN"] == plan.gateway_grpc == "127.0.0.1:8081"
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
+
+
+def test_the_gateway_may_have_several_workers(plan: Plan) -> None:
+    assert "POINTSMAN_GATEWAY_WORKERS" not in plan.gateway.environment
+    assert with_workers(plan.gateway, 3).environment["POINTSMAN_GATEWAY_WORKERS"] == "3"
 
 
 def test_the_gateway_has_a_wal_folder_in_the_data_directory(plan: Plan) -> None:

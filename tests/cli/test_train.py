@@ -95,7 +95,7 @@ def test_an_adapter_is_trained_and_registered(
                  "answer: lost_item 60, refund 30", "rows 90", "held-out loss 3.5000 before",
                  "step 2/2 · loss 0.5000 · 260 tokens/s · 1:01 left", "two rows were too long",
                  "held-out loss 0.1412 · exact 0.75 · json_f1 0.9 at step 2, the best by now",
-                 "beside prompting alone: exact 0.75 against 0.5, json_f1 0.9 against 0.6; it beats prompting",
+                 "the trainer's few-shot prompt: exact 0.75 against 0.5, json_f1 0.9 against 0.6; it beats prompting",
                  "registered as triage@3f9a1c0b77de (triage@prod)"):  # fmt: skip
         assert part in outcome.out
     [request] = servicer.registered
@@ -170,6 +170,11 @@ def test_missing_data_is_named_before_anything_starts(cli: Cli, tmp_path: Path) 
 
     assert outcome.code == 2
     assert outcome.err == f"error: --data {tmp_path / 'no.jsonl'} is not a file\n"
+
+
+def test_a_name_that_no_adapter_can_have_is_rejected_before_the_training(cli: Cli, data: Path, tmp_path: Path) -> None:
+    outcome = cli("train", "--name", "Bank", "--data", data, "--check-only", "--data-dir", tmp_path / ".pointsman")
+    assert outcome.err == "error: --name Bank cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'\n"
 
 
 def test_a_missing_engine_environment_is_named_with_the_remedy(cli: Cli, data: Path, tmp_path: Path) -> None:

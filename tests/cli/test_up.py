@@ -23,7 +23,7 @@ from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.up.plan import choose_addresses
-from pointsman_cli.up.supervisor import Backoff
+from pointsman_servicekit.process import Backoff
 from pointsman_cli.up.command import run_up
 from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.startup import StartPlan, StartupOutput

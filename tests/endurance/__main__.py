@@ -58,7 +58,8 @@ class Run:
             background = [asyncio.create_task(one) for one in (self._watch(), self._make_changes(planned))]
             audit_at = AUDIT_SECONDS
             for event in [event for event in planned if event.seconds and self._is_possible(event)]:
-                await self._sleep_until(event.at)
+                calm = self._events[-1].end + schedule.MIN_CALM_SECONDS if self._events else 0.0
+                await self._sleep_until(max(event.at, calm))
                 if self._now() > self._options.minutes * 60:
                     break  # recoveries took longer than planned
                 await self._carry_out(event)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path as FilePath
 from typing import Any, cast
 
 import pytest
@@ -15,12 +16,13 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavail
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
 
-from tests.gateway.doubles.api_clients import ApiClient, open_api_client
+from tests.gateway.doubles.api_clients import ApiClient, HttpClient, open_api_client
 from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import BREAK, Refusal, Step, answer, beginning
 from tests.gateway.doubles.engine_pair import NEW, OLD, PROD, alias
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY, ScriptedLoraServer
+from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import until
 
 WEIGHT = 0.25
@@ -223,6 +225,28 @@ async def test_a_report_that_failed_is_sent_again_once(gateway: Gateway, neighbo
 
 PATH = Path("triage", "tiny", adapter=PROD)
 AIM = ResolvedAdapter(NEW, 3, has_canary=True)
+
+
+async def test_ratings_of_both_versions_are_reported(
+    neighbours: Neighbours, valkey: Valkey, tmp_path: FilePath
+) -> None:
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    neighbours.engine.script = script
+    await tell(neighbours, OLD, NEW)
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        api = HttpClient(client)
+        for canary, rating in ((True, 0.25), (False, 1.0), (True, 0.5)):
+            got = await ask(api, "hello", user(canary))
+            await api.say(got.decision_id, rating=rating)
+
+        def reported() -> dict[str, tuple[int, int]]:
+            sums: dict[str, tuple[int, int]] = {}
+            for one in neighbours.lora_server.reported:
+                rated, rating = sums.get(one.version, (0, 0))
+                sums[one.version] = rated + one.rated, rating + one.rating
+            return sums
+
+        await until(lambda: reported() == {NEW: (2, 750), OLD: (1, 1000)})
 
 
 @pytest.mark.parametrize(("milliseconds", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 4), (2.01, 5), (1000, 40)])

@@ -104,6 +104,13 @@ async def test_the_paths_sampling_values_are_defaults_for_the_requests(api: ApiC
     assert body["stream_options"] == {"include_usage": True}
 
 
+async def test_a_named_adapter_takes_the_sampling_values_of_its_path(api: ApiClient, engine: ScriptedEngine) -> None:
+    await api.ask(IN_CHAT, "triage@prod", max_tokens=7)
+    assert (engine.bodies[-1]["max_tokens"], engine.bodies[-1]["temperature"]) == (7, 0)
+    await api.ask(IN_CHAT, TRIAGE)
+    assert (engine.bodies[-1]["max_tokens"], engine.bodies[-1]["temperature"]) == (60, 0)
+
+
 async def test_a_number_reaches_the_engine_as_it_was_written(api: ApiClient, engine: ScriptedEngine) -> None:
     await api.ask(IN_CHAT, temperature=0.7, top_p=0.95)
     assert (engine.bodies[-1]["temperature"], engine.bodies[-1]["top_p"]) == (0.7, 0.95)

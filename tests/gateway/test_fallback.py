@@ -62,6 +62,24 @@ async def test_an_engines_error_is_retried_on_another_engine(
     assert finished.receipt.usage.completion_tokens == 3
 
 
+async def test_a_named_model_falls_back_to_the_models_that_it_lists(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    models = neighbours.config.models
+    models["models"]["large"] = models["models"]["tiny"]
+    models["models"]["tiny"] = {**models["models"]["tiny"], "fallback": ["large"]}
+    models["engines"]["spare"]["model"] = "large"
+    engine.refuses(503, {"error": {"message": "not now"}})
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        request = Request("tiny", (Message("user", IN_CHAT),), deadline=asyncio.get_running_loop().time() + 10)
+        events = [event async for event in gateway.components.pipeline.answer(request)]
+    assert text_of(events) == "from the second"
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.receipt.model == "large"
+
+
 async def test_there_is_no_retry_after_the_first_token(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:

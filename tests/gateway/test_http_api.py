@@ -226,6 +226,7 @@ async def test_without_an_engine_a_gateway_is_alive_but_not_ready(
     assert (await http.get("/healthz")).text == "ok\n"
     not_ready = await http.get("/readyz")
     assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
+    assert (await http.get("/readyz", params={"engines": 0})).status_code == 200
     refused = await http.post(CHAT, json=asking())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert refused.json()["error"]["code"] == "engine_not_ready"

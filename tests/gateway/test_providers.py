@@ -354,9 +354,25 @@ async def test_a_paths_own_parameters_apply_to_what_a_request_leaves_out(
     assert {**second, **given, "min_p": 0.1} == second
 
 
+async def test_a_path_restricts_its_answers_unless_the_client_requires_another_form(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    neighbours.config.paths["small_talk"] |= {"answers": ["lost_item", "refund"], "extra_body": {"top_k": 20}}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        await ask(http, "path:small_talk")
+        await ask(http, "path:small_talk", response_format={"type": "json_object"})
+    first, second = engine.bodies
+    assert first["structured_outputs"] == {"choice": ["lost_item", "refund"]}
+    assert ("structured_outputs" in second, second["top_k"]) == (False, 20)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ({"answers": ["a", "b"], "response_format": {"type": "json_object"}}, "an answer has one form"),
+        ({"answers": ["a", "a"]}, "answers has one of them twice"),
+        ({"model": "gpt", "answers": ["a"]}, "path 'p' has answers, which 'o4-mini' of provider 'openai' cannot"),
         ({"extra_body": {"topk": 2}}, "path 'p': its engines do not accept the field 'topk'; did you mean 'top_k'?"),
         ({"extra_body": {"model": "x"}}, "its engines do not accept the field 'model'"),
         ({"extra_body": {"stream": False}}, "its engines do not accept the field 'stream'"),

@@ -113,6 +113,20 @@ async def test_a_correct_answer_scores_both_and_gives_the_regret(
     assert await found(rated)
 
 
+async def test_a_right_answer_that_arrives_before_the_shadows_scores_both(neighbours: Neighbours) -> None:
+    rated = asyncio.Event()
+    neighbours.engine.script = lambda body: by_path(body) if "@" in body["model"] else [rated, *by_path(body)]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        api = HttpClient(client)
+        got = await api.ask(IN_TRIAGE)
+        await until(lambda: neighbours.engine.running == 1)
+        await api.say(got.decision_id, right_answer=GOOD)
+        rated.set()
+        await until(lambda: gateway.metric("pointsman_shadow_scored_total") == 1)
+        assert gateway.metric("pointsman_shadow_quality_total", side="chosen") == 1
+
+
 async def test_the_regret_is_the_shadows_advantage(neighbours: Neighbours, valkey: Valkey) -> None:
     neighbours.engine.script = lambda body: answer(BAD if "@" in body["model"] else GOOD)
     await neighbours.ready()

@@ -36,7 +36,7 @@ SECRETS = {
         "lora-server": f"gateway write {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
     }
 }
-"""What docs/operations.md tells operators to create, by the secret's name."""
+"""What docs/kubernetes.md tells operators to create, by the secret's name."""
 
 
 class Container:
@@ -154,11 +154,12 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
             continue
         source = folder / "volumes" / mount["name"]
         source.mkdir(parents=True)
-        if "configMap" in volume:
-            found = cluster.get("ConfigMap", volume["configMap"]["name"])
-            assert found
-            for name, text in found["data"].items():
-                (source / name).write_text(text)
+        if "projected" in volume:
+            for part in volume["projected"]["sources"]:
+                found = cluster.get("ConfigMap", part["configMap"]["name"])
+                assert found
+                for name, text in found["data"].items():
+                    (source / name).write_text(text)
             for inner in within:  # a kubelet creates the mount points inside
                 if inner.startswith(f"{path}/"):
                     (source / inner.removeprefix(f"{path}/")).mkdir()

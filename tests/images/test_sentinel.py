@@ -111,7 +111,8 @@ class SentinelCluster:
             return {}
 
     def _data(self, name: str) -> dict[str, str]:
-        found = next(m for m in self._cluster.all("ConfigMap") if m["metadata"]["name"].startswith(f"{name}-"))
+        found = self._cluster.get("ConfigMap", name)
+        assert found
         data: dict[str, str] = found["data"]
         return data
 

@@ -61,6 +61,16 @@ def test_refused_answers_are_counted_relative_to_answers() -> None:
     assert reason == "rate of invalid answers 0.60 of 100 against 0.20 of 100"
 
 
+def test_a_canary_that_callers_rate_worse_is_rolled_back_once_enough_have_rated_both() -> None:
+    def rated(answers: int, mean: float) -> RequestCounts:
+        return RequestCounts(100, rated=answers, rating=round(1000 * mean * answers))
+
+    assert rollback_reason(TERMS, rated(60, 0.9), rated(60, 0.4)) == "mean rating 0.40 of 60 against 0.90 of 60"
+    assert rollback_reason(TERMS, rated(60, 0.9), rated(19, 0.0)) is None
+    assert rollback_reason(TERMS, rated(60, 0.9), rated(60, 0.85)) is None
+    assert rollback_reason(CanaryTerms(max_rating_loss=0.6), rated(60, 0.9), rated(60, 0.4)) is None
+
+
 def test_a_slower_canary_is_rolled_back_and_one_within_the_ratio_stays() -> None:
     stable = RequestCounts(100, milliseconds={36: 100})  # about 470 ms
 
@@ -106,8 +116,15 @@ def test_the_limits_are_those_of_newcombes_tables() -> None:
 
 buckets = st.dictionaries(st.integers(0, 80), st.integers(1, 1000), min_size=1, max_size=20)
 
+up_to_a_million = st.integers(0, 10**6)
 a_count = st.builds(
-    RequestCounts, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), buckets | st.just({})
+    RequestCounts,
+    up_to_a_million,
+    up_to_a_million,
+    up_to_a_million,
+    buckets | st.just({}),
+    up_to_a_million,
+    up_to_a_million,
 )
 
 
@@ -115,7 +132,7 @@ a_count = st.builds(
 def test_any_report_leads_to_a_verdict(stable: RequestCounts, canary: RequestCounts) -> None:
     reason = rollback_reason(TERMS, stable, canary)
 
-    assert reason is None or reason.split()[0] in ("error", "rate", "p95")
+    assert reason is None or reason.split()[0] in ("error", "rate", "mean", "p95")
 
 
 PATIENT = 5.0  # timeout of a call in seconds, for a busy machine

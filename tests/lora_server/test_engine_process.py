@@ -26,6 +26,7 @@ from pointsman_lora_server.engine.command import (
     with_secrets,
 )
 from pointsman_lora_server.engine.process import EngineProcess
+from pointsman_lora_server.settings import Settings
 
 # Like vLLM, it has a child that does not notice its parent's death. Both process ids are printed.
 PARENT_AND_CHILD = """
@@ -174,6 +175,12 @@ def test_vllm_gets_the_settings() -> None:
     assert int(option(made, "--shutdown-timeout")) > 0  # by default vLLM aborts answers
     assert made.environment["PATH"] == "/bin"
     assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+
+
+def test_vllm_gets_an_ipv6_address_without_brackets() -> None:
+    made = build_command(settings(listen="[fd00::5]:8101"), {"PATH": "/bin"}, {0})
+    assert [option(made, name) for name in ("--host", "--port")] == ["fd00::5", "8101"]
+    assert Settings(engine_listen="[fd00::5]:8101").public_url == "http://[fd00::5]:8101"
 
 
 @pytest.mark.parametrize(

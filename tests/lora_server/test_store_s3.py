@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pointsman_lora_server import fetch_model
 from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
@@ -132,3 +133,36 @@ def _answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def test_a_base_model_is_fetched_from_a_bucket_once(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, url, folder = s3fs.S3FileSystem(), f"s3://{BUCKET}/models/tiny", tmp_path / "base-model"
+    files.pipe({f"{url}/config.json": b"{}", f"{url}/tokenizer/vocab.txt": b"a"})
+
+    assert fetch_model.main([url, str(folder)]) == 0
+    assert (folder / "config.json").read_bytes() == b"{}"
+    assert (folder / "tokenizer" / "vocab.txt").read_bytes() == b"a"
+
+    files.rm(url, recursive=True)
+    assert fetch_model.main([url, str(folder)]) == 0
+    assert f"already holds {url}" in capsys.readouterr().out
+
+
+def test_another_base_model_replaces_the_one_that_is_there(bucket: str, tmp_path: Path) -> None:
+    files = s3fs.S3FileSystem()
+    files.pipe({f"{BUCKET}/a/config.json": b"{}", f"{BUCKET}/a/old.bin": b"1", f"{BUCKET}/b/config.json": b"[]"})
+    for name in ("a", "b"):
+        assert fetch_model.fetch(f"s3://{BUCKET}/{name}", tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [fetch_model.MARKER, "config.json"]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nowhere", "is no folder"), ("readme", "there is no config.json")])
+def test_what_is_no_model_is_not_taken_for_complete(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, reason: str
+) -> None:
+    s3fs.S3FileSystem().pipe_file(f"{BUCKET}/readme/README.md", b"#")
+    assert fetch_model.main([f"s3://{BUCKET}/{name}", str(tmp_path)]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / fetch_model.MARKER).exists()

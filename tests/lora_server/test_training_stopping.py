@@ -25,7 +25,8 @@ from pointsman_lora_server.training.exits import set_signal_handler
 
 file, times = Path(sys.argv[1]), int(sys.argv[2])
 weights = {f"a{number}": torch.zeros(64, 8) for number in range(28)}
-kept = checkpoint.Checkpoint({}, {}, RunState(StepCounter(10)), weights, weights, checkpoint.random_state(), weights)
+state = RunState(StepCounter(10, 10))
+kept = checkpoint.Checkpoint({}, {}, state, weights, weights, checkpoint.random_state(), weights)
 heard, ready = 0, threading.Event()
 
 def interrupt():

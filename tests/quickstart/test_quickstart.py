@@ -95,6 +95,6 @@ async def test_five_commands_lead_to_the_first_answer(
     imports = "import pointsman_gateway.__main__, pointsman_lab, pointsman_cli.__main__"
     await run(folder, environment, "env/bin/python", "-W", "error", "-c", imports)
     assert not list((folder / "env").rglob("site-packages/torch")), "no engine was asked for"
-    await run(folder, environment, pointsman, "init", "mine")
+    await run(folder, environment, pointsman, "init", "mine", "--example", "minimal")
     assert (folder / "mine/pointsman.yaml").is_file()
     assert seconds <= MAX_SECONDS

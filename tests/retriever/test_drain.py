@@ -1,10 +1,14 @@
-"""Shutdown: health turns to NOT_SERVING first, and calls in flight are completed."""
+"""Readiness: it does not depend on single collections. Shutdown: health turns to NOT_SERVING first, and calls in flight
+are completed."""
 
 import re
 import signal
 import sys
 from pathlib import Path
 
+import grpc
+import httpx
+import pytest
 from grpc_health.v1 import health_pb2
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
@@ -26,12 +30,12 @@ def retriever(folder: Path, model_folder: Path) -> Process:
     }
     environment = {f"POINTSMAN_RETRIEVER_{name}": value for name, value in settings.items()}
     program = [sys.executable, "-m", "pointsman_retriever"]
-    return Process(program, environment, folder / "retriever.log", r"serving at (\S+),")
+    return Process(program, environment, folder / "retriever.log", r"serving at (\S+), metrics at port (\d+)")
 
 
 async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_path: Path, model_folder: Path) -> None:
     leaving = retriever(tmp_path, model_folder)
-    (address,) = await leaving.start()
+    address, _ = await leaving.start()
     try:
         async with open_channel(address) as channel:
             stub, health = retriever_pb2_grpc.RetrieverStub(channel), health_stub(channel)
@@ -47,7 +51,7 @@ async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_
         assert re.search("leaving: not ready any more, serving on for 2 s", leaving.words)
     finally:
         await leaving.kill()
-    (address,) = await leaving.start()
+    address, _ = await leaving.start()
     try:
         async with open_channel(address) as channel:
             stub = retriever_pb2_grpc.RetrieverStub(channel)
@@ -55,3 +59,33 @@ async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_
             assert notes.documents == 1
     finally:
         await leaving.kill()
+
+
+async def test_a_damaged_collection_does_not_make_the_retriever_unready(tmp_path: Path, model_folder: Path) -> None:
+    process = retriever(tmp_path, model_folder)
+    address, _ = await process.start()
+    try:
+        async with open_channel(address) as channel:
+            stub = retriever_pb2_grpc.RetrieverStub(channel)
+            for name in ("damaged", "intact"):
+                await stub.CreateCollection(pb.CreateCollectionRequest(name=name))
+                note = pb.Document(id="a", title="Ladder", text="The ladder is in the shed.")
+                await stub.Upsert(pb.UpsertRequest(collection=name, documents=[note]))
+    finally:
+        await process.kill()
+    (tmp_path / "data" / "default" / "damaged" / "store.sqlite3").write_bytes(b"not a database")
+    address, metrics_port = await process.start()
+    try:
+        async with open_channel(address) as channel, httpx.AsyncClient() as http:
+            stub = retriever_pb2_grpc.RetrieverStub(channel)
+            assert (await http.get(f"http://127.0.0.1:{metrics_port}/readyz")).status_code == 200
+            health = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            found = await stub.Search(pb.SearchRequest(collection="intact", query="ladder", top_k=1))
+            assert found.passages[0].document_id == "a"
+            with pytest.raises(grpc.aio.AioRpcError, match="damaged"):
+                await stub.Search(pb.SearchRequest(collection="damaged", query="ladder", top_k=1))
+            metrics = (await http.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+            assert 'pointsman_retriever_inconsistent{collection="damaged"} 1.0' in metrics
+    finally:
+        await process.kill()

@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from pointsman_servicekit.metrics import serving_metrics
@@ -17,6 +18,15 @@ def test_it_serves_its_registry_until_the_end_of_the_block() -> None:
             assert "pointsman_points_total 3.0" in response.read().decode()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url)
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(("listen", "hosts"), [("[::1]:0", ["[::1]"]), ("[::]:0", ["[::1]", "127.0.0.1"])])
+def test_it_serves_ipv6_and_at_the_unspecified_address_ipv4_too(listen: str, hosts: list[str]) -> None:
+    with serving_metrics(listen, CollectorRegistry()) as port:
+        for host in hosts:
+            with urllib.request.urlopen(f"http://{host}:{port}/healthz") as response:
+                assert response.read() == b"ok\n"
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -171,6 +171,16 @@ def test_training_starts_from_the_parent(base: Path, data: Path, lora: tuple[Run
     assert run.of("evaluation")[0]["loss"] == pytest.approx(lora[0].metrics["heldout_loss"], abs=0.05)
 
 
+def test_a_parent_that_training_makes_worse_is_kept(
+    base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path
+) -> None:
+    run = train(base, data, tmp_path / "out", *TINY, "--init-from", lora[1], "--epochs", 2, "--learning-rate", 0.3)
+    assert run.code == 0, run.warnings
+    assert "training did not improve on --init-from" in run.warnings
+    assert report(tmp_path / "out")["best_step"] == 0
+    assert run.metrics["heldout_loss"] == pytest.approx(run.metrics["heldout_loss_before"], abs=0.05)
+
+
 def test_a_lora_can_be_merged_into_a_full_model(base: Path, data: Path, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "out", *TINY, "--epochs", 5, "--merged-out", tmp_path / "whole")
     assert run.code == 0, run.warnings

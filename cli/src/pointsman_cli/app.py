@@ -12,7 +12,7 @@ from pointsman_cli.ask import ask, feedback, route
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
-from pointsman_cli.init import init
+from pointsman_cli.init import import_app, init
 from pointsman_cli.keys import command as keys
 from pointsman_cli.lab_commands import classifier_app, datasets_app, replay
 from pointsman_cli.regret import regret
@@ -43,6 +43,7 @@ def build_app() -> typer.Typer:
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
     app.add_typer(datasets_app(), name="datasets")
+    app.add_typer(import_app(), name="import")
     return app
 
 

@@ -5,7 +5,7 @@ The file may be the gateway's whole configuration itself; it then has the keys o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pointsman_servicekit import strict_yaml
@@ -40,7 +40,9 @@ class ExampleFile(_Strict):
         "hub; unset: no engine is started",
     )
     config: str
-    collections: dict[Name, str] = {}
+    collections: dict[Name, str | dict[str, Any]] = Field(
+        default={}, description="folders of documents; or stores that the retriever reads (docs/retriever.md)"
+    )
     adapters: dict[Name, AdapterEntry] = {}
 
 
@@ -60,13 +62,19 @@ class Example:
     """As written; empty: no engine is started, since the configuration names engines that run already."""
     config: Path
     collections: dict[str, Path]
+    """Those that are folders, which are ingested."""
+    has_external_collections: bool
     adapters: tuple[ExampleAdapter, ...]
 
     @property
     def needs_retriever(self) -> bool:
         """Whether there are collections, or a path that may look something up."""
         files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]
-        return bool(self.collections) or any("retrieval" in file.read_text("utf-8") for file in files if file.is_file())
+        return (
+            bool(self.collections)
+            or self.has_external_collections
+            or any("retrieval" in file.read_text("utf-8") for file in files if file.is_file())
+        )
 
 
 def load_example(folder: Path) -> Example:
@@ -111,7 +119,9 @@ def _explain(entry: object) -> str:
 
 
 def _resolve(parsed: ExampleFile, folder: Path) -> Example:
-    collections = {name: _existing(folder, f"collections.{name}", at) for name, at in parsed.collections.items()}
+    folders = {name: at for name, at in parsed.collections.items() if isinstance(at, str)}
+    collections = {name: _existing(folder, f"collections.{name}", at) for name, at in folders.items()}
+    is_external = len(folders) < len(parsed.collections)
     adapters = []
     for name, entry in parsed.adapters.items():
         at = _existing(folder, f"adapters.{name}.folder", entry.folder)
@@ -128,7 +138,7 @@ def _resolve(parsed: ExampleFile, folder: Path) -> Example:
         except UsageError as error:
             raise UsageError(f"{folder / EXAMPLE_FILE}: {error}") from error
     config = _existing(folder, "config", parsed.config)
-    return Example(folder, parsed.base_model or "", config, collections, tuple(adapters))
+    return Example(folder, parsed.base_model or "", config, collections, is_external, tuple(adapters))
 
 
 def _existing(folder: Path, key: str, named: str) -> Path:

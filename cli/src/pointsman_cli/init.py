@@ -1,16 +1,25 @@
-"""`pointsman init`: copies an example folder to start from, and finds the files that are installed with the command."""
+"""`pointsman init` and `import`: a configuration from answers, an example or LiteLLM; and where installed files are."""
 
+import os
+import re
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.data_dir import DataDir
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.lab_commands import LabJob, run_lab
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption
+from pointsman_cli.up.own_engine import base_url, chat_models, list_models
 
 _INSTALLED = Path(__file__).parent / "files"
 _CHECKOUT = Path(__file__).parents[3]
 _IGNORED = shutil.ignore_patterns("__pycache__", ".pointsman")
+_SHOWN_MODELS = 20
 
 
 def installed_path(name: str) -> Path:
@@ -20,19 +29,147 @@ def installed_path(name: str) -> Path:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
+    engine: Annotated[
+        str, typer.Option(metavar="URL|PROVIDER", help="An OpenAI-compatible URL, or a provider such as openai.")
+    ] = "",
+    key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable with its API key.", show_default=False)
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="The engine's model that answers.")] = "",
+    fallback_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A second one, used if the first one fails.", show_default=False),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labelled messages, .jsonl or .csv with `text`, `task` and perhaps `output`.",
+            show_default=False,
+        ),
+    ] = None,
     example: Annotated[
-        Literal["minimal", "helpdesk"],
-        typer.Option(help="minimal: one file for your own engine; helpdesk: the complete example with adapters."),
-    ] = "minimal",
+        Literal["minimal", "helpdesk"] | None,
+        typer.Option(
+            help="Copy an example instead. minimal: one file for your own engine; helpdesk: complete, with adapters.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Copy an example's configuration to a new folder, to edit it and start it with `pointsman up FOLDER`."""
+    """Write a commented configuration to a new folder, from an engine and some 30 labelled messages.
+
+    Asks for what is not given as an option. Cross-validates the messages, shows which tasks are confused with each
+    other, and prints the command that starts the gateway.
+    """
+    _check_new(folder)
+    if example:
+        _copy_example(example, folder)
+        return
+    ask = _ask if sys.stdin.isatty() else _require
+    engine = engine or ask(
+        "--engine", "1. Engine: its URL (http://localhost:8000), or a provider (openai, mistral)", None
+    )
+    key_env = (
+        ask("--key-env", "2. Environment variable with its API key (Enter: none)", "") if key_env is None else key_env
+    )
+    _check_key(key_env)
+    listed = _list(engine, key_env, required=not model)
+    model = model or ask("--model", f"3. Model that answers{_choice(listed)}", None)
+    if fallback_model is None:
+        fallback_model = ask("--fallback-model", "4. Model that answers if it fails (Enter: none)", "")
+    file = examples or Path(ask("--examples", "5. File of labelled messages, .jsonl or .csv with text and task", None))
+    if not file.is_file():
+        raise UsageError(f"there is no file {file}; it should have one labelled message a line: text and task")
+    models = [_stated(name, listed, engine) for name in (model, fallback_model) if name]
+    arguments = ["init", str(folder), "--engine", engine, "--key-env", key_env, "--examples", str(file)]
+    arguments += [argument for name in models for argument in ("--model", name)]
+    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(data_dir), as_json)))
+    _copy("examples/schema", folder / "schema")
+
+
+def import_app() -> typer.Typer:
+    app = typer.Typer(help="Translate the configuration of another gateway.", no_args_is_help=True)
+    app.callback()(lambda: None)  # so that the command keeps its name although there is one
+    app.command()(litellm)
+    return app
+
+
+def litellm(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="LiteLLM's config.yaml.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Translate models, providers, fallbacks, budgets and limits, and list everything that has no equivalent."""
+    _check_new(out)
+    arguments = ["import", str(out), "--config", str(config)]
+    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(DEFAULT_DATA_DIR), as_json, needs_model=False)))
+
+
+def _check_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; name another one")
+
+
+def _ask(option: str, question: str, default: str | None) -> str:
+    answer: str = typer.prompt(question, default=default, show_default=False, err=True)
+    return answer.strip()
+
+
+def _require(option: str, question: str, default: str | None) -> str:
+    if default is None:
+        raise UsageError(f"{option} is missing, and there is no terminal to ask; to copy an example: --example minimal")
+    return default
+
+
+def _check_key(variable: str) -> None:
+    if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise UsageError("the API key's environment variable must be given by its name, such as OPENAI_API_KEY")
+    if variable and not os.environ.get(variable):
+        raise UsageError(f"the environment variable {variable} is not set")
+
+
+def _list(engine: str, key_env: str, *, required: bool) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the engine's models by name; empty for a provider, and if it lists none although none are required.
+
+    Raises UsageError.
+    """
+    if "://" not in engine:
+        return {}
     try:
-        shutil.copytree(installed_path(f"examples/{example}"), folder, ignore=_IGNORED, dirs_exist_ok=True)
-        shutil.copytree(installed_path("examples/schema"), folder / "schema")
-        for file in folder.rglob("*.yaml"):  # each names its schema for editors, which was one folder further up
-            file.write_text(file.read_text("utf-8").replace("../schema/", "schema/", 1), "utf-8")
-    except OSError as error:
-        raise CommandError(f"{folder} could not be written: {error}") from error
+        return {entry["id"]: entry for entry in list_models(base_url(engine), key_env)}
+    except UsageError as error:
+        if required:
+            raise
+        typer.echo(f"warning: the model could not be checked: {error}", err=True)
+        return {}
+
+
+def _choice(listed: Mapping[str, Mapping[str, Any]]) -> str:
+    names = chat_models(listed)
+    more = ", ..." if len(names) > _SHOWN_MODELS else ""
+    return f" ({', '.join(names[:_SHOWN_MODELS])}{more})" if names else ""
+
+
+def _stated(model: str, listed: Mapping[str, Mapping[str, Any]], engine: str) -> str:
+    """Returns NAME, or NAME=TOKENS if the engine states the context window; raises UsageError if it lacks the model."""
+    if listed and model not in listed:
+        raise UsageError(f"{engine} lists no model '{model}'; it lists: {', '.join(sorted(listed)[:_SHOWN_MODELS])}")
+    length = listed.get(model, {}).get("max_model_len")
+    return f"{model}={length}" if isinstance(length, int) and length > 0 else model
+
+
+def _copy_example(example: str, folder: Path) -> None:
+    _copy(f"examples/{example}", folder)
+    _copy("examples/schema", folder / "schema")
+    for file in folder.rglob("*.yaml"):  # each names its schema for editors, which was one folder further up
+        file.write_text(file.read_text("utf-8").replace("../schema/", "schema/", 1), "utf-8")
     typer.echo(f"{folder / 'pointsman.yaml'} is ready; edit it, then run: pointsman up {folder}")
+
+
+def _copy(name: str, to: Path) -> None:
+    try:
+        shutil.copytree(installed_path(name), to, ignore=_IGNORED, dirs_exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{to} could not be written: {error}") from error

@@ -16,7 +16,7 @@ from rich.text import Text
 from pointsman_cli.data_dir import find_run
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption, table_console
 from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
@@ -130,7 +130,7 @@ def list_jobs(
     for job in response.jobs:
         cells = (job.id, job.method, _state(job), _time(job), _result(job))
         table.add_row(*map(Text, cells))
-    Console(width=None if Console().is_terminal else 200).print(table)
+    table_console().print(table)
 
 
 def watch(

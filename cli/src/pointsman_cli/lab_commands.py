@@ -45,6 +45,8 @@ class LabJob:
     arguments: Sequence[str]
     data_dir: DataDir
     as_json: bool
+    needs_model: bool = True
+    """The embedding model."""
 
 
 def config_folder(folder: Path) -> Path:
@@ -81,7 +83,8 @@ async def lab_facts(job: LabJob) -> dict[str, Any]:
 async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
     """Returns the report, if there is one, and how the process ended."""
     errors = Console(stderr=True)
-    await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
+    if job.needs_model:
+        await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
     program = [sys.executable, "-m", LAB_MODULE, "--json", *job.arguments]
     environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.data_dir.embedding_model)}
     output: list[str] = []

@@ -1,4 +1,4 @@
-"""Command-line options that several commands share, and how their defaults are found.
+"""Command-line options that several commands share, how their defaults are found, and the output of tables.
 
 If an address is not given, it is that of the running `pointsman up`, else the service's usual port on this machine.
 """
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import typer
+from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
@@ -174,3 +175,10 @@ def web_url(given: str) -> str:
     if problem:
         raise UsageError(f"'{given}' is not a URL ({problem}); it should be like http://127.0.0.1:8080")
     return url
+
+
+def table_console() -> Console:
+    """Returns where tables are printed. They need 100 columns; a file or a pipe can take any width."""
+    console = Console(highlight=False)
+    console.width = max(console.width, 100 if console.is_terminal else 200)
+    return console

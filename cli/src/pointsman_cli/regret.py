@@ -8,12 +8,12 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption, table_console
 from pointsman_cli.top.command import find_services
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 
@@ -116,7 +116,7 @@ def regret(
     if as_json:
         typer.echo(json.dumps(asdict(regrets)))
     else:
-        Console(highlight=False).print(regret_table(regrets))
+        table_console().print(regret_table(regrets))
 
 
 def fetch_regrets(url: str) -> Regrets:

@@ -206,16 +206,18 @@ class SetCanaryRequest(_message.Message):
     def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., weight: _Optional[float] = ..., terms: _Optional[_Union[CanaryTerms, _Mapping]] = ..., author: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
 
 class CanaryTerms(_message.Message):
-    __slots__ = ("min_requests", "max_error_excess", "max_invalid_excess", "max_latency_ratio")
+    __slots__ = ("min_requests", "max_error_excess", "max_invalid_excess", "max_rating_loss", "max_latency_ratio")
     MIN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_ERROR_EXCESS_FIELD_NUMBER: _ClassVar[int]
     MAX_INVALID_EXCESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATING_LOSS_FIELD_NUMBER: _ClassVar[int]
     MAX_LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
     min_requests: int
     max_error_excess: float
     max_invalid_excess: float
+    max_rating_loss: float
     max_latency_ratio: float
-    def __init__(self, min_requests: _Optional[int] = ..., max_error_excess: _Optional[float] = ..., max_invalid_excess: _Optional[float] = ..., max_latency_ratio: _Optional[float] = ...) -> None: ...
+    def __init__(self, min_requests: _Optional[int] = ..., max_error_excess: _Optional[float] = ..., max_invalid_excess: _Optional[float] = ..., max_rating_loss: _Optional[float] = ..., max_latency_ratio: _Optional[float] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
     __slots__ = ("alias", "expected_version", "author", "reason")
@@ -328,7 +330,7 @@ class ReportCanaryMetricsRequest(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcomes, _Mapping]]] = ...) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("alias", "revision", "version", "requests", "errors", "invalid", "milliseconds")
+    __slots__ = ("alias", "revision", "version", "requests", "errors", "invalid", "milliseconds", "rated", "rating")
     class MillisecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +345,8 @@ class Outcomes(_message.Message):
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     INVALID_FIELD_NUMBER: _ClassVar[int]
     MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    RATED_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
     alias: str
     revision: int
     version: str
@@ -350,7 +354,9 @@ class Outcomes(_message.Message):
     errors: int
     invalid: int
     milliseconds: _containers.ScalarMap[int, int]
-    def __init__(self, alias: _Optional[str] = ..., revision: _Optional[int] = ..., version: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., invalid: _Optional[int] = ..., milliseconds: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    rated: int
+    rating: int
+    def __init__(self, alias: _Optional[str] = ..., revision: _Optional[int] = ..., version: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., invalid: _Optional[int] = ..., milliseconds: _Optional[_Mapping[int, int]] = ..., rated: _Optional[int] = ..., rating: _Optional[int] = ...) -> None: ...
 
 class ReportCanaryMetricsResponse(_message.Message):
     __slots__ = ()

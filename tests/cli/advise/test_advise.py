@@ -98,7 +98,8 @@ def test_a_path_without_correct_answers_is_beaten_by_the_first_correct_answer() 
 
 
 def test_the_sensitivity_analysis_changes_one_price_at_a_time() -> None:
-    found = advice(FEW_SHOT, LORA)
+    found = advice(FEW_SHOT, path("adapter", "lora", 0.8, {**LORA.usd_per_1000, "training": 7.0}))
+    assert [each.price for each in found.sensitivities] == ["prompt", "completion", "training"]
     assert found.compared_pair == ("adapter", "few_shot")
     moved = {each.price: each.requests for each in found.sensitivities}
     assert moved == {
@@ -217,6 +218,18 @@ def test_an_unknown_training_cost_is_an_error_and_not_zero(
     outcome = cli("advise", tmp_path / "report.json", *(argument.format(tmp_path) for argument in arguments))
     assert outcome.code == 2
     assert says in outcome.err
+
+
+def test_an_adapter_that_was_still_improving_is_to_be_trained_longer(cli: Cli, tmp_path: Path) -> None:
+    write_report(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
+    record = {"name": "triage", "seconds": 1800, "ended_by": "time", "epochs_done": 1.2, "recipe": {"epochs": 3}}
+    arguments = ["--training", tmp_path / "training.json", "--trainer-usd-per-hour", 1]
+    for is_best in (True, False):
+        file = tmp_path / "training.json"
+        file.write_text(json.dumps({**record, "evaluations": [{"step": 9, "best": is_best}]}))
+        shown = cli("advise", tmp_path / "report.json", *arguments)
+        said = "training: adapter's adapter was still improving when its time ended (1.2 of 3 epochs): train it longer"
+        assert (said in shown.out) == is_best, shown.err
 
 
 def test_a_report_without_adapters_needs_no_training_cost() -> None:

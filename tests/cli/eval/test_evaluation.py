@@ -7,7 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,17 @@ TERMS = EvalSettings(at_once=4, confidence=0.95, examples=5)
 
 
 async def evaluate(
-    url: str, file: Path, wanted: Selection | None = None, *, answers: str = "answers.jsonl", resume: bool = False
+    url: str,
+    file: Path,
+    wanted: Selection | None = None,
+    *,
+    answers: str = "answers.jsonl",
+    resume: bool = False,
+    terms: EvalSettings = TERMS,
 ) -> Report:
     client = open_client(url, {"cache-control": "no-store"})
     dataset = read_dataset(file, "")
-    return await evaluated(client, dataset, wanted or Selection(), file.parent / answers, resume, TERMS)
+    return await evaluated(client, dataset, wanted or Selection(), file.parent / answers, resume, terms)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,49 @@ async def test_differences_come_with_their_significance(gateway: Gateway, rows: 
     assert (pair.test, pair.rows, pair.p_value) == ("mcnemar", 12, pytest.approx(2 / 2**8))
     assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three comparisons, with Holm's correction
     assert pairs["triage_few_shot", "safe_start"].p_adjusted > 0.05
+
+
+async def test_the_names_of_paths_are_whole_in_a_narrow_output(gateway: Gateway, rows: Rows) -> None:
+    file = rows(ROWS[:2])
+    ended = await command("eval", file, "--url", gateway.url, "--data-dir", file.parent, COLUMNS="80")
+    assert {"triage_adapter", "triage_few_shot", "safe_start"} <= set(ended.out.split()), ended.err
+
+
+async def test_auto_on_a_mixed_stream_is_compared_with_fixed_choices(gateway: Gateway, rows: Rows) -> None:
+    outside = [
+        {"id": f"outside {number}", "text": text, "facts": ["I don't know"], "task": "unknown"}
+        for number, text in enumerate(("Who wrote Hamlet, and when?", "Name the moons of Jupiter."))
+    ]
+    earlier = await evaluate(gateway.url, rows(ROWS), answers="earlier.jsonl")
+    file = rows([*ROWS, *outside])
+    terms = replace(TERMS, shares={"triage": 0.75, "unknown": 0.25}, chosen_by=earlier)
+
+    found = (await evaluate(gateway.url, file, Selection(is_mixed=True), terms=terms)).mixed
+
+    assert found
+    scores = {choice.name: choice.score.mean for choice in found.choices}
+    auto = scores.pop("auto")
+    assert scores == {
+        "always lora": pytest.approx(0.75 * 1 + 0.25),
+        "always prompt": pytest.approx(0.75 / 3 + 0.25),
+        "always rag": pytest.approx(0.25),
+        "best path per task, chosen before": pytest.approx(1),
+        "random path": pytest.approx(0.75 * (1 + 1 / 3) / 3 + 0.25),
+        "best path per task, in hindsight": pytest.approx(1),
+        "best path per request, in hindsight": pytest.approx(1),
+    }
+    # The gateway takes most of the rows for another task, and they lose what their adapter would have scored.
+    assert 0.25 <= auto < 0.5
+    assert found.misrouted + found.abstained == found.lost_score == pytest.approx(1 - auto)
+    lora = next(choice for choice in found.choices if choice.name == "always lora")
+    assert lora.auto_difference.mean == pytest.approx(auto - 1)
+    assert lora.auto_difference.low < auto - 1 < lora.auto_difference.high < 0
+    assert found.lost_usd_per_1000 > 0  # the default path searches
+
+
+async def test_a_share_of_a_task_without_rows_is_refused(gateway: Gateway, rows: Rows) -> None:
+    with pytest.raises(UsageError, match="--shares names 'letter', of which there are no rows; there are: triage"):
+        await evaluate(gateway.url, rows(ROWS), Selection(is_mixed=True), terms=replace(TERMS, shares={"letter": 1.0}))
 
 
 async def test_the_cache_is_bypassed(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:

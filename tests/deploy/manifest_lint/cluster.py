@@ -9,7 +9,8 @@ import yaml
 
 Object = dict[str, Any]
 
-WORKLOADS = ("Deployment", "StatefulSet", "Job")
+LONG_LIVED = ("Deployment", "StatefulSet")
+WORKLOADS = (*LONG_LIVED, "Job", "Pod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """An object that creates pods."""
+    """A pod, or an object that creates pods."""
 
     object: Object
 
@@ -37,8 +38,13 @@ class Workload:
 
     @property
     def template(self) -> Object:
-        template: Object = self.object["spec"]["template"]
+        template: Object = self.object if self.object["kind"] == "Pod" else self.object["spec"]["template"]
         return template
+
+    @property
+    def service(self) -> str:
+        """What runs in the pods: of several lora-servers the same."""
+        return str(self.labels.get("app.kubernetes.io/name", ""))
 
     @property
     def pod(self) -> Object:
@@ -93,7 +99,7 @@ class Cluster:
     @property
     def services(self) -> list[Workload]:
         """Returns the workloads that run until they are stopped."""
-        return [workload for workload in self.workloads if workload.object["kind"] != "Job"]
+        return [workload for workload in self.workloads if workload.object["kind"] in LONG_LIVED]
 
     def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
         """Whether the labels match `matchLabels` and `matchExpressions`, or a Service's plain selector."""

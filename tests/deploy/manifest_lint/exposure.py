@@ -6,7 +6,6 @@ from typing import Any
 
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, each_container, where
 
-POLICY = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 _HASHED = re.compile(r"-[a-z0-9]{10}$")
 _SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|(?<!^POINTSMAN_GATEWAY)_auth)$")
 """POINTSMAN_GATEWAY_AUTH is "on" or "off", and not a secret."""
@@ -23,7 +22,8 @@ def pinned_images(cluster: Cluster) -> Iterator[Fault]:
 
 def secrets_by_reference(cluster: Cluster) -> Iterator[Fault]:
     for secret in cluster.all("Secret"):
-        yield Fault("secret in the open", where(secret), "is written down")
+        if secret["metadata"].get("annotations", {}).get("helm.sh/resource-policy") != "keep":
+            yield Fault("secret in the open", where(secret), "is neither made at the installation nor kept")
     for _, container, place in each_container(cluster):
         for entry in container.get("env", []):
             if "value" in entry and (_SECRET_NAME.search(entry["name"]) or _SECRET_VALUE.search(str(entry["value"]))):
@@ -44,13 +44,15 @@ def folders_not_sub_paths(cluster: Cluster) -> Iterator[Fault]:
 def policy_without_hash(cluster: Cluster) -> Iterator[Fault]:
     """A policy file must be reloadable by running gateways; a file that is read only at the start must cause a
     restart."""
-    for name in POLICY:
-        if not cluster.has("ConfigMap", name) and cluster.has("Deployment", "gateway"):
-            yield Fault("policy's name", "ConfigMap", f"there is no {name}")
-    used = {name for workload in cluster.workloads for name in _read_at_start(workload.pod)}
-    for name in sorted(used):
-        if name not in POLICY and not _HASHED.search(name):
-            yield Fault("settings without a hash", f"ConfigMap/{name}", "a change would start nothing anew")
+    for workload in cluster.workloads:
+        for volume in workload.pod.get("volumes", []):
+            for source in volume.get("projected", {}).get("sources", []):
+                if _HASHED.search(source.get("configMap", {}).get("name", "")):
+                    yield Fault("policy's name", workload.where, f"{source['configMap']['name']} has a hash")
+        if any(_read_at_start(workload.pod)) and "checksum/settings" not in workload.template["metadata"].get(
+            "annotations", {}
+        ):
+            yield Fault("settings without a hash", workload.where, "a change would start nothing anew")
 
 
 def a_size_that_fits(cluster: Cluster) -> Iterator[Fault]:

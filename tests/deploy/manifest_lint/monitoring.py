@@ -37,8 +37,10 @@ def monitor_limits(cluster: Cluster) -> Iterator[Fault]:
 def jobs(cluster: Cluster) -> Iterator[Fault]:
     monitors = cluster.all("PodMonitor")
     named = {name for monitor in monitors for name in _jobs(monitor)}
-    if monitors and named != JOBS:
-        yield Fault("jobs", "PodMonitor", f"the rules know {sorted(JOBS)}, these are {sorted(named)}")
+    running = {workload.service for workload in cluster.services} & JOBS
+    expected = running | ({"engine"} if "lora-server" in running else set())
+    if monitors and named != expected:
+        yield Fault("jobs", "PodMonitor", f"the rules know {sorted(expected)}, these are {sorted(named)}")
 
 
 def monitor_schemes(cluster: Cluster) -> Iterator[Fault]:
@@ -63,7 +65,7 @@ def scaled_model(cluster: Cluster) -> Iterator[Fault]:
         cluster.environment(workload, container).get("POINTSMAN_LORA_SERVED_MODEL_NAME")
         for workload in cluster.workloads
         for container in workload.containers
-        if workload.name == "lora-server"
+        if workload.service == "lora-server"
     }
     for object, query in _queries(cluster):
         if object["kind"] != "ScaledObject" or "vllm:" not in query:

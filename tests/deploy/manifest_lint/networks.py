@@ -1,6 +1,7 @@
 """Rules for services and network policies: which pods and ports they select."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
@@ -37,7 +38,7 @@ def policies_select(cluster: Cluster) -> Iterator[Fault]:
 def policy_peers(cluster: Cluster) -> Iterator[Fault]:
     for policy in cluster.all("NetworkPolicy"):
         for _, peer in _rules_and_peers(policy):
-            if "namespaceSelector" not in peer and not cluster.selected(peer["podSelector"]):
+            if _of_pods([peer]) and not cluster.selected(peer["podSelector"]):
                 yield Fault("NetworkPolicy's peer is nobody", where(policy), str(peer["podSelector"]))
 
 
@@ -45,7 +46,7 @@ def policy_ports(cluster: Cluster) -> Iterator[Fault]:
     """Every allowed port must belong to a selected pod; port numbers of other pods are unknown."""
     for policy in cluster.all("NetworkPolicy"):
         for rule, peers, listening in _rules(cluster, policy):
-            here = all("namespaceSelector" not in peer for peer in peers)
+            here = len(_of_pods(peers)) == len(peers)
             if listening is None or not (here or "from" in rule):
                 continue
             for port in rule.get("ports", []):
@@ -69,12 +70,65 @@ def both_ends(cluster: Cluster) -> Iterator[Fault]:
         yield Fault("one-sided edge", f"{here} -> {there}", f"port {port} is not {missing}")
 
 
+def ways_out(cluster: Cluster) -> Iterator[Fault]:
+    """With default-deny, services reach providers and buckets, an OTLP agent and an external Redis only by a policy."""
+    if not cluster.all("NetworkPolicy"):
+        return
+    for workload in cluster.services:
+        if workload.service not in ("gateway", "retriever", "lora-server"):
+            continue
+        ports = _ports_out(cluster, workload)
+        if 443 not in ports:
+            yield Fault("no way out", workload.where, "cannot call providers, buckets or rerankers at port 443")
+        environment = cluster.environment(workload, workload.pod["containers"][0])
+        agent = urlsplit(environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
+        if agent.hostname and (agent.port or 443) not in ports:
+            yield Fault("traces are stopped", workload.where, f"no policy allows port {agent.port}")
+        has_redis = bool(cluster.selected({"app.kubernetes.io/component": "redis"}))
+        if workload.service != "retriever" and not has_redis and len(ports - {443, agent.port}) == 0:
+            yield Fault("Redis is out of reach", workload.where, "no policy allows its port")
+
+
+def names_from_the_node(cluster: Cluster) -> Iterator[Fault]:
+    """NodeLocal DNSCache and Cloud DNS answer at addresses of the node, which no selector of pods includes."""
+    asks = [p for p in cluster.all("NetworkPolicy") if p["metadata"]["name"] == "names"]
+    for policy in asks:
+        if not any("ipBlock" in peer for _, peer in _rules_and_peers(policy)):
+            yield Fault("names of the cluster only", where(policy), "a DNS cache on the node is out of reach")
+
+
+def clients_outside(cluster: Cluster) -> Iterator[Fault]:
+    """A load balancer's address is in no namespace."""
+    balancers = [s for s in cluster.all("Service") if s["spec"].get("type") == "LoadBalancer"]
+    for policy in cluster.all("NetworkPolicy") if balancers else []:
+        is_clients = policy["metadata"]["name"] == "gateway-from-clients"
+        if is_clients and not any("ipBlock" in peer for _, peer in _rules_and_peers(policy)):
+            yield Fault("load balancer is kept out", where(policy), "no ipBlock lets its addresses in")
+
+
+def _ports_out(cluster: Cluster, workload: Workload) -> set[int]:
+    """Returns the ports that the workload may reach at addresses outside."""
+    rules = [
+        rule
+        for policy in cluster.all("NetworkPolicy")
+        if policy["spec"]["podSelector"] and workload in cluster.selected(policy["spec"]["podSelector"])
+        for rule in policy["spec"].get("egress", [])
+    ]
+    open_rules = [rule for rule in rules if not rule.get("to") or any("ipBlock" in peer for peer in rule["to"])]
+    return {port["port"] for rule in open_rules for port in rule.get("ports", [])}
+
+
+def _of_pods(peers: list[Object]) -> list[Object]:
+    """Returns the peers that are pods of this namespace."""
+    return [peer for peer in peers if "namespaceSelector" not in peer and "ipBlock" not in peer]
+
+
 def _edges(cluster: Cluster, policies: list[Object], way: str) -> Iterator[tuple[str, str, int]]:
     for policy in policies:
         subjects = cluster.selected(policy["spec"]["podSelector"])
         for rule in policy["spec"].get(way, []):
             peers = rule.get("to" if way == "egress" else "from", [])
-            others = [o for p in peers if "namespaceSelector" not in p for o in cluster.selected(p["podSelector"])]
+            others = [other for peer in _of_pods(peers) for other in cluster.selected(peer["podSelector"])]
             sources, targets = (subjects, others) if way == "egress" else (others, subjects)
             for source in sources:
                 for target in targets:
@@ -87,8 +141,8 @@ def _rules(cluster: Cluster, policy: Object) -> Iterator[tuple[Object, list[Obje
     for rule in policy["spec"].get("ingress", []):
         yield rule, rule.get("from", []), cluster.selected(policy["spec"]["podSelector"])
     for rule in policy["spec"].get("egress", []):
-        peers = [peer for peer in rule.get("to", []) if "namespaceSelector" not in peer]
-        yield rule, rule.get("to", []), [w for peer in peers for w in cluster.selected(peer["podSelector"])]
+        peers = rule.get("to", [])
+        yield rule, peers, [w for peer in _of_pods(peers) for w in cluster.selected(peer["podSelector"])]
 
 
 def _rules_and_peers(policy: Object) -> list[tuple[Object, Object]]:
@@ -105,4 +159,7 @@ RULES = (
     policy_ports,
     denied_by_default,
     both_ends,
+    ways_out,
+    names_from_the_node,
+    clients_outside,
 )

@@ -69,14 +69,12 @@ def gpus(cluster: Cluster) -> Iterator[Fault]:
             yield Fault("GPU request is not its limit", place, f"{asked} and {most}")
         if most and not any(toleration.get("key") == GPU for toleration in workload.pod.get("tolerations", [])):
             yield Fault("GPU without toleration", place, "its nodes would not take it")
-        if most and not workload.pod.get("nodeSelector"):
-            yield Fault("GPU without nodeSelector", place, "any node may be tried")
 
 
 def shared_memory(cluster: Cluster) -> Iterator[Fault]:
     """vLLM and torch pass tensors between processes through shared memory, which is 64 MiB by default."""
     for workload, container, place in each_container(cluster):
-        if "pointsman-lora-server" not in container["image"]:
+        if "pointsman-lora-server" not in container["image"] or container in workload.pod.get("initContainers", []):
             continue
         volumes = {volume["name"]: volume for volume in workload.pod.get("volumes", [])}
         mounted = [m for m in container.get("volumeMounts", []) if m["mountPath"] == "/dev/shm"]

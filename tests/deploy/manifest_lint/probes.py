@@ -41,8 +41,16 @@ def readiness_is_quicker(cluster: Cluster) -> Iterator[Fault]:
 def alive_by_itself(cluster: Cluster) -> Iterator[Fault]:
     """Liveness must not depend on other services, because a restart does not repair them."""
     for _, name, probe, _, place in _probes(cluster):
-        if name != "readinessProbe" and probe.get("httpGet", {}).get("path") == "/readyz":
+        if name != "readinessProbe" and probe.get("httpGet", {}).get("path", "").startswith("/readyz"):
             yield Fault("liveness asks others", place, f"{name} asks /readyz, which depends on what is behind it")
+
+
+def ready_without_engines(cluster: Cluster) -> Iterator[Fault]:
+    """Without a ready gateway, clients get the proxy's error instead of the gateway's 503 with Retry-After."""
+    for workload, name, probe, _, place in _probes(cluster):
+        path = probe.get("httpGet", {}).get("path")
+        if workload.service == "gateway" and name == "readinessProbe" and path != "/readyz?engines=0":
+            yield Fault("readiness needs an engine", place, str(path))
 
 
 def grpc_in_the_open(cluster: Cluster) -> Iterator[Fault]:
@@ -72,4 +80,13 @@ def _seconds(probe: Object) -> int:
     return int(probe.get("periodSeconds", 10)) * int(probe.get("failureThreshold", 3))
 
 
-RULES = (all_there, ports, patience, readiness_is_quicker, alive_by_itself, grpc_in_the_open, http_by_its_scheme)
+RULES = (
+    all_there,
+    ports,
+    patience,
+    readiness_is_quicker,
+    alive_by_itself,
+    ready_without_engines,
+    grpc_in_the_open,
+    http_by_its_scheme,
+)

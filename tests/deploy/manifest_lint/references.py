@@ -6,13 +6,18 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, each_cont
 
 SECRETS = {
     "pointsman-redis": {"url", "password"},
-    "pointsman-tokens": {"gateway", "retriever", "lora-server"},
+    "pointsman-tokens": {"gateway", "retriever", "lora-server", "operator"},
+    "pointsman-first-key": {"key"},
+    "provider-keys": set(),
+    "my-redis": {"url", "password"},
     "pointsman-milvus": {"token"},
     "gateway-tls": {"tls.crt", "tls.key", "ca.crt"},
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
-"""Secrets that the user creates according to docs/operations.md."""
+"""Secrets that the user creates according to docs/kubernetes.md."""
+CLAIMS = {"existing"}
+"""Claims of the user's."""
 
 
 def scale_targets(cluster: Cluster) -> Iterator[Fault]:
@@ -32,11 +37,19 @@ def config_maps(cluster: Cluster) -> Iterator[Fault]:
 def config_map_keys(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.workloads:
         for volume in workload.pod.get("volumes", []):
-            source = volume.get("configMap", {})
-            found = cluster.get("ConfigMap", source.get("name", ""))
-            for item in source.get("items", []) if found else ():
-                if item["key"] not in (found or {}).get("data", {}):
-                    yield Fault("ConfigMap key", workload.where, f"{source['name']} has no {item['key']}")
+            for each in [volume, *volume.get("projected", {}).get("sources", [])]:
+                source = each.get("configMap", {})
+                found = cluster.get("ConfigMap", source.get("name", ""))
+                for item in source.get("items", []) if found else ():
+                    if item["key"] not in (found or {}).get("data", {}):
+                        yield Fault("ConfigMap key", workload.where, f"{source['name']} has no {item['key']}")
+
+
+def part_of(cluster: Cluster) -> Iterator[Fault]:
+    """With the label, all objects of an installation can be found and removed."""
+    for object in cluster.objects:
+        if object["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "pointsman":
+            yield Fault("no part-of label", where(object), "cannot be found with the others")
 
 
 def secrets(cluster: Cluster) -> Iterator[Fault]:
@@ -59,7 +72,7 @@ def claims(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.workloads:
         for volume in workload.pod.get("volumes", []):
             name = volume.get("persistentVolumeClaim", {}).get("claimName")
-            if name and not cluster.has("PersistentVolumeClaim", name):
+            if name and name not in CLAIMS and not cluster.has("PersistentVolumeClaim", name):
                 yield Fault("claim", workload.where, f"there is no PersistentVolumeClaim {name}")
 
 
@@ -108,8 +121,8 @@ def _config_maps(pod: Object) -> Iterator[str]:
             if "configMapKeyRef" in entry.get("valueFrom", {}):
                 yield entry["valueFrom"]["configMapKeyRef"]["name"]
     for volume in pod.get("volumes", []):
-        if "configMap" in volume:
-            yield volume["configMap"]["name"]
+        sources = volume.get("projected", {}).get("sources", [])
+        yield from (source["configMap"]["name"] for source in [volume, *sources] if "configMap" in source)
 
 
 def _secrets(pod: Object) -> Iterator[tuple[str, str]]:
@@ -128,6 +141,7 @@ def _secrets(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 RULES = (
+    part_of,
     scale_targets,
     config_maps,
     config_map_keys,

@@ -41,8 +41,20 @@ def engines_wait_for_no_gpu(cluster: Cluster) -> Iterator[Fault]:
         uses = any("nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in workload.containers)
         if uses and workload.object["kind"] != "StatefulSet":
             yield Fault("surge of GPUs", workload.where, "its roll-out waits for a GPU that is free")
-        if workload.name == "lora-server" and workload.object["spec"].get("podManagementPolicy") != "Parallel":
-            yield Fault("one after another", workload.where, "each would wait for the engine before it")
+
+
+def sets_are_parallel(cluster: Cluster) -> Iterator[Fault]:
+    """The field is immutable. With the default, a rollback waits for the pod that does not get ready."""
+    for set_ in cluster.all("StatefulSet"):
+        if set_["spec"].get("podManagementPolicy") != "Parallel":
+            yield Fault("one after another", where(set_), "each pod waits for the one before it")
+
+
+def claim_templates(cluster: Cluster) -> Iterator[Fault]:
+    for set_ in cluster.all("StatefulSet"):
+        for template in set_["spec"].get("volumeClaimTemplates", []):
+            if template["metadata"].keys() - {"name"}:
+                yield Fault("labelled claim template", where(set_), "could never be changed")
 
 
 def budgets(cluster: Cluster) -> Iterator[Fault]:
@@ -66,13 +78,13 @@ def spread(cluster: Cluster) -> Iterator[Fault]:
 
 def _drain(cluster: Cluster, workload: Workload) -> float:
     """Returns the time that the service itself may take to drain, from its settings."""
-    if workload.name not in SERVICES:
+    if workload.service not in SERVICES:
         return 0.0
-    settings, told = SERVICES[workload.name], cluster.environment(workload, workload.pod["containers"][0])
+    settings, told = SERVICES[workload.service], cluster.environment(workload, workload.pod["containers"][0])
     prefix = settings.model_config["env_prefix"]
     fields = {name: field for name, field in settings.model_fields.items() if name in DRAIN_SETTINGS}
     drain = sum(float(told.get(f"{prefix}{name}".upper(), field.default)) for name, field in fields.items())
-    return drain + (ENGINES_END if workload.name == "lora-server" else 0)
+    return drain + (ENGINES_END if workload.service == "lora-server" else 0)
 
 
 def _sleep(container: dict[str, object]) -> float:
@@ -84,4 +96,13 @@ def _sleep(container: dict[str, object]) -> float:
     return float(before.get("sleep", {}).get("seconds", 0))
 
 
-RULES = (time_to_drain, notice, gateways_first_come_then_go, engines_wait_for_no_gpu, budgets, spread)
+RULES = (
+    time_to_drain,
+    notice,
+    gateways_first_come_then_go,
+    engines_wait_for_no_gpu,
+    sets_are_parallel,
+    claim_templates,
+    budgets,
+    spread,
+)

@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
 
 SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
-NOT_OURS = {"POINTSMAN_LORA_SERVER"}
-"""Variables that the example's models.yaml uses."""
+NOT_OURS = re.compile("POINTSMAN_(LORA_SERVER$|KEY$|CLIENT_)")
+"""Variables of the example's models.yaml and of the command."""
 
 _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
 
@@ -26,8 +26,8 @@ def known_names(cluster: Cluster) -> Iterator[Fault]:
     }
     for workload, container, place in each_container(cluster):
         named = {*cluster.environment(workload, container), *(entry["name"] for entry in container.get("env", []))}
-        for name in sorted(named - known - NOT_OURS):
-            if name.startswith("POINTSMAN_"):
+        for name in sorted(named - known):
+            if name.startswith("POINTSMAN_") and not NOT_OURS.match(name):
                 yield Fault("unknown setting", place, name)
 
 
@@ -59,7 +59,7 @@ def addresses(cluster: Cluster) -> Iterator[Fault]:
     for workload, container, place, _ in _services(cluster):
         for name, value in cluster.environment(workload, container).items():
             found = _ADDRESS.match(value)
-            if not found or name.endswith("LISTEN") or ".milvus." in value:
+            if not found or name.endswith("LISTEN") or name.startswith("OTEL_") or ".milvus." in value:
                 continue
             service = cluster.get("Service", found[1])
             if service is None or int(found[2]) not in [port["port"] for port in service["spec"]["ports"]]:
@@ -80,7 +80,7 @@ def keys_in_production(cluster: Cluster) -> Iterator[Fault]:
     """If budgets are to be enforced, authentication must be on."""
     for workload, container, place, _ in _services(cluster):
         settings = cluster.environment(workload, container)
-        if workload.name == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":
+        if workload.service == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":
             yield Fault("keys are off", place, "POINTSMAN_GATEWAY_AUTH")
 
 
@@ -92,8 +92,8 @@ def _services(
     cluster: Cluster,
 ) -> Iterator[tuple[Workload, Object, str, type[BaseSettings]]]:
     for workload, container, place in each_container(cluster):
-        if workload.name in SERVICES and container["name"] == workload.name:
-            yield workload, container, place, SERVICES[workload.name]
+        if workload.service in SERVICES and container["name"] == workload.service:
+            yield workload, container, place, SERVICES[workload.service]
 
 
 RULES = (known_names, known_values, listening_ports, addresses, mounted_files, keys_in_production)

@@ -167,6 +167,10 @@ def canary(
     max_invalid_excess: Annotated[
         float | None, typer.Option(metavar="RATE", help="Allowed excess of the rate of invalid answers; default: 0.05.")
     ] = None,
+    max_rating_loss: Annotated[
+        float | None,
+        typer.Option(metavar="RATING", help="Allowed loss of the callers' mean rating, from 0 to 1; default: 0.1."),
+    ] = None,
     max_latency_ratio: Annotated[
         float | None,
         typer.Option(metavar="RATIO", help="Allowed ratio of p95 latency to the stable version; default: 1.5."),
@@ -185,6 +189,7 @@ def canary(
         min_requests=min_requests,
         max_error_excess=max_error_excess,
         max_invalid_excess=max_invalid_excess,
+        max_rating_loss=max_rating_loss,
         max_latency_ratio=max_latency_ratio,
     )
     request = pb.SetCanaryRequest(

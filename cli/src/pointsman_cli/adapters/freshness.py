@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,7 @@ from pointsman_cli.options import (
     lora_server_address,
     print_json,
     retriever_address,
+    table_console,
 )
 from pointsman_cli.retriever.command import fetch_sketch
 
@@ -104,4 +104,4 @@ def _show(found: Sequence[Freshness]) -> None:
         changed = f"{one.changed:.0%} of its documents" if one.collection else "no collection is noted"
         cells = (one.version, " ".join(one.aliases), one.data_set or "?", dated, one.collection, changed)
         table.add_row(*map(Text, cells))
-    Console(width=None if Console().is_terminal else 160).print(table if found else Text("no adapter serves"))
+    table_console().print(table if found else Text("no adapter serves"))

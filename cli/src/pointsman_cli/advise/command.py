@@ -10,10 +10,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs
+from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.eval.report import read_report
-from pointsman_cli.options import JsonOption, print_json
+from pointsman_cli.options import JsonOption, print_json, table_console
 
 _DAYS_A_MONTH = 365.25 / 12
 
@@ -81,12 +81,13 @@ def advise_on(
         trainings_a_month=_DAYS_A_MONTH / retrain_days if retrain_days else 0.0,
         adapter_month=adapter_usd_per_month,
         wrong_answer=wrong_answer_usd,
+        unfinished=unfinished_trainings(training_files or ()),
     )
     advice = advise(read_report(evaluation), Requirements(min_score, min_valid, max_p95_seconds), terms)
     if as_json:
         print_json([asdict(task) for task in advice])
     else:
-        print_advice(Console(highlight=False), advice)
+        print_advice(table_console(), advice)
 
 
 def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
@@ -112,11 +113,17 @@ def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
 
 def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
     table = _table(
-        f"{trained} pays against", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month"
+        f"{trained} pays against",
+        "score\ndifference",
+        "saves $\nper 1,000",
+        "from\nrequests",
+        "from right\nanswers",
+        "from\na month",
     )
     for each in found:
         table.add_row(
             Text(each.untrained),
+            f"{each.score_difference:+.3f}",
             f"{each.saving_per_1000:.4f}",
             volume_text(each.requests),
             volume_text(each.right_answers),
@@ -141,4 +148,6 @@ def _table(first: str, *others: str) -> Table:
 
 
 def volume_text(requests: float | None) -> str:
-    return "never" if requests is None else f"{requests:,.0f}"
+    if requests is None:
+        return "never"
+    return f"{requests:,.0f}" if requests else "at once"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.report import PathFigures
@@ -30,6 +31,8 @@ class CostTerms:
     """Dollars a month for serving the adapter, in addition to its tokens."""
     wrong_answer: float = 0.0
     """Dollars that one wrong answer costs."""
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    """By adapter, how far a training came that was stopped while it improved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class BreakEven:
 
     trained: str
     untrained: str
+    score_difference: float
+    """The trained path's mean score less the other's, which only `right_answers` takes into account."""
     saving_per_1000: float
     """Dollars saved on 1,000 requests; negative if the trained path costs more."""
     requests: float | None
@@ -91,6 +96,7 @@ def break_even(
     return BreakEven(
         trained=trained.path,
         untrained=untrained.path,
+        score_difference=trained.mean - untrained.mean,
         saving_per_1000=1000 * saving,
         requests=_volume(one.training, saving),
         right_answers=_volume(one.training, _per_right_answer(other) - _per_right_answer(one)),
@@ -123,7 +129,7 @@ class Sensitivity:
 
 def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms) -> tuple[Sensitivity, ...]:
     """Scales one price at a time, for both paths."""
-    prices = [*dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000)), TRAINING]
+    prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
         for price in prices
@@ -138,11 +144,26 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
             raise UsageError(
                 f"{file} holds seconds; give the price of an hour of that machine with --trainer-usd-per-hour"
             )
-        name, seconds = _record(file)
-        found[name] = seconds / _SECONDS_PER_HOUR * hourly
+        record = _record(file)
+        found[str(record["name"])] = float(record["seconds"]) / _SECONDS_PER_HOUR * hourly
     for text in given:
         name, _, dollars = text.partition("=")
         found[name] = _dollars(name, dollars, text)
+    return found
+
+
+def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
+    """Returns, by adapter, how far its training came if its time limit ended it while it was still improving.
+
+    Raises UsageError.
+    """
+    found = {}
+    for file in files:
+        record = _record(file)
+        evaluations = record.get("evaluations") or [{}]
+        if record.get("ended_by") == "time" and evaluations[-1].get("best"):
+            epochs = f"{record.get('epochs_done')} of {record.get('recipe', {}).get('epochs')} epochs"
+            found[str(record["name"])] = epochs
     return found
 
 
@@ -160,10 +181,10 @@ def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
     return known[name]
 
 
-def _record(file: Path) -> tuple[str, float]:
+def _record(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text("utf-8"))
-        return str(data["name"]), float(data["seconds"])
+        return {**data, "name": str(data["name"]), "seconds": float(data["seconds"])}
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -31,6 +31,7 @@ def reasons(
     yield from _latency_reason(scored, chosen)
     yield from _cost_reason(scored, equals, chosen, terms)
     yield from _freshness_reason(scored, chosen, terms)
+    yield from _training_reason(scored, terms)
     yield from _window_reason(scored)
 
 
@@ -104,6 +105,12 @@ def _freshness_reason(scored: Sequence[PathFigures], chosen: PathFigures, terms:
         yield "knowledge: an adapter knows what it was trained on; where facts change, say how often (--retrain-days)"
     elif "retrieval" in chosen.usd_per_1000:
         yield "knowledge: passages follow the documents at once; nothing is to be trained again when they change"
+
+
+def _training_reason(scored: Sequence[PathFigures], terms: CostTerms) -> Iterator[str]:
+    for path in scored:
+        if epochs := terms.unfinished.get(path.adapter.partition("@")[0]):
+            yield f"training: {path.path}'s adapter was still improving when its time ended ({epochs}): train it longer"
 
 
 def _window_reason(scored: Sequence[PathFigures]) -> Iterator[str]:

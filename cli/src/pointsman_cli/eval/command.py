@@ -17,7 +17,7 @@ from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
-from pointsman_cli.eval.report import Report, print_report, write_report
+from pointsman_cli.eval.report import Report, print_report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan
 from pointsman_cli.eval.statistics import EvalSettings, build_report
 from pointsman_cli.gateway_http import open_client
@@ -30,6 +30,7 @@ from pointsman_cli.options import (
     api_key,
     bearer,
     gateway_url,
+    table_console,
 )
 
 _PAST_THE_CACHE = {"cache-control": "no-store"}
@@ -52,6 +53,20 @@ def evaluate(
     ] = "",
     judge_prompt: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Criteria for --metric judge=MODEL.", show_default=False)
+    ] = None,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Also let the gateway choose (auto), and compare it with fixed choices.")
+    ] = False,
+    shares: Annotated[
+        str, typer.Option(metavar="TASK=SHARE,...", help="With --mixed: shares of the tasks; default: the data set's.")
+    ] = "",
+    chosen_by: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT",
+            help="With --mixed: --json of other rows, by which the best path per task is chosen.",
+            show_default=False,
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Concurrent requests.")] = 8,
     limit: Annotated[
@@ -94,14 +109,18 @@ def evaluate(
         tuple(name.strip() for name in paths.split(",") if name.strip()),
         metric,
         _text(judge_prompt) if judge_prompt else "",
+        mixed,
     )
+    if not mixed and (shares or chosen_by):
+        raise UsageError("--shares and --chosen-by need --mixed")
     kept = resume or answers or _new_file(DataDir.at(data_dir), dataset)
     for file in (json_file, html_file):
         _must_be_writable(file)
-    terms = EvalSettings(concurrency, confidence, examples)
+    earlier = read_report(chosen_by) if chosen_by else None
+    terms = EvalSettings(concurrency, confidence, examples, _shares(shares), earlier)
     client = open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
     found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
-    print_report(Console(highlight=False), found)
+    print_report(table_console(), found)
     if json_file:
         write_report(found, json_file)
     if html_file:
@@ -127,6 +146,19 @@ async def evaluated(
                 _say(console, f"what was answered is kept; the same command with --resume {kept} goes on")
                 raise
     return build_report(planned, came, terms)
+
+
+def _shares(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, share = part.partition("=")
+        try:
+            found[name.strip()] = float(share)
+        except ValueError:
+            raise UsageError(f"--shares has {part!r}; it must be TASK=SHARE, such as triage=0.5") from None
+        if not 0 <= found[name.strip()] < float("inf"):
+            raise UsageError(f"--shares has {part!r}; a share is 0 or more")
+    return found
 
 
 def _say(console: Console, line: str) -> None:

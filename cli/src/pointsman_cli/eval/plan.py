@@ -12,6 +12,12 @@ from pointsman_cli.eval.dataset import Dataset, Row
 from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
 from pointsman_cli.gateway_http import get_json
 
+AUTO = "auto"
+"""The `model` with which the gateway chooses the path."""
+UNKNOWN = "unknown"
+"""The task of rows that belong to none; the default path is to answer them."""
+_UNKNOWN_METRIC = {"contains": True}
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogueTask:
@@ -37,6 +43,7 @@ class Catalogue:
     paths: Mapping[str, PathFacts]
     context_windows: Mapping[str, int]
     """Tokens, by model."""
+    default_path: str
     models: Sequence[str]
     """All values that a request's `model` may have."""
 
@@ -66,6 +73,7 @@ def _catalogue(told: Mapping[str, Any], models: Sequence[str]) -> Catalogue:
             for name, path in told["paths"].items()
         },
         context_windows={name: model["context_window"] for name, model in told["models"].items()},
+        default_path=told["default_path"],
         models=models,
     )
 
@@ -82,6 +90,8 @@ class Selection:
     metric: str = ""
     """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
+    is_mixed: bool = False
+    """Whether the gateway chooses a path for each row, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +107,15 @@ class Plan:
     dataset: Dataset
     tasks: Mapping[str, TaskPlan]
     catalogue: Catalogue
+    is_mixed: bool = False
 
     @property
     def requests(self) -> int:
-        return sum(len(task.rows) * len(task.paths) for task in self.tasks.values())
+        return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
+
+    def choices(self, task: TaskPlan) -> tuple[str, ...]:
+        """The paths to which each row is sent, and `auto`."""
+        return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
 def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
@@ -117,12 +132,14 @@ def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client:
             for row in rows:
                 scorer.check(row)
         tasks[name] = TaskPlan(_paths_of(name, catalogue, wanted), metric, scorer, rows)
-    return Plan(dataset, tasks, catalogue)
+    return Plan(dataset, tasks, catalogue, wanted.is_mixed)
 
 
 def _paths_of(task: str, catalogue: Catalogue, wanted: Selection) -> tuple[str, ...]:
     if wanted.paths:
         return tuple(dict.fromkeys(wanted.paths))
+    if wanted.is_mixed and task == UNKNOWN:
+        return (catalogue.default_path,)
     return tuple(_known_task(task, catalogue, "--paths").paths)
 
 
@@ -132,6 +149,8 @@ def _metric_of(task: str, catalogue: Catalogue, wanted: Selection) -> Mapping[st
         if JUDGE_METRIC in spec:
             return {JUDGE_METRIC: {"model": spec[JUDGE_METRIC], "prompt": wanted.judge_prompt}}
         return spec
+    if wanted.is_mixed and task == UNKNOWN:
+        return _UNKNOWN_METRIC
     metric = _known_task(task, catalogue, "--paths and --metric").metric
     if metric is None:
         known = ", ".join((*METRICS, JUDGE_METRIC))

@@ -128,6 +128,32 @@ class TaskReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A way to choose the paths of a mixed stream, such as "auto" or "always rag"."""
+
+    name: str
+    score: Interval
+    usd_per_1000: float
+    auto_difference: Interval
+    """The score of `auto` minus this one's, on the same rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """`auto` on a mixed stream; all figures are weighted by the tasks' shares."""
+
+    shares: Mapping[str, float]
+    choices: tuple[Choice, ...]
+    misrouted: float
+    """Share of the rows that were taken for another task, or that have none and were taken for one."""
+    abstained: float
+    """Share of the rows that were taken for none although they have a task."""
+    lost_score: float
+    """What both cost against the best path of the row's task, over all rows."""
+    lost_usd_per_1000: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     version: int
     dataset: str
@@ -138,6 +164,8 @@ class Report:
     """Concurrent requests; the latencies hold for this load."""
     confidence: float
     tasks: tuple[TaskReport, ...]
+    mixed: Mixed | None = None
+    """Of `pointsman eval --mixed`."""
 
 
 _SHAPE = TypeAdapter(Report)
@@ -170,6 +198,8 @@ def print_report(console: Console, report: Report) -> None:
     console.print(Text(f"{report.dataset}, {report.at_once} at once, configuration {report.generation}", style="dim"))
     for task in report.tasks:
         console.print(Group(*_task_lines(task, report.confidence)))
+    if report.mixed:
+        console.print(Group(*_mixed_lines(report.mixed)))
 
 
 def _task_lines(task: TaskReport, confidence: float) -> Iterator[RenderableType]:
@@ -210,6 +240,26 @@ def _figures(task: TaskReport) -> Table:
     for path in sorted(task.paths, key=_worse):
         table.add_row(Text(path.path), *_row(path), style="" if path.answers > path.failed else "dim")
     return table
+
+
+def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:
+    yield Text()
+    yield Text("mixed: " + ", ".join(f"{share:.0%} {task}" for task, share in mixed.shares.items()), style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("choice", vertical="bottom")
+    for column in ("score", "from to", "$ per\n1,000", "auto\nis better by", "from to"):
+        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
+    for choice in mixed.choices:
+        score, difference = choice.score, choice.auto_difference
+        table.add_row(
+            choice.name, f"{score.mean:.3f}", f"{score.low:.2f} {score.high:.2f}", f"{choice.usd_per_1000:.4f}",
+            f"{difference.mean:+.3f}", f"{difference.low:+.2f} {difference.high:+.2f}",
+        )  # fmt: skip
+    yield table
+    yield Text(
+        f"another task was seen in {mixed.misrouted:.1%}, none in {mixed.abstained:.1%}: together they cost "
+        f"{mixed.lost_score:.3f} of the score and {mixed.lost_usd_per_1000:.4f} dollars per 1,000"
+    )
 
 
 def _worse(path: PathFigures) -> float:

@@ -15,9 +15,9 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
-from pointsman_cli.eval.plan import Plan
+from pointsman_cli.eval.plan import AUTO, Plan
 from pointsman_cli.eval.scoring import Scorer
-from pointsman_cli.gateway_http import AnswerEnd, TextChunk, stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, stream_answer
 
 OK = "ok"
 
@@ -35,6 +35,10 @@ class Answer:
     error: str = ""
     note: str = ""
     """The judge's comment."""
+    answered_by: str = ""
+    """The path, if the gateway chose it."""
+    decided_task: str = ""
+    """The task that the gateway saw."""
     model: str = ""
     """The base model or adapter version that answered."""
     finish_reason: str = ""
@@ -67,7 +71,8 @@ def file_header(plan: Plan) -> dict[str, Any]:
         "paths": {
             path: plan.catalogue.paths[path].fingerprint
             for path in sorted({path for task in plan.tasks.values() for path in task.paths})
-        },
+        }
+        | ({AUTO: plan.catalogue.generation} if plan.is_mixed else {}),
     }
 
 
@@ -188,7 +193,7 @@ async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 
 async def _request(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    pieces, ending, first = [], AnswerEnd(), None
+    pieces, ending, first, task = [], AnswerEnd(), None, ""
     began = time.perf_counter()
     async for event in stream_answer(client, _body(work)):
         if isinstance(event, TextChunk):
@@ -196,14 +201,17 @@ async def _request(client: httpx.AsyncClient, work: RowRequest) -> Answer:
             pieces.append(event.content)
         elif isinstance(event, AnswerEnd):
             ending = event
+        elif isinstance(event, Decision):
+            task = event.task
     total = time.perf_counter() - began
-    if ending.path != work.path:
+    if work.path not in (ending.path, AUTO):
         return _failed_answer(work, "answered_by_another", f"path {ending.path or '(none)'} answered")
     if ending.cost_usd is None or ending.prompt_tokens is None or ending.completion_tokens is None:
         return _failed_answer(work, "no_receipt", "the answer came without its tokens or a known cost")
     return Answer(
         work.row.id, work.row.task, work.path, OK, None,
-        text="".join(pieces), model=ending.model, finish_reason=ending.finish_reason,
+        text="".join(pieces), answered_by=ending.path, decided_task=task, model=ending.model,
+        finish_reason=ending.finish_reason,
         first_token=first, total=total,
         prompt_tokens=ending.prompt_tokens, cached_tokens=ending.cached_tokens,
         completion_tokens=ending.completion_tokens, cost_parts_usd=dict(ending.cost_parts_usd),
@@ -212,7 +220,7 @@ async def _request(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 def _body(work: RowRequest) -> dict[str, object]:
     return {
-        "model": f"path:{work.path}",
+        "model": AUTO if work.path == AUTO else f"path:{work.path}",
         "messages": list(work.row.messages),
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -257,7 +265,7 @@ def row_requests(plan: Plan) -> Iterator[RowRequest]:
     """Yields requests row by row; each row starts with another path, because later paths find warmer caches."""
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):
-            for path in _rotate(task.paths, number):
+            for path in _rotate(plan.choices(task), number):
                 yield RowRequest(row, path, task.scorer)
 
 
@@ -269,4 +277,4 @@ def _rotate(paths: Sequence[str], by: int) -> Sequence[str]:
 def _in_order(plan: Plan, answers: Sequence[Answer]) -> list[Answer]:
     """Sorts the answers by task, row and path."""
     by_place = {(answer.row, answer.path): answer for answer in answers}
-    return [by_place[row.id, path] for task in plan.tasks.values() for row in task.rows for path in task.paths]
+    return [by_place[row.id, path] for task in plan.tasks.values() for row in task.rows for path in plan.choices(task)]

@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from pointsman_scoring.intervals import compare, holm, mean_interval
 from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
 from pointsman_cli.eval.dataset import Row
+from pointsman_cli.eval.mixed import compare_choices
 from pointsman_cli.eval.plan import Catalogue, Plan, TaskPlan
 from pointsman_cli.eval.report import (
     VERSION,
@@ -34,17 +35,31 @@ class EvalSettings:
     confidence: float
     examples: int
     """Number of disagreements to keep for each task."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the tasks in a mixed stream; empty: as in the data set."""
+    chosen_by: Report | None = None
+    """The report of other rows by which the best path of each task is chosen."""
 
 
 def build_report(plan: Plan, answers: Iterable[Answer], terms: EvalSettings) -> Report:
     answers = list(answers)
+    mixed = None
+    if plan.is_mixed:
+        mixed = compare_choices(plan, answers, terms.shares, terms.chosen_by, terms.confidence)
     tasks = tuple(
         _task_report(name, task, plan.catalogue, [answer for answer in answers if answer.task == name], terms)
         for name, task in plan.tasks.items()
     )
     dataset = plan.dataset
     return Report(
-        VERSION, dataset.file.name, dataset.digest, plan.catalogue.generation, terms.at_once, terms.confidence, tasks
+        VERSION,
+        dataset.file.name,
+        dataset.digest,
+        plan.catalogue.generation,
+        terms.at_once,
+        terms.confidence,
+        tasks,
+        mixed,
     )
 
 
@@ -183,9 +198,9 @@ def _label_field(outputs: Sequence[Any]) -> str | None:
     objects = [value for value in values if isinstance(value, dict)]
     if len(objects) < len(values):
         return "" if not objects and _are_labels(outputs) else None
-    for field in objects[0] if objects else ():
-        if _are_labels([value.get(field) for value in objects]):
-            return str(field)
+    for name in objects[0] if objects else ():
+        if _are_labels([value.get(name) for value in objects]):
+            return str(name)
     return None
 
 

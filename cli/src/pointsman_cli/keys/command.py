@@ -10,9 +10,19 @@ from typing import Annotated, Any
 
 import typer
 from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.administration import Administration, usage_as_json
-from pointsman_servicekit.keys.key_store import NewKey
-from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
+from pointsman_servicekit.keys.key_store import IssuedKey, NewKey
+from pointsman_servicekit.keys.records import (
+    ALL_TASKS,
+    Credential,
+    KeyRecord,
+    KeyScope,
+    Limits,
+    TenantRecord,
+    credential_of,
+    digest_of,
+)
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
@@ -121,30 +131,49 @@ def create(
     admin: Annotated[
         bool, typer.Option("--admin", help="Also allow the admin API: keys and limits of all tenants, configuration.")
     ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Use the key in this file. If it exists already, nothing is changed."),
+    ] = None,
     as_json: JsonOption = False,
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Create an API key and print it. Only its digest is stored, so it cannot be shown again.
 
-    Without limits, only the limits of its tenant apply. Without scopes, it may use everything.
+    Without limits, only the limits of its tenant apply. Without scopes, it may use everything. A key from a file is
+    not printed.
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
-    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator, admin)
+    credential = _read_credential(key_file) if key_file else None
+    until = expiry_time(expires, time.time())
+    new_key = NewKey(tenant, name, scope, limits, priority, until, operator, admin, credential)
 
     async def make() -> tuple[str, dict[str, Any]]:
         async with open_keys(redis, data_dir) as opened:
-            issued = await opened.keys.create(new_key)
+            store = opened.keys
+            known = await store.by_digest(digest_of(credential.text)) if credential else None
+            issued = IssuedKey(credential, known) if credential and known else await store.create(new_key)
             return issued.credential.text, opened.keys_as_json([issued.record])[0]
 
-    credential, described = run_interruptibly(make())
-    if as_json:
-        print_json({"key": credential, **described})
+    key, described = run_interruptibly(make())
+    if credential:
+        typer.echo(f"{described['id']} of tenant {described['tenant']} is the key in {key_file}")
         return
-    typer.echo(credential)
+    if as_json:
+        print_json({"key": key, **described})
+        return
+    typer.echo(key)
     typer.echo(f"{described['id']} of tenant {tenant}; this is the only time that the key is shown", err=True)
+
+
+def _read_credential(file: Path) -> Credential:
+    try:
+        return credential_of(file.read_text("utf-8").strip())
+    except (OSError, ValueError, InvalidArgument) as error:
+        raise UsageError(f"--key-file {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def list_keys(

@@ -8,9 +8,10 @@ from typing import Any
 from pointsman_servicekit.keys.administration import UsageRow
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
 from pointsman_servicekit.keys.redis_layout import COUNTERS, dollars
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from pointsman_cli.options import table_console
 
 _SHORT = {
     "requests_per_minute": "{:g} req/min",
@@ -84,4 +85,4 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    Console(width=200).print(table)
+    table_console().print(table)

@@ -36,6 +36,7 @@ from pointsman_cli.options import (
     UrlOption,
     api_key,
     print_json,
+    table_console,
     web_url,
 )
 from pointsman_cli.retrain.data_step import DataStep, Gateway
@@ -91,7 +92,7 @@ class ProgressLines:
 
 
 def print_run(state: RunState) -> None:
-    console = Console(width=None if Console().is_terminal else 160)
+    console = table_console()
     headline = f"{state.task}, run {state.run} ({state.method}): {state.outcome or 'under way'}"
     console.print(Text(headline, style="bold"))
     if state.reason:

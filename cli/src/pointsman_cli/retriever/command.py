@@ -9,13 +9,19 @@ from typing import Annotated
 import typer
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.statistics import Sketch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    RetrieverOption,
+    TenantOption,
+    retriever_address,
+    table_console,
+)
 from pointsman_cli.retriever.tune import tune
 
 PART_BYTES = 1024 * 1024
@@ -131,7 +137,7 @@ def list_collections(
             one.fingerprint,
             one.problem or "consistent",
         )
-    Console(width=200).print(table)
+    table_console().print(table)
 
 
 def verify(

@@ -75,6 +75,10 @@ def _gateway(view: View) -> Iterator[RenderableType]:
         f"in flight {_count(figures.in_flight)}, waiting {_count(figures.waiting)}, "
         f"event loop late by {_seconds(lag.p50)} (p50), {_seconds(lag.p99)} (p99)"
     )
+    for worker in figures.workers:
+        state = f"up, in flight {_count(worker.in_flight)}" if worker.up else "down"
+        line = f"worker {worker.worker} {state}, replaced {_count(worker.restarts)} times"
+        yield Text(line) if worker.up else _bad(line)
     if figures.open_breakers:
         yield _bad(f"given up for now: engine {', '.join(figures.open_breakers)}")
     if figures.redis_up is False:

@@ -18,6 +18,9 @@ GATEWAY_METRICS = (
     "pointsman_event_loop_lag_seconds_bucket",
     "pointsman_engine_breaker_open",
     "pointsman_redis_up",
+    "pointsman_worker_up",
+    "pointsman_worker_in_flight",
+    "pointsman_worker_restarts_total",
 )
 LORA_SERVER_METRICS = ("pointsman_lora_",)
 """Prefixes of the metrics that are read."""
@@ -43,6 +46,16 @@ class PathFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerFigures:
+    """One of several processes of the gateway."""
+
+    worker: str
+    up: bool
+    in_flight: float
+    restarts: float  # since the gateway's start
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayFigures:
     seconds: float
     requests_per_second: float
@@ -52,6 +65,7 @@ class GatewayFigures:
     event_loop_lag_seconds: Quantiles
     open_breakers: tuple[str, ...]
     redis_up: bool | None
+    workers: tuple[WorkerFigures, ...]  # empty for a single process
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,18 @@ def gateway_figures(window: Window) -> GatewayFigures | None:
         event_loop_lag_seconds=Quantiles.of(_buckets(window, "pointsman_event_loop_lag_seconds").get("", {})),
         open_breakers=tuple(sorted(dict(labels).get("engine", "") for labels, is_open in breakers.items() if is_open)),
         redis_up=_is_set(window, "pointsman_redis_up"),
+        workers=tuple(_workers(window)),
     )
+
+
+def _workers(window: Window) -> Iterator[WorkerFigures]:
+    in_flight, restarts = (
+        {labels["worker"]: value for labels, value in _latest(window, f"pointsman_worker_{name}")}
+        for name in ("in_flight", "restarts_total")
+    )
+    for labels, up in sorted(_latest(window, "pointsman_worker_up"), key=lambda one: int(one[0]["worker"])):
+        worker = labels["worker"]
+        yield WorkerFigures(worker, up > 0, in_flight.get(worker, 0.0), restarts.get(worker, 0.0))
 
 
 def lora_figures(window: Window) -> LoraFigures | None:

@@ -1,5 +1,6 @@
 """The options of `pointsman train`, and the trainer's command line."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -121,7 +122,9 @@ class TrainingJob:
     """More options of the trainer by name; None leaves the default, True is a flag."""
 
     def check(self) -> None:
-        """Raises UsageError if a file does not exist; the trainer checks everything else."""
+        """Raises UsageError if a file does not exist, or the adapter could not be registered by its name."""
+        if not re.fullmatch("[a-z0-9_-]{1,64}", self.name):
+            raise UsageError(f"--name {self.name} cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'")
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():
                 raise UsageError(f"{option} {file} is not a file")

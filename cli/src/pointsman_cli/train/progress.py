@@ -255,11 +255,12 @@ def _compared(ours: Mapping[str, float], prompting: Mapping[str, float]) -> str:
     pairs = ", ".join(
         f"{name} {value:.3g} against {prompting[name]:.3g}" for name, value in ours.items() if name in prompting
     )
-    beats = ours.get("exact", 0.0) > prompting.get("exact", 0.0)
-    verdict = (
-        "it beats prompting" if beats else "no better than prompting: a guarded alias is not moved to it unless forced"
-    )
-    return f"beside prompting alone: {pairs}; {verdict}"
+    difference = ours.get("exact", 0.0) - prompting.get("exact", 0.0)
+    verdict = "it beats prompting"
+    if difference <= 0:
+        found = "as good as" if difference == 0 else "worse than"
+        verdict = f"{found} prompting: a guarded alias is not moved to it unless forced"
+    return f"the trainer's few-shot prompt: {pairs}; {verdict} (`pointsman eval` compares with your own paths)"
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman_servicekit.process import Backoff
 from rich.console import Console
 
 from pointsman_cli.base_model import (
@@ -34,10 +35,11 @@ from pointsman_cli.up.plan import (
     needed_addresses,
     redis_url,
     server_binary,
+    with_workers,
 )
 from pointsman_cli.up.prometheus import find_program, make_service
 from pointsman_cli.up.startup import StartPlan, StartupOutput, start_all
-from pointsman_cli.up.supervisor import Backoff, Supervisor, reaper_running, refuse_if_locked
+from pointsman_cli.up.supervisor import Supervisor, reaper_running, refuse_if_locked
 
 
 def up(
@@ -68,6 +70,10 @@ def up(
     ] = None,
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = "127.0.0.1:8080",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = "127.0.0.1:8081",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, metavar="N", help="Processes of the gateway; one for each core it may use."),
+    ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
     with_monitoring: Annotated[
@@ -114,6 +120,8 @@ def up(
         addresses = needed_addresses(choose_addresses(http, grpc), loaded)
     programs = Programs(environment.python if environment else None, server_binary())
     plan = make_plan(loaded, at, addresses, programs, base)
+    if workers:
+        plan = replace(plan, gateway=with_workers(plan.gateway, workers))
     if prometheus:
         plan = replace(plan, prometheus=make_service(prometheus, beside, at))
     setup = StartPlan(loaded, at, environment, programs.python, addresses, plan)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class EngineOption:
 
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     """Returns the folder with the configuration; raises UsageError if the engine cannot be used."""
-    url = _base_url(option.url)
+    url = base_url(option.url)
     if option.key_env and not os.environ.get(option.key_env):
         raise UsageError(f"--key-env {option.key_env}: that environment variable is not set")
     listed = list_models(url, option.key_env)
@@ -60,7 +60,8 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     return folder
 
 
-def _base_url(url: str) -> str:
+def base_url(url: str) -> str:
+    """Returns the URL before `/v1`; raises UsageError if it is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise UsageError(f"--engine is '{url}'; it should be a URL such as http://localhost:8000")
@@ -102,7 +103,7 @@ def _rejection(url: str, response: httpx.Response) -> str:
 def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the content of pointsman.yaml; raises UsageError if no model can be used."""
     bases = {entry["id"]: entry for entry in listed if not entry.get("parent")}
-    names = list(option.models) or [name for name in bases if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
+    names = list(option.models) or chat_models(bases)
     unknown = [name for name in names if name not in bases]
     if unknown:
         raise UsageError(f"{url} lists no model '{unknown[0]}'; it lists: {', '.join(sorted(bases)[:20]) or 'none'}")
@@ -125,6 +126,11 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
         "default_path": "default",
         "tasks": {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()},
     }
+
+
+def chat_models(listed: Iterable[str]) -> list[str]:
+    """Returns the names without those that say that the model is not for chat."""
+    return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 
 
 def _may_have_adapters(base: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> bool:

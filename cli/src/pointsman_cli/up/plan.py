@@ -16,7 +16,7 @@ from urllib.parse import quote
 from pointsman_cli.base_model import BaseModel, locate_base_model
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.example import Example
+from pointsman_cli.example import EXAMPLE_FILE, Example
 
 HOST = "127.0.0.1"
 
@@ -130,7 +130,7 @@ def make_plan(
         base = locate_base_model(example.base_model, example.folder, data_dir)
     return Plan(
         valkey=_valkey(data_dir, programs),
-        retriever=_retriever(data_dir, addresses, programs) if addresses.retriever else None,
+        retriever=_retriever(example, data_dir, addresses, programs) if addresses.retriever else None,
         lora_server=_lora_server(example, data_dir, addresses, programs, base) if base else None,
         gateway=_gateway(example, data_dir, addresses, programs),
         gateway_grpc=addresses.grpc,
@@ -144,7 +144,7 @@ def _valkey(data_dir: DataDir, programs: Programs) -> Service:
     return Service("valkey", (*program, *durable), {}, socket, data_dir.log("valkey"), grace=10)
 
 
-def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
+def _retriever(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
     environment = {
         "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
@@ -154,6 +154,8 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
         "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as for the gateway
         "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }
+    if example.has_external_collections:
+        environment["POINTSMAN_RETRIEVER_COLLECTIONS"] = str(example.folder / EXAMPLE_FILE)
     program = (programs.python, "-m", "pointsman_retriever")
     return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)
 
@@ -205,6 +207,11 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
     program = (programs.python, "-m", "pointsman_gateway")
     # The gateway lets requests finish for 20 s.
     return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)
+
+
+def with_workers(gateway: Service, workers: int) -> Service:
+    """The gateway as several processes on the same ports."""
+    return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
 
 
 MAX_SOCKET_PATH = 107

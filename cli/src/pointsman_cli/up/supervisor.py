@@ -7,28 +7,15 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
+
+from pointsman_servicekit.process import Backoff
 
 from pointsman_cli.data_dir import is_alive, make_private
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.processes import describe_exit, kill_processes, launch_command, process_tree
 from pointsman_cli.up.plan import Service
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds before a restart: doubled after each death, reset after `calm` seconds without one."""
-
-    first: float = 0.5
-    longest: float = 30.0
-    calm: float = 60.0
-
-    def after(self, previous: float, lived: float) -> float:
-        if previous == 0 or lived >= self.calm:
-            return self.first
-        return min(previous * 2, self.longest)
 
 
 class Child:

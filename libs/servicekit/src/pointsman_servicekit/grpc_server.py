@@ -67,7 +67,7 @@ class ServerLimits:
     max_connection_age: float = 0.0
     """A connection of this age takes no new calls, so that its client resolves the server's name again; 0: no limit."""
 
-    def options(self) -> list[tuple[str, int]]:
+    def options(self, reuse_port: bool) -> list[tuple[str, int]]:
         """These limits as gRPC's channel arguments."""
         ages = [("grpc.max_connection_age_ms", _ms(self.max_connection_age))] if self.max_connection_age else []
         return [
@@ -85,7 +85,7 @@ class ServerLimits:
             ("grpc.http2.ping_timeout_ms", _ms(self.keepalive_timeout)),
             ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
             ("grpc.experimental.tcp_max_read_chunk_size", MAX_READ_BYTES),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(reuse_port)),
         ]
 
 
@@ -154,17 +154,19 @@ async def serving(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     gate: Gate | None = None,
     budget: BufferedBytesBudget | None = None,
+    reuse_port: bool = False,
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
 
     `services` are the full names that reflection lists, `register` adds the servicers, `interceptors` run outside the
     one that converts errors. `gate` authenticates each call before its message is received; `budget` limits the bytes
-    of messages in memory (not set: `MAX_BUFFERED_BYTES`). At the end, calls in flight have `grace` seconds to finish.
+    of messages in memory (not set: `MAX_BUFFERED_BYTES`). With `reuse_port` other processes may listen at the same
+    address. At the end, calls in flight have `grace` seconds to finish.
     Raises OSError if the port cannot be bound, TlsError if the files of `tls` cannot be used.
     """
     received = ReceiveLimits(limits.max_message_bytes, limits.max_message_fields, limits.message_timeout)
     receiver = RequestReceiver(received, budget or BufferedBytesBudget(MAX_BUFFERED_BYTES), gate)
-    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler(), receiver], options=limits.options())
+    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler(), receiver], options=limits.options(reuse_port))
     registrar: Any = _Registrar(server)
     register(registrar)
     health_servicer = health.aio.HealthServicer()

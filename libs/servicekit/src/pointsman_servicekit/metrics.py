@@ -1,6 +1,7 @@
 """Prometheus metrics that every service exports, and an HTTP endpoint for services that have no HTTP API."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from importlib.metadata import version
@@ -25,13 +26,15 @@ def serving_metrics(
     """Serves `/metrics`, `/healthz` and `/readyz` at `listen` from a thread for the length of the block; yields the
     port.
 
-    `listen` is an address such as "127.0.0.1:0" (any free port). `/healthz` answers while the process lives, `/readyz`
-    by `is_ready`, which is called from that thread. Kubernetes' own gRPC probe does not support TLS, hence these.
+    `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
+    `/healthz` answers while the process lives, `/readyz` by `is_ready`, which is called from that thread. Kubernetes'
+    own gRPC probe does not support TLS, hence these.
     Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
+    server_class = _Ipv6Server if host.startswith("[") else ThreadingWSGIServer
     try:
-        server = make_server(host, int(port), _app(registry, is_ready), ThreadingWSGIServer, handler_class=_Silent)
+        server = make_server(host.strip("[]"), int(port), _app(registry, is_ready), server_class, _Silent)
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
     thread = Thread(target=server.serve_forever, daemon=True, name="metrics")
@@ -61,6 +64,10 @@ def _app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> "WSGIAppl
 def _say(status: str, word: str, start_response: "StartResponse") -> Iterable[bytes]:
     start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
     return [f"{word}\n".encode()]
+
+
+class _Ipv6Server(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Silent(WSGIRequestHandler):

@@ -75,6 +75,20 @@ def freeze_gc() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a process is restarted: doubled after each death, reset after `calm` seconds without one."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    calm: float = 60.0
+
+    def after(self, previous: float, lived: float) -> float:
+        if previous == 0 or lived >= self.calm:
+            return self.first
+        return min(previous * 2, self.longest)
+
+
 MIN_DELAY_AFTER_ERROR = 1.0
 """Seconds after an unexpected error, so that work with a short interval does not fill the log with tracebacks."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
+from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
@@ -54,20 +56,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pointsman_gateway", description=__doc__)
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a configuration folder and stop")
     parser.add_argument("--engine", metavar="NAME", help="with --check: also send requests to this engine; prints JSON")
+    parser.add_argument(WORKER_OPTION, nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder: Path | None = given.check
     try:
         if folder:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
         settings = Settings()
-        logs.configure_logging("gateway", settings.log_level, settings.log_format)
+        name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
+        logs.configure_logging(name, settings.log_level, settings.log_format)
+        if settings.workers > 1 and not given.worker:
+            bootstrap.check_config(load_config(settings.config))
+            return asyncio.run(bootstrap.supervise(settings))
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
         with (
             exporting_spans("gateway", os.environ) as spans,
             threadpool_limits(limits=1),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(run(settings, spans))
+            runner.run(run(settings, spans, given.worker))
     except (ConfigError, ModelMissing, OtelSettingsError, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
@@ -103,8 +110,9 @@ async def check_engine_of(folder: Path, name: str) -> int:
     return 1 if failed else 0
 
 
-async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM, then drains."""
+async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
+    """Serves until SIGINT or SIGTERM, then drains. `worker` is set if a supervisor runs several such processes."""
+    supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = load_config(settings.config)
     bootstrap.check_config(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
@@ -122,6 +130,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             components.console if settings.console == "on" else None,
             bool(settings.metrics_listen),
             settings.origins,
+            siblings := bootstrap.Siblings(supervisor, components) if supervisor else None,
             lambda: components.tenancy.single_sign_on,
             components.administration,
         )
@@ -148,6 +157,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 interceptors=tracing_server_interceptors(spans),
                 gate=Authentication(components.pipeline, components.tenancy),
                 budget=budget,
+                reuse_port=is_worker,
             ) as grpc_server,
             serve_http(
                 app,
@@ -156,10 +166,13 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 limits=ConnectionLimits(max_connections=settings.http_connections),
                 tls=tls,
                 chat_reader=ChatReader(dependencies) if spans is None else None,  # it records no spans
+                reuse_port=is_worker,
             ) as http_address,
             _serving_metrics(dependencies, settings.metrics_listen),
         ):
             freeze_gc()
+            if siblings:
+                await siblings.report_serving()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
@@ -168,7 +181,10 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
 
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
     """A block in which metrics are served at `listen`, if that is set."""
-    return serve_http(build_metrics_app(dependencies), listen, grace=FLUSH_SECONDS) if listen else nullcontext("")
+    if not listen:
+        return nullcontext("")
+    reuse_port = dependencies.workers is not None
+    return serve_http(build_metrics_app(dependencies), listen, grace=FLUSH_SECONDS, reuse_port=reuse_port)
 
 
 if __name__ == "__main__":

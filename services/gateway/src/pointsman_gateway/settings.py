@@ -27,6 +27,12 @@ class Settings(BaseSettings):
         description="seconds after which a gRPC client must reconnect, and so finds new gateways; 0: no limit",
     )
     config: Path = Path("config")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes on the same ports; each has the limits below for itself, as a replica would",
+    )
     retriever: str = "127.0.0.1:8082"
     dns: str = Field(
         default="",

@@ -49,6 +49,7 @@ class CanaryTerms:
     """Number of requests that both versions must have before they are compared."""
     max_error_excess: float = 0.02
     max_invalid_excess: float = 0.05
+    max_rating_loss: float = 0.1
     max_latency_ratio: float = 1.5
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,9 +13,8 @@ import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
 from pointsman_servicekit.extensions import load_extension
-from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
-from pointsman_servicekit.process import Schedule, running_periodically
 from pointsman_servicekit.service_tokens import open_token_gate
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from pointsman_retriever.chunking.sandboxed import SandboxedChunker
 from pointsman_retriever.collections.collection import SnapshotFactory
+from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections
 from pointsman_retriever.collections.operations import Operations
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.search import SearchService
@@ -33,6 +34,7 @@ from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
 from pointsman_retriever.domain import CollectionInfo, Quota
 from pointsman_retriever.encoder import DocumentEncoder, Embedder
 from pointsman_retriever.events import Observer, TracedObserver
+from pointsman_retriever.external import stores
 from pointsman_retriever.grpc.servicer import METHOD_ROLES, SERVICE, RetrieverServicer
 from pointsman_retriever.index import vector_stores
 from pointsman_retriever.index.bm25 import empty_word_index
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXTRA_READERS = 2  # SQLite connections of a collection, in addition to one for each search and ingest thread
-HEALTH_INTERVAL = 0.5  # seconds
 
 
 class EmbeddingModel(Embedder, Protocol):
@@ -82,7 +83,8 @@ def load_model(settings: Settings) -> EmbeddingModel:
 async def run_service(
     settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
 ) -> AsyncIterator[RunningService]:
-    """Runs the service for the length of the block; it listens once all collections are loaded.
+    """Runs the service for the length of the block; it listens once all collections are loaded. A damaged collection
+    is reported by its calls and a metric; the service is ready without it.
 
     `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
     release and for an unknown extension, OSError for a port that is taken, TlsError or TokenFileError for files that
@@ -98,8 +100,9 @@ async def run_service(
         readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
         stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
         faiss.omp_set_num_threads(1)
+        external = _load_external(stack, settings, model.fingerprint)
         registry = CollectionRegistry(
-            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write
+            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write, external
         )
         stack.callback(registry.close)
         stack.callback(pools.close)
@@ -107,7 +110,7 @@ async def run_service(
         opened, closing = Event(), Event()
 
         def is_ready() -> bool:
-            return opened.is_set() and registry.is_consistent and not closing.is_set()
+            return opened.is_set() and not closing.is_set()
 
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, metrics, is_ready))
         metrics.register(CollectionSizes(registry.sizes, labels))
@@ -119,7 +122,6 @@ async def run_service(
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, grpc_server),
                 grace=settings.shutdown_timeout,
-                ready=registry.is_consistent,
                 tls=tls,
                 interceptors=[*tracing_server_interceptors(spans), CallsInFlight(metrics)],
                 gate=gate,
@@ -127,7 +129,6 @@ async def run_service(
         )
         opened.set()
         await stack.enter_async_context(measuring_event_loop_lag(metrics))
-        await stack.enter_async_context(_updating_health(server, is_ready))
 
         async def announce_shutdown() -> None:
             closing.set()
@@ -192,6 +193,22 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore
     return store
 
 
+def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:
+    """Connects to no store yet. Raises FailedPrecondition for a configuration or a store that cannot be used."""
+    external = {}
+    for collection_id, config in stores.read_external(settings.collections).items():
+        factory: Callable[[stores.ExternalOptions], stores.ExternalStore] = load_extension(
+            config.store,
+            setting=f"the store of collection '{collection_id}'",
+            group=stores.GROUP,
+            builtins=stores.EXTERNAL_STORES,
+        )
+        connect = partial(factory, stores.to_options(collection_id, config))
+        external[collection_id] = ExternalCollection(collection_id, config.fields, connect, fingerprint)
+        stack.callback(external[collection_id].close)
+    return external
+
+
 def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
     """Raises FailedPrecondition for an unknown reranker API."""
     if not settings.reranker_url and not settings.reranker_api:
@@ -209,18 +226,3 @@ def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None
     )
     stack.push_async_callback(reranker.close)
     return reranker
-
-
-@asynccontextmanager
-async def _updating_health(server: GrpcServer, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """Keeps gRPC health up to date: SERVING if all collections are loaded and agree with the disk."""
-    reported = is_ready()
-
-    async def update() -> None:
-        nonlocal reported
-        if reported != is_ready():
-            reported = not reported
-            await server.set_serving(reported)
-
-    async with running_periodically(update, Schedule(HEALTH_INTERVAL), "update gRPC health"):
-        yield

@@ -17,6 +17,10 @@ class Settings(BaseSettings):
         default=None, description="a file with one NAME ROLE TOKEN a line; if set, every gRPC call needs a token"
     )
     data: Path = Field(default=Path(".pointsman/retriever"), description="the folder that holds the collections")
+    collections: Path | None = Field(
+        default=None,
+        description="a YAML file whose `collections` are read from stores of yours; pointsman.yaml will do",
+    )
     embedding_model: Path = Path(".pointsman/models/minilm")
     search_threads: int = Field(default=4, ge=1, description="searches that run at once")
     ingest_threads: int = Field(
@@ -62,7 +66,7 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("tokens", mode="before")
+    @field_validator("tokens", "collections", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None

@@ -1,7 +1,8 @@
-"""Offline tools for a gateway configuration and its request log: fit, replay, suggest, data, plan."""
+"""Offline tools for a gateway configuration and its request log: init, import, fit, replay, suggest, data, plan."""
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit, fit_model
+from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
 from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
+from pointsman_lab.starter import Answers, configuration, read_labelled, starter_report, write_checked
 from pointsman_lab.suggestions import check_examples, check_log, suggest_report, write_proposals
 
 INTERRUPTED = 130
@@ -52,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pointsman_lab", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    init_parser = commands.add_parser("init", help="write a configuration for an engine and labelled messages")
+    init_parser.set_defaults(command=_init)
+    init_parser.add_argument("--engine", required=True, metavar="URL", help="or the name of a provider")
+    init_parser.add_argument("--model", required=True, action="append", metavar="NAME[=TOKENS]")
+    init_parser.add_argument("--key-env", default="", metavar="NAME")
+    init_parser.add_argument("--examples", required=True, type=Path, metavar="FILE")
+    import_parser = commands.add_parser("import", help="translate a config.yaml of LiteLLM")
+    import_parser.set_defaults(command=_import)
+    import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
@@ -72,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
-    for subparser in (fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
+    for subparser in (init_parser, import_parser, fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     for subparser in (data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
@@ -87,6 +99,21 @@ def _load(folder: Path) -> Config:
     config = load_config(folder)
     bootstrap.check_config(config)
     return config
+
+
+async def _init(options: argparse.Namespace, settings: Settings) -> Report:
+    stated = dict(re.findall(r"^(.+?)(?:=(\d+))?$", name)[0] for name in options.model)
+    windows = {name: int(tokens) for name, tokens in stated.items() if tokens}
+    answers = Answers(options.engine, tuple(stated), options.key_env, windows)
+    write_checked(configuration(answers, read_labelled(options.examples), str(options.folder)), options.folder)
+    found = check_examples(
+        config := load_config(options.folder), EmbeddingModels.load(settings.embedding_model), ProgressLines()
+    )
+    return starter_report(config, found, options.key_env)
+
+
+async def _import(options: argparse.Namespace, settings: Settings) -> Report:
+    return import_litellm(options.config, options.folder)
 
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:

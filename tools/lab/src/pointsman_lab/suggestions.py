@@ -46,8 +46,14 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class ExampleFindings:
+    examples: int
     confusions: tuple[Confusion, ...]
     near_duplicates: tuple[SimilarPair, ...]
+
+    @property
+    def right(self) -> int:
+        """Examples that are classified right if they are held out of training."""
+        return self.examples - sum(confusion.count for confusion in self.confusions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def check_examples(config: Config, models: EmbeddingModels, progress: Progress) 
     )
     examples = examples_of(config)
     duplicates = near_duplicates(examples, tried.vectors[: len(examples)])
-    return ExampleFindings(tuple(confusions(tried.data, tried.results, examples)), tuple(duplicates))
+    return ExampleFindings(len(examples), tuple(confusions(tried.data, tried.results, examples)), tuple(duplicates))
 
 
 def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]) -> list[Confusion]:
@@ -180,6 +186,8 @@ def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age
 
 def _example_facts(found: ExampleFindings) -> dict[str, Any]:
     return {
+        "examples": found.examples,
+        "right": found.right,
         "confusions": [
             {
                 "task": confusion.task,
@@ -233,10 +241,13 @@ def _log_facts(found: LogFindings) -> dict[str, Any]:
 
 def _confusions(found: ExampleFindings) -> Section:
     heading = "Confusions: examples classified as another task when they were held out of training"
+    right = f"{found.right} of {found.examples} examples are classified right"
     if not found.confusions:
-        return Section(heading, ("none",))
+        return Section(heading, (right,))
     rows = tuple(row for confusion in found.confusions[:MAX_ROWS] for row in _confusion_rows(confusion))
-    return Section(heading, columns=("examples", "of", "predicted", "most certain mistakes", "where"), rows=rows)
+    return Section(
+        heading, (right,), columns=("examples", "of", "predicted", "most certain mistakes", "where"), rows=rows
+    )
 
 
 def _confusion_rows(confusion: Confusion) -> Iterator[tuple[str, ...]]:

@@ -60,6 +60,8 @@ class NewKey:
     expires: float | None = None
     operator: bool = False
     admin: bool = False
+    credential: Credential | None = None
+    """None: a random one is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ class KeyStore:
         self._change = redis.client.register_script(CHANGE)
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Raises InvalidArgument if a property of the key is not valid."""
-        made = records.new_credential()
+        """Raises InvalidArgument if a property of the key is not valid, AlreadyExists for a key of the same prefix."""
+        made = order.credential or records.new_credential()
         record = KeyRecord(
             id=f"key-{secrets.token_hex(8)}",
             prefix=made.prefix,

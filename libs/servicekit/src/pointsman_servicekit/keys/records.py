@@ -50,6 +50,13 @@ def new_credential() -> Credential:
     return Credential(f"pm_{prefix}_{_draw(SECRET)}", prefix)
 
 
+def credential_of(text: str) -> Credential:
+    """Raises InvalidArgument if `text` is not the text of a key."""
+    if not is_well_formed(text):
+        raise InvalidArgument(f"a key is pm_, {PREFIX} letters or digits, _, and {SECRET} more", code="malformed_key")
+    return Credential(text, text.split("_")[1])
+
+
 def is_well_formed(text: str) -> bool:
     return len(text) == LENGTH and _FORM.fullmatch(text) is not None
 

@@ -3,5 +3,15 @@
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
 from pointsman_gateway.bootstrap.stages import NamedModels, check_config, to_path
+from pointsman_gateway.bootstrap.workers import Siblings, supervise
 
-__all__ = ["GatewayComponents", "NamedModels", "build_gateway", "check_config", "to_engine", "to_path"]
+__all__ = [
+    "GatewayComponents",
+    "NamedModels",
+    "Siblings",
+    "build_gateway",
+    "check_config",
+    "supervise",
+    "to_engine",
+    "to_path",
+]

@@ -59,8 +59,8 @@ from pointsman_gateway.pipeline.admission import Admission, QueueLimits
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
+from pointsman_gateway.request_log.feedback import CanaryRatings, FeedbackTaker
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.shadow.stage import FeedbackTaker
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 from pointsman_gateway.tracing import Instrumentation, instrument_with
 
@@ -186,10 +186,24 @@ async def build_gateway(
             registry,
             canary_outcomes,
             cost_metrics,
-            shadows.feedback,
+            _with_canary_ratings(shadows.feedback, persistence, reloader, canary_outcomes),
             console,
             administration,
         )
+
+
+def _with_canary_ratings(
+    feedback: FeedbackTaker, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
+) -> FeedbackTaker:
+    """Wraps the feedback service: ratings of answers along a configured path count for or against its canary."""
+
+    def count(path_name: str, version: str, rating: float) -> None:
+        path = reloader.current.catalogue.paths.get(path_name)
+        alias = reloader.current.engines.alias_of(path) if path is not None else None
+        if path and alias and alias.canary_version and version in (alias.version, alias.canary_version):
+            outcomes.rate(path, alias, version, rating)
+
+    return CanaryRatings(feedback, persistence.log_reader, count) if persistence.log_reader else feedback
 
 
 class _SnapshotBuilder:

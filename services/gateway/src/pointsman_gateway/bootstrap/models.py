@@ -1,12 +1,14 @@
 """Loads the embedding models, trains or loads the classifier, and builds the models of `/v1/embeddings`."""
 
+import fcntl
 import json
 import logging
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +73,32 @@ def train_classifier(config: Config, models: EmbeddingModels, store: Path | None
     fitted_on = origin(config, models)
     with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
         file = (store or Path(temporary)) / f"{fitted_on.digest}.classifier"
-        try:
-            return to_trained(load(file, fitted_on), models)
-        except FileNotFoundError:
-            pass
-        except PointsmanError as error:
-            log.warning("the stored classifier is not used: %s", error.message)
-        fitted = _fit_in_process(config, models, file)
-        if store:
-            _remove_oldest(store)
+        fitted = _load_stored(file, fitted_on)
+        if fitted is None:
+            with _locked(file.with_suffix(".lock")):  # another gateway may be fitting the same one
+                fitted = _load_stored(file, fitted_on) or _fit_in_process(config, models, file)
+            if store:
+                _remove_oldest(store)
         return to_trained(fitted, models)
+
+
+def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
+    try:
+        return load(file, fitted_on)
+    except FileNotFoundError:
+        return None
+    except PointsmanError as error:
+        log.warning("the stored classifier is not used: %s", error.message)
+        return None
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Waits until no other process has locked this file, and locks it for the length of the block."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _fit_in_process(config: Config, models: EmbeddingModels, file: Path) -> ClassifierModel:
@@ -103,6 +121,7 @@ def _remove_oldest(store: Path) -> None:
     files = sorted(store.glob("*.classifier"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[MAX_STORED_CLASSIFIERS:]:
         file.unlink(missing_ok=True)
+        file.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _reason(failed: subprocess.CompletedProcess[str]) -> str:

@@ -28,7 +28,7 @@ from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
-from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
+from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, FeedbackTaker, NullFeedback
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
@@ -38,7 +38,7 @@ from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
-from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
+from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
@@ -55,7 +55,8 @@ class Persistence:
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """None without Redis."""
+    """None without Redis, like `log_reader`."""
+    log_reader: RequestLogReader | None = None
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
         """Takes over retention and tasks of a new configuration; `version_of` resolves a path's adapter version."""
@@ -99,7 +100,7 @@ async def open_persistence(
         await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
         await stack.enter_async_context(BackgroundTasks(store, recorder, evidence, queue, metrics).running())
         feedback = FeedbackService(store, recorder, queue, metrics, redaction)
-        yield Persistence(evidence, recorder, feedback, ShadowStore(redis, redaction))
+        yield Persistence(evidence, recorder, feedback, ShadowStore(redis, redaction), RequestLogReader(redis))
 
 
 @asynccontextmanager
@@ -219,23 +220,25 @@ async def open_shadowing(
     runner = ShadowRunner(ShadowPipeline(stages, MAX_CONCURRENT), budget, lambda: _is_busy(admission), metrics)
     scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
     request_log = Shadowing(persistence.request_log, runner, settings, scoring)
-    if store is None:
+    if store is None or persistence.log_reader is None:
         try:
             yield ShadowWrappers(request_log, persistence.feedback)
         finally:
             await runner.stop()
         return
 
+    feedback = ScoringFeedback(persistence.feedback, store, scoring, persistence.log_reader)
+
     async def settle() -> None:
         await budget.settle()
-        await store.write()
+        await store.write(feedback.score_by_earlier_feedback)
 
     schedule = Schedule(SETTLE_INTERVAL_S)
     with suppress(Unavailable):
         await settle()
     try:
         async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
-            yield ShadowWrappers(request_log, ScoringFeedback(persistence.feedback, store, scoring))
+            yield ShadowWrappers(request_log, feedback)
     finally:
         await runner.stop()
         with suppress(Unavailable):

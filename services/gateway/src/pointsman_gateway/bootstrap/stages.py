@@ -95,6 +95,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
             config.digest,
             dependencies.freshness,
             {name: model.input for name, model in config.models.models.items()},
+            named.fallbacks,
         ),
         prompts=Prompts(_strategies(config, trained, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
@@ -153,11 +154,14 @@ class NamedModels:
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name) for name in config.models.models}
+        models = config.models.models.items()
+        self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
         self._paths = tuple(config.paths.paths)
         self._engines = engines
         aliases, embeddings = config.models.aliases, config.models.embeddings
         self._aliases = {alias: name for alias, name in aliases.items() if name not in embeddings}
         self._catch_all = config.models.catch_all
+        self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
         """Return what an alias stands for, what the configuration has for unknown models, or else `model`."""
@@ -175,13 +179,25 @@ class NamedModels:
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)
-        return Path(f"adapter:{model}", base, adapter=model) if base else None
+        if not base:
+            return None
+        sampling = self._sampling.get(model.partition("@")[0], Sampling())
+        return Path(f"adapter:{model}", base, adapter=model, sampling=sampling)
 
     def names(self) -> Sequence[str]:
         """All values that a request's `model` may have now."""
         paths = (PATH_PREFIX + name for name in self._paths)
         # A discovered adapter may be called like a model or an alias, which then has the name.
         return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
+
+
+def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
+    """By the name of an adapter, the sampling parameters of its paths; without adapters whose paths differ in them."""
+    found: dict[str, list[Sampling]] = {}
+    for path in config.paths.paths.values():
+        if path.adapter:
+            found.setdefault(path.adapter.partition("@")[0], []).append(_sampling(path))
+    return {name: first for name, (first, *others) in found.items() if all(other == first for other in others)}
 
 
 def check_config(config: Config) -> None:
@@ -204,8 +220,8 @@ class _NoSearch:
         return Found((), False)
 
 
-def to_path(name: str, path: PathConfig, config: Config) -> Path:
-    sampling = Sampling(
+def _sampling(path: PathConfig) -> Sampling:
+    return Sampling(
         max_tokens=path.max_tokens,
         temperature=path.temperature,
         top_p=path.top_p,
@@ -214,12 +230,22 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
         structured_max_tokens=path.structured_max_tokens,
         extra=path.extra_fields,
     )
+
+
+def to_path(name: str, path: PathConfig, config: Config) -> Path:
     strategies = tuple(s.name for s in path.strategies)
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)
     fingerprint = _fingerprint(path, config)
     return Path(
-        name, path.model, path.adapter, strategies, sampling, collections, fingerprint, shows_examples=shows_examples
+        name,
+        path.model,
+        path.adapter,
+        strategies,
+        _sampling(path),
+        collections,
+        fingerprint,
+        shows_examples=shows_examples,
     )
 
 

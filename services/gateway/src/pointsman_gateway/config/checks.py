@@ -40,7 +40,9 @@ def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
 def _check_models(models: ModelsFile) -> None:
     for name, engine in models.engines.items():
         must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
-    for name in models.models:
+    for name, model in models.models.items():
+        for other in model.fallback:
+            must_be_known(f"models.yaml: model '{name}' falls back to", other, models.models.keys() - {name})
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
 
@@ -119,6 +121,11 @@ def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
             raise ConfigError(
                 f"paths.yaml: path '{name}' has {rejected[0]}, which '{engine.upstream_name}' of provider "
                 f"'{engine.preset_name}' does not accept; leave it out"
+            )
+        if path.answers and "structured_outputs" not in engine.accepted_fields.forwarded:
+            raise ConfigError(
+                f"paths.yaml: path '{name}' has answers, which '{engine.upstream_name}' of provider "
+                f"'{engine.preset_name}' cannot enforce; use response_format: {{type: json_schema, ...}} with an enum"
             )
         for field in path.extra_fields:
             known = engine.accepted_fields.forwarded - {"n"}

@@ -58,6 +58,10 @@ class ModelConfig(Strict):
     upstream: str = Field(
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
     )
+    fallback: tuple[ModelName, ...] = Field(
+        default=(),
+        description="models that answer, in this order, if it cannot before the first token; for requests that name it",
+    )
     input: tuple[Literal["text", "image", "audio", "video", "file", "url"], ...] = Field(
         default=("text",), description="what it takes; url: it may be sent media by URL, which the engine then fetches"
     )

@@ -19,6 +19,7 @@ from pointsman_gateway.config.field_types import (
     TopP,
     ValidatorConfig,
 )
+from pointsman_gateway.domain.path import FORM_FIELDS
 
 
 class CacheConfig(Strict):
@@ -64,6 +65,11 @@ class PathConfig(Strict):
     response_format: dict[str, Any] | None = Field(
         default=None, description="as in a request: {type: json_object}, or {type: json_schema, json_schema: ...}"
     )
+    answers: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="the only answers that the model can give, such as labels; its engines must be vLLM",
+    )
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
         description="further fields of a request, such as {top_k: 20}; its engines must accept them",
@@ -74,8 +80,18 @@ class PathConfig(Strict):
     @property
     def extra_fields(self) -> dict[str, Any]:
         """The fields that requests to its engines have by default."""
-        fields = {"response_format": self.response_format} if self.response_format else {}
+        fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
+        if self.answers:
+            fields["structured_outputs"] = {"choice": list(self.answers)}
         return {**self.extra_body, **fields}
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> "PathConfig":
+        if self.answers and (self.response_format or not FORM_FIELDS.isdisjoint(self.extra_body)):
+            raise ValueError("answers excludes response_format, and forms in extra_body: an answer has one form")
+        if len(set(self.answers)) < len(self.answers):
+            raise ValueError("answers has one of them twice")
+        return self
 
 
 class PathsFile(Strict):

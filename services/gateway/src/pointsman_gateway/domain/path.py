@@ -55,6 +55,10 @@ class CanaryMetrics:
     """Complete answers that a validator refused."""
     latency_buckets: Mapping[int, int] = field(default_factory=dict)
     """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms."""
+    rated: int = 0
+    """Answers that callers have rated."""
+    rating: int = 0
+    """The sum of their ratings, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_
 """vLLM's parameters for the form of an answer; older versions know the last four."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
 """In addition to `response_format`."""
+FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
+"""Parameters of which a request can have one."""
 
 
 @value
@@ -181,8 +187,14 @@ class Sampling:
             top_p=self.top_p if self.top_p is not None else default.top_p,
             seed=self.seed if self.seed is not None else default.seed,
             stop=stop,
-            extra={**default.extra, **self.extra},
+            extra={**self._extra_of(default), **self.extra} if default.extra else self.extra,
         )
+
+    def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
+        """Return the path's own parameters, without a form of the answer if the client requires another."""
+        if not self.is_structured:
+            return default.extra
+        return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}
 
 
 class Kind(StrEnum):

@@ -251,4 +251,6 @@ def _to_message(outcomes: CanaryMetrics) -> pb.Outcomes:
         errors=outcomes.errors,
         invalid=outcomes.invalid,
         milliseconds=outcomes.latency_buckets,
+        rated=outcomes.rated,
+        rating=outcomes.rating,
     )

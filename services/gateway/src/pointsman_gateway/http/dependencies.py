@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
@@ -40,6 +40,18 @@ class Configuration(Protocol):
     def history(self) -> ConfigHistory: ...
 
 
+class Workers(Protocol):
+    """All processes on this gateway's ports."""
+
+    async def metrics_page(self, accept: str) -> tuple[str, str]:
+        """The metrics of all of them: content type and text. Raises Unavailable."""
+        ...
+
+    async def states(self) -> list[dict[str, Any]]:
+        """Number, pid, configuration and requests in progress of each. Raises Unavailable."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HttpDependencies:
     """The parts of the gateway that the HTTP server uses."""
@@ -58,10 +70,16 @@ class HttpDependencies:
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; "*": all. Empty: none."""
+    workers: Workers | None = None
+    """None if this is the only process."""
     login: Callable[[], Login | None] = lambda: None
     """Single sign-on of the active configuration; None without it."""
     administration: Administration | None = None
     """None without Redis: there are no keys."""
+
+    async def states_of_workers(self) -> list[dict[str, Any]]:
+        """Empty if this is the only process."""
+        return await self.workers.states() if self.workers else []
 
 
 class ConversationBody(Protocol):

@@ -261,5 +261,19 @@ SCHEMAS: dict[str, Schema] = {
         models=mapping(record(context_window=INTEGER, prices=nullable(mapping(NUMBER)))),
         search_usd=NUMBER,
     ),
-    "Configuration": record(generation=STRING, loaded_unix=NUMBER, problem=STRING),
+    "Configuration": record(
+        generation=STRING,
+        loaded_unix=NUMBER,
+        problem=STRING,
+        workers=listing(
+            record(
+                worker=INTEGER,
+                pid=INTEGER,
+                restarts=INTEGER,
+                generation_or_none=STRING,
+                problem_or_none=STRING,
+                in_flight_or_none=INTEGER,
+            )
+        ),
+    ),
 }

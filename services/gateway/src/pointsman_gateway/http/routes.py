@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pointsman_servicekit.errors import NotFound
 from prometheus_client.exposition import choose_encoder
@@ -123,8 +123,9 @@ def _path(path: Path) -> dict[str, Any]:
 
 
 async def configuration(request: Request) -> dict[str, Any]:
-    """Returns the active configuration, and why the files on disk are not used if they are invalid."""
-    return asdict(dependencies_of(request).configuration.status)
+    """Returns the active configuration, why the files on disk are not used if they are invalid, and the workers."""
+    dependencies = dependencies_of(request)
+    return {**asdict(dependencies.configuration.status), "workers": await dependencies.states_of_workers()}
 
 
 async def live() -> PlainTextResponse:
@@ -132,12 +133,15 @@ async def live() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
-async def ready(request: Request) -> PlainTextResponse:
-    """At least one engine can answer."""
+async def ready(
+    request: Request,
+    engines: Annotated[int, Query(ge=0, le=1, description="Ready engines that are needed: 1 or 0.")] = 1,
+) -> PlainTextResponse:
+    """At least one engine can answer; with `engines=0`, the gateway accepts requests."""
     dependencies = dependencies_of(request)
     if not dependencies.pipeline.admission.is_ready:
         return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
-    if dependencies.configuration.current.engines.any_ready:
+    if not engines or dependencies.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 
@@ -154,6 +158,12 @@ async def schema(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Returns all metrics in Prometheus's text format, or with exemplars in OpenMetrics if the client accepts it."""
-    write, content_type = choose_encoder(request.headers.get("accept", ""))
+    dependencies, accept = dependencies_of(request), request.headers.get("accept", "")
+    page: bytes | str
+    if dependencies.workers:
+        content_type, page = await dependencies.workers.metrics_page(accept)
+    else:
+        write, content_type = choose_encoder(accept)
+        page = write(dependencies.registry)
     # Starlette would add a charset to a `media_type` that has one already.
-    return Response(write(dependencies_of(request).registry), headers={"content-type": content_type})
+    return Response(page, headers={"content-type": content_type})

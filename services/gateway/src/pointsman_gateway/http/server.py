@@ -34,16 +34,25 @@ async def serve_http(
     limits: ConnectionLimits = CONNECTION_LIMITS,
     tls: ServerTls | None = None,
     chat_reader: ChatReader | None = None,
+    reuse_port: bool = False,
 ) -> AsyncIterator[str]:
     """Serves `app` at `listen` ("127.0.0.1:0": any free port) for the length of the block; yields the address.
 
-    `chat_reader` handles the common chat requests without ASGI. At the end of the block, requests in progress have
+    `chat_reader` handles the common chat requests without ASGI. With `reuse_port` other processes may listen there too,
+    and the kernel distributes the connections. At the end of the block, requests in progress have
     `grace` seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
     """
     reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")
     try:
-        listening = socket.create_server((host, int(port)), backlog=2048)
+        is_ipv6, every_address = host.startswith("["), host == "[::]"
+        listening = socket.create_server(
+            (host.strip("[]"), int(port)),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=2048,
+            reuse_port=reuse_port,
+            dualstack_ipv6=every_address and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
     # asyncio sets this only for sockets that name their protocol, which the connections of this one do not. Without it

@@ -12,7 +12,7 @@ from pointsman_servicekit.logs import sampled_trace_id
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.domain import CanaryMetrics, Decision, Operation, Path, Receipt, ResolvedAdapter
+from pointsman_gateway.domain import Alias, CanaryMetrics, Decision, Operation, Path, Receipt, ResolvedAdapter
 from pointsman_gateway.fast_metrics import Row, Series, SeriesBatch
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
@@ -187,6 +187,8 @@ class _Counts:
     errors: int = 0
     invalid: int = 0
     latency_buckets: dict[int, int] = field(default_factory=dict)
+    rated: int = 0
+    rating: int = 0
 
 
 def _ignore() -> None:
@@ -222,10 +224,20 @@ class CanaryOutcomes:
         bucket = CANARY_LATENCY_BUCKETS.index(seconds)
         counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
 
+    def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
+        """Counts a caller's rating of an answer by one of the alias's versions."""
+        counts = self._counts_of((path.model, alias.alias, alias.revision, version))
+        if counts is not None:
+            counts.rated += 1
+            counts.rating += round(1000 * rating)
+
     def take(self) -> list[CanaryMetrics]:
         """Returns and resets the counts. The caller reports them to a lora-server, or returns them with `give_back`."""
         counts, self._counts = self._counts, {}
-        return [CanaryMetrics(*key, c.requests, c.errors, c.invalid, c.latency_buckets) for key, c in counts.items()]
+        return [
+            CanaryMetrics(*key, c.requests, c.errors, c.invalid, c.latency_buckets, c.rated, c.rating)
+            for key, c in counts.items()
+        ]
 
     def give_back(self, unreported: Sequence[CanaryMetrics]) -> None:
         """Adds counts that could not be reported to those that have been counted since."""
@@ -238,6 +250,8 @@ class CanaryOutcomes:
             counts.requests += one.requests
             counts.errors += one.errors
             counts.invalid += one.invalid
+            counts.rated += one.rated
+            counts.rating += one.rating
             for bucket, number in one.latency_buckets.items():
                 counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + number
 

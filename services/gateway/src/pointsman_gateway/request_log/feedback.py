@@ -6,7 +6,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
@@ -14,7 +16,7 @@ from pointsman_gateway.domain import UNKNOWN, Feedback
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
 from pointsman_gateway.request_log.recorder import Recorder
-from pointsman_gateway.request_log.store import RequestLogStore
+from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.wal import LockedFile, OrphanedLog
 from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics, to_line
 
@@ -228,6 +230,32 @@ def _with_ids(feedback: Feedback) -> Feedback:
     content = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or content).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())
+
+
+class FeedbackTaker(Protocol):
+    """Accepts feedback: the feedback service, or a wrapper around it."""
+
+    async def take(self, feedback: Feedback) -> Stored: ...
+
+
+class CanaryRatings:
+    """Wraps the feedback service, and counts the ratings of answers by a version that is compared with a canary."""
+
+    def __init__(
+        self, inner: FeedbackTaker, stored: RequestLogReader, count: Callable[[str, str, float], None]
+    ) -> None:
+        """`count` is called with the path, the adapter version and the rating of each rated answer."""
+        self._inner = inner
+        self._stored = stored
+        self._count = count
+
+    async def take(self, feedback: Feedback) -> Stored:
+        stored = await self._inner.take(feedback)
+        if feedback.rating is not None and not stored.known_already:
+            with suppress(NotFound, Unavailable):  # without it the canary is judged by the other ratings
+                entry = (await self._stored.find(decision_id_of(feedback))).entry
+                self._count(entry["path"], entry["model"], feedback.rating)
+        return stored
 
 
 class NullFeedback:

@@ -32,6 +32,7 @@ from pointsman_gateway.routing.path_state import (
 
 TEXT = ("text",)
 NO_INPUTS: Mapping[str, Collection[str]] = {}
+NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 """Stands for a request in previews and in plans that do not depend on it."""
@@ -85,8 +86,12 @@ class Router:
         generation: str = "",
         freshness: Freshness = ALWAYS_FRESH,
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
+        model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
     ) -> None:
-        """`model_inputs` is what each model takes; a model that is missing takes text."""
+        """`model_inputs` is what each model takes; a model that is missing takes text.
+
+        `model_fallbacks` are the paths after that of a model that a request names, by model.
+        """
         self._paths = paths
         self._tasks = tasks
         self._default = paths[default_path]
@@ -98,6 +103,7 @@ class Router:
         self._generation = generation
         self._freshness = freshness
         self._model_inputs = model_inputs
+        self._model_fallbacks = model_fallbacks
         self._abstained = Plan((default_path,), "abstained")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
         self._constant_plans = {
@@ -112,8 +118,11 @@ class Router:
         # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
         if request.model != AUTO:
-            path = resolve_adapter(self._path_named(request), key, self._adapters)
-            return self._decision(number, request, labels, [path], _forced(path.name))
+            path = self._path_named(request)
+            if path.adapter:
+                path = resolve_adapter(path, key, self._adapters)
+            fallbacks = self._model_fallbacks.get(path.name, ()) if self._model_fallbacks else ()
+            return self._decision(number, request, labels, [path, *fallbacks], _forced(path.name))
         plan = self._plan(request, labels, key)
         return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
 

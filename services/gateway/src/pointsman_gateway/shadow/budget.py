@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -109,8 +110,9 @@ class ShadowStore:
         if len(pair.chosen.text) + len(pair.other.text) <= MAX_CHARACTERS:
             self._waiting.append(pair)
 
-    async def write(self) -> None:
-        """Writes the waiting pairs. Raises Unavailable, and then keeps them."""
+    async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
+        """Writes the waiting pairs, and calls `on_written` with the decision's id of each. Raises Unavailable, and then
+        keeps those that are not written."""
         while self._waiting:
             pair = self._waiting[0]
             try:
@@ -122,6 +124,7 @@ class ShadowStore:
             await self._redis.call(partial(self._redis.client.set, key, _encode(redacted), ex=PAIR_TTL_S))
             if self._waiting and self._waiting[0] is pair:
                 self._waiting.popleft()
+            await on_written(redacted.decision_id)
 
     async def pair(self, decision_id: str) -> Pair | None:
         """Removes and returns the pair. Raises Unavailable; the pair may then be lost."""

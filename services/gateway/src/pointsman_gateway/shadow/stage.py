@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import NotFound, Unavailable
 
 from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import (
@@ -21,8 +22,9 @@ from pointsman_gateway.domain import (
 )
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.pipeline.ports import RequestLog
-from pointsman_gateway.request_log.feedback import Stored, decision_id_of
+from pointsman_gateway.request_log.feedback import FeedbackTaker, Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
+from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
 from pointsman_gateway.shadow.scoring import Pair, PairScorer, side_of
 
@@ -131,12 +133,6 @@ def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
     return others[int(position / config.share * len(others))]
 
 
-class FeedbackTaker(Protocol):
-    """Accepts feedback: the feedback service, or a wrapper around it."""
-
-    async def take(self, feedback: Feedback) -> Stored: ...
-
-
 class PairSource(Protocol):
     async def pair(self, decision_id: str) -> Pair | None:
         """Returns the stored pair of a decision, to one caller only. Raises Unavailable."""
@@ -144,26 +140,36 @@ class PairSource(Protocol):
 
 
 class ScoringFeedback:
-    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair."""
+    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair, whether it
+    arrives before or after the shadow's answer."""
 
-    def __init__(self, inner: FeedbackTaker, pairs: PairSource, scorer: PairScorer) -> None:
+    def __init__(self, inner: FeedbackTaker, pairs: PairSource, scorer: PairScorer, stored: RequestLogReader) -> None:
+        """`stored` is where feedback that arrived before the pair is looked up."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
+        self._stored = stored
 
     async def take(self, feedback: Feedback) -> Stored:
         stored = await self._inner.take(feedback)
         if feedback.right_answer:
-            await self._score(feedback)
+            await self._score(decision_id_of(feedback), feedback.right_answer, feedback.rating is not None)
         return stored
 
-    async def _score(self, feedback: Feedback) -> None:
+    async def score_by_earlier_feedback(self, decision_id: str) -> None:
+        """Called when a pair has been stored: its right answer may have arrived before. Raises Unavailable."""
+        with suppress(NotFound):  # the decision itself is not written yet
+            given = (await self._stored.find(decision_id)).feedback
+            if right_answer := given.get("right_answer"):
+                await self._score(decision_id, right_answer, rated="rating" in given)
+
+    async def _score(self, decision_id: str, right_answer: str, rated: bool) -> None:
         """A pair that cannot be scored is skipped; the feedback itself has been stored."""
         try:
-            pair = await self._pairs.pair(decision_id_of(feedback))
+            pair = await self._pairs.pair(decision_id)
             if pair is not None:
-                self._scorer.score(pair, feedback.right_answer, rated=feedback.rating is not None)
+                self._scorer.score(pair, right_answer, rated)
         except Unavailable:
             pass
         except ValueError as error:
-            log.info("the right answer of %s cannot be used for scoring: %s", feedback.decision_id, error)
+            log.info("the right answer of %s cannot be used for scoring: %s", decision_id, error)

@@ -20,8 +20,12 @@ METRICS = ("exact", "json_f1", "word_f1")
 words."""
 
 
+Z_95 = 1.96
+"""Standard deviations of a 95 % interval."""
+
+
 class PromotionGate:
-    """Compares a version with the prompt path before a protected alias is moved to it.
+    """Compares a version with the trainer's few-shot prompt before a protected alias is moved to it.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
@@ -37,10 +41,14 @@ class PromotionGate:
         metric, adapter, prompting = _strictest_scores(version.metrics)
         if adapter > prompting or not metric:
             return
+        rows = version.metrics.get("prompt_path_rows", 0.0)
+        low, high = wilson_interval(adapter, rows, Z_95)
+        known = f" {rows:.0f} rows leave it between {low:.2f} and {high:.2f}." if rows else ""
         raise FailedPrecondition(
             f"{version.version} reached {adapter:.3g} on the held-out rows ({metric}), and prompting the base model "
-            f"{prompting:.3g}: it is registered, and '{version.name}@{alias_suffix}' is not moved to it; force it if "
-            "it is better in another way (a shorter prompt, a lower price)",
+            f"{prompting:.3g}: it is registered, and '{version.name}@{alias_suffix}' is not moved to it.{known} "
+            "`pointsman eval` compares it with your own paths; force the move if it is better there, or in another way "
+            "(a shorter prompt, a lower price)",
             code="not_better",
             param="alias",
         )
@@ -157,6 +165,9 @@ def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCo
     is worse if the lower confidence limit of the ratio of both p95s is above the allowed ratio; that limit is found the
     same way on their logarithms (MOVER: Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702).
 
+    Callers' ratings are compared like rates, by how much of the best rating is missing; both versions need
+    `min_requests` of them.
+
     Both versions need `min_requests`, with one exception: a canary whose lower limit of the error rate is above
     `HOPELESS_ERROR_RATE` does not wait for the stable version, which receives no requests at a canary weight of 1. If
     the stable version is known to fail as often, the canary is not at fault.
@@ -175,6 +186,10 @@ def _reasons(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -
         yield _describe_rates("error rate", (stable.errors, canary.errors), requests)
     if min(answers) > 0 and min_rate_excess((stable.invalid, canary.invalid), answers) > terms.max_invalid_excess:
         yield _describe_rates("rate of invalid answers", (stable.invalid, canary.invalid), answers)
+    rated = stable.rated, canary.rated
+    lost = stable.rated - stable.rating / 1000, canary.rated - canary.rating / 1000
+    if min(rated) >= terms.min_requests and min_rate_excess(lost, rated) > terms.max_rating_loss:
+        yield _describe_rates("mean rating", (stable.rating / 1000, canary.rating / 1000), rated)
     timed = sum(stable.milliseconds.values()), sum(canary.milliseconds.values())
     if min(timed) > 0 and _min_p95_ratio(stable.milliseconds, canary.milliseconds) > terms.max_latency_ratio:
         p95s = _quantile_ms(stable.milliseconds, _TAIL), _quantile_ms(canary.milliseconds, _TAIL)
@@ -189,12 +204,12 @@ def _hopeless(stable: RequestCounts, canary: RequestCounts) -> str | None:
     return _describe_rates("error rate", (stable.errors, canary.errors), (stable.requests, canary.requests))
 
 
-def _describe_rates(name: str, hits: tuple[int, int], totals: tuple[int, int]) -> str:
+def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int]) -> str:
     stable, canary = (f"{_rate(*each):.2f} of {each[1]}" for each in zip(hits, totals, strict=True))
     return f"{name} {canary} against {stable}"
 
 
-def min_rate_excess(hits: tuple[int, int], totals: tuple[int, int], z: float = Z) -> float:
+def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int], z: float = Z) -> float:
     """The lower confidence limit of the canary's rate minus the stable version's; each pair is (stable, canary)."""
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
     stable_upper = wilson_interval(stable, totals[0], z)[1]
@@ -202,7 +217,7 @@ def min_rate_excess(hits: tuple[int, int], totals: tuple[int, int], z: float = Z
     return canary - stable - math.hypot(canary - canary_lower, stable_upper - stable)
 
 
-def _rate(hits: int, total: int) -> float:
+def _rate(hits: float, total: int) -> float:
     return min(hits, total) / total if total else 0.0
 
 

@@ -132,7 +132,7 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
         # location.
         *(os.path.abspath(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(settings.base_model.resolve()), "--served-model-name", settings.served_model_name),
-        *("--host", host, "--port", port, "--dtype", settings.dtype),
+        *("--host", host.strip("[]"), "--port", port, "--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_model_len)),
         # The lora-server never registers more than `held`: vLLM would evict one by itself and read its folder again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.held)),

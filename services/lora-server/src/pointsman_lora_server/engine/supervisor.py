@@ -164,10 +164,10 @@ class Supervisor:
 
 def _is_in_use(listen: str) -> bool:
     host, _, port = listen.rpartition(":")
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind((host.strip("[]"), int(port)))
         except OSError:
             return True
     return False

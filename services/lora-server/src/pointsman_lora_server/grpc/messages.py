@@ -199,6 +199,7 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
     for name, value in (
         ("max_error_excess", result.max_error_excess),
         ("max_invalid_excess", result.max_invalid_excess),
+        ("max_rating_loss", result.max_rating_loss),
     ):
         if not 0 <= value <= 1:
             raise _bad(name, f"{name} is from 0 to 1, not {value:g}")
@@ -238,10 +239,14 @@ def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
 def _from_outcome(message: pb.Outcomes) -> CanaryOutcomes:
     check_alias(message.alias)
     check_version(message.version)
-    counts = RequestCounts(message.requests, message.errors, message.invalid, dict(message.milliseconds))
+    counts = RequestCounts(
+        message.requests, message.errors, message.invalid, dict(message.milliseconds), message.rated, message.rating
+    )
     parts = (counts.errors, counts.invalid, sum(counts.milliseconds.values()))
     if counts.requests > MAX_COUNT or max(parts) > counts.requests:
         raise _bad("outcomes", f"{message.version}: it has more errors, invalid answers or latencies than requests")
+    if counts.rated > MAX_COUNT or counts.rating > 1000 * counts.rated:
+        raise _bad("outcomes", f"{message.version}: the sum of its ratings is more than 1 for each rated answer")
     if any(bucket > MAX_LATENCY_BUCKET for bucket in counts.milliseconds):
         raise _bad("outcomes", f"{message.version}: the last latency bucket is {MAX_LATENCY_BUCKET}")
     return CanaryOutcomes(message.alias, message.revision, message.version, counts)

@@ -137,6 +137,10 @@ class RequestCounts:
     milliseconds: Mapping[int, int] = field(default_factory=dict)
     """Latencies of whole answers: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms. See
     `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
+    rated: int = 0
+    """Answers that callers have rated since the last report; they may be older."""
+    rating: int = 0
+    """The sum of their ratings, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ class CanaryCounters:
 
 def _to_counters(counts: RequestCounts) -> dict[str, int]:
     """The counters that are not 0. A latency bucket is named by its number."""
-    named = {"requests": counts.requests, "errors": counts.errors, "invalid": counts.invalid}
+    named = {name: getattr(counts, name) for name in ("requests", "errors", "invalid", "rated", "rating")}
     counters = named | {str(bucket): number for bucket, number in counts.milliseconds.items()}
     return {name: number for name, number in counters.items() if number}
 
@@ -201,5 +205,7 @@ def _from_counters(counters: Mapping[str, int]) -> RequestCounts:
         requests=counters.get("requests", 0),
         errors=counters.get("errors", 0),
         invalid=counters.get("invalid", 0),
+        rated=counters.get("rated", 0),
+        rating=counters.get("rating", 0),
         milliseconds={int(name): number for name, number in sorted(counters.items()) if name.isdecimal()},
     )

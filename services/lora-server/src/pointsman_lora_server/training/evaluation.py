@@ -119,6 +119,11 @@ class RunResult:
     seconds: float
 
 
+def best_step(state: RunState) -> int:
+    """The step of the weights that are written: the last one if nothing was measured."""
+    return state.counter.step if state.best_step is None else state.best_step
+
+
 def training_report(
     options: TrainingOptions, base_digest: str, dataset: Dataset, result: RunResult
 ) -> dict[str, object]:
@@ -139,7 +144,8 @@ def training_report(
         "data": _data_facts(options, dataset),
         "steps": state.counter.step,
         "ended_by": result.ended_by,
-        "best_step": state.best_step or state.counter.step,
+        "epochs_done": round(options.recipe.epochs * state.counter.step / state.counter.max_steps, 2),
+        "best_step": best_step(state),
         "tokens": state.tokens,
         "loss": round(recent_loss(state.losses), 4),
         "heldout_loss": {when: round(loss, 4) for when, loss in losses.items() if loss is not None},

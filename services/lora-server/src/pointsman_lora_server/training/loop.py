@@ -122,7 +122,7 @@ class TrainingLoop:
         self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
     def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
-        """Returns why it ended: "whole" (all steps are done), "time" or "patience"."""
+        """Returns why it ended: "whole" (the steps of all epochs are done), "time" or "patience"."""
         counter = self.state.counter
         while counter.left > 0:
             if not self._has_time(counter):
@@ -133,7 +133,11 @@ class TrainingLoop:
                 if 0 < self._options.patience <= self.state.evaluations_since_best:
                     return "patience"
             save_checkpoint(self)
-        return self._end(evaluate, "whole")
+        return self._end(evaluate, "whole" if counter.step == counter.max_steps else "time")
+
+    def evaluate_start(self, evaluate: Evaluate) -> None:
+        """Makes the weights before the first step a candidate for the best ones."""
+        self._evaluate(evaluate)
 
     def use_best_weights(self) -> None:
         if self.best is not None:
@@ -147,12 +151,12 @@ class TrainingLoop:
         return reason
 
     def _has_time(self, counter: StepCounter) -> bool:
-        """Shortens the rest to what fits at the recent pace; False if no step fits."""
+        """Plans as many further steps as fit at the recent pace; False if none fits."""
         if not self._recent_seconds:
             return True
         evaluations = counter.left // self._options.steps_per_evaluation + 1
         seconds = self._options.ends_at - time.monotonic() - evaluations * self._options.evaluation_seconds
-        counter.shorten(max(0, int(seconds / statistics.fmean(self._recent_seconds))))
+        counter.replan(max(0, int(seconds / statistics.fmean(self._recent_seconds))))
         return counter.left > 0
 
     def _step(self, counter: StepCounter) -> None:

@@ -105,7 +105,7 @@ class _TrainingRun:
         budget = time_budget.divide_time(options, dataset, self._base, pace, seconds)
         if not earlier:
             choices = {"seconds": seconds, **self._choose(learner, batches, pace, budget)}
-        state = earlier.state if earlier else RunState(StepCounter(choices["steps"]))
+        state = earlier.state if earlier else RunState(StepCounter(choices["steps"], len(batches)))
         if earlier:
             # What the kill cost, and the new start, do not count against the time limit.
             self._started = time.monotonic() - state.elapsed_seconds
@@ -116,6 +116,8 @@ class _TrainingRun:
         evaluator = Evaluator(options, self._base, learner, objective, budget, self._emit)
         if not earlier:
             choices["before"] = self._measure_before(objective)
+            if options.parent is not None:
+                training.evaluate_start(evaluator.evaluate_during)
         ended_by = training.run(evaluator.evaluate_during, partial(self._save_checkpoint, choices))
         self._finish(training, evaluator, ended_by, choices["before"])
 
@@ -204,8 +206,10 @@ class _TrainingRun:
         options, state = self._options, training.state
         if ended_by == "time":
             self._warn(
-                f"the machine slowed down: stopped after {state.counter.step} steps, to stay within --max-minutes"
+                f"stopped after {state.counter.step} of {state.counter.max_steps} steps, to stay within --max-minutes"
             )
+        if state.best_step == 0:
+            self._warn("training did not improve on --init-from: the weights are those that it began with")
         if not math.isfinite(loop.recent_loss(state.losses)):
             raise TrainingError(
                 "the loss is not a number: nothing is written; a lower --learning-rate is the usual cure"
@@ -215,7 +219,7 @@ class _TrainingRun:
         for note in scores.notes:
             self._warn(note)
         metrics = _best_measured(state, before) | scores.metrics
-        self._emit("evaluation", when="end", step=state.best_step or state.counter.step, **_without_prefix(metrics))
+        self._emit("evaluation", when="end", step=evaluation.best_step(state), **_without_prefix(metrics))
         seconds = round(time.monotonic() - self._started, 1)
         result = RunResult(state, ended_by, before, metrics, seconds)
         report = evaluation.training_report(options, self._base.digest(), self._dataset, result)

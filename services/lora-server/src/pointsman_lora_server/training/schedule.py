@@ -16,10 +16,12 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the steps. If the machine slows down, the rest is shortened and the learning rate falls faster."""
+    """Counts the steps. The plan follows the machine's speed, and the learning rate falls to 0 within what is left."""
 
     steps: int
     """Total number of steps, as planned now."""
+    max_steps: int
+    """The steps of all epochs."""
     step: int = 0
     """Steps that are done."""
     progress: float = 0.0
@@ -36,9 +38,9 @@ class StepCounter:
         self.progress = min(1.0, self.progress + self._progress_per_step())
         self.step += 1
 
-    def shorten(self, left: int) -> None:
-        """Spreads the remaining progress over `left` steps, if that is fewer than before."""
-        self.steps = self.step + min(left, self.left)
+    def replan(self, left: int) -> None:
+        """Spreads the remaining progress over `left` steps, or those of all epochs if they are fewer."""
+        self.steps = min(self.step + left, self.max_steps)
 
     def _progress_per_step(self) -> float:
         return (1.0 - self.progress) / self.left
@@ -58,5 +60,6 @@ class RunState:
     """Time of the whole run, without what was lost between a checkpoint and a kill."""
     best_value: float = math.inf
     """The lowest value so far; a metric that should be high is negated."""
-    best_step: int = 0
+    best_step: int | None = None
+    """0 if the best weights are those of the adapter from which training began."""
     evaluations_since_best: int = 0

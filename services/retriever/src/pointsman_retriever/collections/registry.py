@@ -9,6 +9,7 @@ from typing import TypeVar
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_retriever.collections.collection import Collection, SnapshotFactory, unknown_collection
+from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections, read_only
 from pointsman_retriever.collections.writer import GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPool
 from pointsman_retriever.domain import CollectionId, CollectionInfo
@@ -19,6 +20,8 @@ from pointsman_retriever.store.store import Store, create_store
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NO_EXTERNAL: ExternalCollections = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,15 @@ class CollectionRegistry:
     """
 
     def __init__(
-        self, data_folder: DataFolder, readers: int, make_snapshot: SnapshotFactory, write_pool: ThreadPool
+        self,
+        data_folder: DataFolder,
+        readers: int,
+        make_snapshot: SnapshotFactory,
+        write_pool: ThreadPool,
+        external: ExternalCollections = NO_EXTERNAL,
     ) -> None:
-        """`readers` is the number of threads that may search one collection at once."""
+        """`readers` is the number of threads that may search one collection at once; `external` ones are read-only."""
+        self._external = external
         self.data_folder = data_folder
         self._readers = readers
         self._make_snapshot = make_snapshot
@@ -56,6 +65,7 @@ class CollectionRegistry:
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
         """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer
@@ -65,8 +75,12 @@ class CollectionRegistry:
         """Raises the same as `writer`."""
         return self.writer(collection_id).collection
 
+    def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
+        """Raises the same as `writer`."""
+        return self._external.get(collection_id) or self.collection(collection_id)
+
     def has(self, collection_id: CollectionId) -> bool:
-        return collection_id in self._writers or collection_id in self._damaged
+        return collection_id in self._external or collection_id in self._writers or collection_id in self._damaged
 
     def statuses(self) -> list[CollectionStatus]:
         loaded = [
@@ -76,16 +90,12 @@ class CollectionRegistry:
             CollectionStatus(CollectionInfo(one.name, "", 0, tenant=one.tenant), error.message)
             for one, error in self._damaged.items()
         ]
-        return sorted(loaded + damaged, key=lambda status: status.info.id)
+        external = [CollectionStatus(one.info, one.problem) for one in self._external.values()]
+        return sorted(loaded + damaged + external, key=lambda status: status.info.id)
 
     def sizes(self) -> list[CollectionSize]:
         damaged = [CollectionSize(str(one), 0, 0, 0, 0, 0.0, True) for one in self._damaged]
         return [writer.collection.size() for writer in self._writers.values()] + damaged
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether every collection on disk is loaded and its index agrees with its file."""
-        return not self._damaged and not any(writer.collection.fault for writer in self._writers.values())
 
     def count(self, tenant: str) -> int:
         return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
@@ -103,6 +113,7 @@ class CollectionRegistry:
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
         """Replaces the store of a collection, which may be damaged, by the complete store in `folder`."""
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
             self.data_folder.remove(collection_id)
@@ -119,6 +130,7 @@ class CollectionRegistry:
         return collection.info
 
     def remove(self, collection_id: CollectionId) -> None:
+        self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)
@@ -131,6 +143,11 @@ class CollectionRegistry:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.collection.close()
+
+    def _refuse_external(self, collection_id: CollectionId) -> None:
+        """Raises FailedPrecondition."""
+        if collection_id in self._external:
+            raise read_only(collection_id)
 
     def _open(self, collection_id: CollectionId) -> GroupCommitWriter:
         store = Store(collection_id, self.data_folder.folder(collection_id), self._readers)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection
+from pointsman_retriever.collections.external import ExternalCollection
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import CollectionId, Passage, Query, Relevance, SearchAnswer, SearchOptions
@@ -93,7 +94,7 @@ class SearchService:
 
     async def _search(self, query: Query, started: float) -> SearchAnswer:
         limits.check_name(query.collection)
-        collection = self._registry.collection(query.collection)
+        collection = self._registry.searchable(query.collection)
         limits.check_query(query)
         self._encoder.check_model(collection.info)
         top_k = query.options.top_k or limits.DEFAULT_TOP_K
@@ -123,7 +124,9 @@ class SearchService:
         except PointsmanError as error:
             return error
 
-    def _search_blocking(self, collection: Collection, query: Query, options: SearchOptions) -> MeasuredResult:
+    def _search_blocking(
+        self, collection: Collection | ExternalCollection, query: Query, options: SearchOptions
+    ) -> MeasuredResult:
         """All blocking work of a search in one call: every return to the event loop would cost another wait for it."""
         stopwatch = Stopwatch()
         resolved = ResolvedQuery(

@@ -232,8 +232,9 @@ class RollbackBody(_MoveBody):
 async def overview(request: Request) -> Response:
     """Returns the current state of paths, tasks, engines and the configuration."""
     console, caller = _authorize(request)
-    status = dependencies_of(request).configuration.status
-    return json_answer({"overview": await console.overview(caller), "configuration": status})
+    dependencies = dependencies_of(request)
+    workers, status = await dependencies.states_of_workers(), dependencies.configuration.status
+    return json_answer({"overview": await console.overview(caller), "configuration": status, "workers": workers})
 
 
 async def decisions(

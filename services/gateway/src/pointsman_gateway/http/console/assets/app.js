@@ -23,14 +23,21 @@ let asking = false;
 let declined = false;
 
 async function refresh() {
-  const { overview, configuration } = await api.overview();
+  const { overview, configuration, workers } = await api.overview();
   knowPaths(overview);
   knowKinds(overview);
-  showStanding(overview, configuration);
+  showStanding(overview, configuration, workers);
   showPaths(overview);
   showTasks(overview);
   await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && rare(overview.caller)]);
-  complain(configuration.problem && `The configuration was changed and is refused, the one before goes on: ${configuration.problem}`);
+  complain(configuration.problem ? `The configuration was changed and is refused, the one before goes on: ${configuration.problem}` : disagreement(workers));
+}
+
+/** What to say if the gateway's processes do not use the same configuration, as they may for a second after a change. */
+function disagreement(workers) {
+  const used = workers.filter((worker) => worker.generation);
+  if (new Set(used.map((worker) => worker.generation)).size < 2) return "";
+  return `The workers use different configurations: ${used.map((one) => `worker ${one.worker} ${one.generation.slice(0, 8)}${one.problem && ` (${one.problem})`}`).join(", ")}`;
 }
 
 async function decisions(overview) {
@@ -44,13 +51,15 @@ async function rare(caller) {
   showAdapters(models, caller);
 }
 
-function showStanding(overview, configuration) {
+function showStanding(overview, configuration, workers) {
   const engines = overview.engines.map((engine) => ({
     name: engine.engine, state: engine.ready ? (engine.cooling_down ? "cooling" : "ready") : "down",
     words: engine.ready ? `${plural(engine.resident.length, "adapter")}, ${engine.in_flight} in flight` : engine.detail,
   }));
-  show(at("standing"), { engines, configuration, caller: overview.caller }, () => [
+  show(at("standing"), { engines, configuration, workers, caller: overview.caller }, () => [
     ...engines.map((engine) => h("span", { class: `lamp ${engine.state}` }, h("b", {}, engine.name), ` ${engine.state}`, h("span", { class: "made" }, engine.words))),
+    ...workers.map((one) => h("span", { class: `lamp ${one.generation ? "ready" : "down"}` }, h("b", {}, `worker ${one.worker}`),
+      h("span", { class: "made" }, one.generation ? `${one.in_flight} in flight` : "down"))),
     h("span", { class: "made" }, `configuration ${configuration.generation.slice(0, 8)}, since ${time(configuration.loaded_unix * 1000)}`),
     overview.caller.keys && h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("") },
       overview.caller.tenant, ["operator", "admin"].filter((right) => overview.caller[right]).map((right) => ` (${right})`).join("")),

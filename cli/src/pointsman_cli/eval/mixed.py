@@ -1,0 +1,194 @@
+"""Compares `model: auto` on a mixed stream with fixed choices of paths, and says what wrong tasks cost."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_scoring.intervals import Interval
+
+from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
+from pointsman_cli.eval.report import Choice, Mixed, Report
+from pointsman_cli.eval.runner import Answer
+
+RESAMPLES = 4999
+"""Bootstrap resamples of rows within each task; all choices use the same ones, so that differences are paired."""
+
+Column = NDArray[np.float64]
+
+
+class _TaskRows:
+    """The answers to one task's rows that all paths and `auto` have scores for."""
+
+    def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], answers: Sequence[Answer]) -> None:
+        self.paths, self.kinds = paths, kinds
+        by_row: dict[str, dict[str, Answer]] = {}
+        for answer in answers:
+            by_row.setdefault(answer.row, {})[answer.path] = answer
+        self._rows = [found for found in by_row.values() if all(answer.score is not None for answer in found.values())]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def scores(self, path: str) -> Column:
+        return np.array([row[path].score for row in self._rows], dtype=np.float64)
+
+    def usd(self, path: str) -> Column:
+        return np.array([row[path].cost_usd for row in self._rows], dtype=np.float64)
+
+    def decided(self) -> list[str]:
+        """The task that the gateway saw in each row."""
+        return [row[AUTO].decided_task for row in self._rows]
+
+    def best(self, known: Mapping[str, tuple[float, float]]) -> str:
+        """The path with the highest mean score, and of equal ones the cheapest, by (score, dollars) of each path."""
+        return max((path for path in self.paths if path in known), key=lambda path: (known[path][0], -known[path][1]))
+
+    def own_means(self) -> dict[str, tuple[float, float]]:
+        return {path: (float(self.scores(path).mean()), float(self.usd(path).mean())) for path in self.paths}
+
+
+_Outcome = tuple[Column, Column]
+"""Score and dollars of each row."""
+
+
+def compare_choices(
+    plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
+) -> Mixed:
+    """`shares` are the weights of the tasks in the stream; empty: those of the rows. `chosen_by` is the report of other
+    rows by which the best path of each task is chosen beforehand.
+
+    Raises UsageError if a share is of no task, or the report knows none of a task's paths.
+    """
+    tasks = {
+        name: _TaskRows(
+            task.paths,
+            {path: plan.catalogue.paths[path].kind for path in task.paths},
+            [answer for answer in answers if answer.task == name],
+        )
+        for name, task in plan.tasks.items()
+    }
+    tasks = {name: rows for name, rows in tasks.items() if len(rows)}
+    weights = _weights(tasks, shares)
+    known = (
+        {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in chosen_by.tasks}
+        if chosen_by
+        else {}
+    )
+    outcomes = {
+        name: {task: choose(task, rows) for task, rows in tasks.items()} for name, choose in _choices(tasks, known)
+    }
+    means = {name: _resampled(outcome, weights) for name, outcome in outcomes.items()}
+    choices = tuple(_choice(name, outcomes, means, weights, confidence) for name in outcomes)
+    return Mixed(weights, choices, **_misrouted(tasks, outcomes, weights))
+
+
+def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dict[str, float]:
+    for name in shares:
+        if name not in tasks:
+            raise UsageError(f"--shares names '{name}', of which there are no rows; there are: {', '.join(tasks)}")
+    given = {name: shares.get(name, 0.0) if shares else float(len(rows)) for name, rows in tasks.items()}
+    total = sum(given.values())
+    if total <= 0:
+        raise UsageError("--shares must have a share above 0")
+    return {name: weight / total for name, weight in given.items()}
+
+
+def _choices(
+    tasks: Mapping[str, _TaskRows], known: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> Iterator[tuple[str, Callable[[str, _TaskRows], _Outcome]]]:
+    """Yields the choices by name; each returns the outcome of a task's rows."""
+    yield AUTO, lambda task, rows: _of_path(rows, AUTO)
+    for kind in sorted({kind for rows in tasks.values() for kind in rows.kinds.values()}):
+
+        def always(task: str, rows: _TaskRows, kind: str = kind) -> _Outcome:
+            of_kind = [path for path in rows.paths if rows.kinds[path] == kind]
+            # The last path is the default one, which answers tasks without a path of this kind.
+            return _of_path(rows, of_kind[0] if of_kind else rows.paths[-1])
+
+        yield f"always {kind}", always
+    if known:
+
+        def chosen_before(task: str, rows: _TaskRows) -> _Outcome:
+            if task == UNKNOWN:
+                return _of_path(rows, rows.paths[-1])
+            if not set(rows.paths) & known.get(task, {}).keys():
+                raise UsageError(f"--chosen-by has no path of task '{task}'")
+            return _of_path(rows, rows.best(known[task]))
+
+        yield "best path per task, chosen before", chosen_before
+    yield "random path", _random
+    yield "best path per task, in hindsight", lambda task, rows: _of_path(rows, rows.best(rows.own_means()))
+    yield "best path per request, in hindsight", _oracle
+
+
+def _of_path(rows: _TaskRows, path: str) -> _Outcome:
+    return rows.scores(path), rows.usd(path)
+
+
+def _random(task: str, rows: _TaskRows) -> _Outcome:
+    return (
+        np.mean([rows.scores(path) for path in rows.paths], axis=0),
+        np.mean([rows.usd(path) for path in rows.paths], axis=0),
+    )
+
+
+def _oracle(task: str, rows: _TaskRows) -> _Outcome:
+    """The highest score of each row, at the lowest cost at which a path reaches it."""
+    scores = np.array([rows.scores(path) for path in rows.paths])
+    usd = np.array([rows.usd(path) for path in rows.paths])
+    best = scores.max(axis=0)
+    return best, np.where(scores == best, usd, np.inf).min(axis=0)
+
+
+def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
+    """Bootstrap means of the score, stratified by task."""
+    means = np.zeros(RESAMPLES)
+    for task, (scores, _) in outcome.items():
+        rng = np.random.default_rng([7, len(task), len(scores)])  # the same rows for every choice
+        means += weights[task] * scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))].mean(axis=1)
+    return means
+
+
+def _choice(
+    name: str,
+    outcomes: Mapping[str, Mapping[str, _Outcome]],
+    means: Mapping[str, Column],
+    weights: Mapping[str, float],
+    confidence: float,
+) -> Choice:
+    score, usd = (_mean(outcomes[name], weights, which) for which in (0, 1))
+    difference = _mean(outcomes[AUTO], weights, 0) - score
+    return Choice(
+        name,
+        _interval(score, means[name], confidence),
+        1000 * usd,
+        _interval(difference, means[AUTO] - means[name], confidence),
+    )
+
+
+def _mean(outcome: Mapping[str, _Outcome], weights: Mapping[str, float], which: int) -> float:
+    return float(sum(weights[task] * columns[which].mean() for task, columns in outcome.items()))
+
+
+def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def _misrouted(
+    tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
+) -> dict[str, float]:
+    """The weighted shares of rows with a wrong task and of rows without one, and what they cost against the best path
+    of their task."""
+    found = dict.fromkeys(("misrouted", "abstained", "lost_score", "lost_usd_per_1000"), 0.0)
+    best = outcomes["best path per task, in hindsight"]
+    for task, rows in tasks.items():
+        decided = np.array(rows.decided())
+        wrong, abstained = decided != task, (decided == UNKNOWN) & (task != UNKNOWN)
+        auto, other = outcomes[AUTO][task], best[task]
+        found["misrouted"] += weights[task] * float(np.mean(wrong & ~abstained))
+        found["abstained"] += weights[task] * float(np.mean(abstained))
+        found["lost_score"] += weights[task] * float(np.mean(wrong * (other[0] - auto[0])))
+        found["lost_usd_per_1000"] += weights[task] * 1000 * float(np.mean(wrong * (auto[1] - other[1])))
+    return found

@@ -1,0 +1,81 @@
+{{/* Labels of every object; call with (dict "root" $ "name" NAME). */}}
+{{- define "pointsman.labels" -}}
+app.kubernetes.io/name: {{ .name }}
+{{ include "pointsman.commonLabels" .root }}
+{{- end }}
+
+{{- define "pointsman.commonLabels" -}}
+app.kubernetes.io/part-of: pointsman
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- range $key, $value := .Values.commonLabels }}
+{{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{/* The reference of one of our images; call with (dict "root" $ "name" NAME). */}}
+{{- define "pointsman.image" -}}
+{{- $images := .root.Values.images -}}
+{{- $registry := $images.registry | trimSuffix "/" -}}
+{{- $digest := index $images.digests .name -}}
+{{- with $registry }}{{ . }}/{{ end }}{{ .name }}:{{ $images.tag | default .root.Chart.AppVersion }}{{ with $digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{/* Engines with their defaults, as YAML: a list. The engine "local" has the short names. */}}
+{{- define "pointsman.engines" -}}
+{{- range .Values.engines }}
+{{- $suffix := eq .name "local" | ternary "" (printf "-%s" .name) }}
+{{- $names := dict "workload" (printf "lora-server%s" $suffix) "modelClaim" (printf "base-model%s" $suffix) }}
+{{- $engine := mergeOverwrite (deepCopy $.Values.engineDefaults) (deepCopy .) $names }}
+{{- if $engine.gpu.count }}
+{{- $toleration := dict "key" $engine.gpu.resource "operator" "Exists" "effect" "NoSchedule" }}
+{{- $_ := set $engine "pod" (mergeOverwrite (dict "tolerations" (list $toleration)) $engine.pod) }}
+{{- end }}
+- {{ toJson $engine }}
+{{- end }}
+{{- end }}
+
+{{/* The first lora-server's address. */}}
+{{- define "pointsman.loraServer" -}}
+{{- with first (include "pointsman.engines" . | fromYamlArray) }}{{ .workload }}:8083{{ end }}
+{{- end }}
+
+{{- define "pointsman.redisSecret" -}}
+{{ .Values.redis.existingSecret | default "pointsman-redis" }}
+{{- end }}
+
+{{/* Whether the services use TLS: "true" or nothing. */}}
+{{- define "pointsman.tls" -}}
+{{ ne .Values.tls.mode "off" | ternary "true" "" }}
+{{- end }}
+
+{{/* Documents and adapters of the example and of the values, as YAML: {documents: [], adapters: []}. */}}
+{{- define "pointsman.seed" -}}
+{{- $documents := .Values.seed.documents }}
+{{- $adapters := .Values.seed.adapters }}
+{{- if and .Values.seed.example (eq (include "pointsman.policySource" .) "helpdesk") }}
+{{- $image := include "pointsman.image" (dict "root" . "name" "pointsman-gateway") }}
+{{- $folder := "/opt/pointsman/examples/helpdesk" }}
+{{- $documents = append $documents (dict "collection" "handbook" "image" $image "folder" (printf "%s/handbook" $folder)) }}
+{{- range list "triage" "voice" }}
+{{- $adapters = append $adapters (dict "name" . "image" $image "folder" (printf "%s/adapters/%s" $folder .) "alias" "prod") }}
+{{- end }}
+{{- end }}
+documents: {{ ternary $documents list .Values.retriever.enabled | toJson }}
+adapters: {{ ternary $adapters list (not (empty .Values.engines)) | toJson }}
+{{- end }}
+
+{{/* Whether Valkey runs here: "true" or nothing. */}}
+{{- define "pointsman.valkey" -}}
+{{ ne .Values.redis.mode "external" | ternary "true" "" }}
+{{- end }}
+
+{{/* Whether a job has something to do: "true" or nothing. */}}
+{{- define "pointsman.seeds" -}}
+{{- $seed := include "pointsman.seed" . | fromYaml }}
+{{- if or (include "pointsman.firstKey" .) $seed.documents $seed.adapters }}true{{ end }}
+{{- end }}
+
+{{- define "pointsman.firstKey" -}}
+{{- if and .Values.gateway.firstKey.enabled (eq .Values.gateway.auth "on") .Values.secrets.generate }}true{{ end }}
+{{- end }}

@@ -1,0 +1,167 @@
+{{/* The start of each pod's spec; call with (dict "root" $ "account" NAME "grace" SECONDS "pod" MORE). Pod Security
+`restricted`, and neither a token for the API server nor the variables of service links (VLLM_PORT). */}}
+{{- define "pointsman.pod" -}}
+serviceAccountName: {{ .account }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .grace }}
+{{- with .root.Values.images.pullSecrets }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .pod }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "pointsman.containerSecurity" -}}
+imagePullPolicy: IfNotPresent
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Resources of containers that only copy files or send a few calls. */}}
+{{- define "pointsman.smallResources" -}}
+resources:
+  requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 64Mi}
+  limits: {memory: 512Mi, ephemeral-storage: 1Gi}
+{{- end }}
+
+{{/* Environment entries: the lines of a file, and over them a map; an empty value removes one. Call with
+(dict "root" $ "file" FILE "set" MAP). */}}
+{{- define "pointsman.env" -}}
+{{- $root := .root }}
+{{- $entries := dict }}
+{{- range .root.Files.Lines .file }}
+{{- if contains "=" . }}
+{{- $pair := splitn "=" 2 . }}
+{{- $_ := set $entries $pair._0 (replace "0.0.0.0" (ternary "[::]" "0.0.0.0" $root.Values.ipv6) $pair._1) }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .set }}
+{{- $_ := set $entries $name $value }}
+{{- end }}
+{{- with .root.Values.tracing.endpoint }}
+{{- $_ := set $entries "OTEL_EXPORTER_OTLP_ENDPOINT" . }}
+{{- $_ := set $entries "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" }}
+{{- $_ := set $entries "OTEL_TRACES_SAMPLER_ARG" $root.Values.tracing.ratio }}
+{{- end }}
+{{- range $name, $value := $entries }}
+{{- if ne (toString $value) "" }}
+- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pointsman.envFrom" -}}
+envFrom:
+{{- range . }}
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{/* The three probes; call with (dict "live" PROBE "ready" PROBE "start" ATTEMPTS "period" SECONDS). They ask over
+plain HTTP at the port for metrics: a kubelet's gRPC probe supports no TLS. */}}
+{{- define "pointsman.probes" -}}
+startupProbe:
+  {{ toYaml .live | nindent 2 | trim }}
+  periodSeconds: {{ .period }}
+  timeoutSeconds: 2
+  failureThreshold: {{ .start }}
+readinessProbe:
+  {{ toYaml .ready | nindent 2 | trim }}
+  periodSeconds: 3
+  timeoutSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  {{ toYaml .live | nindent 2 | trim }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+
+{{/* A ServiceAccount without rights; call with (dict "root" $ "name" NAME "annotations" MAP). */}}
+{{- define "pointsman.account" -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "pointsman.labels" . | nindent 4 }}
+  {{- with .annotations }}
+  annotations: {{ toJson . }}
+  {{- end }}
+automountServiceAccountToken: false
+{{- end }}
+
+{{/* One pod at a time may be evicted, and a broken one always; call with (dict "root" $ "name" NAME). */}}
+{{- define "pointsman.budget" -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "pointsman.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels: {app.kubernetes.io/name: {{ .name }}}
+{{- end }}
+
+{{/* Pods of one workload on different nodes and zones, if there are any; call with NAME. */}}
+{{- define "pointsman.spread" -}}
+topologySpreadConstraints:
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector: {matchLabels: {app.kubernetes.io/name: {{ $ }}}}
+    matchLabelKeys: [pod-template-hash]
+{{- end }}
+{{- end }}
+
+{{/* The spec of a claim; call with (dict "root" $ "storage" {size, accessMode, storageClass}). */}}
+{{- define "pointsman.claim" -}}
+accessModes: [{{ .storage.accessMode }}]
+{{- with .storage.storageClass | default .root.Values.storageClass }}
+storageClassName: {{ . | quote }}
+{{- end }}
+resources: {requests: {storage: {{ .storage.size }}}}
+{{- end }}
+
+{{/* Init containers that copy folders of images to /seed/NAME; call with a list of {name, image, folder}. */}}
+{{- define "pointsman.copies" -}}
+{{- range . }}
+{{- if .image }}
+- name: copy-{{ .name }}
+  image: {{ .image }}
+  command: [cp, -rL, {{ trimSuffix "/" .folder }}/., /seed/{{ .name }}]
+  {{- include "pointsman.containerSecurity" . | nindent 2 }}
+  {{- include "pointsman.smallResources" . | nindent 2 }}
+  volumeMounts:
+    - {name: seed, mountPath: /seed}
+    - {name: tmp, mountPath: /tmp}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The number of replicas; call with (dict "root" $ "kind" KIND "name" NAME "scaled" BOOLEAN "replicas" N). An
+autoscaler's number is repeated, not left out: the API server takes a field that is no longer set for 1. */}}
+{{- define "pointsman.replicas" -}}
+{{- if not .scaled }}
+replicas: {{ .replicas }}
+{{- else }}
+{{- with lookup "apps/v1" .kind .root.Release.Namespace .name }}
+replicas: {{ .spec.replicas }}
+{{- end }}
+{{- end }}
+{{- end }}

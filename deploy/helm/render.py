@@ -1,0 +1,59 @@
+"""Render the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+CHART = PROJECT / "deploy" / "helm" / "pointsman"
+K8S = PROJECT / "deploy" / "k8s"
+OVERLAYS = ("dev", "cpu", "gpu")
+
+_PINNED = PROJECT / ".pointsman" / "tools" / "helm"
+_TIMEOUT = 60
+
+
+class HelmError(Exception):
+    """Helm is missing or refused the chart or its values; the message is Helm's."""
+
+
+def helm_program() -> str | None:
+    """Return the program that `make helm-tools` installed, or one from the PATH; None if there is none."""
+    return str(_PINNED) if _PINNED.exists() else shutil.which("helm")
+
+
+def helm(*arguments: str) -> str:
+    """Return the standard output. Raises HelmError."""
+    program = helm_program()
+    if program is None:
+        raise HelmError("helm is not installed: make helm-tools")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    if done.returncode:
+        lines = done.stderr.splitlines()  # of which some name the chart's symbolic links
+        raise HelmError("\n".join(line for line in lines if not line.startswith("level=INFO")))
+    return done.stdout
+
+
+def template(*arguments: str, namespace: str = "pointsman") -> str:
+    """Return the objects of an installation in `namespace`, without the Namespace. Raises HelmError."""
+    return helm("template", "pointsman", str(CHART), "--namespace", namespace, *arguments)
+
+
+def rendered_files() -> Iterator[tuple[Path, str]]:
+    """Yield the committed files with the text that they should have. Raises HelmError."""
+    for name in OVERLAYS:
+        values = CHART / "ci" / f"{name}.yaml"
+        namespace = "pointsman-dev" if name == "dev" else "pointsman"
+        yield K8S / "overlays" / name / "pointsman.yaml", _head(template("-f", str(values), namespace=namespace))
+    rules = template("--show-only", "templates/rules.yaml", "--set", "monitoring.rules=true")
+    yield K8S / "monitoring" / "rules.yaml", _head(rules)
+
+
+def _head(text: str) -> str:
+    return f"# Rendered from deploy/helm/pointsman by `make manifests`: change it there.\n{text}"
+
+
+if __name__ == "__main__":
+    for file, text in rendered_files():
+        file.write_text(text)

@@ -1,0 +1,150 @@
+"""Several gateway processes on the same ports: what they share, and how their metrics become one page."""
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from pointsman_servicekit.merged_metrics import Combine, Dump, MergedMetrics, dump_metrics
+from pointsman_servicekit.process import wait_for_stop_signal
+from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Peer, Supervisor, Worker
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from pointsman_gateway.bootstrap.app import GatewayComponents
+from pointsman_gateway.settings import Settings
+
+GAUGES: Mapping[str, Combine] = {
+    "pointsman_config_generation": sum,  # the number of workers that use it
+    "pointsman_in_flight": sum,
+    "pointsman_queue_depth": sum,
+    "pointsman_quota_leases": sum,
+    "pointsman_request_log_waiting": sum,
+    "pointsman_wal_bytes": sum,
+    "pointsman_wal_feedback_bytes": sum,
+    "pointsman_engine_in_flight": sum,
+    "pointsman_engine_ready": min,
+    "pointsman_redis_up": min,
+    "pointsman_cache_redis_up": min,
+}
+"""How the workers' values of a gauge are combined. Default: the largest."""
+KILL_AFTER_SECONDS = 10.0
+"""In addition to the time that a worker may take to drain."""
+
+
+class Siblings:
+    """A worker's view of all workers. Implements `Workers` of the HTTP server."""
+
+    def __init__(self, supervisor: Peer, components: GatewayComponents) -> None:
+        self._supervisor, self._components = supervisor, components
+        supervisor.handlers |= {"metrics": self._metrics, "state": self._state}
+
+    async def report_serving(self) -> None:
+        await self._supervisor.ask("serving")
+
+    async def metrics_page(self, accept: str) -> tuple[str, str]:
+        """The metrics of all workers: content type and text. Raises Unavailable."""
+        content_type, text = await self._supervisor.ask("page", accept, MERGED_ANSWER_TIMEOUT)
+        return content_type, text
+
+    async def states(self) -> list[dict[str, Any]]:
+        """Number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
+        states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT)
+        return states
+
+    async def _metrics(self, _: Any) -> Dump:
+        return dump_metrics(self._components.registry)
+
+    async def _state(self, _: Any) -> dict[str, Any]:
+        status = self._components.reloader.status
+        in_flight = self._components.pipeline.admission.in_flight
+        return {"generation": status.generation, "problem": status.problem, "in_flight": in_flight}
+
+
+class _Group:
+    """The supervisor's view of all workers."""
+
+    def __init__(self, environment: Mapping[str, str], workers: int) -> None:
+        self._metrics = MergedMetrics(GAUGES)
+        self._dumps: dict[int, Dump] = {}
+        """The last ones, by worker."""
+        program = (sys.executable, "-m", "pointsman_gateway")
+        self.supervisor = Supervisor(program, environment, workers, self._retire)
+        self.supervisor.handlers |= {"page": self._page, "states": self._states}
+
+    def _retire(self, worker: Worker) -> None:
+        self._metrics.retire(self._dumps.pop(worker.number, ()))
+
+    async def _page(self, accept: str) -> tuple[str, str]:
+        self._dumps |= {worker.number: dump for worker, dump in await self.supervisor.ask_all("metrics")}
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._metrics.page(self._dumps.values(), self._own_metrics())).decode()
+
+    async def _states(self, _: Any) -> list[dict[str, Any]]:
+        answers = {worker.number: state for worker, state in await self.supervisor.ask_all("state")}
+        return [
+            {"worker": worker.number, "pid": worker.pid, "restarts": worker.restarts, **answers.get(worker.number, {})}
+            for worker in self.supervisor.workers
+        ]
+
+    def _own_metrics(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("pointsman_worker_up", "1 if the worker serves.", labels=["worker"])
+        restarts = CounterMetricFamily("pointsman_worker_restarts", "Replacements of the worker.", labels=["worker"])
+        in_flight = GaugeMetricFamily(
+            "pointsman_worker_in_flight", "Requests in progress in the worker.", labels=["worker"]
+        )
+        for worker in self.supervisor.workers:
+            label = [str(worker.number)]
+            up.add_metric(label, float(worker.serves))
+            restarts.add_metric(label, worker.restarts)
+            if worker.number in self._dumps:
+                in_flight.add_metric(label, _value(self._dumps[worker.number], "pointsman_in_flight"))
+        return iter((up, restarts, in_flight))
+
+
+def _value(dump: Dump, gauge: str) -> float:
+    return next((float(samples[0][2]) for name, *_, samples in dump if name == gauge), 0.0)
+
+
+async def supervise(settings: Settings) -> int:
+    """Runs `settings.workers` gateways on the same ports until SIGINT or SIGTERM; returns the exit status.
+
+    Raises OSError if a port is in use.
+    """
+    with ExitStack() as stack:
+        environment = dict(os.environ)
+        for name in ("http_listen", "grpc_listen", "metrics_listen"):
+            if listen := getattr(settings, name):
+                environment[f"POINTSMAN_GATEWAY_{name.upper()}"] = stack.enter_context(_reserved(listen))
+        if not settings.classifier and not settings.classifier_cache:
+            fitted = stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-classifiers-"))
+            environment["POINTSMAN_GATEWAY_CLASSIFIER_CACHE"] = fitted
+        group = _Group(environment, settings.workers)
+        patience = settings.shutdown_delay + settings.shutdown_timeout + KILL_AFTER_SECONDS
+        return await group.supervisor.run(wait_for_stop_signal(), patience)
+
+
+@contextmanager
+def _reserved(listen: str) -> Iterator[str]:
+    """Reserves an address for sockets with SO_REUSEPORT and yields it, with a port number in place of 0.
+
+    Raises OSError if another program uses the port: with SO_REUSEPORT alone it would not be noticed if that is another
+    gateway, and the two would share the requests.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for connections in TIME_WAIT
+            probe.bind((host, int(port)))
+        reserved = socket.socket(family)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((host, int(port)))
+    except OSError as error:
+        raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
+    with reserved:
+        yield f"{listen.rpartition(':')[0]}:{reserved.getsockname()[1]}"

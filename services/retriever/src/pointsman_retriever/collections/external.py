@@ -1,0 +1,206 @@
+"""A collection that is read from an external store: by meaning, by words where the store ranks by them, or both."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
+
+from pointsman_retriever.collections.collection import SearchResult
+from pointsman_retriever.domain import CollectionId, CollectionInfo, Explanation, Passage, Relevance
+from pointsman_retriever.external.stores import ExternalFields, ExternalStore, Hit, Layout
+from pointsman_retriever.index.term_analyzer import TermAnalyzer
+from pointsman_retriever.search.fusion import RRF_K
+from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, SearchSettings, Stopwatch
+
+RECHECK_SECONDS = 60.0
+"""After which a search reads the layout again; while the store is away, the last one stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    hit: Hit
+    dense_rank: int = 0
+    dense: float = 0.0
+    sparse_rank: int = 0
+    sparse: float = 0.0
+
+
+class ExternalCollection:
+    """Reciprocal ranks fuse both sides, because stores do not return what a convex fusion needs.
+
+    All methods block and may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        collection_id: CollectionId,
+        fields: ExternalFields,
+        connect: Callable[[], ExternalStore],
+        fingerprint: str,
+    ) -> None:
+        """`connect` is called for the first search; `fingerprint` is that of the model that embeds the queries."""
+        self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
+        self._store: ExternalStore | None = None
+        self._layout = Layout(0, has_words=False)
+        self._checked = -RECHECK_SECONDS
+        self._problem = "it has not been searched yet"
+        self._lock = threading.Lock()
+        self._analyzer = TermAnalyzer()
+
+    @property
+    def info(self) -> CollectionInfo:
+        layout = self._layout
+        return CollectionInfo(
+            self._id.name,
+            self._fingerprint,
+            layout.dimensions,
+            layout.documents,
+            layout.documents,
+            tenant=self._id.tenant,
+        )
+
+    @property
+    def problem(self) -> str:
+        """Why the last contact with the store failed; empty if it did not."""
+        return self._problem
+
+    def search(self, query: ResolvedQuery) -> SearchResult:
+        """Raises InvalidArgument, FailedPrecondition, Unavailable."""
+        if query.filter is not None:
+            raise InvalidArgument(
+                f"collection '{self._id}' is read from an external store, where no filter is supported; leave it out",
+                code="filter_not_supported",
+                param="where",
+            )
+        stopwatch = Stopwatch()
+        try:
+            store, layout = self._checked_store()
+            self._check_dimensions(layout, len(query.vector))
+            weight = _dense_weight(query.options.dense_weight, layout)
+            dense = store.by_meaning(query.vector, CANDIDATES_PER_SIDE) if weight > 0 else []
+            sparse = store.by_words(query.text, CANDIDATES_PER_SIDE) if weight < 1 else []
+        except PointsmanError as error:
+            self._problem = error.message
+            raise
+        except Exception as error:  # whatever a client library raises
+            self._checked, self._problem = -RECHECK_SECONDS, f"{type(error).__name__}: {error}"[:500]
+            raise Unavailable(
+                f"the store of collection '{self._id}' failed: {self._problem}",
+                code="store_unavailable",
+                retry_after=1.0,
+            ) from error
+        self._problem = ""
+        stopwatch.lap("rank")
+        best = self._fused(dense, sparse, weight)
+        relevance = self._relevance(query.text, best)
+        passages = tuple(self._passage(one, weight) for one in best)
+        kept = _limited(passages, query.options.per_document)[: query.options.top_k]
+        stopwatch.lap("passages")
+        return SearchResult(kept, 0, relevance, stopwatch.timings)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _checked_store(self) -> tuple[ExternalStore, Layout]:
+        with self._lock:
+            if self._store is None:
+                self._store = self._connect()
+            if time.monotonic() - self._checked >= RECHECK_SECONDS:
+                self._layout = self._read_layout(self._store)
+                self._checked = time.monotonic()
+            return self._store, self._layout
+
+    def _read_layout(self, store: ExternalStore) -> Layout:
+        try:
+            return store.read_layout()
+        except LookupError as error:
+            message = f"collection '{self._id}': {error.args[0] if error.args else error}"
+            raise FailedPrecondition(message, code="store_mismatch", param="collections") from error
+
+    def _check_dimensions(self, layout: Layout, dimensions: int) -> None:
+        if layout.dimensions and layout.dimensions != dimensions:
+            raise FailedPrecondition(
+                f"the vectors of collection '{self._id}' have {layout.dimensions} dimensions, and the embedding model "
+                f"{self._fingerprint!r} makes {dimensions}; run the retriever with the model that made them",
+                code="wrong_dimensions",
+                param="collections",
+            )
+        if not layout.dimensions and not layout.has_words:
+            raise FailedPrecondition(f"collection '{self._id}' has neither vectors nor words", code="store_mismatch")
+
+    def _fused(self, dense: Sequence[Hit], sparse: Sequence[Hit], weight: float) -> list[_Candidate]:
+        found = {hit.id: _Candidate(hit, rank, hit.score) for rank, hit in enumerate(dense, 1)}
+        for rank, hit in enumerate(sparse, 1):
+            other = found.get(hit.id, _Candidate(hit))
+            found[hit.id] = _Candidate(other.hit, other.dense_rank, other.dense, rank, hit.score)
+        return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
+
+    def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
+        """Words weigh the same here, since a store does not state how rare each is."""
+        best_dense = max((one.dense for one in found), default=0.0)
+        terms = self._analyzer.query_terms(text).keys()
+        texts = [str(one.hit.fields.get(self._fields.text) or "") for one in found if one.sparse_rank]
+        shares = [len(terms & self._analyzer.document_terms(text).keys()) / len(terms) for text in texts if terms]
+        coverage, thresholds = max(shares, default=0.0), SearchSettings()
+        relevant = best_dense >= thresholds.least_dense or coverage >= thresholds.least_coverage
+        return Relevance(relevant and bool(found), best_dense, coverage)
+
+    def _passage(self, one: _Candidate, weight: float) -> Passage:
+        fields, hit = self._fields, one.hit
+        text = str(hit.fields.get(fields.text) or "")
+        title = str(hit.fields.get(fields.title) or "") if fields.title else ""
+        source = hit.fields.get(fields.source) if fields.source else None
+        dense_part, sparse_part = _parts(one, weight)
+        return Passage(
+            document_id=str(hit.id if source is None else source),
+            title=title,
+            text=text,
+            start=0,
+            end=len(text),
+            metadata={name: str(hit.fields[name]) for name in fields.metadata if hit.fields.get(name) is not None},
+            score=min(dense_part + sparse_part, 1.0),
+            dense_score=one.dense,
+            sparse_score=one.sparse,
+            explanation=Explanation(one.dense_rank, one.sparse_rank, weight, dense_part, sparse_part, 0.0),
+        )
+
+
+def _dense_weight(wanted: float | None, layout: Layout) -> float:
+    """Returns 1 or 0 if the store has one side alone."""
+    if not layout.has_words:
+        return 1.0
+    if not layout.dimensions:
+        return 0.0
+    return 0.5 if wanted is None else wanted
+
+
+def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
+    """Returns both parts of the score, scaled so that the first of both sides has 1."""
+    dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
+    sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0
+    return dense, sparse
+
+
+def _limited(passages: Sequence[Passage], per_document: int) -> tuple[Passage, ...]:
+    """Keeps at most `per_document` passages of each document; 0 keeps all."""
+    counts: dict[str, int] = {}
+    kept = []
+    for passage in passages:
+        counts[passage.document_id] = counts.get(passage.document_id, 0) + 1
+        if not per_document or counts[passage.document_id] <= per_document:
+            kept.append(passage)
+    return tuple(kept)
+
+
+ExternalCollections = Mapping[CollectionId, ExternalCollection]
+
+
+def read_only(collection_id: CollectionId) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"collection '{collection_id}' is read from an external store; this retriever does not write to it",
+        code="read_only_collection",
+        param="collection",
+    )

@@ -1,0 +1,116 @@
+"""Reads an index of Elasticsearch or OpenSearch, by vectors and by words (BM25)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pointsman_retriever.domain import Vectors
+from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
+
+CANDIDATES_PER_HIT = 2
+"""Of each shard, for its approximate search."""
+
+
+class _Index:
+    """What both have in common: mappings, the words' query, and the form of the hits."""
+
+    def __init__(self, options: ExternalOptions, client: Any, missing: type[Exception]) -> None:
+        self._options, self._client, self._missing = options, client, missing
+        self._vector, self._similarity = options.fields.vector or "", "cosine"
+
+    def read_layout(self) -> Layout:
+        name, wanted = self._options.name, self._options.fields.vector
+        try:
+            mappings = self._client.indices.get_mapping(index=name)
+        except self._missing as error:
+            raise LookupError(f"there is no index '{name}'") from error
+        properties = next(iter(dict(mappings).values()))["mappings"].get("properties", {})
+        require_fields([*self._options.fields.read, *([wanted] if wanted else [])], list(properties), f"index '{name}'")
+        vectors = [field for field, of in properties.items() if of.get("type") in ("dense_vector", "knn_vector")]
+        if wanted and wanted not in vectors:
+            raise LookupError(f"field '{wanted}' of index '{name}' is {properties[wanted].get('type')}, and no vector")
+        if not wanted and len(vectors) > 1:
+            raise LookupError(f"index '{name}' has the vectors {', '.join(vectors)}; write one as fields.vector")
+        self._vector = wanted or "".join(vectors)
+        of = properties.get(self._vector, {})
+        self._similarity = _similarity(of)
+        documents = self._client.count(index=name)["count"]
+        dimensions = of.get("dims") or of.get("dimension") or 0
+        return Layout(int(dimensions), has_words=True, documents=int(documents))
+
+    def by_words(self, text: str, count: int) -> Sequence[Hit]:
+        query = {"match": {self._options.fields.text: {"query": text}}}
+        return self._hits({"query": query, "size": count}, lambda score: score)
+
+    def _hits(self, body: Mapping[str, Any], convert: Callable[[float], float]) -> list[Hit]:
+        found = self._client.search(
+            index=self._options.name, **self._arguments({**body, "_source": self._options.fields.read})
+        )
+        return [Hit(hit["_id"], _flat(hit["_source"]), convert(hit["_score"])) for hit in found["hits"]["hits"]]
+
+    def _arguments(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"body": body}
+
+    def _cosine(self, score: float) -> float:
+        """Converts a score of unit vectors as both document it: (1 + cosine) / 2, or 1 / (1 + distance^2)."""
+        return 1 - (1 / score - 1) / 2 if self._similarity == "l2" else 2 * score - 1
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class ElasticsearchIndex(_Index):
+    """Implements ExternalStore."""
+
+    def __init__(self, options: ExternalOptions) -> None:
+        try:
+            from elasticsearch import Elasticsearch, NotFoundError
+        except ImportError as error:
+            message = "Elasticsearch's client is not installed: pip install 'pointsman-retriever[elasticsearch]'"
+            raise ImportError(message) from error
+        client = Elasticsearch(
+            options.url, api_key=options.key or None, request_timeout=options.timeout_seconds, max_retries=0
+        )
+        super().__init__(options, client, NotFoundError)
+
+    def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
+        knn = {
+            "field": self._vector,
+            "query_vector": vector.tolist(),
+            "k": count,
+            "num_candidates": CANDIDATES_PER_HIT * count,
+        }
+        return self._hits({"knn": knn, "size": count}, self._cosine)
+
+    def _arguments(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"source" if key == "_source" else key: value for key, value in body.items()}
+
+
+class OpensearchIndex(_Index):
+    """Implements ExternalStore. The key is USER:PASSWORD."""
+
+    def __init__(self, options: ExternalOptions) -> None:
+        try:
+            from opensearchpy import NotFoundError, OpenSearch
+        except ImportError as error:
+            message = "OpenSearch's client is not installed: pip install 'pointsman-retriever[opensearch]'"
+            raise ImportError(message) from error
+        login = tuple(options.key.split(":", 1)) if options.key else None
+        client = OpenSearch(options.url, http_auth=login, timeout=options.timeout_seconds, max_retries=0)
+        super().__init__(options, client, NotFoundError)
+
+    def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
+        query = {"knn": {self._vector: {"vector": vector.tolist(), "k": count}}}
+        return self._hits({"query": query, "size": count}, self._cosine)
+
+
+def _similarity(mapping: Mapping[str, Any]) -> str:
+    stated = mapping.get("similarity") or mapping.get("space_type") or mapping.get("method", {}).get("space_type")
+    return "l2" if stated in ("l2", "l2_norm") else "cosine"
+
+
+def _flat(source: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested objects under their dotted names, as a mapping does."""
+    flat: dict[str, Any] = {}
+    for name, value in source.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

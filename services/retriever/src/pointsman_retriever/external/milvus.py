@@ -1,0 +1,68 @@
+"""Reads a collection of a shared Milvus: a server, a cluster, or a file of Milvus Lite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pointsman_retriever.domain import Vectors
+from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
+
+try:
+    from pymilvus import DataType, MilvusClient
+except ImportError as error:
+    raise ImportError("Milvus's client is not installed: pip install 'pointsman-retriever[milvus]'") from error
+
+
+class MilvusCollection:
+    """Implements ExternalStore."""
+
+    def __init__(self, options: ExternalOptions) -> None:
+        self._options = options
+        self._client: Any = None
+        self._vector, self._key, self._metric = "", "id", "COSINE"
+
+    def read_layout(self) -> Layout:
+        name, fields = self._options.name, self._options.fields
+        if self._client is None:
+            self._client = MilvusClient(
+                uri=self._options.url, token=self._options.key, timeout=self._options.timeout_seconds
+            )
+        names = self._client.list_collections()
+        if name not in names:
+            raise LookupError(f"Milvus has no collection '{name}'; it has: {', '.join(names[:30]) or 'none'}")
+        described = self._client.describe_collection(name)
+        types = {field["name"]: field for field in described["fields"]}
+        if not described.get("enable_dynamic_field"):
+            require_fields(fields.read, list(types), f"collection '{name}'")
+        vectors = [field for field, of in types.items() if of["type"] == DataType.FLOAT_VECTOR]
+        if fields.vector and fields.vector not in vectors:
+            raise LookupError(f"collection '{name}' has no vector '{fields.vector}'; it has: {', '.join(vectors)}")
+        if not fields.vector and len(vectors) != 1:
+            raise LookupError(f"collection '{name}' has the vectors {', '.join(vectors)}; write one as fields.vector")
+        self._vector = fields.vector or vectors[0]
+        self._key = next(field for field, of in types.items() if of.get("is_primary"))
+        index = self._client.describe_index(name, self._client.list_indexes(name, self._vector)[0])
+        self._metric = index["metric_type"]
+        rows = self._client.get_collection_stats(name)["row_count"]
+        return Layout(int(types[self._vector]["params"]["dim"]), has_words=False, documents=int(rows))
+
+    def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
+        (hits,) = self._client.search(
+            self._options.name,
+            [vector.tolist()],
+            anns_field=self._vector,
+            limit=count,
+            output_fields=self._options.fields.read,
+            timeout=self._options.timeout_seconds,
+        )
+        return [Hit(str(hit[self._key]), hit["entity"], self._cosine(hit["distance"])) for hit in hits]
+
+    def _cosine(self, distance: float) -> float:
+        """Converts the distance between unit vectors; Milvus states the square for L2."""
+        return 1 - distance / 2 if self._metric == "L2" else distance
+
+    def by_words(self, text: str, count: int) -> Sequence[Hit]:
+        return []
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()

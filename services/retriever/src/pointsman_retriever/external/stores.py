@@ -1,0 +1,164 @@
+"""The protocol of external stores, the registry of its implementations, and the configuration that names them.
+
+To add a store, write a module with a class and add one line to EXTERNAL_STORES; or name `module:attribute` in the
+configuration. tests/retriever/test_external.py is what an implementation must pass.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import yaml
+from pointsman_servicekit import strict_yaml
+from pointsman_servicekit.errors import FailedPrecondition
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pointsman_retriever.domain import DEFAULT_TENANT, CollectionId, Vectors
+
+GROUP = "pointsman.external_stores"
+EXTERNAL_STORES: Mapping[str, str] = {
+    "qdrant": "pointsman_retriever.external.qdrant:QdrantCollection",
+    "pgvector": "pointsman_retriever.external.pgvector:PgvectorTable",
+    "elasticsearch": "pointsman_retriever.external.elasticsearch:ElasticsearchIndex",
+    "opensearch": "pointsman_retriever.external.elasticsearch:OpensearchIndex",
+    "milvus": "pointsman_retriever.external.milvus:MilvusCollection",
+}
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExternalFields(_Strict):
+    """The store's names of what a passage consists of."""
+
+    text: FieldName
+    source: FieldName | None = Field(default=None, description="what a passage is cited by; unset: its id")
+    title: FieldName | None = None
+    vector: FieldName | None = Field(
+        default=None, description="unset: the only vector; without one, words are searched"
+    )
+    metadata: tuple[FieldName, ...] = Field(default=(), description="further fields that a passage carries")
+
+    @property
+    def read(self) -> list[str]:
+        """The fields of a hit, without its vector."""
+        return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
+
+
+class ExternalCollectionConfig(_Strict):
+    store: str = Field(description="qdrant, pgvector, elasticsearch, opensearch, milvus, or module:attribute")
+    url: str = Field(min_length=1, description="without a password")
+    name: str = Field(default="", description="the store's collection, table or index; empty: the same name")
+    api_key_env: str = Field(default="", description="the environment variable with its key, token or password")
+    tenant: Name = DEFAULT_TENANT
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    fields: ExternalFields
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalOptions:
+    """What every implementation receives."""
+
+    url: str
+    name: str
+    key: str
+    """Empty if there is none."""
+    timeout_seconds: float
+    fields: ExternalFields
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a store has; it is read before the first search, and kept while the store is away."""
+
+    dimensions: int
+    """Of the vectors; 0 if there are none."""
+    has_words: bool
+    """Whether the store ranks by words."""
+    documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    id: str
+    fields: Mapping[str, Any]
+    score: float
+    """The cosine of a search by meaning; of a search by words the store's own score."""
+
+
+class ExternalStore(Protocol):
+    """One collection of a store. Methods block, may be called by several threads, and write nothing.
+
+    They raise LookupError, with a message, for a collection or field that is missing, and any other error if the
+    store cannot be reached.
+    """
+
+    def read_layout(self) -> Layout: ...
+
+    def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
+        """Returns the nearest to a unit vector, nearest first."""
+
+    def by_words(self, text: str, count: int) -> Sequence[Hit]:
+        """Returns the best first; called only if the layout has words."""
+
+    def close(self) -> None: ...
+
+
+def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Raises LookupError for a field that the store lacks."""
+    for name in wanted:
+        if name not in known and name.partition(".")[0] not in known:
+            raise LookupError(f"{where} has no field '{name}'; it has: {', '.join(sorted(known)[:30])}")
+
+
+def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollectionConfig]:
+    """Reads `collections` of a YAML file, such as pointsman.yaml; entries that are folders are left to `pointsman up`.
+
+    Raises FailedPrecondition.
+    """
+    if file is None:
+        return {}
+    try:
+        content = strict_yaml.load(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _invalid(f"{file} cannot be read as YAML: {error}") from error
+    written = content.get("collections") if isinstance(content, dict) else None
+    if not isinstance(written, dict):
+        raise _invalid(f"{file} has no `collections`: {{NAME: {{store: ..., url: ..., fields: {{text: ...}}}}}}")
+    found = {}
+    for name, entry in written.items():
+        if isinstance(entry, dict):
+            config = _parse(f"{file}: collections.{name}", entry)
+            found[CollectionId(config.tenant, str(name))] = config
+    return found
+
+
+def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
+    try:
+        return ExternalCollectionConfig.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ExternalFields if len(first["loc"]) > 1 else ExternalCollectionConfig
+            raise _invalid(f"{where}: unknown key '{key}'; known: {', '.join(known.model_fields)}") from error
+        raise _invalid(f"{where}: '{key}': {first['msg']}") from error
+
+
+def to_options(collection: CollectionId, config: ExternalCollectionConfig) -> ExternalOptions:
+    """Raises FailedPrecondition if the variable with the key is not set."""
+    key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+    if config.api_key_env and not key:
+        raise _invalid(
+            f"collection '{collection}' needs the environment variable {config.api_key_env}, which is not set"
+        )
+    return ExternalOptions(config.url, config.name or collection.name, key, config.timeout_seconds, config.fields)
+
+
+def _invalid(message: str) -> FailedPrecondition:
+    return FailedPrecondition(message, code="invalid_external_collection", param="POINTSMAN_RETRIEVER_COLLECTIONS")

@@ -1,0 +1,163 @@
+"""`pointsman init`: five questions, or options, make a configuration whose examples are cross-validated."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_lab.starter import Answers, LabelledMessage, configuration, read_labelled, write_checked
+
+from tests.gateway.doubles.engine import model_list, running_engine
+
+Cli = Callable[..., Any]
+
+MODELS = Path(__file__).parents[2] / ".pointsman" / "models"
+ANSWERS = Answers("groq", ("m",), "GROQ_API_KEY", {})
+TASKS = {
+    "Refunds": "please refund my ticket number {}, I want the money for train {} back",
+    "Opening hours": "when does the ticket office at platform {} open on day {}?",
+    "lost_property": "I left my umbrella and coat {} in coach {} of the train",
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / ".pointsman"
+    folder.mkdir(mode=0o700)
+    (folder / "models").symlink_to(MODELS)
+    return folder
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Thirty messages of three tasks, one of them under a wrong label."""
+    rows: list[dict[str, Any]] = [
+        {"text": text.format(n, n + 3), "task": task} for task, text in TASKS.items() for n in range(10)
+    ]
+    rows[0] |= {"text": "when does the office at platform 7 open on Sunday? ${HOME}", "output": {"urgent": False}}
+    return write(tmp_path / "labelled.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+def write(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
+
+
+def test_options_make_a_commented_configuration_and_a_report_of_confusions(
+    cli: Cli, data_dir: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-1")
+    options = ("--engine", "openai", "--key-env", "MY_KEY", "--model", "gpt-4o-mini", "--fallback-model", "ours/new")
+
+    outcome = cli("init", tmp_path / "mine", *options, "--examples", labelled, "--data-dir", data_dir)
+
+    assert outcome.code == 0, outcome.err
+    config = load_config(tmp_path / "mine", {})
+    assert {name: len(rows) for name, rows in config.examples.items()} == {
+        "lost_property": 10, "opening_hours": 10, "refunds": 10,
+    }  # fmt: skip
+    assert (config.examples["refunds"][0].text[-7:], config.examples["refunds"][0].output) == (
+        "${HOME}",
+        '{"urgent": false}',
+    )
+    prices = {name: model.usd_per_million_tokens for name, model in config.models.models.items()}
+    assert prices["gpt-4o-mini"] is not None
+    assert prices["ours/new"] is None
+    assert config.tasks.tasks["refunds"].fallback == ("second",)
+    assert {engine.api_key_env for engine in config.models.engines.values()} == {"MY_KEY"}
+    assert (tmp_path / "mine" / "pointsman.yaml").read_text().count("# ") > 8
+    assert (tmp_path / "mine" / "schema" / "pointsman.schema.json").is_file()
+    for told in ("29 of 30 examples are classified right", "opening_hours", f"MY_KEY=... pointsman up {tmp_path}/mine"):
+        assert told in outcome.out
+
+
+async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    async with running_engine() as vllm:
+        vllm.lists = lambda: model_list("llama", {})
+        answers = (vllm.url + "/v1", "", "llama", "", str(labelled))
+        os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
+        command = ("init", str(tmp_path / "mine"), "--data-dir", str(data_dir))
+        asked = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pointsman_cli", *command),
+            stdin=theirs, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(asked.communicate(), 120)
+    os.close(ours)
+    os.close(theirs)
+
+    assert asked.returncode == 0, err.decode()
+    for question in ("1. Engine", "2. Environment", "3. Model that answers (llama):", "4. Model", "5. File"):
+        assert question in err.decode()
+    assert f"pointsman up {tmp_path / 'mine'}" in out.decode()
+    config = load_config(tmp_path / "mine", {})
+    assert {name: model.context_window for name, model in config.models.models.items()} == {"llama": 4096}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "has fewer than two tasks; write one"),
+        ("nonsense", r"labelled.jsonl:1 is not JSON"),
+        ('{"text": "hello"}', 'labelled.jsonl:1 needs a "task"'),
+        ('{"text": "hi", "task": "chat"}\n{"text": "a", "task": "b"}', r"task 'b' has 1 example\(s\)"),
+        ('{"text": "a", "task": "chat"}\n{"text": "b", "task": "chat"}', "fewer than two tasks"),
+        ('{"text": "a", "task": "a_b"}\n{"text": "b", "task": "A b"}', "both be called 'a_b'"),
+        ('{"text": "a", "task": "???"}\n{"text": "b", "task": "c"}', "'???' cannot be the name of a task"),
+    ],
+)
+def test_bad_messages_are_named_and_nothing_is_written(tmp_path: Path, content: str, told: str) -> None:
+    file = write(tmp_path / "labelled.jsonl", content)
+
+    with pytest.raises(ConfigError, match=re.escape(told) if "?" in told else told):
+        write_checked(configuration(ANSWERS, read_labelled(file), "mine"), tmp_path / "mine")
+
+    assert not (tmp_path / "mine").exists()
+
+
+def test_messages_may_be_csv(tmp_path: Path) -> None:
+    file = write(tmp_path / "labelled.csv", 'task,text,output\nb,"one, two",\na,three,yes\n')
+
+    assert read_labelled(file) == [LabelledMessage("three", "a", "yes"), LabelledMessage("one, two", "b")]
+
+
+def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'openai'"):
+        configuration(replace(ANSWERS, engine="opnai"), read_labelled(labelled), "mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "--engine is missing, and there is no terminal to ask; to copy an example: --example minimal"),
+        (("--engine", "groq"), "--model is missing"),
+        (("--engine", "groq", "--model", "m"), "--examples is missing"),
+        (("--engine", "groq", "--model", "m", "--examples", "no.csv"), "there is no file no.csv"),
+        (("--engine", "groq", "--key-env", "sk-123"), "must be given by its name"),
+        (("--engine", "groq", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is not set"),
+        (("--engine", "http://127.0.0.1:9"), "http://127.0.0.1:9/v1/models cannot be read"),
+    ],
+)
+def test_a_missing_or_wrong_option_is_named(cli: Cli, tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    outcome = cli("init", tmp_path / "mine", *options)
+
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_a_configuration_of_litellm_is_imported(cli: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "config.yaml", "model_list: [{model_name: fast, litellm_params: {model: groq/m, rpm: 5}}]")
+
+    outcome = cli("import", "litellm", file, "--out", tmp_path / "mine")
+
+    assert outcome.code == 0, outcome.err
+    assert list(load_config(tmp_path / "mine", {}).models.models) == ["fast"]
+    assert "model_list[0].litellm_params.rpm = 5" in " ".join(outcome.out.split())

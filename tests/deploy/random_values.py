@@ -1,0 +1,52 @@
+"""Random values for the chart, from its schema: each key is left out or drawn from its examples, enum or range."""
+
+import json
+import random
+from typing import Any
+
+from deploy.helm.render import CHART
+
+Schema = dict[str, Any]
+
+SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
+NOT_DRAWN = ("global", "resources", "extraObjects", "training")
+"""Free objects, and what is rendered apart."""
+
+
+def random_values(seed: int) -> dict[str, Any]:
+    values: dict[str, Any] = _draw(SCHEMA, random.Random(seed))
+    return values
+
+
+def _draw(schema: Schema, chance: random.Random) -> Any:
+    schema = _resolved(schema)
+    if "enum" in schema:
+        return chance.choice(schema["enum"])
+    if "examples" in schema:
+        return chance.choice(schema["examples"])
+    match schema["type"]:
+        case "object":
+            required = schema.get("required", ())
+            properties = {key: value for key, value in schema.get("properties", {}).items() if key not in NOT_DRAWN}
+            return {
+                key: _draw(value, chance)
+                for key, value in properties.items()
+                if key in required or chance.random() < 0.75
+            }
+        case "array":
+            items = [_draw(schema["items"], chance) for _ in range(chance.randint(schema.get("minItems", 0), 2))]
+            return list({item["name"] if "name" in item else str(item): item for item in items}.values())
+        case "boolean":
+            return chance.random() < 0.5
+        case "integer":
+            return chance.randint(schema["minimum"], min(schema["maximum"], schema["minimum"] + 9))
+        case "number":
+            return round(chance.uniform(schema["minimum"], min(schema["maximum"], 10)), 2)
+    raise AssertionError(f"a string without examples or an enum: {schema}")
+
+
+def _resolved(schema: Schema) -> Schema:
+    if "$ref" not in schema:
+        return schema
+    referred: Schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
+    return {**referred, **{key: value for key, value in schema.items() if key != "$ref"}}

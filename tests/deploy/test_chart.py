@@ -1,0 +1,321 @@
+"""The Helm chart: its committed renderings, its schema, and the faults that a cluster has shown."""
+
+import base64
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pointsman_cli.app import build_app
+from pointsman_servicekit.keys.records import is_well_formed
+from typer.testing import CliRunner
+
+from deploy.helm.render import CHART, K8S, HelmError, helm, rendered_files
+from tests.deploy.api_server import api_server
+from tests.deploy.kubernetes_schemas import VERSIONS, violations
+from tests.deploy.manifest_lint import Cluster, faults
+from tests.deploy.random_values import random_values
+from tests.deploy.rendering import chart, needs_helm, overlay, training
+from tests.deploy.test_manifests import CUSTOM
+
+Object = dict[str, Any]
+SEEDS = range(16)
+OPERATORS = {*CUSTOM, "Certificate"}
+SERVICES = ("gateway", "retriever", "lora-server")
+GROUPS = ("keys", "adapters")
+POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
+DOCS = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
+FOLDERS = {"policy": "", "prompts": "-prompts", "tasks": "-tasks"}
+CHOSEN = {"keys are off", "scales by what nobody measures"}
+"""Findings about what a user has chosen by a value."""
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    needs_helm()
+
+
+def render(tmp_path: Path, values: Object) -> Cluster:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    return Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
+
+
+def env_of(cluster: Cluster, name: str) -> dict[str, str]:
+    workload = cluster.workload(name)
+    return cluster.environment(workload, workload.pod["containers"][0])
+
+
+# -- what is committed, and what is accepted
+
+
+def test_the_committed_manifests_are_the_charts_output() -> None:
+    changed = [str(file.relative_to(K8S)) for file, text in rendered_files() if file.read_text() != text]
+    assert changed == [], "make manifests"
+
+
+def test_the_package_contains_the_linked_rules_dashboards_and_example(tmp_path: Path) -> None:
+    helm("package", str(CHART), "--destination", str(tmp_path))
+    (package,) = tmp_path.glob("*.tgz")
+    values = ("--set", "secrets.generate=false,monitoring.rules=true,monitoring.dashboards=true")
+    assert helm("template", "pointsman", str(package), "--namespace", "pointsman", *values) == chart(*values)
+
+
+def test_helm_lint_finds_nothing() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
+def test_the_defaults_pass_all_rules_and_ask_for_storage_of_one_node() -> None:
+    cluster = Cluster.of(chart())
+    assert faults(cluster) == []
+    templates = [t for set_ in cluster.all("StatefulSet") for t in set_["spec"].get("volumeClaimTemplates", [])]
+    claims = [*cluster.all("PersistentVolumeClaim"), *templates]
+    assert {mode for claim in claims for mode in claim["spec"]["accessModes"]} == {"ReadWriteOnce"}
+
+
+def test_a_training_job_passes_all_rules() -> None:
+    others = Cluster.of(overlay("gpu")).objects
+    own = Cluster.of(training()).objects
+    assert [o["metadata"]["name"] for o in own] == ["training-triage-1"]
+    own[0]["metadata"]["namespace"] = "pointsman"
+    assert faults(Cluster([*others, *own])) == []
+    assert [violations(own[0], version) for version in VERSIONS] == [[], []]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: int, tmp_path: Path) -> None:
+    values = random_values(seed)
+    if refusal := _refusal(values):
+        with pytest.raises(HelmError, match=refusal):
+            render(tmp_path, values)
+        return
+    cluster = render(tmp_path, values)
+    assert [fault for fault in faults(_with_given_objects(cluster)) if fault.rule not in CHOSEN] == []
+    ours = [object for object in cluster.objects if object["kind"] not in OPERATORS]
+    assert [found for object in ours for version in VERSIONS for found in violations(object, version)] == []
+
+
+def _refusal(values: Object) -> str:
+    """Returns what the chart must say about values that do not fit together; "" if they do."""
+    policies, service = values.get("networkPolicy", {}), values.get("gateway", {}).get("service", {})
+    store, defaults = values.get("adapters", {}).get("store", {}), values.get("engineDefaults", {})
+    shared = store.get("url") or store.get("existingClaim") or store.get("accessMode") == "ReadWriteMany"
+    engines = [{**defaults, **engine} for engine in values.get("engines", [{"name": "local"}])]
+    ranges = [{"max": 8, **defaults.get("keda", {}), **engine.get("keda", {})} for engine in engines]
+    counts = [
+        keda["max"] if keda.get("enabled") else engine.get("replicas", 1)
+        for engine, keda in zip(engines, ranges, strict=True)
+    ]
+    refusals = []
+    if not shared and max([1, *counts]) > 1:
+        refusals.append("share the adapters")
+    has_cidrs = policies.get("clients", {}).get("cidrs")
+    if policies.get("enabled") and service.get("type", "ClusterIP") != "ClusterIP" and not has_cidrs:
+        refusals.append("let no address outside in")
+    return "|".join(refusals)
+
+
+def _with_given_objects(cluster: Cluster) -> Cluster:
+    """Adds the user's ConfigMaps that the values name."""
+    labels = {"app.kubernetes.io/part-of": "pointsman"}
+    names = [name for name in POLICY_MAPS if not cluster.has("ConfigMap", name)]
+    given = [{"kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {}} for name in names]
+    return Cluster([*cluster.objects, *given])
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"gatway": {}}, "gatway"),
+        ({"gateway": {"replica": 2}}, "replica"),
+        ({"gateway": {"auth": "yes"}}, "auth"),
+        ({"engines": [{"model": {"source": "image"}}]}, "name"),
+        ({"engines": [{"name": "local", "replicas": 2}]}, "set adapters.store.accessMode to ReadWriteMany"),
+        (
+            {"networkPolicy": {"enabled": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
+            "let no address outside in",
+        ),
+        ({"policy": {"files": {"notes/a.txt": "a"}}}, "'notes/a.txt' is in the folder 'notes'"),
+        ({"policy": {"files": {"tasks/a.jsonl": "x" * 1_100_000}}}, "a ConfigMap holds 1 MiB: split the file"),
+    ],
+    ids=lambda part: part[:30] if isinstance(part, str) else "",
+)
+def test_wrong_values_are_refused_with_the_reason(tmp_path: Path, values: Object, reason: str) -> None:
+    with pytest.raises(HelmError, match=reason):
+        render(tmp_path, values)
+
+
+# -- faults that a cluster has shown
+
+
+def test_upgrades_keep_secrets_and_the_autoscalers_number_of_replicas() -> None:
+    kinds = {(o["apiVersion"], o["kind"]) for o in Cluster.of(chart()).objects}
+    kinds.add(("autoscaling/v2", "HorizontalPodAutoscaler"))
+    kept = {"password": _encoded("old"), "url": _encoded("redis://:old@valkey:6379/0")}
+    owned = {
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {"meta.helm.sh/release-name": "pointsman", "meta.helm.sh/release-namespace": "pointsman"},
+    }
+    there: list[Object] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pointsman-redis"}, "data": kept},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "gateway"}, "spec": {"replicas": 5}},
+    ]
+    for object in there:
+        object["metadata"] |= owned
+    server = ("--dry-run=server", "--disable-openapi-validation", "--set", "gateway.autoscaling.enabled=true")
+    with api_server(kinds, there) as url:
+        cluster = Cluster.of(chart(*server, "--kube-apiserver", url))
+    secrets = {secret["metadata"]["name"]: secret for secret in cluster.all("Secret")}
+    assert secrets["pointsman-redis"]["data"] == kept
+    assert len(base64.b64decode(secrets["pointsman-tokens"]["data"]["gateway"])) >= 32
+    assert {secret["metadata"]["annotations"]["helm.sh/resource-policy"] for secret in secrets.values()} == {"keep"}
+    assert cluster.get("Deployment", "gateway")["spec"]["replicas"] == 5  # type: ignore[index]  # it is there
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_the_generated_secrets_fit_together() -> None:
+    secrets = {s["metadata"]["name"]: _decoded(s["data"]) for s in Cluster.of(chart()).all("Secret")}
+    tokens = secrets["pointsman-tokens"]
+    operator = f"operator admin {tokens['operator']}"
+    assert tokens["lora-server"].splitlines() == [f"gateway write {tokens['gateway']}", operator]
+    assert tokens["retriever"].splitlines() == [f"gateway read {tokens['gateway']}", operator]
+    assert secrets["pointsman-redis"]["url"] == f"redis://:{secrets['pointsman-redis']['password']}@valkey:6379/0"
+    assert is_well_formed(secrets["pointsman-first-key"]["key"])
+
+
+def _decoded(data: dict[str, str]) -> dict[str, str]:
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def test_the_order_of_values_does_not_matter() -> None:
+    pairs = ["redis.mode=sentinel", "networkPolicy.enabled=true", "tls.mode=existing", "monitoring.podMonitors=true"]
+    pairs.append("secrets.generate=false")
+    forwards, backwards = (
+        chart(*(word for pair in order for word in ("--set", pair))) for order in (pairs, pairs[::-1])
+    )
+    assert forwards == backwards
+    assert faults(Cluster.of(forwards)) == []
+
+
+def test_an_ipv6_cluster_gets_addresses_in_brackets(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"ipv6": True})
+    assert env_of(cluster, "lora-server")["POINTSMAN_LORA_ENGINE_LISTEN"] == "[$(POD_IP)]:8101"
+    listening = [v for name in SERVICES for key, v in env_of(cluster, name).items() if key.endswith("LISTEN")]
+    assert {value.rpartition(":")[0] for value in listening} == {"[::]", "[$(POD_IP)]"}
+
+
+def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
+    engine = {"name": "local", "kind": "cuda", "gpu": {"count": 2}, "pod": {"nodeSelector": {"pool": "gpu"}}}
+    pod = render(tmp_path, {"engines": [engine]}).workload("lora-server").pod
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_storage_is_configurable(tmp_path: Path) -> None:
+    store = {"accessMode": "ReadWriteMany", "storageClass": "files", "size": "7Gi"}
+    cluster = render(tmp_path, {"storageClass": "fast", "adapters": {"store": store}})
+    claim = cluster.get("PersistentVolumeClaim", "adapters")
+    assert claim
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "files",
+        "resources": {"requests": {"storage": "7Gi"}},
+    }
+    (data,) = cluster.workload("retriever").object["spec"]["volumeClaimTemplates"]
+    assert data["spec"]["storageClassName"] == "fast"
+
+
+def test_a_large_policy_file_has_a_config_map_of_its_own_in_the_same_folder(tmp_path: Path) -> None:
+    large = json.dumps({"text": "x" * 300_000})
+    files = {"models.yaml": "models: {}", "tasks/chat.jsonl": "{}", "tasks/big_one.jsonl": large}
+    cluster = render(tmp_path, {"policy": {"files": files}})
+    maps = {m["metadata"]["name"]: set(m["data"]) for m in cluster.all("ConfigMap")}
+    del maps["valkey-settings"]
+    assert maps == {
+        "pointsman-policy": {"models.yaml"},
+        "pointsman-policy-tasks": {"chat.jsonl"},
+        "pointsman-policy-tasks-big-one-jsonl": {"big_one.jsonl"},
+    }
+    volumes = {v["name"]: v for v in cluster.workload("gateway").pod["volumes"]}
+    sources = volumes["policy-tasks"]["projected"]["sources"]
+    assert [source["configMap"]["name"] for source in sources] == sorted(maps)[1:]
+
+
+def test_ones_own_engines_need_no_lora_server(tmp_path: Path) -> None:
+    values = {"engines": [], "retriever": {"enabled": False}, "policy": {"files": {"pointsman.yaml": "models: {}"}}}
+    cluster = render(tmp_path, {**values, "networkPolicy": {"enabled": True}})
+    assert faults(cluster) == []
+    assert {workload.service for workload in cluster.services} == {"gateway", "valkey"}
+    (job,) = cluster.all("Job")
+    assert [container["name"] for container in job["spec"]["template"]["spec"]["containers"]] == ["first-key"]
+
+
+def test_the_jobs_commands_exist() -> None:
+    """Each command of the seeding Job and of `helm test` is accepted by the command line's parser."""
+    cluster = Cluster.of(chart())
+    commands = [c["command"][-1].splitlines() for c in cluster.workload(_only_job(cluster)).pod["containers"]]
+    asked = cluster.workload("ask").pod["containers"][0]["command"]
+    for words in [*(shlex.split(line) for lines in commands for line in lines), asked]:
+        shown = CliRunner().invoke(build_app(), [*words[1:3], "--help"] if words[1] in GROUPS else [words[1], "--help"])
+        assert shown.exit_code == 0, words
+        options = [word for word in words if word.startswith("--")]
+        assert [option for option in options if option not in shown.output] == []
+
+
+def _only_job(cluster: Cluster) -> str:
+    (job,) = cluster.all("Job")
+    return str(job["metadata"]["name"])
+
+
+def test_cert_manager_issues_what_the_services_mount(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"tls": {"mode": "certManager", "issuerRef": {"name": "ca"}, "hosts": ["llm.example"]}})
+    issued = {c["spec"]["secretName"]: c["spec"]["dnsNames"] for c in cluster.all("Certificate")}
+    assert {name: names[0] for name, names in issued.items()} == {
+        "gateway-tls": "gateway",
+        "retriever-tls": "retriever",
+        "lora-server-tls": "lora-server",
+    }
+    assert issued["gateway-tls"][-1] == "llm.example"
+    assert faults(cluster) == []
+
+
+# -- what the documentation says
+
+
+def test_the_documented_values_of_a_production_pass_all_rules(tmp_path: Path) -> None:
+    (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL) if block.startswith("images:"))
+    values = yaml.safe_load(text)
+    values["policy"]["configMaps"] = {name: [f"pointsman-policy{end}"] for name, end in FOLDERS.items()}
+    cluster = _with_given_objects(render(tmp_path, values))
+    assert faults(cluster) == []
+    assert {"Certificate", "ScaledObject", "PodMonitor", "PrometheusRule"} <= {o["kind"] for o in cluster.objects}
+
+
+def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine() -> None:
+    (block,) = (block for block in re.findall(r"```\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) <= 4
+    install, forward, ask = commands[1:]
+    assert install[:4] == ["helm", "install", "pointsman", str(CHART.relative_to(CHART.parents[2]))]
+    cluster = Cluster.of(chart("--values", install[install.index("--values") + 1]))
+    assert faults(cluster) == []
+    (port,) = cluster.get("Service", "gateway")["spec"]["ports"]  # type: ignore[index]  # it is there
+    assert forward[-3:] == ["service/gateway", f"8080:{port['port']}", "&"]
+    assert any("get secret pointsman-first-key" in word for word in ask)
+    assert cluster.get("Secret", "pointsman-first-key")
+    long_lived = [c["resources"]["requests"]["cpu"] for workload in cluster.services for c in workload.containers]
+    assert sum(int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in long_lived) <= 2000
+
+
+def test_manifests_are_applied_on_the_servers_side() -> None:
+    """The client's annotation holds 256 KiB, and the example's policy has nearly as much."""
+    pages = "".join(page.read_text() for page in (CHART.parents[2] / "docs").rglob("*.md"))
+    applied = re.findall(r"kubectl apply[^`\n]*-k", pages)
+    assert applied
+    assert [command for command in applied if "--server-side" not in command] == []

@@ -1,0 +1,94 @@
+"""A double of the search APIs that Elasticsearch and OpenSearch document: mappings, count, `match` and kNN queries.
+
+There is no server of either in a wheel. Scores are those of their manuals: BM25-like for words, and (1 + cosine) / 2
+for vectors. A body with a key that the API does not know is answered with 400, as there.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+Index = Mapping[str, Any]
+ELASTICSEARCH_KEYS = {"query", "knn", "size", "_source"}
+OPENSEARCH_KEYS = {"query", "size", "_source"}
+
+
+@contextmanager
+def search_server(index: str, mapping: Index, documents: Mapping[str, Index], keys: set[str]) -> Iterator[str]:
+    """Yields the URL of a server with one index."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer({})
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}"))
+
+        def _answer(self, body: dict[str, Any]) -> None:
+            status, content = _respond(self.path.partition("?")[0], body)
+            text = json.dumps(content).encode()
+            self.send_response(status)
+            kind = self.headers.get("accept", "application/json").partition(",")[0]
+            self.send_header("content-type", kind if "json" in kind else "application/json")
+            self.send_header("x-elastic-product", "Elasticsearch")
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            """Write no access log."""
+
+    def _respond(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/":
+            return 200, {"version": {"number": "9.1.0"}, "tagline": "You Know, for Search"}
+        name, _, action = path.strip("/").partition("/")
+        if name != index:
+            return 404, {"error": {"type": "index_not_found_exception", "reason": f"no such index [{name}]"}}
+        if action == "_mapping":
+            return 200, {index: {"mappings": mapping}}
+        if action == "_count":
+            return 200, {"count": len(documents)}
+        unknown = body.keys() - keys
+        if unknown:
+            return 400, {"error": {"type": "parsing_exception", "reason": f"unknown key for {min(unknown)}"}}
+        hits = sorted(_hits(body, documents), key=lambda hit: -hit["_score"])[: body.get("size", 10)]
+        return 200, {"hits": {"total": {"value": len(hits)}, "hits": hits}}
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _hits(body: dict[str, Any], documents: Mapping[str, Index]) -> Iterator[dict[str, Any]]:
+    for number, document in documents.items():
+        score = _score(body, document)
+        if score:
+            yield {"_id": number, "_score": score, "_source": {name: document[name] for name in body["_source"]}}
+
+
+def _score(body: dict[str, Any], document: Index) -> float:
+    query = body.get("query", {})
+    if "match" in query:
+        ((field, asked),) = query["match"].items()
+        wanted, there = (set(re.findall(r"\w+", text.lower())) for text in (asked["query"], document[field]))
+        return float(len(wanted & there) / len(there) ** 0.5)
+    if "knn" in body:
+        field, vector = body["knn"]["field"], body["knn"]["query_vector"]
+    else:
+        ((field, of),) = query["knn"].items()
+        vector = of["vector"]
+    return (1 + float(np.dot(vector, document[field]))) / 2

@@ -1,0 +1,140 @@
+"""Collections in the user's own stores: Qdrant's local mode, Milvus Lite, and the search APIs of two others."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import grpc
+import numpy as np
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_retriever.external.elasticsearch import ElasticsearchIndex, OpensearchIndex
+from pointsman_retriever.external.milvus import MilvusCollection
+from pointsman_retriever.external.qdrant import QdrantCollection
+from pointsman_retriever.external.stores import ExternalOptions, read_external
+from pointsman_servicekit.errors import FailedPrecondition
+from pymilvus import DataType, MilvusClient
+from qdrant_client import QdrantClient, models
+
+from tests.retriever.client import Start
+from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, payloads, rows
+from tests.retriever.search_api import ELASTICSEARCH_KEYS, OPENSEARCH_KEYS, search_server
+
+
+class TestQdrant(Conformance):
+    implementation = QdrantCollection
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> ExternalOptions:
+        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        client.create_collection(
+            "docs", vectors_config=models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+        )
+        client.upsert(
+            "docs",
+            [
+                models.PointStruct(id=row.number, vector=row.vector.tolist(), payload=payload)
+                for row, payload in zip(rows(), payloads(), strict=True)
+            ],
+        )
+        client.close()
+        return ExternalOptions(str(tmp_path / "qdrant"), "docs", "", 5.0, FIELDS)
+
+
+class TestMilvus(Conformance):
+    implementation = MilvusCollection
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def options(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExternalOptions]:
+        file = str(tmp_path_factory.mktemp("milvus") / "shared.db")
+        client = MilvusClient(uri=file)
+        schema = MilvusClient.create_schema(auto_id=False)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIMENSIONS)
+        for name in ("source", "title", "body", "topic"):
+            schema.add_field(name, DataType.VARCHAR, max_length=200)
+        indexes = MilvusClient.prepare_index_params()
+        indexes.add_index("vector", index_type="AUTOINDEX", metric_type="COSINE")
+        client.create_collection("docs", schema=schema, index_params=indexes, consistency_level="Strong")
+        data = [
+            {"id": row.number, "vector": row.vector.tolist(), **payload}
+            for row, payload in zip(rows(), payloads(), strict=True)
+        ]
+        client.insert("docs", data)
+        client.flush("docs")
+        yield ExternalOptions(file, "docs", "", 5.0, FIELDS)
+        client.close()
+
+
+TEXT_FIELDS = {name: {"type": "text"} for name in ("source", "title", "body", "topic")}
+
+
+class TestElasticsearch(Conformance):
+    implementation: type[Any] = ElasticsearchIndex
+    has_words = True
+    vector_mapping: ClassVar[dict[str, Any]] = {"type": "dense_vector", "dims": DIMENSIONS, "similarity": "cosine"}
+    keys: ClassVar[set[str]] = ELASTICSEARCH_KEYS
+
+    @pytest.fixture
+    def options(self) -> Iterator[ExternalOptions]:
+        mapping = {"properties": {**TEXT_FIELDS, "vector": self.vector_mapping}}
+        documents = {
+            str(row.number): {**payload, "vector": row.vector.tolist()}
+            for row, payload in zip(rows(), payloads(), strict=True)
+        }
+        with search_server("docs", mapping, documents, self.keys) as url:
+            yield ExternalOptions(url, "docs", "", 5.0, FIELDS)
+
+
+class TestOpensearch(TestElasticsearch):
+    implementation = OpensearchIndex
+    vector_mapping: ClassVar[dict[str, Any]] = {
+        "type": "knn_vector",
+        "dimension": DIMENSIONS,
+        "method": {"space_type": "cosinesimil"},
+    }
+    keys: ClassVar[set[str]] = OPENSEARCH_KEYS
+
+
+async def test_the_service_searches_a_configured_collection_and_refuses_to_write_to_it(
+    start: Start, tmp_path: Path
+) -> None:
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    client.create_collection("docs", vectors_config=models.VectorParams(size=384, distance=models.Distance.COSINE))
+    vector = np.ones(384) / 384**0.5
+    client.upsert("docs", [models.PointStruct(id=1, vector=vector.tolist(), payload={"body": "Dogs", "file": "d.md"})])
+    client.close()
+    file = tmp_path / "pointsman.yaml"
+    file.write_text(
+        "collections:\n  local: handbook\n  handbook:\n    store: qdrant\n"
+        f"    url: {tmp_path / 'qdrant'}\n    name: docs\n    fields: {{text: body, source: file}}\n"
+    )
+    async with start(collections=file) as service:
+        assert await service.found("do dogs travel?", collection="handbook") == ["d.md"]
+        listed = await service.collection("handbook")
+        assert (listed.documents, listed.dimensions, listed.problem) == (1, 384, "")
+        with pytest.raises(grpc.aio.AioRpcError, match="does not write to it"):
+            await service.delete("d.md", collection="handbook")
+        with pytest.raises(grpc.aio.AioRpcError, match="does not write to it"):
+            await service.stub.DeleteCollection(pb.DeleteCollectionRequest(name="handbook"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "collections: {a: {store: qdrant, url: u, fields: {txt: b}}}",
+            "unknown key 'fields.txt'; known: text, source",
+        ),
+        ("collections: {a: {store: qdrant, fields: {text: b}}}", "'url': Field required"),
+        ("collections: [", "cannot be read as YAML"),
+        ("models: {}", "has no `collections`"),
+    ],
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "pointsman.yaml"
+    file.write_text(text)
+    with pytest.raises(FailedPrecondition) as refused:
+        read_external(file)
+    assert told in str(refused.value)

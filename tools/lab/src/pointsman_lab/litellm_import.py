@@ -1,0 +1,380 @@
+"""The `import` command: translates LiteLLM's config.yaml, and lists every value that has no equivalent."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pointsman_gateway.config.load import SINGLE_FILE, ConfigError, load_config, read_text
+from pointsman_gateway.config.providers import find_price, providers
+from pointsman_servicekit import strict_yaml
+
+from pointsman_lab.litellm_advice import ADVICE, KEY_LIMITS, PROVIDERS, is_secret
+from pointsman_lab.report import Report, Section
+
+DEFAULT_CONTEXT_WINDOW = 128_000
+NO_EQUIVALENT = "no equivalent"
+REPORT_FILE = "import.txt"
+STARTER_TASKS = {
+    "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
+    "question": ["What is the capital of Norway?", "Why is the sky blue?"],
+}
+"""Two tasks for `model: auto`, which LiteLLM's configuration does not describe."""
+
+Location = tuple[str | int, ...]
+
+
+@dataclass
+class Source:
+    """LiteLLM's configuration, and which of its values have been translated."""
+
+    content: dict[str, Any]
+    taken: set[Location] = field(default_factory=set)
+    notes: dict[Location, str] = field(default_factory=dict)
+    """What became of a value that is not translated as it stands."""
+    commands: list[str] = field(default_factory=list)
+
+    def take(self, *location: str | int, note: str = "") -> Any:
+        """Returns the value, None if it is missing, and counts it as translated, or as reported with a note."""
+        found: Any = self.content
+        for part in location:
+            found = found[part] if isinstance(part, int) else found.get(part) if isinstance(found, dict) else None
+        if found is not None:
+            self.taken.add(location)
+            if note:
+                self.notes[location] = note
+        return found
+
+    def remaining(self) -> Iterator[tuple[str, str]]:
+        """Yields each value that is not translated, or only in part: its place, and what to do about it."""
+        for location, value in _leaves(self.content, ()):
+            whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
+            if whole is not None:
+                continue
+            names = [part for part in reversed(location) if isinstance(part, str)]
+            advice = next((ADVICE[name] for name in names if name in ADVICE), NO_EQUIVALENT)
+            shown = "" if is_secret(names) else f" = {str(value)[:60]}"
+            yield f"{_dotted(location)}{shown}", advice
+        yield from ((_dotted(location), note) for location, note in self.notes.items())
+
+
+def _leaves(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not items:
+        yield at, value
+    for key, inner in items:
+        yield from _leaves(inner, (*at, key))
+
+
+def _dotted(location: Location) -> str:
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(map(str, location)))
+
+
+def import_litellm(file: Path, folder: Path) -> Report:
+    """Writes pointsman.yaml and the report to `folder`. Raises ConfigError if the file has no usable model."""
+    source = Source(_read(file))
+    config = _Translation(source).config()
+    written = yaml.safe_dump(config, sort_keys=False, width=120, allow_unicode=True)
+    written = re.sub(r"(\$\{\w+\})$", r'"\1"', written, flags=re.MULTILINE)  # whatever it stands for is a text
+    text = f"# Translated from LiteLLM's {file.name}; {REPORT_FILE} lists what has no equivalent.\n{written}"
+    _check(text)
+    remaining = list(source.remaining())
+    counts = f"{len(config['models'])} models on {len(config['engines'])} engines"
+    page = [Section(f"{folder / SINGLE_FILE} is written", (counts,))]
+    if remaining:
+        rows = tuple(remaining)
+        page.append(Section("Not translated, or not as it stands", (), ("value", "what to do"), rows))
+    else:
+        page.append(Section("Everything is translated"))
+    if source.commands:
+        page.append(Section("To run once the gateway runs with POINTSMAN_GATEWAY_AUTH=on", tuple(source.commands)))
+    page.append(Section("To start it", (f"pointsman up {folder}",)))
+    report = Report({"models": [*config["models"]], "remaining": remaining, "commands": source.commands}, tuple(page))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SINGLE_FILE).write_text(text, "utf-8")
+    (folder / REPORT_FILE).write_text(report.as_text(), "utf-8")
+    return report
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = strict_yaml.load(read_text(file))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model_list"), list):
+        raise ConfigError(f"{file} has no model_list, so it is no config.yaml of LiteLLM's proxy")
+    return content
+
+
+def _check(text: str) -> None:
+    with tempfile.TemporaryDirectory() as trial:
+        Path(trial, SINGLE_FILE).write_text(text, "utf-8")
+        variables = re.findall(r"\$\{([A-Z0-9_]+)\}", text)
+        try:
+            load_config(
+                Path(trial), {name: "2024-10-21" if "VERSION" in name else "http://host.invalid" for name in variables}
+            )
+        except ConfigError as error:
+            raise ConfigError(f"the translation is not valid: {str(error).replace(trial, '')}") from error
+
+
+class _Translation:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._models: dict[str, dict[str, Any]] = {}
+        self._engines: dict[str, dict[str, Any]] = {}
+        self._paths: dict[str, dict[str, Any]] = {}
+        self._has_prices = False
+
+    def config(self) -> dict[str, Any]:
+        for number, entry in enumerate(self._source.content["model_list"]):
+            if isinstance(entry, dict):
+                self._add_entry(number)
+        if not self._models:
+            raise ConfigError("model_list has no chat model that can be translated; see docs/engines.md for a start")
+        self._add_fallbacks()
+        resilience, cache = self._resilience(), self._cache()
+        self._add_commands()
+        default = next(iter(self._paths))
+        return {
+            **({"prices_as_of": date.today()} if self._has_prices else {}),
+            "models": self._models,
+            "engines": self._engines,
+            **({"aliases": aliases} if (aliases := self._aliases()) else {}),
+            **({"resilience": resilience} if resilience else {}),
+            **cache,
+            "paths": self._paths,
+            "default_path": default,
+            "tasks": {
+                name: {"policy": {"fixed": default}, "examples": [*rows]} for name, rows in STARTER_TASKS.items()
+            },
+        }
+
+    # -- model_list
+
+    def _add_entry(self, number: int) -> None:
+        """Adds the engine of one entry, and its model if it is the first of that name."""
+        at, take = ("model_list", number), self._source.take
+        name, upstream = take(*at, "model_name"), take(*at, "litellm_params", "model")
+        mode = take(*at, "model_info", "mode") or "chat"
+        stated = take(*at, "litellm_params", "custom_llm_provider")
+        url = _variable(take(*at, "litellm_params", "api_base") or "")
+        prefix, bare = _provider_and_name(str(upstream), stated, url)
+        problem = _problem(name, upstream, mode) or _unknown_provider(prefix)
+        if problem:
+            self._source.notes[(*at, "model_name")] = f"{name}: {problem}"
+            return
+        name = re.sub(r"\s+", "-", name)
+        engine = self._engine(at, prefix, bare, url)
+        price = self._price(at, engine)
+        model = self._models.setdefault(name, {})
+        if not model:
+            model |= self._model(at, engine, name, price)
+            self._paths[_unique(name, self._paths)] = {"model": name, **self._sampling(at)}
+        elif price and price != model.get("usd_per_million_tokens"):
+            note = f"a model has one price; to keep {price}, give this engine a model name of its own"
+            self._source.notes[(*at, "litellm_params", "input_cost_per_token")] = note
+        self._engines[_unique(name, self._engines)] = {"model": name, **engine}
+
+    def _engine(self, at: Location, prefix: str, upstream: str, url: str) -> dict[str, Any]:
+        version = _variable(self._source.take(*at, "litellm_params", "api_version") or "")
+        provider, key_env = PROVIDERS[prefix]
+        if provider == "azure" and version:
+            provider = "azure-deployments"
+        preset = providers()[provider]
+        key = self._source.take(*at, "litellm_params", "api_key")
+        engine = {"provider": provider, "upstream": upstream}
+        if url or not preset.url:
+            engine["url"] = url or "http://localhost:11434"
+        if provider == "azure-deployments":
+            engine["api_version"] = version
+        if key or preset.key_env:
+            engine["api_key_env"] = self._key_variable(at, key, key_env)
+        return engine
+
+    def _key_variable(self, at: Location, key: str | None, usual: str) -> str:
+        found = re.fullmatch(r"os\.environ/(\w+)", key or "")
+        if found:
+            return found[1]
+        if key:
+            note = f"the key itself is not copied: set the environment variable {usual} to it"
+            self._source.notes[(*at, "litellm_params", "api_key")] = note
+        return usual
+
+    def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
+        """Returns the prices per million tokens that the entry states; None if it states none."""
+        names = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
+        taken = [[self._source.take(*at, of, name) for of in ("litellm_params", "model_info")] for name in names]
+        prompt, cached, completion = (next((cost for cost in costs if cost is not None), None) for costs in taken)
+        if prompt is None or completion is None:
+            return None
+        self._has_prices = True
+        per_token = {"prompt": prompt, "cached": prompt if cached is None else cached, "completion": completion}
+        return {name: round(float(cost) * 1e6, 6) for name, cost in per_token.items()}
+
+    def _model(
+        self, at: Location, engine: Mapping[str, Any], name: str, price: dict[str, float] | None
+    ) -> dict[str, Any]:
+        info = (*at, "model_info")
+        windows = [self._source.take(*info, key) for key in ("max_input_tokens", "max_tokens")]
+        takes_images = self._source.take(*info, "supports_vision")
+        listed = find_price(engine["provider"], (engine["upstream"], name))
+        model: dict[str, Any] = {"input": ["text", "image"]} if takes_images else {}
+        window = next((int(window) for window in windows if window), None)
+        if window or not listed:
+            model["context_window"] = window or DEFAULT_CONTEXT_WINDOW
+        if not window and not listed:
+            self._source.notes[(*info, "max_input_tokens")] = f"not stated: {DEFAULT_CONTEXT_WINDOW} is written"
+        if price or not listed:
+            model["usd_per_million_tokens"] = price or "unknown"
+        return model
+
+    def _sampling(self, at: Location) -> dict[str, Any]:
+        """Returns the default parameters of the path; a model that is named directly has none."""
+        note = "applies to path:NAME; a request that names the model itself states its own"
+        names = ("temperature", "max_tokens", "top_p", "seed", "stop")
+        found = {name: self._source.take(*at, "litellm_params", name, note=note) for name in names}
+        if isinstance(found["stop"], str):
+            found["stop"] = [found["stop"]]
+        return {name: value for name, value in found.items() if value is not None}
+
+    # -- the other sections
+
+    def _first(self, *names: str) -> Any:
+        """Returns the first of these settings that router_settings or litellm_settings has; takes them all."""
+        found = [self._source.take(of, name) for name in names for of in ("router_settings", "litellm_settings")]
+        return next((value for value in found if value is not None), None)
+
+    def _add_fallbacks(self) -> None:
+        for name, others in [pair for row in self._first("fallbacks") or [] for pair in row.items()]:
+            self._add_fallback(name, others)
+        for name in self._models:
+            others = self._first("default_fallbacks") or []
+            if "fallback" not in self._models[name]:
+                self._add_fallback(name, [other for other in others if other != name])
+
+    def _add_fallback(self, name: str, others: list[Any]) -> None:
+        known = [other for other in others if isinstance(other, str) and other in self._models and other != name]
+        if len(known) < len(others) or name not in self._models:
+            note = f"{name} -> {others}: only models that are translated can be fallbacks"
+            self._source.notes["fallbacks", name] = note
+        if known and name in self._models:
+            self._models[name]["fallback"] = known
+
+    def _resilience(self) -> dict[str, Any]:
+        retries, fails, cooldown = (
+            self._first("num_retries"),
+            self._first("allowed_fails"),
+            self._first("cooldown_time"),
+        )
+        first_token, idle = self._first("timeout", "request_timeout"), self._first("stream_timeout")
+        breaker: dict[str, Any] = {}
+        if fails is not None:
+            breaker["consecutive_failures"] = int(fails) + 1
+        if cooldown:
+            breaker["open_duration_seconds"] = min(float(cooldown), 600.0)
+            breaker["max_open_duration_seconds"] = max(min(float(cooldown), 3600.0), 30.0)
+        timeouts = {
+            name: min(float(seconds), 3600.0)
+            for name, seconds in (("first_token_seconds", first_token), ("stream_idle_seconds", idle))
+            if seconds
+        }
+        parts = {
+            "timeouts": timeouts,
+            "breaker": breaker,
+            "retries": {} if retries is None else {"max_retries": min(int(retries), 10)},
+        }
+        return {name: part for name, part in parts.items() if part}
+
+    def _cache(self) -> dict[str, Any]:
+        if not self._source.take("litellm_settings", "cache"):
+            return {}
+        note = "the answers of paths are cached (path:NAME and auto), those of models that are named directly are not"
+        self._source.notes["litellm_settings", "cache"] = note
+        ttl = self._source.take("litellm_settings", "cache_params", "ttl")
+        for path in self._paths.values():
+            path["cache"] = {"exact": True, **({"ttl_seconds": int(float(ttl))} if ttl else {})}
+        self._has_prices = True
+        return {"cache": {"usd_per_hit": 0}}
+
+    def _aliases(self) -> dict[str, str]:
+        written = self._source.take("router_settings", "model_group_alias") or {}
+        aliases = {}
+        for alias, target in written.items():
+            name = target.get("model") if isinstance(target, dict) else target
+            if name in self._models and alias not in self._models:
+                aliases[alias] = name
+            else:
+                self._source.notes["router_settings", "model_group_alias", alias] = f"{name} is not translated"
+        return aliases
+
+    def _add_commands(self) -> None:
+        for section in ("default_key_generate_params", "default_team_params", "default_internal_user_params"):
+            self._add_limits(("litellm_settings", section), "keys create NAME --tenant TEAM")
+        self._add_limits(("litellm_settings",), "keys limit --tenant TEAM")
+
+    def _add_limits(self, at: Location, command: str) -> None:
+        """Adds a command that sets the limits in one section."""
+        options = [
+            f"{option} {value}"
+            for name, option in KEY_LIMITS.items()
+            if (value := self._source.take(*at, name)) is not None
+        ]
+        per = str(self._source.take(*at, "budget_duration") or "30d")
+        budget = self._source.take(*at, "max_budget")
+        if budget is not None:
+            monthly = re.fullmatch(r"30d|1mo|\d+mo", per)
+            options.append(f"--dollars-per-{'month' if monthly else 'day'} {budget}")
+            if not monthly and per not in ("1d", "24h"):
+                self._source.notes[(*at, "budget_duration")] = f"{per}: budgets are by day or month, UTC"
+        if options:
+            self._source.commands.append(f"pointsman {command} {' '.join(options)}")
+
+
+def _problem(name: Any, upstream: Any, mode: str) -> str:
+    """Why an entry of model_list is not translated; empty if it can be."""
+    if not isinstance(name, str) or not isinstance(upstream, str):
+        return "needs model_name and litellm_params.model"
+    if "*" in name or "*" in upstream:
+        return "wildcards have no equivalent: list the models, and name one as catch_all"
+    if mode == "embedding":
+        return "an embedding model needs its price: embeddings: {NAME: {url or provider, usd_per_million_tokens}}"
+    if mode not in ("chat", "completion", "responses"):
+        return f"mode {mode}: {NO_EQUIVALENT}"
+    if upstream.startswith("auto_router/"):
+        return "write tasks with examples and a policy (docs/routing.md)"
+    return ""
+
+
+def _unknown_provider(prefix: str) -> str:
+    if prefix in PROVIDERS:
+        return ""
+    return f"provider '{prefix}' has no preset; keep LiteLLM for it, as an OpenAI-compatible engine with a url"
+
+
+def _provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
+    """Returns LiteLLM's name of the provider, and the provider's name of the model."""
+    prefix, slash, bare = upstream.partition("/")
+    if stated:
+        return stated, bare if slash and prefix == stated else upstream
+    if slash and (prefix in PROVIDERS or not url):
+        return prefix, bare
+    if url:
+        return "openai_like", upstream
+    return ("anthropic" if upstream.startswith("claude") else "openai"), upstream
+
+
+def _variable(text: str) -> str:
+    """Returns the text with LiteLLM's form of a variable in ours."""
+    return re.sub(r"^os\.environ/(\w+)$", r"${\1}", str(text))
+
+
+def _unique(name: str, others: Mapping[str, Any]) -> str:
+    """Returns the name of a path or an engine for a model's, different from the others."""
+    short = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:56] or "model"
+    names = (short, *(f"{short}-{number}" for number in range(2, len(others) + 3)))
+    return next(candidate for candidate in names if candidate not in others)

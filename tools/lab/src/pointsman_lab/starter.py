@@ -1,0 +1,193 @@
+"""The `init` command: writes a configuration from an engine's address and labelled messages."""
+
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.config.load import SINGLE_FILE, Config, ConfigError, load_config, numbered_lines, read_text
+from pointsman_gateway.config.providers import check_provider, find_price, provider_at
+
+from pointsman_lab.report import Report, Section
+from pointsman_lab.suggestions import ExampleFindings, suggest_report
+
+DEFAULT_CONTEXT_WINDOW = 128_000
+"""Tokens, if neither the engine nor the price list states any; shown to clients, and enforced by nothing."""
+
+_TASK = re.compile(r"[a-z0-9_-]{1,64}")
+
+HEADING = """\
+# yaml-language-server: $schema=schema/pointsman.schema.json
+# Written by `pointsman init`. To check it after a change: pointsman classifier lint {folder}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What `pointsman init` asks for."""
+
+    engine: str
+    """A URL, or the name of a provider."""
+    models: tuple[str, ...]
+    """One or more; each is tried if those before it fail."""
+    api_key_env: str
+    context_windows: Mapping[str, int]
+    """Tokens, by model, as far as the engine states them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledMessage:
+    text: str
+    task: str
+    output: Any = None
+    """The right answer, if it is known."""
+
+
+def read_labelled(file: Path) -> list[LabelledMessage]:
+    """Reads a JSON Lines or CSV file with `text`, `task` and perhaps `output`, sorted by task. Raises ConfigError."""
+    read = _csv_rows if file.suffix == ".csv" else _json_rows
+    messages = [_to_message(row, f"{file}:{line}") for line, row in read(file)]
+    if len({message.task for message in messages}) < 2:
+        raise ConfigError(f'{file} has fewer than two tasks; write one {{"text": ..., "task": ...}} a line')
+    labels: dict[str, str] = {}
+    for message in messages:
+        task = _task_name(message.task, str(file))
+        if labels.setdefault(task, message.task) != message.task:
+            raise ConfigError(f"{file}: the tasks '{labels[task]}' and '{message.task}' would both be called '{task}'")
+    named = [replace(message, task=_task_name(message.task, str(file))) for message in messages]
+    return sorted(named, key=lambda message: message.task)
+
+
+def _json_rows(file: Path) -> Iterable[tuple[int, Any]]:
+    for number, line in numbered_lines(read_text(file)):
+        try:
+            yield number, json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
+
+
+def _csv_rows(file: Path) -> Iterable[tuple[int, Any]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}:{reader.line_num + 1} is not CSV in UTF-8: {error}") from error
+
+
+def _to_message(row: Any, where: str) -> LabelledMessage:
+    for name in ("text", "task"):
+        if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
+            raise ConfigError(f'{where} needs a "{name}"; write {{"text": "the message", "task": "its label"}}')
+    return LabelledMessage(row["text"], row["task"], row.get("output") or None)
+
+
+def _task_name(label: str, file: str) -> str:
+    """Returns the label as the name of a task: lower case, with `_` for all other characters."""
+    name = re.sub(r"[^a-z0-9_-]+", "_", label.strip().lower()).strip("_")
+    if not _TASK.fullmatch(name):
+        raise ConfigError(f"{file}: '{label}' cannot be the name of a task: 1 to 64 letters, digits, '-' and '_'")
+    return name
+
+
+def starter_report(config: Config, found: ExampleFindings, api_key_env: str) -> Report:
+    checked = suggest_report(found, None, "", "")
+    counts = ", ".join(f"{name} {len(rows)}" for name, rows in config.examples.items())
+    file = str(config.folder / SINGLE_FILE)
+    written = Section(f"{file} is written", (f"{len(config.examples)} tasks with examples: {counts}",))
+    key = f"{api_key_env}=... " if api_key_env else ""
+    start = Section("To start it", (f"{key}pointsman up {config.folder}",))
+    return Report({**checked.facts, "file": file}, (written, *checked.page[:-1], start))
+
+
+def write_checked(text: str, folder: Path) -> None:
+    """Writes the configuration if it is valid; else raises ConfigError."""
+    with tempfile.TemporaryDirectory() as trial:
+        Path(trial, SINGLE_FILE).write_text(text, "utf-8")
+        try:
+            load_config(Path(trial))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(trial, str(folder))) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SINGLE_FILE).write_text(text, "utf-8")
+
+
+def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder: str) -> str:
+    """Returns the text of pointsman.yaml. Raises ConfigError if the provider is unknown."""
+    paths = _path_names(len(answers.models))
+    return "\n".join(
+        [
+            HEADING.format(folder=folder),
+            "# Models by the names that clients use, with their prices (docs/costs.md).",
+            "models:",
+            *(_model(answers, name) for name in answers.models),
+            "\n# Where they run. More engines of one model share its requests (docs/engines.md).",
+            "engines:",
+            *(_engine(answers, path, name) for path, name in zip(paths, answers.models, strict=True)),
+            "\n# Complete ways to answer; clients may name one as path:NAME. Each may also have an adapter, a system",
+            "# prompt, retrieval, max_tokens, temperature and more (docs/routing.md).",
+            "paths:",
+            *(f"  {path}: {{model: {_quoted(name)}}}" for path, name in zip(paths, answers.models, strict=True)),
+            f"\ndefault_path: {paths[0]} # for requests that fit no task",
+            "\n# What requests with model: auto are about. The classifier learns each task from its examples; the",
+            "# policy chooses the path, and the fallback is used if that one fails (docs/routing.md).",
+            "tasks:",
+            *(_task(name, [*of], paths) for name, of in groupby(messages, key=lambda message: message.task)),
+            "",
+        ]
+    )
+
+
+def _path_names(count: int) -> list[str]:
+    return ["first", *("second" if count == 2 else f"model_{number}" for number in range(2, count + 1))]
+
+
+def _model(answers: Answers, name: str) -> str:
+    if find_price(_provider(answers.engine), (name,)):
+        return f"  {_quoted(name)}: {{}} # price and context window are those of the price list"
+    window = answers.context_windows.get(name, DEFAULT_CONTEXT_WINDOW)
+    return (
+        f"  {_quoted(name)}:\n    context_window: {window} # tokens\n"
+        "    # Or in dollars: {prompt: 0.15, cached: 0.075, completion: 0.60}; budgets and best_value need them.\n"
+        "    usd_per_million_tokens: unknown"
+    )
+
+
+def _provider(engine: str) -> str:
+    if "://" in engine:
+        return provider_at(engine)
+    return check_provider(engine) or engine
+
+
+def _engine(answers: Answers, name: str, model: str) -> str:
+    where = f"url: {_quoted(answers.engine)}" if "://" in answers.engine else f"provider: {answers.engine}"
+    key = f", api_key_env: {answers.api_key_env}" if answers.api_key_env else ""
+    return f"  {name}: {{model: {_quoted(model)}, {where}{key}}}"
+
+
+def _task(name: str, messages: Sequence[LabelledMessage], paths: Sequence[str]) -> str:
+    fallback = f"    fallback: [{', '.join(paths[1:])}]\n" if paths[1:] else ""
+    examples = "\n".join(f"      - {_example(message)}" for message in messages)
+    return f"  {name}:\n    policy: {{fixed: {paths[0]}}}\n{fallback}    examples:\n{examples}"
+
+
+def _example(message: LabelledMessage) -> str:
+    if message.output is None:
+        return _quoted(message.text)
+    return f"{{text: {_quoted(message.text)}, output: {_quoted(message.output)}}}"
+
+
+def _quoted(value: Any) -> str:
+    """Returns a JSON value, which YAML reads as it is; `${` must not be read as a variable."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*[\w]", value) and not _is_keyword(value):
+        return value
+    return json.dumps(value, ensure_ascii=False).replace("${", "\\u0024{").replace("\x7f", "\\u007f")
+
+
+def _is_keyword(word: str) -> bool:
+    return word.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
