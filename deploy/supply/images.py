@@ -42,7 +42,7 @@ IMAGES = (
         ("sso", "tracing"),
     ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
-    Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
 
 BUILD = Image("build", ())

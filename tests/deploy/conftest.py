@@ -99,7 +99,7 @@ def _retriever() -> CollectorRegistry:
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
-    VersionStateCollector(DesiredState, EngineState, 1, 1, metrics.registry)
+    VersionStateCollector(DesiredState, EngineState, lambda: 1, 1, metrics.registry)
     CallsInFlight(metrics.registry)
     return metrics.registry
 

@@ -100,7 +100,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": ["a"] * 2049}, "bad_parameter", "input"),
     ({"input": [1, 2]}, "unsupported_input", "input"),
     ({"input": [[1], [2]]}, "unsupported_input", "input"),
-    ({"input": 5}, "bad_parameter", "input.str"),
+    ({"input": 5}, "bad_parameter", "input"),
     ({}, "bad_parameter", "input"),
     ({"input": "a", "dimensions": 128}, "unsupported_dimensions", "dimensions"),
     ({"input": "a", "encoding_format": "int8"}, "bad_parameter", "encoding_format"),

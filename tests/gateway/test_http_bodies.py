@@ -73,8 +73,8 @@ MALFORMED: list[tuple[Any, str | None, str | None]] = [
     (b"{}", "missing_model", "model"),
     (asking(messages="hello"), "bad_parameter", "messages"),
     (asking(messages=[]), "empty_messages", "messages"),
-    (asking(messages=[{"content": "x"}]), "bad_parameter", "messages.0.role"),
-    (asking(messages=[{"role": "user", "content": 5}]), "bad_parameter", "messages.0.content.str"),
+    (asking(messages=[{"content": "x"}]), "bad_parameter", "messages[0].role"),
+    (asking(messages=[{"role": "user", "content": 5}]), "bad_parameter", "messages[0].content"),
     (asking(messages=[{"role": "user", "content": IMAGE}]), "unsupported_content", "messages"),
     (asking(model=5), "bad_parameter", "model"),
     (asking(model=None), "bad_parameter", "model"),
@@ -143,6 +143,14 @@ async def test_an_unknown_route_is_reported_in_openais_format(
 ) -> None:
     response = await http.request(method, path)
     assert (response.status_code, response.json()["error"]["code"]) == (status, "unknown_route")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("POST", "/v1/messages")])
+async def test_a_wrong_base_url_is_explained(http: httpx.AsyncClient, method: str, path: str) -> None:
+    for wrong in (path.removeprefix("/v1"), "/v1" + path):
+        response = await http.request(method, wrong, json={})
+        assert response.status_code == 404
+        assert f"did you mean {path}? Check the client's base URL" in response.json()["error"]["message"]
 
 
 async def test_a_route_request_cannot_be_streamed(http: httpx.AsyncClient) -> None:

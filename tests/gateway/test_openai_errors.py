@@ -99,6 +99,35 @@ async def test_an_unknown_route_is_reported(http: httpx.AsyncClient, path: str) 
         assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_route")
 
 
+CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, _ = ROUTES
+PICTURE = [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,aGk="}]}]
+ADVICE: list[tuple[str, dict[str, Any], str, str]] = [
+    (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "a text, or a list of objects"),
+    (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "known: assistant, developer, "),
+    (CHAT, {"stop": 5}, "stop", "Input should be a text, or a list of texts"),
+    (CHAT, {"temprature": 1}, "temprature", "did you mean 'temperature'?"),
+    (CHAT, {"input": "x"}, "input", "and those of the API itself"),
+    (COMPLETIONS, {"prompt": [1, "a"]}, "prompt", "a text, a list of texts, a list of token ids, or a list of such"),
+    (COMPLETIONS, {"messages": PICTURE}, "messages", "send the 'prompt' alone, or the conversation to /v1/chat"),
+    (RESPONSES, {"input": 5}, "input", "a text, or a list of objects"),
+    (RESPONSES, {"input": []}, "input", "send a text or an item"),
+    (RESPONSES, {"input": PICTURE}, "input", "its model 'tiny' takes text, and no image"),
+    (RESPONSES, {"input": [{"role": "robot", "content": "x"}]}, "input[0].role", "known: user, assistant, system"),
+    (RESPONSES, {"text": "json"}, "text", "Input should be an object"),
+    (RESPONSES, {"max_tokens": 5}, "max_tokens", "send 'max_output_tokens'"),
+    (EMBEDDINGS, {"input": 5}, "input", "a text, a list of texts, a list of token ids, or a list of such lists"),
+    (EMBEDDINGS, {"dimension": 5}, "dimension", "did you mean 'dimensions'?"),
+]
+
+
+async def test_a_rejection_names_the_endpoints_own_field_and_says_what_would_be_right(http: httpx.AsyncClient) -> None:
+    for route, fields, param, advice in ADVICE:
+        answer = await http.post(route, json={"model": "tiny", **SMALLEST[route], **fields})
+        told = shapes.error(answer)
+        assert (answer.status_code, told["param"]) == (400, param), (fields, told)
+        assert advice in told["message"], (fields, told)
+
+
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_request_without_a_model_is_rejected_with_that_reason(http: httpx.AsyncClient, route: str) -> None:
     answer = await http.post(route, json=SMALLEST[route])

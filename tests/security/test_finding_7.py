@@ -103,7 +103,7 @@ async def test_finding_7_unknown_fields_of_a_message_are_rejected_over_grpc_too(
             )
     error = from_rpc_error(caught.value, "gateway")
     assert isinstance(error, InvalidArgument)
-    assert (error.code, error.param) == ("unsupported_parameter", "messages.foo")
+    assert (error.code, error.param) == ("unsupported_parameter", "messages[0].foo")
 
 
 def test_finding_7_embeddings_too(target: Addresses) -> None:

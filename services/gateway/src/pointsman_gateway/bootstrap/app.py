@@ -56,6 +56,7 @@ from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, Eng
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
+from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
@@ -149,6 +150,7 @@ async def build_gateway(
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
             http=http,
+            guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
@@ -176,7 +178,8 @@ async def build_gateway(
         registry.register(EngineStates(lambda: reloader.current.engines.states))
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
-        pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
+        request_log = tracing.request_log(shadows.request_log, settings.trace_text, redaction)
+        pipeline = Pipeline(admission, tenancy, reloader.stages, request_log)
         console, administration = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
             pipeline,

@@ -16,7 +16,7 @@ import yaml
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import Field
 
-from pointsman_gateway.config.field_types import ConfigError, Strict, must_be_known
+from pointsman_gateway.config.field_types import MIN_SIMILARITY, ConfigError, Strict, must_be_known
 
 DEFAULT_PROVIDER = "openai-compatible"
 VLLM = "vllm"
@@ -58,6 +58,8 @@ class EngineApi:
     adapter_name: str = "{adapter}"
     lists_adapters_by_root: bool = False
     dialect: Dialect = "openai"
+    max_stop: int | None = None
+    """The most stop sequences that it accepts; None: any number."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
         """Return the name by which a request asks for an adapter."""
@@ -85,6 +87,7 @@ class Provider(Strict):
     request_fields: str = DEFAULT_FIELDS
     rejects: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
+    max_stop: int | None = None
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"
@@ -130,6 +133,7 @@ class Provider(Strict):
             self.adapter_name,
             self.adapters == "listed_by_root",
             self.dialect,
+            self.max_stop,
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
@@ -157,6 +161,8 @@ class ListedModel:
     """Dollars per million tokens, as are `cached` and `completion`."""
     cached: float
     completion: float
+    image: float = 0.0
+    """Dollars for each image of a request, in addition to its tokens."""
 
 
 @lru_cache(maxsize=1)
@@ -214,6 +220,8 @@ class RequestFields:
     """Accepted, and not sent to the engine."""
     rejected: Mapping[str, RejectedField]
     """Others are rejected too; these have an error message of their own."""
+    own: frozenset[str] = frozenset()
+    """Fields that the gateway itself reads, which an error may suggest."""
 
     def with_forwarded(self, names: Iterable[str]) -> "RequestFields":
         return replace(self, forwarded=self.forwarded.union(names))
@@ -222,11 +230,11 @@ class RequestFields:
         """Return a copy that does not forward these fields; `advice` explains to the client why they are rejected."""
         neutral = _request_fields_table()["neutral"]
         messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
-        return RequestFields(
-            self.kind,
-            self.forwarded - messages.keys() - {*ignored},
-            self.ignored.union(ignored),
-            {**self.rejected, **messages},
+        return replace(
+            self,
+            forwarded=self.forwarded - messages.keys() - {*ignored},
+            ignored=self.ignored.union(ignored),
+            rejected={**self.rejected, **messages},
         )
 
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
@@ -248,9 +256,10 @@ class RequestFields:
         if rejected is not None:
             message = f"'{shown}' cannot be set by a request: {rejected.advice}"
         else:
-            similar = get_close_matches(name[:MAX_NAME_CHARACTERS], self.forwarded, 1)
-            known = f"did you mean '{similar[0]}'?" if similar else f"known: {', '.join(sorted(self.forwarded))}"
-            message = f"unknown field '{shown}'; {known}"
+            candidates = (self.forwarded | self.own) - {name}
+            similar = get_close_matches(name[:MAX_NAME_CHARACTERS], candidates, 1, MIN_SIMILARITY)
+            known = f"known: {', '.join(sorted(self.forwarded))}, and those of the API itself"
+            message = f"unknown field '{shown}'; " + (f"did you mean '{similar[0]}'?" if similar else known)
         raise InvalidArgument(message, code="unsupported_parameter", param=shown)
 
 
@@ -260,7 +269,8 @@ def request_fields(kind: str) -> RequestFields:
     table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
-    return RequestFields(kind, names["forwarded"], names["ignored"], rejected)
+    own = names.get("own", frozenset(table["own"]))
+    return RequestFields(kind, names["forwarded"], names["ignored"], rejected, own)
 
 
 def _flatten(names: Iterable[Any]) -> Iterable[str]:

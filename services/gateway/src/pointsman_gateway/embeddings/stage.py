@@ -166,7 +166,7 @@ class Embeddings:
         scope = inputs.request.caller.scope
         model = self._models.get(inputs.request.model)
         if model is None:
-            known = ", ".join(self.names(scope)) or "none"
+            known = ", ".join(self.names(scope)) or "none (models.yaml lists them under `embeddings`)"
             raise NotFound(
                 f"unknown embedding model '{inputs.request.model[:200]}'; known: {known}",
                 code="unknown_model",

@@ -190,10 +190,19 @@ async def _on_http_error(request: Request, error: Any) -> Response:
     if isinstance(cause, UnicodeDecodeError):
         return _reject(request, InvalidArgument("the body is not UTF-8", code="bad_json"))
     family = NotFound if error.status_code == 404 else InvalidArgument
-    rejection = family(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route")
+    advice = _route_advice(request.scope["path"]) if error.status_code == 404 else ""
+    rejection = family(f"{request.method} {request.url.path}: {error.detail}{advice}", code="unknown_route")
     response = _reject(request, rejection)
     response.status_code = error.status_code
     return response
+
+
+def _route_advice(path: str) -> str:
+    """Names the route that the client would reach by a base URL with one `/v1` more or less."""
+    meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else "/v1" + path
+    if meant in METERED_ROUTES or meant == "/v1/models":
+        return f"; did you mean {meant}? Check the client's base URL"
+    return "; GET /openapi.json lists the routes"
 
 
 async def _on_disconnected(request: Request, error: Any) -> Response:

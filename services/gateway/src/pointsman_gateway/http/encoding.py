@@ -104,6 +104,18 @@ def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
     return error.http_status, error_body(error)
 
 
+def openai_error_of(field: str) -> ErrorFormat:
+    """OpenAI's format for an endpoint that has its conversation in `field` instead of `messages`."""
+
+    def format_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
+        status, body = openai_error(error)
+        if error.param == "messages":
+            body["error"]["param"] = field
+        return status, body
+
+    return format_error
+
+
 def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
     """Anthropic's format, with `code` and `param` in addition."""
     status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])
@@ -115,6 +127,14 @@ def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
 
 def error_format_of(path: str) -> ErrorFormat:
     return anthropic_error if path.startswith(MESSAGES_PATH) else openai_error
+
+
+def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
+    """The request's id, in Anthropic's dialect also under the name that its clients read."""
+    headers = [(b"x-request-id", id)]
+    if error_format is anthropic_error:
+        headers.append((b"request-id", id))
+    return headers
 
 
 def error_headers(error: PointsmanError) -> dict[str, str]:
@@ -171,4 +191,5 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         ],
         "escalated_from": receipt.escalated_from,
         "cached": receipt.cached,
+        "guardrails": receipt.guardrails,
     }

@@ -142,6 +142,7 @@ SCHEMAS: dict[str, Schema] = {
         sources=listing(record(document_id=STRING, title=STRING, score=NUMBER)),
         escalated_from=STRING,
         cached=STRING,
+        guardrails=listing(record(guardrail=STRING, hook=STRING, ruling=STRING, found=listing(STRING))),
     ),
     "Logprobs": record(
         content=nullable(listing({**_TOKEN, "description": "with top_logprobs"})),

@@ -315,7 +315,7 @@ def _check_choices(choices: object) -> None:
 
 def _bad_role(messages: Sequence[Message]) -> InvalidArgument:
     number, role = next((i, message.role) for i, message in enumerate(messages) if message.role not in ROLES)
-    known = ", ".join(sorted(ROLES))
+    known = ", ".join(sorted({*ROLES, "developer"}))
     where = f"messages[{number}].role"
     return InvalidArgument(f"{where} is '{role[:50]}'; known: {known}", code="bad_role", param=where)
 

@@ -14,6 +14,7 @@ from pointsman_gateway.domain import (
     Considered,
     Decision,
     Feedback,
+    GuardrailVerdict,
     Path,
     Receipt,
     Request,
@@ -59,6 +60,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     model: str
     escalated_from: str
     cached: str
+    guardrails: tuple[GuardrailVerdict, ...] = ()
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -87,6 +89,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             cached=self.cached,
             fault=self.fault,
             request_id=self.request_id,
+            guardrails=self.guardrails,
         )
 
     def _decision(self) -> Decision:
@@ -125,6 +128,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     model: str
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
+    guardrails: tuple[GuardrailVerdict, ...] = ()
 
     def receipt(self) -> UndecidedReceipt:
         return UndecidedReceipt(
@@ -138,6 +142,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
             self.model,
             Usage(*self.usage),
             self.picodollars,
+            self.guardrails,
         )
 
 
@@ -211,6 +216,7 @@ def decided_record(
         receipt.model,
         receipt.escalated_from,
         receipt.cached,
+        receipt.guardrails,
     )
 
 
@@ -230,6 +236,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         receipt.model,
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,
+        receipt.guardrails,
     )
 
 

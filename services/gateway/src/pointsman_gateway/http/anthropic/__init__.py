@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite
-from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Temperature, TopP
+from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.anthropic.conversion import (
@@ -37,6 +37,7 @@ from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
     SurrogateFreeBody,
+    TextOrList,
     bad_parameter,
     strict_struct,
 )
@@ -57,7 +58,7 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 class MessageParam(BaseModel):
     role: Literal["user", "assistant", "system"]
-    content: str | FailFastList[dict[str, Any]]
+    content: TextOrList[dict[str, Any]]
 
 
 class MessagesBody(BaseModel):
@@ -68,7 +69,7 @@ class MessagesBody(BaseModel):
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
     max_tokens: MaxTokens | None = None
     messages: FailFastList[MessageParam] = Field(default=[])
-    system: str | FailFastList[dict[str, Any]] | None = None
+    system: TextOrList[dict[str, Any]] | None = None
     stream: bool | None = False
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -159,8 +160,9 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
 
 
 def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
-    if len(stop) > MAX_STOP_SEQUENCES:
-        raise bad_parameter(f"'stop_sequences' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", "stop_sequences")
+    if len(stop) > MAX_MESSAGES_STOP_SEQUENCES:
+        message = f"'stop_sequences' has {len(stop)} entries; at most {MAX_MESSAGES_STOP_SEQUENCES}"
+        raise bad_parameter(message, "stop_sequences")
     return tuple(stop)
 
 

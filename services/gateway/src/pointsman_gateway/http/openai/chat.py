@@ -23,7 +23,9 @@ from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
+    StopSequences,
     SurrogateFreeBody,
+    TextOrList,
     invalid_field,
     strict_struct,
 )
@@ -52,7 +54,7 @@ class MessageBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | FailFastList[dict[str, Any]] | None = None
+    content: TextOrList[dict[str, Any]] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -78,7 +80,7 @@ class ChatBody(BaseModel):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | FailFastList[str] | None = Field(default="", description='"": the path\'s; null or []: none')
+    stop: StopSequences | None = Field(default="", description='"": the path\'s; null or []: none')
     user: str | None = None
     metadata: FailFastDict[str] | None = None
 

@@ -23,7 +23,7 @@ from pointsman_gateway.http.dependencies import (
 from pointsman_gateway.http.encoding import (
     DONE,
     error_body,
-    openai_error,
+    openai_error_of,
     receipt_body,
     system_fingerprint,
     to_event,
@@ -31,7 +31,7 @@ from pointsman_gateway.http.encoding import (
     usage_body,
 )
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
-from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody, TokenIds
+from pointsman_gateway.http.openai.fields import FailFastDict, StopSequences, SurrogateFreeBody, TextsOrTokens
 from pointsman_gateway.pipeline.admission import MAX_CHOICES
 from pointsman_gateway.pipeline.batch import BatchFinished
 
@@ -45,7 +45,7 @@ class CompletionBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    prompt: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] | None = Field(
+    prompt: TextsOrTokens | None = Field(
         default=None, description="a text or a list of texts; for a named model also token ids, or a list of such lists"
     )
     stream: bool | None = False
@@ -54,7 +54,7 @@ class CompletionBody(SurrogateFreeBody):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | FailFastList[str] | None = Field(default="", description='"": the path\'s; null or []: none')
+    stop: StopSequences | None = Field(default="", description='"": the path\'s; null or []: none')
     logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
     user: str | None = None
     metadata: FailFastDict[str] | None = None
@@ -75,6 +75,9 @@ class CompletionBody(SurrogateFreeBody):
 
         Raises InvalidArgument.
         """
+        if (self.model_extra or {}).get("messages"):
+            advice = "send the 'prompt' alone, or the conversation to /v1/chat/completions"
+            raise InvalidArgument(f"'messages': {advice}", code="unsupported_parameter", param="messages")
         prompts = self._prompts()
         if not self.is_raw:
             return [self._to_request([_to_text(prompt)], {}, deadline) for prompt in prompts]
@@ -101,7 +104,7 @@ class CompletionBody(SurrogateFreeBody):
     def _prompts(self) -> list[str] | list[list[int]]:
         match self.prompt:
             case None | []:
-                raise InvalidArgument("'prompt' is missing", code="empty_prompt", param="prompt")
+                raise InvalidArgument("'prompt' is empty; send a text", code="empty_prompt", param="prompt")
             case str(text):
                 prompts: Any = [text]
             case [int(), *_]:
@@ -178,7 +181,7 @@ class _Choice:
 class CompletionEncoder:
     """Encodes `text_completion`, whole and as chunks. Implements `Encoder`."""
 
-    error_format = staticmethod(openai_error)
+    error_format = staticmethod(openai_error_of("prompt"))
 
     def __init__(self, include_usage: bool) -> None:
         """`include_usage`: a stream ends with a chunk that has the usage."""

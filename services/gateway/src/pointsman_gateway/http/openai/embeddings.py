@@ -22,7 +22,7 @@ from pointsman_gateway.http.dependencies import (
     model_of_request,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
-from pointsman_gateway.http.openai.fields import FailFastList, SurrogateFreeBody, TokenIds
+from pointsman_gateway.http.openai.fields import SurrogateFreeBody, TextsOrTokens
 from pointsman_gateway.pipeline.run import to_public_error
 
 MAX_INPUTS = 2048
@@ -34,7 +34,7 @@ class EmbeddingBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
-    input: str | FailFastList[str] | TokenIds | FailFastList[TokenIds] = Field(
+    input: TextsOrTokens = Field(
         description=f"a text, up to {MAX_INPUTS} texts, or token ids of the model's own tokenizer"
     )
     overflow: domain.Overflow | None = Field(

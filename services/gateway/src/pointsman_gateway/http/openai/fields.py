@@ -5,14 +5,15 @@ and a kilobyte each.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import CoreSchema, PydanticUndefined
 
 from pointsman_gateway.codec.limits import reject_surrogates
 
@@ -25,6 +26,28 @@ FailFastList = Annotated[list[Element], Field(fail_fast=True)]
 FailFastDict = Annotated[dict[str, Element], Field(fail_fast=True)]
 
 TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Annotates a union with what it accepts, so that an error says this instead of what its first type accepts."""
+
+    what: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return {
+            **handler(source),
+            "custom_error_type": "expected",
+            "custom_error_message": f"Input should be {self.what}",
+        }
+
+
+TextsOrTokens = Annotated[
+    str | FailFastList[str] | TokenIds | FailFastList[TokenIds],
+    Expected("a text, a list of texts, a list of token ids, or a list of such lists"),
+]
+TextOrList = Annotated[str | FailFastList[Element], Expected("a text, or a list of objects")]
+StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list of texts")]
 
 
 class StrictBody(BaseModel):
@@ -67,14 +90,17 @@ def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 def invalid_field(item: Any) -> InvalidArgument:
     """Converts one error of pydantic."""
-    location = ".".join(str(part)[:MAX_LOCATION_CHARACTERS] for part in item["loc"])[:MAX_LOCATION_CHARACTERS]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_LOCATION_CHARACTERS]}" for part in item["loc"])
+    location = "".join(parts).removeprefix(".")[:MAX_LOCATION_CHARACTERS]
     location = location.encode("utf-8", "backslashreplace").decode()
     if item["type"] == "json_invalid":
         return InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json")
-    message = f"'{location}': {item['msg']}" if location else item["msg"]
+    problem = "Input should be an object" if item["type"] in _NO_OBJECT else item["msg"]
+    message = f"'{location}': {problem}" if location else problem
     return InvalidArgument(message, code="bad_parameter", param=location or None)
 
 
+_NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
 _BOUNDS = ("ge", "gt", "le", "lt")
 
 
@@ -110,7 +136,8 @@ def _strict_type(annotation: Any) -> Any:
 
 
 def _contains_any(annotation: Any) -> bool:
-    return annotation is Any or any(map(_contains_any, get_args(annotation)))
+    some = all if get_origin(annotation) in (Union, UnionType) else any  # of a union, the other members are left
+    return annotation is Any or some([_contains_any(argument) for argument in get_args(annotation)])
 
 
 def _bounded(kind: Any, bounds: list[Any]) -> Any:

@@ -15,6 +15,7 @@ TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal":
 MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
 """Other content parts, and their types in chat completions."""
 
+ROLES = ("user", "assistant", "system", "developer")
 OPENAI_TOOLS = frozenset(
     {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
      "local_shell", "mcp", "shell", "tool_search"}
@@ -42,8 +43,9 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
     match item.get("type") or "message":
         case "message":
             role, content = item.get("role"), item.get("content")
-            if not isinstance(role, str):
-                raise bad_parameter(f"{where}.role is missing", f"{where}.role")
+            if role not in ROLES:
+                told = f"{where}.role is {role[:50]!r}" if isinstance(role, str) else f"{where}.role is missing"
+                raise InvalidArgument(f"{told}; known: {', '.join(ROLES)}", code="bad_role", param=f"{where}.role")
             messages.append({"role": role, "content": _content(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)

@@ -8,7 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
-from pointsman_gateway.http.encoding import openai_error, receipt_body, to_json
+from pointsman_gateway.http.encoding import openai_error_of, receipt_body, to_json
 from pointsman_gateway.http.openai.response_conversion import ToolName
 from pointsman_gateway.http.openai.response_output import (
     REASONING,
@@ -31,7 +31,7 @@ ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 class ResponseEncoder:
     """Implements `Encoder`. A whole response is what the last event of the stream holds."""
 
-    error_format = staticmethod(openai_error)
+    error_format = staticmethod(openai_error_of("input"))
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
         """`echoed` are the fields of the request that a response repeats; `tool_names` are by the engine's names."""

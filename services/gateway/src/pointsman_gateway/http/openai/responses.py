@@ -1,6 +1,6 @@
 """`POST /v1/responses`, OpenAI's newer endpoint, answered as a conversation. No state is kept between requests."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from pointsman_servicekit.errors import InvalidArgument
@@ -11,7 +11,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.dependencies import deadline_of_request, model_of_request, respond
 from pointsman_gateway.http.openai.chat import as_chat_request
-from pointsman_gateway.http.openai.fields import FailFastDict, FailFastList, SurrogateFreeBody
+from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, SurrogateFreeBody, TextOrList
 from pointsman_gateway.http.openai.response_conversion import (
     ChatTools,
     to_chat_choice,
@@ -23,13 +23,16 @@ from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
 
 LOGPROBS = "message.output_text.logprobs"
 
-STATEFUL_PARAMETERS = {
+REJECTED_PARAMETERS = {
     "previous_response_id": "no response is kept; send the whole conversation as 'input'",
     "conversation": "no conversation is kept; send the whole of it as 'input'",
     "prompt": "no prompts are kept under an id; paths.yaml names this gateway's",
     "background": "a response is made while its client waits",
+    "messages": "send the conversation as 'input'",
+    "max_tokens": "send 'max_output_tokens'",
+    "max_completion_tokens": "send 'max_output_tokens'",
 }
-"""Parameters that would need stored state, and what to do instead."""
+"""Parameters that would need stored state or belong to another endpoint, and what to do instead."""
 
 
 class ReasoningBody(BaseModel):
@@ -52,7 +55,7 @@ class ResponsesBody(SurrogateFreeBody):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    input: str | FailFastList[dict[str, Any]] = Field(description="a text, or messages, calls and their outputs")
+    input: TextOrList[dict[str, Any]] = Field(description="a text, or messages, calls and their outputs")
     instructions: str | None = None
     stream: bool | None = False
     max_output_tokens: MaxTokens | None = None
@@ -61,7 +64,7 @@ class ResponsesBody(SurrogateFreeBody):
     tools: FailFastList[dict[str, Any]] | None = Field(
         default=None, description="functions, custom tools and namespaces; those that OpenAI runs itself are left out"
     )
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Annotated[str | dict[str, Any], Expected("a text, or an object")] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
@@ -85,7 +88,7 @@ class ResponsesBody(SurrogateFreeBody):
 
     def to_request(self, deadline: float, tools: ChatTools) -> domain.Request:
         """`tools` are the body's, converted. Raises InvalidArgument."""
-        self._reject_state()
+        self._reject_parameters()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {
             "model": self.model,
@@ -99,10 +102,12 @@ class ResponsesBody(SurrogateFreeBody):
         converted = {name: value for name, value in self._converted_fields(tools).items() if value is not None}
         return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline)
 
-    def _reject_state(self) -> None:
-        for name, why in STATEFUL_PARAMETERS.items():
-            if getattr(self, name):
+    def _reject_parameters(self) -> None:
+        for name, why in REJECTED_PARAMETERS.items():
+            if getattr(self, name, None):
                 raise InvalidArgument(f"'{name}': {why}", code="unsupported_parameter", param=name)
+        if not self.input:
+            raise InvalidArgument("'input' is empty; send a text or an item", code="empty_messages", param="input")
 
     def _converted_fields(self, tools: ChatTools) -> dict[str, Any]:
         """Parameters that have other names in chat completions."""

@@ -68,6 +68,9 @@ function content(entry, feedback) {
     h("dl", { class: "facts plain" }, Object.entries(facts).filter(([, value]) => value && value !== NOTHING)
       .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     entry.notes.length > 0 && h("ul", { class: "notes" }, entry.notes.map((note) => h("li", {}, note))),
+    entry.guardrails?.length > 0 && h("h3", {}, "Guardrails"),
+    entry.guardrails?.length > 0 && h("ul", { class: "notes" }, entry.guardrails.map(({ guardrail, hook, ruling, found }) =>
+      h("li", {}, [`${guardrail}: ${hook} ${ruling}`, ...found].join(", ")))),
     entry.considered.length > 0 && h("h3", {}, "Considered"),
     entry.considered.length > 0 && points(entry.considered, entry.path, known),
     entry.probabilities.length > 0 && h("ul", { class: "likely", "aria-label": "Probabilities of the tasks" }, entry.probabilities.map(([task, p]) => h("li", {},
