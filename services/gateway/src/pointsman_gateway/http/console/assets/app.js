@@ -2,12 +2,14 @@
 import { showAdapters } from "./adapters.js";
 import * as api from "./api.js";
 import { knowPaths, prepareAsk } from "./ask.js";
-import { knowKinds, noDecisions, prepareDecisions, showDecisions } from "./decisions.js";
+import { prepareReport, showRegret } from "./comparisons.js";
+import { knowKinds, noDecisions, openNamed, prepareDecisions, showDecisions } from "./decisions.js";
 import { askForKey } from "./dialogs.js";
 import { at, h, show } from "./elements.js";
 import { afterMove } from "./moves.js";
 import { showPaths } from "./paths.js";
 import { showTasks } from "./tasks.js";
+import { prepareTheme } from "./theme.js";
 import { plural, time } from "./words.js";
 
 const PERIOD = 2000;
@@ -26,7 +28,7 @@ async function refresh() {
   showStanding(overview, configuration, workers);
   showPaths(overview);
   showTasks(overview);
-  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && adapters(overview.caller)]);
+  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && Promise.all([adapters(overview.caller), regret()])]);
   complain(configuration.problem ? `The configuration was changed and is refused, the one before goes on: ${configuration.problem}` : disagreement(workers));
 }
 
@@ -41,6 +43,11 @@ async function decisions(overview) {
   if (overview.request_log === "none") return noDecisions("This gateway runs without Redis, so it has no request log.");
   if (overview.request_log === "unavailable") return noDecisions("Redis is unavailable; decisions are shown again when it is back.");
   return showDecisions();
+}
+
+/** The metrics may have a port of their own, which a browser does not reach. */
+async function regret() {
+  showRegret(await api.metrics().catch(() => ""));
 }
 
 async function adapters(caller) {
@@ -100,8 +107,11 @@ async function keepLooking() {
   setTimeout(keepLooking, PERIOD);
 }
 
+prepareTheme();
 prepareAsk();
+prepareReport();
 prepareDecisions(look);
 afterMove(async () => { turn = 0; await look(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !declined) look(); });
 keepLooking();
+openNamed();
