@@ -193,7 +193,7 @@ class NamedModels:
     """Implements `NamedPaths` and `ModelNames`: the base models and adapters that a request may name."""
 
     def __init__(self, config: Config, engines: Engines) -> None:
-        self.plain = {name: Path(name, name) for name in config.models.models}
+        self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
         models = config.models.models.items()
         self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
         self._paths = tuple(config.paths.paths)
@@ -287,6 +287,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
         collections,
         fingerprint,
         shows_examples=shows_examples,
+        tuned_from=config.models.models[path.model].tuned_from,
     )
 
 

@@ -58,6 +58,11 @@ class ModelConfig(Strict):
     upstream: str = Field(
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
     )
+    tuned_from: str = Field(
+        default="",
+        pattern=UPSTREAM_PATTERN,
+        description="the model that it was fully fine-tuned from; its paths are then of the kind `tuned`",
+    )
     fallback: tuple[ModelName, ...] = Field(
         default=(),
         description="models that answer, in this order, if it cannot before the first token; for requests that name it",

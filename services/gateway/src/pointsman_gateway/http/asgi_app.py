@@ -22,7 +22,8 @@ from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_
 from pointsman_gateway.http.encoding import error_format_of, request_id_headers
 from pointsman_gateway.pipeline.ports import Tenancy
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+LOGIN_PATH = "/console/api/login"
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", LOGIN_PATH})
 """Paths that need no key, in addition to the console's static files."""
 
 AZURE_PREFIX = "/openai/"

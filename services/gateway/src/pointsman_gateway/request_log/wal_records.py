@@ -61,6 +61,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     escalated_from: str
     cached: str
     guardrails: tuple[GuardrailVerdict, ...] = ()
+    tuned_from: str = ""
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -98,7 +99,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             self.decision_id,
             self.task,
             self.confidence,
-            Path(name, model, adapter, strategies, fingerprint=fingerprint),
+            Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from),
             self.reason,
             self.stage,
             self.considered,
@@ -217,6 +218,7 @@ def decided_record(
         receipt.escalated_from,
         receipt.cached,
         receipt.guardrails,
+        path.tuned_from,
     )
 
 
