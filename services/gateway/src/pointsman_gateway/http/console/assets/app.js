@@ -48,9 +48,16 @@ async function decisions(overview) {
   return showDecisions();
 }
 
-/** The metrics may have a port of their own, which a browser does not reach. */
+/** False once the metrics cannot be read: they may have a port of their own. */
+let readable = true;
+
 async function regret() {
-  showRegret(await api.metrics().catch(() => ""));
+  if (!readable) return;
+  try {
+    showRegret(await api.metrics());
+  } catch {
+    readable = false;
+  }
 }
 
 async function rare(caller) {
