@@ -61,8 +61,9 @@ async function regret() {
 }
 
 async function rare(caller) {
-  const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller), regret()]);
+  const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller)]);
   showAdapters(models, caller);
+  await regret();
 }
 
 function showStanding(overview, configuration, workers) {
