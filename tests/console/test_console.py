@@ -160,9 +160,9 @@ async def test_the_latest_requests_answer_is_shown(visitor: Visitor) -> None:
     await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile("^1 answer,"))
 
 
-async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor) -> None:
-    rows = visitor.page.locator("[data-decision]").filter(has_text="triage_adapter")
-    await rows.first.click()
+async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor, services: ConsoleServices) -> None:
+    name = await services.ask(IN_TRIAGE)
+    await visitor.page.locator(f"[data-decision='{name}']").click()
     drawer = visitor.page.get_by_role("dialog")
     await expect(drawer).to_contain_text("in reserve")
     await expect(drawer.locator(".considered li")).to_have_count(3)
