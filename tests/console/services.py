@@ -108,6 +108,8 @@ def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
     rivals = ["triage_adapter", "triage_few_shot"]
     config.tasks["triage"]["policy"] = {"best_value": {"paths": rivals, **terms}}
     config.tasks["policy"]["fallback"] = ["letter"]
+    config.tasks["policy"]["validators"] = [{"complete": True}]
+    config.tasks["policy"]["shadow"] = {"paths": ["letter"], "share": 1.0, "usd_per_day": 1.0, "rate_by": "validators"}
     return config
 
 

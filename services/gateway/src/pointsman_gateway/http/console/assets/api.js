@@ -45,5 +45,6 @@ export const adapters = () => read("console/api/adapters");
 export const decisions = (before, count) => read(`console/api/decisions?count=${count}&before=${before}`);
 export const decision = (id) => read(`console/api/decisions/${encodeURIComponent(id)}`);
 export const move = (step, body) => read(`console/api/adapters/${step}`, body);
+export const metrics = async () => (await send("metrics")).text();
 export const route = (body) => read("v1/route", body);
 export const feedback = (body) => read("v1/feedback", body);

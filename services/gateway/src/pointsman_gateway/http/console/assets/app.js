@@ -2,7 +2,8 @@
 import { showAdapters } from "./adapters.js";
 import * as api from "./api.js";
 import { knowPaths, prepareAsk } from "./ask.js";
-import { knowKinds, noDecisions, prepareDecisions, showDecisions } from "./decisions.js";
+import { prepareReport, showRegret } from "./comparisons.js";
+import { knowKinds, noDecisions, openNamed, prepareDecisions, showDecisions } from "./decisions.js";
 import { showConfiguration } from "./configuration.js";
 import { askForKey } from "./dialogs.js";
 import { at, h, show } from "./elements.js";
@@ -11,6 +12,7 @@ import { beginLogin, endLogin } from "./login.js";
 import { afterMove } from "./moves.js";
 import { showPaths } from "./paths.js";
 import { showTasks } from "./tasks.js";
+import { prepareTheme } from "./theme.js";
 import { plural, time } from "./words.js";
 
 const PERIOD = 2000;
@@ -46,9 +48,22 @@ async function decisions(overview) {
   return showDecisions();
 }
 
+/** False once the metrics cannot be read: they may have a port of their own. */
+let readable = true;
+
+async function regret() {
+  if (!readable) return;
+  try {
+    showRegret(await api.metrics());
+  } catch {
+    readable = false;
+  }
+}
+
 async function rare(caller) {
   const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller)]);
   showAdapters(models, caller);
+  await regret();
 }
 
 function showStanding(overview, configuration, workers) {
@@ -104,9 +119,11 @@ async function keepLooking() {
   setTimeout(keepLooking, PERIOD);
 }
 
+prepareTheme();
 prepareAsk();
+prepareReport();
 prepareKeys(async () => { turn = 0; await look(); });
 prepareDecisions(look);
 afterMove(async () => { turn = 0; await look(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !declined) look(); });
-endLogin().then((problem) => (problem ? changeKey(problem, true) : null)).then(keepLooking);
+endLogin().then((problem) => (problem ? changeKey(problem, true) : null)).then(keepLooking).then(openNamed);
