@@ -22,6 +22,7 @@ MODELS := .pointsman/models
 ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
 
 .PHONY: help
@@ -42,7 +43,7 @@ demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
 	$(MAKE) lint types imports
 	$(BIN)/python -m pytest $(WITHOUT_ENGINE)
-	$(BIN)/python -m pytest tests/together
+	$(BIN)/python -m pytest tests/together $(OWN:%=--ignore %)
 
 # -- environments
 
@@ -104,6 +105,10 @@ test-fast: $(VENV)/.done ## the tests that need no engine
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
 	$(BIN)/python -m pytest tests/together
+
+.PHONY: test-own
+test-own: models ## a vLLM and models of one's own: attached, and served by the lora-server (10 minutes)
+	$(BIN)/python -m pytest $(OWN)
 
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
@@ -207,7 +212,7 @@ docs: $(VENV)/.done .venv-docs/.done ## write the documentation site to site/, w
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file deploy/docs/mkdocs.yml
 
 .PHONY: test-docs
-test-docs: docs models ## build the site, and run the commands of the pages that need the real engine (10 minutes)
+test-docs: docs models ## build the site, and run the commands of its pages, some with the real engine (10 minutes)
 	$(BIN)/python -m pytest tests/documents
 
 .PHONY: diagram

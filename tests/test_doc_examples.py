@@ -1,6 +1,6 @@
 """YAML blocks of README.md and docs/ are loaded by the configuration's own types; shell blocks are parsed.
 
-`test_doc_commands.py` runs shell blocks.
+`documents/test_commands.py` runs shell blocks.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.example import ExampleFile
+from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import PathsFile, TaskConfig, TasksFile
@@ -36,7 +37,7 @@ def validate(key: str, value: Any) -> None:
     """Validates a part of a configuration by the type of its key. Required keys may be missing."""
     if key == "tasks":
         value = {name: {"examples": "rows.jsonl", "policy": {"fixed": "one"}} | task for name, task in value.items()}
-    for shape in (ModelsFile, PathsFile, TasksFile):
+    for shape in (ModelsFile, PathsFile, TasksFile, AccessFile):
         if key in shape.model_fields:
             type_of(shape, key).validate_python(value)
             return

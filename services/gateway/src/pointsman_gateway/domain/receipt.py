@@ -45,20 +45,23 @@ _BY_FAULT: Mapping[Fault, str] = {
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
+        bad_expiry long_lived_token login_failed malformed_key missing_claim no_grant no_keys not_admin
+        unknown_signing_key unknown_tenant wrong_algorithm
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
-        price_unknown
+        price_unknown too_many_logins
     """,
     Fault.GATEWAY: f"""
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
         gateway_unavailable guardrail_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier
         stale_classifier one_task invalid_batch bad_redis_url prefix_taken unreadable_record
-        unknown_extension extension_not_importable
+        unknown_extension extension_not_importable issuer_unavailable worker_unavailable
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
         connect_timeout first_token_timeout stream_idle_timeout engine_poisoned does_not_stop dns_failed
+        bad_api_key engine_store guard_refused no_guard no_lora no_runtime_loading
     """,
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
@@ -68,6 +71,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
         smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
         unknown_folder unknown_job unknown_schema_version wrong_base_model
+        bad_config bad_source bad_weights hub_refused hub_unreachable source_unavailable too_large unknown_source
     """,
     Fault.RETRIEVER: """
         nothing_relevant retriever_unavailable collection_busy collection_closed collection_damaged
@@ -78,6 +82,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         migration_running no_reranker not_a_collection query_too_large reranker_failed
         snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_bad_lines
         too_many_documents
+        filter_not_supported invalid_external_collection read_only_collection store_mismatch wrong_dimensions
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
