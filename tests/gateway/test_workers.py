@@ -152,16 +152,23 @@ class Client:
         while not self.stopped:
             try:
                 reader, writer = await asyncio.open_connection(*address.split(":"))
-                self.port = writer.get_extra_info("sockname")[1]
+            except OSError:
+                self.failed_ports.append(self.port)
+                continue
+            self.port = writer.get_extra_info("sockname")[1]
+            try:
                 while not self.stopped:
                     writer.write(request)
                     answer = await reader.readuntil(LAST_CHUNK)
                     assert answer.startswith(b"HTTP/1.1 200 ")
                     assert b"[DONE]" in answer
                     self.answered += 1
-                writer.close()
             except (OSError, asyncio.IncompleteReadError):
                 self.failed_ports.append(self.port)
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
 
 def connected_to(pid: int) -> set[int]:
