@@ -258,9 +258,8 @@ async def test_if_a_worker_is_killed_only_its_own_connections_fail_and_it_is_rep
         await until(lambda: all(c.answered > was for c, was in zip(everyone, answered, strict=True)), within=30)
 
     failed = {port for client in everyone for port in client.failed_ports}
-    assert failed  # some requests were on the connections of the killed worker
-    assert failed <= its_ports
-    assert not failed & other_ports
+    assert failed & its_ports
+    assert not failed & other_ports  # a new connection may still reach the socket of the dying worker
     assert survivor in await workers.pids()
     assert await workers.counted() >= before  # what the dead worker had counted stays
     assert await workers.gateway.metric("pointsman_worker_restarts_total", worker="1") == 1
