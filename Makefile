@@ -19,7 +19,7 @@ CPU_LORA := services/lora-server/vllm_cpu_lora
 GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -109,6 +109,15 @@ test-together: env ## the tests that run the real services and the real engine
 .PHONY: test-own
 test-own: models ## a vLLM and models of one's own: attached, and served by the lora-server (10 minutes)
 	$(BIN)/python -m pytest $(OWN)
+
+OIDC_PROVIDER := 9.13.3
+.venv-clients/oidc-provider/$(OIDC_PROVIDER):
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error oidc-provider@$(OIDC_PROVIDER)
+	touch $@
+
+.PHONY: test-sign-on
+test-sign-on: $(VENV)/.done .venv-clients/oidc-provider/$(OIDC_PROVIDER) ## single sign-on with a certified OpenID provider (needs npm)
+	$(BIN)/python -m pytest tests/sign_on
 
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)

@@ -60,8 +60,10 @@ async def page(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def come_back(page: httpx.AsyncClient, verifier: str, nonce: str) -> dict[str, str]:
-    """Sends the browser to the issuer; returns the body with which the page logs in when it is sent back."""
+async def authorization_request(
+    page: httpx.AsyncClient, verifier: str, nonce: str, redirect_uri: str
+) -> tuple[str, dict[str, str]]:
+    """The address to which the page sends the browser, and its parameters."""
 
     async def known() -> Any:
         return (await page.get(LOGIN)).json()
@@ -69,11 +71,19 @@ async def come_back(page: httpx.AsyncClient, verifier: str, nonce: str) -> dict[
     login = await found(known)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     mine = {"response_type": "code", "code_challenge": challenge, "code_challenge_method": "S256"}
-    back = {"redirect_uri": f"{page.base_url}/console", "state": "s", "nonce": nonce}
+    return login["endpoint"], login["parameters"] | mine | {
+        "redirect_uri": redirect_uri, "state": "s", "nonce": nonce,
+    }  # fmt: skip
+
+
+async def come_back(page: httpx.AsyncClient, verifier: str, nonce: str) -> dict[str, str]:
+    """Sends the browser to the issuer; returns the body with which the page logs in when it is sent back."""
+    redirect_uri = f"{page.base_url}/console"
+    endpoint, parameters = await authorization_request(page, verifier, nonce, redirect_uri)
     async with httpx.AsyncClient(verify=False) as browser:
-        sent = await browser.get(login["endpoint"], params=login["parameters"] | mine | back)
+        sent = await browser.get(endpoint, params=parameters)
     (code,) = parse_qs(urlsplit(sent.headers["location"]).query)["code"]
-    return {"code": code, "verifier": verifier, "redirect_uri": back["redirect_uri"], "nonce": nonce}
+    return {"code": code, "verifier": verifier, "redirect_uri": redirect_uri, "nonce": nonce}
 
 
 @pytest.mark.parametrize("ask", [over_http, over_grpc])
