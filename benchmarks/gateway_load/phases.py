@@ -173,7 +173,9 @@ async def _junk(bench: Bench) -> None:
 
 
 async def _workers(bench: Bench) -> None:
-    """Our gateway and nginx as one and as two processes that share both cores with the load."""
+    """Measures our gateway and nginx as one and as two processes on both cores, which they share with the load
+    generator.
+    """
     setup, contenders_of = bench.setup, list[tuple[Contender, throughput.Bodies]]()
     for count in WORKERS:
         workers = await start_workers(setup.processes, setup.cores, bench.gateway, count)

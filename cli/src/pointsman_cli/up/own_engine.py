@@ -61,7 +61,7 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 
 
 def base_url(url: str) -> str:
-    """Returns the URL before `/v1`; raises UsageError if it is none."""
+    """Returns the URL without a trailing `/v1`. Raises UsageError if `url` is not an HTTP URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise UsageError(f"--engine is '{url}'; it should be a URL such as http://localhost:8000")
@@ -129,7 +129,7 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 
 
 def chat_models(listed: Iterable[str]) -> list[str]:
-    """Returns the names without those that say that the model is not for chat."""
+    """Returns the models whose names do not show that they are for another purpose than chat, such as embeddings."""
     return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 
 

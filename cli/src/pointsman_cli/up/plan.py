@@ -210,7 +210,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
 
 
 def with_workers(gateway: Service, workers: int) -> Service:
-    """The gateway as several processes on the same ports."""
+    """Returns the service with `workers` gateway processes on the same ports."""
     return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
 
 

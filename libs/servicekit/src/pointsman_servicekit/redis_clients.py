@@ -46,7 +46,9 @@ class RedisClient:
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """`options` are redis-py's for each connection. The client retries nothing. Raises ValueError for a wrong URL."""
+    """Opens a client that does not retry. `options` are passed to each of redis-py's connections. Raises ValueError
+    for a wrong URL.
+    """
     options |= {"decode_responses": True, "retry": _no_retry()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:

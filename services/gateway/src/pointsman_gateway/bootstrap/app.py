@@ -86,7 +86,7 @@ class GatewayComponents:
     feedback: FeedbackTaker
     console: Console
     administration: Administration | None
-    """None without Redis."""
+    """None if there is no Redis."""
 
     @property
     def engines(self) -> Engines:
@@ -198,7 +198,7 @@ async def build_gateway(
 def _with_canary_ratings(
     feedback: FeedbackTaker, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackTaker:
-    """Wraps the feedback service: ratings of answers along a configured path count for or against its canary."""
+    """Wraps the feedback service, so that ratings of answers are counted for the canary of the answering path."""
 
     def count(path_name: str, version: str, rating: float) -> None:
         path = reloader.current.catalogue.paths.get(path_name)

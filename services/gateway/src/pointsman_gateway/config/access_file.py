@@ -11,10 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from pointsman_gateway.config.field_types import Strict
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric ones only: with a symmetric one, whoever can verify a token could also sign one."""
+"""Asymmetric algorithms only: the key that verifies a symmetric signature can also create one."""
 
 CLAIM_REFERENCE = re.compile(r"\{([^{}]+)\}")
-"""A tenant that is the value of a claim."""
+"""Matches a tenant in the form "{CLAIM}", which stands for the value of a claim."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -22,7 +22,7 @@ ClaimValues = str | tuple[str, ...]
 
 
 def is_trusted_url(url: str) -> bool:
-    """Whether the URL is encrypted, or stays on this machine."""
+    """Return whether the URL uses TLS, or a loopback address."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

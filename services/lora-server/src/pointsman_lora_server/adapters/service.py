@@ -252,7 +252,9 @@ class AdapterService:
         return alias
 
     async def _refresh(self) -> None:
-        """Publishes a change that has been made. If Redis fails now, the reconciler publishes it a moment later."""
+        """Reads a change that was just made from Redis, and publishes it to watchers. If Redis fails now, the
+        reconciler does both later.
+        """
         try:
             await self._reconciler.refresh()
         except Unavailable as error:

@@ -60,14 +60,14 @@ class GreedyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What a running engine says of itself; None and empty where it does not say."""
+    """The properties that a running engine reports; None or empty if it does not report them."""
 
     base_models: frozenset[str]
     """The names of its base model."""
     boot: str = ""
-    """Differs after each start."""
+    """An id that is different after each start."""
     held: int | None = None
-    """Adapters that it can hold in its host memory for the lora-server."""
+    """The number of adapters that the engine can hold in its host memory for the lora-server."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None
@@ -90,8 +90,9 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """`secret` returns the guard's secret of the current run of the engine, `engine_path` where the engine sees a
-        folder of this machine."""
+        """`secret` returns the guard's secret of the engine's current run. `engine_path` converts a folder of this
+        machine to the path at which the engine sees it.
+        """
         self._session = session
         self._url = url
         self._secret = secret
@@ -120,7 +121,7 @@ class VllmClient:
         )
 
     async def _base_models(self) -> tuple[frozenset[str], int | None]:
-        """The base model's names and its context window in tokens."""
+        """Returns the names of the base model, and its context window in tokens."""
         bases = [model for model in await self._list_models() if not model.get("parent")]
         return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
 

@@ -138,7 +138,7 @@ class RequestCounts:
     """Latencies of whole answers: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms. See
     `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
     rated: int = 0
-    """Answers that callers have rated since the last report; they may be older."""
+    """Number of answers that callers have rated since the last report; the answers may be older."""
     rating: int = 0
     """The sum of their ratings, in thousandths."""
 
