@@ -1,4 +1,4 @@
-"""A Kubernetes API server that only reads: it lists kinds and returns the objects that it was given."""
+"""A read-only Kubernetes API server: it lists kinds and returns given objects."""
 
 import json
 from collections import defaultdict

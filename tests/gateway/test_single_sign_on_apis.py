@@ -54,14 +54,16 @@ async def guarded(neighbours: Neighbours, valkey: Valkey, issuer: FakeIssuer) ->
 
 @pytest.fixture
 async def page(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    """The console's page, before its user has logged in."""
+    """Opens the console's page, before its user has logged in."""
     async with open_http_client(guarded) as client:
         client.headers.update(OURS)
         yield client
 
 
 async def come_back(page: httpx.AsyncClient, verifier: str, nonce: str) -> dict[str, str]:
-    """Sends the browser to the issuer; returns the body with which the page logs in when it is sent back."""
+    """Sends the browser to the issuer. Returns the body that the page sends to log in after the issuer has redirected
+    it back.
+    """
 
     async def known() -> Any:
         return (await page.get(LOGIN)).json()

@@ -1,7 +1,7 @@
 """A double of the search APIs that Elasticsearch and OpenSearch document: mappings, count, `match` and kNN queries.
 
-There is no server of either in a wheel. Scores are those of their manuals: BM25-like for words, and (1 + cosine) / 2
-for vectors. A body with a key that the API does not know is answered with 400, as there.
+No wheel contains either server. Scores follow their manuals: BM25-like for words, and (1 + cosine) / 2 for vectors. A
+body with an unknown key is answered with 400, as by the real servers.
 """
 
 import json

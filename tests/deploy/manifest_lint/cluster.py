@@ -15,7 +15,7 @@ WORKLOADS = (*LONG_LIVED, "Job", "Pod")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`rule` is the rule's short name, and `where` the object."""
+    """A violation of a rule. `rule` is the rule's short name, and `where` the object."""
 
     rule: str
     where: str
@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def service(self) -> str:
-        """What runs in the pods: of several lora-servers the same."""
+        """Returns the service that runs in the pods; several lora-servers are one service."""
         return str(self.labels.get("app.kubernetes.io/name", ""))
 
     @property

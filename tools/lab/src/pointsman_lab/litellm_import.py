@@ -30,16 +30,18 @@ Location = tuple[str | int, ...]
 
 @dataclass
 class Source:
-    """LiteLLM's configuration, and which of its values have been translated."""
+    """LiteLLM's configuration, and the record of which values have been translated."""
 
     content: dict[str, Any]
     taken: set[Location] = field(default_factory=set)
     notes: dict[Location, str] = field(default_factory=dict)
-    """What became of a value that is not translated as it stands."""
+    """For each value that is translated differently: the result."""
     commands: list[str] = field(default_factory=list)
 
     def take(self, *location: str | int, note: str = "") -> Any:
-        """Returns the value, None if it is missing, and counts it as translated, or as reported with a note."""
+        """Returns the value, or None if it is missing. Counts the value as translated, and reports the `note` if there
+        is one.
+        """
         found: Any = self.content
         for part in location:
             found = found[part] if isinstance(part, int) else found.get(part) if isinstance(found, dict) else None
@@ -50,7 +52,9 @@ class Source:
         return found
 
     def remaining(self) -> Iterator[tuple[str, str]]:
-        """Yields each value that is not translated, or only in part: its place, and what to do about it."""
+        """Yields each value that is not translated, or only in part: its location, and what the user should do about
+        it.
+        """
         for location, value in _leaves(self.content, ()):
             whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
             if whole is not None:
@@ -206,7 +210,7 @@ class _Translation:
         return usual
 
     def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
-        """Returns the prices per million tokens that the entry states; None if it states none."""
+        """Returns the prices per million tokens in the entry; None if it has none."""
         names = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
         taken = [[self._source.take(*at, of, name) for of in ("litellm_params", "model_info")] for name in names]
         prompt, cached, completion = (next((cost for cost in costs if cost is not None), None) for costs in taken)
@@ -234,7 +238,7 @@ class _Translation:
         return model
 
     def _sampling(self, at: Location) -> dict[str, Any]:
-        """Returns the default parameters of the path; a model that is named directly has none."""
+        """Returns the default parameters of the path; a request that names the model directly does not get them."""
         note = "applies to path:NAME; a request that names the model itself states its own"
         names = ("temperature", "max_tokens", "top_p", "seed", "stop")
         found = {name: self._source.take(*at, "litellm_params", name, note=note) for name in names}
@@ -245,7 +249,9 @@ class _Translation:
     # -- the other sections
 
     def _first(self, *names: str) -> Any:
-        """Returns the first of these settings that router_settings or litellm_settings has; takes them all."""
+        """Returns the first of these settings in router_settings or litellm_settings; counts all of them as
+        translated.
+        """
         found = [self._source.take(of, name) for name in names for of in ("router_settings", "litellm_settings")]
         return next((value for value in found if value is not None), None)
 
@@ -318,7 +324,7 @@ class _Translation:
         self._add_limits(("litellm_settings",), "keys limit --tenant TEAM")
 
     def _add_limits(self, at: Location, command: str) -> None:
-        """Adds a command that sets the limits in one section."""
+        """Adds a command that sets the limits of one section."""
         options = [
             f"{option} {value}"
             for name, option in KEY_LIMITS.items()
@@ -336,7 +342,7 @@ class _Translation:
 
 
 def _problem(name: Any, upstream: Any, mode: str) -> str:
-    """Why an entry of model_list is not translated; empty if it can be."""
+    """Returns why an entry of model_list cannot be translated; empty if it can."""
     if not isinstance(name, str) or not isinstance(upstream, str):
         return "needs model_name and litellm_params.model"
     if "*" in name or "*" in upstream:
@@ -369,12 +375,12 @@ def _provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str
 
 
 def _variable(text: str) -> str:
-    """Returns the text with LiteLLM's form of a variable in ours."""
+    """Converts LiteLLM's reference to an environment variable to ours."""
     return re.sub(r"^os\.environ/(\w+)$", r"${\1}", str(text))
 
 
 def _unique(name: str, others: Mapping[str, Any]) -> str:
-    """Returns the name of a path or an engine for a model's, different from the others."""
+    """Returns a name for a model's path or engine that is not in use yet."""
     short = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:56] or "model"
     names = (short, *(f"{short}-{number}" for number in range(2, len(others) + 3)))
     return next(candidate for candidate in names if candidate not in others)

@@ -52,7 +52,7 @@ class ExampleFindings:
 
     @property
     def right(self) -> int:
-        """Examples that are classified right if they are held out of training."""
+        """Number of examples that are classified right when they are held out of training."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 

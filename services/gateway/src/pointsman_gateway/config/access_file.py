@@ -37,7 +37,7 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """As the options of `pointsman keys create`; unset: all."""
+    """The scopes of a user: the options of `pointsman keys create`. An unset one allows everything."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -50,7 +50,7 @@ class ScopeConfig(Strict):
 
 
 class LimitsConfig(Strict):
-    """Limits of each user, in addition to those of the tenant."""
+    """The limits of each user, which apply in addition to those of the tenant."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -63,7 +63,7 @@ class LimitsConfig(Strict):
 
 
 class GrantConfig(Strict):
-    """What the holders of some tokens may do."""
+    """The tenant, scopes and limits of the users whose tokens have certain claims."""
 
     claims: dict[str, ClaimValues] = Field(
         default_factory=dict,

@@ -162,7 +162,7 @@ class CanaryConfig(Strict):
 
 
 class StaleConfig(Strict):
-    """Where a task's requests go while the documents have changed since its adapter was trained on their topic."""
+    """The path for a task's requests while documents that its adapter was trained on have changed."""
 
     after_changed_share: float = Field(gt=0, lt=1, description="of the documents: added, deleted or rewritten since")
     path: str = Field(description="a path with retrieval")
@@ -268,7 +268,7 @@ FILE_TAG, ROWS_TAG = "[file]", "[rows]"
 
 
 class InlineExample(Strict):
-    """An example that the configuration file contains itself; a string is its text."""
+    """An example within the configuration file. A string is short for an example with only this text."""
 
     text: str
     output: Any = Field(default=None, description="the right answer; an object is written as JSON")
@@ -338,7 +338,7 @@ class RequestLogConfig(Strict):
 
 
 class GuardrailConfig(Strict):
-    """A check of every conversation: of what is sent, and of what is answered."""
+    """A check of the texts of every conversation: requests, prompts and answers."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
     check: GuardrailCheck

@@ -1,4 +1,4 @@
-"""A collection that is read from an external store: by meaning, by words where the store ranks by them, or both."""
+"""A collection in an external store, searched by vectors, by words if the store ranks by words, or by both."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from pointsman_retriever.search.fusion import RRF_K
 from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, SearchSettings, Stopwatch
 
 RECHECK_SECONDS = 60.0
-"""After which a search reads the layout again; while the store is away, the last one stays."""
+"""Seconds after which a search reads the layout again. While the store is unreachable, the last layout stays valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,10 @@ class _Candidate:
 
 
 class ExternalCollection:
-    """Reciprocal ranks fuse both sides, because stores do not return what a convex fusion needs.
+    """Searches a collection in an external store.
 
-    All methods block and may be called from any thread.
+    Fuses both rankings by reciprocal ranks, because stores do not return what a convex fusion needs. All methods block
+    and may be called from any thread.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class ExternalCollection:
         connect: Callable[[], ExternalStore],
         fingerprint: str,
     ) -> None:
-        """`connect` is called for the first search; `fingerprint` is that of the model that embeds the queries."""
+        """`connect` is called at the first search. `fingerprint` identifies the model that embeds the queries."""
         self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
         self._store: ExternalStore | None = None
         self._layout = Layout(0, has_words=False)
@@ -63,7 +64,7 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """Why the last contact with the store failed; empty if it did not."""
+        """The error of the last call to the store; empty if the call succeeded."""
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
@@ -139,7 +140,9 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Words weigh the same here, since a store does not state how rare each is."""
+        """Return whether the passages are relevant. All words have the same weight, because a store does not report
+        word frequencies.
+        """
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
         texts = [str(one.hit.fields.get(self._fields.text) or "") for one in found if one.sparse_rank]
@@ -169,7 +172,7 @@ class ExternalCollection:
 
 
 def _dense_weight(wanted: float | None, layout: Layout) -> float:
-    """Returns 1 or 0 if the store has one side alone."""
+    """Returns the weight of the vectors' ranking: 1 or 0 if the store has only one ranking."""
     if not layout.has_words:
         return 1.0
     if not layout.dimensions:
@@ -178,7 +181,9 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns both parts of the score, scaled so that the first of both sides has 1."""
+    """Returns the contribution of each ranking to the score. A passage that is first in both rankings has the
+    score 1.
+    """
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0
     return dense, sparse

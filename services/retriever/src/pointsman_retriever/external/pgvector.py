@@ -1,4 +1,4 @@
-"""Reads a table of PostgreSQL with a column of pgvector, and ranks by words with PostgreSQL's full-text search."""
+"""Reads a PostgreSQL table with a pgvector column; ranks by words with PostgreSQL's full-text search."""
 
 import json
 import ssl
@@ -53,7 +53,9 @@ class PgvectorTable:
         return Layout(self._dimensions(kind), has_words=True, documents=rows)
 
     def _dimensions(self, kind: str) -> int:
-        """Returns those of the column's type, such as vector(384), or of a row if the type states none."""
+        """Returns the dimensions in the column's type, such as vector(384), or of a row's vector if the type has
+        none.
+        """
         if not self._vector:
             return 0
         if "(" in kind:
@@ -94,7 +96,7 @@ class PgvectorTable:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Lends an idle connection, or a new one; one that failed is closed."""
+        """Lends an idle connection or a new one. A connection is closed if its block raises."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()
