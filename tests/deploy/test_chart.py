@@ -298,7 +298,7 @@ def test_the_documented_values_of_a_production_pass_all_rules(tmp_path: Path) ->
 
 
 def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine() -> None:
-    (block,) = (block for block in re.findall(r"```\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
+    (block,) = (block for block in re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) <= 4
     install, forward, ask = commands[1:]

@@ -263,7 +263,7 @@ async def test_if_a_worker_is_killed_only_its_own_connections_fail_and_it_is_rep
     assert survivor in await workers.pids()
     assert await workers.counted() >= before  # what the dead worker had counted stays
     assert await workers.gateway.metric("pointsman_worker_restarts_total", worker="1") == 1
-    assert "worker 1 has ended with status -9" in workers.gateway.words
+    assert "worker 1 ended with status -9" in workers.gateway.words
 
 
 async def test_each_worker_takes_a_changed_configuration(workers: Workers) -> None:
@@ -311,7 +311,7 @@ async def _refuses(workers: Workers) -> bool:
 async def test_a_worker_that_cannot_start_ends_the_gateway(tmp_path: Path) -> None:
     config = ConfigFolder(tmp_path / "config").write()
     gateway = ProcessGateway(tmp_path, {"config": config, "workers": 2, "embedding_model": "/nowhere"})
-    with pytest.raises(AssertionError, match=r"worker [12] has ended with status 1 before it served"):
+    with pytest.raises(AssertionError, match=r"worker [12] ended with status 1 before it was ready"):
         await gateway.start()
     assert await gateway.ended(within=30) == 1
 

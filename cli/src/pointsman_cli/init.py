@@ -36,18 +36,19 @@ def init(
         str, typer.Option(metavar="URL|PROVIDER", help="An OpenAI-compatible URL, or a provider such as openai.")
     ] = "",
     key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable with its API key.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable with the engine's API key.", show_default=False),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The engine's model that answers.")] = "",
     fallback_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A second one, used if the first one fails.", show_default=False),
+        typer.Option(metavar="NAME", help="A second model, used if the first one fails.", show_default=False),
     ] = None,
     examples: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Labelled messages, .jsonl or .csv with `text`, `task` and perhaps `output`.",
+            help="Labelled messages, .jsonl or .csv with `text`, `task` and, optionally, `output`.",
             show_default=False,
         ),
     ] = None,

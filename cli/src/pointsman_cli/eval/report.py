@@ -257,7 +257,7 @@ def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield table
     yield Text(
-        f"another task was seen in {mixed.misrouted:.1%}, none in {mixed.abstained:.1%}: together they cost "
+        f"{mixed.misrouted:.1%} of the rows got a wrong task, {mixed.abstained:.1%} none; this costs "
         f"{mixed.lost_score:.3f} of the score and {mixed.lost_usd_per_1000:.4f} dollars per 1,000"
     )
 

@@ -111,7 +111,7 @@ async def connect_supervisor(descriptor: int) -> Peer:
 
     def end(closed: asyncio.Task[None]) -> None:
         if not closed.cancelled():
-            log.warning("the supervisor has ended, so this worker ends too")
+            log.warning("the supervisor has ended; this worker drains and ends")
             os.kill(os.getpid(), signal.SIGTERM)
 
     supervisor.reading.add_done_callback(end)
@@ -175,7 +175,7 @@ class Supervisor:
         self._stop()
         _, late = await asyncio.wait(tasks, timeout=kill_after)
         if late:
-            log.error("%d workers have not ended within %g s and are killed", len(late), kill_after)
+            log.error("%d workers did not end within %g s and are killed", len(late), kill_after)
             self._signal = signal.SIGKILL
             self._stop()
             await asyncio.wait(late)
@@ -209,13 +209,13 @@ class Supervisor:
                 self._failed |= code > 0
                 return
             if not self._have_started:
-                log.error("worker %d has ended with status %d before it served", worker.number, code)
+                log.error("worker %d ended with status %d before it was ready", worker.number, code)
                 self._failed = True
                 self._stopping.set()
                 return
             delay = self._backoff.after(delay, time.monotonic() - started)
             worker.restarts += 1
-            log.error("worker %d has ended with status %d; it is replaced in %g s", worker.number, code, delay)
+            log.error("worker %d ended with status %d; it is replaced in %g s", worker.number, code, delay)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default="vllm", description="how an attached engine loads adapters at run time"
     )
     engine_secret: SecretStr = Field(
-        default=SecretStr(""), description="of an attached vLLM with the guard; empty: it has no guard"
+        default=SecretStr(""), description="the guard's secret in an attached vLLM; empty: there is no guard"
     )
     engine_store: str = Field(
         default="", description="the adapters' folder as an attached engine sees it; empty: under the same path"

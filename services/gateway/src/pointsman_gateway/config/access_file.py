@@ -67,9 +67,10 @@ class GrantConfig(Strict):
 
     claims: dict[str, ClaimValues] = Field(
         default_factory=dict,
-        description="each claim must be, or be a list with, one of these values; a.b is b in a; empty: every token",
+        description="values by claim: the claim must equal one of them, or be a list that contains one; a.b is the "
+        "claim b within a; empty: every token matches",
     )
-    tenant: str = Field(description="its name, or {CLAIM} for the value of a claim")
+    tenant: str = Field(description="the tenant's name, or {CLAIM} for the value of a claim")
     scope: ScopeConfig = ScopeConfig()
     limits: LimitsConfig = LimitsConfig()
     priority: int = Field(default=0, ge=-100, le=100)
@@ -96,7 +97,7 @@ class LoginConfig(Strict):
     )
     scopes: tuple[str, ...] = ("openid",)
     parameters: dict[str, str] = Field(
-        default_factory=dict, description="further ones of the authorization request, such as audience or resource"
+        default_factory=dict, description="more parameters of the authorization request, such as audience or resource"
     )
     bearer: Literal["id_token", "access_token"] = Field(
         default="id_token",
@@ -107,30 +108,30 @@ class LoginConfig(Strict):
     @classmethod
     def _has_openid(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "openid" not in value:
-            raise ValueError("scopes must contain openid, since the login is verified by the ID token")
+            raise ValueError("scopes must contain openid, because the login is verified with the ID token")
         return value
 
 
 class SingleSignOnConfig(Strict):
-    issuer: str = Field(description="the `iss` of its tokens; its metadata is below it (OpenID Connect Discovery)")
+    issuer: str = Field(description="the issuer's URL: the `iss` of tokens, and the base of OpenID Connect Discovery")
     audiences: tuple[str, ...] = Field(min_length=1, description="the `aud` of a token must contain one of these")
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256",), min_length=1)
     clock_skew_seconds: float = Field(default=30, ge=0, le=300)
     max_lifetime_seconds: float = Field(
-        default=86_400, gt=0, description="tokens that are valid for longer are refused, since none can be revoked"
+        default=86_400, gt=0, description="tokens with a longer lifetime are rejected, because tokens cannot be revoked"
     )
-    subject_claim: Annotated[str, Field(min_length=1, description="identifies the user, for limits and usage")] = "sub"
+    subject_claim: Annotated[str, Field(min_length=1, description="the claim that identifies the user")] = "sub"
     signing_keys: SigningKeysConfig = SigningKeysConfig()
-    grants: tuple[GrantConfig, ...] = Field(min_length=1, description="the first whose claims match applies")
-    login: LoginConfig | None = Field(default=None, description="unset: the console is opened with keys only")
+    grants: tuple[GrantConfig, ...] = Field(min_length=1, description="the first grant whose claims match applies")
+    login: LoginConfig | None = Field(default=None, description="unset: the console accepts only keys")
 
     @field_validator("issuer")
     @classmethod
     def _is_encrypted(cls, value: str) -> str:
         if not is_trusted_url(value):
-            raise ValueError("write https://..., since whoever answers in its place could sign in as anybody")
+            raise ValueError("write https://...; over http, anybody on the network could forge tokens")
         return value
 
 
 class AccessFile(Strict):
-    single_sign_on: SingleSignOnConfig | None = Field(default=None, description="unset: keys only")
+    single_sign_on: SingleSignOnConfig | None = Field(default=None, description="unset: only keys are accepted")

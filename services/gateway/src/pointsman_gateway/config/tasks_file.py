@@ -164,7 +164,9 @@ class CanaryConfig(Strict):
 class StaleConfig(Strict):
     """The path for a task's requests while documents that its adapter was trained on have changed."""
 
-    after_changed_share: float = Field(gt=0, lt=1, description="of the documents: added, deleted or rewritten since")
+    after_changed_share: float = Field(
+        gt=0, lt=1, description="share of the documents that were added, deleted or rewritten since the training"
+    )
     path: str = Field(description="a path with retrieval")
 
 
@@ -349,18 +351,18 @@ class GuardrailConfig(Strict):
         "response: the answer, before it is sent",
     )
     action: Literal["block", "redact"] = Field(
-        default="block", description="redact: what was found is replaced by its kind, as in [EMAIL_ADDRESS]"
+        default="block", description="redact: each finding is replaced by its kind, as in [EMAIL_ADDRESS]"
     )
     fail: Literal["open", "closed"] = Field(
-        default="closed", description="what happens if it fails or is late: closed: an error; open: the text passes"
+        default="closed", description="if the guardrail fails or times out; closed: an error; open: the text passes"
     )
-    timeout_seconds: float = Field(default=1.0, gt=0, le=MAX_GUARDRAIL_SECONDS, description="of one check")
+    timeout_seconds: float = Field(default=1.0, gt=0, le=MAX_GUARDRAIL_SECONDS, description="timeout of one check")
     overlap_characters: int = Field(
         default=128,
         ge=1,
         le=4096,
-        description="of an answer, that are held back until they were checked together with what follows: what is at "
-        "most this long is found before any of it is sent",
+        description="number of an answer's last characters that wait to be checked with the next ones; findings "
+        "up to this length are detected before any part of them is sent",
     )
     every_characters: int = Field(
         default=64, ge=1, le=16_384, description="new characters of a streamed answer before the next check"

@@ -40,7 +40,7 @@ Usd = Annotated[float, Field(strict=True, json_schema_extra={"minimum": 1e-9, "m
 Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_NAME})]] | None
 _TENANT: JsonDict = {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 TenantPath = Annotated[str, Path(json_schema_extra=_TENANT)]
-OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all")]
+OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all tenants")]
 
 
 class LimitsBody(StrictBody):
@@ -62,16 +62,16 @@ class ScopeBody(StrictBody):
     paths: Names = None
     adapters: Names = None
     collections: Names = None
-    embeddings: Names = Field(default=None, description="null: all, or none with another scope")
+    embeddings: Names = Field(default=None, description="null: all models if no other list is set, otherwise none")
 
     def to_scope(self) -> KeyScope:
         return KeyScope(**{name: None if names is None else tuple(names) for name, names in self})
 
 
 class NewKeyBody(StrictBody):
-    tenant: str = Field(description="created if it is new", json_schema_extra=_TENANT)
+    tenant: str = Field(description="created if it does not exist", json_schema_extra=_TENANT)
     name: str = Field(
-        default="", description="for people to read", json_schema_extra={"pattern": f"^[ -~]{{0,{LONGEST_NAME}}}$"}
+        default="", description="a label for people", json_schema_extra={"pattern": f"^[ -~]{{0,{LONGEST_NAME}}}$"}
     )
     scope: ScopeBody = Field(default_factory=ScopeBody)
     limits: LimitsBody = Field(default_factory=LimitsBody)
@@ -98,12 +98,12 @@ MAX_UNIX_SECONDS = 253402300800
 
 
 class KeyBody(StrictBody):
-    limits: LimitsBody = Field(description="limits that are not named stay; null removes one")
+    limits: LimitsBody = Field(description="new values; a missing limit stays, null removes it")
 
 
 class TenantBody(StrictBody):
     limits: LimitsBody = Field(
-        default_factory=LimitsBody, description="limits that are not named stay; null removes one"
+        default_factory=LimitsBody, description="new values; a missing limit stays, null removes it"
     )
     learning: Names = Field(
         default=None, description='tasks whose answers may be used for training ("*": all); null: unchanged'

@@ -158,7 +158,7 @@ class Guardrails:
             _check_findings(found, texts)
             return found
         except TimeoutError:
-            log.warning("guardrail %s has not answered within %g s", config.name, config.timeout_seconds)
+            log.warning("guardrail %s timed out after %g s", config.name, config.timeout_seconds)
         except Exception as error:  # whatever a user's guardrail raises
             log.warning("guardrail %s failed: %s", config.name, error)
         finally:
@@ -169,10 +169,10 @@ class Guardrails:
 def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> None:
     for finding in found:
         if not 0 <= finding.text < len(texts):
-            raise ValueError(f"it has found something in text {finding.text} of {len(texts)}")
+            raise ValueError(f"a finding is in text {finding.text}, but there are only {len(texts)} texts")
         length = len(texts[finding.text].text)
         if finding.end is not None and not 0 <= finding.start < finding.end <= length:
-            raise ValueError(f"a finding is from {finding.start} to {finding.end} of {length} characters")
+            raise ValueError(f"a finding is at {finding.start} to {finding.end} in a text of {length} characters")
         if not 0 < len(finding.kind) <= MAX_KIND_CHARACTERS or not finding.kind.isprintable():
             raise ValueError(f"the kind of a finding must have 1 to {MAX_KIND_CHARACTERS} printable characters")
 

@@ -60,8 +60,10 @@ class PiiOptions(Strict):
         min_length=1,
         description="Presidio's names; those that need a language model (PERSON, LOCATION) are not available",
     )
-    language: str = Field(default="en", pattern=r"^[a-z]{2}$", description="of the recognizers, as an ISO 639-1 code")
-    min_score: float = Field(default=0.4, gt=0, le=1, description="of a finding, as Presidio scores it")
+    language: str = Field(
+        default="en", pattern=r"^[a-z]{2}$", description="language of the recognizers, as an ISO 639-1 code"
+    )
+    min_score: float = Field(default=0.4, gt=0, le=1, description="the lowest Presidio score of a finding")
 
 
 class Pii(Guardrail):
@@ -119,7 +121,9 @@ def _pattern_recognizers(options: PiiOptions) -> list[Any]:
 
 class HttpOptions(Strict):
     url: str = Field(pattern=r"^https?://")
-    api_key_env: str = Field(default="", description="the environment variable with the key, sent as a bearer token")
+    api_key_env: str = Field(
+        default="", description="the environment variable with the API key, which is sent as a bearer token"
+    )
 
 
 class _Reply(msgspec.Struct):

@@ -37,12 +37,12 @@ class ExternalFields(_Strict):
     """The store's names of a passage's fields."""
 
     text: FieldName
-    source: FieldName | None = Field(default=None, description="what a passage is cited by; unset: its id")
+    source: FieldName | None = Field(default=None, description="the field by which a passage is cited; unset: its id")
     title: FieldName | None = None
     vector: FieldName | None = Field(
-        default=None, description="unset: the only vector; without one, words are searched"
+        default=None, description="unset: the only vector field; if there is none, searches are by words"
     )
-    metadata: tuple[FieldName, ...] = Field(default=(), description="further fields that a passage carries")
+    metadata: tuple[FieldName, ...] = Field(default=(), description="more fields to return with a passage")
 
     @property
     def read(self) -> list[str]:
@@ -52,9 +52,9 @@ class ExternalFields(_Strict):
 
 class ExternalCollectionConfig(_Strict):
     store: str = Field(description="qdrant, pgvector, elasticsearch, opensearch, milvus, or module:attribute")
-    url: str = Field(min_length=1, description="without a password")
-    name: str = Field(default="", description="the store's collection, table or index; empty: the same name")
-    api_key_env: str = Field(default="", description="the environment variable with its key, token or password")
+    url: str = Field(min_length=1, description="the store's URL, without a password")
+    name: str = Field(default="", description="the store's collection, table or index; empty: the collection's name")
+    api_key_env: str = Field(default="", description="the environment variable with the store's key, token or password")
     tenant: Name = DEFAULT_TENANT
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     fields: ExternalFields
