@@ -107,7 +107,7 @@ class Bench:
 
 
 async def _rps(bench: Bench) -> None:
-    """Includes `auto` in the same rounds if it was selected."""
+    """Measures requests per second of a named path; also of `auto`, in the same rounds, if `auto` was selected."""
     bodies = [(one, bench.bodies) for one in bench.of("rps")]
     if "auto" in bench.phases:
         try:

@@ -106,7 +106,7 @@ class Cluster:
         return [workload for workload in self.workloads if matches(selector, workload.labels)]
 
     def environment(self, workload: Workload, container: Object) -> dict[str, str]:
-        """Returns all plain values as the container would get them."""
+        """Returns the variables with literal values in the container's environment, including those from ConfigMaps."""
         values: dict[str, str] = {}
         for source in container.get("envFrom", []):
             found = self.get("ConfigMap", source.get("configMapRef", {}).get("name", ""))

@@ -251,7 +251,9 @@ def redis_url(data_dir: DataDir) -> str:
 
 
 def prepare_folders(data_dir: DataDir) -> None:
-    """Makes the folders of Valkey's data and of its socket. Raises `CommandError` if the latter is another user's."""
+    """Creates the folders of Valkey's data and of its socket. Raises `CommandError` if the socket's folder is another
+    user's.
+    """
     data_dir.valkey.mkdir(parents=True, exist_ok=True)
     folder = socket_path(data_dir).parent
     folder.mkdir(exist_ok=True)

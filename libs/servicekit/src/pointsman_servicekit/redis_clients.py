@@ -27,7 +27,7 @@ DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 """By the part of the URL's scheme after the "+"."""
 
 DISCOVERY_TIMEOUT = 0.5
-"""Seconds that one Sentinel or cluster node may take to say which servers there are."""
+"""Timeout in seconds of one Sentinel or cluster node that is asked for the addresses of the servers."""
 
 MAX_DISCOVERY_ATTEMPTS = 4
 """Attempts to learn a cluster's nodes. redis-py asks them in random order, and one of them may hang."""

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The `cors_origins`."""
+        """Returns the origins in `cors_origins`, which are separated by commas."""
         return _split(self.cors_origins)
 
     @field_validator("dns")

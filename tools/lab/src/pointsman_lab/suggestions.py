@@ -1,4 +1,4 @@
-"""The `suggest` command and its report: what would improve the classifier, by its examples and the request log."""
+"""The `suggest` command: reports what would improve the classifier, from its examples and from the request log."""
 
 import json
 from collections import Counter

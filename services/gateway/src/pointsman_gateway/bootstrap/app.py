@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 ENGINE_WAIT_SECONDS = 5.0
-"""How long a changed configuration waits for the first report of engines that are new in it."""
+"""Seconds that a changed configuration waits for the first reports of its new engines."""
 
 
 @dataclass(frozen=True, slots=True)

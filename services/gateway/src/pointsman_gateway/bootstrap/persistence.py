@@ -107,7 +107,7 @@ async def open_persistence(
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction, encoder: str
 ) -> AsyncIterator[CacheResources | None]:
-    """The response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
+    """Opens the response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
 
     Raises ConfigError if the Redis URL is invalid.
     """

@@ -126,7 +126,7 @@ class Vocabulary:
     """(pieces,): inverse document frequency."""
     pair_rarity: Floats
     piece_weights: Floats
-    """(pieces, tasks)"""
+    """Weights of the head over subword pieces, (pieces, tasks)."""
     pair_weights: Floats
     """(pairs, tasks)"""
 

@@ -15,7 +15,7 @@ CHARACTERS_PER_TOKEN = 4
 TYPICAL_ANSWER_TOKENS = 128
 
 CostParts = dict[str, int]
-"""Picodollars by component."""
+"""Cost in picodollars by component."""
 
 TokenPrices = tuple[float, float, float]
 """Picodollars per token of the prompt, of its cached part, and of the answer."""

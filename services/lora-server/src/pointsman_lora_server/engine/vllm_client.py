@@ -159,7 +159,9 @@ class VllmClient:
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name: new requests get 404. Returns the number in flight, 0 for an unknown name."""
+        """Removes the name, so that new requests get 404. Returns the number of requests in flight; 0 for an unknown
+        name.
+        """
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
         return int(answer["in_flight"])
 

@@ -161,7 +161,8 @@ class CanaryCounters:
         self._add = redis.client.register_script(scripts.ADD_OUTCOMES)
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds the counts. Those of an earlier revision, or of a version that the alias does not point to, are dropped.
+        """Adds outcomes to the canary's counts. Drops those of an earlier revision, or of a version that the alias
+        does not point to.
 
         Raises Unavailable.
         """
