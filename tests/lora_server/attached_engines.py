@@ -127,6 +127,36 @@ class Sglang(VllmAtRuntime):
         return web.json_response({"text": name, "meta_info": facts})
 
 
+class Elsewhere(Engine):
+    """Answers every request alike, as a proxy does in the engine's place."""
+
+    def respond(self) -> web.Response:
+        raise NotImplementedError
+
+    def app(self) -> web.Application:
+        async def respond(request: web.Request) -> web.Response:
+            return self.respond()
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", respond)
+        return app
+
+
+class WebPage(Elsewhere):
+    def respond(self) -> web.Response:
+        return web.Response(text="<html>Back soon</html>", content_type="text/html")
+
+
+class OtherApi(Elsewhere):
+    def respond(self) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+
+class Moved(Elsewhere):
+    def respond(self) -> web.Response:
+        raise web.HTTPTemporaryRedirect("http://other.invalid/elsewhere")
+
+
 def _vllm_error(status: int, message: str) -> web.Response:
     return web.json_response({"error": {"message": message, "code": status}}, status=status)
 

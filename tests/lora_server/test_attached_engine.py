@@ -15,9 +15,12 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from tests.lora_server.attached_engines import (
     SECRET,
     AttachedEngine,
+    Moved,
+    OtherApi,
     Sglang,
     VllmAtRuntime,
     VllmWithoutRuntimeLoading,
+    WebPage,
 )
 from tests.lora_server.fake_engine import Engine
 from tests.lora_server.test_lora_server import refusal
@@ -154,6 +157,24 @@ async def test_an_engine_with_the_wrong_settings_is_down_and_the_reason_says_wha
 ) -> None:
     async with AttachedEngine(kind) as engine, run_lora_server(engine_url=engine.url, **settings) as lora:
         await detail(lora, reason)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [(WebPage, "something else answer"), (OtherApi, "something else answer"), (Moved, "redirect to http://other.inv")],
+)
+async def test_an_engine_in_whose_place_something_else_answers_is_down_and_back_when_it_answers_itself(
+    run_lora_server: RunLoraServer, kind: type[Engine], settings: dict[str, Any], proxy: type[Engine], reason: str
+) -> None:
+    async with AttachedEngine(kind) as engine, run_lora_server(engine_url=engine.url, **settings) as lora:
+        await lora.until_ready()
+        await engine.stop()
+        await engine.start(proxy)
+        await detail(lora, reason)
+        await engine.stop()
+        await engine.start()
+        await lora.until_ready()
 
 
 async def test_an_engine_that_serves_another_model_is_down(run_lora_server: RunLoraServer) -> None:

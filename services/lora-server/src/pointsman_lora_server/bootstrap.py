@@ -32,8 +32,9 @@ from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
+from pointsman_lora_server.engine.completion import TimedEngine
 from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.vllm_client import EngineFacts, TimedEngine
+from pointsman_lora_server.engine.vllm_client import EngineFacts
 from pointsman_lora_server.engine_bootstrap import (
     adapter_limit,
     attached_parser,

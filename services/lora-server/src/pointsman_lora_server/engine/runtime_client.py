@@ -19,6 +19,7 @@ from pointsman_lora_server.engine.vllm_client import (
     VllmClient,
     engine_unavailable,
     error_message,
+    expecting_form,
     no_folder,
 )
 
@@ -128,8 +129,9 @@ class RuntimeClient(VllmClient):
         missed.
         """
         metrics = await self._metrics()
-        if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
-            return frozenset()
-        # One series for each pair of lists that ever was; its value is the time of its last report.
-        latest = max(_IN_USE.finditer(metrics), key=lambda found: float(found[4]), default=None)
+        with expecting_form("/metrics"):
+            if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
+                return frozenset()
+            # One series for each pair of lists that ever was; its value is the time of its last report.
+            latest = max(_IN_USE.finditer(metrics), key=lambda found: float(found[4]), default=None)
         return frozenset(f"{latest[2]},{latest[3]}".split(",")) if latest else frozenset()

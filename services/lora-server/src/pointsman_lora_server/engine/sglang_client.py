@@ -1,19 +1,19 @@
 """Loads adapters through SGLang's runtime API, and completes prompts by its own route."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
+from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.runtime_client import RuntimeClient
 from pointsman_lora_server.engine.vllm_client import (
     COMPLETION_TIMEOUT,
     QUERY_TIMEOUT,
     EngineFacts,
-    GreedyAnswer,
     engine_unavailable,
     error_message,
+    expecting_form,
     no_folder,
 )
 
@@ -66,16 +66,11 @@ class SglangClient(RuntimeClient):
             if "lora_path" in body and model not in await self._folders():
                 raise NotFound(f"the engine does not hold {model}", code="not_loaded")
             raise InvalidArgument(f"{model} cannot answer: {error_message(answer)}", code="cannot_answer")
-        facts = answer["meta_info"]
-        tokens = facts.get("output_token_logprobs") or ()
-        if not tokens or not all(isinstance(token[0], int | float) and math.isfinite(token[0]) for token in tokens):
-            raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
-        return GreedyAnswer(
-            tuple(token[1] for token in tokens),
-            answer["text"],
-            tuple(token[0] for token in tokens),
-            facts["finish_reason"]["type"],
-        )
+        with expecting_form("/generate"):
+            facts = answer["meta_info"]
+            tokens = facts.get("output_token_logprobs") or ()
+            ids, logprobs = [token[1] for token in tokens], [token[0] for token in tokens]
+            return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
         """Returns the error for a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if

@@ -1,4 +1,4 @@
-"""A collection in an external store, searched by vectors, by words if the store ranks by words, or by both."""
+"""A collection that is read from an external store: by meaning, by words where the store ranks by them, or both."""
 
 import threading
 import time
@@ -15,7 +15,9 @@ from pointsman_retriever.search.fusion import RRF_K
 from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, SearchSettings, Stopwatch
 
 RECHECK_SECONDS = 60.0
-"""Seconds after which a search reads the layout again. While the store is unreachable, the last layout stays valid."""
+"""After which a search reads the layout again; while the store is away, the last one stays."""
+RETRY_SECONDS = 1.0
+"""After which a search that failed may be repeated, at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,9 @@ class _Candidate:
 
 
 class ExternalCollection:
-    """Searches a collection in an external store.
+    """Reciprocal ranks fuse both sides, because stores do not return what a convex fusion needs.
 
-    Fuses both rankings by reciprocal ranks, because stores do not return what a convex fusion needs. All methods block
-    and may be called from any thread.
+    All methods block and may be called from any thread.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class ExternalCollection:
         connect: Callable[[], ExternalStore],
         fingerprint: str,
     ) -> None:
-        """`connect` is called at the first search. `fingerprint` identifies the model that embeds the queries."""
+        """`connect` is called for the first search; `fingerprint` is that of the model that embeds the queries."""
         self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
         self._store: ExternalStore | None = None
         self._layout = Layout(0, has_words=False)
         self._checked = -RECHECK_SECONDS
         self._problem = "it has not been searched yet"
+        self._paused_until = 0.0
         self._lock = threading.Lock()
         self._analyzer = TermAnalyzer()
 
@@ -64,7 +66,7 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """The error of the last call to the store; empty if the call succeeded."""
+        """Why the last contact with the store failed; empty if it did not."""
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
@@ -75,7 +77,7 @@ class ExternalCollection:
                 code="filter_not_supported",
                 param="where",
             )
-        stopwatch = Stopwatch()
+        stopwatch, started = Stopwatch(), time.monotonic()
         try:
             store, layout = self._checked_store()
             self._check_dimensions(layout, len(query.vector))
@@ -86,13 +88,8 @@ class ExternalCollection:
             self._problem = error.message
             raise
         except Exception as error:  # whatever a client library raises
-            self._checked, self._problem = -RECHECK_SECONDS, f"{type(error).__name__}: {error}"[:500]
-            raise Unavailable(
-                f"the store of collection '{self._id}' failed: {self._problem}",
-                code="store_unavailable",
-                retry_after=1.0,
-            ) from error
-        self._problem = ""
+            raise self._pause(error, time.monotonic() - started) from error
+        self._paused_until, self._problem = 0.0, ""
         stopwatch.lap("rank")
         best = self._fused(dense, sparse, weight)
         relevance = self._relevance(query.text, best)
@@ -105,8 +102,26 @@ class ExternalCollection:
         if self._store is not None:
             self._store.close()
 
+    def _pause(self, error: Exception, seconds: float) -> Unavailable:
+        """Leaves the store alone for as long as it took to fail, so that a store that hangs is not waited for by every
+        search."""
+        with self._lock:
+            self._checked, self._paused_until = -RECHECK_SECONDS, time.monotonic() + seconds
+            self._problem = f"{type(error).__name__}: {error}"[:500]
+        return self._unavailable(seconds)
+
+    def _unavailable(self, seconds: float) -> Unavailable:
+        return Unavailable(
+            f"the store of collection '{self._id}' failed: {self._problem}",
+            code="store_unavailable",
+            retry_after=max(seconds, RETRY_SECONDS),
+        )
+
     def _checked_store(self) -> tuple[ExternalStore, Layout]:
         with self._lock:
+            paused = self._paused_until - time.monotonic()
+            if paused > 0:
+                raise self._unavailable(paused)
             if self._store is None:
                 self._store = self._connect()
             if time.monotonic() - self._checked >= RECHECK_SECONDS:
@@ -140,9 +155,7 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Return whether the passages are relevant. All words have the same weight, because a store does not report
-        word frequencies.
-        """
+        """Words weigh the same here, since a store does not state how rare each is."""
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
         texts = [str(one.hit.fields.get(self._fields.text) or "") for one in found if one.sparse_rank]
@@ -172,7 +185,7 @@ class ExternalCollection:
 
 
 def _dense_weight(wanted: float | None, layout: Layout) -> float:
-    """Returns the weight of the vectors' ranking: 1 or 0 if the store has only one ranking."""
+    """Returns 1 or 0 if the store has one side alone."""
     if not layout.has_words:
         return 1.0
     if not layout.dimensions:
@@ -181,9 +194,7 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns the contribution of each ranking to the score. A passage that is first in both rankings has the
-    score 1.
-    """
+    """Returns both parts of the score, scaled so that the first of both sides has 1."""
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0
     return dense, sparse

@@ -1,4 +1,4 @@
-"""Reads a PostgreSQL table with a pgvector column; ranks by words with PostgreSQL's full-text search."""
+"""Reads a table of PostgreSQL with a column of pgvector, and ranks by words with PostgreSQL's full-text search."""
 
 import json
 import ssl
@@ -53,9 +53,7 @@ class PgvectorTable:
         return Layout(self._dimensions(kind), has_words=True, documents=rows)
 
     def _dimensions(self, kind: str) -> int:
-        """Returns the dimensions in the column's type, such as vector(384), or of a row's vector if the type has
-        none.
-        """
+        """Returns those of the column's type, such as vector(384), or of a row if the type states none."""
         if not self._vector:
             return 0
         if "(" in kind:
@@ -96,7 +94,8 @@ class PgvectorTable:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Lends an idle connection or a new one. A connection is closed if its block raises."""
+        """Lends an idle connection, or a new one. After a failure all idle ones are closed, since the server may have
+        been restarted."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()
@@ -104,6 +103,7 @@ class PgvectorTable:
             yield connection
         except BaseException:
             _close(connection)
+            self.close()
             raise
         with self._lock:
             if len(self._idle) < MAX_IDLE_CONNECTIONS:
@@ -131,7 +131,9 @@ class PgvectorTable:
         return connection
 
     def close(self) -> None:
-        for connection in self._idle:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
             _close(connection)
 
 
