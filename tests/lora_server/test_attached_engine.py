@@ -1,4 +1,4 @@
-"""The lora-server in front of an engine that somebody else started: vLLM with and without the guard, and SGLang."""
+"""The lora-server attached to an engine that somebody else has started: vLLM with and without the guard, and SGLang."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -40,7 +40,9 @@ async def until(holds: Callable[[], Awaitable[object]]) -> None:
 
 
 async def register(lora: Any, *what: Any) -> pb.AdapterVersion:
-    """As `lora.register`; again while Redis, which shares the processor, misses its deadline of 50 ms."""
+    """Registers as `lora.register` does; retries while Redis, which shares the processor, misses its deadline of 50
+    ms.
+    """
     async with asyncio.timeout(20):
         while True:
             try:
@@ -53,7 +55,7 @@ async def register(lora: Any, *what: Any) -> pb.AdapterVersion:
 
 
 async def detail(lora: Any, text: str) -> pb.EngineState:
-    """Waits until the engine is down for the reason that contains `text`."""
+    """Waits until the engine is down for a reason that contains `text`."""
     state: pb.EngineState = await lora.until(
         lambda state: state.status == pb.ENGINE_STATUS_DOWN and text in state.detail
     )

@@ -1,4 +1,4 @@
-"""What every external store must pass: the same documents, found through the service's own search."""
+"""The tests that every external store must pass: the same documents, found by the service's own search."""
 
 import socket
 import time
@@ -40,7 +40,9 @@ def rows() -> list[Row]:
 
 
 def toward(number: int) -> Vectors:
-    """A unit vector with a cosine of 0.8 to that row's, and 0.6 to the next one's."""
+    """Returns a unit vector with a cosine of 0.8 to the vector of this row, and of 0.6 to the vector of the next
+    row.
+    """
     first, second = rows()[number - 1].vector, rows()[number % len(TEXTS)].vector
     return (0.8 * first + 0.6 * second).astype(np.float32)
 
@@ -49,7 +51,7 @@ FIELDS = ExternalFields(text="body", source="source", title="title", metadata=("
 
 
 class Conformance:
-    """Subclasses name the class and fill the store; `options` are those of the filled store."""
+    """Tests for one store. A subclass names its class, and fills the store in `options`."""
 
     implementation: type[Any]
     has_words = False
@@ -151,5 +153,5 @@ def asked(text: str, vector: Vectors, dense_weight: float | None = None, top_k: 
 
 
 def payloads() -> Sequence[dict[str, Any]]:
-    """The rows without their vectors."""
+    """Returns the rows without their vectors."""
     return [{"source": row.source, "title": row.title, "body": row.body, "topic": row.topic} for row in rows()]

@@ -62,7 +62,7 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 
 
 def base_url(url: str) -> str:
-    """Returns the URL before `/v1`; raises UsageError if it is none."""
+    """Returns the URL without `/v1`; raises UsageError if it is not a URL."""
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query

@@ -26,7 +26,7 @@ PROVIDERS = {
         ("openai-compatible", "ENGINE_API_KEY"),
     ),
 }
-"""Our provider, and the variable that LiteLLM reads its key from, by LiteLLM's prefix."""
+"""By LiteLLM's prefix: our name of the provider, and the variable from which LiteLLM reads its API key."""
 
 KEY_LIMITS = {
     "tpm_limit": "--tokens-per-minute",
@@ -63,7 +63,7 @@ ADVICE = {
     "base_model": "not needed: a model's price and context window are its own",
     "aws_region_name": "set AWS_REGION in the gateway's environment",
 }
-"""By the innermost key that is known."""
+"""Advice by setting. If several names on the way to a setting have advice, the innermost one counts."""
 
 _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "redis_url", "environment_variables")
 

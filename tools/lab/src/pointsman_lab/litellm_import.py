@@ -205,7 +205,7 @@ class _Translation:
     # -- the other sections
 
     def _first(self, *names: str, kind: type) -> Any:
-        """Returns the first of these settings that router_settings or litellm_settings has; takes them all."""
+        """Returns the first of these settings in router_settings or litellm_settings; counts all as translated."""
         sections = ("router_settings", "litellm_settings")
         found = [self._source.take(of, name, kind=kind) for name in names for of in sections]
         return next((value for value in found if value is not None), None)

@@ -19,12 +19,12 @@ from pointsman_lora_server.engine.vllm_client import (
 
 
 class SglangClient(RuntimeClient):
-    """Unloading returns when the adapter's requests are finished; which adapters are in use is not known."""
+    """Does not know which adapters are in use: SGLang's unload call returns after the adapter's last request."""
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Without a boot id, which SGLang does not state."""
+        """Returns the properties without a boot id, which SGLang does not report."""
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT)
         if status == 404:  # before 0.5.4
@@ -73,14 +73,16 @@ class SglangClient(RuntimeClient):
             return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """SGLang answers 400 whatever is wrong. If no load has succeeded, the adapter is not blamed."""
+        """Returns the error for a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if
+        another load has succeeded.
+        """
         error = await super()._load_error(path, status, answer)
         if isinstance(error, InvalidArgument) and not self._used_at:
             return FailedPrecondition(f"{error.message}. Or: {no_folder(path).message}", code="engine_store")
         return error
 
     async def count_corrupted(self) -> int:
-        """SGLang does not count them."""
+        """Returns no counts, because SGLang does not count corrupted answers."""
         return 0
 
     async def _in_use(self) -> frozenset[str]:

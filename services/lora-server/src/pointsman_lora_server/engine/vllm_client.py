@@ -45,14 +45,14 @@ class LoadedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What a running engine says of itself; None and empty where it does not say."""
+    """The properties that a running engine reports; None or empty if it does not report them."""
 
     base_models: frozenset[str]
     """The names of its base model."""
     boot: str = ""
-    """Differs after each start."""
+    """An id that is different after each start."""
     held: int | None = None
-    """Adapters that it can hold in its host memory for the lora-server."""
+    """The number of adapters that the engine can hold in its host memory for the lora-server."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None
@@ -68,8 +68,9 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """`secret` returns the guard's secret of the current run of the engine, `engine_path` where the engine sees a
-        folder of this machine."""
+        """`secret` returns the guard's secret of the engine's current run. `engine_path` converts a folder of this
+        machine to the path at which the engine sees it.
+        """
         self._session = session
         self._url = url
         self._secret = secret
@@ -98,7 +99,7 @@ class VllmClient:
         return EngineFacts(base_models, boot, held, loras, rank, max_model_len)
 
     async def _base_models(self) -> tuple[frozenset[str], int | None]:
-        """The base model's names and its context window in tokens."""
+        """Returns the names of the base model, and its context window in tokens."""
         bases = [model for model in await self._list_models() if not model.get("parent")]
         return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
 
@@ -138,7 +139,9 @@ class VllmClient:
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name: new requests get 404. Returns the number in flight, 0 for an unknown name."""
+        """Removes the name, so that new requests get 404. Returns the number of requests in flight; 0 for an unknown
+        name.
+        """
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
         with expecting_form(GUARD_ROUTE):
             return int(answer["in_flight"])

@@ -1,4 +1,4 @@
-"""Reads a collection of a shared Milvus: a server, a cluster, or a file of Milvus Lite."""
+"""Reads a collection of Milvus: a server, a cluster, or a file of Milvus Lite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +57,7 @@ class MilvusCollection:
         return [Hit(str(hit[self._key]), hit["entity"], self._cosine(hit["distance"])) for hit in hits]
 
     def _cosine(self, distance: float) -> float:
-        """Converts the distance between unit vectors; Milvus states the square for L2."""
+        """Converts the distance between unit vectors to the cosine; for L2, Milvus reports the squared distance."""
         return 1 - distance / 2 if self._metric == "L2" else distance
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
