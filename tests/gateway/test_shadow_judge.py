@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pointsman_cli.advise.live import fetch_tasks, live_advice
 from pointsman_cli.regret import fetch_regrets
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
@@ -214,3 +215,7 @@ async def test_a_gateway_process_judges_and_its_command_reports_it(
         [figures] = (await asyncio.to_thread(fetch_regrets, f"{gateway.url}/metrics")).judges
         assert figures.verdicts["chosen"] >= 1
         assert figures.spent_usd > 0
+        tasks = await asyncio.to_thread(fetch_tasks, gateway.url, "")
+        [advice] = [live_advice(task) for task in tasks if task["task"] == "triage"]
+        assert (advice.verdict, advice.path) == ("train", "triage_adapter")
+        assert {path.path for path in advice.paths} == {"triage_adapter", "triage_few_shot"}

@@ -11,15 +11,39 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
+from pointsman_cli.advise.live import fetch_tasks, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.report import read_report
-from pointsman_cli.options import JsonOption, print_json, table_console
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    JsonOption,
+    KeyEnvOption,
+    UrlOption,
+    api_key,
+    gateway_url,
+    print_json,
+    table_console,
+)
 
 _DAYS_A_MONTH = 365.25 / 12
 
 
 def advise_on(
-    evaluation: Annotated[Path, typer.Argument(metavar="REPORT", help="A report written by `pointsman eval --json`.")],
+    evaluation: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REPORT]", help="A report written by `pointsman eval --json`; or --live.", show_default=False
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Advise by the ratings of a running gateway: feedback and shadow requests.")
+    ] = False,
+    gateway: UrlOption = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     training_files: Annotated[
         list[Path] | None, typer.Option("--training", metavar="FILE", help="training.json of an adapter; repeatable.")
     ] = None,
@@ -72,8 +96,19 @@ def advise_on(
 ) -> None:
     """Compute from which volume an adapter pays off against each prompting path, and recommend a path for each task.
 
-    Uses the figures of an evaluation and the cost of training; sends no requests.
+    Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
+    a gateway has, and says how many more would settle what is open.
     """
+    if live == (evaluation is not None):
+        raise UsageError("give either a REPORT of `pointsman eval --json` or --live")
+    if evaluation is None:
+        tasks = fetch_tasks(gateway_url(gateway, data_dir), api_key(key_env))
+        found = [live_advice(task) for task in tasks]
+        if as_json:
+            print_json([asdict(task) for task in found])
+        else:
+            table_console().print(Group(*map(live_lines, found)))
+        return
     terms = CostTerms(
         training=read_training_costs(training_files or (), trainer_usd_per_hour, training_costs or ()),
         monthly=requests_per_month,
