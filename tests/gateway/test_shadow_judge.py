@@ -125,9 +125,9 @@ async def test_a_failed_judge_is_counted_and_its_pair_has_no_rating(
 ) -> None:
     answers = scripted(honest)
     neighbours.engine.script = lambda body: (
-        Refusal(500, {}) if body["messages"][0]["content"].startswith(RUBRIC) else answers(body)
+        Refusal(400, {"error": {"message": "no"}}) if body["messages"][0]["content"].startswith(RUBRIC) else answers(body)
     )
-    await judged(api, gateway, "engine_unavailable")
+    await judged(api, gateway, "engine_refused")
     assert gateway.metric("pointsman_shadow_scored_total") == 0
 
 

@@ -156,12 +156,17 @@ def regret(
 
 
 def fetch_regrets(url: str) -> Regrets:
+    """Raises CommandError if the gateway's metrics cannot be read."""
+    return read_regrets(fetch_metrics(url))
+
+
+def fetch_metrics(url: str) -> Scrape:
     """Reads a gateway's metrics; raises CommandError if they cannot be read."""
     try:
         answer = httpx.get(
             url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
         ).raise_for_status()
-        return read_regrets(parse_metrics(answer.text, time.monotonic(), ("pointsman_",)))
+        return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 

@@ -71,7 +71,7 @@ def test_a_report_and_live_exclude_each_other(cli: Cli) -> None:
     for arguments in (["advise"], ["advise", "report.json", "--live"]):
         outcome = cli(*arguments)
         assert outcome.code == 2
-        assert "either a REPORT" in outcome.err
+        assert "give either a REPORT" in outcome.err
 
 
 def test_a_gateway_that_does_not_answer_is_named(cli: Cli) -> None:

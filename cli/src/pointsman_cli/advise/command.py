@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.prices import ListedModel, named_price, prices_as_of
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
+from pointsman_cli.advise.hardware import hardware_cost, hardware_lines
 from pointsman_cli.advise.live import fetch_tasks, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.errors import UsageError
@@ -27,6 +30,8 @@ from pointsman_cli.options import (
     print_json,
     table_console,
 )
+from pointsman_cli.regret import fetch_metrics
+from pointsman_cli.top.command import find_services
 
 _DAYS_A_MONTH = 365.25 / 12
 
@@ -41,6 +46,14 @@ def advise_on(
     live: Annotated[
         bool, typer.Option("--live", help="Advise by the ratings of a running gateway: feedback and shadow requests.")
     ] = False,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Compare the engines' hourly price with this model's list price, as in gpt-4o-mini.",
+            show_default=False,
+        ),
+    ] = "",
     gateway: UrlOption = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -97,10 +110,19 @@ def advise_on(
     """Compute from which volume an adapter pays off against each prompting path, and recommend a path for each task.
 
     Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
-    a gateway has, and says how many more would settle what is open.
+    a gateway has, and says how many more would settle what is open; with --against it compares what tokens cost on your
+    hardware with a provider.
     """
-    if live == (evaluation is not None):
-        raise UsageError("give either a REPORT of `pointsman eval --json` or --live")
+    if [evaluation is not None, live, bool(against)].count(True) != 1:
+        raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL")
+    if against:
+        scrape = fetch_metrics(find_services(gateway, "", "", data_dir).gateway)
+        cost = hardware_cost(scrape, against, _named_price(against))
+        if as_json:
+            print_json(asdict(cost))
+        else:
+            table_console().print(Group(*map(Text, hardware_lines(cost, str(prices_as_of())))))
+        return
     if evaluation is None:
         tasks = fetch_tasks(gateway_url(gateway, data_dir), api_key(key_env))
         found = [live_advice(task) for task in tasks]
@@ -123,6 +145,14 @@ def advise_on(
         print_json([asdict(task) for task in advice])
     else:
         print_advice(table_console(), advice)
+
+
+def _named_price(model: str) -> ListedModel:
+    """Raises UsageError."""
+    try:
+        return named_price(model)
+    except NotFound as error:
+        raise UsageError(f"--against: {error.message}") from error
 
 
 def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
