@@ -123,10 +123,8 @@ async def test_a_judgement_without_two_scores_is_counted_and_is_no_rating(
 async def test_a_failed_judge_is_counted_and_its_pair_has_no_rating(
     api: HttpClient, gateway: Gateway, neighbours: Neighbours
 ) -> None:
-    answers = scripted(honest)
-    neighbours.engine.script = lambda body: (
-        Refusal(400, {"error": {"message": "no"}}) if body["messages"][0]["content"].startswith(RUBRIC) else answers(body)
-    )
+    answers, no = scripted(honest), Refusal(400, {"error": {"message": "no"}})
+    neighbours.engine.script = lambda body: no if body["messages"][0]["content"].startswith(RUBRIC) else answers(body)
     await judged(api, gateway, "engine_refused")
     assert gateway.metric("pointsman_shadow_scored_total") == 0
 
@@ -175,28 +173,28 @@ async def test_right_answers_are_compared_with_both_scores(neighbours: Neighbour
         ({"rate_by": "right_answers"}, "rate_by: judge and judge:"),
     ],
 )
-def test_a_judge_that_cannot_work_is_refused(config: ConfigFolder, change: dict[str, Any], message: str) -> None:
-    config.tasks["triage"]["shadow"] = {
+def test_a_judge_that_cannot_work_is_refused(config_folder: ConfigFolder, change: dict[str, Any], message: str) -> None:
+    config_folder.tasks["triage"]["shadow"] = {
         "paths": ["triage_few_shot"],
         "usd_per_day": 1.0,
         "rate_by": "judge",
         "judge": {"model": "tiny", "usd_per_day": 1},
     } | change
     with pytest.raises(ConfigError, match=message):
-        load_config(config.write())
+        load_config(config_folder.write())
 
 
-def test_a_judge_of_unknown_price_is_refused(config: ConfigFolder) -> None:
-    config.models["models"]["dear"] = {"context_window": 4096}
-    config.models["engines"]["remote"] = {"model": "dear", "url": "http://127.0.0.1:1"}
-    config.tasks["triage"]["shadow"] = {
+def test_a_judge_of_unknown_price_is_refused(config_folder: ConfigFolder) -> None:
+    config_folder.models["models"]["dear"] = {"context_window": 4096}
+    config_folder.models["engines"]["remote"] = {"model": "dear", "url": "http://127.0.0.1:1"}
+    config_folder.tasks["triage"]["shadow"] = {
         "paths": ["triage_few_shot"],
         "usd_per_day": 1.0,
         "rate_by": "judge",
         "judge": {"model": "dear", "usd_per_day": 1},
     }
     with pytest.raises(ConfigError, match="the price of its model 'dear' is unknown"):
-        load_config(config.write())
+        load_config(config_folder.write())
 
 
 async def test_a_gateway_process_judges_and_its_command_reports_it(

@@ -186,7 +186,8 @@ class ScoringFeedback:
         """Scores a stored pair by feedback that arrived before it. Raises Unavailable."""
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
-            rating, right_answer = given.get("rating"), given.get("right_answer", "")
+            rating = float(given["rating"]) if "rating" in given else None
+            right_answer = given.get("right_answer", "")
             if right_answer:
                 await self._score(decision_id, right_answer, rated=rating is not None)
             if self._settings.judges and (right_answer or rating is not None):
