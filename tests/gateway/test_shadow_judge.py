@@ -185,7 +185,7 @@ def test_a_judge_that_cannot_work_is_refused(config_folder: ConfigFolder, change
 
 
 def test_a_judge_of_unknown_price_is_refused(config_folder: ConfigFolder) -> None:
-    config_folder.models["models"]["dear"] = {"context_window": 4096}
+    config_folder.models["models"]["dear"] = {"context_window": 4096, "usd_per_million_tokens": "unknown"}
     config_folder.models["engines"]["remote"] = {"model": "dear", "url": "http://127.0.0.1:1"}
     config_folder.tasks["triage"]["shadow"] = {
         "paths": ["triage_few_shot"],
