@@ -116,8 +116,9 @@ def advise_on(
     if [evaluation is not None, live, bool(against)].count(True) != 1:
         raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL")
     if against:
+        price = _named_price(against)
         scrape = fetch_metrics(find_services(gateway, "", "", data_dir).gateway)
-        cost = hardware_cost(scrape, against, _named_price(against))
+        cost = hardware_cost(scrape, against, price)
         if as_json:
             print_json(asdict(cost))
         else:
