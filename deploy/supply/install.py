@@ -1,4 +1,4 @@
-"""Create a virtual environment and install into it: `python deploy/supply/install.py FOLDER ARGUMENT_OF_PIP_INSTALL...`.
+"""Create a virtual environment and install into it: `python install.py FOLDER ARGUMENT_OF_PIP_INSTALL...`.
 
 uv installs in a fraction of pip's time but does not read pip's settings (`pip config list`), so they are passed to it.
 pip itself installs if uv is not to be had, if a setting has no counterpart here, or if uv fails.
