@@ -255,6 +255,22 @@ async def test_other_settings_apply_to_tokens_that_were_verified_before(valkey: 
         assert await refused(counter, token) == "unknown_key"
 
 
+async def test_settings_that_change_while_a_token_is_looked_up_apply_to_it(valkey: Valkey, issuer: FakeIssuer) -> None:
+    async with signing_on(valkey, issuer) as counter:
+        await counter.tenancy.identify(issuer.token(sub="grace"))  # the issuer's keys are known
+        token = issuer.token()
+
+        async def change(grants: Any) -> None:
+            others = config(issuer, grants=grants) if grants else None
+            counter.tenancy.use_single_sign_on(others)
+
+        caller, _ = await asyncio.gather(counter.tenancy.identify(token), change([{"tenant": "other"}]))
+        assert (caller.tenant, counter.tenancy.identify_now(token)) == ("other", caller)
+        counter.tenancy.use_single_sign_on(config(issuer))
+        told, _ = await asyncio.gather(refused(counter, token), change(None))
+        assert told == "unknown_key"
+
+
 @pytest.mark.parametrize("fault", ["trickle", "flood", "redirect"])
 async def test_an_issuer_that_misbehaves_is_left_in_time(
     valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch, fault: str
