@@ -9,7 +9,6 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
-import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
 from pointsman_servicekit.extensions import load_extension
@@ -99,11 +98,10 @@ async def run_service(
         pools = make_thread_pools(settings.search_threads, settings.ingest_threads)
         readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
         stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
-        faiss.omp_set_num_threads(1)
         external = _load_external(stack, settings, model.fingerprint)
-        registry = CollectionRegistry(
-            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write, external
-        )
+        counted = Metrics(metrics, labels, model.fingerprint)
+        vector_store = _load_vector_store(stack, settings, counted.count_index_search)
+        registry = CollectionRegistry(data_folder, readers, snapshot_factory(vector_store), pools.write, external)
         stack.callback(registry.close)
         stack.callback(pools.close)
         await asyncio.to_thread(registry.load)
@@ -114,7 +112,7 @@ async def run_service(
 
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, metrics, is_ready))
         metrics.register(CollectionSizes(registry.sizes, labels))
-        observer = _make_observer(Metrics(metrics, labels, model.fingerprint), spans)
+        observer = _make_observer(counted, spans)
         servicer = await _build_servicer(stack, settings, model, registry, pools, observer)
         server = await stack.enter_async_context(
             serving(
@@ -179,7 +177,7 @@ def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
     return make_snapshot
 
 
-def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore:
+def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: Callable[[str], None]) -> VectorStore:
     """Raises FailedPrecondition for an unknown store, or one whose client is not installed."""
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
@@ -187,8 +185,8 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore
         group=vector_stores.GROUP,
         builtins=vector_stores.VECTOR_STORES,
     )
-    options = VectorStoreOptions(settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix)
-    store = factory(options)
+    url, token, prefix = settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix
+    store = factory(VectorStoreOptions(url, token, prefix, count_search))
     stack.callback(store.close)
     return store
 
