@@ -421,6 +421,10 @@ bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/.done ## adapters, swaps and FAISS on this machine's GPU; MODEL=FOLDER POINTSMAN_ENGINE_PYTHON=... ARGS="--quick --out benchmarks/GPU.md"
+	$(if $(MODEL),BENCH_MODEL=$(MODEL)) $(BIN)/python -m benchmarks.gpu $(ARGS)
+
 .PHONY: bench-capacity
 bench-capacity: models ## measure one engine under closed loops and fit the figures for capacity planning (4 minutes)
 	$(BIN)/python -m benchmarks.capacity measure $(ARGS)

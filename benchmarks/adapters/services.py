@@ -25,15 +25,16 @@ from benchmarks.gateway_load.machine import MODEL, ROOT, CannotMeasure, free_por
 from benchmarks.gateway_load.processes import ManagedProcess
 from benchmarks.gateway_load.request_bodies import read_texts
 
-BASE = "smollm2-135m"
+BASE_FOLDER = Path(os.environ.get("BENCH_MODEL", ROOT / ".pointsman/models/smollm2-135m"))
+"""Any base model, as a folder; `make bench-gpu MODEL=FOLDER` sets it."""
+BASE = BASE_FOLDER.name.lower()
 ALIAS_SUFFIX = "prod"
 """The part of each alias after the "@"."""
 PRICES = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
 MAX_TOKENS = 64
 TASK = "chat"
 """A second task, because a classifier needs at least two."""
-ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
-BASE_FOLDER = ROOT / ".pointsman/models" / BASE
+ENGINE_PYTHON = Path(os.environ.get("POINTSMAN_ENGINE_PYTHON", ROOT / ".venv-engine/bin/python"))
 ENGINE_START_SECONDS = 300.0
 """Starting takes about 30 seconds on two idle cores."""
 REGISTER_SECONDS, ALIAS_SECONDS = 300.0, 120.0

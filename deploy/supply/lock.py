@@ -9,7 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, RETRIEVER_GPU, Image
+from deploy.supply.images import (
+    BUILD,
+    BUILD_REQUIREMENTS,
+    ENGINE,
+    ENGINE_REQUIREMENTS,
+    IMAGES,
+    PROJECT,
+    RETRIEVER_GPU,
+    Image,
+)
 
 PYTHON = "3.11"  # the oldest supported version; the locks are valid for all later ones
 HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"

@@ -33,7 +33,7 @@ def test_every_locked_package_has_hashes_and_no_source_url(image: Image) -> None
     assert not re.search(r"://|--index|--find|@ file|@ git", image.lock.read_text())
 
 
-@pytest.mark.parametrize("image", (*IMAGES, RETRIEVER_GPU), ids=_named)
+@pytest.mark.parametrize("image", [*IMAGES, RETRIEVER_GPU], ids=_named)
 def test_a_lock_file_satisfies_all_requirements_of_its_distributions(image: Image) -> None:
     pins: dict[str, list[str]] = {}
     for each in locked(image.lock):
