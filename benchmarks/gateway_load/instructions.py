@@ -20,7 +20,7 @@ from benchmarks.gateway_load.upstreams import Upstreams
 CONNECTIONS = 16
 REQUESTS = 800
 MAX_WAIT_SECONDS = 20.0
-"""How long writing the counts may take."""
+"""How long writing the results may take."""
 MIN_CALLS_PER_REQUEST = 0.5
 """Functions that are called less often than this per request are background work and are not counted."""
 GENERATED_FILE = "<string>"
@@ -81,11 +81,7 @@ async def _ask(target: Target, requests: list[bytes]) -> None:
 
 async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
     file = processes.folder / "counted.json"
-
-    async def is_there() -> bool:
-        return file.exists()
-
-    await gateway.process.until_ready(is_there, timeout_s=MAX_WAIT_SECONDS)
+    await gateway.process.until_written(file, MAX_WAIT_SECONDS)
     rows = json.loads(file.read_text())
     file.unlink()
     own = [
