@@ -88,8 +88,9 @@ class LoopTracer:
             return
         ((cause, _),) = self._sampled.most_common(1) or [("ended before it was sampled", 0)]
         cpu = time.thread_time() - self._cpu
-        values = (round(1e3 * value, 3) for value in (seconds, cpu, self._gc_seconds))
-        self.iterations.append(Iteration(round(began - self._started, 4), *values, self._sockets, cause))
+        total, cpu, gc_ms = (round(1e3 * value, 3) for value in (seconds, cpu, self._gc_seconds))
+        at = round(began - self._started, 4)
+        self.iterations.append(Iteration(at, total, cpu, gc_ms, self._sockets, cause))
 
     def _on_sample(self, number: int, frame: FrameType | None) -> None:
         if self._began and frame is not None:
