@@ -382,7 +382,7 @@ DATA ?=
 .venv-bench/%/.done: benchmarks/requirements-%.txt
 	test -d $(@D) || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $< -e libs/embedding
+	$(@D)/bin/python -m pip install --quiet -r $< -e proto -e libs/servicekit -e libs/embedding
 	touch $@
 
 .PHONY: bench-routing
