@@ -190,7 +190,7 @@ def endpoint(minilm: MiniLM) -> Iterator[Endpoint]:
 
 
 def connect(endpoint: Endpoint, model_folder: Path, **settings: Any) -> endpoint_module.EndpointEncoder:
-    config = EncoderConfig(url=endpoint.url, model="any", **settings)
+    config = EncoderConfig(url=endpoint.url, model="any", timeout_seconds=60, **settings)
     encoder = open_encoder(config, model_folder)
     assert isinstance(encoder, endpoint_module.EndpointEncoder)
     return encoder

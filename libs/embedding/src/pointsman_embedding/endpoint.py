@@ -25,8 +25,8 @@ PROBE_SECONDS = 60.0
 MIN_COSINE = 0.9
 """Of the probe's vector to its first one. Rounding and batching change it by less, another model by far more."""
 
-MAX_BATCH = 64
-"""Texts in one call."""
+MAX_BATCH = 16
+"""Texts in one call; a large model on a CPU takes a second for them."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
 MAX_RETRIES = 2
 BACKOFF_SECONDS = 0.1
