@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ class EndpointEncoder:
         self.fingerprint, self.dimensions = "", 0
         self._config, self._tokenizer, self._url = config, tokenizer, _embeddings_url(config.url)
         self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {})
+        weakref.finalize(self, self._http.close)
         self._answered_name = ""
         self._probe: Vectors | None = None
         self._probed_at, self._paused_until = 0.0, 0.0
