@@ -56,10 +56,10 @@ def _graph(source: Path, dimensions: int, scores: bool) -> onnx.ModelProto:
         node.input[:] = ["input_ids_32" if name == "input_ids" else name for name in node.input]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend([cast, *kept, vectors, *([score] if scores else [])])
-    ids = [TensorProto.INT64, ["texts", "tokens"]]
+    texts: list[str | int | None] = ["texts", "tokens"]
     names = ("input_ids", "attention_mask", "token_type_ids")
-    graph.input.extend(helper.make_tensor_value_info(name, *ids) for name in names)
-    name, shape = ("scores", ["texts", "tokens"]) if scores else ("last_hidden_state", ["texts", "tokens", dimensions])
+    graph.input.extend(helper.make_tensor_value_info(name, TensorProto.INT64, texts) for name in names)
+    name, shape = ("scores", texts) if scores else ("last_hidden_state", [*texts, dimensions])
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return model
 
