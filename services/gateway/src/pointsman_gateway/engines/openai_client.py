@@ -245,8 +245,7 @@ def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
     ).encode("latin-1")
 
 
-def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """The body of a chat or text completion. Raises InvalidArgument for more stop sequences than the engine accepts."""
+def _body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     sampling = request.sampling
     body: dict[str, Any] = {
         **sampling.extra,
@@ -276,7 +275,7 @@ _READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
     "anthropic": MessagesReader,
 }
 _BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] = {
-    "openai": openai_body,
+    "openai": _body,
     "anthropic": to_messages_body,
 }
 
