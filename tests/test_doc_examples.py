@@ -1,71 +1,30 @@
-"""Code blocks of README.md and docs/: YAML is loaded by the configuration's own types, shell is parsed.
+"""YAML blocks of README.md and docs/ are loaded by the configuration's own types; shell blocks are parsed.
 
-A block that cannot be loaded says why in a comment on the line before it: `<!-- not loaded: REASON -->`.
+`documents/test_commands.py` runs shell blocks.
 """
 
 import re
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pointsman_cli.example import ExampleFile
+from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import PathsFile, TaskConfig, TasksFile
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, TypeAdapter
 
-from tests.extension_examples import ROOT
+from tests.doc_blocks import BLOCKS, ROOT, SHELL, Block
 
 TESTED_ELSEWHERE = {
     "extending.md": "tests/test_extending.py",
     "kubernetes.md": "tests/deploy/test_chart.py and test_manifests.py",
 }
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-PROGRAMS = {
-    "apt-get", "cp", "curl", "docker", "export", "git", "helm", "kubectl", "make", "openssl", "pip", "pointsman",
-    "prometheus", "prometheus-alertmanager", "promtool", "python", "python3", "sed", "vllm",
-}  # fmt: skip
-EXEMPT = re.compile(r"<!-- not loaded: .{10,} -->\n$")
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int
-    language: str
-    text: str
-    exempt: bool
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
-
-
-def blocks() -> Iterator[Block]:
-    for page in PAGES:
-        text = page.read_text()
-        for found in re.finditer(r"^```(\S*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            before = text[: found.start()]
-            yield Block(page, before.count("\n") + 1, found[1], found[2], bool(EXEMPT.search(before)))
-
-
-def first_word(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    words = [word for word in lines[0].split() if not re.match(r"[A-Z_]+=", word)] if lines else []
-    return words[0].rpartition("/")[2] if words else ""
-
-
-ALL = list(blocks())
 YAML = [
-    block for block in ALL if block.language == "yaml" and not block.exempt and block.page.name not in TESTED_ELSEWHERE
-]
-SHELL = [
-    block
-    for block in ALL
-    if block.language in ("bash", "sh") or (not block.language and first_word(block.text) in PROGRAMS)
+    block for block in BLOCKS if block.language == "yaml" and not block.mark and block.page.name not in TESTED_ELSEWHERE
 ]
 
 
@@ -78,7 +37,7 @@ def validate(key: str, value: Any) -> None:
     """Validates a part of a configuration by the type of its key. Required keys may be missing."""
     if key == "tasks":
         value = {name: {"examples": "rows.jsonl", "policy": {"fixed": "one"}} | task for name, task in value.items()}
-    for shape in (ModelsFile, PathsFile, TasksFile):
+    for shape in (ModelsFile, PathsFile, TasksFile, AccessFile):
         if key in shape.model_fields:
             type_of(shape, key).validate_python(value)
             return
@@ -108,9 +67,8 @@ def test_shell_is_parsed_by_bash(block: Block) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_yaml_block_is_labelled() -> None:
-    unlabelled = [str(block) for block in ALL if not block.language and re.match(r"^[a-z_]+:( |$)", block.text)]
-    assert unlabelled == []
+def test_every_block_is_labelled_with_its_language() -> None:
+    assert [str(block) for block in BLOCKS if not block.language] == []
 
 
 def test_the_readmes_quickstart_is_what_the_test_runs() -> None:

@@ -3,10 +3,20 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
-from pointsman_gateway.extensions import POLICIES, STRATEGIES, VALIDATORS, Choice, Draft
+from pointsman_gateway.extensions import (
+    GUARDRAILS,
+    POLICIES,
+    STRATEGIES,
+    VALIDATORS,
+    Choice,
+    Draft,
+    Finding,
+    GuardedText,
+)
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_lora_server.training.methods.registry import ENTRY_POINT_GROUP as TRAINING_METHODS
 from pointsman_lora_server.training.methods.registry import installed_methods, load_method
@@ -49,7 +59,7 @@ def test_the_page_shows_each_example_as_it_is() -> None:
 
 
 def test_there_is_an_example_for_each_entry_point_group() -> None:
-    gateway = {registry.group for registry in (POLICIES, STRATEGIES, VALIDATORS)}
+    gateway = {registry.group for registry in (POLICIES, STRATEGIES, VALIDATORS, GUARDRAILS)}
     assert set(ENTRY_POINTS) == {*gateway, METRICS, rerankers.GROUP, vector_stores.GROUP, TRAINING_METHODS}
 
 
@@ -86,6 +96,16 @@ def test_a_validator(config_folder: ConfigFolder, name: str) -> None:
     validator = config.build()
     assert validator.objection(Choice("word " * 40)) is None
     assert validator.objection(Choice("word " * 41)) == "41 words, at most 40 are allowed"
+
+
+@pytest.mark.parametrize("name", names("pointsman.guardrails"))
+async def test_a_guardrail(config_folder: ConfigFolder, name: str) -> None:
+    (entry,) = [block["guardrails"] for block in map(yaml.safe_load, blocks("yaml")) if "guardrails" in block]
+    ((_, options),) = entry[0]["check"].items()
+    config_folder.rest_of_tasks["guardrails"] = [{**entry[0], "check": {name: options}}]
+    (guardrail,) = bootstrap.stages.to_guardrails(load(config_folder), None)
+    texts = [GuardedText("user", "Where is it?"), GuardedText("user", "In atlantis.")]
+    assert await guardrail.guardrail.find("request", texts) == [Finding("FORBIDDEN_WORD", 1, 3, 11)]
 
 
 @pytest.mark.parametrize("name", names("pointsman.metrics"))

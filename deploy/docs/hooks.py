@@ -1,4 +1,5 @@
-"""MkDocs hooks: lists whole folders in the navigation, and removes links to files outside docs/.
+"""MkDocs hooks: adds the generated reference, lists whole folders in the navigation, and removes links to files outside
+docs/.
 
 `tests/test_docs.py` checks that the linked files exist.
 """
@@ -8,12 +9,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
+REFERENCE = Path(__file__).parents[2] / "build" / "reference"
+"""The pages that `python -m deploy.docs.reference` writes."""
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#:]+)(?:#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> None:
     """Replaces `FOLDER/*.md` in the navigation by the folder's pages, `index.md` first."""
     config.nav = _expand(config.nav, Path(config.docs_dir))
+
+
+def on_files(files: Any, config: Any) -> None:
+    for page in sorted(REFERENCE.glob("*.md")):
+        files.append(File.generated(config, f"reference/{page.name}", abs_src_path=str(page)))
 
 
 def _expand(entry: Any, docs: Path) -> Any:

@@ -39,10 +39,10 @@ IMAGES = (
     Image(  # with the command, which jobs in a cluster run, too
         "gateway",
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
-        ("tracing",),
+        ("sso", "tracing"),
     ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
-    Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
 
 BUILD = Image("build", ())

@@ -24,6 +24,7 @@ ACCEPTED = {
     "CNRI-Python",
     "ISC",
     "MIT",
+    "MIT-0",
     "MPL-2.0",
     "PSF-2.0",
     "Unlicense",

@@ -20,6 +20,7 @@ PLACES = (
     ("*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
     ("*/*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
     ("services/lora-server/vllm_cpu_lora/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
+    ("services/lora-server/src/*/engine/guard/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
     ("*/pyproject.toml", rf'(["\']pointsman(?:-[a-z-]+)?(?:\[[a-z,-]+\])?==){_VERSION}(["\'])'),
     ("*/*/pyproject.toml", rf'(["\']pointsman(?:-[a-z-]+)?(?:\[[a-z,-]+\])?==){_VERSION}(["\'])'),
     ("compose.yaml", rf"(POINTSMAN_VERSION:-){_VERSION}(\}})"),

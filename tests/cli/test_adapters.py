@@ -245,10 +245,13 @@ def test_an_adapter_is_registered_with_its_metadata(adapters: Any, server: LoraS
     )
 
 
-def test_an_absolute_folder_is_passed_to_the_lora_server_unchecked(adapters: Any, server: LoraServer) -> None:
-    adapters("register", "triage", "/on/the/pods/claim/triage")
+@pytest.mark.parametrize("source", ["/on/the/pods/claim/triage", "s3://loras/triage", "hf://acme/triage@v2/best"])
+def test_absolute_folders_and_urls_are_passed_to_the_lora_server_unchecked(
+    adapters: Any, server: LoraServer, source: str
+) -> None:
+    adapters("register", "triage", source)
     (asked,) = server.asked
-    assert asked.folder == "/on/the/pods/claim/triage"
+    assert asked.folder == source
 
 
 def test_invalid_arguments_are_rejected_before_any_call(adapters: Any, server: LoraServer, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class ConsoleServices:
     gateway: ProcessGateway
     lora_server: ScriptedLoraServer
     valkey: Valkey
+    folder: Path
 
     @property
     def url(self) -> str:
@@ -57,7 +58,10 @@ class ConsoleServices:
 
 
 @asynccontextmanager
-async def run_services(folder: Path, embedding_model: Path, **settings: Any) -> AsyncIterator[ConsoleServices]:
+async def run_services(
+    folder: Path, embedding_model: Path, access: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[ConsoleServices]:
+    """`access` is the content of access.yaml."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine())
         engine.script = _script
@@ -65,15 +69,17 @@ async def run_services(folder: Path, embedding_model: Path, **settings: Any) -> 
         retriever = await stack.enter_async_context(running_retriever())
         valkey = await stack.enter_async_context(running_valkey(folder / "valkey"))
         await _tell(lora_server, engine.url)
+        config = _configuration(folder / "config", lora_server.address)
+        config.access = dict(access or {})
         given = {
-            "config": _configuration(folder / "config", lora_server.address).write(),
+            "config": config.write(),
             "embedding_model": embedding_model,
             "retriever": retriever.address,
             "redis_url": valkey.url,
             "wal_dir": folder / "wal",
         }
         gateway = await stack.enter_async_context(process_gateway(folder, **given, **settings))
-        yield ConsoleServices(gateway, lora_server, valkey)
+        yield ConsoleServices(gateway, lora_server, valkey, folder)
 
 
 def _script(body: Mapping[str, Any]) -> Sequence[Step]:
@@ -108,6 +114,8 @@ def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
     rivals = ["triage_adapter", "triage_few_shot"]
     config.tasks["triage"]["policy"] = {"best_value": {"paths": rivals, **terms}}
     config.tasks["policy"]["fallback"] = ["letter"]
+    config.tasks["policy"]["validators"] = [{"complete": True}]
+    config.tasks["policy"]["shadow"] = {"paths": ["letter"], "share": 1.0, "usd_per_day": 1.0, "rate_by": "validators"}
     return config
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +10,13 @@ from playwright.async_api import Browser, expect
 
 from tests.console.services import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, ConsoleServices
 from tests.console.visitor import Visitor, visiting
-from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
+from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+
+CUT_OFF = """() => {
+  const right = (element) => element.getBoundingClientRect().right;
+  const cells = [...document.querySelectorAll(".figures dd, .panel.flush td, .task td")];
+  return cells.filter((cell) => right(cell) > right(cell.closest(".panel")) + 0.5).map((cell) => cell.textContent);
+}"""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,6 +64,87 @@ async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, ser
     assert (newest["path"], said) == ("small_talk", {"rating": "0.5"})
 
 
+async def test_the_first_screen_shows_the_choice_its_price_and_the_alternatives(visitor: Visitor) -> None:
+    await visitor.ask(IN_TRIAGE, "chosen")
+    decision = visitor.page.locator("#decision")
+    await expect(decision).to_contain_text("expected price")
+    for path in ("triage_adapter", "triage_few_shot"):
+        considered = decision.locator(".considered li").filter(has_text=path)
+        await expect(considered.locator(".price")).to_have_text(re.compile(r"^(about )?\$0\.\d+ per 1,000$"))
+    await expect(visitor.page.locator("#start")).to_be_hidden()
+
+
+async def test_an_answer_links_to_its_decision(visitor: Visitor) -> None:
+    await visitor.ask(IN_TRIAGE, "chosen")
+    link = visitor.answer("triage_adapter").get_by_role("link", name="Decision and receipt")
+    named = await link.get_attribute("href")
+    assert named is not None
+    await expect(visitor.page.locator(f"[data-decision='{named.removeprefix('#decision=')}']")).to_be_visible()
+    await link.click()
+    await expect(visitor.page.get_by_role("dialog")).to_contain_text(named.removeprefix("#decision="))
+    await visitor.page.keyboard.press("Escape")
+    await visitor.page.goto(visitor.page.url.partition("#")[0] + named)
+    await expect(visitor.page.get_by_role("dialog").locator(".considered li")).to_have_count(3)
+
+
+async def test_a_right_answer_is_stored(visitor: Visitor, services: ConsoleServices) -> None:
+    await visitor.ask(IN_CHAT, "chosen")
+    answer = visitor.answer("small_talk")
+    await answer.get_by_text("Right answer", exact=True).click()
+    await answer.get_by_label("Right answer instead of that of small_talk").fill("Good day!")
+    await answer.get_by_role("button", name="Send the right answer").click()
+    await expect(answer.locator(".right-answer").get_by_role("status")).to_have_text("stored")
+    named = await answer.get_by_role("link", name="Decision and receipt").get_attribute("href")
+    async with httpx.AsyncClient(base_url=services.url, headers=OURS, verify=False) as client:
+        found = await client.get(f"/console/api/decisions/{str(named).removeprefix('#decision=')}")
+    assert found.json()["feedback"] == {"right_answer": "Good day!"}
+
+
+async def test_the_theme_can_be_chosen_for_the_tab(visitor: Visitor) -> None:
+    button, ground = visitor.page.locator("#theme-button"), "getComputedStyle(document.body).backgroundColor"
+    light = await visitor.page.evaluate(ground)
+    await button.click()
+    await expect(button).to_have_text("Theme: dark")
+    assert await visitor.page.evaluate(ground) != light
+    await visitor.page.reload()
+    await expect(button).to_have_text("Theme: dark")
+    await button.click()
+    assert await visitor.page.evaluate(ground) == light
+
+
+async def test_evaluation_results_are_shown_from_a_report(visitor: Visitor, tmp_path: Path) -> None:
+    score, times = {"mean": 0.75, "low": 0.68, "high": 0.81}, {"p50": 1.0, "p95": 2.5}
+    path = {"path": "triage_adapter", "score": score, "answers": 150, "well_formed": 0.98, "total": times}
+    task = {
+        "task": "triage",
+        "metric": "exact",
+        "paths": [path | {"usd_per_1000": {"prompt": 0.25, "completion": 0.5}}],
+    }
+    report, other = tmp_path / "report.json", tmp_path / "other.json"
+    report.write_text(json.dumps({"tasks": [task]}))
+    other.write_text("[]")
+    await visitor.page.get_by_label("Results of pointsman eval").set_input_files(report)
+    row = visitor.page.locator("#report-body tbody tr")
+    await expect(row).to_have_text(re.compile("triage_adapter.*0.75.*0.68 to 0.81.*150.*98 %.*2.50 s.*0.75"))
+    await visitor.page.get_by_label("Results of pointsman eval").set_input_files(other)
+    await expect(visitor.page.locator("#report-problem")).to_contain_text("other.json is not a report")
+
+
+async def test_the_regret_of_shadow_requests_is_shown(visitor: Visitor, services: ConsoleServices) -> None:
+    await services.ask(IN_POLICY)  # each request of this task is repeated on the path `letter`
+    row = visitor.page.locator("#regret-body tbody tr")
+    await expect(row).to_have_text(re.compile(r"policy.*handbook.*letter.*[1-9]\d*.*\$"))
+
+
+@pytest.mark.parametrize("width", [1200, 1350, 1600])
+async def test_no_figure_is_cut_off(browser: Browser, services: ConsoleServices, width: int) -> None:
+    async with visiting(browser, services.url, width) as visitor:
+        await visitor.ask(IN_TRIAGE, "all")
+        await expect(visitor.page.locator(".answer .rating")).to_have_count(6)
+        await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
+        assert await visitor.page.evaluate(CUT_OFF) == []
+
+
 async def test_a_decision_alone_generates_nothing(visitor: Visitor) -> None:
     await visitor.page.get_by_label("Request", exact=True).fill(IN_CHAT)
     await visitor.page.get_by_role("button", name="Decide only").click()
@@ -72,9 +160,9 @@ async def test_the_latest_requests_answer_is_shown(visitor: Visitor) -> None:
     await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile("^1 answer,"))
 
 
-async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor) -> None:
-    rows = visitor.page.locator("[data-decision]").filter(has_text="triage_adapter")
-    await rows.first.click()
+async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor, services: ConsoleServices) -> None:
+    name = await services.ask(IN_TRIAGE)
+    await visitor.page.locator(f"[data-decision='{name}']").click()
     drawer = visitor.page.get_by_role("dialog")
     await expect(drawer).to_contain_text("in reserve")
     await expect(drawer.locator(".considered li")).to_have_count(3)

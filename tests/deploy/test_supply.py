@@ -143,7 +143,7 @@ def test_a_copyleft_licence_is_rejected(expression: str, accepted: bool) -> None
 def test_all_versions_equal_that_of_the_changelog() -> None:
     written = list(versions.written())
     folders = {file.parent.name for file, _ in written if file.name == "pyproject.toml"}
-    assert folders >= {"proto", "servicekit", "gateway", "retriever", "lora-server", "cli", "vllm_cpu_lora"}
+    assert folders >= {"proto", "servicekit", "gateway", "retriever", "lora-server", "cli", "vllm_cpu_lora", "guard"}
     assert {file.suffix for file, _ in written} == {".toml", ".Dockerfile", ".yaml"}
     assert {(str(file), said) for file, said in written if said != versions.version()} == set()
 

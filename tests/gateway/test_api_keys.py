@@ -100,6 +100,8 @@ async def test_requests_without_a_valid_key_are_rejected(
         ("GET", "/v1/models", None),
         ("GET", "/v1/tasks", None),
         ("GET", "/v1/configuration", None),
+        ("POST", "/admin/v1/keys", {"tenant": "acme"}),
+        ("GET", "/admin/v1/config", None),
     ],
 )
 async def test_every_route_except_operational_ones_needs_a_key(

@@ -51,10 +51,11 @@ async def test_a_named_models_engine_gets_the_raw_prompt(
         model=model, prompt="Once", max_tokens=5, echo=False, suffix=".", logprobs=2, best_of=1, seed=3, stop="\n"
     )
     assert engine.paths == [URL]
+    of_its_path = {"temperature": 0} if "@" in model else {}
     assert engine.bodies == [
         {
             "model": known_as, "prompt": "Once", "max_tokens": 5, "echo": False, "suffix": ".", "logprobs": 2,
-            "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True},
+            "seed": 3, "stop": ["\n"], "stream": True, "stream_options": {"include_usage": True}, **of_its_path,
         }
     ]  # fmt: skip
     assert (got.choices[0].text, got.choices[0].finish_reason, got.model) == (" upon a time", "stop", known_as)

@@ -192,7 +192,7 @@ def assert_rejected(url: str, response: httpx.Response, status: int, code: str, 
     assert (response.status_code, error["type"], error["code"]) == (*expected, code), (url, asked)
     assert response.headers["x-request-id"]
     if url != CHAT:
-        assert response.json()["request_id"] == response.headers["x-request-id"]
+        assert response.json()["request_id"] == response.headers["x-request-id"] == response.headers["request-id"]
 
 
 ROUTES = pytest.mark.parametrize("url", [CHAT, MESSAGES, COUNT])

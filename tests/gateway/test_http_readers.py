@@ -43,7 +43,14 @@ COUNTED = (
 )  # fmt: skip
 OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
 """Fields that are unique to each request."""
-OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
+OF_ONE_ANSWER = {
+    "date",
+    "content-length",
+    "x-request-id",
+    "request-id",
+    "x-pointsman-decision-id",
+    "x-pointsman-overhead-ms",
+}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
 CHAT = "/v1/chat/completions"
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}

@@ -5,14 +5,18 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_servicekit.grpc_client import open_channel
 
 from tests.gateway.doubles import anthropic_shapes, openai_shapes
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.engine import ScriptedEngine
-from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 
 CHAT, MESSAGES, RESPONSES, ROUTE = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/route"
 DATA = base64.b64encode(b"this is no image, and nobody here looks").decode()
@@ -161,6 +165,84 @@ async def test_limits_of_size_apply(http: httpx.AsyncClient, engine: ScriptedEng
     assert len(json.dumps(engine.bodies[-1])) > 6_000_000
     told = openai_shapes.error(await http.post(CHAT, json=chat(large, large, model="open")))
     assert told["code"] == "body_too_large"
+
+
+MEDIA: list[tuple[pb.Media, dict[str, Any]]] = [
+    (pb.Media(kind="image", media_type="image/png", data=base64.b64decode(DATA)), IMAGE),
+    (pb.Media(kind="image", url=DATA_URL), IMAGE),
+    (pb.Media(kind="audio", media_type="audio/wav", data=base64.b64decode(DATA)), AUDIO),
+    (pb.Media(kind="file", media_type="application/pdf", data=base64.b64decode(DATA), name="a.pdf"), FILE),
+]
+
+
+def grpc_request(*parts: pb.ContentPart, role: str = "user", model: str = "open", **fields: Any) -> pb.GenerateRequest:
+    return pb.GenerateRequest(model=model, messages=[pb.Message(role=role, parts=parts, **fields)])
+
+
+async def test_media_over_grpc_are_those_of_http(gateway: Gateway, engine: ScriptedEngine) -> None:
+    async with open_channel(gateway.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        for media, part in MEDIA:
+            await stub.Generate(grpc_request(pb.ContentPart(text=IN_CHAT), pb.ContentPart(media=media)))
+            assert engine.bodies[-1]["messages"] == [{"role": "user", "content": [TEXT, part]}]
+        await stub.Generate(grpc_request(pb.ContentPart(text="Hel"), pb.ContentPart(text="lo")))
+        assert engine.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
+        image = pb.ContentPart(media=MEDIA[0][0])
+        routed = await stub.Route(
+            pb.RouteRequest(
+                model="auto", messages=[pb.Message(role="user", parts=[pb.ContentPart(text=IN_CHAT), image])]
+            )
+        )
+        assert (routed.decision.task, routed.decision.path) == ("chat", "seen")
+
+
+BAD_MEDIA: list[tuple[pb.GenerateRequest, str]] = [
+    (grpc_request(pb.ContentPart(media=pb.Media(kind="smell", url=DATA_URL))), "kind 'smell'; known: image"),
+    (grpc_request(pb.ContentPart(media=pb.Media(kind="image"))), "neither data nor url"),
+    (grpc_request(pb.ContentPart(media=pb.Media(kind="image", data=b"x"))), "data without a media_type"),
+    (
+        grpc_request(pb.ContentPart(media=pb.Media(kind="image", url="file:///etc/passwd"))),
+        "other urls begin with https:",
+    ),
+    (grpc_request(pb.ContentPart(media=MEDIA[0][0]), role="system"), "only messages of the user and of tools"),
+    (grpc_request(pb.ContentPart(text="x"), content="x"), "has content and parts; send one of them"),
+    (grpc_request(*[pb.ContentPart(text="x")] * 1001), "has 1001 content parts; at most 1000"),
+    (
+        grpc_request(pb.ContentPart(media=pb.Media(kind="image", url="https://example.com/x.png")), model="seeing"),
+        "no url",
+    ),
+]
+
+
+async def test_wrong_media_over_grpc_are_rejected(gateway: Gateway, engine: ScriptedEngine) -> None:
+    async with open_channel(gateway.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        for request, message in BAD_MEDIA:
+            with pytest.raises(grpc.aio.AioRpcError) as rejected:
+                await stub.Generate(request)
+            assert rejected.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert message in str(rejected.value.details())
+    assert engine.bodies == []
+
+
+async def test_a_price_for_each_image_is_in_the_receipt_and_in_the_expected_cost(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    models = neighbours.config.models["models"]
+    models["tiny"]["input"] = ["text", "image"]
+    models["tiny"]["usd_per_image"] = 0.0025
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        plain = (await http.post(CHAT, json=chat(TEXT, model="tiny"))).json()["pointsman"]
+        shown = (await http.post(CHAT, json=chat(TEXT, IMAGE, IMAGE, model="tiny"))).json()["pointsman"]
+        assert "image" not in plain["cost_parts_usd"]
+        assert shown["cost_parts_usd"]["image"] == 0.005
+        assert shown["cost_usd"] == pytest.approx(sum(shown["cost_parts_usd"].values()))
+        for images in (0, 1, 3):  # past images are not in the mean
+            routed = (await http.post(ROUTE, json=chat(TEXT, *[IMAGE] * images, model="tiny"))).json()
+            if not images:
+                without = routed["costs_usd"]["tiny"]
+            assert routed["costs_usd"]["tiny"] - without == pytest.approx(images * 0.0025)
 
 
 def test_an_unknown_input_is_refused(config_folder: ConfigFolder) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from tests.gateway.doubles import anthropic_shapes as shapes
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY
 from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
-from tests.gateway.doubles.gateway import Gateway
+from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.waiting import until
 
 URL = "/v1/messages"
@@ -257,7 +257,7 @@ RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "sch
 FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"temperature": 0.5, "top_p": 0.9, "top_k": 7}, {"temperature": 0.5, "top_p": 0.9, "top_k": 7}),
-    ({"stop_sequences": ["a", "b"]}, {"stop": ["a", "b"]}),
+    ({"stop_sequences": list("abcdef")}, {"stop": list("abcdef")}),
     ({"tools": [TOOL]}, {"tools": [FUNCTION]}),
     ({"tools": [{**TOOL, "type": "custom", "cache_control": {"type": "ephemeral"}}]}, {"tools": [FUNCTION]}),
     ({"tools": [TOOL, {"type": "web_search_20250305", "name": "web_search"}]}, {"tools": [FUNCTION]}),
@@ -336,7 +336,7 @@ REJECTED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"n": 2}, "bad_parameter", "n"),
     ({"top_k": -1}, "bad_parameter", "top_k"),
     ({"temperature": 3}, "bad_parameter", "temperature"),
-    ({"stop_sequences": list("abcde")}, "bad_parameter", "stop_sequences"),
+    ({"stop_sequences": ["a"] * 65}, "bad_parameter", "stop_sequences"),
     ({"metadata": {"user_id": "x" * 513}}, "bad_parameter", "metadata.user_id"),
     ({"output_config": {"format": {"type": "text"}}}, "bad_parameter", "output_config.format"),
     ({"temprature": 1}, "unsupported_parameter", "temprature"),
@@ -443,3 +443,16 @@ async def test_the_engines_refusal_is_passed_on(http: httpx.AsyncClient, engine:
     got = await http.post(URL, json=body())
     told = shapes.error(got)
     assert (got.status_code, told["type"], told["code"]) == (400, "invalid_request_error", "context_length_exceeded")
+
+
+async def test_an_engine_that_accepts_fewer_stop_sequences_is_named(
+    neighbours: Neighbours, second_engine: ScriptedEngine
+) -> None:
+    neighbours.config.models["models"]["far"] = neighbours.config.models["models"]["tiny"]
+    neighbours.config.models["engines"]["far"] = {"model": "far", "url": second_engine.url, "provider": "openai"}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        assert (await http.post(URL, json=body(model="far", stop_sequences=list("abcd")))).status_code == 200
+        error = shapes.error(await http.post(URL, json=body(model="far", stop_sequences=list("abcde"))))
+        assert (error["code"], error["param"]) == ("bad_parameter", "stop")
+        assert error["message"] == "engine 'far' accepts 4 stop sequences; the request has 5"

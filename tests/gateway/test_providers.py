@@ -242,7 +242,7 @@ def test_openais_host_is_recognized_without_its_name(config_folder: ConfigFolder
             "'ollama' has no adapters; each is a model",
         ),
         ({"provider": "tgi", "url": "http://x", "adapters": "discover"}, "'tgi' lists no adapters: write their names"),
-        ({"provider": "sglang", "lora_server": "h:1"}, "the engine of a lora_server is a vLLM, and no sglang"),
+        ({"provider": "tgi", "lora_server": "h:1"}, "the engine of a lora_server is a vLLM or an SGLang, and no tgi"),
         ({"url": "http://x", "adapters": ["a b"]}, "'a b' is no name of an adapter"),
         ({"url": "http://x", "adapters": "find"}, "write discover, or a list of the adapters' names"),
     ],

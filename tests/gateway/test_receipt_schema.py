@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.console.decisions import to_row
-from pointsman_gateway.domain import Caller, Finished, Passage, Receipt, Started, UndecidedReceipt, Usage
+from pointsman_gateway.domain import (
+    Caller,
+    Finished,
+    GuardrailVerdict,
+    Passage,
+    Receipt,
+    Started,
+    UndecidedReceipt,
+    Usage,
+)
 from pointsman_gateway.grpc import messages
 from pointsman_gateway.http.openai.chat_encoder import completion
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
@@ -41,6 +50,7 @@ CHANGED: Mapping[str, object] = {
     "cached": "exact",
     "fault": "engine",
     "request_id": "r2",
+    "guardrails": (GuardrailVerdict("pii", "request", "redacted", ("EMAIL_ADDRESS",)),),
 }
 """Another value of each field of `RECEIPT`."""
 
@@ -59,6 +69,7 @@ UNDECIDED_CHANGED: Mapping[str, object] = {
     "usage.completion_tokens": Usage(20, 3, 5),
     "usage.cached_tokens": Usage(20, 2, 6),
     "picodollars": {"embedding": 2_000_000},
+    "guardrails": (GuardrailVerdict("pii", "request", "blocked", ("EMAIL_ADDRESS",)),),
 }
 
 
@@ -100,6 +111,7 @@ ENCODERS: Mapping[Callable[[Receipt], object], Mapping[str, str]] = {
         "usage.cached_tokens": "the list shows it in the whole entry",
         "cached": "the list shows it in the whole entry",
         "request_id": "the list shows it in the whole entry",
+        "guardrails": "the list shows it in the whole entry",
     },
     encode_for_http: {
         "outcome": ONLY_OK,

@@ -21,6 +21,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.gateway.doubles.engine import ScriptedEngine, answer, text_answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.tenancy import issue
+from tests.gateway.doubles.valkey import Valkey
 
 CHECKS = [
     not_a_server_error,
@@ -32,6 +34,7 @@ CHECKS = [
 ]
 EXAMPLES = 25
 """Valid and invalid examples per operation."""
+ADMIN = "/admin/v1/"
 MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
 
 
@@ -47,9 +50,9 @@ def _modes(operation: schemathesis.APIOperation[Any, Any, Any, Any]) -> list[Gen
     return list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
 
 
-def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode) -> int:
+def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode, key: str = "") -> int:
     """Sends the same generated requests each time; returns how many were answered without a client error."""
-    answered = 0
+    answered, headers = 0, {"authorization": f"Bearer {key}"} if key else {}
 
     @seed(7)
     @settings(
@@ -64,8 +67,8 @@ def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
     def ask(case: schemathesis.Case[Any], model: str) -> None:
         nonlocal answered
         _name(case, model)
-        got = case.call_and_validate(checks=CHECKS, verify=False, timeout=20)
-        answered += got.status_code == 200
+        got = case.call_and_validate(checks=CHECKS, headers=headers, verify=False, timeout=20)
+        answered += got.status_code in (200, 201)
 
     ask()
     return answered
@@ -73,10 +76,12 @@ def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
 
 def _name(case: Any, model: str) -> None:
     """Replaces generated model names with existing ones, which would never be guessed."""
-    if isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
+    is_admin = case.operation.path.startswith(ADMIN)
+    if not is_admin and isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
         case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model
     if case.path_parameters and len(model) > 4:  # the others use unknown names
-        case.path_parameters["name"] = model
+        known = "ops" if is_admin else model
+        case.path_parameters = dict.fromkeys(case.path_parameters, known)
 
 
 @pytest.fixture
@@ -89,9 +94,10 @@ async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway,
     engine.script = lambda body: text_answer("a", "b") if "prompt" in body else answer("a", "b")
     tried = {}
     for operation in await asyncio.to_thread(lambda: list(_operations(gateway.url))):
-        tried[f"{operation.method.upper()} {operation.path}"] = sum(
-            [await asyncio.to_thread(_try, operation, mode) for mode in _modes(operation)]
-        )
+        if not operation.path.startswith(ADMIN):
+            tried[f"{operation.method.upper()} {operation.path}"] = sum(
+                [await asyncio.to_thread(_try, operation, mode) for mode in _modes(operation)]
+            )
     assert set(tried) == {
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
         "POST /v1/messages", "POST /v1/messages/count_tokens",
@@ -100,3 +106,24 @@ async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway,
     }  # fmt: skip
     # This gateway has no request log, and so accepts no feedback.
     assert [route for route, answered in tried.items() if not answered] == ["POST /v1/feedback"]
+
+
+async def test_the_admin_api_conforms_to_the_openapi_description(neighbours: Neighbours, valkey: Valkey) -> None:
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
+    await neighbours.ready()
+    admin = await issue(valkey.url, tenant="ops", admin=True)
+    async with neighbours.gateway() as gateway:
+        tried = {}
+        for operation in await asyncio.to_thread(lambda: list(_operations(gateway.url))):
+            if operation.path.startswith(ADMIN):
+                tried[f"{operation.method.upper()} {operation.path}"] = sum(
+                    [
+                        await asyncio.to_thread(_try, operation, mode, admin.credential.text)
+                        for mode in _modes(operation)
+                    ]
+                )
+    assert len(tried) == 11
+    # No generated id is that of a key.
+    assert {route for route, answered in tried.items() if not answered} == {
+        f"{method} /admin/v1/keys/{{key}}" for method in ("GET", "PATCH", "DELETE")
+    }

@@ -47,7 +47,7 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
 
 def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    own, providers, path = map(yaml.safe_load, blocks)
+    own, providers, _tuned, path = map(yaml.safe_load, blocks)
     assert load_data(tmp_path, own).models.engines["mine"].discovers_adapters
     assert load_data(tmp_path, providers).models.engines["azure"].upstream == "my-deployment"
     providers["paths"] |= path["paths"]

@@ -14,7 +14,7 @@ from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
 from pointsman_servicekit.keys.redis_layout import UsageStore, Window, sum_counts
 from redis.asyncio import Redis
 
-from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue
+from tests.gateway.doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
 
@@ -137,3 +137,39 @@ async def test_usage_lost_at_shutdown_is_logged(valkey: Valkey, caplog: pytest.L
 def test_dollars_are_whole_numbers() -> None:
     assert picodollars(0.0125 / 1e6) == 12_500
     assert [nanodollars(usd) for usd in (0.0, 1e-12, 1e-9, 1.5e-9, 12.34)] == [0, 1, 1, 2, 12_340_000_000]
+
+
+async def test_a_budget_that_is_nearly_spent_is_reported_until_its_window_ends(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = Times()
+    times.begin_a_minute()
+    issued = await issue(valkey.url, Limits(dollars_per_day=1), tenant_limits=Limits(dollars_per_month=100))
+    budget = {"limit": "dollars_per_day", "owner": "key"}
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+
+        async def spend(usd: float, total: float) -> None:
+            reservation = await counter.tenancy.enter(caller, 1)
+            await reservation.afford(usd)
+            reservation.settle(Usage(1, 1), usd, "ok")
+
+            async def is_reported() -> bool:
+                await counter.tenancy.tasks.renew(times.clock.monotonic() + 60)
+                stored = await accounts_in(valkey.url, "acme", issued.record.id, "dollars_per_day")
+                return int(stored["used"]) == nanodollars(total)
+
+            await found(is_reported)
+
+        await spend(0.79, 0.79)
+        assert "x-pointsman-budget-warning" not in counter.tenancy.headers(caller)
+        assert counter.metric("pointsman_budgets_nearly_spent", **budget) == 0
+        await spend(0.04, 0.83)
+        await until(lambda: counter.metric("pointsman_budgets_nearly_spent", **budget) == 1)
+        assert counter.tenancy.headers(caller)["x-pointsman-budget-warning"] == "key has used 83% of dollars_per_day"
+        assert counter.metric("pointsman_budget_warnings_total", **budget) == 1
+        assert caplog.text.count("a budget is nearly spent: 83 % of dollars_per_day") == 1
+        assert counter.metric("pointsman_budgets_nearly_spent", limit="dollars_per_month", owner="tenant") == 0
+        times.enter_the_next(Window.DAY)
+        assert "x-pointsman-budget-warning" not in counter.tenancy.headers(caller)
+        assert counter.metric("pointsman_budgets_nearly_spent", **budget) == 0

@@ -1,6 +1,7 @@
 """A request's spans form one trace across HTTP or gRPC, phases, retriever and engine, without prompt text."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import grpc
@@ -215,3 +216,26 @@ async def test_health_checks_and_scrapes_create_no_spans(recorded: Recorded, htt
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await http.get(path)).status_code == 200
     assert len(recorded) == 0
+
+
+async def test_text_is_recorded_redacted_and_cut_only_if_it_is_asked_for(
+    neighbours: Neighbours, recorded: Recorded, engine: ScriptedEngine
+) -> None:
+    neighbours.settings |= {"trace_text": 40, "redaction": "pointsman_gateway.redaction:redact_common"}
+    engine.says(*answer("Write to ann@example.org, ", "who knows all about " + "x" * 100))
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
+        messages = [{"role": "user", "content": "I am bob@example.org"}, {"role": "user", "content": IN_CHAT}]
+        await http.post(CHAT, json={"model": "auto", "messages": messages})
+        await until(lambda: bool(recorded.named(f"POST {CHAT}")))
+    attributes = told(recorded.one(f"POST {CHAT}"))
+    assert json.loads(str(attributes["gen_ai.input.messages"])) == [
+        {"role": "user", "parts": [{"type": "text", "content": "I am [email]"}]},
+        {"role": "user", "parts": [{"type": "text", "content": IN_CHAT}]},
+    ]
+    answered = "Write to [email], who knows all about xx… (138 characters)"
+    assert json.loads(str(attributes["gen_ai.output.messages"])) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": answered}]}
+    ]
+    assert (attributes["output.value"], attributes["openinference.span.kind"]) == (answered, "LLM")
+    assert attributes["input.value"] == f"user: I am [email]\n\nuser: {IN_CHAT}"

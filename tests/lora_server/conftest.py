@@ -275,15 +275,22 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
 
     @asynccontextmanager
     async def run(
-        *engine_options: str, held: int = 4, program: str = "", engine_name: str = "local", **more: Any
+        *engine_options: str,
+        held: int | None = 4,
+        program: str = "",
+        engine_name: str = "local",
+        engine_url: str = "",
+        **more: Any,
     ) -> AsyncIterator[Running]:
+        """With an `engine_url` it attaches to the engine there."""
         port = free_port()
         settings = Settings(
             redis_url=valkey.url,
             store=str(tmp_path / "store"),
             jobs=tmp_path / "jobs",
             engine_name=engine_name,
-            engine_listen=f"127.0.0.1:{port}",
+            engine_listen="" if engine_url else f"127.0.0.1:{port}",
+            engine_url=engine_url,
             base_model=base_folder,
             served_model_name=BASE_NAME,
             held=held,
@@ -292,7 +299,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         )
         double = str(Path(__file__).parent / "fake_engine.py")
         options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(held), *engine_options)
-        command = EngineCommand((program or sys.executable, double, *options), os.environ)
+        command = None if engine_url else EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,
             bootstrap.build_app(settings, command, trial) as components,

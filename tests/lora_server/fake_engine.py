@@ -26,6 +26,7 @@ import asyncio
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ LONGEST = 16  # words
 class Adapter:
     behaviour: str
     answer_ids: list[int]
+    folder: str = ""
     open: bool = True
     in_flight: int = 0
     requests: int = 0
@@ -59,12 +61,14 @@ class Engine:
         self._evicted = 0
         self._corrupted = 0
         self._poisoned = False
+        self._boot = secrets.token_hex(4)
         self._free = {"answers": asyncio.Event(), "loads": asyncio.Event()}
         for event in self._free.values():
             event.set()
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.add_routes(self.adapter_routes())
         app.add_routes(
             [
                 web.get("/health", self.health),
@@ -72,10 +76,6 @@ class Engine:
                 web.get("/metrics", self.metrics),
                 web.post("/v1/completions", self.complete),
                 web.post("/v1/chat/completions", self.chat),
-                web.get("/pointsman/v1/adapters", self.adapters),
-                web.put("/pointsman/v1/adapters/{name}", self.load),
-                web.post("/pointsman/v1/adapters/{name}/close", self.close),
-                web.delete("/pointsman/v1/adapters/{name}", self.remove),
                 web.get("/asked", self.asked),
                 web.get("/evicted", self.evicted),
                 web.post("/hold", self.hold),
@@ -86,6 +86,14 @@ class Engine:
         return app
 
     # -- the guard's
+
+    def adapter_routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/pointsman/v1/adapters", self.adapters),
+            web.put("/pointsman/v1/adapters/{name}", self.load),
+            web.post("/pointsman/v1/adapters/{name}/close", self.close),
+            web.delete("/pointsman/v1/adapters/{name}", self.remove),
+        ]
 
     async def adapters(self, request: web.Request) -> web.Response:
         self._check(request)
@@ -99,33 +107,40 @@ class Engine:
             }
             for name, adapter in self._adapters.items()
         }
-        base = {"in_flight": self._base.in_flight}
-        return web.json_response({"adapters": held, "base": base, "capacity": self._options.slots})
+        limits = {"capacity": self._options.slots, "max_loras": 1, "max_lora_rank": self._options.max_rank}
+        return web.json_response(
+            {"adapters": held, "base": {"in_flight": self._base.in_flight}, "boot": self._boot, **limits}
+        )
 
     async def load(self, request: web.Request) -> web.Response:
         self._check(request)
-        name = request.match_info["name"]
-        folder = Path((await request.json())["folder"])
+        status, message = await self.read_adapter(request.match_info["name"], (await request.json())["folder"])
+        return web.json_response({}) if status == 200 else _error(status, message)
+
+    async def read_adapter(self, name: str, folder: str) -> tuple[int, str]:
+        """The guard's status, and its message unless that is 200."""
         self._asked.append(f"load {name}")
         await self._free["loads"].wait()
         await asyncio.sleep(self._options.load_seconds)
         if name in self._adapters:
             self._adapters[name].open = True
-            return web.json_response({})
+            return 200, ""
         if len(self._adapters) >= self._options.slots:
             self._evicted += 1
-            return _error(409, "every slot is taken")
+            return 409, "every slot is taken"
         try:
-            config = json.loads((folder / "adapter_config.json").read_text())
+            config = json.loads((Path(folder) / "adapter_config.json").read_text())
+        except FileNotFoundError:
+            return 424, f"the engine finds no folder {folder}"
         except (OSError, ValueError) as error:
-            return _error(422, f"cannot read it: {type(error).__name__}")
+            return 422, f"cannot read it: {type(error).__name__}"
         behaviour = config.get("behaviour", "")
         if behaviour == "slow":
             await asyncio.sleep(self._options.slow_seconds)
         if behaviour == "refused":
-            return _error(422, "cannot merge")
-        self._adapters[name] = Adapter(behaviour, config.get("answer_ids", []))
-        return web.json_response({})
+            return 422, "cannot merge"
+        self._adapters[name] = Adapter(behaviour, config.get("answer_ids", []), folder)
+        return 200, ""
 
     async def close(self, request: web.Request) -> web.Response:
         self._check(request)
@@ -157,8 +172,16 @@ class Engine:
         return web.Response(status=503 if start_file is not None and not start_file.exists() else 200)
 
     async def models(self, request: web.Request) -> web.Response:
-        names = [self._options.base, *(name for name, adapter in self._adapters.items() if adapter.open)]
-        return web.json_response({"object": "list", "data": [{"id": name, "root": name} for name in names]})
+        base = self._options.base
+        cards: list[dict[str, Any]] = [{"id": base, "root": base, "parent": None, "max_model_len": 4096}]
+        for name, adapter in self._adapters.items():
+            if adapter.open:
+                cards.append({"id": name, "root": self.root_of(name, adapter), "parent": base})
+        return web.json_response({"object": "list", "data": cards})
+
+    def root_of(self, name: str, adapter: Adapter) -> str:
+        """The guard shows no folders."""
+        return name
 
     async def metrics(self, request: web.Request) -> web.Response:
         series = 'vllm:corrupted_requests_total{engine="0",model_name="base"}'
@@ -311,6 +334,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--base", required=True, help="the base model's name")
     parser.add_argument("--slots", type=int, default=64, help="adapters that it holds at most")
+    parser.add_argument("--max-rank", type=int, default=8, help="of an adapter")
     parser.add_argument("--start-file", type=Path, help="not healthy until this file is there")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="that every load takes")
     parser.add_argument("--slow-seconds", type=float, default=1.0, help='and one of a "slow" adapter besides')

@@ -57,7 +57,7 @@ class ServerProcess(Process):
             "STORE_CACHE": str(folder / "fetched"),
             "JOBS": str(folder / "jobs"),
             "ENGINE_NAME": name,
-            "ENGINE_PYTHON": str(_engine_python(folder)),
+            "ENGINE_PYTHON": str(engine_python(folder)),
             "ENGINE_LISTEN": f"127.0.0.1:{self.engine_port}",
             "BASE_MODEL": str(base),
             "SERVED_MODEL_NAME": "tiny-base",
@@ -194,7 +194,7 @@ class ServerProcess(Process):
             return int(await answer.json())
 
 
-def _engine_python(folder: Path) -> Path:
+def engine_python(folder: Path) -> Path:
     script = folder / "python"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ENGINE_PYTHON}" "{folder}" "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ import httpx
 import pytest
 from pointsman_lora_server.engine.command import SECRET_HEADER, SECRET_VARIABLE
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
+from pointsman_lora_server.engine.guard.pointsman_engine_guard.asgi import NETWORKS_VARIABLE, SECRET_FILE_VARIABLE
 
 BASE = "tiny-base"
 SLOTS = 2
-SECRET = {SECRET_HEADER: "open sesame"}
+SECRET = {SECRET_HEADER: "open sesame, open"}
 ADAPTERS = "/pointsman/v1/adapters"
 
 
@@ -31,7 +33,9 @@ class Engine:
     """Replaces AsyncLLM: holds adapters until it is full; answers wait until they are released."""
 
     def __init__(self) -> None:
-        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS))
+        self.vllm_config = SimpleNamespace(
+            lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS, max_lora_rank=8)
+        )
         self.errored = False
         self.loras: dict[int, str] = {}
         self.go_on = asyncio.Event()
@@ -209,11 +213,68 @@ async def test_the_guards_routes_need_the_secret_and_a_local_caller(vllm: Vllm, 
     assert not vllm.state.engine_client.loras
 
 
-async def test_without_a_secret_the_engine_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+async def test_lora_servers_of_the_named_networks_may_manage_adapters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
+    monkeypatch.setenv(NETWORKS_VARIABLE, "192.0.2.0/28, 10.0.0.0/8")
+    vllm = Vllm()
+    for peer, status in (("10.1.2.3", 200), ("::ffff:10.1.2.3", 200), ("192.0.2.99", 403), ("unix", 403)):
+        transport = httpx.ASGITransport(vllm, client=(peer, 1234))
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine", headers=SECRET) as client:
+            assert (await client.get(ADAPTERS)).status_code == status
 
-    with pytest.raises(KeyError):
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [(SECRET_VARIABLE, ""), (SECRET_VARIABLE, "too short"), (NETWORKS_VARIABLE, "10.0.0.0/99")],
+)
+def test_without_a_good_secret_and_networks_the_engine_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ValueError, match=variable):
         Vllm()
+
+
+def test_the_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET[SECRET_HEADER]}\n")
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    monkeypatch.setenv(SECRET_FILE_VARIABLE, str(tmp_path / "secret"))
+    Vllm()
+
+
+async def test_the_report_states_the_run_of_the_engine_and_its_limits(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    report, again = await told(client), await told(client)
+
+    assert report["boot"] == again["boot"]
+    assert (report["capacity"], report["max_loras"], report["max_lora_rank"]) == (SLOTS, 1, 8)
+    vllm.guard = Guard(vllm.answer, LoraRequest)
+    assert (await told(client))["boot"] != report["boot"]
+
+
+async def test_adapters_of_lora_modules_serve_on_and_take_their_slots(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    models, engine = vllm.state.openai_serving_models, vllm.state.engine_client
+    models.lora_requests["sql"] = LoraRequest("sql", models.lora_id_counter.inc(1), "/loras/sql")
+    await engine.add_lora(models.lora_requests["sql"])
+
+    report = await told(client)
+    assert (report["capacity"], list(report["adapters"]), list(report["static"])) == (SLOTS - 1, [], ["sql"])
+    assert (await load(client, "a@1")).status_code == 200
+    assert (await load(client, "a@2")).status_code == 409
+    assert (await load(client, "sql")).status_code == 422
+    await client.post(f"{ADAPTERS}/sql/close")
+    await client.delete(f"{ADAPTERS}/sql")
+    assert (await ask(client, "sql")).text == "first /loras/sql "
+    assert (await told(client))["static"]["sql"]["requests"] == 1
+
+
+async def test_a_folder_that_the_engine_does_not_see_is_no_fault_of_the_adapter(client: httpx.AsyncClient) -> None:
+    answer = await client.put(f"{ADAPTERS}/a@1", json={"folder": "/nowhere/bad"})
+
+    assert (answer.status_code, answer.json()["error"]["message"]) == (424, "the engine finds no folder /nowhere/bad")
 
 
 async def test_an_adapter_is_loaded_once(vllm: Vllm, client: httpx.AsyncClient) -> None:
@@ -238,9 +299,10 @@ async def test_a_full_engine_rejects_loads_and_evicts_nothing(vllm: Vllm, client
 
 
 async def test_a_rejected_adapter_takes_no_slot_and_its_path_is_not_revealed(
-    vllm: Vllm, client: httpx.AsyncClient
+    vllm: Vllm, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    answer = await load(client, "bad@1")
+    (tmp_path / "bad@1").mkdir()
+    answer = await client.put(f"{ADAPTERS}/bad@1", json={"folder": str(tmp_path / "bad@1")})
 
     assert answer.status_code == 422
     assert answer.json()["error"]["message"] == "cannot merge bad@1/adapter_model.safetensors"

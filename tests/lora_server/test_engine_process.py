@@ -225,7 +225,9 @@ def test_the_guard_gets_its_secret_without_a_command_line_argument() -> None:
 
 
 def test_the_guard_imports_only_packages_of_the_engines_environment() -> None:
-    import_it = f"import os; os.environ['{SECRET_VARIABLE}'] = 'x'; import pointsman_engine_guard as g; g.Guard(None)"
+    import_it = (
+        f"import os; os.environ['{SECRET_VARIABLE}'] = 'x' * 16; import pointsman_engine_guard as g; g.Guard(None)"
+    )
     command = [sys.executable, "-S", "-c", import_it]  # -S: no site-packages, so neither ours nor vLLM
 
     subprocess.run(command, env={"PYTHONPATH": str(GUARD_FOLDER)}, check=True, timeout=30)

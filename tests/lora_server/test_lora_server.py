@@ -408,7 +408,7 @@ async def test_metrics_count_operations_and_report_states(
 
 def test_ten_thousand_adapter_names_create_no_series() -> None:
     metrics, desired = LoraServerMetrics("base"), DesiredState()
-    states = VersionStateCollector(lambda: desired, EngineState, 4, 1, metrics.registry)
+    states = VersionStateCollector(lambda: desired, EngineState, lambda: 4, 1, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
     metrics.observe_completion(versions[0], "", 0.1)
     before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
@@ -428,6 +428,6 @@ def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
 
 def test_metrics_of_a_stopped_engine_are_zero() -> None:
     registry = CollectorRegistry()
-    VersionStateCollector(DesiredState, EngineState, 4, 1, registry)
+    VersionStateCollector(DesiredState, EngineState, lambda: 4, 1, registry)
 
     assert "pointsman_lora_engine_up 0.0" in generate_latest(registry).decode()

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -158,7 +157,7 @@ async def test_a_registration_is_passed_unchanged(stub: Any, rollout: Asked) -> 
         )
     )
 
-    assert rollout.calls == [("register", "triage", Path("/a/b"), "prod", {"seed": "7"}, NEW, "ann", True)]
+    assert rollout.calls == [("register", "triage", "/a/b", "prod", {"seed": "7"}, NEW, "ann", True)]
 
 
 async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, rollout: Asked) -> None:

@@ -64,9 +64,9 @@ def train(
     return Run(process.returncode, events, warnings)
 
 
-def make_tiny_base(folder: Path) -> Path:
+def make_tiny_base(folder: Path, architecture: str = "llama") -> Path:
     script = Path(__file__).with_name("tiny_base.py")
-    subprocess.run([str(PYTHON), str(script), str(folder)], check=True, capture_output=True)
+    subprocess.run([str(PYTHON), str(script), str(folder), architecture], check=True, capture_output=True)
     return folder
 
 

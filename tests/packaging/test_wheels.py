@@ -18,12 +18,13 @@ from deploy.supply.images import ENGINE_REQUIREMENTS
 
 ROOT = Path(__file__).parents[2]
 CPU_LORA = "services/lora-server/vllm_cpu_lora"
+GUARD = "services/lora-server/src/pointsman_lora_server/engine/guard"
 NOT_PACKAGED = {"engine/requirements-cpu.txt"}
 
 
 def distributions() -> list[str]:
     (line,) = re.findall(r"^DISTRIBUTIONS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return [*line.split(), CPU_LORA]
+    return [*line.split(), CPU_LORA, GUARD]
 
 
 @pytest.fixture(scope="module")

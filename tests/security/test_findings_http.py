@@ -20,6 +20,7 @@ POSTS = [
     "/v1/embeddings",
     "/v1/route",
     "/v1/feedback",
+    "/admin/v1/keys",
     "/openai/deployments/tiny/chat/completions",
     "/openai/v1/embeddings",
     "/console/api/adapters/alias",
@@ -30,6 +31,7 @@ ROUTES = [
     *[("POST", path) for path in POSTS],
     *[("GET", path) for path in ("/v1/models", "/v1/models/tiny", "/v1/tasks", "/v1/configuration")],
     ("GET", "/console/api/overview"),
+    *[("GET", f"/admin/v1/{name}") for name in ("keys", "tenants", "budgets", "usage", "config")],
 ]
 UNKNOWN_API_KEY = f"api-key: pm_{'A' * 8}_{'b' * 32}"
 UNKNOWN_ANTHROPIC_KEY = f"x-api-key: pm_{'A' * 8}_{'b' * 32}"

@@ -13,12 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.lora_server.conftest import Valkey
+from tests.lora_server.server_process import ServerProcess
 from tests.ports import free_port
 from tests.running_example import EXAMPLE, POINTSMAN, ROOT, run_example
 
 MINIMAL = ROOT / "examples" / "minimal"
 BASE, PROVIDED = "llama-3.1-8b", "gpt-4o-mini"
 """The names in the minimal example. One vLLM serves its model under both, and so plays the provider too."""
+LETTER = "Larkmoor Railway"
+"""What the adapter "voice" begins its letters with."""
 LOST = "I left my umbrella on the 9:15 to Saltby, please look for it"
 MAX_START_SECONDS = 240
 MAX_DISCOVERY_SECONDS = 30
@@ -126,3 +130,29 @@ def test_up_needs_nothing_but_the_url_of_an_own_vllm(own_vllm: OwnVllm, tmp_path
     with run_example(("--engine", own_vllm.url), tmp_path / "home") as running:
         assert text_of(ask(running.url, "auto"))
         assert {BASE, "triage"} <= OwnVllm(running.url).models()
+
+
+async def test_a_lora_server_attaches_to_an_own_vllm_without_the_guard(own_vllm: OwnVllm, tmp_path: Path) -> None:
+    (tmp_path / "valkey").mkdir()
+    valkey = Valkey(tmp_path / "valkey")
+    valkey.start()
+    settings = {"ENGINE_LISTEN": "", "ENGINE_URL": own_vllm.url, "SERVED_MODEL_NAME": BASE, "SMOKE_TEST": "off"}
+    base = ROOT / ".pointsman/models/smollm2-135m"
+    server = ServerProcess(tmp_path / "server", base, "own", valkey.url, tmp_path / "store", more=settings)
+    try:
+        await server.start_with_engine()
+        first = await server.register("desk", EXAMPLE / "adapters/triage", "live")
+        second = await server.register("desk", EXAMPLE / "adapters/voice")
+        assert text_of(ask(own_vllm.url, first.version)) == text_of(ask(own_vllm.url, "triage"))
+        assert (await server.promote("desk@live", second.version)).version == second.version
+        assert LETTER in text_of(ask(own_vllm.url, second.version))
+        await server.kill()
+
+        # It takes over what the engine holds, and unloads only what nothing points to.
+        await server.start_with_engine()
+        await server.until_state("desk", "serving")
+        assert second.version in own_vllm.models()
+        assert LETTER in text_of(ask(own_vllm.url, second.version))
+    finally:
+        await server.kill()
+        valkey.stop()

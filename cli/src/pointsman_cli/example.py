@@ -49,7 +49,8 @@ class ExampleFile(_Strict):
 @dataclass(frozen=True, slots=True)
 class ExampleAdapter:
     name: str
-    folder: Path
+    folder: Path | str
+    """A folder, or the URL of one."""
     alias: str
 
 

@@ -198,7 +198,7 @@ async def register_adapter(
     origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(
         name=adapter.name,
-        folder=str(adapter.folder.absolute()),
+        folder=adapter.folder if isinstance(adapter.folder, str) else str(adapter.folder.absolute()),
         alias=adapter.alias,
         facts=dict(facts),
         parent=origin.parent,

@@ -109,6 +109,7 @@ class ConfigFolder:
         self.paths: dict[str, Any] = copy.deepcopy(_PATHS)
         self.tasks: dict[str, Any] = copy.deepcopy(_TASKS)
         self.rest_of_tasks: dict[str, Any] = {"default_path": "safe_start"}
+        self.access: dict[str, Any] = {}
         self.prompts: dict[str, str] = dict(_PROMPTS)
         self.examples = copy.deepcopy(_EXAMPLES)
 
@@ -118,6 +119,8 @@ class ConfigFolder:
         self._write_yaml("models.yaml", self.models)
         self._write_yaml("paths.yaml", {"paths": self.paths})
         self._write_yaml("tasks.yaml", {**self.rest_of_tasks, "tasks": self.tasks})
+        if self.access:
+            self._write_yaml("access.yaml", self.access)
         for name, text in self.prompts.items():
             (self.folder / "prompts" / name).write_text(text)
         for task, rows in self.examples.items():

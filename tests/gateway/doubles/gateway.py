@@ -74,6 +74,8 @@ def http_dependencies(
         budget or BufferedBytesBudget(256 * MEGABYTE),
         components.console,
         cors_origins=origins,
+        login=lambda: components.tenancy.single_sign_on,
+        administration=components.administration,
     )
 
 

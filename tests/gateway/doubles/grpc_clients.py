@@ -114,7 +114,7 @@ def _fields(messages: Messages | str, model: str, parameters: dict[str, Any]) ->
 
 
 def _message(fields: Mapping[str, Any]) -> pb.Message:
-    own = {name: fields[name] or "" for name in ("role", "content", "name") if name in fields}
+    own: dict[str, Any] = {name: fields[name] or "" for name in ("role", "content", "name") if name in fields}
     further = {name: value for name, value in fields.items() if name not in own}
     return pb.Message(**own, extra_json=json.dumps(further) if further else "")
 

@@ -102,10 +102,12 @@ def show(
 
 def register(
     name: Annotated[str, typer.Argument(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")],
-    folder: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
-            help="Folder on the lora-server's machine with adapter_config.json and adapter_model.safetensors."
+            metavar="FOLDER|URL",
+            help="Folder on the lora-server's machine with adapter_config.json and adapter_model.safetensors; or "
+            "s3://BUCKET/FOLDER (gs://, az://), or hf://OWNER/NAME of the Hugging Face hub.",
         ),
     ],
     alias: Annotated[str, typer.Option(metavar="ALIAS", help="Also move NAME@ALIAS to the new version.")] = "",
@@ -122,7 +124,8 @@ def register(
 
     The first smoke test takes about a minute.
     """
-    if not folder.is_absolute() and not folder.is_dir():
+    folder = source if "://" in source else Path(source)
+    if isinstance(folder, Path) and not folder.is_absolute() and not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder here; give the absolute path of a folder on the lora-server's machine"
         )

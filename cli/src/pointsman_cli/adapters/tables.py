@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import UsageError
-from pointsman_cli.options import table_console
 
 STATE_NAMES = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}
 _TIME_FORMAT = "%Y-%m-%d %H:%M"
@@ -168,7 +167,7 @@ def alias_text(alias: pb.Alias) -> str:
 
 
 def print_renderable(page: RenderableType) -> None:
-    table_console().print(page)
+    Console(highlight=False).print(page)
 
 
 def _table(*columns: str) -> Table:

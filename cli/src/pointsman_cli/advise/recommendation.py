@@ -101,8 +101,9 @@ def _freshness_reason(scored: Sequence[PathFigures], chosen: PathFigures, terms:
     if chosen.kind == "lora" and terms.trainings_a_month:
         spent = path_cost(chosen, terms).month
         yield f"knowledge: keeping the adapter up to date costs {spent:.4f} dollars a month, which is in its cost"
-    elif chosen.kind == "lora" and looks_up:
-        yield "knowledge: an adapter knows what it was trained on; where facts change, say how often (--retrain-days)"
+    elif chosen.kind in ("lora", "tuned") and looks_up:
+        trained = "an adapter" if chosen.kind == "lora" else "a fine-tuned model"
+        yield f"knowledge: {trained} knows what it was trained on; where facts change, say how often (--retrain-days)"
     elif "retrieval" in chosen.usd_per_1000:
         yield "knowledge: passages follow the documents at once; nothing is to be trained again when they change"
 
@@ -134,6 +135,7 @@ VERDICTS = {
     "prompt": "stay with prompting",
     "rag": "add retrieval",
     "lora": "train",
+    "tuned": "use the fully fine-tuned model",
     "hybrid": "both: train, and keep examples or passages in the prompt",
 }
 NONE_GOOD_ENOUGH = "none of them is good enough yet"

@@ -29,7 +29,7 @@ class CatalogueTask:
 @dataclass(frozen=True, slots=True)
 class PathFacts:
     kind: str
-    """ "prompt", "rag", "lora" or "hybrid"."""
+    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     model: str
     adapter: str
     fingerprint: str

@@ -27,7 +27,7 @@ class Quantiles:
 class PathFigures:
     path: str
     kind: str
-    """ "prompt", "rag", "lora" or "hybrid"."""
+    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     adapter: str
     model: str
     """The base model or adapter version that answered."""

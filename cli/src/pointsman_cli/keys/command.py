@@ -1,18 +1,18 @@
-"""`pointsman keys`: create, list, limit, consent, revoke, usage."""
+"""`pointsman keys`: create, list, limit, consent, revoke, usage, budgets."""
 
 import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import InvalidArgument
-from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
+from pointsman_servicekit.keys.administration import Administration, usage_as_json
+from pointsman_servicekit.keys.key_store import IssuedKey, NewKey
 from pointsman_servicekit.keys.records import (
     ALL_TASKS,
     Credential,
@@ -23,19 +23,10 @@ from pointsman_servicekit.keys.records import (
     credential_of,
     digest_of,
 )
-from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, UsageStore, sum_counts
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.keys.tables import (
-    UsageRow,
-    consent_text,
-    keys_as_json,
-    limits_text,
-    show_keys,
-    show_usage,
-    usage_as_json,
-)
+from pointsman_cli.keys.tables import consent_text, limits_text, show_budgets, show_keys, show_usage
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
 
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -83,7 +74,7 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 @asynccontextmanager
-async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
+async def open_keys(named: str, data_dir: Path) -> AsyncIterator[Administration]:
     url = redis_url(named, DataDir.at(data_dir))
     if not url:
         raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
@@ -92,7 +83,7 @@ async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
             redis = await stack.enter_async_context(open_redis(url, lambda up: None, REDIS_TIMEOUT_SECONDS))
         except ValueError as error:
             raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
-        yield redis
+        yield Administration(redis)
 
 
 ScopeOption = Annotated[
@@ -107,7 +98,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("list")(list_keys)
-    for command in (create, limit, consent, revoke, usage):
+    for command in (create, limit, consent, revoke, usage, budgets):
         app.command()(command)
     return app
 
@@ -137,6 +128,9 @@ def create(
     operator: Annotated[
         bool, typer.Option("--operator", help="Also allow to move adapter aliases in the console.")
     ] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Also allow the admin API: keys and limits of all tenants, configuration.")
+    ] = False,
     key_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Use the key in this file. If it exists already, nothing is changed."),
@@ -154,24 +148,25 @@ def create(
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
     credential = _read_credential(key_file) if key_file else None
-    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator, credential)
+    until = expiry_time(expires, time.time())
+    new_key = NewKey(tenant, name, scope, limits, priority, until, operator, admin, credential)
 
-    async def make() -> IssuedKey:
+    async def make() -> tuple[str, dict[str, Any]]:
         async with open_keys(redis, data_dir) as opened:
-            store = KeyStore(opened)
+            store = opened.keys
             known = await store.by_digest(digest_of(credential.text)) if credential else None
-            return IssuedKey(credential, known) if credential and known else await store.create(new_key)
+            issued = IssuedKey(credential, known) if credential and known else await store.create(new_key)
+            return issued.credential.text, opened.keys_as_json([issued.record])[0]
 
-    issued = run_interruptibly(make())
+    key, described = run_interruptibly(make())
     if credential:
-        typer.echo(f"{issued.record.id} of tenant {issued.record.tenant} is the key in {key_file}")
+        typer.echo(f"{described['id']} of tenant {described['tenant']} is the key in {key_file}")
         return
     if as_json:
-        (described,) = keys_as_json([issued.record], time.time())
-        print_json({"key": issued.credential.text, **described})
+        print_json({"key": key, **described})
         return
-    typer.echo(issued.credential.text)
-    typer.echo(f"{issued.record.id} of tenant {tenant}; this is the only time that the key is shown", err=True)
+    typer.echo(key)
+    typer.echo(f"{described['id']} of tenant {tenant}; this is the only time that the key is shown", err=True)
 
 
 def _read_credential(file: Path) -> Credential:
@@ -189,15 +184,15 @@ def list_keys(
 ) -> None:
     """List the keys (oldest first) with their limits and scopes, without the secrets."""
 
-    async def read() -> list[KeyRecord]:
+    async def read() -> None:
         async with open_keys(redis, data_dir) as opened:
-            return [record for record in await KeyStore(opened).keys() if tenant in ("", record.tenant)]
+            records = await opened.list_keys(tenant)
+            if as_json:
+                print_json(opened.keys_as_json(records))
+            else:
+                show_keys(records, time.time())
 
-    records, now = run_interruptibly(read()), time.time()
-    if as_json:
-        print_json(keys_as_json(records, now))
-    else:
-        show_keys(records, now)
+    run_interruptibly(read())
 
 
 def limit(
@@ -220,13 +215,9 @@ def limit(
     if not named:
         raise UsageError("give a limit to change, such as --requests-per-minute 60")
 
-    def change(limits: Limits) -> Limits:
-        return replace(limits, **named)  # type: ignore[arg-type]  # by name; Limits checks the values
-
     async def put() -> KeyRecord | TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            register = KeyStore(opened)
-            return await (register.limit_tenant(tenant, change) if tenant else register.limit_key(key, change))
+            return await opened.change_limits(named, key, tenant)
 
     record = run_interruptibly(put())
     whose = f"tenant {record.name}" if isinstance(record, TenantRecord) else f"key {record.prefix} {record.name}"
@@ -251,7 +242,7 @@ def consent(
 
     async def put() -> TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await KeyStore(opened).consent(tenant, tasks)
+            return await opened.keys.consent(tenant, tasks)
 
     typer.echo(f"tenant {tenant}: {consent_text(run_interruptibly(put()))}")
 
@@ -261,7 +252,7 @@ def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption 
 
     async def put() -> KeyRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await KeyStore(opened).revoke(key)
+            return await opened.keys.revoke(key)
 
     record = run_interruptibly(put())
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
@@ -275,32 +266,31 @@ def usage(
 ) -> None:
     """Show usage of tenants and keys today and this month (UTC), and what is left of their limits."""
 
-    async def read() -> list[UsageRow]:
+    async def read() -> None:
         async with open_keys(redis, data_dir) as opened:
-            return await _usage_rows(KeyStore(opened), UsageStore(opened), tenant)
+            rows = await opened.usage(tenant)
+            if as_json:
+                print_json(usage_as_json(rows))
+            else:
+                show_usage(rows)
 
-    rows = run_interruptibly(read())
-    if as_json:
-        print_json(usage_as_json(rows))
-    else:
-        show_usage(rows)
+    run_interruptibly(read())
 
 
-async def _usage_rows(keys: KeyStore, usage: UsageStore, only: str) -> list[UsageRow]:
-    """Returns a row for each tenant, followed by its keys."""
-    used, records = await usage.read(), await keys.keys()
-    found = []
-    for name, tenant in (await keys.tenants()).items():
-        if only not in ("", name):
-            continue
-        today, month = (
-            [counts for who, counts in period.items() if who[0] == name] for period in (used.today, used.month)
-        )
-        left = await usage.left(name, WHOLE_TENANT, tenant.limits)
-        found.append(UsageRow(tenant, None, sum_counts(today), sum_counts(month), left))
-        for record in records:
-            if record.tenant == name:
-                who = (name, record.id)
-                left = await usage.left(name, record.id, record.limits)
-                found.append(UsageRow(tenant, record, used.today.get(who, {}), used.month.get(who, {}), left))
-    return found
+def budgets(
+    tenant: OnlyTenantOption = "",
+    as_json: JsonOption = False,
+    redis: RedisOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Show the budgets in dollars of tenants and keys, and how much of each is used."""
+
+    async def read() -> None:
+        async with open_keys(redis, data_dir) as opened:
+            found = await opened.budgets(tenant)
+            if as_json:
+                print_json(found)
+            else:
+                show_budgets(found)
+
+    run_interruptibly(read())

@@ -1,12 +1,13 @@
-"""Shows keys and their usage, as tables and as JSON."""
+"""Shows keys, their usage and their budgets as tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from pointsman_servicekit.keys.administration import UsageRow
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.redis_layout import COUNTERS, Counts, dollars
+from pointsman_servicekit.keys.redis_layout import COUNTERS, dollars
 from rich.table import Table
 from rich.text import Text
 
@@ -19,35 +20,6 @@ _SHORT = {
     "dollars_per_day": "${:g}/day",
     "dollars_per_month": "${:g}/month",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """Usage of a key, or of a tenant if `key` is None."""
-
-    tenant: TenantRecord
-    key: KeyRecord | None
-    today: Counts
-    month: Counts
-    left: Mapping[str, float]
-
-
-def keys_as_json(records: Sequence[KeyRecord], now: float) -> list[dict[str, Any]]:
-    return [{**_without_digest(record), "state": record.state(now)} for record in records]
-
-
-def usage_as_json(spendings: Sequence[UsageRow]) -> list[dict[str, Any]]:
-    return [
-        {
-            "tenant": one.tenant.name,
-            "key": _without_digest(one.key) if one.key else None,
-            "today": _counts(one.today),
-            "month": _counts(one.month),
-            "limits": asdict(one.key.limits if one.key else one.tenant.limits),
-            "left": dict(one.left),
-        }
-        for one in spendings
-    ]
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:
@@ -74,12 +46,13 @@ def show_usage(spendings: Sequence[UsageRow]) -> None:
     _print(table)
 
 
-def _without_digest(record: KeyRecord) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if name != "digest"}
-
-
-def _counts(counts: Counts) -> dict[str, Any]:
-    return {name: counts.get(name, 0) for name in COUNTERS} | {"dollars": dollars(counts)}
+def show_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("tenant", "key", "budget", "used", "", "resets")
+    for one in budgets:
+        share = f"{one['used_share']:.0%}" + (" nearly spent" if one["is_nearly_spent"] else "")
+        budget, used = _SHORT[one["limit"]].format(one["usd"]), f"${one['used_usd']:.6f}"
+        table.add_row(*map(Text, (one["tenant"], one["key"] or "all", budget, used, share, _day(one["resets_unix"]))))
+    _print(table)
 
 
 def limits_text(limits: Limits) -> str:
@@ -92,7 +65,7 @@ def consent_text(tenant: TenantRecord) -> str:
 
 
 def _rights(record: KeyRecord) -> str:
-    return _scope(record.scope) + ("; operator" if record.operator else "")
+    return "; ".join([_scope(record.scope), *(flag for flag in ("operator", "admin") if getattr(record, flag))])
 
 
 def _scope(scope: KeyScope) -> str:

@@ -131,6 +131,8 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             bool(settings.metrics_listen),
             settings.origins,
             siblings := bootstrap.Siblings(supervisor, components) if supervisor else None,
+            lambda: components.tenancy.single_sign_on,
+            components.administration,
         )
         app = build_app(dependencies, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())

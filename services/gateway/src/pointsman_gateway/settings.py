@@ -110,6 +110,12 @@ class Settings(BaseSettings):
         description="MODULE:FUNCTION that redacts texts before they are stored; ours is "
         "pointsman_gateway.redaction:redact_common",
     )
+    trace_text: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="characters of the conversation and of the answer in each recorded trace, redacted; 0: no text",
+    )
     console: Literal["on", "off"] = Field(default="on", description="the page at /console")
     console_hosts: str = Field(
         default="",

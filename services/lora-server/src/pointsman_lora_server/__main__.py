@@ -13,7 +13,7 @@ from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import exporting_spans, tracing_server_interceptors
 
-from pointsman_lora_server import bootstrap
+from pointsman_lora_server import bootstrap, engine_bootstrap
 from pointsman_lora_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def main() -> int:
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM. Then gateways are notified, the watches end, and the engine drains."""
-    bootstrap.require_engine(settings)
-    settings = bootstrap.with_held(settings)
-    command = bootstrap.command_for(settings, os.environ)
+    engine_bootstrap.require_engine(settings)
+    settings = engine_bootstrap.with_held(settings)
+    command = engine_bootstrap.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     gate = bootstrap.token_gate(settings)
     async with bootstrap.build_app(settings, command) as app:

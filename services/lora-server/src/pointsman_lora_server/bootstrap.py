@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
-from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
 from pointsman_lora_server.adapters.loading import AdapterLoader
@@ -32,18 +31,16 @@ from pointsman_lora_server.adapters.state_machine import (
 from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
-from pointsman_lora_server.engine.command import (
-    EngineCommand,
-    EngineSettings,
-    GuardSecret,
-    build_command,
-    choose_dtype,
-    with_secrets,
-)
+from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
 from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.tool_calls import choose_tool_calling
-from pointsman_lora_server.engine.vllm_client import TimedEngine, VllmClient, open_client
+from pointsman_lora_server.engine.vllm_client import EngineFacts, TimedEngine
+from pointsman_lora_server.engine_bootstrap import (
+    adapter_limit,
+    attached_parser,
+    create_runner,
+    limits_note,
+    open_engine,
+)
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc import adapter_servicer, training_servicer
 from pointsman_lora_server.grpc.adapter_servicer import LoraServerServicer
@@ -51,7 +48,6 @@ from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.grpc.training_servicer import TrainingServicer
 from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
 from pointsman_lora_server.jobs.queue import running_queue
-from pointsman_lora_server.machine import cpu_flags, default_held, free_memory, has_gpu
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.settings import Settings
@@ -92,68 +88,18 @@ class _Adapters:
     reconciler: Reconciler
 
 
-def require_engine(settings: Settings) -> None:
-    """Raises OSError if the Python of vLLM's environment does not exist."""
-    if not settings.engine_python.is_file():
-        raise FileNotFoundError(
-            f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
-        )
-
-
-def with_held(settings: Settings) -> Settings:
-    """The settings with the number of held versions, derived from the free memory unless it is set.
-
-    Raises OSError if the base model does not exist.
-    """
-    if settings.held is not None:
-        return settings
-    base = read_base(settings.base_model, settings.served_model_name)
-    held = default_held(base.max_adapter_bytes(settings.max_lora_rank), settings.max_loras, free_memory())
-    log.info("the engine holds up to %d adapter versions in its host memory (POINTSMAN_LORA_HELD)", held)
-    return settings.model_copy(update={"held": held})
-
-
-def _held(settings: Settings) -> int:
-    """Derived once, before the engine's command is built: the engine and its manager must have the same number."""
-    if settings.held is None:
-        raise ValueError("the number of held versions is not known yet: call with_held first")
-    return settings.held
-
-
 def token_gate(settings: Settings) -> TokenGate | None:
     """Authenticates calls if tokens are set. Raises TokenFileError."""
     roles = {**adapter_servicer.METHOD_ROLES, **training_servicer.METHOD_ROLES}
     return open_token_gate(settings.tokens, roles, settings.listen, "POINTSMAN_LORA_TOKENS")
 
 
-def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand:
-    """How the engine is started on this machine.
-
-    Raises OSError if its Python does not exist, ValueError for engine arguments that the lora-server must control.
-    """
-    require_engine(settings)
-    engine = EngineSettings(
-        held=_held(settings),
-        python=settings.engine_python,
-        listen=settings.engine_listen,
-        base_model=settings.base_model,
-        served_model_name=settings.served_model_name,
-        max_loras=settings.max_loras,
-        max_lora_rank=settings.max_lora_rank,
-        max_model_len=settings.max_model_len,
-        dtype=choose_dtype(settings.dtype, cpu_flags(), has_gpu()),
-        extra_arguments=settings.engine_args,
-        tool_calling=choose_tool_calling(settings.base_model, settings.tool_call_parser),
-        traces_url=traces_endpoint(environment),
-    )
-    return build_command(engine, environment, os.sched_getaffinity(0))
-
-
 @asynccontextmanager
 async def build_app(
-    settings: Settings, command: EngineCommand, smoke_test: SmokeTest | None = None
+    settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds everything but the servers and starts the engine, which is stopped at the end of the block.
+    """Builds everything but the servers and starts the engine, which is stopped at the end of the block; or, without a
+    command, attaches to the one at ENGINE_URL.
 
     `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, ValueError
     for an invalid store.
@@ -162,41 +108,37 @@ async def build_app(
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:
             yield app
         return
-    base = read_base(settings.base_model, settings.served_model_name)
+    base = read_base(settings.base_model, settings.served_model_name, settings.base_model_names)
     store = ArtifactStore(settings.store, base, settings.max_lora_rank, cache_folder=settings.store_cache)
     engine_state, metrics, secret = EngineStateStore(), LoraServerMetrics(settings.served_model_name), GuardSecret()
     export_build_info(metrics.registry, "lora-server")
-    metrics.set_info(settings.engine_name, _held(settings), settings.max_loras, settings.max_lora_rank)
-    api_key = command.environment.get("VLLM_API_KEY", "")
+    metrics.set_info(settings.engine_name, adapter_limit(settings), settings.max_loras, settings.max_lora_rank)
     async with (
         open_redis(settings.redis_url, metrics.set_redis_up) as redis,
-        open_client(f"http://{settings.engine_listen}", secret, api_key, command.traced) as client,
+        open_engine(settings, command, secret) as client,
         measuring_event_loop_lag(metrics.registry),
         asyncio.TaskGroup() as tasks,
     ):
         timed = TimedEngine(client, metrics.observe_completion)
         probe = Probe(timed, settings.served_model_name, metrics.count_probe_failure)
-        supervisor = Supervisor(
-            with_secrets(command, secret),
-            settings.engine_listen,
-            client,
-            engine_state,
-            probe,
-            settings.probe_interval_seconds,
-            settings.shutdown_timeout,
-        )
+        slots = AdapterSlots(client, engine_state, adapter_limit(settings), metrics)
+
+        def apply_limits(facts: EngineFacts) -> str:
+            return _apply_limits(settings, facts, slots, store, metrics)
+
+        runner = create_runner(settings, command, secret, client, engine_state, probe, apply_limits)
         warm_up = WarmUp(timed)
-        sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, supervisor.restart, metrics), metrics)
-        adapters = _build_adapters(settings, redis, store, smoke_test, client, warm_up, sequence, engine_state, metrics)
+        sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, runner.restart, metrics), metrics)
+        adapters = _build_adapters(settings, redis, store, smoke_test, slots, warm_up, sequence, engine_state, metrics)
         collector = VersionStateCollector(
             lambda: adapters.reconciler.desired,
             lambda: engine_state.state,
-            _held(settings),
+            lambda: slots.capacity,
             settings.max_loras,
             metrics.registry,
         )
         background = [
-            tasks.create_task(supervisor.run()),
+            tasks.create_task(runner.run()),
             tasks.create_task(adapters.reconciler.run()),
             tasks.create_task(_count_transitions(collector, engine_state)),
         ]
@@ -214,14 +156,13 @@ def _build_adapters(
     redis: BoundedRedis,
     store: ArtifactStore,
     smoke_test: SmokeTest,
-    client: VllmClient,
+    slots: AdapterSlots,
     warm_up: WarmUp,
     sequence: LoadSequence,
     engine_state: EngineStateStore,
     metrics: LoraServerMetrics,
 ) -> _Adapters:
     registry = AdapterRegistry(redis, settings.served_model_name)
-    slots = AdapterSlots(client, engine_state, _held(settings), metrics)
     loader = AdapterLoader(store, sequence, slots, registry, engine_state, metrics, settings.slot_wait_timeout_seconds)
     gate = PromotionGate(settings.protected_aliases)
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
@@ -246,10 +187,21 @@ def _build_adapters(
     return _Adapters(service, reconciler)
 
 
+def _apply_limits(
+    settings: Settings, facts: EngineFacts, slots: AdapterSlots, store: ArtifactStore, metrics: LoraServerMetrics
+) -> str:
+    """Keeps within the limits of the engine that the lora-server is attached to. Returns what they deviate in from the
+    settings."""
+    slots.capacity = adapter_limit(settings, facts)
+    store.max_rank = min(settings.max_lora_rank, facts.max_lora_rank or settings.max_lora_rank)
+    metrics.set_info(settings.engine_name, slots.capacity, facts.max_loras or settings.max_loras, store.max_rank)
+    return limits_note(settings, facts)
+
+
 @asynccontextmanager
 async def _serving(
     settings: Settings,
-    command: EngineCommand,
+    command: EngineCommand | None,
     adapters: _Adapters,
     store: ArtifactStore,
     engine_state: EngineStateStore,
@@ -261,7 +213,7 @@ async def _serving(
         settings.served_model_name,
         settings.public_url,
         settings.max_model_len,
-        command.tool_call_parser,
+        command.tool_call_parser if command else attached_parser(settings),
     )
     async with running_queue(_job_environment(settings), *_job_callbacks(adapters.service, store)) as queue:
         adapter_calls = LoraServerServicer(adapters.service, engine_state, identity)

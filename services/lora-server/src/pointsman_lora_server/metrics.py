@@ -103,6 +103,7 @@ class LoraServerMetrics:
         self._probe_failures = counter("probe_failures", "Probes that the base model answered differently than before.")
 
     def set_info(self, engine: str, held: int, max_loras: int, max_lora_rank: int) -> None:
+        self._info.clear()
         self._info.labels(engine, self._base_model, str(held), str(max_loras), str(max_lora_rank)).set(1)
 
     @contextmanager
@@ -184,11 +185,11 @@ class VersionStateCollector(Collector):
         self,
         desired: Callable[[], DesiredState],
         engine: Callable[[], EngineState],
-        slots: int,
+        slots: Callable[[], int],
         batch_slots: int,
         registry: CollectorRegistry,
     ) -> None:
-        """`desired` and `engine` are called from the scrape's thread; what they return is immutable."""
+        """The functions are called from the scrape's thread; what they return is immutable."""
         self._desired = desired
         self._engine = engine
         self._slots = slots
@@ -214,7 +215,7 @@ class VersionStateCollector(Collector):
         yield GaugeMetricFamily("pointsman_lora_engine_up", "1 if the engine answers, else 0.", value=int(is_up))
         yield CounterMetricFamily("pointsman_lora_engine_restarts", "Restarts of the engine.", value=engine.restarts)
         yield GaugeMetricFamily(
-            "pointsman_lora_slots", "Adapters that the engine can hold in its host memory.", value=self._slots
+            "pointsman_lora_slots", "Adapters that the engine can hold in its host memory.", value=self._slots()
         )
         yield GaugeMetricFamily(
             "pointsman_lora_batch_slots", "Different adapters that one batch can use.", value=self._batch_slots

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_ENGINE_LISTEN = "127.0.0.1:8101"
 
 
 class Settings(BaseSettings):
@@ -34,8 +36,24 @@ class Settings(BaseSettings):
     engine_python: Path = Field(
         default=Path(".venv-engine/bin/python"), description="runs vLLM, smoke tests and training"
     )
-    engine_listen: str = "127.0.0.1:8101"
-    engine_url: str = Field(default="", description="where gateways reach the engine; empty: http://ENGINE_LISTEN")
+    engine_listen: str = Field(
+        default="", description="where vLLM is started; unset, and without ENGINE_URL: 127.0.0.1:8101"
+    )
+    engine_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/]+.*)?$",
+        description="where gateways reach the engine; empty: http://ENGINE_LISTEN. Without ENGINE_LISTEN no engine is "
+        "started: the lora-server attaches to the one that runs at this URL",
+    )
+    engine_api: Literal["vllm", "sglang"] = Field(
+        default="vllm", description="how an attached engine loads adapters at run time"
+    )
+    engine_secret: SecretStr = Field(
+        default=SecretStr(""), description="of an attached vLLM with the guard; empty: it has no guard"
+    )
+    engine_store: str = Field(
+        default="", description="the adapters' folder as an attached engine sees it; empty: under the same path"
+    )
     engine_args: str = Field(default="", description="more arguments for vLLM, quoted as in a shell")
     tool_call_parser: str = Field(
         default="auto",
@@ -44,6 +62,11 @@ class Settings(BaseSettings):
     )
     base_model: Path = Path(".pointsman/models/smollm2-135m")
     served_model_name: str = Field(default="smollm2-135m", min_length=1)
+    base_model_names: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(),
+        description="more names by which adapters may state this base model, separated by commas, as its name at the "
+        "Hugging Face hub",
+    )
     held: int | None = Field(
         default=None,
         ge=1,
@@ -95,9 +118,9 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
-    @field_validator("protected_aliases", mode="before")
+    @field_validator("protected_aliases", "base_model_names", mode="before")
     @classmethod
-    def _split_suffixes(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return frozenset(_split(value)) if isinstance(value, str) else value
 
     @field_validator("data_roots", mode="before")
@@ -128,17 +151,48 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_engine_url(self) -> "Settings":
+        self.engine_url = self.engine_url.rstrip("/")
+        if not self.engine_url and not self.engine_listen:
+            self.engine_listen = DEFAULT_ENGINE_LISTEN
         host = self.engine_listen.rpartition(":")[0].strip("[]")
-        if host in ("", "0.0.0.0", "::") and not self.engine_url:
+        if self.engine_listen and host in ("", "0.0.0.0", "::") and not self.engine_url:
             raise ValueError(
                 f"POINTSMAN_LORA_ENGINE_URL is needed if POINTSMAN_LORA_ENGINE_LISTEN is {self.engine_listen}: "
                 "gateways need an address, as in http://10.0.0.5:8101 (in a pod: its IP)"
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_attached(self) -> "Settings":
+        """Settings that would have no effect are refused, since they say that something else was meant."""
+        if self.is_attached:
+            given = {"engine_args": self.engine_args}
+            reason = "is for an engine that is started here; give it to the engine at POINTSMAN_LORA_ENGINE_URL"
+        else:
+            secret = self.engine_secret.get_secret_value()
+            given = {"engine_secret": secret, "engine_store": self.engine_store}
+            given["engine_api"] = "" if self.engine_api == "vllm" else self.engine_api
+            reason = "is for an engine that runs already: set POINTSMAN_LORA_ENGINE_URL, without ENGINE_LISTEN"
+        for name, value in given.items():
+            if value:
+                raise ValueError(f"POINTSMAN_LORA_{name.upper()} {reason}")
+        if self.engine_api != "vllm" and self.engine_secret.get_secret_value():
+            raise ValueError("POINTSMAN_LORA_ENGINE_SECRET is for vLLM's guard, which no other engine has")
+        return self
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the engine runs already and is not started here."""
+        return not self.engine_listen
+
     @property
     def public_url(self) -> str:
         return self.engine_url or f"http://{self.engine_listen}"
+
+    @property
+    def local_store(self) -> Path:
+        """The folder from which the engine reads adapters."""
+        return self.store_cache if "://" in self.store else Path(self.store)
 
 
 def _split(value: str) -> list[str]:

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_cli.example import ExampleFile
+from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import PathsFile, TasksFile
 from pydantic import BaseModel, create_model
 
-_FILES: Mapping[str, type[BaseModel]] = {"models": ModelsFile, "paths": PathsFile, "tasks": TasksFile}
+_FILES: Mapping[str, type[BaseModel]] = {
+    "models": ModelsFile,
+    "paths": PathsFile,
+    "tasks": TasksFile,
+    "access": AccessFile,
+}
 _DIALECT = "http://json-schema.org/draft-07/schema#"
 """The newest that the usual YAML language server supports fully."""
 

@@ -59,6 +59,7 @@ class NewKey:
     priority: int = 0
     expires: float | None = None
     operator: bool = False
+    admin: bool = False
     credential: Credential | None = None
     """None: a random one is made."""
 
@@ -95,6 +96,7 @@ class KeyStore:
             created=round(self._wall(), 3),
             expires=order.expires,
             operator=order.operator,
+            admin=order.admin,
         )
         tenant = TenantRecord(order.tenant)
         arguments = [record.digest, record.id, record.prefix, record.to_json(), tenant.name, tenant.to_json()]
@@ -118,8 +120,7 @@ class KeyStore:
         digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
         record = await self.by_digest(digest) if digest else None
         if record is None:
-            shown = name[:40]
-            raise NotFound(f"there is no key '{shown}'; `pointsman keys list` shows all", code="unknown_key")
+            raise NotFound(f"there is no key '{name[:40]}'; `pointsman keys list` shows all", code="unknown_key")
         return record
 
     async def by_digest(self, digest: str) -> KeyRecord | None:

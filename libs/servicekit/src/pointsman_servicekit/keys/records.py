@@ -184,6 +184,8 @@ class KeyRecord:
     revoked: float | None = None
     operator: bool = False
     """Whether the key may change adapters. Unlike a scope, this is off unless it is set."""
+    admin: bool = False
+    """Whether the key may use the admin API: keys, limits and usage of all tenants, and the configuration."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_name", "bad_priority")."""
@@ -216,8 +218,9 @@ class KeyRecord:
 def _to_json(record: KeyRecord | TenantRecord) -> str:
     fields = asdict(record)
     # Records that lack later fields keep their serialized form, which compare-and-set relies on.
-    if not fields.get("operator"):
-        fields.pop("operator", None)
+    for flag in ("operator", "admin"):
+        if not fields.get(flag):
+            fields.pop(flag, None)
     scope = fields.get("scope")
     if scope is not None and scope["embeddings"] is None:
         del scope["embeddings"]

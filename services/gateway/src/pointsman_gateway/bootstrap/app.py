@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.keys.administration import Administration
 from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
@@ -26,6 +27,7 @@ from pointsman_gateway.bootstrap.models import (
 from pointsman_gateway.bootstrap.persistence import (
     Persistence,
     ShadowSettings,
+    check_single_sign_on,
     open_cache,
     open_console,
     open_persistence,
@@ -54,7 +56,9 @@ from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, Eng
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
-from pointsman_gateway.pipeline.pipeline import ConfigReloader, ConfigSnapshot, Pipeline
+from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
+from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.request_log.feedback import CanaryRatings, FeedbackTaker
 from pointsman_gateway.settings import Settings
@@ -81,6 +85,8 @@ class GatewayComponents:
     cost_metrics: CostMetrics
     feedback: FeedbackTaker
     console: Console
+    administration: Administration | None
+    """None without Redis."""
 
     @property
     def engines(self) -> Engines:
@@ -144,6 +150,7 @@ async def build_gateway(
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
             http=http,
+            guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies.create(
             models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
@@ -157,7 +164,7 @@ async def build_gateway(
             embeddings,
             tracing,
             freshness_monitor,
-            (persistence, cost_metrics, shadow_settings),
+            (persistence, cost_metrics, shadow_settings, tenancy),
         )
         first = await builder.build(config)
         metrics.set_generation(first.id)
@@ -171,8 +178,9 @@ async def build_gateway(
         registry.register(EngineStates(lambda: reloader.current.engines.states))
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
-        pipeline = Pipeline(admission, tenancy, reloader.stages, tracing.request_log(shadows.request_log))
-        console = await stack.enter_async_context(open_console(settings, reloader, persistence))
+        request_log = tracing.request_log(shadows.request_log, settings.trace_text, redaction)
+        pipeline = Pipeline(admission, tenancy, reloader.stages, request_log)
+        console, administration = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
             pipeline,
             tenancy,
@@ -183,6 +191,7 @@ async def build_gateway(
             cost_metrics,
             _with_canary_ratings(shadows.feedback, persistence, reloader, canary_outcomes),
             console,
+            administration,
         )
 
 
@@ -212,7 +221,7 @@ class _SnapshotBuilder:
         embeddings: EmbeddingDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
-        shared: tuple[Persistence, CostMetrics, ShadowSettings],
+        shared: tuple[Persistence, CostMetrics, ShadowSettings, OpenAccess | Tenancy],
     ) -> None:
         self._folder = folder
         self._classifiers = classifiers
@@ -221,7 +230,7 @@ class _SnapshotBuilder:
         self._embeddings = embeddings
         self._tracing = tracing
         self._freshness = freshness
-        self._persistence, self._cost_metrics, self._shadow_settings = shared
+        self._persistence, self._cost_metrics, self._shadow_settings, self._tenancy = shared
 
     async def build_from_folder(self) -> ConfigSnapshot:
         """Reads the configuration folder. Raises ConfigError."""
@@ -237,12 +246,14 @@ class _SnapshotBuilder:
         embeddings = build_embeddings(config, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         models, catalog = NamedModels(config, engines), to_catalog(config)
+        client_secret = check_single_sign_on(config.access.single_sign_on)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._discovery.activate(engines, config.models)
         self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._persistence.apply_config(config, engines.version_of)
         self._cost_metrics.apply_config(config, engines, stages.metering)
         self._shadow_settings.apply_config(config)
+        self._tenancy.use_single_sign_on(config.access.single_sign_on, client_secret)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)

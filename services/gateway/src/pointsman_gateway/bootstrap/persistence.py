@@ -1,26 +1,31 @@
 """Opens what is kept in Redis and on disk: request log, feedback, evidence, cache, keys, limits, and the console."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from pointsman_scoring import metric_from
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.keys.administration import Administration
 from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources
 from pointsman_gateway.cache.store import CacheStore
+from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.pipeline import ConfigReloader, Stages
+from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import RequestLog
+from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, FeedbackTaker, NullFeedback
@@ -133,18 +138,33 @@ async def open_tenancy(settings: Settings, registry: CollectorRegistry) -> Async
         yield tenancy
 
 
+def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
+    """Returns the client secret of the console's login; empty without one. Raises ConfigError."""
+    if config is None:
+        return ""
+    if find_spec("jwt") is None or find_spec("httpx") is None:
+        raise ConfigError("access.yaml: single_sign_on needs packages: pip install 'pointsman-gateway[sso]'")
+    name = config.login.client_secret_env if config.login else ""
+    if name and not os.environ.get(name):
+        raise ConfigError(f"access.yaml: single_sign_on.login.client_secret_env: the variable {name} is not set")
+    return os.environ[name] if name else ""
+
+
 @asynccontextmanager
 async def open_console(
     settings: Settings, reloader: ConfigReloader, persistence: Persistence
-) -> AsyncIterator[Console]:
-    """The console's view. It has its own Redis connection, so that a slow read does not count as an outage."""
+) -> AsyncIterator[tuple[Console, Administration | None]]:
+    """The console's view, and the administration of keys if there is Redis. They have their own Redis connection, so
+    that a slow read does not count as an outage."""
     hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
     async with AsyncExitStack() as stack:
-        reader = None
+        reader = administration = None
         if settings.redis_url:
-            redis = open_redis(settings.redis_url, lambda up: None, CONSOLE_REDIS_TIMEOUT_SECONDS)
-            reader = RequestLogReader(await stack.enter_async_context(redis))
-        yield Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
+            opening = open_redis(settings.redis_url, lambda up: None, CONSOLE_REDIS_TIMEOUT_SECONDS)
+            redis = await stack.enter_async_context(opening)
+            reader, administration = RequestLogReader(redis), Administration(redis)
+        console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
+        yield console, administration
 
 
 async def _connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callable[[bool], None]) -> BoundedRedis:

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
@@ -22,12 +23,21 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
-from pointsman_gateway.extensions import Found, Search, Strategy, StrategyContext
+from pointsman_gateway.extensions import Found, GuardrailContext, Search, Strategy, StrategyContext
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
+from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
+from pointsman_gateway.pipeline.guardrails import (
+    ActiveGuardrail,
+    GuardedClassification,
+    GuardedMetering,
+    GuardedPrompts,
+    GuardrailMetrics,
+    Guardrails,
+)
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
@@ -54,7 +64,8 @@ class Dependencies:
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Lends a request's slot to another one while it waits for an adapter."""
     http: HttpPoster | None = None
-    """Asks engines to count tokens; None: counts are estimates."""
+    """Asks engines to count tokens, and guardrails; None: counts are estimates."""
+    guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     busy_times = dependencies.engine_costs if is_paid_hourly else None
     backend = EngineBackend(engines, dependencies.client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
-    return Stages(
+    stages = Stages(
         revision=config.digest,
         resolve_model=named.resolve,
         classification=Classification(
@@ -103,6 +114,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
         metering=Metering(pricing, expected_cost, dependencies.counting, dependencies.canary_outcomes),
         token_counter=TokenCounter(engines, dependencies.http, now),
     )
+    return _wrap_in_guardrails(stages, config, dependencies)
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:
@@ -135,6 +147,34 @@ def _wrap_in_cache(
     return CachingBackend(inner, cache, key_builders, engines.version_of, embed)
 
 
+def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
+    """`http` is None if the configuration is only checked. Raises ConfigError."""
+    guardrails = []
+    for guardrail in config.tasks.guardrails:
+        try:
+            built = guardrail.check.build(GuardrailContext(guardrail.name, http))
+        except ValueError as error:
+            raise ConfigError(f"tasks.yaml: guardrail '{guardrail.name}': {error}") from error
+        guardrails.append(ActiveGuardrail(guardrail, built))
+    return guardrails
+
+
+def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependencies) -> Stages:
+    """`stages` itself if there are no guardrails, and otherwise with wrappers for the hooks that are used."""
+    active = to_guardrails(config, dependencies.http)
+    if not active:
+        return stages
+    guardrails = Guardrails(active, dependencies.guardrail_metrics)
+    stages = replace(stages, metering=GuardedMetering(stages.metering, dependencies.guardrail_metrics))
+    if guardrails.at("request"):
+        stages = replace(stages, classification=GuardedClassification(stages.classification, guardrails))
+    if guardrails.at("prompt"):
+        stages = replace(stages, prompts=GuardedPrompts(stages.prompts, guardrails))
+    if guardrails.at("response"):
+        stages = replace(stages, backend=GuardedBackend(stages.backend, guardrails))
+    return stages
+
+
 def label_values(config: Config) -> tuple[list[str], list[str]]:
     """The paths and the tasks that may be metric labels."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
@@ -153,7 +193,7 @@ class NamedModels:
     """Implements `NamedPaths` and `ModelNames`: the base models and adapters that a request may name."""
 
     def __init__(self, config: Config, engines: Engines) -> None:
-        self.plain = {name: Path(name, name) for name in config.models.models}
+        self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
         models = config.models.models.items()
         self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
         self._paths = tuple(config.paths.paths)
@@ -204,6 +244,7 @@ def check_config(config: Config) -> None:
     """Renders every prompt and builds every validator, which needs no service. Raises ConfigError."""
     for name, task in config.tasks.tasks.items():
         to_validators(name, task)
+    to_guardrails(config, None)
     templates = PromptTemplates(config.prompts)
     for name, path in config.paths.paths.items():
         for strategy in path.strategies:
@@ -246,6 +287,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
         collections,
         fingerprint,
         shows_examples=shows_examples,
+        tuned_from=config.models.models[path.model].tuned_from,
     )
 
 

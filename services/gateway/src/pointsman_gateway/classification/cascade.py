@@ -59,9 +59,9 @@ def pieces_of(word: str) -> list[str]:
     return [word, *sorted(runs)]
 
 
-def pairs_of(words: list[str]) -> list[tuple[str, str]]:
-    """Return the pairs of adjacent words, each once."""
-    return list(dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True)))
+def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
+    """Return the pairs of adjacent words, each once, in order."""
+    return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
 
 
 MAX_CACHED_WORDS = 8192
@@ -254,24 +254,25 @@ class CascadeClassifier:
 
     def _by_static(self, excerpt: TokenExcerpt, output: StageOutput, temperature: float) -> Labels | None:
         """Return the static stage's labels, or None if it is below the cascade threshold."""
-        likely, threshold = probabilities(output.logits, temperature), self._model.threshold
+        threshold = self._model.threshold
         if threshold is None:
-            return self._labels(excerpt, output, likely, output.score, STATIC)
+            return self._labels(excerpt, output, temperature, output.score, STATIC)
         if output.score < threshold.min_score:
             return None
-        second, first = np.partition(likely, -2)[-2:]
-        if first - second < threshold.min_margin:
-            return None
-        return self._labels(excerpt, output, likely, threshold.slope * output.score + threshold.offset, STATIC)
+        score = threshold.slope * output.score + threshold.offset
+        labels = self._labels(excerpt, output, temperature, score, STATIC)
+        return None if labels.margin < threshold.min_margin else labels
 
     def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
         assert self._encoder is not None  # without an encoder the static stage has decided
         output = self._encoder.evaluate(excerpt.text, static)
-        likely = probabilities(output.logits, self._encoder.temperature)
-        return self._labels(excerpt, output, likely, output.score, ENCODER)
+        return self._labels(excerpt, output, self._encoder.temperature, output.score, ENCODER)
 
-    def _labels(self, excerpt: TokenExcerpt, output: StageOutput, likely: Floats, score: float, stage: str) -> Labels:
-        tasks, order = self._model.tasks, np.argsort(-likely).tolist()
+    def _labels(
+        self, excerpt: TokenExcerpt, output: StageOutput, temperature: float, score: float, stage: str
+    ) -> Labels:
+        likely = probabilities(output.logits, temperature)
+        tasks, order = self._model.tasks, (-likely).argsort().tolist()
         values = likely.tolist()
         best = order[0]
         above = score - float(self._model.thresholds[best])

@@ -35,6 +35,9 @@ def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
     _check_tasks(paths, tasks)
     _check_metrics(models, paths, tasks, prompts)
     _check_learning(models, paths, tasks)
+    names = [guardrail.name for guardrail in tasks.guardrails]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"tasks.yaml: two guardrails have the same name: {', '.join(names)}")
 
 
 def _check_models(models: ModelsFile) -> None:

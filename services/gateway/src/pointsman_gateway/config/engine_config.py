@@ -173,8 +173,8 @@ class EngineConfig(Strict):
         preset = self.preset
         if (self.lora_server and self.url) or not (self.lora_server or self.url or preset.url):
             raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
-        if self.lora_server and self.provider not in (None, VLLM):
-            raise ValueError(f"the engine of a lora_server is a vLLM, and no {self.provider}; leave the provider out")
+        if self.lora_server and self.provider not in (None, VLLM, "sglang"):
+            raise ValueError(f"the engine of a lora_server is a vLLM or an SGLang, and no {self.provider}")
         if not self.lora_server:
             preset.resolve_url(self.url, self.url_parts)
         if preset.key_env and not self.url and not self.api_key_env:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from pointsman_gateway.extensions import POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
+from pointsman_gateway.extensions import GUARDRAILS, POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
 
 
 class Strict(BaseModel):
@@ -43,6 +43,11 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 MAX_TEMPERATURE = 2.0
 MAX_STOP_SEQUENCES = 4
+"""As with OpenAI."""
+MAX_MESSAGES_STOP_SEQUENCES = 64
+"""Of the Messages API. The engine may accept fewer."""
+MAX_GUARDRAIL_SECONDS = 30.0
+"""Of one check."""
 SMALLEST_TOP_P = 1e-9
 """Of APIs that cannot say "above 0"."""
 
@@ -117,3 +122,7 @@ class StrategyConfig(ExtensionConfig):
 
 class ValidatorConfig(ExtensionConfig):
     registry = VALIDATORS
+
+
+class GuardrailCheck(ExtensionConfig):
+    registry = GUARDRAILS

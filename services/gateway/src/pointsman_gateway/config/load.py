@@ -1,6 +1,7 @@
 """Reads a configuration with its example files into one `Config`, or reports what is wrong with it.
 
-It is a folder with models.yaml, paths.yaml and tasks.yaml, or one file, pointsman.yaml, with the keys of all three.
+It is a folder with models.yaml, paths.yaml, tasks.yaml and perhaps access.yaml, or one file, pointsman.yaml, with the
+keys of all of them.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import yaml
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ValidationError
 
+from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig, Strict
 from pointsman_gateway.config.models_file import ModelsFile
@@ -114,7 +116,10 @@ File = TypeVar("File", bound=BaseModel)
 
 SINGLE_FILE = "pointsman.yaml"
 _PARTS = ("models.yaml", "paths.yaml", "tasks.yaml")
-_PART_FILE = re.compile(r"\b(?:models|paths|tasks)\.yaml\b")
+_ACCESS_FILE = "access.yaml"
+_PART_FILE = re.compile(r"\b(?:models|paths|tasks|access)\.yaml\b")
+
+_Parts = tuple[ModelsFile, PathsFile, TasksFile, AccessFile]
 
 
 class _InlinePrompts(Strict):
@@ -127,6 +132,7 @@ _SINGLE_FILE_KEYS = (
     *ModelsFile.model_fields,
     *PathsFile.model_fields,
     *TasksFile.model_fields,
+    *AccessFile.model_fields,
     "prompts",
     *_UP_KEYS,
 )
@@ -149,6 +155,7 @@ class Config:
     """Texts that belong to no task."""
     prompts: Mapping[str, str]
     """Template text by name."""
+    access: AccessFile
     digest: str
     """A hash of everything that was read. Equal digests mean equal configurations."""
 
@@ -160,7 +167,7 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
     """
     single = single_file(at)
     if single is None:
-        return _load(at, *_read_folder(at, environment), {})
+        return _load(at, _read_folder(at, environment), {})
     try:
         return _load(single.parent, *_read_single(single, environment))
     except ConfigError as error:  # the checks name the files that a folder has
@@ -190,18 +197,18 @@ def watched_files(at: FilePath) -> list[FilePath]:
     return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
 
 
-def _read_folder(folder: FilePath, environment: Mapping[str, str]) -> tuple[ModelsFile, PathsFile, TasksFile]:
+def _read_folder(folder: FilePath, environment: Mapping[str, str]) -> _Parts:
     models, paths, tasks = (folder / name for name in _PARTS)
+    access = folder / _ACCESS_FILE
     return (
         _validate(models, ModelsFile, _read_yaml(models, environment)),
         _validate(paths, PathsFile, _read_yaml(paths, environment)),
         _validate(tasks, TasksFile, _read_yaml(tasks, environment)),
+        _validate(access, AccessFile, _read_yaml(access, environment)) if access.is_file() else AccessFile(),
     )
 
 
-def _read_single(
-    file: FilePath, environment: Mapping[str, str]
-) -> tuple[ModelsFile, PathsFile, TasksFile, dict[str, str]]:
+def _read_single(file: FilePath, environment: Mapping[str, str]) -> tuple[_Parts, dict[str, str]]:
     data = _read_yaml(file, environment)
     if not isinstance(data, dict):
         raise ConfigError(f"{file} holds no keys; known: {', '.join(_SINGLE_FILE_KEYS)}")
@@ -215,12 +222,11 @@ def _read_single(
         return _validate(file, shape, {key: data[key] for key in shape.model_fields if key in data})
 
     prompts = _validate(file, _InlinePrompts, {"prompts": data.get("prompts", {})}).prompts
-    return part(ModelsFile), part(PathsFile), part(TasksFile), prompts
+    return (part(ModelsFile), part(PathsFile), part(TasksFile), part(AccessFile)), prompts
 
 
-def _load(
-    folder: FilePath, models: ModelsFile, paths: PathsFile, tasks: TasksFile, inline_prompts: Mapping[str, str]
-) -> Config:
+def _load(folder: FilePath, parts: _Parts, inline_prompts: Mapping[str, str]) -> Config:
+    models, paths, tasks, access = parts
     prompts = {file.name: read_text(file) for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
     for name in prompts.keys() & inline_prompts.keys():
         raise ConfigError(f"prompt '{name}' is in {SINGLE_FILE} and in {folder / 'prompts'}; keep one of them")
@@ -230,8 +236,8 @@ def _load(
     out_of_scope = _read_out_of_scope(folder, tasks.classifier.out_of_scope)
     check_examples(examples, paths)
     check_out_of_scope(out_of_scope, examples)
-    digest = _digest(models, paths, tasks, examples, out_of_scope, prompts)
-    return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, digest)
+    digest = _digest(models, paths, tasks, examples, out_of_scope, prompts, access)
+    return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, access, digest)
 
 
 def _examples_of(name: str, task: TaskConfig, folder: FilePath) -> tuple[Example, ...]:

@@ -58,6 +58,11 @@ class ModelConfig(Strict):
     upstream: str = Field(
         default="", pattern=UPSTREAM_PATTERN, description="the engines' name for it; empty: the same name"
     )
+    tuned_from: str = Field(
+        default="",
+        pattern=UPSTREAM_PATTERN,
+        description="the model that it was fully fine-tuned from; its paths are then of the kind `tuned`",
+    )
     fallback: tuple[ModelName, ...] = Field(
         default=(),
         description="models that answer, in this order, if it cannot before the first token; for requests that name it",
@@ -75,6 +80,12 @@ class ModelConfig(Strict):
         json_schema_extra=_allow_unknown,
     )
     """None if it is unknown."""
+    usd_per_image: float | None = Field(
+        default=None,
+        ge=0,
+        description="of each image in a request, if the provider charges that in addition to tokens; unset: of the "
+        "price list, or 0. Most providers count images as tokens of the prompt",
+    )
 
 
 _HOW_TO_WRITE = {
@@ -227,7 +238,10 @@ class ModelsFile(Strict):
                 found = self._find_price(name, unset[-1])
                 prices = Prices(prompt=found.prompt, cached=found.cached, completion=found.completion)
                 values = {"context_window": found.context_window, "usd_per_million_tokens": prices}
-                self.models[name] = model.model_copy(update={key: values[key] for key in unset})
+                update: dict[str, Any] = {key: values[key] for key in unset}
+                if found.image and "usd_per_million_tokens" in unset and model.usd_per_image is None:
+                    update["usd_per_image"] = found.image
+                self.models[name] = model.model_copy(update=update)
         if self.prices_as_of is None and self._is_anything_priced():
             if own_prices:
                 raise ValueError("'prices_as_of' is missing: the day on which the prices were last checked, YYYY-MM-DD")
@@ -245,7 +259,7 @@ class ModelsFile(Strict):
 
     def _is_anything_priced(self) -> bool:
         hourly = any(engine.usd_per_hour for engine in self.engines.values())
-        tokens = any(model.usd_per_million_tokens is not None for model in self.models.values())
+        tokens = any(m.usd_per_million_tokens is not None or m.usd_per_image for m in self.models.values())
         return bool(hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training)
 
     @model_validator(mode="after")

@@ -58,6 +58,8 @@ class EngineApi:
     adapter_name: str = "{adapter}"
     lists_adapters_by_root: bool = False
     dialect: Dialect = "openai"
+    max_stop: int | None = None
+    """The most stop sequences that it accepts; None: any number."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
         """Return the name by which a request asks for an adapter."""
@@ -85,6 +87,7 @@ class Provider(Strict):
     request_fields: str = DEFAULT_FIELDS
     rejects: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
+    max_stop: int | None = None
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"
@@ -130,6 +133,7 @@ class Provider(Strict):
             self.adapter_name,
             self.adapters == "listed_by_root",
             self.dialect,
+            self.max_stop,
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
@@ -157,6 +161,8 @@ class ListedModel:
     """Dollars per million tokens, as are `cached` and `completion`."""
     cached: float
     completion: float
+    image: float = 0.0
+    """Dollars for each image of a request, in addition to its tokens."""
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """The schemas of tasks.yaml and paths.yaml.
 
-tasks.yaml has tasks with rules, policy and validators, the classifier, the request log, and learning.
+tasks.yaml has tasks with rules, policy and validators, the classifier, the request log, learning, and guardrails.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaH
 from pydantic_core import CoreSchema
 
 from pointsman_gateway.config.field_types import (
+    MAX_GUARDRAIL_SECONDS,
     MAX_STOP_SEQUENCES,
+    GuardrailCheck,
     PolicyConfig,
     Seed,
     StrategyConfig,
@@ -20,6 +22,7 @@ from pointsman_gateway.config.field_types import (
     ValidatorConfig,
 )
 from pointsman_gateway.domain.path import FORM_FIELDS
+from pointsman_gateway.extensions import Hook
 
 
 class CacheConfig(Strict):
@@ -334,9 +337,40 @@ class RequestLogConfig(Strict):
     lookback_days: int = Field(default=14, ge=1, le=366, description="UTC days that count as evidence on a path")
 
 
+class GuardrailConfig(Strict):
+    """A check of every conversation: of what is sent, and of what is answered."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    check: GuardrailCheck
+    hooks: tuple[Hook, ...] = Field(
+        default=("request", "response"),
+        min_length=1,
+        description="request: before classification; prompt: before the engine, with the path's prompt and passages; "
+        "response: the answer, before it is sent",
+    )
+    action: Literal["block", "redact"] = Field(
+        default="block", description="redact: what was found is replaced by its kind, as in [EMAIL_ADDRESS]"
+    )
+    fail: Literal["open", "closed"] = Field(
+        default="closed", description="what happens if it fails or is late: closed: an error; open: the text passes"
+    )
+    timeout_seconds: float = Field(default=1.0, gt=0, le=MAX_GUARDRAIL_SECONDS, description="of one check")
+    overlap_characters: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="of an answer, that are held back until they were checked together with what follows: what is at "
+        "most this long is found before any of it is sent",
+    )
+    every_characters: int = Field(
+        default=64, ge=1, le=16_384, description="new characters of a streamed answer before the next check"
+    )
+
+
 class TasksFile(Strict):
     default_path: str = Field(description="for requests that fit no task")
     classifier: ClassifierConfig = ClassifierConfig()
     request_log: RequestLogConfig = RequestLogConfig()
     learning: LearningConfig | None = Field(default=None, description="unset: no answer is stored")
+    guardrails: tuple[GuardrailConfig, ...] = Field(default=(), description="checks of every conversation")
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]

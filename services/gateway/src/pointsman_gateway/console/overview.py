@@ -97,6 +97,7 @@ class CallerView:
     """Whether this gateway requires keys."""
     tenant: str
     operator: bool
+    admin: bool
 
 
 @dataclass(frozen=True, slots=True)

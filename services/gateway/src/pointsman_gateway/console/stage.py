@@ -146,7 +146,7 @@ class Console:
         configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)
         named = overview.to_named_views(rows, [path.name for path in generation.paths], figures)
         return Overview(
-            CallerView(self.keys, caller.tenant, caller.is_operator),
+            CallerView(self.keys, caller.tenant, caller.is_operator, caller.is_admin),
             state,
             window,
             [*configured, *named],

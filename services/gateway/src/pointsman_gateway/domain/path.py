@@ -203,6 +203,7 @@ class Kind(StrEnum):
     PROMPT = "prompt"
     RAG = "rag"
     LORA = "lora"
+    TUNED = "tuned"
     HYBRID = "hybrid"
 
 
@@ -224,6 +225,8 @@ class Path:
     """The version of `adapter` for one request; None before the decision, and for a path without an adapter."""
     shows_examples: bool = field(default=False, compare=False)
     """Whether its prompt contains examples."""
+    tuned_from: str = ""
+    """The model that its model was fully fine-tuned from; empty if its model is a base model."""
     kind: Kind = field(init=False, compare=False)
 
     @property
@@ -237,9 +240,10 @@ class Path:
     def _kind(self) -> Kind:
         # The names of the built-in strategies suffice for a path that is restored from the write-ahead log.
         searches = bool(self.collections) or "retrieval" in self.strategies
-        if self.adapter:
-            has_examples = self.shows_examples or "few_shot" in self.strategies
-            return Kind.HYBRID if searches or has_examples else Kind.LORA
+        if self.adapter or self.tuned_from:
+            if searches or self.shows_examples or "few_shot" in self.strategies:
+                return Kind.HYBRID
+            return Kind.LORA if self.adapter else Kind.TUNED
         return Kind.RAG if searches else Kind.PROMPT
 
 

@@ -40,24 +40,28 @@ _BY_FAULT: Mapping[Fault, str] = {
         missing_model empty_messages bad_role bad_parameter bad_json body_too_large unknown_model
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         too_many_prompts unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
-        empty_feedback unknown_decision missing_decision_id unknown_task no_request_log bad_method
+        empty_feedback guardrail_blocked unknown_decision missing_decision_id unknown_task no_request_log bad_method
         bad_message message_too_complex
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
+        bad_expiry long_lived_token login_failed malformed_key missing_claim no_grant no_keys not_admin
+        unknown_signing_key unknown_tenant wrong_algorithm
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
-        price_unknown
+        price_unknown too_many_logins
     """,
     Fault.GATEWAY: f"""
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
-        gateway_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier stale_classifier one_task
-        invalid_batch bad_redis_url prefix_taken unreadable_record unknown_extension extension_not_importable
+        gateway_unavailable guardrail_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier
+        stale_classifier one_task invalid_batch bad_redis_url prefix_taken unreadable_record
+        unknown_extension extension_not_importable issuer_unavailable worker_unavailable
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
         connect_timeout first_token_timeout stream_idle_timeout engine_poisoned does_not_stop dns_failed
+        bad_api_key engine_store guard_refused no_guard no_lora no_runtime_loading
     """,
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
@@ -67,6 +71,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
         smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
         unknown_folder unknown_job unknown_schema_version wrong_base_model
+        bad_config bad_source bad_weights hub_refused hub_unreachable source_unavailable too_large unknown_source
     """,
     Fault.RETRIEVER: """
         nothing_relevant retriever_unavailable collection_busy collection_closed collection_damaged
@@ -77,6 +82,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         migration_running no_reranker not_a_collection query_too_large reranker_failed
         snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_bad_lines
         too_many_documents
+        filter_not_supported invalid_external_collection read_only_collection store_mismatch wrong_dimensions
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
@@ -134,6 +140,28 @@ def fault_of(outcome: str, error: CodedError | None) -> str:
 NOT_COMPUTED = -1.0
 
 
+@dataclass(frozen=True, slots=True)
+class GuardrailVerdict:
+    """What one guardrail ruled at one hook, over all texts of the request."""
+
+    guardrail: str
+    """Its name in the configuration."""
+    hook: str
+    """ "request", "prompt" or "response"."""
+    ruling: str
+    """One of `GUARDRAIL_RULINGS`."""
+    found: tuple[str, ...] = ()
+    """The kinds of what was found, sorted; never the text itself."""
+
+    def __str__(self) -> str:
+        found = f": {', '.join(self.found)}" if self.found else ""
+        return f"guardrail {self.guardrail}: {self.hook} {self.ruling}{found}"
+
+
+GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
+"""From the mildest on. If the guardrail failed or was late: "unchecked" (the text passed) or "unavailable"."""
+
+
 @dataclass(slots=True)
 class Receipt:
     """What happened to a request that has a decision: tokens, cost, time and outcome.
@@ -158,6 +186,8 @@ class Receipt:
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
     request_id: str = ""
+    guardrails: tuple[GuardrailVerdict, ...] = ()
+    """Empty if none is configured."""
     _cost_usd: float | None = field(default=NOT_COMPUTED, init=False, repr=False, compare=False)
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
@@ -206,6 +236,7 @@ class UndecidedReceipt:
     """The configured name of the embedding model; empty for other operations."""
     usage: Usage = field(default_factory=Usage)
     picodollars: Mapping[str, int] = field(default_factory=dict)
+    guardrails: tuple[GuardrailVerdict, ...] = ()
 
     @property
     def cost_usd(self) -> float:

@@ -83,6 +83,8 @@ class Caller:
     """Tasks whose answers the tenant releases as training data; `ALL_TASKS` stands for every task."""
     is_operator: bool = False
     """Whether the caller may move adapter aliases."""
+    is_admin: bool = False
+    """Whether the caller may use the admin API."""
 
     def consents_to(self, task: str) -> bool:
         return bool(self.training_consent) and (task in self.training_consent or ALL_TASKS in self.training_consent)

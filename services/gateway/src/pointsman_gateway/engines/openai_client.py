@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 import msgspec
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.config.providers import Dialect, Endpoint
@@ -262,6 +262,10 @@ def _body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     if sampling.seed is not None:
         body[endpoint.seed] = sampling.seed
     if sampling.stop:
+        most = request.api.max_stop
+        if most is not None and len(sampling.stop) > most:
+            message = f"engine '{request.engine}' accepts {most} stop sequences; the request has {len(sampling.stop)}"
+            raise InvalidArgument(message, code="bad_parameter", param="stop")
         body["stop"] = sampling.stop
     return body
 

@@ -1,7 +1,8 @@
-"""Interfaces of policies, prompt strategies and validators, which users can add without a fork: docs/extending.md."""
+"""Interfaces of what users can add without a fork (docs/extending.md): policies, strategies, validators, guardrails."""
 
 from pointsman_servicekit.extensions import Registry
 
+from pointsman_gateway.extensions.guardrail import GUARDRAILS, Finding, GuardedText, Guardrail, GuardrailContext, Hook
 from pointsman_gateway.extensions.policy import POLICIES, Candidate, Plan, Policy, PolicyContext
 from pointsman_gateway.extensions.strategy import (
     STRATEGIES,
@@ -19,6 +20,7 @@ from pointsman_gateway.extensions.strategy import (
 from pointsman_gateway.extensions.validator import VALIDATORS, Choice, Validator
 
 __all__ = [
+    "GUARDRAILS",
     "POLICIES",
     "STRATEGIES",
     "VALIDATORS",
@@ -27,7 +29,12 @@ __all__ = [
     "Draft",
     "Embed",
     "Example",
+    "Finding",
     "Found",
+    "GuardedText",
+    "Guardrail",
+    "GuardrailContext",
+    "Hook",
     "NothingRelevant",
     "Plan",
     "Policy",

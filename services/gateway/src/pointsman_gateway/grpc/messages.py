@@ -1,5 +1,6 @@
 """Converts the messages of the gRPC contract to the gateway's domain types and back."""
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
-from pointsman_gateway.codec.limits import check_body, reject_non_finite
+from pointsman_gateway.codec.limits import LIMITS, check_body, reject_non_finite
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import (
@@ -37,16 +38,24 @@ RESERVED_NAMES = frozenset(
 RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
 """The same for the `extra_json` of a message."""
 
+MEDIA_KINDS = ("image", "audio", "video", "file")
+MEDIA_ROLES = ("user", "tool")
+URL_SCHEMES = ("data:", "https:", "http:")
+AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
+"""OpenAI's names of formats that differ from the media type's second part."""
+
 _DEFAULT_SAMPLING = Sampling()
+_NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_request(
     request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> Request:
     """Raises InvalidArgument."""
+    messages, media = _messages(request.messages)
     return Request(
         model=request.model,
-        messages=_messages(request.messages),
+        messages=messages,
         sampling=_sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING,
         metadata=dict(request.metadata),
         user=request.user,
@@ -54,6 +63,7 @@ def to_request(
         caller=caller,
         cache=cache,
         arrived_at=arrived,
+        media=media,
     )
 
 
@@ -69,16 +79,66 @@ def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
     )
 
 
-def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
+def _messages(
+    messages: "RepeatedCompositeFieldContainer[pb.Message]",
+) -> tuple[tuple[Message, ...], frozenset[str]]:
+    """The messages, and the kinds of media in them. Raises InvalidArgument."""
+    parts = [part for message in messages for part in message.parts]
+    if len(parts) > LIMITS.max_parts:
+        text = f"'messages' has {len(parts)} content parts; at most {LIMITS.max_parts}"
+        raise InvalidArgument(text, code="too_many_messages", param="messages")
+    media = {part.media.kind for part in parts if part.HasField("media")}
+    if any(part.media.url and part.media.url[:5].lower() != "data:" for part in parts):
+        media.add("url")
     # A list takes half the time of a generator.
-    return tuple(
-        [
-            Message(m.role, m.content, _message_extra(m, number))
-            if m.name or m.extra_json
-            else Message(m.role, m.content)
-            for number, m in enumerate(messages)
-        ]
-    )
+    converted = [
+        _message(number, m) if m.name or m.extra_json or m.parts else Message(m.role, m.content)
+        for number, m in enumerate(messages)
+    ]
+    return tuple(converted), frozenset(media)
+
+
+def _message(number: int, message: pb.Message) -> Message:
+    extra = _message_extra(message, number) if message.name or message.extra_json else _NO_FIELDS
+    if not message.parts:
+        return Message(message.role, message.content, extra)
+    where = f"messages[{number}]"
+    if message.content:
+        text = f"{where} has content and parts; send one of them"
+        raise InvalidArgument(text, code="bad_parameter", param=f"{where}.parts")
+    parts = [_part(message.role, part, f"{where}.parts[{n}]") for n, part in enumerate(message.parts)]
+    content = "".join([part["text"] for part in parts if part["type"] == "text"])
+    has_media = any(part["type"] != "text" for part in parts)
+    return Message(message.role, content, {**extra, "content": parts} if has_media else extra)
+
+
+def _part(role: str, part: pb.ContentPart, where: str) -> dict[str, Any]:
+    """A content part in the format of chat completions. Raises InvalidArgument."""
+    if part.HasField("text"):
+        return {"type": "text", "text": part.text}
+    media, problem = part.media, ""
+    if media.kind not in MEDIA_KINDS:
+        problem = f"kind {media.kind[:50]!r}; known: {', '.join(MEDIA_KINDS)}"
+    elif role not in MEDIA_ROLES:
+        problem = f"media, which only messages of the user and of tools may have, not {role[:50]!r}"
+    elif media.WhichOneof("source") is None:
+        problem = "neither data nor url"
+    elif media.data and not media.media_type:
+        problem = "data without a media_type (image/png, audio/wav, ...)"
+    elif media.url and (media.kind == "file" or not media.url[:8].lower().startswith(URL_SCHEMES)):
+        problem = "a url; files need data, and other urls begin with https:, http: or data:"
+    if problem:
+        raise InvalidArgument(f"{where} has {problem}", code="unsupported_content", param=where)
+    data = base64.b64encode(media.data).decode()
+    url = media.url or f"data:{media.media_type};base64,{data}"
+    match media.kind:
+        case "file":
+            return {"type": "file", "file": {"filename": media.name or "document", "file_data": url}}
+        case "audio" if data:
+            form = AUDIO_FORMATS.get(media.media_type, media.media_type.rpartition("/")[2])
+            return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+        case kind:
+            return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
 def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:
@@ -242,6 +302,8 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
+    for v in receipt.guardrails:
+        message.guardrails.add(guardrail=v.guardrail, hook=v.hook, ruling=v.ruling, found=v.found)
     _fill(message.cost_parts_usd, _known(receipt.cost_parts_usd))
     _fill(message.seconds, receipt.seconds)
     return message

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.http import routes
+from pointsman_gateway.http.admin import add_admin_api
 from pointsman_gateway.http.anthropic import MESSAGES, count_tokens, create_message
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
@@ -126,6 +127,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     if not dependencies.has_metrics_port:
         app.get("/metrics")(routes.metrics)
         app.get("/docs", include_in_schema=False)(routes.docs)
+    add_admin_api(app)
     if dependencies.console is not None:
         add_console(app)
     add_error_handlers(app)

@@ -19,10 +19,11 @@ from pointsman_gateway.codec.headers import Headers, credential_of, identify_cal
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
-from pointsman_gateway.http.encoding import error_format_of
+from pointsman_gateway.http.encoding import error_format_of, request_id_headers
 from pointsman_gateway.pipeline.ports import Tenancy
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+LOGIN_PATH = "/console/api/login"
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", LOGIN_PATH})
 """Paths that need no key, in addition to the console's static files."""
 
 AZURE_PREFIX = "/openai/"
@@ -74,7 +75,7 @@ class RawRequest:
         self.receive = receive
         self.send = send
         self.headers = headers
-        self.response_headers: Headers = [(b"x-request-id", id.encode())]
+        self.response_headers = request_id_headers(id.encode(), error_format_of(scope["path"]))
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
@@ -143,7 +144,13 @@ class GatewayApp:
             if route is not None:
                 await route(RawRequest(scope, receive, send, headers, id, reservation))
             else:
-                await self._pass_to_fastapi(scope, receive, _SendWithId(send, id.encode()), headers, reservation)
+                await self._pass_to_fastapi(
+                    scope,
+                    receive,
+                    _SendWithId(send, request_id_headers(id.encode(), error_format_of(scope["path"]))),
+                    headers,
+                    reservation,
+                )
         finally:
             request_id.reset(token)
             reservation.release()
@@ -207,16 +214,16 @@ class _ReceiveWhole:
 class _SendWithId:
     """Adds the request id to the response, and records whether the response has started and ended."""
 
-    def __init__(self, send: Send, id: bytes) -> None:
+    def __init__(self, send: Send, id_headers: Headers) -> None:
         self._send = send
-        self._id = id
+        self._id_headers = id_headers
         self.has_started = self.has_ended = False
 
     async def __call__(self, message: Any) -> None:
         self.has_ended = message["type"] == "http.response.body" and not message.get("more_body")
         if message["type"] == "http.response.start":
             self.has_started = True
-            message["headers"] = [*message["headers"], (b"x-request-id", self._id)]
+            message["headers"] = [*message["headers"], *self._id_headers]
         await self._send(message)
 
 

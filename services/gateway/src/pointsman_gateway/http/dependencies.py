@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.keys.administration import Administration
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
@@ -17,8 +18,9 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
 from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
-from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline, ReloadStatus
-from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
+from pointsman_gateway.pipeline.ports import FeedbackStore, Login, Tenancy
+from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
 
 HAS_RECEIPT = "pointsman.has_receipt"
@@ -33,6 +35,9 @@ class Configuration(Protocol):
 
     @property
     def status(self) -> ReloadStatus: ...
+
+    @property
+    def history(self) -> ConfigHistory: ...
 
 
 class Workers(Protocol):
@@ -67,6 +72,10 @@ class HttpDependencies:
     """Origins whose web pages may call the API; "*": all. Empty: none."""
     workers: Workers | None = None
     """None if this is the only process."""
+    login: Callable[[], Login | None] = lambda: None
+    """Single sign-on of the active configuration; None without it."""
+    administration: Administration | None = None
+    """None without Redis: there are no keys."""
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
         """Empty if this is the only process."""

@@ -129,6 +129,14 @@ def error_format_of(path: str) -> ErrorFormat:
     return anthropic_error if path.startswith(MESSAGES_PATH) else openai_error
 
 
+def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
+    """The request's id, in Anthropic's dialect also under the name that its clients read."""
+    headers = [(b"x-request-id", id)]
+    if error_format is anthropic_error:
+        headers.append((b"request-id", id))
+    return headers
+
+
 def error_headers(error: PointsmanError) -> dict[str, str]:
     return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
 
@@ -183,4 +191,5 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         ],
         "escalated_from": receipt.escalated_from,
         "cached": receipt.cached,
+        "guardrails": receipt.guardrails,
     }

@@ -204,6 +204,17 @@ ANSWERS: Mapping[tuple[str, str], Mapping[str, Schema]] = {
     ("post", "/v1/feedback"): {JSON: reference("FeedbackStored")},
     ("get", "/v1/tasks"): {JSON: reference("Tasks")},
     ("get", "/v1/configuration"): {JSON: reference("Configuration")},
+    ("get", "/admin/v1/keys"): {JSON: reference("Keys")},
+    ("post", "/admin/v1/keys"): {JSON: reference("CreatedKey")},
+    ("get", "/admin/v1/keys/{key}"): {JSON: reference("Key")},
+    ("patch", "/admin/v1/keys/{key}"): {JSON: reference("Key")},
+    ("delete", "/admin/v1/keys/{key}"): {JSON: reference("Key")},
+    ("get", "/admin/v1/tenants"): {JSON: reference("Tenants")},
+    ("get", "/admin/v1/tenants/{tenant}"): {JSON: reference("Tenant")},
+    ("patch", "/admin/v1/tenants/{tenant}"): {JSON: reference("Tenant")},
+    ("get", "/admin/v1/budgets"): {JSON: reference("Budgets")},
+    ("get", "/admin/v1/usage"): {JSON: reference("KeyUsages")},
+    ("get", "/admin/v1/config"): {JSON: reference("ConfigurationHistory")},
     ("get", "/healthz"): {TEXT: STRING},
     ("get", "/readyz"): {TEXT: STRING},
     ("get", "/metrics"): {TEXT: STRING},
@@ -261,7 +272,8 @@ def _describe(operation: dict[str, Any], method: str, path: str) -> None:
         if path == "/v1/embeddings":
             headers |= COST
         content = {kind: {"schema": schema} for kind, schema in answers.items()}
-        responses["200"] = {"description": "Success", "content": content, "headers": headers}
+        success = "201" if "201" in responses else "200"
+        responses[success] = {"description": "Success", "content": content, "headers": headers}
     if path == "/v1/feedback":
         responses["202"] = {
             **responses["200"],

@@ -57,7 +57,58 @@ _OUTPUT = record(
     namespace_or_none=STRING,
 )
 
+LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_streams", "dollars_per_day", "dollars_per_month")
+
+_LIMITS = record(**dict.fromkeys(LIMITS, nullable(NUMBER)))
+
+_KEY_FIELDS = {
+    **dict.fromkeys(("id", "prefix", "tenant", "name"), STRING),
+    "scope": record(
+        **dict.fromkeys(("tasks", "paths", "adapters", "collections", "embeddings"), nullable(listing(STRING)))
+    ),
+    "limits": _LIMITS,
+    "priority": INTEGER,
+    "created": NUMBER,
+    **dict.fromkeys(("expires", "revoked"), nullable(NUMBER)),
+    **dict.fromkeys(("operator", "admin"), BOOLEAN),
+}
+_KEY_STATE = one_of("active", "expired", "revoked")
+
+_COUNTERS = ("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars")
+_COUNTS = record(**dict.fromkeys(_COUNTERS, INTEGER), dollars=NUMBER)
+
+_CONFIG_VERSION = record(generation=STRING, unix=NUMBER, problem=STRING, files=mapping(STRING))
+
+_ADMIN: dict[str, Schema] = {
+    "Key": record(**_KEY_FIELDS, state=_KEY_STATE),
+    "CreatedKey": record(key=STRING, **_KEY_FIELDS, state=_KEY_STATE),
+    "Keys": record(keys=listing(reference("Key"))),
+    "Tenant": record(name=STRING, limits=_LIMITS, learning=listing(STRING)),
+    "Tenants": record(tenants=listing(reference("Tenant"))),
+    "Budget": record(
+        tenant=STRING,
+        key=nullable(STRING),
+        limit=one_of("dollars_per_day", "dollars_per_month"),
+        **dict.fromkeys(("usd", "used_usd", "used_share", "resets_unix"), NUMBER),
+        is_nearly_spent=BOOLEAN,
+    ),
+    "Budgets": record(budgets=listing(reference("Budget"))),
+    "KeyUsage": record(
+        tenant=STRING,
+        key=nullable(record(**_KEY_FIELDS)),
+        today=_COUNTS,
+        month=_COUNTS,
+        limits=_LIMITS,
+        left=mapping(NUMBER),
+    ),
+    "KeyUsages": record(usage=listing(reference("KeyUsage"))),
+    "ConfigurationHistory": record(
+        running=_CONFIG_VERSION, previous=nullable(_CONFIG_VERSION), rejected=nullable(_CONFIG_VERSION)
+    ),
+}
+
 SCHEMAS: dict[str, Schema] = {
+    **_ADMIN,
     "Error": record(error=record(message=STRING, type=STRING, param=nullable(STRING), code=STRING)),
     "AnthropicError": record(
         type=one_of("error"),
@@ -84,13 +135,14 @@ SCHEMAS: dict[str, Schema] = {
     "Usage": record(**_COUNTED, completion_tokens=INTEGER, prompt_tokens_details=record(cached_tokens=INTEGER)),
     "Receipt": record(
         path=STRING,
-        kind=one_of("prompt", "rag", "lora", "hybrid"),
+        kind=one_of("prompt", "rag", "lora", "tuned", "hybrid"),
         cost_usd=nullable(NUMBER),
         cost_parts_usd=mapping(nullable(NUMBER)),
         seconds=mapping(NUMBER),
         sources=listing(record(document_id=STRING, title=STRING, score=NUMBER)),
         escalated_from=STRING,
         cached=STRING,
+        guardrails=listing(record(guardrail=STRING, hook=STRING, ruling=STRING, found=listing(STRING))),
     ),
     "Logprobs": record(
         content=nullable(listing({**_TOKEN, "description": "with top_logprobs"})),
@@ -199,7 +251,7 @@ SCHEMAS: dict[str, Schema] = {
         tasks=mapping(record(policy=STRING, paths=listing(STRING), metric=nullable(ANYTHING))),
         paths=mapping(
             record(
-                kind=one_of("prompt", "rag", "lora", "hybrid"),
+                kind=one_of("prompt", "rag", "lora", "tuned", "hybrid"),
                 model=STRING,
                 adapter=STRING,
                 strategies=listing(STRING),

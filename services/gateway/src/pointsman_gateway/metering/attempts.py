@@ -130,6 +130,10 @@ class PathAttempt:
             parts = pricing.cache_hit()
         else:
             parts = pricing.parts(self.path.model, usage)
+            if pricing.image_prices and self.pieces:
+                images = pricing.images(self.path.model, self.prompt.messages)
+                if images:
+                    parts["image"] = images
             if self.hedged and "prompt" in parts:
                 # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
                 parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged

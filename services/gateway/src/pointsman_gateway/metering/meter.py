@@ -19,8 +19,9 @@ NO_FAULT = Fault.NONE.value
 NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
 _TOKEN_PARTS = ("prompt", "cached", "completion")
-_NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "training"))
-"""Cost components that a path's means do not hold as an amount: tokens are in them by their number."""
+_NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "image", "training"))
+"""Cost components that a path's means do not hold as an amount: tokens are in them by their number, and images are
+counted in each request."""
 
 
 class Metering:

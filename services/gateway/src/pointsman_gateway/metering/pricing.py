@@ -1,10 +1,12 @@
 """Prices requests in whole picodollars: after an answer by its tokens, before it by the path's past answers."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
+from pointsman_gateway.domain.request import NO_MEDIA
 
 TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
@@ -50,6 +52,10 @@ def choice_count(request: Request) -> int:
     return count * len(request.messages) if request.operation == "completion" else count
 
 
+def image_parts(message: Message) -> list[Mapping[str, Any]]:
+    return [part for part in message.extra.get("content", ()) if part["type"] == "image_url"]
+
+
 def _unknown_duration(model: str, version: str) -> float:
     return 0.0
 
@@ -71,6 +77,12 @@ class Pricing:
         self._whole_prices = {
             name: whole for name, prices in self._token_prices.items() if (whole := _to_whole(prices))
         }
+        self.image_prices = {
+            name: round(model.usd_per_image * PICODOLLARS)
+            for name, model in models.models.items()
+            if model.usd_per_image
+        }
+        """Picodollars of each image of a request, for models that charge it."""
         self._windows = {name: model.context_window for name, model in models.models.items()}
         retrieval = models.retrieval
         self._search = round(retrieval.usd_per_search * PICODOLLARS) if retrieval else 0
@@ -106,6 +118,11 @@ class Pricing:
             "cached": round(usage.cached_tokens * cached_price),
             "completion": round(usage.completion_tokens * completion_price),
         }
+
+    def images(self, model: str, messages: Iterable[Message]) -> int:
+        """Cost of the images in a prompt, in addition to its tokens."""
+        price = self.image_prices.get(model, 0)
+        return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
     def cache_hit(self) -> CostParts:
         assert self._cache_hit is not None  # a configuration with a cache and without this price is rejected
@@ -204,6 +221,10 @@ class ExpectedCost:
         prices = self._pricing.token_prices(path.model)
         if prices is None:
             return None
+        if request.media:
+            images = self._pricing.images(path.model, request.messages) / PICODOLLARS
+            text = self.usd(path, replace(request, media=NO_MEDIA))
+            return None if text is None else images + text
         means = self.statistics.of(path)
         if means is not None:
             return self._picodollars(prices, means, estimate_own_tokens(request)) / PICODOLLARS

@@ -5,7 +5,7 @@ Request -> Classifier -> Decision -> PromptBuilder -> Backend -> AnswerSource ->
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pointsman_servicekit.errors import PointsmanError
 
@@ -139,6 +139,39 @@ class Reservation(Protocol):
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         """Called at the request's end, whatever its outcome. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCode:
+    """What a page has after the issuer redirected the browser back to it (RFC 6749, RFC 7636)."""
+
+    code: str
+    verifier: str
+    redirect_uri: str
+    nonce: str
+
+
+class LoginSession(Protocol):
+    @property
+    def token(self) -> str: ...
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+class Login(Protocol):
+    """Login by authorization code at an OpenID Connect issuer."""
+
+    @property
+    def login_request(self) -> Mapping[str, Any] | None:
+        """The authorization endpoint and its parameters; None without login, or until the issuer was reached."""
+        ...
+
+    async def log_in(self, code: LoginCode) -> LoginSession:
+        """Raises PointsmanError."""
         ...
 
 

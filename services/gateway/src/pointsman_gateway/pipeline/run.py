@@ -321,11 +321,12 @@ class RequestRun:
         receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
         if error is not None:
             error.receipt = receipt
-        record(self._pipeline.request_log, self._request, receipt, self._answers() if outcome == OK else ())
+        answers = self._answers() if self._reads and outcome == OK else ()
+        record(self._pipeline.request_log, self._request, receipt, answers)
         return receipt
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """The answers for the request log; none if it does not need them, or if one is not a single text."""
+        """The answers for the request log; none if one is not a single text."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 

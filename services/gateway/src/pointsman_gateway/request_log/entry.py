@@ -15,6 +15,7 @@ from pointsman_gateway.domain import (
     CompletedAnswer,
     Considered,
     Decision,
+    GuardrailVerdict,
     Receipt,
     Request,
     UndecidedReceipt,
@@ -116,6 +117,7 @@ class _EntryFields(msgspec.Struct, gc=False):
     model: str
     escalated_from: str
     cached: str
+    guardrails: tuple[GuardrailVerdict, ...]
 
 
 def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION) -> Entry:
@@ -164,6 +166,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
+        guardrails=receipt.guardrails,
     )
     counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
     key = str(counted) if receipt.model else ""
@@ -241,6 +244,7 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
         "seconds": round_to_microseconds(receipt.seconds),
+        "guardrails": receipt.guardrails,
     }
     return _encode(fields).decode()
 

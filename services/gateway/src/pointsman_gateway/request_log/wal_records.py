@@ -14,6 +14,7 @@ from pointsman_gateway.domain import (
     Considered,
     Decision,
     Feedback,
+    GuardrailVerdict,
     Path,
     Receipt,
     Request,
@@ -59,6 +60,8 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     model: str
     escalated_from: str
     cached: str
+    guardrails: tuple[GuardrailVerdict, ...] = ()
+    tuned_from: str = ""
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -87,6 +90,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             cached=self.cached,
             fault=self.fault,
             request_id=self.request_id,
+            guardrails=self.guardrails,
         )
 
     def _decision(self) -> Decision:
@@ -95,7 +99,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             self.decision_id,
             self.task,
             self.confidence,
-            Path(name, model, adapter, strategies, fingerprint=fingerprint),
+            Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from),
             self.reason,
             self.stage,
             self.considered,
@@ -125,6 +129,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     model: str
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
+    guardrails: tuple[GuardrailVerdict, ...] = ()
 
     def receipt(self) -> UndecidedReceipt:
         return UndecidedReceipt(
@@ -138,6 +143,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
             self.model,
             Usage(*self.usage),
             self.picodollars,
+            self.guardrails,
         )
 
 
@@ -211,6 +217,8 @@ def decided_record(
         receipt.model,
         receipt.escalated_from,
         receipt.cached,
+        receipt.guardrails,
+        path.tuned_from,
     )
 
 
@@ -230,6 +238,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         receipt.model,
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,
+        receipt.guardrails,
     )
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
 from math import inf
+from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, Unauthenticated, Unavailable
 from pointsman_servicekit.keys import records as credentials
@@ -25,6 +27,17 @@ _digest = lru_cache(maxsize=1024)(credentials.digest_of)
 """Caching exposes nothing new: the HTTP server keeps recent headers in memory as well."""
 
 
+MAX_TOKEN_LENGTH = 8192
+TOKEN_PREFIX = "eyJ"
+"""Of every JSON Web Token: `{"` in base64."""
+
+
+class TokenVerifier(Protocol):
+    async def verify(self, token: str) -> KeyRecord:
+        """The record of a key that may do what the token's holder may. Raises PointsmanError."""
+        ...
+
+
 @dataclass(slots=True)
 class _CachedKey:
     caller: VerifiedCaller
@@ -32,6 +45,8 @@ class _CachedKey:
     until: float
     """Local time at which the key expires."""
     used_at: float
+    is_token: bool
+    """Whether it is a token of single sign-on, of which Redis has no record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +79,14 @@ class VerifiedKeys:
         self._refreshes = 0
         """How often a refresh of all copies has started."""
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
+        self._copies: Counter[str] = Counter()
+        """Number of copies by id: a user may have several tokens."""
+        self.tokens: TokenVerifier | None = None
+        """Set: JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
         """Returns the caller from the cached copy; None if there is no valid one."""
-        if len(credential) != credentials.LENGTH or not credential.isascii():
+        if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
         if cached is None:
@@ -85,19 +104,38 @@ class VerifiedKeys:
         """
         if not credential:
             raise missing_key()
-        if not credentials.is_well_formed(credential):
+        is_token = self._may_be_token(credential)
+        if not is_token and not credentials.is_well_formed(credential):
             raise unknown_key()
         caller = self.identify_now(credential)
         if caller is not None:
             return caller
+        verified = await self._verify_token(credential) if is_token else None
         digest = credentials.digest_of(credential)
         lookup = self._lookups.get(digest)
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 raise Unavailable("too many unknown keys at once", code="too_many_unknown_keys", retry_after=1.0)
-            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest), name="look up a key")
+            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest, verified), name="look up a key")
             lookup.add_done_callback(lambda task: self._finish_lookup(digest, task))
         return await asyncio.shield(lookup)
+
+    def drop_tokens(self) -> None:
+        """Called if tokens that were verified earlier may not be valid any more."""
+        for digest in [digest for digest, cached in self._cache.items() if cached.is_token]:
+            self._drop(digest)
+
+    def _may_be_token(self, credential: str) -> bool:
+        return self.tokens is not None and len(credential) <= MAX_TOKEN_LENGTH and credential.startswith(TOKEN_PREFIX)
+
+    async def _verify_token(self, token: str) -> KeyRecord:
+        """Raises PointsmanError. Calls neither Redis nor, for a known signing key, the issuer."""
+        assert self.tokens is not None  # otherwise nothing may be a token
+        try:
+            return await self.tokens.verify(token)
+        except PointsmanError as error:
+            self._metrics.lookups.labels("failed" if isinstance(error, Unavailable) else "refused").inc()
+            raise
 
     async def refresh(self, epoch: int) -> None:
         """Reads all copies again if the epoch in Redis has changed, because a key or limit was changed. Raises
@@ -112,25 +150,30 @@ class VerifiedKeys:
         self._valid_until = began_at + self._config.ttl_s
 
     async def _refresh_batch(self, digests: list[str]) -> None:
-        records = await self._key_store.by_digests(digests)
+        stored = await self._key_store.by_digests(digests)
+        records = [
+            cached.record if (cached := self._cache.get(digest)) and cached.is_token else record
+            for digest, record in zip(digests, stored, strict=True)
+        ]
         tenants = await self._key_store.tenants_named({record.tenant for record in records if record})
         for digest, record in zip(digests, records, strict=True):
             tenant = tenants.get(record.tenant) if record else None
             if record is None or tenant is None or record.state(self._clock.wall()) != "active":
                 self._drop(digest)
             elif digest in self._cache:
-                self._add(record, tenant)
+                self._add(record, tenant, self._cache[digest].is_token)
 
-    async def _look_up(self, digest: str) -> VerifiedCaller:
+    async def _look_up(self, digest: str, token: KeyRecord | None) -> VerifiedCaller:
+        """`token` is the record of a verified token."""
         while True:
             refreshes = self._refreshes
-            record, tenant = await self._read(digest)
+            record, tenant = await self._read(digest, token)
             if refreshes == self._refreshes:  # otherwise the record may be older than the refresh
-                return self._add(record, tenant)
+                return self._add(record, tenant, token is not None)
 
-    async def _read(self, digest: str) -> tuple[KeyRecord, TenantRecord]:
+    async def _read(self, digest: str, token: KeyRecord | None) -> tuple[KeyRecord, TenantRecord]:
         try:
-            record = await self._key_store.by_digest(digest)
+            record = token or await self._key_store.by_digest(digest)
             if record is None:
                 raise unknown_key()
             if record.revoked is not None:
@@ -145,7 +188,7 @@ class VerifiedKeys:
             log.error("a key is rejected: %s", error.message)
             raise unknown_key() from error
 
-    def _add(self, record: KeyRecord, tenant: TenantRecord) -> VerifiedCaller:
+    def _add(self, record: KeyRecord, tenant: TenantRecord, is_token: bool) -> VerifiedCaller:
         now = self._clock.monotonic()
         cached = self._cache.get(record.digest)
         if cached is None and len(self._cache) >= self._config.max_keys:
@@ -159,17 +202,23 @@ class VerifiedKeys:
             record.priority,
             frozenset(tenant.learning),
             record.operator,
+            record.admin,
             usage=self._limits.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()
-        self._cache[record.digest] = _CachedKey(caller, record, until, cached.used_at if cached else now)
+        if cached is None:
+            self._copies[record.id] += 1
+        self._cache[record.digest] = _CachedKey(caller, record, until, cached.used_at if cached else now, is_token)
         self._metrics.cached_keys.set(len(self._cache))
         return caller
 
     def _drop(self, digest: str) -> None:
         cached = self._cache.pop(digest, None)
         if cached is not None:
-            self._limits.forget(cached.record.id)
+            self._copies[cached.record.id] -= 1
+            if not self._copies[cached.record.id]:
+                del self._copies[cached.record.id]
+                self._limits.forget(cached.record.id)
             self._metrics.cached_keys.set(len(self._cache))
 
     def _finish_lookup(self, digest: str, task: "asyncio.Task[VerifiedCaller]") -> None:

@@ -1,5 +1,6 @@
 """Exchanges quota leases with Redis, and the Lua scripts that do so atomically."""
 
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -7,9 +8,13 @@ from itertools import count
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
+from pointsman_servicekit.keys.records import NANO
 
 from pointsman_gateway.tenancy.leases import LEASE_S, LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
+
+log = logging.getLogger(__name__)
 
 MAX_LIMITS_PER_CALL = 64
 """Limits in one call: a few hundred microseconds of Redis's time."""
@@ -26,6 +31,8 @@ class LeaseStore:
         """Identifies this gateway process."""
         self.gateways = 1
         """The number of running gateways, as Redis last reported it."""
+        self.nearly_spent: set[LeasedLimit] = set()
+        """Budgets in dollars of which so much is used that it is warned of, or was in their last window."""
         self._redis = redis
         self._clock = clock
         self._metrics = metrics
@@ -58,6 +65,23 @@ class LeaseStore:
         for at, (limit, report) in enumerate(reports.items()):
             answer = answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER]
             limit.install(answer, report, sent, now)
+            if limit.is_budget:
+                self._note_budget(limit, limit.spent_share(now))
+
+    def _note_budget(self, limit: LeasedLimit, share: float) -> None:
+        """Warns once, when the budget is found nearly spent."""
+        if share < BUDGET_WARNING_SHARE:
+            self.nearly_spent.discard(limit)
+        elif limit not in self.nearly_spent:
+            self.nearly_spent.add(limit)
+            self._metrics.budget_warnings.labels(limit.limit, limit.owner).inc()
+            log.warning(
+                "a budget is nearly spent: %d %% of %s (%.6g dollars) are used; Redis key %s",
+                share * 100,
+                limit.limit,
+                limit.maximum / NANO,
+                limit.name,
+            )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
         """Called while Redis is unavailable."""

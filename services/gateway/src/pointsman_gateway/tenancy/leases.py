@@ -9,7 +9,7 @@ import asyncio
 from math import inf
 from typing import Any
 
-from pointsman_servicekit.keys.redis_layout import WINDOWS, Window, window_at
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window, window_at
 
 LeaseReport = tuple[int, int, int, int, int]
 """Window number, used, carried, wish and need."""
@@ -85,8 +85,22 @@ class LeasedLimit:
         self._used_before = self._reported = 0
 
     @property
+    def is_budget(self) -> bool:
+        """Whether it is a limit in dollars."""
+        return self.window in (Window.DAY, Window.MONTH)
+
+    @property
+    def owner(self) -> str:
+        """ "key" or "tenant"."""
+        return "tenant" if f":account:{WHOLE_TENANT}:" in self.name else "key"
+
+    @property
     def used(self) -> int:
         return self.held - self.free
+
+    def spent_share(self, now: float) -> float:
+        """The share of the limit that all gateways have used in the current window, as Redis last reported it."""
+        return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
         """Takes the amount from the current window, whether it is free or not."""
@@ -137,7 +151,7 @@ class LeasedLimit:
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
         """Called while Redis is unavailable: continues with the lease or, if that is more, with this gateway's share of
         the limit. Dollars have no share: what is unspent of the lease is all there is, also in the next window."""
-        share = 0 if self.window in (Window.DAY, Window.MONTH) else self.maximum // gateways
+        share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:
             number, ends_ms = window_at(self.window, redis_ms)
             if number != self.window_number:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import count
 
 from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord, nanodollars
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -41,6 +43,15 @@ class TenancyMetrics:
         self.clock_offset = Gauge(
             "pointsman_clock_offset_seconds", "This machine's clock minus that of Redis.", registry=registry
         )
+        self.budget_warnings = Counter(
+            "pointsman_budget_warnings", "Budgets found nearly spent.", ["limit", "owner"], registry=registry
+        )
+        self.nearly_spent = Gauge(
+            "pointsman_budgets_nearly_spent",
+            "Budgets of which 80 % or more are used in the current window, among those in use at this gateway.",
+            ["limit", "owner"],
+            registry=registry,
+        )
         for limit in WINDOWS:  # a series that first appears with the value 1 hides its first event
             self.rejected.labels(limit)
         for outcome in ("done", "failed"):
@@ -73,6 +84,8 @@ class LimitSet:
     units: LeasedLimits
     """Requests and streams: a request takes one of each."""
     all: LeasedLimits
+    nearly_spent: AbstractSet[LeasedLimit]
+    """Budgets of this gateway, of any key, that are nearly spent: usually empty, so that requests need not look."""
 
 
 @dataclass(slots=True)
@@ -134,8 +147,9 @@ class VerifiedCaller(Caller):
 class LimitRegistry:
     """All limits and key usages of this gateway."""
 
-    def __init__(self, gateway: str) -> None:
+    def __init__(self, gateway: str, nearly_spent: set[LeasedLimit]) -> None:
         self._gateway = gateway
+        self._nearly_spent = nearly_spent
         self._numbers = count(1)
         self.tenants: dict[str, TenantLimits] = {}
         self.usages: dict[str, KeyUsage] = {}
@@ -172,6 +186,14 @@ class LimitRegistry:
         if usage.is_forgotten:
             self._drop(usage)
 
+    def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
+        """The number of budgets of which so much is used that it is warned of."""
+        now = clock()
+        return sum(
+            budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE
+            for budget in self._nearly_spent
+        )
+
     def _drop(self, usage: KeyUsage) -> None:
         if self.usages.get(usage.key) is not usage:
             return  # it was dropped before, and then a request arrived whose caller had been verified earlier
@@ -179,7 +201,7 @@ class LimitRegistry:
         tenant = usage.tenant
         tenant.keys.discard(usage.key)
         for owner, limit in [name for name in tenant.limits if name[0] == usage.key]:
-            del tenant.limits[owner, limit]
+            self._nearly_spent.discard(tenant.limits.pop((owner, limit)))
         if not tenant.keys:
             del self.tenants[tenant.tenant]
 
@@ -193,7 +215,7 @@ class LimitRegistry:
         requests, streams = of("requests_per_minute"), of("concurrent_streams")
         tokens, dollars = of("tokens_per_minute"), of("dollars_per_day", "dollars_per_month")
         units = requests + streams
-        return LimitSet(requests, streams, tokens, dollars, units, units + tokens + dollars)
+        return LimitSet(requests, streams, tokens, dollars, units, units + tokens + dollars, self._nearly_spent)
 
     def _leased_limits(self, tenant_limits: TenantLimits, owner: str, limits: Limits) -> dict[str, LeasedLimit]:
         found = {}

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Protocol
 
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
+from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import NANO, nanodollars, picodollars
-from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy.lease_store import Needs
@@ -21,6 +21,8 @@ RETRY_AFTER_S = 1.0
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
+
+BUDGET_WARNING = "x-pointsman-budget-warning"
 
 _LIMIT_TEXTS = {
     "requests_per_minute": "{} requests a minute",
@@ -144,12 +146,26 @@ class Reservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
+    """The limits now as OpenAI's `x-ratelimit-*` headers, and a header of ours if a budget is nearly spent."""
     headers: dict[str, str] = {}
     if limits.requests:
         _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)
     if limits.tokens:
         _add_headers(headers, _TOKEN_HEADERS, limits.tokens, now)
+    if limits.nearly_spent:
+        _add_budget_warning(headers, limits, now)
     return headers
+
+
+def _add_budget_warning(headers: dict[str, str], limits: LimitSet, now: float) -> None:
+    shares = {budget: budget.spent_share(now) for budget in limits.dollars if budget in limits.nearly_spent}
+    warnings = [
+        f"{budget.owner} has used {share:.0%} of {budget.limit}"
+        for budget, share in shares.items()
+        if share >= BUDGET_WARNING_SHARE
+    ]
+    if warnings:
+        headers[BUDGET_WARNING] = ", ".join(warnings)
 
 
 def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: LeasedLimits, now: float) -> None:
@@ -175,8 +191,7 @@ def _minutes_and_seconds(seconds: int) -> str:
 
 def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> ResourceExhausted:
     """The error for a request that exceeds a limit; its code is the limit's name."""
-    owner = "tenant" if f":account:{WHOLE_TENANT}:" in limit.name else "key"
-    allowed = f"this {owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
+    allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
         message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"
         return ResourceExhausted(message, code=limit.limit)

@@ -13,10 +13,14 @@ In each window of each limit, over all gateways,
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.key_store import KeyStore
+from pointsman_servicekit.keys.redis_layout import WINDOWS
+from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
@@ -34,7 +38,14 @@ from pointsman_gateway.tenancy.limits import (
 from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, contended, exhausted, headers_of
 from pointsman_gateway.tenancy.tasks import BackgroundTasks, UsageWriter
 
+if TYPE_CHECKING:
+    from pointsman_gateway.config.access_file import SingleSignOnConfig
+    from pointsman_gateway.tenancy.tokens import SingleSignOn
+
 log = logging.getLogger(__name__)
+
+ISSUER_CHECK_INTERVAL_S = 1.0
+"""Seconds between two checks of whether the issuer's keys are to be read."""
 
 _SYSTEM_CLOCK = Clock()
 _DEFAULT_CACHE = KeyCacheConfig()
@@ -53,28 +64,62 @@ class Tenancy:
         self.clock = clock
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
-        self._limits = LimitRegistry(self._leases.gateway)
+        self._limits = LimitRegistry(self._leases.gateway, self._leases.nearly_spent)
+        for limit in (name for name in WINDOWS if name.startswith("dollars")):
+            for owner in ("key", "tenant"):
+                metrics.budget_warnings.labels(limit, owner)
+                count = partial(self._limits.count_nearly_spent, limit, owner, clock.monotonic)
+                metrics.nearly_spent.labels(limit, owner).set_function(count)
         self.usage = UsageWriter(redis, clock, self._leases.gateway)
         self._keys = VerifiedKeys(KeyStore(redis, clock.wall), self._limits, clock, metrics, cache)
         self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, metrics)
         self._redis = redis
         self._monotonic = clock.monotonic
         self.renew = self.tasks.wake
+        self._single_sign_on: SingleSignOn | None = None
+
+    @property
+    def single_sign_on(self) -> "SingleSignOn | None":
+        return self._single_sign_on
+
+    def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
+        """Replaces the issuer whose tokens are accepted; None: keys only."""
+        if config == (self._single_sign_on and self._single_sign_on.config):
+            return
+        if config is None:
+            self._single_sign_on = None
+        else:
+            # PyJWT and httpx are loaded only with single sign-on.
+            from pointsman_gateway.tenancy.issuer import Issuer
+            from pointsman_gateway.tenancy.tokens import SingleSignOn
+
+            issuer = Issuer(config, self.clock.monotonic, self._keys.drop_tokens)
+            self._single_sign_on = SingleSignOn(config, issuer, client_secret)
+        self._keys.tokens = self._single_sign_on
+        self._keys.drop_tokens()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Renews leases, writes usage and applies revocations for the length of the block."""
         log.info("keys are on: every request needs one")
-        async with self.tasks.running(self._redis, self.clock):
+        schedule = Schedule(ISSUER_CHECK_INTERVAL_S)
+        async with (
+            self.tasks.running(self._redis, self.clock),
+            running_periodically(self._refresh_issuer, schedule, "read the issuer's keys"),
+        ):
             yield
+
+    async def _refresh_issuer(self) -> None:
+        if self._single_sign_on is not None:
+            await self._single_sign_on.issuer.refresh_if_due()
 
     def identify_now(self, credential: str) -> Caller | None:
         """Returns the caller from a verified copy of the key; None if `identify` has to be awaited."""
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
-        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key"), and Unavailable
-        ("keys_unavailable") if Redis is unavailable and there is no verified copy."""
+        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key", and those of tokens),
+        PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable", "issuer_unavailable")."""
         return await self._keys.identify(credential)
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
@@ -200,6 +245,12 @@ class OpenAccess:
     async def running(self) -> AsyncIterator[None]:
         log.warning("keys are off: everyone who reaches this gateway may use all of it")
         yield
+
+    single_sign_on = None
+
+    def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
+        if config is not None:
+            log.warning("access.yaml has single sign-on, which has no effect: authentication is off")
 
     def identify_now(self, credential: str) -> Caller | None:
         return ANONYMOUS

@@ -12,6 +12,7 @@ from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import RequestLog
+from pointsman_gateway.redaction import Redaction
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -35,7 +36,9 @@ class Instrumentation(Protocol):
         """HTTP header lines with the trace context of the current request; empty without tracing."""
         ...
 
-    def request_log(self, request_log: RequestLog) -> RequestLog: ...
+    def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
+        """`max_characters` of the conversation and of the answer are recorded, after `redaction`."""
+        ...
 
     def stages(self, stages: Stages) -> Stages: ...
 
@@ -54,7 +57,7 @@ class NoInstrumentation:
     def trace_headers(self) -> str:
         return ""
 
-    def request_log(self, request_log: RequestLog) -> RequestLog:
+    def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
         return request_log
 
     def stages(self, stages: Stages) -> Stages:

@@ -1,7 +1,9 @@
 """Wrappers that create spans: for engine calls, for the phases of a request, and for embeddings."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -28,6 +30,7 @@ from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest,
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, OpenAnswer, PromptBuilder, RequestLog
+from pointsman_gateway.redaction import NotRedacted, Redaction
 
 # Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md
 _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completion"}
@@ -197,13 +200,17 @@ class TracedEmbedder:
 
 
 class TracedRequestLog:
-    """Implements `RequestLog` around another: sets the decision and receipt as attributes of the request's span."""
+    """Implements `RequestLog` around another: sets the decision and receipt as attributes of the request's span, and
+    the text if `max_characters` is not 0."""
 
-    def __init__(self, inner: RequestLog) -> None:
+    def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
         self._inner = inner
+        self._max_characters = max_characters
+        self._redaction = redaction
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        return self._inner.wants_answers(request, decision)
+        records_text = self._max_characters > 0 and current_span().is_recording()
+        return records_text or self._inner.wants_answers(request, decision)
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
@@ -211,13 +218,47 @@ class TracedRequestLog:
         span = current_span()
         if span.is_recording():
             span.set_attributes(_decision_attributes(decision) | _receipt_attributes(request, receipt))
-        self._inner.note(request, decision, receipt, answers)
+            if self._max_characters:
+                with suppress(NotRedacted):  # then the text is left out
+                    span.set_attributes(self._text_attributes(request, answers))
+        stored = answers if answers and self._inner.wants_answers(request, decision) else ()
+        self._inner.note(request, decision, receipt, stored)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         span = current_span()
         if span.is_recording():
             span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
         self._inner.note_undecided(receipt)
+
+    def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
+        """The last messages and the answer, by OpenTelemetry's names and by OpenInference's. Raises NotRedacted."""
+        left, messages = self._max_characters, list[tuple[str, str]]()
+        for message in reversed(request.messages):
+            text = _cut(self._redaction.text(message.content), left)
+            messages.insert(0, (message.role, text))
+            left -= len(text)
+            if left <= 0:
+                break
+        attributes: dict[str, Attribute] = {
+            "openinference.span.kind": "LLM",
+            "gen_ai.input.messages": _messages_json(messages),
+            "input.value": "\n\n".join([f"{role}: {text}" for role, text in messages]),
+        }
+        if answers:
+            text = _cut(self._redaction.text(answers[-1].text), self._max_characters)
+            attributes["gen_ai.output.messages"] = _messages_json([("assistant", text)])
+            attributes["output.value"] = text
+        return attributes
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}… ({len(text)} characters)"
+
+
+def _messages_json(messages: Sequence[tuple[str, str]]) -> str:
+    """Messages by the schema of the conventions for generative AI."""
+    parts = [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages]
+    return json.dumps(parts, ensure_ascii=False)
 
 
 def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
@@ -264,8 +305,8 @@ class SpanInstrumentation:
     def trace_headers(self) -> str:
         return trace_header_lines(current_span())
 
-    def request_log(self, request_log: RequestLog) -> RequestLog:
-        return TracedRequestLog(request_log)
+    def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
+        return TracedRequestLog(request_log, max_characters, redaction)
 
     def stages(self, stages: Stages) -> Stages:
         return replace(

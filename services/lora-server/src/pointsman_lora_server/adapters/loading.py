@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,8 +128,9 @@ class AdapterLoader:
         if version not in self._drains:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
-    async def sync_with_engine(self) -> None:
-        """Compares the published state with what the engine reports, and finishes whatever was interrupted."""
+    async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
+        """Compares the published state with what the engine reports, and finishes whatever was interrupted. What is
+        `needed` stays in an engine that held it before this process began."""
         if self._lock.locked():
             return
         async with self._lock:
@@ -144,7 +145,7 @@ class AdapterLoader:
                 resident=state.resident & open_versions,
                 draining=frozenset(name for name in state.draining if name in loaded or name in self._drains),
             )
-            known = self._engine_state.state.resident | self._engine_state.state.loading | self._drains.keys()
+            known = {*self._engine_state.state.resident, *self._engine_state.state.loading, *self._drains, *needed}
             for name in loaded.keys() - known:
                 self.unload(name)
 

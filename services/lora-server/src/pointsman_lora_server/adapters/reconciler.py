@@ -201,7 +201,8 @@ class Reconciler:
             self._lost |= self._engine_state.pop_lost()
         self._unload_not_ready(desired)
         await self._update_placement(desired)
-        await self._loader.sync_with_engine()
+        if has_read:
+            await self._loader.sync_with_engine(self._needed(desired))
         await self._load_needed(desired)
         if has_read:
             self._settled_life = state.life

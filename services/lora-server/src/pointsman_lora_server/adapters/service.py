@@ -76,14 +76,15 @@ class AdapterService:
     async def register(
         self,
         name: str,
-        folder: Path,
+        source: str | Path,
         alias_suffix: str,
         facts: Mapping[str, str],
         parent: str,
         author: str,
         force: bool,
     ) -> VersionReport:
-        """Stores the adapter in `folder` and returns when it is resident and its alias, if one is given, points to it.
+        """Stores the adapter in the folder `source`, or behind that URL. Returns when it is resident and its alias, if
+        one is given, points to it.
 
         `alias_suffix` is the part of the alias after the "@"; empty moves none. Once the version is recorded in Redis,
         the work continues even if the caller disconnects. Unavailable and ResourceExhausted mean that it is retried.
@@ -91,10 +92,10 @@ class AdapterService:
         check_name(name)
         if alias_suffix:
             check_alias(f"{name}@{alias_suffix}")
-        stored = await asyncio.to_thread(self._store.add, name, folder, facts, parent, author)
+        stored = await asyncio.to_thread(self._store.add, name, source, facts, parent, author)
         rejection = self._gate_error(stored, alias_suffix, force)
         version = await self._registry.add_version(stored, "" if rejection else alias_suffix, force, author)
-        log.info("%s is registered, from %s", version.version, folder)
+        log.info("%s is registered, from %s", version.version, source)
         self._state_machine.retries.record_success(version.version)  # earlier failures no longer apply
         self._loader.clear_rejection(version.version)
         await self._refresh()

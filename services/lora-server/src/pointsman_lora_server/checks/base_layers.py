@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,8 @@ class BaseModelSpec:
         return values(map_bytes(path), info)
 
 
-def read_base(folder: Path, served_name: str) -> BaseModelSpec:
-    """Raises OSError if `folder` contains no model."""
+def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
+    """Adapters may refer to the model by `other_names` too. Raises OSError if `folder` contains no model."""
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:
         raise FileNotFoundError(
@@ -135,7 +135,7 @@ def read_base(folder: Path, served_name: str) -> BaseModelSpec:
     marked_names = {value for value in (marker.get("name"), marker.get("digest")) if isinstance(value, str)}
     return BaseModelSpec(
         served_name,
-        frozenset({served_name, str(folder.resolve()), *marked_names}),
+        frozenset({served_name, str(folder.resolve()), *marked_names, *other_names}),
         {module: (info.shape[0], info.shape[1]) for module, (_, info) in places.items()},
         digest=marker["digest"] if isinstance(marker.get("digest"), str) else "",
         chat_template_sha256=_chat_template_sha256(folder),

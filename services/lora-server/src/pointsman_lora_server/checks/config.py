@@ -191,8 +191,8 @@ def _check_base(values: Mapping[str, Any], base: BaseModelSpec) -> None:
     if not isinstance(name, str) or name not in base.names:
         raise _rejected(
             f"says that the adapter was trained on {name!r}, but this engine serves '{base.served_name}'; an adapter "
-            "works only on the base that it was trained on. If that is the same model under another name, write "
-            f"'{base.served_name}' as base_model_name_or_path",
+            "works only on the base that it was trained on. If that is the same model under another name, add "
+            "the name to POINTSMAN_LORA_BASE_MODEL_NAMES",
             "wrong_base_model",
         )
 

@@ -11,7 +11,14 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import aiohttp
-from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PointsmanError,
+    ResourceExhausted,
+    Unavailable,
+)
 
 from pointsman_lora_server.engine.command import SECRET_HEADER
 
@@ -20,6 +27,7 @@ LOAD_TIMEOUT = 60.0
 COMPLETION_TIMEOUT = 120.0
 """Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
 QUERY_TIMEOUT = 5.0
+GUARD_ROUTE = "/pointsman/v1/adapters"
 _CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
 
 
@@ -50,6 +58,21 @@ class GreedyAnswer:
     """"stop" or "length"."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a running engine says of itself; None and empty where it does not say."""
+
+    base_models: frozenset[str]
+    """The names of its base model."""
+    boot: str = ""
+    """Differs after each start."""
+    held: int | None = None
+    """Adapters that it can hold in its host memory for the lora-server."""
+    max_loras: int | None = None
+    max_lora_rank: int | None = None
+    max_model_len: int | None = None
+
+
 class CompletionClient(Protocol):
     """Completes prompts; `VllmClient` says what the methods raise."""
 
@@ -60,11 +83,54 @@ class CompletionClient(Protocol):
 class VllmClient:
     """Every method raises Unavailable ("engine_unavailable") if the engine does not answer."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, secret: Callable[[], str]) -> None:
-        """`secret` returns the guard's secret of the current run of the engine."""
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        secret: Callable[[], str],
+        engine_path: Callable[[Path], str] = str,
+    ) -> None:
+        """`secret` returns the guard's secret of the current run of the engine, `engine_path` where the engine sees a
+        folder of this machine."""
         self._session = session
         self._url = url
         self._secret = secret
+        self._engine_path = engine_path
+
+    async def identify(self) -> EngineFacts:
+        """Raises Unavailable, or FailedPrecondition if the engine was started with the wrong settings."""
+        status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT)
+        if status in (404, 405):
+            raise FailedPrecondition(
+                "it runs without the guard: start vLLM with --middleware pointsman_engine_guard.Guard, or leave "
+                "POINTSMAN_LORA_ENGINE_SECRET out and have the weaker guarantees",
+                code="no_guard",
+            )
+        if status != 200:
+            raise FailedPrecondition(f"its guard answers {status}: {error_message(report)}", code="guard_refused")
+        if not report["capacity"]:
+            raise FailedPrecondition(
+                "it has no room for adapters: start vLLM with --enable-lora, and --max-cpu-loras above the number of "
+                "--lora-modules",
+                code="no_lora",
+            )
+        base_models, max_model_len = await self._base_models()
+        return EngineFacts(
+            base_models, report["boot"], report["capacity"], report["max_loras"], report["max_lora_rank"], max_model_len
+        )
+
+    async def _base_models(self) -> tuple[frozenset[str], int | None]:
+        """The base model's names and its context window in tokens."""
+        bases = [model for model in await self._list_models() if not model.get("parent")]
+        return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
+
+    async def _list_models(self) -> list[dict[str, Any]]:
+        status, answer = await self._call("GET", "/v1/models", None, QUERY_TIMEOUT)
+        if status == 401:
+            raise FailedPrecondition("it answers 401: its API key differs from VLLM_API_KEY here", code="bad_api_key")
+        if status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+            raise engine_unavailable(f"{status} to /v1/models")
+        return [model for model in answer["data"] if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
     async def is_healthy(self) -> bool:
         try:
@@ -86,10 +152,10 @@ class VllmClient:
     async def load(self, version: str, folder: Path) -> None:
         """Idempotent: a version that is loaded already stays, and one that was closed is opened again.
 
-        `folder` is absolute. Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, and
-        ResourceExhausted ("no_slot").
+        `folder` is absolute, on this machine. Raises InvalidArgument ("engine_refused") if the engine rejects the
+        adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot").
         """
-        await self._call_guard("PUT", f"/{quote(version)}", {"folder": str(folder)}, LOAD_TIMEOUT)
+        await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
 
     async def close_adapter(self, version: str) -> int:
         """Removes the name: new requests get 404. Returns the number in flight, 0 for an unknown name."""
@@ -120,14 +186,14 @@ class VllmClient:
         }
         status, answer = await self._call("POST", "/v1/completions", body, COMPLETION_TIMEOUT)
         if status == 401:
-            raise _unavailable("401: its VLLM_API_KEY differs from the lora-server's")
+            raise engine_unavailable("401: its VLLM_API_KEY differs from the lora-server's")
         if status == 404:
             raise NotFound(f"the engine does not hold {model}", code="not_loaded")
         if status != 200:
             # An engine that is dying answers 500, too.
             if status >= 500 and not await self.is_healthy():
-                raise _unavailable(f"{status} to /v1/completions")
-            raise InvalidArgument(f"{model} cannot answer: {_message(answer)}", code="cannot_answer")
+                raise engine_unavailable(f"{status} to /v1/completions")
+            raise InvalidArgument(f"{model} cannot answer: {error_message(answer)}", code="cannot_answer")
         choice = answer["choices"][0]
         logprobs = tuple((choice["logprobs"] or {}).get("token_logprobs") or ())
         if not logprobs or not all(isinstance(p, int | float) and math.isfinite(p) for p in logprobs):
@@ -136,27 +202,32 @@ class VllmClient:
 
     async def count_corrupted(self) -> int:
         """Number of requests since the engine started whose logits contained NaN; 0 if vLLM does not count them."""
+        lines = (line for line in (await self._metrics()).splitlines() if line.startswith(_CORRUPTED_METRIC))
+        return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+    async def _metrics(self) -> str:
         status, text = await self._call("GET", "/metrics", None, QUERY_TIMEOUT)
         if status != 200:
-            raise _unavailable(f"{status} to /metrics")
-        lines = (line for line in str(text).splitlines() if line.startswith(_CORRUPTED_METRIC))
-        return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+            raise engine_unavailable(f"{status} to /metrics")
+        return str(text)
 
     async def _call_guard(
         self, method: str, path: str, body: Any, timeout_seconds: float, may_be_busy: bool = False
     ) -> Any:
         """The guard's answer, None if it refuses because requests are in flight."""
-        status, answer = await self._call(method, f"/pointsman/v1/adapters{path}", body, timeout_seconds)
+        status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds)
         if status == 200:
             return answer
         if status == 409 and may_be_busy:
             return None
         if status == 409:
-            raise ResourceExhausted(f"the engine has no slot: {_message(answer)}", code="no_slot")
+            raise ResourceExhausted(f"the engine has no slot: {error_message(answer)}", code="no_slot")
         if status == 422:
-            raise InvalidArgument(f"the engine refused it: {_message(answer)}", code="engine_refused")
+            raise InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
+        if status == 424:
+            raise no_folder(body["folder"])
         # Includes 403: the engine was restarted and has another secret.
-        raise _unavailable(f"{status} to {method} {path or '/'}: {_message(answer)}")
+        raise engine_unavailable(f"{status} to {method} {path or '/'}: {error_message(answer)}")
 
     async def _call(self, method: str, path: str, body: Any, timeout_seconds: float) -> tuple[int, Any]:
         """The status and the body: parsed JSON, or else text. `timeout_seconds` bounds the whole call."""
@@ -169,7 +240,7 @@ class VllmClient:
                     return answer.status, await answer.json()
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _unavailable(f"nothing to {path}: {error or type(error).__name__}") from error
+            raise engine_unavailable(f"nothing to {path}: {error or type(error).__name__}") from error
 
 
 class TimedEngine:
@@ -198,7 +269,11 @@ class TimedEngine:
 
 @asynccontextmanager
 async def open_client(
-    url: str, secret: Callable[[], str], api_key: str = "", traced: bool = False
+    url: str,
+    secret: Callable[[], str],
+    api_key: str = "",
+    traced: bool = False,
+    create: Callable[[aiohttp.ClientSession, str, Callable[[], str]], VllmClient] = VllmClient,
 ) -> AsyncIterator[VllmClient]:
     """`api_key` is the value of VLLM_API_KEY in the engine's environment, if it is set.
 
@@ -209,15 +284,25 @@ async def open_client(
     if traced:
         headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C trace flags 00: not recorded
     async with aiohttp.ClientSession(headers=headers) as session:
-        yield VllmClient(session, url, secret)
+        yield create(session, url, secret)
 
 
-def _unavailable(what: str) -> Unavailable:
+def engine_unavailable(what: str) -> Unavailable:
     return Unavailable(f"the engine answers {what}", code="engine_unavailable", retry_after=5.0)
 
 
-def _message(answer: Any) -> str:
+def no_folder(folder: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the engine finds no {folder}: give it the folder POINTSMAN_LORA_STORE of the lora-server, and if it has "
+        "another path there, name that in POINTSMAN_LORA_ENGINE_STORE",
+        code="engine_store",
+    )
+
+
+def error_message(answer: Any) -> str:
     """The engine's error message, shortened."""
+    if isinstance(answer, dict) and "error_message" in answer:  # SGLang's loading routes
+        answer = answer["error_message"]
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
         answer = answer["error"].get("message", "")
     return str(answer)[:300]

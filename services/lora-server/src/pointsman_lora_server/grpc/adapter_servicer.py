@@ -1,7 +1,6 @@
 """The gRPC service of adapters: validates and converts requests, and delegates to `AdapterService`."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -40,7 +39,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         return to_version(
             await self._service.register(
                 request.name,
-                Path(request.folder),
+                request.folder,
                 request.alias,
                 dict(request.facts),
                 request.parent,

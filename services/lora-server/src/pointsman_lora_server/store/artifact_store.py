@@ -27,6 +27,7 @@ from pointsman_lora_server.domain import AdapterVersion, check_name, check_versi
 from pointsman_lora_server.store.folder_backend import FolderBackend
 from pointsman_lora_server.store.layout import MANIFEST, content_hash, translating_disk_errors
 from pointsman_lora_server.store.remote_backend import RemoteBackend
+from pointsman_lora_server.store.sources import download, is_url
 
 MAX_CACHE_BYTES = 8 << 30
 MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
@@ -72,24 +73,30 @@ class ArtifactStore:
         to about `max_cache_bytes`. Raises ValueError for an invalid URL."""
         self._root = str(root)
         self._base = base
-        self._max_rank = max_rank
+        self.max_rank = max_rank
         self._backend = _backend_for(self._root, cache_folder, max_cache_bytes)
 
     def add(
-        self, name: str, folder: Path, facts: Mapping[str, str], parent: str = "", author: str = ""
+        self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
-        """Imports the adapter in `folder`. Idempotent: the same content is the same version.
+        """Imports the adapter in the folder `source`, or behind that URL. Idempotent: the same content is the same
+        version.
 
         Raises InvalidArgument with the reason for rejecting it, NotFound if there is no such folder, ResourceExhausted
-        ("store_full"), Unavailable ("store_unavailable").
+        ("store_full"), Unavailable ("store_unavailable"), and for a URL as `sources.download` does.
         """
         check_name(name)
         _check_manifest_texts(facts, parent, author)
         check_digest(facts.get("base_model_digest", ""), "the fact base_model_digest", self._base)
         with translating_disk_errors(self._root), self._backend.scratch() as scratch:
-            copy = scratch / "adapter"
+            copy, folder = scratch / "adapter", Path(source)
             copy.mkdir()
-            imported = import_adapter(folder, copy, self._base, self._max_rank)
+            if is_url(source):
+                folder = scratch.resolve() / "downloaded"
+                folder.mkdir()
+                download(str(source), folder, self._base.max_adapter_bytes(self.max_rank))
+                facts = {**facts, "source": str(source)}
+            imported = import_adapter(folder, copy, self._base, self.max_rank)
             version = self._version(name, copy, imported, facts, parent, author)
             (copy / MANIFEST).write_text(json.dumps(asdict(version), indent=2) + "\n", "utf-8")
             self._backend.put(copy, version)

@@ -20,16 +20,14 @@ LEARNT_START, LEARNT_END = "⟦", "⟧"
 class BaseFolder:
     folder: Path
     tokenizer: Any
+    end_of_turn: int
+    """The token with which the chat template ends an answer."""
 
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
         """See `batches.Render`."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]
-
-    @property
-    def end_of_turn(self) -> int:
-        return int(self.tokenizer.eos_token_id)
 
     def fingerprint(self) -> str:
         """Hash of the configuration and of the names and sizes of its weights, which differs between models."""
@@ -54,7 +52,22 @@ def open_base(folder: Path) -> BaseFolder:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise TrainingError(f"--base-model {folder} has no chat template; use an instruction-tuned model")
-    return BaseFolder(folder, tokenizer)
+    return BaseFolder(folder, tokenizer, _end_of_turn(tokenizer))
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    """The first special token after an answer in the chat template, which is not always the tokenizer's end of sequence
+    (Gemma, Phi-3); that one if the template has none."""
+    answer = "ANSWER"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    ids = tokenizer.apply_chat_template(turns, return_dict=False)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    has_answered = False
+    for index, token in enumerate(ids):
+        has_answered = has_answered or answer in tokenizer.decode(ids[:index], skip_special_tokens=False)
+        if has_answered and token in special:
+            return int(token)
+    return int(tokenizer.eos_token_id)
 
 
 def show_example(base: BaseFolder, example: Example) -> str:

@@ -50,8 +50,19 @@ class Learner:
         """Turns the adapter off for the block if `disabled` is true."""
         return self.model.disable_adapter() if disabled else nullcontext()
 
+    def hidden_states(self, ids: Any) -> Any:
+        """`[rows, tokens]` -> `[rows, tokens, hidden]`, before the output layer."""
+        base = self.model.get_base_model()
+        return getattr(base, base.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+
     def logits(self, hidden: Any) -> Any:
-        return self.model.get_base_model().lm_head(hidden).float()
+        """In fp32, as the model itself computes them of its last hidden states."""
+        base = self.model.get_base_model()
+        logits, config = base.get_output_embeddings()(hidden).float(), base.config.get_text_config()
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        # Cohere's factor, and Granite's divisor.
+        return logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
 
     def parameters(self) -> list[Any]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -91,7 +102,21 @@ def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf1
         adapted = PeftModel.from_pretrained(model, str(options.parent), is_trainable=True, torch_device=device)
     else:
         adapted = get_peft_model(model, _lora_config(options, model))
-    return Learner(adapted, device, use_bf16)
+    learner = Learner(adapted, device, use_bf16)
+    _check_logits(learner)
+    return learner
+
+
+def _check_logits(learner: Learner) -> None:
+    """Raises TrainingError if the model computes its logits in a way that `Learner.logits` does not know."""
+    ids = torch.arange(1, 9, device=learner.device)[None]
+    with torch.no_grad():
+        expected, found = learner.model(input_ids=ids).logits.float(), learner.logits(learner.hidden_states(ids))
+    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
+        raise TrainingError(
+            f"--base-model: the logits of {type(learner.model.get_base_model()).__name__} are not those of its output "
+            "layer alone; this trainer cannot train adapters for it"
+        )
 
 
 def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
@@ -244,7 +269,7 @@ def _learnt_states(learner: Learner, batch: Sequence[Example]) -> tuple[Any, Any
         ids[row, : example.length] = torch.tensor(example.ids)
         learnt[row, example.prompt_length : example.length] = True
     ids, learnt = ids.to(learner.device), learnt.to(learner.device)
-    hidden = learner.model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = learner.hidden_states(ids)
     return hidden[:, :-1][learnt[:, 1:]], ids[learnt]
 
 

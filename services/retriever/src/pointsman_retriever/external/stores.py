@@ -142,7 +142,8 @@ def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
     try:
         return ExternalCollectionConfig.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key is the likely cause of one that is missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = ExternalFields if len(first["loc"]) > 1 else ExternalCollectionConfig

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite
-from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Temperature, TopP
+from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.anthropic.conversion import (
@@ -160,8 +160,9 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
 
 
 def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
-    if len(stop) > MAX_STOP_SEQUENCES:
-        raise bad_parameter(f"'stop_sequences' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", "stop_sequences")
+    if len(stop) > MAX_MESSAGES_STOP_SEQUENCES:
+        message = f"'stop_sequences' has {len(stop)} entries; at most {MAX_MESSAGES_STOP_SEQUENCES}"
+        raise bad_parameter(message, "stop_sequences")
     return tuple(stop)
 
 

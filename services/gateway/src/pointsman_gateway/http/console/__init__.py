@@ -18,14 +18,16 @@ from urllib.parse import urlsplit
 import msgspec
 from fastapi import FastAPI, Query, Request
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PermissionDenied
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.responses import RedirectResponse, Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.path import AliasMove
+from pointsman_gateway.http.asgi_app import LOGIN_PATH
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
-from pointsman_gateway.http.openai.fields import StrictBody
+from pointsman_gateway.http.openai.fields import StrictBody, invalid_field
+from pointsman_gateway.pipeline.ports import LoginCode
 
 CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -153,6 +155,41 @@ def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
     return True
 
 
+MAX_LOGIN_BYTES = 8192
+"""Of the body of a login, which nobody has to show a credential for."""
+
+
+class LoginBody(StrictBody):
+    code: str = Field(min_length=1, max_length=4096)
+    verifier: str = Field(pattern="^[A-Za-z0-9._~-]{43,128}$", description="RFC 7636")
+    redirect_uri: str = Field(max_length=500)
+    nonce: str = Field(min_length=16, max_length=128)
+
+
+async def login_request(request: Request) -> Response:
+    """Returns the issuer's authorization endpoint and its parameters; null without single sign-on."""
+    check_site(request, True, ())
+    login = dependencies_of(request).login()
+    return json_answer(login and login.login_request)
+
+
+async def log_in(request: Request) -> Response:
+    """Exchanges an authorization code for the token that the page then sends as its credential."""
+    check_site(request, True, ())
+    login = dependencies_of(request).login()
+    if login is None:
+        raise NotFound("this gateway has no single sign-on", code="unknown_route")
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > MAX_LOGIN_BYTES:
+        raise InvalidArgument(f"content-length must be 1 to {MAX_LOGIN_BYTES}", code="body_too_large")
+    try:
+        body = LoginBody.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise invalid_field(error.errors()[0]) from error
+    session = await login.log_in(LoginCode(**body.model_dump()))
+    return json_answer({"token": session.token, "expires": session.expires})
+
+
 MAX_PAGE_SIZE = 200
 
 PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
@@ -197,7 +234,7 @@ async def overview(request: Request) -> Response:
     console, caller = _authorize(request)
     dependencies = dependencies_of(request)
     workers, status = await dependencies.states_of_workers(), dependencies.configuration.status
-    return _json({"overview": await console.overview(caller), "configuration": status, "workers": workers})
+    return json_answer({"overview": await console.overview(caller), "configuration": status, "workers": workers})
 
 
 async def decisions(
@@ -206,17 +243,17 @@ async def decisions(
     count: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.decisions(caller, before, count))
+    return json_answer(await console.decisions(caller, before, count))
 
 
 async def decision(decision_id: str, request: Request) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.decision(caller, decision_id))
+    return json_answer(await console.decision(caller, decision_id))
 
 
 async def adapters(request: Request) -> Response:
     console, caller = _authorize(request)
-    return _json({"models": await console.adapters(caller)})
+    return json_answer({"models": await console.adapters(caller)})
 
 
 async def set_alias(body: AliasBody, request: Request) -> Response:
@@ -233,7 +270,7 @@ async def roll_back(body: RollbackBody, request: Request) -> Response:
 
 async def _move(request: Request, step: str, body: AliasBody | CanaryBody | RollbackBody) -> Response:
     console, caller = _authorize(request)
-    return _json(await console.move(caller, body.model, step, body.to_move(_author(caller))))
+    return json_answer(await console.move(caller, body.model, step, body.to_move(_author(caller))))
 
 
 def _author(caller: Caller) -> str:
@@ -248,9 +285,10 @@ def _authorize(request: Request) -> tuple[Console, Caller]:
     return console, caller_of_request(request)
 
 
-def _json(content: Any) -> Response:
+def json_answer(content: Any, status: int = 200) -> Response:
+    """A response that no cache keeps."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(_encode(content), headers=headers, media_type="application/json")
+    return Response(_encode(content), status, headers, media_type="application/json")
 
 
 def add_console(app: FastAPI) -> None:
@@ -259,6 +297,7 @@ def add_console(app: FastAPI) -> None:
     gets: dict[str, Handler] = {
         "/console": page,
         "/console/": without_slash,
+        LOGIN_PATH: login_request,
         "/console/api/overview": overview,
         "/console/api/decisions": decisions,
         "/console/api/decisions/{decision_id}": decision,
@@ -266,6 +305,7 @@ def add_console(app: FastAPI) -> None:
         "/console/{name}": asset,
     }
     posts: dict[str, Handler] = {
+        LOGIN_PATH: log_in,
         "/console/api/adapters/alias": set_alias,
         "/console/api/adapters/canary": set_canary,
         "/console/api/adapters/rollback": roll_back,

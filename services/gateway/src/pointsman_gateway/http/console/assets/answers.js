@@ -1,6 +1,7 @@
 // One path's answer, as it comes, with its times and its price; and what somebody says of it.
 import * as api from "./api.js";
 import { at, h } from "./elements.js";
+import { link } from "./decisions.js";
 import { stream } from "./stream.js";
 import { count, dollars, pathName, seconds, NOTHING } from "./words.js";
 
@@ -59,7 +60,8 @@ export class AnswerCard {
       receipt.escalated_from && `after ${receipt.escalated_from}, whose answer was refused`,
       receipt.cached && `out of the cache (${receipt.cached})`,
     ].filter(Boolean);
-    this.below.replaceChildren(...remarks.map((remark) => h("p", { class: "made" }, remark)), this.rating());
+    this.below.replaceChildren(...remarks.map((remark) => h("p", { class: "made" }, remark)), this.rating(), this.correction(),
+      h("p", { class: "made" }, link(this.id, "Decision and receipt")));
     compare();
   }
 
@@ -77,15 +79,28 @@ export class AnswerCard {
     const button = (word, rating) => h("button", { type: "button", class: "small", "aria-pressed": "false", click: async (event) => {
       for (const each of event.currentTarget.parentNode.querySelectorAll("button")) each.setAttribute("aria-pressed", "false");
       event.currentTarget.setAttribute("aria-pressed", "true");
-      try {
-        const { stored } = await api.feedback({ decision_id: this.id, rating });
-        said.textContent = stored === "wal" ? "stored on disk until Redis is available" : "rated";
-      } catch (error) {
-        said.textContent = error.message;
-      }
+      await this.tellGateway({ rating }, said, "rated");
     } }, word);
     return h("div", { class: "row rating", role: "group", "aria-label": `Rate the answer of ${this.element.dataset.path}` },
       button("Good", 1), button("So-so", 0.5), button("Bad", 0), said);
+  }
+
+  /** A right answer scores both answers of a shadow request, and becomes training data where that is allowed. */
+  correction() {
+    const said = h("span", { class: "made", role: "status" });
+    const text = h("textarea", { rows: 2, "aria-label": `Right answer instead of that of ${this.element.dataset.path}`, spellcheck: "false" });
+    const send = () => text.value.trim() && this.tellGateway({ right_answer: text.value.trim() }, said, "stored");
+    return h("details", { class: "right-answer" }, h("summary", {}, "Right answer"), text,
+      h("div", { class: "row" }, h("button", { type: "button", class: "small", click: send }, "Send the right answer"), said));
+  }
+
+  async tellGateway(feedback, said, words) {
+    try {
+      const { stored } = await api.feedback({ decision_id: this.id, ...feedback });
+      said.textContent = stored === "wal" ? "stored on disk until Redis is available" : words;
+    } catch (error) {
+      said.textContent = error.message;
+    }
   }
 }
 

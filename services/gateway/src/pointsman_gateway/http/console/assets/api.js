@@ -16,11 +16,10 @@ export const key = {
 };
 
 /** The answer's response; throws Refused with the gateway's own words, or a TypeError where it cannot be reached. */
-export async function send(path, body, signal) {
+export async function send(path, body, signal, method = body === undefined ? "GET" : "POST") {
   const headers = { "x-pointsman-console": "1" };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["content-type"] = "application/json";
-  const method = body === undefined ? "GET" : "POST";
   const response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, credentials: "omit" });
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
@@ -29,10 +28,23 @@ export async function send(path, body, signal) {
 
 export const read = async (path, body) => (await send(path, body)).json();
 
+const admin = async (path, body, method) => (await send(`admin/v1/${path}`, body, undefined, method)).json();
+
+export const login = () => read("console/api/login");
+export const logIn = (body) => read("console/api/login", body);
+export const keys = () => admin("keys");
+export const usage = () => admin("usage");
+export const budgets = () => admin("budgets");
+export const configuration = () => admin("config");
+export const createKey = (body) => admin("keys", body);
+export const limitKey = (key, limits) => admin(`keys/${encodeURIComponent(key)}`, { limits }, "PATCH");
+export const limitTenant = (tenant, limits) => admin(`tenants/${encodeURIComponent(tenant)}`, { limits }, "PATCH");
+export const revokeKey = (key) => admin(`keys/${encodeURIComponent(key)}`, undefined, "DELETE");
 export const overview = () => read("console/api/overview");
 export const adapters = () => read("console/api/adapters");
 export const decisions = (before, count) => read(`console/api/decisions?count=${count}&before=${before}`);
 export const decision = (id) => read(`console/api/decisions/${encodeURIComponent(id)}`);
 export const move = (step, body) => read(`console/api/adapters/${step}`, body);
+export const metrics = async () => (await send("metrics")).text();
 export const route = (body) => read("v1/route", body);
 export const feedback = (body) => read("v1/feedback", body);

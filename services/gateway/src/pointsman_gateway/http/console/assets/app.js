@@ -2,16 +2,21 @@
 import { showAdapters } from "./adapters.js";
 import * as api from "./api.js";
 import { knowPaths, prepareAsk } from "./ask.js";
-import { knowKinds, noDecisions, prepareDecisions, showDecisions } from "./decisions.js";
+import { prepareReport, showRegret } from "./comparisons.js";
+import { knowKinds, noDecisions, openNamed, prepareDecisions, showDecisions } from "./decisions.js";
+import { showConfiguration } from "./configuration.js";
 import { askForKey } from "./dialogs.js";
 import { at, h, show } from "./elements.js";
+import { prepareKeys, showKeys } from "./keys.js";
+import { beginLogin, endLogin } from "./login.js";
 import { afterMove } from "./moves.js";
 import { showPaths } from "./paths.js";
 import { showTasks } from "./tasks.js";
+import { prepareTheme } from "./theme.js";
 import { plural, time } from "./words.js";
 
 const PERIOD = 2000;
-/** Adapters are asked for over gRPC, so less often. */
+/** Adapters, keys and the configuration take more to read, so they are asked for less often. */
 const ADAPTER_TURNS = 3;
 
 let turn = 0;
@@ -26,7 +31,7 @@ async function refresh() {
   showStanding(overview, configuration, workers);
   showPaths(overview);
   showTasks(overview);
-  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && adapters(overview.caller)]);
+  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && rare(overview.caller)]);
   complain(configuration.problem ? `The configuration was changed and is refused, the one before goes on: ${configuration.problem}` : disagreement(workers));
 }
 
@@ -43,9 +48,22 @@ async function decisions(overview) {
   return showDecisions();
 }
 
-async function adapters(caller) {
-  const { models } = await api.adapters();
+/** False once the metrics cannot be read: they may have a port of their own. */
+let readable = true;
+
+async function regret() {
+  if (!readable) return;
+  try {
+    showRegret(await api.metrics());
+  } catch {
+    readable = false;
+  }
+}
+
+async function rare(caller) {
+  const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller)]);
   showAdapters(models, caller);
+  await regret();
 }
 
 function showStanding(overview, configuration, workers) {
@@ -59,7 +77,7 @@ function showStanding(overview, configuration, workers) {
       h("span", { class: "made" }, one.generation ? `${one.in_flight} in flight` : "down"))),
     h("span", { class: "made" }, `configuration ${configuration.generation.slice(0, 8)}, since ${time(configuration.loaded_unix * 1000)}`),
     overview.caller.keys && h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("") },
-      overview.caller.tenant, overview.caller.operator ? " (operator)" : ""),
+      overview.caller.tenant, ["operator", "admin"].filter((right) => overview.caller[right]).map((right) => ` (${right})`).join("")),
   ].filter(Boolean));
 }
 
@@ -67,7 +85,8 @@ function showStanding(overview, configuration, workers) {
 async function changeKey(problem, needed = false) {
   if (asking) return;
   asking = true;
-  const given = await askForKey(problem, Boolean(api.key.get()));
+  const login = await api.login().catch(() => null);
+  const given = await askForKey(problem, Boolean(api.key.get()), login && (() => beginLogin(login)));
   asking = false;
   declined = needed && given === null;
   if (declined) show(at("standing"), "declined", () => h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("", true) }, "Show a key"));
@@ -100,8 +119,11 @@ async function keepLooking() {
   setTimeout(keepLooking, PERIOD);
 }
 
+prepareTheme();
 prepareAsk();
+prepareReport();
+prepareKeys(async () => { turn = 0; await look(); });
 prepareDecisions(look);
 afterMove(async () => { turn = 0; await look(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !declined) look(); });
-keepLooking();
+endLogin().then((problem) => (problem ? changeKey(problem, true) : null)).then(keepLooking).then(openNamed);

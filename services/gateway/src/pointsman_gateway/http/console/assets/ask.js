@@ -8,10 +8,18 @@ import { dollars, percent, plural, two } from "./words.js";
 /** Equal users are decided alike, so that the answer takes the path that the decision named. */
 const USER = `console-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
 
+const EXAMPLES = [
+  "Why is the sky blue?", "Write a polite reply to a customer whose parcel is late.", "Return JSON with city and day: two tickets to Saltby on Friday",
+];
+
 let paths = [];
+let tasks = [];
 let stopping = new AbortController();
 
-export const knowPaths = (overview) => { paths = overview.paths.filter((path) => path.configured); };
+export function knowPaths(overview) {
+  paths = overview.paths.filter((path) => path.configured);
+  tasks = overview.tasks;
+}
 
 export function prepareAsk() {
   at("ask-form").addEventListener("submit", (event) => { event.preventDefault(); ask(at("compare").value); });
@@ -20,6 +28,10 @@ export function prepareAsk() {
   at("request").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("ask-form").requestSubmit();
   });
+  at("start").append(...EXAMPLES.map((text) => h("button", { type: "button", class: "small", click: () => {
+    at("request").value = text;
+    at("ask-form").requestSubmit();
+  } }, text)));
 }
 
 /** `from`: "chosen", "considered" or "all" paths; none where only the decision is wanted. */
@@ -28,6 +40,7 @@ async function ask(from) {
   const mine = stopping = new AbortController();
   const body = { model: "auto", user: USER, messages: [{ role: "user", content: at("request").value }] };
   at("answers").replaceChildren();
+  at("start").hidden = true;
   say("Deciding …");
   try {
     const decision = await api.route(body);
@@ -82,13 +95,21 @@ function showDecision(decision, body) {
     h("dl", { class: "facts" },
       fact("task", decision.task, "big"), fact("confidence", likely.length ? two(decision.confidence) : "named", "big"),
       fact("path", decision.path, "big"), fact("reason", decision.reason), fact("decided by", decision.stage),
-      fact("expected", dollars(decision.expected_cost_usd))),
+      fact("expected price", dollars(decision.expected_cost_usd), "big")),
     likely.length > 0 && h("ul", { class: "likely", "aria-label": "Probabilities of the tasks" }, likely.map(([task, p]) => h("li", {},
       h("span", {}, task), h("meter", { min: 0, max: 1, value: p, "aria-label": `${task} ${percent(p)}` }), h("span", { class: "number" }, percent(p))))),
     decision.notes.length > 0 && h("ul", { class: "notes" }, decision.notes.map((note) => h("li", {}, note))),
-    points(decision.considered, decision.path, known, (one) => one.path !== decision.path && paths.some((path) => path.path === one.path) &&
-      h("button", { type: "button", class: "small", click: () => another(one.path, body), "aria-label": `Ask ${one.path} too` }, "Ask too")),
+    points(decision.considered, decision.path, known, (one) => h("div", { class: "row" }, price(one.path, decision.task),
+      one.path !== decision.path && paths.some((path) => path.path === one.path) &&
+      h("button", { type: "button", class: "small", click: () => another(one.path, body), "aria-label": `Ask ${one.path} too` }, "Ask too"))),
   ].filter(Boolean));
+}
+
+/** What 1,000 answers of a path cost: of this task, or else of all. */
+function price(name, task) {
+  const known = tasks.find((one) => one.task === task)?.paths.find((path) => path.path === name);
+  const usd = known ? known.usd_per_1k : paths.find((path) => path.path === name)?.now?.usd_per_1k;
+  return usd !== null && usd !== undefined && h("span", { class: "made price" }, `${known?.estimated ? "about " : ""}${dollars(usd)} per 1,000`);
 }
 
 /** One more answer beside those that are there. */

@@ -25,7 +25,7 @@ export async function showDecisions() {
   const { decisions, next } = await api.decisions("", Math.min(200, pages * PAGE));
   show(at("decisions-body"), decisions, () => decisions.length
     ? table("Decisions, the newest first", COLUMNS, decisions.map(decisionRow))
-    : h("p", { class: "note" }, "The request log has no decision yet. Ask something above."));
+    : h("p", { class: "note" }, "There is no decision yet. ", h("a", { href: "#ask" }, "Ask something"), ", or send a request to /v1/chat/completions."));
   at("older-button").hidden = !next || pages * PAGE >= 200;
 }
 
@@ -45,13 +45,27 @@ function decisionRow(one) {
   ], { "data-decision": one.id, click: (event) => { if (!event.target.closest("button")) whole(one.id); } });
 }
 
+/** Opens the decision that the address names: #decision=ID. */
+export function openNamed() {
+  const open = () => {
+    const id = new URLSearchParams(location.hash.slice(1)).get("decision");
+    if (id) whole(id);
+  };
+  window.addEventListener("hashchange", open);
+  open();
+}
+
+export const link = (id, words) => h("a", { href: `#decision=${encodeURIComponent(id)}` }, words);
+
 async function whole(id) {
+  history.replaceState(null, "", `#decision=${encodeURIComponent(id)}`);
   try {
     const { entry, feedback } = await api.decision(id);
     await look("Decision", content(entry, feedback));
   } catch (error) {
     await look("Decision", h("p", { class: "problem" }, error.message));
   }
+  history.replaceState(null, "", "#decisions");
 }
 
 function content(entry, feedback) {
@@ -68,6 +82,9 @@ function content(entry, feedback) {
     h("dl", { class: "facts plain" }, Object.entries(facts).filter(([, value]) => value && value !== NOTHING)
       .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     entry.notes.length > 0 && h("ul", { class: "notes" }, entry.notes.map((note) => h("li", {}, note))),
+    entry.guardrails?.length > 0 && h("h3", {}, "Guardrails"),
+    entry.guardrails?.length > 0 && h("ul", { class: "notes" }, entry.guardrails.map(({ guardrail, hook, ruling, found }) =>
+      h("li", {}, [`${guardrail}: ${hook} ${ruling}`, ...found].join(", ")))),
     entry.considered.length > 0 && h("h3", {}, "Considered"),
     entry.considered.length > 0 && points(entry.considered, entry.path, known),
     entry.probabilities.length > 0 && h("ul", { class: "likely", "aria-label": "Probabilities of the tasks" }, entry.probabilities.map(([task, p]) => h("li", {},

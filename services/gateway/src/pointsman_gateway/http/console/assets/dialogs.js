@@ -31,8 +31,8 @@ export function confirm(title, content, word) {
   });
 }
 
-/** Resolves with a key, with "" where there is to be none, or with null. */
-export function askForKey(problem, held) {
+/** Resolves with a key, with "" where there is to be none, or with null. `signIn` leaves the page for the issuer's. */
+export function askForKey(problem, held, signIn) {
   const content = [
     h("p", {}, "This gateway asks for a key. It stays in this tab, and is forgotten when the tab is closed."),
     problem && h("p", { class: "problem", role: "alert" }, problem),
@@ -43,6 +43,7 @@ export function askForKey(problem, held) {
     make: (close) => [
       held && h("button", { type: "button", click: () => close("") }, "Forget the key"),
       cancel(close),
+      signIn && h("button", { type: "button", id: "sign-in-button", click: signIn }, "Sign in"),
       h("button", { type: "submit", class: "primary" }, "Use it"),
     ],
     submit: (close, form) => close(new FormData(form).get("key").trim()),

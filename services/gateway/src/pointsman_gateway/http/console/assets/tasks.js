@@ -11,7 +11,8 @@ const COLUMNS = [
 export function showTasks(overview) {
   show(at("legend"), Object.entries(KINDS), (kinds) => kinds.map(([kind, words]) => h("li", {},
     svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, sign(kind, 5)), h("b", {}, kind), ` ${words}`)));
-  show(at("tasks-body"), overview.tasks, (tasks) => tasks.map(card));
+  show(at("tasks-body"), overview.tasks, (tasks) => (tasks.length ? tasks.map(card)
+    : h("p", { class: "note" }, "There is no task yet, so every request takes the default path. A task needs a few example requests and a policy in the configuration.")));
 }
 
 function card(task) {

@@ -5,7 +5,8 @@ export const KINDS = {
   prompt: "the base model, prompted",
   rag: "the base model with passages",
   lora: "an adapter",
-  hybrid: "an adapter with passages or examples",
+  tuned: "a fully fine-tuned model",
+  hybrid: "an adapter or a fine-tuned model with passages or examples",
 };
 
 export const NOTHING = "–";
@@ -45,6 +46,7 @@ export function sign(kind, size = 6) {
     prompt: () => svg("circle", { r: size }),
     rag: () => svg("rect", { x: -size * 0.9, y: -size * 0.9, width: size * 1.8, height: size * 1.8, rx: size * 0.25 }),
     lora: () => svg("path", { d: `M0 ${-size * 1.25}L${size * 1.25} 0L0 ${size * 1.25}L${-size * 1.25} 0Z` }),
+    tuned: () => svg("path", { d: `M${-size} ${-size * 0.35}H${size}L${size * 0.62} ${size}H${-size * 0.62}Z` }),
     hybrid: () => svg("path", { d: `M0 ${-size * 1.15}L${size * 1.15} ${size * 0.85}H${-size * 1.15}Z` }),
   };
   const shape = (shapes[kind] || shapes.prompt)();

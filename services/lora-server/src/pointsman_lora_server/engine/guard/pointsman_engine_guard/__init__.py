@@ -1,7 +1,7 @@
 """The guard: ASGI middleware inside vLLM's API server, loaded by `--middleware pointsman_engine_guard.Guard`.
 
-It imports only the standard library, and vLLM when it runs there. Its folder is put on the engine's PYTHONPATH, so
-nothing has to be installed in the engine's environment.
+It imports only the standard library, and vLLM when it runs there. A lora-server that starts vLLM itself puts this
+folder on its PYTHONPATH; into the environment of any other vLLM, install the wheel pointsman-engine-guard.
 """
 
 from .asgi import Guard

@@ -4,6 +4,7 @@ A use counts from the lookup of the model until the last of the request's work i
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
 from contextlib import aclosing
@@ -80,6 +81,10 @@ class NoSlot(Exception):
     """The host memory is full. vLLM itself would evict the least recently used adapter, even if it is in use."""
 
 
+class NoFolder(Exception):
+    """The engine does not find the adapter's folder, which is no fault of the adapter."""
+
+
 class InUse(Exception):
     def __init__(self, in_flight: int) -> None:
         super().__init__(f"{in_flight} in flight")
@@ -133,8 +138,16 @@ class AdapterTable:
         self._engine = engine
         self._make_request = make_request
         config = engine.vllm_config.lora_config
-        self.capacity: int = (config.max_cpu_loras or config.max_loras) if config else 0
-        self._by_id: dict[int, LoadedAdapter] = {}
+        self.limits: dict[str, int] = {
+            "capacity": (config.max_cpu_loras or config.max_loras) if config else 0,
+            "max_loras": config.max_loras if config else 0,
+            "max_lora_rank": config.max_lora_rank if config else 0,
+        }
+        # From --lora-modules: they are counted as any other, and nobody may close or remove them.
+        self._static: dict[str, Any] = dict(models.lora_requests)
+        self._by_id: dict[int, LoadedAdapter] = {
+            request.lora_int_id: LoadedAdapter(request) for request in self._static.values()
+        }
         self._by_name: dict[str, LoadedAdapter] = {}
         self._base_usage = ModelUsage()
         self._in_engine = 0
@@ -142,10 +155,16 @@ class AdapterTable:
         """Whether the engine may hold adapters that this table does not know, such as the rest of a failed load."""
         self._lock = asyncio.Lock()
         self._open = models.lora_requests = OpenAdapters(self._by_id)
+        self._open.update(self._static)
         models.lora_resolvers.clear()
         models.show_available_models = _without_paths(models.show_available_models)
         engine.generate = self._counted(engine.generate)
         engine.encode = self._counted(engine.encode)
+
+    @property
+    def capacity(self) -> int:
+        """How many adapters the table may hold, besides those of --lora-modules."""
+        return max(0, self.limits["capacity"] - len(self._static))
 
     def report(self) -> dict[str, Any]:
         return {
@@ -153,22 +172,25 @@ class AdapterTable:
                 name: _to_json(adapter.usage) | {"open": name in self._open} for name, adapter in self._by_name.items()
             },
             "base": _to_json(self._base_usage),
+            "static": {name: _to_json(self._by_id[one.lora_int_id].usage) for name, one in self._static.items()},
+            **self.limits,
             "capacity": self.capacity,
             "in_engine": self._in_engine,
         }
 
     async def load(self, name: str, folder: str) -> None:
-        """Idempotent: an adapter that is loaded already is opened again under its number. Raises Refused, NoSlot."""
+        """Idempotent: an adapter that is loaded already is opened again under its number. Raises Refused,
+        NoFolder, NoSlot."""
         async with self._lock:
             loaded = self._by_name.get(name)
             if loaded is not None:
                 self._open[name] = loaded.request
                 return
-            if self._models.is_base_model(name):
-                raise Refused(f"{name} is the base model's name")
+            if self._models.is_base_model(name) or name in self._static:
+                raise Refused(f"{name} is the name of the base model or of an adapter in --lora-modules")
             if self._may_hold_unknown:
                 await self._remove_unknown()
-            if len(self._by_id) >= self.capacity:
+            if len(self._by_name) >= self.capacity:
                 raise NoSlot(f"all {self.capacity} are taken")
             loaded = LoadedAdapter(self._make_request(name, self._models.lora_id_counter.inc(1), folder))
             self._may_hold_unknown = True
@@ -178,6 +200,8 @@ class AdapterTable:
                 if self._engine.errored:
                     raise
                 await self._remove_unknown()
+                if not os.path.isdir(folder):  # noqa: ASYNC240  # one stat, after a load that failed
+                    raise NoFolder(f"the engine finds no folder {folder}") from error
                 raise Refused(str(error).replace(folder, name)) from error
             self._by_id[loaded.request.lora_int_id] = self._by_name[name] = loaded
             self._open[name] = loaded.request
@@ -185,8 +209,9 @@ class AdapterTable:
 
     def close(self, name: str) -> int:
         """Hides the adapter from new requests and returns how many are in flight."""
-        self._open.pop(name, None)
         loaded = self._by_name.get(name)
+        if loaded is not None:
+            self._open.pop(name, None)
         return loaded.usage.in_flight if loaded else 0
 
     async def remove(self, name: str) -> None:

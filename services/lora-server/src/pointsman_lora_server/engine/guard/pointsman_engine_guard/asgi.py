@@ -3,10 +3,23 @@
 import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
-from .adapter_table import AdapterTable, InUse, MakeRequest, NoSlot, Refused, RequestUse, current_use, vllm_request
+from .adapter_table import (
+    AdapterTable,
+    InUse,
+    MakeRequest,
+    NoFolder,
+    NoSlot,
+    Refused,
+    RequestUse,
+    current_use,
+    vllm_request,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -14,6 +27,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
+SECRET_FILE_VARIABLE = "POINTSMAN_ENGINE_SECRET_FILE"
+NETWORKS_VARIABLE = "POINTSMAN_ENGINE_ADMIN_NETWORKS"
+"""Networks whose lora-servers may manage adapters, separated by commas ("10.0.0.0/8"); empty: this machine alone."""
+MIN_SECRET_CHARACTERS = 16
 SECRET_HEADER = b"x-pointsman-secret"
 ADAPTERS_ROUTE = "/pointsman/v1/adapters"
 
@@ -35,10 +52,13 @@ class Guard:
     """Counts every public request against the model that it uses, and serves the routes of the lora-server."""
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
-        """Raises KeyError if the environment has no secret: better no engine than an open one."""
+        """Raises ValueError if the environment has no good secret or a wrong network: better no engine than an open
+        one."""
         self._app = app
         self._make_request = make_request
-        self._secret = os.environ[SECRET_VARIABLE].encode()
+        self._secret = _read_secret(os.environ).encode()
+        self._networks = _read_networks(os.environ)
+        self._boot = secrets.token_hex(8)
         self._table: AdapterTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,18 +85,23 @@ class Guard:
 
     def _create_table(self, state: Any) -> AdapterTable:
         """Called at the first request, since vLLM creates its middleware before the objects that the table needs."""
-        self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
+        try:
+            self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
+        except AttributeError as error:
+            raise RuntimeError(f"this guard is made for vLLM 0.32, and this version differs: {error}") from error
         return self._table
 
     async def _handle(self, table: AdapterTable, scope: Scope, path: str, receive: Receive) -> tuple[int, Any]:
         secret = next((value for name, value in scope["headers"] if name == SECRET_HEADER), b"")
-        if not hmac.compare_digest(secret, self._secret) or not _is_from_this_machine(scope):
-            return 403, _error("Forbidden", 403)
+        if not self._may_manage(scope):
+            return 403, _error(f"requests from this address need {NETWORKS_VARIABLE} at the engine", 403)
+        if not hmac.compare_digest(secret, self._secret):
+            return 403, _error(f"the secret differs from the engine's {SECRET_VARIABLE}", 403)
         name, _, action = path.removeprefix(ADAPTERS_ROUTE).removeprefix("/").partition("/")
         method = scope["method"]
         try:
             if path == ADAPTERS_ROUTE and method == "GET":
-                return 200, table.report()
+                return 200, table.report() | {"boot": self._boot}
             if not path.startswith(f"{ADAPTERS_ROUTE}/") or not name:
                 return 404, _error("Not Found", 404)
             if (method, action) == ("PUT", ""):
@@ -89,6 +114,8 @@ class Guard:
                 return 200, {}
         except Refused as error:
             return 422, _error(str(error), 422)
+        except NoFolder as error:
+            return 424, _error(str(error), 424)
         except NoSlot as error:
             return 409, _error(str(error), 409)
         except InUse as error:
@@ -97,16 +124,42 @@ class Guard:
             return 503, _error(f"{type(error).__name__}: {error}", 503)
         return 404, _error("Not Found", 404)
 
+    def _may_manage(self, scope: Scope) -> bool:
+        """Whether the client is on this machine or in one of the networks."""
+        host = (scope.get("client") or ("",))[0]
+        if host == (scope.get("server") or (None,))[0]:
+            return True
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or any(address in network for network in self._networks)
+
+
+def _read_secret(environment: Mapping[str, str]) -> str:
+    file = environment.get(SECRET_FILE_VARIABLE)
+    secret = Path(file).read_text("utf-8").strip() if file else environment.get(SECRET_VARIABLE, "")
+    if len(secret) < MIN_SECRET_CHARACTERS:
+        raise ValueError(
+            f"{SECRET_FILE_VARIABLE if file else SECRET_VARIABLE} must hold at least {MIN_SECRET_CHARACTERS} "
+            "characters, the same as the lora-server's POINTSMAN_LORA_ENGINE_SECRET"
+        )
+    return secret
+
+
+def _read_networks(environment: Mapping[str, str]) -> "list[IPv4Network | IPv6Network]":
+    written = environment.get(NETWORKS_VARIABLE, "").split(",")
+    try:
+        return [ip_network(network.strip()) for network in written if network.strip()]
+    except ValueError as error:
+        raise ValueError(f"{NETWORKS_VARIABLE}: {error}") from None
+
 
 def _route(scope: Scope) -> str:
     """The path as vLLM's router sees it, without the prefix of all its routes (--root-path)."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-def _is_from_this_machine(scope: Scope) -> bool:
-    host = (scope.get("client") or ("",))[0]
-    return host == "::1" or host.startswith(("127.", "::ffff:127.")) or host == (scope.get("server") or (None,))[0]
 
 
 async def _read_body(receive: Receive) -> bytes:

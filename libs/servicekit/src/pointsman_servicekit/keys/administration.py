@@ -1,0 +1,129 @@
+"""What `pointsman keys` and the gateway's admin API have in common: reports on keys, usage and budgets, and changes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.keys.key_store import KeyStore
+from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
+from pointsman_servicekit.keys.redis_layout import (
+    COUNTERS,
+    WHOLE_TENANT,
+    WINDOWS,
+    Counts,
+    UsageStore,
+    dollars,
+    sum_counts,
+    window_at,
+)
+
+BUDGET_WARNING_SHARE = 0.8
+"""Share of a budget from which on its use is warned of."""
+
+LimitChanges = Mapping[str, int | float | None]
+"""New values by limit; None removes the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Usage of a key, or of a tenant if `key` is None."""
+
+    tenant: TenantRecord
+    key: KeyRecord | None
+    today: Counts
+    month: Counts
+    left: Mapping[str, float]
+
+    @property
+    def limits(self) -> Limits:
+        return self.key.limits if self.key else self.tenant.limits
+
+
+class Administration:
+    """Reads and changes keys, tenants and limits. Each method raises Unavailable if Redis does not answer in time."""
+
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
+        self.keys = KeyStore(redis, wall)
+        self._usage = UsageStore(redis, wall)
+        self._wall = wall
+
+    async def list_keys(self, tenant: str = "") -> list[KeyRecord]:
+        """All keys, or those of one tenant, the oldest first."""
+        return [record for record in await self.keys.keys() if tenant in ("", record.tenant)]
+
+    async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
+        """Changes limits of a key, or of a tenant, which is created if it is new. Raises NotFound, InvalidArgument."""
+
+        def change(limits: Limits) -> Limits:
+            return replace(limits, **changes)  # type: ignore[arg-type]  # by name; Limits checks the values
+
+        return await (self.keys.limit_tenant(tenant, change) if tenant else self.keys.limit_key(key, change))
+
+    async def usage(self, tenant: str = "") -> list[UsageRow]:
+        """A row for each tenant (or for one), followed by its keys."""
+        used, records = await self._usage.read(), await self.keys.keys()
+        rows = []
+        for name, record in (await self.keys.tenants()).items():
+            if tenant not in ("", name):
+                continue
+            today, month = (
+                [counts for who, counts in period.items() if who[0] == name] for period in (used.today, used.month)
+            )
+            left = await self._usage.left(name, WHOLE_TENANT, record.limits)
+            rows.append(UsageRow(record, None, sum_counts(today), sum_counts(month), left))
+            own = [key for key in records if key.tenant == name]
+            known = {key.id for key in own}
+            # Users of single sign-on have no records.
+            users = sorted({who[1] for who in used.month if who[0] == name and who[1] not in known})
+            own += [KeyRecord(user, user, "", name, "single sign-on") for user in users]
+            for key in own:
+                who = (name, key.id)
+                left = await self._usage.left(name, key.id, key.limits)
+                rows.append(UsageRow(record, key, used.today.get(who, {}), used.month.get(who, {}), left))
+        return rows
+
+    async def budgets(self, tenant: str = "") -> list[dict[str, Any]]:
+        """The limits in dollars as JSON, with what is used of each, and whether that is enough to warn."""
+        now_ms = int(self._wall() * 1000)
+        return [
+            {
+                "tenant": row.tenant.name,
+                "key": row.key.prefix if row.key else None,
+                "limit": limit,
+                "usd": usd,
+                "used_usd": usd - row.left[limit],
+                "used_share": 1 - row.left[limit] / usd,
+                "is_nearly_spent": 1 - row.left[limit] / usd >= BUDGET_WARNING_SHARE,
+                "resets_unix": window_at(WINDOWS[limit], now_ms)[1] / 1000,
+            }
+            for row in await self.usage(tenant)
+            for limit, usd in asdict(row.limits).items()
+            if limit.startswith("dollars") and usd is not None
+        ]
+
+    def keys_as_json(self, records: Sequence[KeyRecord]) -> list[dict[str, Any]]:
+        return [{**_without_digest(record), "state": record.state(self._wall())} for record in records]
+
+
+def usage_as_json(rows: Sequence[UsageRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            "tenant": row.tenant.name,
+            "key": _without_digest(row.key) if row.key else None,
+            "today": _counts(row.today),
+            "month": _counts(row.month),
+            "limits": asdict(row.limits),
+            "left": dict(row.left),
+        }
+        for row in rows
+    ]
+
+
+def _without_digest(record: KeyRecord) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if name != "digest"}
+
+
+def _counts(counts: Counts) -> dict[str, Any]:
+    return {name: counts.get(name, 0) for name in COUNTERS} | {"dollars": dollars(counts)}

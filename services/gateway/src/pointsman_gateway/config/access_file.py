@@ -1,0 +1,136 @@
+"""The schema of access.yaml: single sign-on, which accepts an issuer's JSON Web Tokens in addition to keys."""
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
+from pydantic import Field, field_validator, model_validator
+
+from pointsman_gateway.config.field_types import Strict
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Asymmetric ones only: with a symmetric one, whoever can verify a token could also sign one."""
+
+CLAIM_REFERENCE = re.compile(r"\{([^{}]+)\}")
+"""A tenant that is the value of a claim."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+ClaimValues = str | tuple[str, ...]
+
+
+def is_trusted_url(url: str) -> bool:
+    """Whether the URL is encrypted, or stays on this machine."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    )
+
+
+class SigningKeysConfig(Strict):
+    refresh_seconds: float = Field(default=300, ge=10, description="interval at which the issuer's keys are read")
+    valid_without_issuer_seconds: float = Field(
+        default=86_400, ge=0, description="how long known keys stay valid while the issuer cannot be reached"
+    )
+
+
+class ScopeConfig(Strict):
+    """As the options of `pointsman keys create`; unset: all."""
+
+    tasks: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    adapters: tuple[str, ...] | None = None
+    collections: tuple[str, ...] | None = None
+    embeddings: tuple[str, ...] | None = None
+
+    def to_scope(self) -> KeyScope:
+        return KeyScope(**dict(self))
+
+
+class LimitsConfig(Strict):
+    """Limits of each user, in addition to those of the tenant."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_streams: int | None = None
+    dollars_per_day: float | None = None
+    dollars_per_month: float | None = None
+
+    def to_limits(self) -> Limits:
+        return Limits(**dict(self))
+
+
+class GrantConfig(Strict):
+    """What the holders of some tokens may do."""
+
+    claims: dict[str, ClaimValues] = Field(
+        default_factory=dict,
+        description="each claim must be, or be a list with, one of these values; a.b is b in a; empty: every token",
+    )
+    tenant: str = Field(description="its name, or {CLAIM} for the value of a claim")
+    scope: ScopeConfig = ScopeConfig()
+    limits: LimitsConfig = LimitsConfig()
+    priority: int = Field(default=0, ge=-100, le=100)
+    operator: bool = Field(default=False, description="may move adapters in the console")
+    admin: bool = Field(default=False, description="may use the admin API")
+
+    @model_validator(mode="after")
+    def _check_records(self) -> "GrantConfig":
+        try:
+            self.scope.to_scope(), self.limits.to_limits()
+            if not CLAIM_REFERENCE.fullmatch(self.tenant):
+                TenantRecord(self.tenant)
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
+        return self
+
+
+class LoginConfig(Strict):
+    """Login to the console by authorization code with PKCE. Register HOST/console as the redirect URI."""
+
+    client_id: str = Field(min_length=1)
+    client_secret_env: str = Field(
+        default="", description="the environment variable with the client's secret; empty: a public client"
+    )
+    scopes: tuple[str, ...] = ("openid",)
+    parameters: dict[str, str] = Field(
+        default_factory=dict, description="further ones of the authorization request, such as audience or resource"
+    )
+    bearer: Literal["id_token", "access_token"] = Field(
+        default="id_token",
+        description="the token that the console sends; its audience must be in `audiences` (an ID token has client_id)",
+    )
+
+    @field_validator("scopes")
+    @classmethod
+    def _has_openid(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in value:
+            raise ValueError("scopes must contain openid, since the login is verified by the ID token")
+        return value
+
+
+class SingleSignOnConfig(Strict):
+    issuer: str = Field(description="the `iss` of its tokens; its metadata is below it (OpenID Connect Discovery)")
+    audiences: tuple[str, ...] = Field(min_length=1, description="the `aud` of a token must contain one of these")
+    algorithms: tuple[Algorithm, ...] = Field(default=("RS256",), min_length=1)
+    clock_skew_seconds: float = Field(default=30, ge=0, le=300)
+    max_lifetime_seconds: float = Field(
+        default=86_400, gt=0, description="tokens that are valid for longer are refused, since none can be revoked"
+    )
+    subject_claim: Annotated[str, Field(min_length=1, description="identifies the user, for limits and usage")] = "sub"
+    signing_keys: SigningKeysConfig = SigningKeysConfig()
+    grants: tuple[GrantConfig, ...] = Field(min_length=1, description="the first whose claims match applies")
+    login: LoginConfig | None = Field(default=None, description="unset: the console is opened with keys only")
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_encrypted(cls, value: str) -> str:
+        if not is_trusted_url(value):
+            raise ValueError("write https://..., since whoever answers in its place could sign in as anybody")
+        return value
+
+
+class AccessFile(Strict):
+    single_sign_on: SingleSignOnConfig | None = Field(default=None, description="unset: keys only")

@@ -1,0 +1,294 @@
+"""The answer of an engine on its way through guardrails: nothing is passed on before it was checked."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, Usage
+from pointsman_gateway.extensions import GuardedText
+from pointsman_gateway.metering.pricing import estimate_tokens
+from pointsman_gateway.pipeline.guardrails import Guardrails, Span, Verdicts, current_verdicts, map_texts, redact
+from pointsman_gateway.pipeline.ports import AnswerSource, Backend, ChunkSink, OpenAnswer
+
+EVERY_CHARACTERS_AS_A_WHOLE = 16_384
+"""New characters before the next check of an answer that is sent as a whole."""
+MAX_HELD_CHARACTERS = 65_536
+"""If more wait for a check, the engine has to wait."""
+
+
+class GuardedBackend:
+    """Implements `Backend`: checks the answers of another one, those from the cache included."""
+
+    def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
+        configs = [active.config for active in guardrails.at("response")]
+        self._inner = inner
+        self._guardrails = guardrails
+        self._overlap = max(config.overlap_characters for config in configs)
+        self._every = max(config.every_characters for config in configs)
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
+        """Raises what the inner one raises."""
+        opened = await self._inner.open(request, decision, prompt)
+        every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
+        window = AnswerWindow(self._overlap, every)
+        return replace(opened, source=GuardedSource(opened.source, self._guardrails, window, prompt))
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """One text of an answer: a choice's content, its reasoning, or the arguments of one of its tool calls. Positions
+    count its characters from the beginning."""
+
+    text: str = ""
+    """From `start` on."""
+    start: int = 0
+    checked: int = 0
+    """The end of what a check has seen."""
+    cleared: int = 0
+    """The end of what may be passed on."""
+    released: int = 0
+    """The end of what was passed on."""
+    is_final: bool = False
+    spans: list[Span] = field(default_factory=list)
+    """What is redacted before `cleared`."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    def is_due(self, every: int) -> bool:
+        """Whether there are so many new characters, or the last ones were not cleared."""
+        return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
+
+    def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
+        """Called after a check of the text up to `end`, with what it has found there."""
+        limit = end if is_final else max(self.cleared, end - overlap)
+        if not is_final:
+            for first, last, _ in sorted(spans, reverse=True):
+                if first < limit < last:  # held back, since it may go on
+                    limit = max(self.cleared, min(limit, first), end - 2 * overlap)
+        found = [(max(f, self.cleared), min(last, limit), kind) for f, last, kind in spans if last > self.cleared]
+        self.spans = [s for s in self.spans if s[1] > self.released] + [s for s in found if s[0] < s[1]]
+        self.checked, self.cleared = end, limit
+        kept = min(max(self.start, limit - overlap), end)
+        self.text, self.start = self.text[kept - self.start :], kept
+
+
+@dataclass(slots=True)
+class _HeldChunk:
+    chunk: Chunk
+    pieces: list[tuple[_Channel, int, int]]
+    """The parts of channels that its texts are: channel, start, end."""
+
+    @property
+    def is_cleared(self) -> bool:
+        return all(end <= channel.cleared for channel, _, end in self.pieces)
+
+    def released(self) -> Chunk:
+        """Return the chunk to pass on."""
+        for channel, _, end in self.pieces:
+            channel.released = end
+        if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):
+            return self.chunk
+        pieces = iter(self.pieces)
+
+        def rewrite(at: tuple[Any, ...], text: str) -> str:
+            channel, start, _ = next(pieces)
+            return redact(text, channel.spans, start)
+
+        content = map_texts(self.chunk.content, rewrite)
+        delta = map_texts(self.chunk.extra.get("delta", {}), rewrite)
+        # Log-probabilities hold the text too.
+        return msgspec.structs.replace(self.chunk, content=content, extra={"delta": delta} if delta else {}, raw=b"")
+
+
+class AnswerWindow:
+    """Holds the chunks of an answer until their texts were checked together with the next `overlap` characters."""
+
+    def __init__(self, overlap: int, every: int) -> None:
+        """`every`: new characters before the next check."""
+        self._overlap = overlap
+        self._every = every
+        self._held: deque[_HeldChunk] = deque()
+        self._channels: dict[tuple[Any, ...], _Channel] = {}
+        self._asked: list[tuple[_Channel, int, int, bool]] = []
+        """Of the check in progress: channel, start and end of the text, whether it is the last one."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._held
+
+    @property
+    def characters(self) -> int:
+        """The number of held characters."""
+        return sum([channel.end - channel.released for channel in self._channels.values()])
+
+    def add(self, chunk: Chunk) -> None:
+        pieces: list[tuple[_Channel, int, int]] = []
+
+        def collect(at: tuple[Any, ...], text: str) -> str:
+            channel = self._channels.setdefault((chunk.index, *at), _Channel())
+            pieces.append((channel, channel.end, channel.end + len(text)))
+            channel.text += text
+            return text
+
+        map_texts(chunk.content, collect)
+        if chunk.extra:
+            map_texts(chunk.extra.get("delta", {}), collect, ("delta",))
+        self._held.append(_HeldChunk(chunk, pieces))
+        if chunk.finish_reason:
+            self.finish(chunk.index)
+
+    def finish(self, index: int | None = None) -> None:
+        """Nothing more comes of the choice, or of any."""
+        for key, channel in self._channels.items():
+            if index is None or key[0] == index:
+                channel.is_final = True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is enough text for a check."""
+        return any(channel.is_due(self._every) for channel in self._channels.values())
+
+    def texts(self) -> tuple[list[GuardedText], list[int]]:
+        """Return the texts to check, and how much of each was checked before and is only context."""
+        changed = [channel for channel in self._channels.values() if channel.is_due(1)]
+        self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
+        return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
+
+    def clear(self, spans: Sequence[Sequence[Span]]) -> None:
+        """The check of `texts` has ended; `spans` is what must be redacted in each."""
+        for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
+            moved = [(start + first, start + last, kind) for first, last, kind in found]
+            channel.clear(end, is_final, self._overlap, moved)
+
+    def release(self) -> list[Chunk]:
+        """Return the chunks that may be passed on, in order."""
+        released = []
+        while self._held and self._held[0].is_cleared:
+            released.append(self._held.popleft().released())
+        return released
+
+
+class GuardedSource:
+    """Implements `AnswerSource` around another, and `ChunkSink` for it.
+
+    If a guardrail blocks, the engine is stopped, and what it has generated until then is metered by an estimate.
+    """
+
+    def __init__(self, source: AnswerSource, guardrails: Guardrails, window: AnswerWindow, prompt: Prompt) -> None:
+        self._source = source
+        self._guardrails = guardrails
+        self._window = window
+        self._prompt = prompt
+        self._verdicts: Verdicts = current_verdicts.get()
+        self._context = copy_context()
+        self._sink: ChunkSink | None = None
+        self._check: asyncio.Task[None] | None = None
+        self._pieces = 0
+        self._has_usage = self._is_complete = self._is_paused = self._is_full = False
+
+    # -- called by the run
+
+    def attach(self, sink: ChunkSink) -> None:
+        self._sink = sink
+        self._source.attach(self)
+
+    def pause(self) -> None:
+        self._is_paused = True
+        self._source.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._pass_on()
+        if not self._is_full:
+            self._source.resume()
+
+    def close(self) -> None:
+        self._stop()
+        self._source.close()
+
+    # -- called by the source
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        for chunk in chunks:
+            if chunk.usage is None:
+                self._pieces += chunk.event_count if chunk.content or chunk.extra else 0
+                self._window.add(chunk)
+            elif self._sink is not None:
+                self._has_usage = True
+                self._sink.chunks((chunk,), False)
+        self._advance()
+
+    def ended(self, error: Exception | None) -> None:
+        if error is not None:
+            self._end(error)
+            return
+        self._is_complete = True
+        self._window.finish()
+        self._advance()
+
+    # -- checks
+
+    def _advance(self) -> None:
+        """Starts the next check if it is due, and passes on what was checked."""
+        if self._sink is None:
+            return
+        if self._check is None and self._window.is_due:
+            self._check = asyncio.get_running_loop().create_task(self._run_check(), context=self._context)
+        self._pass_on()
+        is_full = self._window.characters > MAX_HELD_CHARACTERS
+        if is_full != self._is_full:
+            self._is_full = is_full
+            if is_full:
+                self._source.pause()
+            elif not self._is_paused:
+                self._source.resume()
+
+    async def _run_check(self) -> None:
+        try:
+            texts, checked = self._window.texts()
+            self._window.clear(await self._guardrails.check("response", texts, self._verdicts, checked))
+        except PointsmanError as error:
+            self._check = None
+            self._end(error)
+            return
+        self._check = None
+        try:
+            self._advance()
+        except Exception as error:  # of the sink, which nobody else hears of here
+            self._end(error)
+
+    def _pass_on(self) -> None:
+        if self._is_paused or self._sink is None:
+            return
+        released = self._window.release()
+        is_over = self._is_complete and self._window.is_empty
+        if released:
+            self._sink.chunks(tuple(released), is_over)
+        if is_over and self._sink is not None:
+            sink, self._sink = self._sink, None
+            sink.ended(None)
+
+    def _end(self, error: Exception) -> None:
+        sink = self._stop()
+        self._source.close()
+        if sink is not None:
+            sink.ended(error)
+
+    def _stop(self) -> ChunkSink | None:
+        """Passes nothing on from now, except for the usage if the engine did not report it. Returns the sink."""
+        sink, self._sink = self._sink, None
+        check, self._check = self._check, None
+        if check is not None:
+            check.cancel()
+        if sink is not None and self._pieces and not self._has_usage:
+            usage = Usage(estimate_tokens(self._prompt.messages), self._pieces)
+            sink.chunks((Chunk(usage=usage),), False)
+        return sink

@@ -1,0 +1,341 @@
+"""Guardrails around the stages of a configuration that has some: classification, prompts, engines and metering.
+
+Each wrapper implements the protocol of what it wraps, so that the stages of other configurations do nothing for them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, TypeVar
+
+import grpc
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from pointsman_gateway.config.tasks_file import GuardrailConfig
+from pointsman_gateway.domain import (
+    Decision,
+    GuardrailVerdict,
+    Labels,
+    Message,
+    Prompt,
+    Receipt,
+    Request,
+    UndecidedReceipt,
+)
+from pointsman_gateway.domain.receipt import GUARDRAIL_RULINGS
+from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, Hook
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.meter import Meter, Metering
+from pointsman_gateway.pipeline.ports import Classifier, PromptBuilder
+
+log = logging.getLogger(__name__)
+
+AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
+
+Span = tuple[int, int, str]
+"""Start and end in a text, and the kind of what was found there."""
+
+MAX_KIND_CHARACTERS = 64
+
+
+class GuardrailBlocked(InvalidArgument):
+    """A guardrail does not let the request or the answer pass."""
+
+    def __init__(self, verdict: GuardrailVerdict) -> None:
+        super().__init__(
+            f"the {verdict.hook} is blocked by guardrail '{verdict.guardrail}', which found {', '.join(verdict.found)}",
+            code="guardrail_blocked",
+        )
+
+
+class GuardrailUnavailable(PointsmanError):
+    """A guardrail failed or was late, and `fail: closed` is set. It is not `Unavailable`, which tries another path."""
+
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"guardrail '{name}' cannot check now; try again later", code="guardrail_unavailable")
+
+
+class GuardrailMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.verdicts = Counter(
+            "pointsman_guardrail_verdicts",
+            "Requests by the ruling of a guardrail: passed, redacted, unchecked, unavailable or blocked.",
+            ["guardrail", "hook", "ruling"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "pointsman_guardrail_duration_seconds", "Time of one check.", ["guardrail", "hook"], registry=registry
+        )
+
+
+class Verdicts:
+    """Collects the verdicts on one request: the severest of each guardrail and hook."""
+
+    def __init__(self) -> None:
+        self._rulings: dict[tuple[str, str], str] = {}
+        self._found: dict[tuple[str, str], set[str]] = {}
+
+    def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
+        """Return the verdict on this check alone."""
+        key, found = (guardrail, hook), tuple(sorted(set(found)))
+        self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
+        self._found.setdefault(key, set()).update(found)
+        return GuardrailVerdict(guardrail, hook, ruling, found)
+
+    def __iter__(self) -> Iterator[GuardrailVerdict]:
+        for key, ruling in self._rulings.items():
+            yield GuardrailVerdict(*key, ruling, tuple(sorted(self._found[key])))
+
+
+current_verdicts: ContextVar[Verdicts] = ContextVar("current_verdicts")
+"""Those of the current request, set when its meter is started."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveGuardrail:
+    config: GuardrailConfig
+    guardrail: Guardrail
+
+
+class Guardrails:
+    """The guardrails of a configuration."""
+
+    def __init__(self, guardrails: Sequence[ActiveGuardrail], metrics: GuardrailMetrics) -> None:
+        self._guardrails = guardrails
+        self.metrics = metrics
+
+    def at(self, hook: Hook) -> Sequence[ActiveGuardrail]:
+        return [active for active in self._guardrails if hook in active.config.hooks]
+
+    async def check(
+        self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
+    ) -> list[list[Span]]:
+        """Return what must be redacted in each text. Findings within the first `checked` characters of a text do not
+        count.
+
+        Raises GuardrailBlocked, GuardrailUnavailable.
+        """
+        asked = self.at(hook)
+        replies = await asyncio.gather(*(self._ask(active, hook, texts) for active in asked))
+        spans: list[list[Span]] = [[] for _ in texts]
+        refused: PointsmanError | None = None
+        for active, reply in zip(asked, replies, strict=True):
+            name = active.config.name
+            if reply is None:
+                is_open = active.config.fail == "open"
+                verdicts.add(name, hook, "unchecked" if is_open else "unavailable")
+                refused = refused or (None if is_open else GuardrailUnavailable(name))
+                continue
+            new = [f for f in reply if f.end is None or not checked or f.end > checked[f.text]]
+            kinds = [finding.kind for finding in new]
+            if not new:
+                verdicts.add(name, hook, "passed")
+            elif active.config.action == "block" or any(finding.end is None for finding in new):
+                refused = GuardrailBlocked(verdicts.add(name, hook, "blocked", kinds))
+            else:
+                verdicts.add(name, hook, "redacted", kinds)
+                for finding in new:
+                    spans[finding.text].append((finding.start, finding.end or 0, finding.kind))
+        if refused is not None:
+            raise refused
+        return spans
+
+    async def _ask(self, active: ActiveGuardrail, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding] | None:
+        """Return the findings; None if the guardrail fails or is late."""
+        began, config = perf_counter(), active.config
+        try:
+            async with asyncio.timeout(config.timeout_seconds):
+                found = await active.guardrail.find(hook, texts)
+            _check_findings(found, texts)
+            return found
+        except TimeoutError:
+            log.warning("guardrail %s has not answered within %g s", config.name, config.timeout_seconds)
+        except Exception as error:  # whatever a user's guardrail raises
+            log.warning("guardrail %s failed: %s", config.name, error)
+        finally:
+            self.metrics.seconds.labels(config.name, hook).observe(perf_counter() - began)
+        return None
+
+
+def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> None:
+    for finding in found:
+        if not 0 <= finding.text < len(texts):
+            raise ValueError(f"it has found something in text {finding.text} of {len(texts)}")
+        length = len(texts[finding.text].text)
+        if finding.end is not None and not 0 <= finding.start < finding.end <= length:
+            raise ValueError(f"a finding is from {finding.start} to {finding.end} of {length} characters")
+        if not 0 < len(finding.kind) <= MAX_KIND_CHARACTERS or not finding.kind.isprintable():
+            raise ValueError(f"the kind of a finding must have 1 to {MAX_KIND_CHARACTERS} printable characters")
+
+
+def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
+    """Replace each span by its kind in brackets. `start` is the position of the text in that to which spans refer; a
+    span that began before the text is only removed.
+    """
+    pieces, position, end = [], start, start + len(text)
+    for first, last, kind in sorted(spans):
+        if last <= position or first >= end:
+            continue
+        if first >= position:
+            pieces += [text[position - start : first - start], f"[{kind}]"]
+        position = min(last, end)
+    return "".join([*pieces, text[position - start :]])
+
+
+NOT_TEXT = frozenset(
+    {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
+)
+"""Fields of messages that hold no text."""
+
+Visit = Callable[[tuple[Any, ...], str], str]
+"""Gets a text and the names that lead to it, and returns what takes its place."""
+
+
+def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = ()) -> Any:
+    """Return a copy of decoded JSON in which `visit` has replaced each text that is not empty."""
+    if isinstance(value, str):
+        return visit(at, value) if value else value
+    if isinstance(value, Mapping):
+        return {name: v if name in NOT_TEXT else map_texts(v, visit, (*at, name)) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_texts(v, visit, (*at, _number(n, v))) for n, v in enumerate(value)]
+    return value
+
+
+def _number(position: int, value: Any) -> Any:
+    """Parts of a tool call are at different positions of a stream's lists, and have an index of their own."""
+    return value.get("index", position) if isinstance(value, Mapping) else position
+
+
+def _map_message(message: Message, visit: Visit) -> Message:
+    extra = map_texts(message.extra, visit) if message.extra else message.extra
+    parts = extra.get("content")
+    if parts:  # the text of a message with media is in its parts
+        return replace(message, content="".join([part.get("text", "") for part in parts]), extra=extra)
+    return replace(message, content=map_texts(message.content, visit), extra=extra)
+
+
+async def _checked_messages(
+    guardrails: Guardrails, hook: Hook, messages: Sequence[Message]
+) -> tuple[Message, ...] | None:
+    """Return the redacted messages; None if nothing had to be redacted. Raises what `Guardrails.check` raises."""
+    texts: list[GuardedText] = []
+    for message in messages:
+
+        def collect(at: tuple[Any, ...], text: str, role: str = message.role) -> str:
+            texts.append(GuardedText(role, text))
+            return text
+
+        _map_message(message, collect)
+    if not texts:
+        return None
+    spans = await guardrails.check(hook, texts, current_verdicts.get())
+    if not any(spans):
+        return None
+    following = iter(spans)
+    return tuple([_map_message(message, lambda at, text: redact(text, next(following))) for message in messages])
+
+
+def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
+    """Change the request itself: whatever follows, such as the request log and shadow requests, must not see the
+    original text.
+    """
+    request.messages, request._characters = messages, -1  # type: ignore[misc]
+    sampling = request.sampling
+    if request.operation == "completion" and "prompt" in sampling.extra:  # the engine reads several prompts there
+        extra = {**sampling.extra, "prompt": [message.content for message in messages]}
+        request.sampling = replace(sampling, extra=extra)  # type: ignore[misc]
+
+
+def _reject_token_ids(request: Request) -> None:
+    prompt = request.sampling.extra.get("prompt") if request.operation == "completion" else None
+    if isinstance(prompt, list) and not isinstance(prompt[0], str):
+        raise InvalidArgument(
+            "'prompt' holds token ids, which guardrails cannot check; send text",
+            code="unsupported_prompt",
+            param="prompt",
+        )
+
+
+class GuardedClassification:
+    """Implements `Classifier`: checks the request first. The decision's notes name what was not simply passed."""
+
+    def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
+        self._inner = inner
+        self._guardrails = guardrails
+
+    async def label(self, request: Request) -> Labels:
+        """Raises GuardrailBlocked, GuardrailUnavailable."""
+        _reject_token_ids(request)
+        redacted = await _checked_messages(self._guardrails, "request", request.messages)
+        if redacted is not None:
+            _replace_messages(request, redacted)
+        labels = await self._inner.label(request)
+        notes = [str(verdict) for verdict in current_verdicts.get() if verdict.ruling != "passed"]
+        return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
+
+
+class GuardedPrompts:
+    """Implements `PromptBuilder`: checks the prompt with everything that its path has added."""
+
+    def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
+        self._inner = inner
+        self._guardrails = guardrails
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises GuardrailBlocked, GuardrailUnavailable, and what the inner one raises."""
+        _reject_token_ids(request)
+        prompt = await self._inner.build(request, decision)
+        redacted = await _checked_messages(self._guardrails, "prompt", prompt.messages)
+        if redacted is None:
+            return prompt
+        if request.operation == "completion":  # the path adds nothing, and the engine reads the request's prompts
+            _replace_messages(request, redacted)
+        return replace(prompt, messages=redacted)
+
+
+class GuardedMetering(Metering):
+    """Starts meters whose receipts have the verdicts."""
+
+    def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
+        """Without `metrics`, verdicts are not counted."""
+        super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
+        self.guardrail_metrics = metrics
+
+    def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> Metering:
+        return GuardedMetering(super().with_counters(aggregator, canary), None)
+
+    def start(self, request: Request) -> Meter:
+        """Call it in the request's context, where the guardrails find the request's verdicts."""
+        verdicts = Verdicts()
+        current_verdicts.set(verdicts)
+        return GuardedMeter(self, request, verdicts)
+
+
+class GuardedMeter(Meter):
+    __slots__ = ("_guardrail_metrics", "_verdicts")
+
+    def __init__(self, metering: GuardedMetering, request: Request, verdicts: Verdicts) -> None:
+        super().__init__(metering, request)
+        self._guardrail_metrics = metering.guardrail_metrics
+        self._verdicts = verdicts
+
+    def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
+        return self._with_verdicts(super().finish(outcome, error))
+
+    def finish_route(self) -> Receipt:
+        return self._with_verdicts(super().finish_route())
+
+    def _with_verdicts(self, receipt: AnyReceipt) -> AnyReceipt:
+        verdicts = tuple(self._verdicts)
+        if self._guardrail_metrics is not None:
+            for verdict in verdicts:
+                self._guardrail_metrics.verdicts.labels(verdict.guardrail, verdict.hook, verdict.ruling).inc()
+        return replace(receipt, guardrails=verdicts)

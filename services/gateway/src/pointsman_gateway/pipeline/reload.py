@@ -1,0 +1,163 @@
+"""Reloads the configuration while the gateway runs: an edit is applied as a whole, or rejected as a whole."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
+
+log = logging.getLogger(__name__)
+
+MAX_SHOWN_BYTES = 64 * 1024
+"""Of one file of the configuration that is kept as text; of a longer one only the size is kept."""
+_SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
+"""Files of the configuration that are kept as text. Examples are data, and may be large."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadStatus:
+    generation: str
+    """The active snapshot's id."""
+    loaded_unix: float
+    problem: str
+    """Why the last edit was rejected; empty if the active snapshot is what the folder contains."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigVersion:
+    """One state of the configuration's files."""
+
+    generation: str
+    """The snapshot's id; empty if the files were rejected."""
+    unix: float
+    """When it was loaded or rejected."""
+    problem: str = ""
+    """Why it was rejected."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts by name, as they are written: environment variables in them are not replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigHistory:
+    running: ConfigVersion
+    """The active one, which is the last valid one."""
+    previous: ConfigVersion | None = None
+    """The valid one before it."""
+    rejected: ConfigVersion | None = None
+    """The files as they are, if they are not valid."""
+
+
+class ReloadMetrics(Protocol):
+    def count_reload(self, outcome: str, generation: str) -> None:
+        """`outcome` is "swapped" or "refused"; `generation` is the active snapshot's id."""
+        ...
+
+
+class ConfigReloader:
+    """Holds the active snapshot, and replaces it after the configuration's files have changed."""
+
+    def __init__(
+        self,
+        first: ConfigSnapshot,
+        watched: Sequence[Path],
+        build: Callable[[], Awaitable[ConfigSnapshot]],
+        metrics: ReloadMetrics,
+    ) -> None:
+        """`build` reads the configuration from `watched`, its folders and files.
+
+        If it raises, the active snapshot stays, and `status` reports the problem.
+        """
+        self.current = first
+        self._watched = watched
+        self._build = build
+        self._metrics = metrics
+        self.history = ConfigHistory(ConfigVersion(first.id, time.time(), files=_texts(watched)))
+
+    def stages(self) -> Stages:
+        return self.current.stages
+
+    @property
+    def status(self) -> ReloadStatus:
+        running, rejected = self.history.running, self.history.rejected
+        return ReloadStatus(running.generation, running.unix, rejected.problem if rejected else "")
+
+    async def watch(self, seconds: float) -> None:
+        """Checks the files every `seconds`, until cancelled. An edit is read once two checks see the same files."""
+        built = seen = await asyncio.to_thread(_file_states, self._watched)
+        while True:
+            await asyncio.sleep(seconds)
+            before, seen = seen, await asyncio.to_thread(_file_states, self._watched)
+            if seen == before != built:
+                built = seen
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Builds a snapshot from the files, and makes it the active one if that succeeds."""
+        files = await asyncio.to_thread(_texts, self._watched)
+        try:
+            snapshot = await self._build()
+        except (ConfigError, OSError) as error:
+            self._reject(str(error), files)
+        except Exception as error:  # a bug must not end the watch: the active snapshot stays
+            log.exception("the configuration cannot be built")
+            self._reject(f"{type(error).__name__}: {error}", files)
+        else:
+            self._activate(snapshot, files)
+
+    def _reject(self, problem: str, files: Mapping[str, str]) -> None:
+        self.history = replace(self.history, rejected=ConfigVersion("", time.time(), problem, files))
+        self._metrics.count_reload("refused", self.current.id)
+        log.error("the changed configuration is rejected, %s stays active: %s", self.current.id, problem)
+
+    def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
+        """Also replaces a snapshot with the same id: only the engines of the latest snapshot are kept up to date."""
+        before, self.current = self.history.running, snapshot
+        if snapshot.id == before.generation:
+            self.history = replace(self.history, running=replace(before, files=files), rejected=None)
+            return
+        self.history = ConfigHistory(ConfigVersion(snapshot.id, time.time(), files=files), previous=before)
+        self._metrics.count_reload("swapped", snapshot.id)
+        log.info("configuration %s is active", snapshot.id)
+
+
+def _texts(watched: Sequence[Path]) -> dict[str, str]:
+    """The configuration's files by their names relative to its folder."""
+    folder = watched[0] if watched[0].is_dir() else watched[0].parent
+    texts = {}
+    for root in watched:
+        for file in _files(root):
+            if file.suffix not in _SHOWN_SUFFIXES:
+                continue
+            try:
+                size = file.stat().st_size
+                name = os.path.relpath(file, folder)
+                long = f"({size:,} bytes)"
+                texts[name] = long if size > MAX_SHOWN_BYTES else file.read_text("utf-8", errors="replace")
+            except OSError:
+                continue  # it was removed meanwhile
+    return texts
+
+
+def _file_states(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, inode, size and modification time of every file."""
+    states = []
+    for file in (file for root in watched for file in _files(root)):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue  # it was removed during the check; the next check sees that
+        states.append((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(states)
+
+
+def _files(root: Path) -> list[Path]:
+    try:
+        return sorted([root, *root.rglob("*")])
+    except OSError:  # a folder in it was removed
+        return [root]

@@ -1,0 +1,234 @@
+"""An OpenID Connect issuer: its metadata and signing keys, which are read in the background, and its token endpoint."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from jwt import PyJWK, PyJWTError
+from pointsman_servicekit.errors import Unauthenticated, Unavailable
+
+from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig, is_trusted_url
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+MAX_BYTES = 1024 * 1024
+"""Of one response of the issuer."""
+MIN_REFRESH_INTERVAL_S = 10.0
+"""Seconds between two reads of the keys, however many tokens name unknown ones."""
+MAX_WAITING = 64
+"""Tokens that wait for a refresh; further ones with unknown keys are refused at once."""
+MAX_LOGINS = 8
+"""Concurrent exchanges of login codes, for which nobody has to show a credential."""
+MIN_RSA_BITS = 2048
+
+_KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""By the first letters of an algorithm."""
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
+
+SigningKeys = Mapping[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]]
+"""By key id and algorithm: the key, and what the issuer publishes of it."""
+
+
+class Issuer:
+    def __init__(self, config: SingleSignOnConfig, clock: Callable[[], float], on_removed: Callable[[], None]) -> None:
+        """`on_removed` is called if a signing key is not valid any more."""
+        self._config = config
+        self._clock = clock
+        self._on_removed = on_removed
+        self._keys: SigningKeys = {}
+        self._read_at = self._tried_at = -inf
+        self._refreshing: asyncio.Task[None] | None = None
+        self._waiting = self._logins = 0
+        self._has_failed = False
+        self.metadata: Mapping[str, Any] = {}
+        """The issuer's metadata document; empty until it has been read."""
+
+    def find_key_now(self, key_id: str, algorithm: str) -> PyJWK | None:
+        if self._clock() - self._read_at > self._lifetime:
+            return None
+        if key_id:
+            found = self._keys.get((key_id, algorithm))
+            return found[0] if found else None
+        candidates = [key for (_, of), (key, _) in self._keys.items() if of == algorithm]
+        return candidates[0] if len(candidates) == 1 else None
+
+    async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
+        """Reads the issuer's keys if this one is unknown and they were not read just now.
+
+        Raises Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable").
+        """
+        key = self.find_key_now(key_id, algorithm)
+        if key is None and await self._refresh_for_unknown_key():
+            key = self.find_key_now(key_id, algorithm)
+        if key is not None:
+            return key
+        if self._clock() - self._read_at > self._lifetime:
+            raise issuer_unavailable()
+        raise Unauthenticated(
+            f"the token is signed with a key that {self._config.issuer} does not publish", code="unknown_signing_key"
+        )
+
+    async def refresh_if_due(self) -> None:
+        """Called periodically. Raises Unavailable."""
+        now = self._clock()
+        if self._keys and now - self._read_at > self._lifetime:
+            self._keys = {}
+            self._on_removed()
+        interval = MIN_REFRESH_INTERVAL_S if self._has_failed else self._config.signing_keys.refresh_seconds
+        if now - self._tried_at >= interval:
+            await self._refresh()
+
+    async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
+        """Exchanges an authorization code for tokens. Raises Unauthenticated ("login_failed"), Unavailable."""
+        if self._logins >= MAX_LOGINS:
+            raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)
+        if not self.metadata:
+            raise issuer_unavailable()
+        self._logins += 1
+        try:
+            status, answer = await self._post(login, secret, form)
+        except (httpx.HTTPError, ValueError) as error:
+            raise issuer_unavailable() from error
+        finally:
+            self._logins -= 1
+        if status != 200:
+            problem = answer.get("error")
+            known = problem if isinstance(problem, str) and problem.isidentifier() else f"status {status}"
+            raise Unauthenticated(f"the issuer refused the login: {known[:40]}", code="login_failed")
+        return answer
+
+    @property
+    def _lifetime(self) -> float:
+        keys = self._config.signing_keys
+        return keys.refresh_seconds + keys.valid_without_issuer_seconds
+
+    async def _refresh_for_unknown_key(self) -> bool:
+        """Whether the keys have been read since the caller has looked for its key."""
+        is_free = self._refreshing is None
+        if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_S):
+            return False
+        self._waiting += 1
+        try:
+            await self._refresh()
+        except Unavailable:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
+    async def _refresh(self) -> None:
+        """Concurrent callers share one read (single-flight). Raises Unavailable."""
+        if self._refreshing is None:
+            self._tried_at = self._clock()
+            self._refreshing = asyncio.create_task(self._read(), name="read the issuer's keys")
+            self._refreshing.add_done_callback(self._finish_refresh)
+        await asyncio.shield(self._refreshing)
+
+    def _finish_refresh(self, task: "asyncio.Task[None]") -> None:
+        self._refreshing = None
+        if not task.cancelled():
+            task.exception()  # it was logged, and nobody may be left to receive it
+
+    async def _read(self) -> None:
+        config = self._config
+        try:
+            async with await _open_client() as client:
+                metadata = await _get(client, f"{config.issuer.rstrip('/')}/.well-known/openid-configuration")
+                if metadata.get("issuer") != config.issuer:
+                    raise ValueError(f"its metadata is that of issuer {metadata.get('issuer')!r}")
+                read = await _get(client, _endpoint(metadata, "jwks_uri"))
+            keys = to_signing_keys(read, config.algorithms)
+            if not keys:
+                raise ValueError(f"it publishes no key for {', '.join(config.algorithms)}")
+        except (httpx.HTTPError, ValueError) as error:
+            if not self._has_failed:
+                log.warning("the signing keys of %s cannot be read: %s", config.issuer, error)
+            self._has_failed = True
+            raise issuer_unavailable() from error
+        before, self._keys, self.metadata = self._keys, keys, metadata
+        self._read_at, self._has_failed = self._clock(), False
+        if any(name not in keys or keys[name][1] != jwk for name, (_, jwk) in before.items()):
+            self._on_removed()
+
+    async def _post(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
+        fields = {**form, "client_id": login.client_id}
+        auth: httpx.Auth = httpx.Auth()  # none
+        if secret and "client_secret_basic" in self.metadata.get(
+            "token_endpoint_auth_methods_supported", ["client_secret_basic"]
+        ):
+            auth = httpx.BasicAuth(quote(login.client_id, safe=""), quote(secret, safe=""))
+        elif secret:
+            fields["client_secret"] = secret
+        async with await _open_client() as client:
+            answer = await client.post(_endpoint(self.metadata, "token_endpoint"), data=fields, auth=auth)
+        return answer.status_code, _json_object(answer.content)
+
+
+def to_signing_keys(document: Mapping[str, Any], algorithms: tuple[str, ...]) -> SigningKeys:
+    """The public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms."""
+    found: dict[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]] = {}
+    listed = document.get("keys")
+    for jwk in listed if isinstance(listed, list) else []:
+        for algorithm in algorithms:
+            if isinstance(jwk, dict) and _is_for(jwk, algorithm):
+                try:
+                    key = PyJWK(jwk, algorithm)
+                except (PyJWTError, ValueError, TypeError):
+                    continue
+                if getattr(key.key, "key_size", MIN_RSA_BITS) >= MIN_RSA_BITS or jwk["kty"] != "RSA":
+                    found[str(jwk.get("kid", "")), algorithm] = key, jwk
+    return found
+
+
+def _is_for(jwk: Mapping[str, Any], algorithm: str) -> bool:
+    return (
+        jwk.get("kty") == _KEY_TYPES[algorithm[:2]]
+        and jwk.get("use", "sig") == "sig"
+        and jwk.get("alg", algorithm) == algorithm
+        and jwk.get("crv") == _CURVES.get(algorithm)
+    )
+
+
+async def _open_client() -> httpx.AsyncClient:
+    """In a thread: it loads the certificates of all authorities."""
+    return await asyncio.to_thread(httpx.AsyncClient, timeout=TIMEOUT_S)
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
+    """Raises httpx.HTTPError, ValueError."""
+    content = b""
+    async with asyncio.timeout(TIMEOUT_S), client.stream("GET", url) as answer:
+        answer.raise_for_status()
+        async for part in answer.aiter_bytes():
+            content += part
+            if len(content) > MAX_BYTES:
+                raise ValueError(f"{url} has more than {MAX_BYTES} bytes")
+    return _json_object(content)
+
+
+def _json_object(content: bytes) -> Mapping[str, Any]:
+    """Raises ValueError."""
+    read = msgspec.json.decode(content)
+    if not isinstance(read, dict):
+        raise ValueError("the issuer's response is no JSON object")
+    return read
+
+
+def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
+    """Raises ValueError."""
+    url = metadata.get(name)
+    if not isinstance(url, str) or not is_trusted_url(url):
+        raise ValueError(f"its {name} is {url!r}, which is no https URL")
+    return url
+
+
+def issuer_unavailable() -> Unavailable:
+    return Unavailable(
+        "the token cannot be verified: the issuer cannot be reached", code="issuer_unavailable", retry_after=10.0
+    )

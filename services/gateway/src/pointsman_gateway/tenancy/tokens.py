@@ -1,0 +1,205 @@
+"""Single sign-on: verifies an issuer's JSON Web Tokens (RFC 7519), and maps their claims to what the caller may do.
+
+A token that is forged costs a base64 decoding, or the verification of one signature. It causes no call: neither of
+Redis, nor of the issuer beyond one read of its keys in ten seconds, however many tokens name unknown keys.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from pointsman_servicekit.errors import InvalidArgument, PermissionDenied, PointsmanError, Unauthenticated
+from pointsman_servicekit.keys.records import LONGEST_NAME, KeyRecord, TenantRecord, digest_of
+
+from pointsman_gateway.config.access_file import CLAIM_REFERENCE, GrantConfig, SingleSignOnConfig
+from pointsman_gateway.pipeline.ports import LoginCode
+from pointsman_gateway.tenancy.issuer import Issuer
+
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+"""Types of tokens, in lower case; others that an issuer signs, such as logout tokens, are for other uses."""
+
+_REFUSALS: Mapping[type[jwt.InvalidTokenError], tuple[str, str]] = {
+    jwt.ExpiredSignatureError: ("expired_token", "the token has expired; get a new one"),
+    jwt.ImmatureSignatureError: ("immature_token", "the token is not valid yet"),
+    jwt.InvalidAudienceError: ("wrong_audience", "the token is for another audience"),
+    jwt.InvalidIssuerError: ("wrong_issuer", "the token is of another issuer"),
+    jwt.MissingRequiredClaimError: ("missing_claim", "the token lacks a claim"),
+}
+
+Claims = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSession:
+    """What the console's page gets for an authorization code."""
+
+    token: str
+    expires: float
+    """Unix seconds."""
+
+
+class SingleSignOn:
+    """Implements `TokenVerifier` and the pipeline's `Login`."""
+
+    def __init__(
+        self,
+        config: SingleSignOnConfig,
+        issuer: Issuer,
+        client_secret: str = "",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.issuer = issuer
+        self._client_secret = client_secret
+        self._wall = wall
+
+    async def verify(self, token: str) -> KeyRecord:
+        """The record of a key that may do what the token's holder may.
+
+        Raises Unauthenticated, PermissionDenied if no grant matches, Unavailable if the issuer's keys are unknown.
+        """
+        claims = await self._verified_claims(token, self.config.audiences)
+        return self._to_record(claims, digest_of(token))
+
+    @property
+    def login_request(self) -> Mapping[str, Any] | None:
+        """The authorization endpoint and its parameters; None without login, or until the issuer was reached."""
+        login = self.config.login
+        endpoint = self.issuer.metadata.get("authorization_endpoint")
+        if login is None or not endpoint:
+            return None
+        parameters = {**login.parameters, "client_id": login.client_id, "scope": " ".join(login.scopes)}
+        return {"endpoint": endpoint, "parameters": parameters}
+
+    async def log_in(self, code: LoginCode) -> LoginSession:
+        """Exchanges an authorization code, and verifies both tokens. Raises PointsmanError."""
+        login = self.config.login
+        if login is None:
+            raise Unauthenticated("this gateway has no login by single sign-on", code="login_failed")
+        form = {
+            "grant_type": "authorization_code",
+            "code": code.code,
+            "code_verifier": code.verifier,
+            "redirect_uri": code.redirect_uri,
+        }
+        answer = await self.issuer.exchange(login, self._client_secret, form)
+        identity = await self._verified_claims(str(answer.get("id_token", "")), [login.client_id])
+        if identity.get("nonce") != code.nonce:
+            raise Unauthenticated("the ID token is of another login", code="login_failed")
+        token = str(answer.get(login.bearer, ""))
+        record = await self.verify(token)
+        assert record.expires is not None  # `exp` is required
+        return LoginSession(token, record.expires)
+
+    async def _verified_claims(self, token: str, audiences: Sequence[str]) -> Claims:
+        key_id, algorithm = self._read_header(token)
+        key = self.issuer.find_key_now(key_id, algorithm) or await self.issuer.find_key(key_id, algorithm)
+        config = self.config
+        try:
+            claims: Claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=audiences,
+                issuer=config.issuer,
+                leeway=config.clock_skew_seconds,
+                options={"require": ["exp", "iat", "iss", "aud"]},
+            )
+        except jwt.InvalidTokenError as error:
+            raise _refusal(error) from error
+        if claims["exp"] - claims["iat"] > config.max_lifetime_seconds:
+            raise Unauthenticated(
+                f"the token is valid for longer than the {config.max_lifetime_seconds:g} seconds that are allowed",
+                code="long_lived_token",
+            )
+        return claims
+
+    def _read_header(self, token: str) -> tuple[str, str]:
+        """The id of the key and the algorithm that the token names. Nothing of it is verified yet."""
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+            raise _malformed() from error
+        algorithm, key_id = header.get("alg"), header.get("kid", "")
+        if algorithm not in self.config.algorithms:
+            allowed = ", ".join(self.config.algorithms)
+            raise Unauthenticated(f"the token must be signed with {allowed}", code="wrong_algorithm")
+        if "crit" in header or str(header.get("typ", "jwt")).lower() not in _TYPES or not isinstance(key_id, str):
+            raise _malformed()
+        return key_id, str(algorithm)
+
+    def _to_record(self, claims: Claims, digest: str) -> KeyRecord:
+        config = self.config
+        subject = _claim(claims, config.subject_claim)
+        if not isinstance(subject, str) or not subject:
+            raise Unauthenticated(f"the token has no claim '{config.subject_claim}'", code="missing_claim")
+        grant = next((grant for grant in config.grants if _matches(grant, claims)), None)
+        if grant is None:
+            raise PermissionDenied("no grant in access.yaml matches the claims of this token", code="no_grant")
+        tenant = _tenant_of(grant, claims)
+        return KeyRecord(
+            id=subject_id(config.issuer, subject, tenant),
+            prefix="",
+            digest=digest,
+            tenant=tenant,
+            name="".join(filter(str.isprintable, subject))[:LONGEST_NAME],
+            scope=grant.scope.to_scope(),
+            limits=grant.limits.to_limits(),
+            priority=grant.priority,
+            created=float(claims["iat"]),
+            expires=float(claims["exp"]) + config.clock_skew_seconds,
+            operator=grant.operator,
+            admin=grant.admin,
+        )
+
+
+def subject_id(issuer: str, subject: str, tenant: str) -> str:
+    """Identifies a user in usage and limits, as the id of a key does."""
+    return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
+
+
+def _claim(claims: Claims, name: str) -> Any:
+    """The claim of that name; otherwise, in objects that are claims, that of the names between dots."""
+    if name in claims or "." not in name:
+        return claims.get(name)
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _matches(grant: GrantConfig, claims: Claims) -> bool:
+    for name, wanted in grant.claims.items():
+        value = _claim(claims, name)
+        values = value if isinstance(value, list) else [value]
+        if not any(one == value for one in ((wanted,) if isinstance(wanted, str) else wanted) for value in values):
+            return False
+    return True
+
+
+def _tenant_of(grant: GrantConfig, claims: Claims) -> str:
+    """Raises PermissionDenied if the claim that names the tenant is missing, or is no name of a tenant."""
+    reference = CLAIM_REFERENCE.fullmatch(grant.tenant)
+    if not reference:
+        return grant.tenant
+    value = _claim(claims, reference[1])
+    try:
+        return TenantRecord(value if isinstance(value, str) else "").name
+    except InvalidArgument as error:
+        raise PermissionDenied(
+            f"the token's claim '{reference[1]}' names no tenant: {error.message}", code="bad_tenant"
+        ) from error
+
+
+def _refusal(error: jwt.InvalidTokenError) -> PointsmanError:
+    for family, (code, message) in _REFUSALS.items():
+        if isinstance(error, family):
+            return Unauthenticated(message, code=code)
+    return Unauthenticated("the signature or the claims of the token are not valid", code="bad_token")
+
+
+def _malformed() -> Unauthenticated:
+    return Unauthenticated("this is neither a key nor a JSON Web Token that is accepted here", code="bad_token")

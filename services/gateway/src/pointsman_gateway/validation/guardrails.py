@@ -1,0 +1,152 @@
+"""The guardrails `regex`, `pii` and `http`."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import msgspec
+import regex
+from pydantic import Field
+
+from pointsman_gateway.config.field_types import MAX_GUARDRAIL_SECONDS, Strict
+from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardrail, GuardrailContext, Hook
+
+MAX_INLINE_CHARACTERS = 4096
+"""Longer texts are searched in a thread. A window of a streamed answer is shorter."""
+INLINE_TIMEOUT = 0.05
+"""Seconds for one pattern on a short text: a pattern such as `(a+)+$` could search for years."""
+MAX_REPLY_BYTES = 1024 * 1024
+Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
+"""The name of what was found."""
+
+
+class Regex(Guardrail):
+    """Finds regular expressions. The options are {KIND: PATTERN}."""
+
+    Options = Annotated[dict[Kind, str], Field(min_length=1)]
+
+    def __init__(self, options: dict[str, str], context: GuardrailContext) -> None:
+        self._patterns: dict[str, Any] = {}
+        for kind, pattern in options.items():
+            try:
+                self._patterns[kind] = regex.compile(pattern)
+            except regex.error as error:
+                raise ValueError(f"{kind}: bad regex {pattern!r}: {error}") from error
+            if self._patterns[kind].match(""):
+                raise ValueError(f"{kind}: the regex {pattern!r} matches an empty text; write what must be there")
+
+    async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
+        if sum(len(text.text) for text in texts) <= MAX_INLINE_CHARACTERS:
+            return list(self._matches(texts, INLINE_TIMEOUT))
+        return await asyncio.to_thread(lambda: list(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True)))
+
+    def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding]:
+        """Raises TimeoutError. With `concurrent`, other threads run meanwhile."""
+        for kind, pattern in self._patterns.items():
+            for number, text in enumerate(texts):
+                for match in pattern.finditer(text.text, timeout=timeout, **options):
+                    yield Finding(kind, number, match.start(), match.end())
+
+
+PII_THREADS = 2
+
+
+class PiiOptions(Strict):
+    entities: tuple[str, ...] = Field(
+        default=("CREDIT_CARD", "CRYPTO", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN"),
+        min_length=1,
+        description="Presidio's names; those that need a language model (PERSON, LOCATION) are not available",
+    )
+    language: str = Field(default="en", pattern=r"^[a-z]{2}$", description="of the recognizers, as an ISO 639-1 code")
+    min_score: float = Field(default=0.4, gt=0, le=1, description="of a finding, as Presidio scores it")
+
+
+class Pii(Guardrail):
+    """Finds personal data by Presidio's pattern recognizers, which need no language model."""
+
+    Options = PiiOptions
+
+    def __init__(self, options: PiiOptions, context: GuardrailContext) -> None:
+        self._options = options
+        self._recognizers = _pattern_recognizers(options)
+        # Not asyncio's own threads: slow texts must not keep other work waiting.
+        self._threads = ThreadPoolExecutor(PII_THREADS, "pii")
+
+    async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._analyze, texts)
+
+    def _analyze(self, texts: Sequence[GuardedText]) -> list[Finding]:
+        wanted, least = set(self._options.entities), self._options.min_score
+        return [
+            Finding(result.entity_type, number, result.start, result.end)
+            for number, text in enumerate(texts)
+            for recognizer in self._recognizers
+            for result in recognizer.analyze(text.text, recognizer.supported_entities, None)
+            if result.entity_type in wanted and result.score >= least
+        ]
+
+
+def _pattern_recognizers(options: PiiOptions) -> list[Any]:
+    """Raises ValueError."""
+    try:
+        import tldextract
+        from presidio_analyzer import RecognizerRegistry
+        from presidio_analyzer.predefined_recognizers import EmailRecognizer, SpacyRecognizer
+    except ImportError as error:
+        raise ValueError("pii needs Presidio: pip install 'pointsman-gateway[pii]'") from error
+    domain_of: Callable[[str], Any] = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+    class OfflineEmailRecognizer(EmailRecognizer):  # type: ignore[misc]  # its module is skipped
+        """Knows the public suffixes that tldextract contains, instead of downloading them during a request."""
+
+        def validate_result(self, pattern_text: str) -> bool:
+            return bool(domain_of(pattern_text).fqdn)
+
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it warns of each recognizer of another language
+    registry = RecognizerRegistry(supported_languages=[options.language])
+    registry.load_predefined_recognizers(languages=[options.language])
+    found = [r for r in registry.recognizers if not isinstance(r, EmailRecognizer | SpacyRecognizer)]
+    found.append(OfflineEmailRecognizer(supported_language=options.language))
+    known = {entity for recognizer in found for entity in recognizer.supported_entities}
+    unknown = [entity for entity in options.entities if entity not in known]
+    if unknown:
+        raise ValueError(f"unknown entity '{unknown[0]}'; known without a language model: {', '.join(sorted(known))}")
+    return [recognizer for recognizer in found if not set(options.entities).isdisjoint(recognizer.supported_entities)]
+
+
+class HttpOptions(Strict):
+    url: str = Field(pattern=r"^https?://")
+    api_key_env: str = Field(default="", description="the environment variable with the key, sent as a bearer token")
+
+
+class _Reply(msgspec.Struct):
+    findings: list[Finding]
+
+
+class HttpClassifier(Guardrail):
+    """Asks an HTTP service; docs/guardrails.md describes its JSON."""
+
+    Options = HttpOptions
+
+    def __init__(self, options: HttpOptions, context: GuardrailContext) -> None:
+        self._url = options.url
+        self._http = context.http
+        self._auth = ""
+        if options.api_key_env and context.http is not None:
+            key = os.environ.get(options.api_key_env, "")
+            if not key:
+                raise ValueError(f"it needs the environment variable {options.api_key_env}, which is not set")
+            self._auth = f"authorization: Bearer {key}\r\n"
+
+    async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
+        """Raises HttpUnreachable, and ValueError if the reply is not as described."""
+        assert self._http is not None  # a configuration that is only checked has no requests
+        body = msgspec.json.encode({"hook": hook, "texts": texts})
+        deadline = asyncio.get_running_loop().time() + MAX_GUARDRAIL_SECONDS
+        reply = await self._http.post(self._url, self._auth, body, deadline, MAX_REPLY_BYTES)
+        if reply.status != 200:
+            raise ValueError(f"it answered with status {reply.status}")
+        return msgspec.json.decode(b"".join(reply.pieces), type=_Reply).findings

@@ -1,0 +1,134 @@
+"""Follows an engine that somebody else runs: notices when it is away, restarted, changed or corrupted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from pointsman_servicekit.errors import PointsmanError, Unavailable
+
+from pointsman_lora_server.domain import EngineStatus
+from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.supervisor import MAX_SILENT_SECONDS, PROBE_INTERVAL_SECONDS
+from pointsman_lora_server.engine.vllm_client import EngineFacts, VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+class Attachment:
+    """Owns the status, the detail and the run counter (`life`) in the engine's state, as the supervisor does for an
+    engine that is started here."""
+
+    def __init__(
+        self,
+        url: str,
+        base_model: str,
+        client: VllmClient,
+        engine_state: EngineStateStore,
+        probe: Probe,
+        apply_limits: Callable[[EngineFacts], str],
+        probe_interval: float = PROBE_INTERVAL_SECONDS,
+    ) -> None:
+        """`apply_limits` receives what each run of the engine says of itself, and returns what is worth reporting of
+        it, often nothing. `probe_interval` is in seconds."""
+        self._url = url
+        self._base_model = base_model
+        self._client = client
+        self._engine_state = engine_state
+        self._probe = probe
+        self._apply_limits = apply_limits
+        self._probe_interval = probe_interval
+        self._boot = ""
+        """Of the run that was seen last, empty if the engine states none."""
+        self._is_away = True
+        """Whether the engine could not be used when it was asked last."""
+        self._corruption = ""
+        self._held_before: frozenset[str] = frozenset()
+        """What the engine held when it was found corrupted."""
+        self._answered_at = time.monotonic()
+        self._probe_due_at = 0.0
+
+    async def run(self) -> None:
+        """Runs until cancelled; the engine goes on."""
+        while True:
+            try:
+                await self._check()
+                self._answered_at = time.monotonic()
+            except PointsmanError as error:
+                self._report_problem(error)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def restart(self, reason: str) -> None:
+        """Takes the engine out of service until somebody has restarted it."""
+        self._held_before = self._engine_state.state.resident
+        self._corruption = f"{reason}; restart the engine at {self._url}, which was not started here"
+        self._set_down(self._corruption)
+
+    async def _check(self) -> None:
+        facts = await self._client.identify()
+        if self._base_model not in facts.base_models:
+            served = ", ".join(sorted(facts.base_models)) or "no model"
+            self._set_away(
+                f"the engine at {self._url} serves {served}, and not '{self._base_model}' "
+                "(POINTSMAN_LORA_SERVED_MODEL_NAME)"
+            )
+            return
+        is_restarted = await self._is_restarted(facts)
+        self._boot = facts.boot
+        if is_restarted:
+            self._corruption = ""
+        if self._corruption:
+            self._set_down(self._corruption)
+        elif is_restarted or self._is_away:
+            await self._start_run(facts)
+        elif time.monotonic() >= self._probe_due_at:
+            await self._check_answers(self._probe.check)
+
+    async def _is_restarted(self, facts: EngineFacts) -> bool:
+        """By the boot id; of an engine that states none, by its absence or the loss of all its adapters."""
+        if facts.boot or self._boot:
+            return facts.boot != self._boot
+        held = self._held_before if self._corruption else self._engine_state.state.resident
+        return self._is_away or (bool(held) and held.isdisjoint(await self._client.list_adapters()))
+
+    async def _start_run(self, facts: EngineFacts) -> None:
+        life = self._engine_state.state.life + 1
+        self._engine_state.update(status=EngineStatus.STARTING, life=life, detail=f"attaching to {self._url}")
+        note = self._apply_limits(facts)
+        if await self._check_answers(self._probe.start):
+            self._is_away = False
+            detail = f"ready; {note}" if note else "ready"
+            log.info("attached to the engine at %s: %s", self._url, detail)
+            self._engine_state.update(status=EngineStatus.READY, detail=detail)
+
+    async def _check_answers(self, check: Callable[[], Awaitable[None]]) -> bool:
+        """Whether the base model answers as before."""
+        self._probe_due_at = time.monotonic() + self._probe_interval
+        try:
+            await check()
+        except EngineCorrupted as error:
+            self.restart(error.message)
+        except Unavailable as error:
+            log.warning("the base model cannot be probed: %s", error.message)
+        else:
+            return True
+        return False
+
+    def _report_problem(self, error: PointsmanError) -> None:
+        """A busy engine may be silent for a while; one that refuses connections, or has wrong settings, is down."""
+        silent_seconds = time.monotonic() - self._answered_at
+        if isinstance(error.__cause__, TimeoutError) and silent_seconds < MAX_SILENT_SECONDS:
+            return
+        self._set_away(f"the engine at {self._url} cannot be used: {error.message}")
+
+    def _set_away(self, detail: str) -> None:
+        self._is_away = True
+        self._set_down(self._corruption or detail)
+
+    def _set_down(self, detail: str) -> None:
+        if detail != self._engine_state.state.detail:
+            log.error("%s", detail)
+        self._engine_state.update(status=EngineStatus.DOWN, detail=detail)

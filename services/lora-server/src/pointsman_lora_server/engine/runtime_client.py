@@ -1,0 +1,132 @@
+"""Loads adapters through vLLM's own runtime API, for an engine without the guard."""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError
+
+from pointsman_lora_server.domain import is_version
+from pointsman_lora_server.engine.vllm_client import (
+    LOAD_TIMEOUT,
+    QUERY_TIMEOUT,
+    EngineFacts,
+    LoadedAdapter,
+    VllmClient,
+    engine_unavailable,
+    error_message,
+    no_folder,
+)
+
+_START_TIME = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
+_IN_USE = re.compile(
+    r'^vllm:lora_requests_info{.*?max_lora="(\d+)",running_lora_adapters="([^"]*)",waiting_lora_adapters="([^"]*)"} '
+    r"(\S+)$",
+    re.MULTILINE,
+)
+_REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re.MULTILINE)
+
+
+class RuntimeClient(VllmClient):
+    """Knows no more of the adapters than vLLM says: their names and folders, and roughly which are in use."""
+
+    _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self._used_at: dict[str, float] = {}
+        self._paths: dict[str, str] = {}
+        """Where the engine has read each version, since this process began."""
+        self._local: dict[str, Path] = {}
+        """The same folders on this machine."""
+
+    async def identify(self) -> EngineFacts:
+        base_models, max_model_len = await self._base_models()
+        # Without a name it changes nothing, and answers 400 if the route is there.
+        status, answer = await self._call("POST", self._load_route, {"lora_name": "", "lora_path": ""}, QUERY_TIMEOUT)
+        if status in (404, 405):
+            raise FailedPrecondition(
+                "it loads no adapters at run time: start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+                "--enable-lora, or with the guard and POINTSMAN_LORA_ENGINE_SECRET",
+                code="no_runtime_loading",
+            )
+        if status in (401, 403):
+            raise FailedPrecondition(f"it answers {status}: {error_message(answer)}", code="bad_api_key")
+        metrics = await self._metrics()
+        start = _START_TIME.search(metrics)
+        limits = [int(found[1]) for found in _IN_USE.finditer(metrics)]
+        return EngineFacts(
+            base_models,
+            boot=start[1] if start else "",
+            max_loras=limits[0] if limits else None,
+            max_model_len=max_model_len,
+        )
+
+    async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The versions that the engine lists; other adapters belong to somebody else. One whose folder was changed
+        counts as closed."""
+        listed, in_use = await self._folders(), await self._in_use()
+        for name in listed.keys() & self._local.keys():
+            with suppress(OSError):
+                os.utime(self._local[name])  # stays in the store's cache, since vLLM may read it again at any time
+        now = time.monotonic()
+        self._used_at = {name: now if name in in_use else self._used_at.get(name, now) for name in listed}
+        return {
+            name: LoadedAdapter(
+                int(name in in_use), 0, now - self._used_at[name], open=self._paths.get(name, path) == path
+            )
+            for name, path in listed.items()
+        }
+
+    async def load(self, version: str, folder: Path) -> None:
+        """Idempotent. A version that is listed with another folder was loaded by somebody else, and is replaced."""
+        path, listed = self._engine_path(folder), await self._folders()
+        self._paths[version], self._local[version] = path, folder
+        if listed.get(version) == path:
+            return
+        if version in listed:
+            await self.close_adapter(version)
+        status, answer = await self._call(
+            "POST", self._load_route, {"lora_name": version, "lora_path": path}, LOAD_TIMEOUT
+        )
+        if status != 200:
+            raise await self._load_error(path, status, answer)
+        self._used_at[version] = time.monotonic()
+
+    async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
+        if status == 404:
+            return no_folder(path)
+        if status == 401 or not await self.is_healthy():
+            return engine_unavailable(f"{status} to {self._load_route}: {error_message(answer)}")
+        return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
+
+    async def close_adapter(self, version: str) -> int:
+        """Removes the name; requests in flight are finished with its weights, which the engine keeps until then."""
+        status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT)
+        if status not in (200, 404) and version in await self._folders():
+            raise engine_unavailable(f"{status} to {self._unload_route}: {error_message(answer)}")
+        return 0
+
+    async def remove(self, version: str) -> bool:
+        """`close_adapter` has removed it already, if nobody has loaded it since."""
+        if version in await self._folders():
+            await self.close_adapter(version)
+        return True
+
+    async def _folders(self) -> Mapping[str, str]:
+        """The folder of each version that the engine lists."""
+        models = await self._list_models()
+        return {model["id"]: str(model.get("root")) for model in models if is_version(model["id"])}
+
+    async def _in_use(self) -> frozenset[str]:
+        """Adapters of requests that run or wait. vLLM reports them after each of its steps, so some are missed."""
+        metrics = await self._metrics()
+        if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
+            return frozenset()
+        # One series for each pair of lists that ever was; its value is the time of its last report.
+        latest = max(_IN_USE.finditer(metrics), key=lambda found: float(found[4]), default=None)
+        return frozenset(f"{latest[2]},{latest[3]}".split(",")) if latest else frozenset()

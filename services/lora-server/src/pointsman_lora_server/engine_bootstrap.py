@@ -1,0 +1,182 @@
+"""Chooses, by the settings, how the engine is reached: started as a child process, or attached to."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from pointsman_servicekit.tracing.exporting import traces_endpoint
+
+from pointsman_lora_server.checks.base_layers import read_base
+from pointsman_lora_server.engine.attachment import Attachment
+from pointsman_lora_server.engine.command import (
+    EngineCommand,
+    EngineSettings,
+    GuardSecret,
+    build_command,
+    choose_dtype,
+    with_secrets,
+)
+from pointsman_lora_server.engine.probe import Probe
+from pointsman_lora_server.engine.runtime_client import RuntimeClient
+from pointsman_lora_server.engine.sglang_client import SglangClient
+from pointsman_lora_server.engine.supervisor import Supervisor
+from pointsman_lora_server.engine.tool_calls import choose_tool_calling
+from pointsman_lora_server.engine.vllm_client import EngineFacts, VllmClient, open_client
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.machine import MAX_DEFAULT_HELD, cpu_flags, default_held, free_memory, has_gpu
+from pointsman_lora_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NO_PARSER = ("auto", "off")
+"""Settings of the tool-call parser that say nothing about an engine that was started by others."""
+
+
+class EngineRunner(Protocol):
+    """Keeps the engine's status up to date."""
+
+    async def run(self) -> None: ...
+    def restart(self, reason: str) -> None: ...
+
+
+def require_engine(settings: Settings) -> None:
+    """Raises OSError if the Python of vLLM's environment does not exist and is needed: for the engine, or to test
+    versions."""
+    if settings.is_attached and settings.smoke_test == "off":
+        return
+    if not settings.engine_python.is_file():
+        raise FileNotFoundError(
+            f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
+        )
+
+
+def with_held(settings: Settings) -> Settings:
+    """The settings with the number of held versions, derived from the free memory unless it is set.
+
+    Raises OSError if the base model does not exist.
+    """
+    if settings.held is not None or settings.is_attached:
+        return settings
+    base = read_base(settings.base_model, settings.served_model_name)
+    held = default_held(base.max_adapter_bytes(settings.max_lora_rank), settings.max_loras, free_memory())
+    log.info("the engine holds up to %d adapter versions in its host memory (POINTSMAN_LORA_HELD)", held)
+    return settings.model_copy(update={"held": held})
+
+
+def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
+    """How many versions the engine may hold. One that was started by others states it in its `facts`, if it has the
+    guard; without the guard, and without HELD, it is what fits into a batch, since every engine holds that many."""
+    if not settings.is_attached:
+        if settings.held is None:
+            raise ValueError("the number of held versions is not known yet: call with_held first")
+        return settings.held
+    bound = facts.held if facts else None
+    if bound is None and settings.held is None:
+        bound = (facts.max_loras if facts else None) or settings.max_loras
+    return min(settings.held or MAX_DEFAULT_HELD, bound or MAX_DEFAULT_HELD)
+
+
+def limits_note(settings: Settings, facts: EngineFacts) -> str:
+    """In which limits the attached engine stays below the settings, empty if in none."""
+    limits = (
+        ("HELD", settings.held, facts.held, "--max-cpu-loras, without --lora-modules"),
+        ("MAX_LORA_RANK", settings.max_lora_rank, facts.max_lora_rank, "--max-lora-rank"),
+        ("MAX_MODEL_LEN", settings.max_model_len, facts.max_model_len, "--max-model-len"),
+    )
+    return ", ".join(
+        f"POINTSMAN_LORA_{name} is {wanted}, but the engine was started for {actual} ({option})"
+        for name, wanted, actual, option in limits
+        if wanted is not None and actual is not None and actual < wanted
+    )
+
+
+def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
+    """How the engine is started on this machine; None if it runs already.
+
+    Raises OSError if its Python does not exist, ValueError for engine arguments that the lora-server must control.
+    """
+    require_engine(settings)
+    if settings.is_attached:
+        return None
+    engine = EngineSettings(
+        held=adapter_limit(settings),
+        python=settings.engine_python,
+        listen=settings.engine_listen,
+        base_model=settings.base_model,
+        served_model_name=settings.served_model_name,
+        max_loras=settings.max_loras,
+        max_lora_rank=settings.max_lora_rank,
+        max_model_len=settings.max_model_len,
+        dtype=choose_dtype(settings.dtype, cpu_flags(), has_gpu()),
+        extra_arguments=settings.engine_args,
+        tool_calling=choose_tool_calling(settings.base_model, settings.tool_call_parser),
+        traces_url=traces_endpoint(environment),
+    )
+    return build_command(engine, environment, os.sched_getaffinity(0))
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings, command: EngineCommand | None, secret: GuardSecret
+) -> AsyncIterator[VllmClient]:
+    """The client of the engine; `secret` is that of an engine that is started here."""
+    if command:
+        api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"
+        async with open_client(url, secret, api_key, command.traced) as client:
+            yield client
+        return
+    shared = settings.engine_secret.get_secret_value()
+    engine_path = partial(path_at_engine, settings.local_store.absolute(), settings.engine_store)
+    unguarded = SglangClient if settings.engine_api == "sglang" else RuntimeClient
+    create = partial(VllmClient if shared else unguarded, engine_path=engine_path)
+    async with open_client(
+        settings.engine_url, lambda: shared, os.environ.get("VLLM_API_KEY", ""), create=create
+    ) as client:
+        yield client
+
+
+def create_runner(
+    settings: Settings,
+    command: EngineCommand | None,
+    secret: GuardSecret,
+    client: VllmClient,
+    engine_state: EngineStateStore,
+    probe: Probe,
+    apply_limits: Callable[[EngineFacts], str],
+) -> EngineRunner:
+    """`apply_limits` is as in `Attachment`."""
+    if command:
+        return Supervisor(
+            with_secrets(command, secret),
+            settings.engine_listen,
+            client,
+            engine_state,
+            probe,
+            settings.probe_interval_seconds,
+            settings.shutdown_timeout,
+        )
+    return Attachment(
+        settings.engine_url,
+        settings.served_model_name,
+        client,
+        engine_state,
+        probe,
+        apply_limits,
+        settings.probe_interval_seconds,
+    )
+
+
+def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
+    """Where the engine sees a folder of the store, which may have another path there."""
+    if not store_at_engine:
+        return str(folder)
+    return str(PurePosixPath(store_at_engine) / folder.relative_to(store))
+
+
+def attached_parser(settings: Settings) -> str:
+    """The tool-call parser that the engine was started with, as far as the settings say."""
+    return "" if settings.tool_call_parser in NO_PARSER else settings.tool_call_parser
