@@ -99,7 +99,9 @@ def run_own(learner: Any, base: Any, batches: Sequence[Any], options: Any) -> li
 
 
 def run_trl(learner: Any, base: Any, batches: Sequence[Any], options: Any) -> list[float]:
-    """TRL with the same model, adapter, number type, optimizer and rows; no evaluation, checkpoints or logs."""
+    """Trains with TRL on the same model, adapter, number type, optimizer and rows, without evaluation, checkpoints or
+    logs.
+    """
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback

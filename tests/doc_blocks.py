@@ -1,7 +1,7 @@
-"""The code blocks of README.md, CONTRIBUTING.md and docs/, and a shell that runs those of a page.
+"""The code blocks of README.md, CONTRIBUTING.md and docs/, and a shell that runs the shell blocks of a page.
 
-A block that cannot be loaded or run says why in a comment on the line before it: `<!-- not loaded: REASON -->` (YAML),
-`<!-- not run: REASON -->` (shell). `<!-- real engine -->` marks a shell block that `make test-docs` runs.
+A block that cannot be loaded or run has the reason in a comment on the line before it: `<!-- not loaded: REASON -->`
+(YAML), `<!-- not run: REASON -->` (shell). `<!-- real engine -->` marks a shell block that `make test-docs` runs.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PATIENCE = 600
-"""Seconds for all commands of a page."""
+"""Timeout in seconds for all commands of a page."""
 SHELLS = ("bash", "sh")
 _MARK = re.compile(r"<!-- (not loaded|not run|real engine)(?:: (.{10,}))? -->\n$")
 
@@ -47,7 +47,7 @@ SHELL = [block for block in BLOCKS if block.language in SHELLS]
 
 
 def blocks_by_page(mark: str) -> dict[Path, list[Block]]:
-    """Returns the shell blocks of this mark by page."""
+    """Returns the shell blocks with this mark, by page."""
     pages: dict[Path, list[Block]] = {}
     for block in SHELL:
         if block.mark == mark:
@@ -76,7 +76,7 @@ def run(blocks: Iterable[Block], folder: Path, http: str) -> None:
 
 
 def fill(folder: Path, data_dir: Path) -> Path:
-    """Makes `folder` look like a clone in which `pointsman up` runs."""
+    """Copies files to `folder`, so that `pointsman up` runs there as in a clone."""
     (folder / ".pointsman").symlink_to(data_dir)
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     (folder / "examples").symlink_to(ROOT / "examples")

@@ -1,10 +1,13 @@
-"""Free ports of 127.0.0.1, for servers whose port must be known before they start."""
+"""Free ports of 127.0.0.1, for servers whose port must be known before they start; and HTTP servers in a thread."""
 
 import itertools
 import os
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import HTTPServer
+from threading import Thread
 
 FIRST, LAST = 10_000, 32_767
 """Above LAST the kernel takes ports for outgoing connections, so one can be taken before the server binds it."""
@@ -43,3 +46,16 @@ def free_port() -> int:
 def free_address() -> str:
     """The same as `host:port`."""
     return f"127.0.0.1:{free_port()}"
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """Runs the server and yields its URL."""
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

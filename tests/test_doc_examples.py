@@ -1,6 +1,6 @@
-"""YAML blocks of README.md and docs/ are loaded by the configuration's own types; shell blocks are parsed.
+"""YAML blocks of README.md and docs/ are loaded with the configuration's own types; shell blocks are parsed.
 
-`documents/test_commands.py` runs shell blocks.
+`documents/test_commands.py` runs the shell blocks.
 """
 
 import re

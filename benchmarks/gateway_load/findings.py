@@ -24,7 +24,7 @@ class Findings:
     grpc: CallStatistics | None = None
     junk: JunkResult | None = None
     workers: dict[str, Throughput] = field(default_factory=dict)
-    """By contender, followed by the number of its processes."""
+    """Throughput by contender and number of processes, such as "nginx 2"."""
     profile: Profile | None = None
 
     def rps(self, name: str) -> float | None:

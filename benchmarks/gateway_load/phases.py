@@ -107,7 +107,7 @@ class Bench:
 
 
 async def _rps(bench: Bench) -> None:
-    """Includes `auto` in the same rounds if it was selected."""
+    """Measures requests per second of a named path; also of `auto`, in the same rounds, if `auto` was selected."""
     bodies = [(one, bench.bodies) for one in bench.of("rps")]
     if "auto" in bench.phases:
         try:
@@ -173,7 +173,9 @@ async def _junk(bench: Bench) -> None:
 
 
 async def _workers(bench: Bench) -> None:
-    """Our gateway and nginx as one and as two processes that share both cores with the load."""
+    """Measures our gateway and nginx as one and as two processes on both cores, which they share with the load
+    generator.
+    """
     setup, contenders_of = bench.setup, list[tuple[Contender, throughput.Bodies]]()
     for count in WORKERS:
         workers = await start_workers(setup.processes, setup.cores, bench.gateway, count)

@@ -25,7 +25,7 @@ class ErrorCode:
 
 
 def error_codes() -> dict[str, ErrorCode]:
-    """Returns the errors by code; an error that several places raise has the message of the first."""
+    """Returns the errors by code. If several places raise a code, the first non-empty message is used."""
     found: dict[str, ErrorCode] = {}
     for service, source in SOURCES.items():
         trees = [ast.parse(file.read_text()) for file in sorted((ROOT / source).rglob("*.py"))]
@@ -38,7 +38,7 @@ def error_codes() -> dict[str, ErrorCode]:
 
 
 def _classes(modules: list[ast.Module]) -> dict[str, type[tree.PointsmanError]]:
-    """Returns the classes of the tree and of these modules by name, and the functions that return one."""
+    """Returns the error classes of the tree and of these modules by name, and functions that return such an error."""
     known = {name: value for name, value in vars(tree).items() if isinstance(value, type)}
     classes = {name: value for name, value in known.items() if issubclass(value, tree.PointsmanError)}
     derived = [node for module in modules for node in ast.walk(module) if isinstance(node, ast.ClassDef)]

@@ -17,7 +17,7 @@ from grpc_tools import protoc
 PROTO = Path(__file__).parents[2] / "proto"
 _GOOGLE = Path(grpc_tools.__file__).parent / "_proto"
 _MESSAGE, _SERVICE, _PART = 4, 6, 2
-"""Field numbers in descriptor.proto, of which the paths of comments consist."""
+"""Field numbers in descriptor.proto; the path of a comment is a list of them."""
 
 Comments = dict[tuple[int, ...], str]
 

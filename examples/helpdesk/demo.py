@@ -41,7 +41,7 @@ class Question:
     text: str
     task: str
     facts: tuple[tuple[str, ...], ...] = ()
-    """Of each group, one text must be in the answer."""
+    """Groups of alternative texts; the answer must contain one text of each group."""
     never: tuple[str, ...] = ()
     """Texts that must not be in the answer."""
     output: Mapping[str, object] | None = None

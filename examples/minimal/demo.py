@@ -14,8 +14,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,13 @@ GUARD = ROOT / "services/lora-server/src/pointsman_lora_server/engine/guard"
 ADAPTERS = {name: ROOT / "examples/helpdesk/adapters" / name for name in ("triage", "voice")}
 BASE, PROVIDED = "llama-3.1-8b", "gpt-4o-mini"
 """The names in the configuration. One vLLM serves its small model under both, and so plays the provider too."""
-WIDTH = 100
 LONGEST_START = 420
 MESSAGE = "I left my umbrella on the 9:15 to Saltby, please look for it"
 TOKENS = 24
-WORKERS, MOVES, SECONDS_BETWEEN_MOVES = 6, 6, 2.0
+WORKERS, MOVES, ANSWERS_PER_MOVE = 6, 6, 12
 CANNOT = 2
 
-console = Console(width=WIDTH, highlight=False, soft_wrap=False)
+console = Console(width=100, highlight=False, soft_wrap=False)
 
 
 class DemoError(Exception):
@@ -55,12 +55,16 @@ class Load:
 
     url: str
     alias: str
-    expected: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, str]
     """The answer of each version."""
     answers: Counter[str] = field(default_factory=Counter)
     """Right ones, by version."""
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+
+    def has_answered(self, version: str, times: int) -> bool:
+        """Whether this version has answered so often, or something has gone wrong."""
+        return self.answers[version] >= times or bool(self.wrong or self.failed)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -124,10 +128,12 @@ def run_demo(stack: ExitStack, home: Path) -> None:
         "\n[bold]3. A lora-server attached to it; the gateway reads the edited configuration while it runs[/]"
     )
     server = stack.enter_context(lora_server(home, vllm, secret))
-    versions = [register(server, "desk", ADAPTERS[name]) for name in ("triage", "voice")]
-    command("adapters", "promote", "desk@live", versions[0], "--lora-server", server)
+    to_server = ("--lora-server", server)
+    registered = (command("adapters", "register", "desk", str(ADAPTERS[name]), *to_server) for name in ADAPTERS)
+    versions = [output.split()[-1] for output in registered]
+    command("adapters", "promote", "desk@live", versions[0], *to_server)
     use_lora_server(config / "pointsman.yaml", server)
-    wait_until(lambda: ask_or_none(url, "path:triage") == versions[0], "the edited configuration is not in use")
+    wait_until(lambda: ask(url, "path:triage")[0] == versions[0], "the edited configuration is not in use")
     expected = {}
     for version in versions:
         answered, expected[version] = ask(url, version)
@@ -139,10 +145,10 @@ def run_demo(stack: ExitStack, home: Path) -> None:
     load = Load(url, "desk@live", expected)
     with load.running():
         for number in range(1, MOVES + 1):
-            time.sleep(SECONDS_BETWEEN_MOVES)
             version = versions[number % 2]
-            command("adapters", "promote", "desk@live", version, "--lora-server", server)
-            time.sleep(SECONDS_BETWEEN_MOVES)
+            answers = load.answers[version] + ANSWERS_PER_MOVE
+            command("adapters", "promote", "desk@live", version, *to_server)
+            wait_until(partial(load.has_answered, version, answers), f"desk@live does not answer by {version}")
             answered, _ = ask(url, "desk@live")
             check(answered == version, f"desk@live was moved to {version}, and {answered} answered")
     for version in versions:
@@ -156,10 +162,10 @@ def run_demo(stack: ExitStack, home: Path) -> None:
 @contextmanager
 def bare_vllm(home: Path, secret: str) -> Iterator[str]:
     """Run vLLM with the two adapters in --lora-modules and yield its URL."""
-    address = free_address()
+    url = f"http://{free_address()}"
     arguments = [
         *("--model", str(MODELS / "smollm2-135m"), "--served-model-name", BASE, PROVIDED),
-        *("--port", address.rpartition(":")[2], "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "2048"),
+        *("--port", url.rpartition(":")[2], "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "2048"),
         *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "6", "--max-lora-rank", "8"),
         *("--lora-modules", *(f"{name}={folder}" for name, folder in ADAPTERS.items())),
         *("--middleware", "pointsman_engine_guard.Guard"),
@@ -176,8 +182,8 @@ def bare_vllm(home: Path, secret: str) -> Iterator[str]:
     # What `vllm serve` runs; that program itself does not find its version in the wheel for CPUs.
     program = [str(ENGINE_PYTHON), "-m", "vllm.entrypoints.openai.api_server", *arguments]
     with process(program, home / "vllm.log", environment) as vllm:
-        wait_until(lambda: is_healthy(f"http://{address}"), "vLLM did not start", vllm, home / "vllm.log")
-        yield f"http://{address}"
+        wait_until(lambda: httpx.get(f"{url}/health").is_success, "vLLM did not start", vllm, home / "vllm.log")
+        yield url
 
 
 @contextmanager
@@ -217,11 +223,6 @@ def lora_server(home: Path, vllm: str, secret: str) -> Iterator[str]:
         yield address
 
 
-def register(server: str, name: str, folder: Path) -> str:
-    """Register an adapter and return its version."""
-    return command("adapters", "register", name, str(folder), "--lora-server", server).split()[-1]
-
-
 def use_lora_server(file: Path, server: str) -> None:
     """Have the configuration use the lora-server, and the path "triage" its alias."""
     written = file.read_text()
@@ -239,14 +240,6 @@ def ask(url: str, model: str, client: Any = httpx) -> tuple[str, str]:
     check(response.status_code == 200, f"{model}: {response.status_code} {response.text[:300]}")
     answer = response.json()
     return str(answer["model"]), str(answer["choices"][0]["message"]["content"])
-
-
-def ask_or_none(url: str, model: str) -> str | None:
-    """The model that answered; None if none did."""
-    try:
-        return ask(url, model)[0]
-    except DemoError:
-        return None
 
 
 def command(*arguments: str) -> str:
@@ -276,19 +269,16 @@ def wait_until(
     running: "subprocess.Popen[bytes] | None" = None,
     log: Path | None = None,
 ) -> None:
+    """Raises DemoError; a request in `holds` may fail until then."""
     deadline = time.monotonic() + LONGEST_START
-    while not holds():
+    while True:
+        with suppress(DemoError, httpx.HTTPError):
+            if holds():
+                return
         ended = running is not None and running.poll() is not None
         if ended or time.monotonic() > deadline:
             raise DemoError(problem + (f":\n{log.read_text()[-2000:]}" if log else ""))
         time.sleep(0.3)
-
-
-def is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def free_address() -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from pointsman_cli.doctor.machine import Level, Machine, check_engine, check_har
 from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
 
 from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.ports import serving
 
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
@@ -210,10 +210,8 @@ async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: L
         def log_message(self, *words: object) -> None:
             """Disables the log."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        finding = await check_configuration(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Answer)) as url:
+        finding = await check_configuration(url)
 
     assert (finding.level, finding.detail) == (level, told)
 

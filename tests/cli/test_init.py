@@ -38,7 +38,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Thirty messages of three tasks, one of them under a wrong label."""
+    """Returns thirty messages of three tasks; one of them has a wrong label."""
     rows: list[dict[str, Any]] = [
         {"text": text.format(n, n + 3), "task": task} for task, text in TASKS.items() for n in range(10)
     ]

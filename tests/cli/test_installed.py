@@ -32,6 +32,7 @@ def test_init_copies_an_example(cli: Cli, tmp_path: Path, example: str) -> None:
     }
     assert named
     assert all(schema.is_file() for schema in named)
+    assert not (tmp_path / "mine" / "demo.py").exists()
 
 
 def test_init_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ async def test_what_lists_no_models_is_named(
         (("examples/minimal", "--engine", "http://x"), "name one of these"),
         (("examples/minimal", "--model", "m"), "name one of these"),
         (("examples/minimal", "--key-env", "K"), "--key-env is for --engine; pointsman.yaml names its own engines"),
-        (("--engine", "localhost:8000"), "it should be a URL such as http://localhost:8000"),
+        *(
+            (("--engine", url), "it should be a URL such as http://localhost:8000")
+            for url in ("localhost:8000", "http://localhost:80o0", "http://localhost:99999", "http://[::1")
+        ),
         (("--engine", "http://127.0.0.1:1"), "http://127.0.0.1:1/v1/models cannot be read"),
         (("--engine", "http://127.0.0.1:1", "--key-env", "NO_SUCH_KEY"), "that environment variable is not set"),
     ],

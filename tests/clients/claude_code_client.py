@@ -1,6 +1,6 @@
 """One turn of Claude Code without its own instructions and tools, which exceed the help desk's context window.
 
-test_claude_code.py has turns with all of them, and a scripted engine.
+test_claude_code.py tests turns with all of them against a scripted engine.
 """
 
 import json

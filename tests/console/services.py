@@ -61,7 +61,7 @@ class ConsoleServices:
 async def run_services(
     folder: Path, embedding_model: Path, access: Mapping[str, Any] | None = None, **settings: Any
 ) -> AsyncIterator[ConsoleServices]:
-    """`access` is the content of access.yaml."""
+    """Runs the console's services. `access` is the content of access.yaml."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine())
         engine.script = _script

@@ -13,7 +13,7 @@ from tests.console.visitor import Visitor, visiting
 from tests.gateway.doubles.issuer import AUDIENCE, CLIENT, FakeIssuer, running_issuer
 
 SOME_ROUNDS_MS = 20_000
-"""The page reads keys and configuration in every third round of two seconds."""
+"""The page reads keys and configuration in every third of its rounds, which are two seconds apart."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -28,7 +28,7 @@ async def issuer() -> AsyncIterator[FakeIssuer]:
 async def signing_on(
     model_folder: Path, issuer: FakeIssuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ConsoleServices]:
-    """Services with single sign-on, whose users are admins."""
+    """Runs services with single sign-on, whose users are admins."""
     access = {
         "issuer": issuer.url,
         "audiences": [AUDIENCE, CLIENT],
@@ -43,7 +43,7 @@ async def signing_on(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def admin(browser: Browser, signing_on: ConsoleServices) -> AsyncIterator[Visitor]:
-    """A user who has signed in."""
+    """Opens the console as a user who has signed in."""
     async with visiting(browser, signing_on.url, 1280, quiet=False) as visitor:
         await visitor.page.get_by_role("button", name="Sign in").click()
         await expect(visitor.page.locator("#key-button")).to_have_text("ops (admin)")

@@ -1,12 +1,13 @@
-"""A Kubernetes API server that only reads: it lists kinds and returns the objects that it was given."""
+"""A read-only Kubernetes API server: it lists kinds and returns given objects."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
+
+from tests.ports import serving
 
 Object = dict[str, Any]
 NOT_FOUND = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
@@ -32,15 +33,8 @@ def api_server(kinds: Iterable[tuple[str, str]], objects: Iterable[Object]) -> I
         def log_message(self, format: str, *words: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def _discovery(kinds: set[tuple[str, str]]) -> dict[str, Object]:

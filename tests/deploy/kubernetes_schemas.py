@@ -1,4 +1,6 @@
-"""Kubernetes' own schemas, strict, from the package kubernetes-validate, which reads 2 MB of them for each object."""
+"""Validates objects by Kubernetes' own schemas, strictly. The package kubernetes-validate would read its 2 MB of
+schemas again for each object.
+"""
 
 import re
 from functools import cache
@@ -12,7 +14,9 @@ VERSIONS = ("1.32", "1.37")
 
 
 def violations(object: dict[str, Any], version: str) -> list[str]:
-    """Returns what the API server of this version would refuse. Raises FileNotFoundError for a kind unknown to it."""
+    """Returns the errors with which an API server of this version would reject the object. Raises FileNotFoundError
+    for an unknown kind.
+    """
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", object["apiVersion"])  # rbac.authorization.k8s.io/v1: rbac-v1
     return [error.message for error in _validator(version, f"{object['kind'].lower()}-{group}").iter_errors(object)]
 

@@ -1,4 +1,6 @@
-"""Random values for the chart, from its schema: each key is left out or drawn from its examples, enum or range."""
+"""Random values for the chart, drawn from its schema: each key is left out, or drawn from its examples, enum or
+range.
+"""
 
 import json
 import random
@@ -10,7 +12,7 @@ Schema = dict[str, Any]
 
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
 NOT_DRAWN = ("global", "resources", "extraObjects", "training")
-"""Free objects, and what is rendered apart."""
+"""Keys that are not drawn: free objects, and values that only other templates use."""
 
 
 def random_values(seed: int) -> dict[str, Any]:

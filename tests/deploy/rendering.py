@@ -36,7 +36,7 @@ def needs_helm() -> None:
 
 @cache
 def chart(*arguments: str) -> str:
-    """The chart as `helm install` with these arguments would send it, outside a cluster."""
+    """Returns the chart as `helm install` with these arguments would send it, rendered without a cluster."""
     needs_helm()
     return template(*arguments)
 

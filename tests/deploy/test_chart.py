@@ -30,7 +30,7 @@ POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy
 DOCS = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
 FOLDERS = {"policy": "", "prompts": "-prompts", "tasks": "-tasks"}
 CHOSEN = {"keys are off", "scales by what nobody measures"}
-"""Findings about what a user has chosen by a value."""
+"""Findings that are a user's choice, made by a value."""
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: in
 
 
 def _refusal(values: Object) -> str:
-    """Returns what the chart must say about values that do not fit together; "" if they do."""
+    """Returns the chart's error for values that contradict each other; empty if they do not."""
     policies, service = values.get("networkPolicy", {}), values.get("gateway", {}).get("service", {})
     store, defaults = values.get("adapters", {}).get("store", {}), values.get("engineDefaults", {})
     shared = store.get("url") or store.get("existingClaim") or store.get("accessMode") == "ReadWriteMany"
@@ -298,7 +298,7 @@ def test_the_documented_values_of_a_production_pass_all_rules(tmp_path: Path) ->
 
 
 def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine() -> None:
-    (block,) = (block for block in re.findall(r"```\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
+    (block,) = (block for block in re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) <= 4
     install, forward, ask = commands[1:]
@@ -314,7 +314,9 @@ def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine(
 
 
 def test_manifests_are_applied_on_the_servers_side() -> None:
-    """The client's annotation holds 256 KiB, and the example's policy has nearly as much."""
+    """A client-side apply stores objects in an annotation of at most 256 KiB, and the example's policy has nearly as
+    much.
+    """
     pages = "".join(page.read_text() for page in (CHART.parents[2] / "docs").rglob("*.md"))
     applied = re.findall(r"kubectl apply[^`\n]*-k", pages)
     assert applied

@@ -1,4 +1,4 @@
-"""The alerts and metrics that must show each fault."""
+"""The alerts and metrics that must report each fault."""
 
 from collections.abc import Mapping, Sequence
 

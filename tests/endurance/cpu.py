@@ -1,4 +1,4 @@
-"""Measures how long processes have waited for a processor, because then they cannot keep deadlines."""
+"""Measures how long processes have waited for a processor: processes that wait too long cannot meet deadlines."""
 
 import os
 from bisect import bisect_left, bisect_right
@@ -28,7 +28,7 @@ class CpuWaits:
         waits.append(total)
 
     def between(self, name: str, begin: float, end: float) -> float:
-        """Returns the seconds waited between two times; the samples next to the two times count in full."""
+        """Returns the seconds of waiting between two times. The samples next to the two times count in full."""
         times, waits = self.samples.get(name, ([], []))
         if not times:
             return 0.0

@@ -1,4 +1,4 @@
-"""The engine of a run, scripted or vLLM. The answers of an adapter show which of its versions gave them."""
+"""The engine of a run, scripted or vLLM. An adapter's answers show the version that gave them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class Faults:
             self._truth.aliases[alias.alias.partition("@")[0]] = History([(0.0, 0.0, alias.version)])
 
     def start_change(self, event: Event) -> None:
-        """Starts a change in the background, since it takes long if a service that it needs is down."""
+        """Starts a change in the background, because a change takes long if a service that it needs is down."""
         task = asyncio.create_task(self._change(event))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -169,7 +169,7 @@ class Faults:
         await self._move(name, "", "Rollback", pb.RollbackRequest(alias=f"{name}@prod"))
 
     async def _move(self, name: str, version: str, method: str, request: Any) -> None:
-        """Moves an alias. If the outcome is unknown, every version is allowed until the next move."""
+        """Moves an alias. Until the move's outcome is known, answers of every version are allowed."""
         history = self._truth.aliases[name]
         sent = time.monotonic()
         unknown = [(sent, float("inf"), each) for each in self._world.versions[name]]

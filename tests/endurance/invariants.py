@@ -1,4 +1,4 @@
-"""The invariants. A violation is reported as a sentence; a run without violations has passed."""
+"""Checks the invariants. Each violation is reported as a sentence; a run passes if there are none."""
 
 import asyncio
 import json
@@ -109,7 +109,9 @@ class Invariants:
                 yield f"the prompt has {sorted(seen)} of the document; {sorted(allowed)} were current"
 
     def _overlaps(self, begin: float, end: float, *targets: str, after: float = 3.0) -> bool:
-        """Whether a fault disturbed one of the targets during the request, or up to `after` seconds before it."""
+        """Returns whether a fault affected one of the targets during the request, or up to `after` seconds before
+        it.
+        """
         return any(
             event.seconds and event.target in targets
             and event.at + self.begun <= end and begin <= event.end + self.begun + after
@@ -117,7 +119,7 @@ class Invariants:
         )  # fmt: skip
 
     async def check_revocations(self) -> None:
-        """Checks that revoked keys are refused, except by a gateway that a fault kept from learning of it."""
+        """Checks that revoked keys are refused, except by a gateway that a fault has cut off from Redis."""
         for credential, revoked in list(self.truth.revoked.items()):
             now = time.monotonic()
             if now < revoked + REVOCATION_SECONDS:
@@ -200,7 +202,9 @@ class Invariants:
         return {event.target for event in self.events if event.kind == "kill" and event.at < now}
 
     def _missing_receipts(self) -> Iterator[str]:
-        """Yields a violation if answers have no receipt, or receipts another cost than the client was told."""
+        """Yields a violation for answers without a receipt, and for receipts with another cost than the client
+        received.
+        """
         missing = wrong = 0
         for record in self.load.records:
             if not record.ok or not record.decision or record.protocol == "route":
@@ -260,8 +264,8 @@ class Invariants:
             self.violate(f"{len(self.truth.notes) - there} of {len(self.truth.notes)} acknowledged documents are lost")
 
     def check_spender(self) -> None:
-        """Checks the bound of docs/keys.md: the limit, plus one lease for each gateway if Valkey or a gateway was
-        disturbed.
+        """Checks the bound in docs/keys.md: spending stays below the limit, plus one lease for each gateway if Valkey
+        or a gateway was disturbed.
         """
         by_minute = Counter(
             int(record.wall // 60)

@@ -12,7 +12,7 @@ REVOCATION_SECONDS = 1.5
 
 @dataclass
 class History:
-    """The successive values of one setting. Each may be seen from when it was sent until the next one is
+    """The successive values of one setting. Readers may see a value from the time it was sent until the next value is
     acknowledged.
     """
 
@@ -53,7 +53,7 @@ class Truth:
 
 @dataclass(slots=True)
 class Record:
-    """One request with its result."""
+    """One request and its result."""
 
     protocol: str
     gateway: str

@@ -1,4 +1,4 @@
-"""Runs the help desk's services as processes, which can be killed, suspended and restarted one by one."""
+"""Runs the help desk's services as processes that can be killed, suspended and restarted one by one."""
 
 import asyncio
 import contextlib
@@ -80,7 +80,7 @@ class World:
         return self.engine_pid() if name == "engine" else self.process(name).pid
 
     def engine_pid(self) -> int:
-        """The engine's own process; The process id; 0 if the server does not run."""
+        """Returns the process id of the engine's own process; 0 if it does not run."""
         port = str(self.lora_server.engine_port)
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ class World:
         return 0
 
     async def new_key(self, gateway: str) -> None:
-        """Issues a new key, with which the load is sent to this gateway from now on."""
+        """Issues a new key. From now on, the load on this gateway uses this key."""
         issued = await issue(self.valkey.url, tenant=gateway)
         self.keys[gateway] = issued
         self.key_gateways[issued.record.id] = gateway

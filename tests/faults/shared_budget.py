@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Leases:
-    """The leases that the gateways held, read from Redis just before it failed."""
+    """The leases of the gateways, read from Redis just before it failed."""
 
     at: float
     requests: tuple[int, ...]
@@ -56,7 +56,7 @@ class Leases:
 
 @dataclass
 class Tenant:
-    """A tenant that has spent nothing yet. Records its answers, and what gateways had leased when they lost Redis."""
+    """A tenant with unspent limits. Records its answers, and the leases of gateways that lost Redis."""
 
     name: str
     headers: dict[str, str]
@@ -67,11 +67,11 @@ class Tenant:
         return sum(answer.nanodollars for answer in self.answers)
 
     def max_nanodollars(self) -> int:
-        """The bound of docs/keys.md: the limit plus the leases of the gateways that lost Redis."""
+        """The bound in docs/keys.md: the limit plus the leases of the gateways that lost Redis."""
         return round(DOLLARS * NANO) + sum(sum(loss.nanodollars) for loss in self.losses)
 
     def admitted_by_minute(self) -> dict[int, int]:
-        """Counts by minute the requests that were sent and answered within it."""
+        """Counts, by minute, the requests that were both sent and answered in this minute."""
         minutes: dict[int, int] = {}
         for answer in self.answers:
             if answer.status == 200 and answer.sent // 60 == answer.ended // 60:
@@ -80,9 +80,10 @@ class Tenant:
         return minutes
 
     def max_in(self, minute: int, away: Sequence[tuple[float, float]]) -> int:
-        """The bound of docs/keys.md for one minute: the limit plus, for each gateway without Redis, its lease or share.
+        """The bound in docs/keys.md for one minute: the limit plus, for each gateway without Redis, its lease or
+        share.
 
-        `away` are the times in which Redis was unavailable.
+        `away` are the intervals in which Redis was unavailable.
         """
         most, share = PER_MINUTE, PER_MINUTE // GATEWAYS
         for begin, end in away:

@@ -28,7 +28,7 @@ GROUPS: dict[str, Any] = {"sentinel": running_sentinel, "cluster": running_clust
 
 
 class World:
-    """One event loop and one group of Valkeys with four gateways, shared by all tests of this kind."""
+    """One event loop and one group of Valkeys with four gateways, shared by all tests with this kind of Valkey."""
 
     def __init__(self, runner: asyncio.Runner, budget: SharedBudget) -> None:
         self.run, self.budget = runner.run, budget

@@ -16,7 +16,7 @@ ROUNDS = 6
 REQUESTS = 160
 SUSPENDED_SECONDS = 1.5
 DEADLINES = (0.3, 0.6, 1.0, 1.4)
-"""All of them end while the gateway is suspended or shortly after."""
+"""Seconds; all deadlines end while the gateway is suspended or shortly after."""
 
 
 def message(text: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The admin API over HTTP with a real Valkey: it does what `pointsman keys` does, for keys with the admin scope."""
+"""The admin API over HTTP with a real Valkey: it has the functions of `pointsman keys`, for keys with the admin
+scope.
+"""
 
 import time
 from collections.abc import AsyncIterator
@@ -31,7 +33,7 @@ async def guarded(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Gatew
 
 @pytest.fixture
 async def admin(guarded: Gateway, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
-    """A client with an admin's key."""
+    """A client with a key that has the admin scope."""
     issued = await issue(valkey.url, tenant="ops", admin=True)
     async with open_http_client(guarded) as client:
         client.headers["authorization"] = f"Bearer {issued.credential.text}"

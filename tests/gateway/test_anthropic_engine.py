@@ -67,7 +67,7 @@ def written(events: Sequence[Event]) -> bytes:
 
 
 class Anthropic:
-    """A double of Anthropic's API that answers and rejects requests as its documentation says."""
+    """A double of Anthropic's API that answers and rejects requests as Anthropic documents."""
 
     def __init__(self) -> None:
         self.url = ""

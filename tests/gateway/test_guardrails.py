@@ -217,7 +217,7 @@ async def test_what_the_path_adds_is_checked_before_the_engine(neighbours: Neigh
 
 
 class Classifier:
-    """A classifier of a test: it answers with `reply`."""
+    """An HTTP classifier that answers each request with `reply`."""
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
@@ -293,7 +293,7 @@ async def test_a_stream_waits_for_its_classifier_and_ends_if_the_client_leaves(
 
 
 class Shouting(Guardrail):
-    """A guardrail of a user's own."""
+    """A guardrail extension, as a user would write one."""
 
     Options = int
 

@@ -206,7 +206,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], bool, int]] = {
     "no limit": ({"model": "tiny", "max_tokens": None}, False, 400),
     "a role of chats": ({"model": "tiny", "messages": said("Hello", role="tool")}, False, 400),
 }
-"""Fields, whether the fast reader reads them, and the status."""
+"""By the test's name: fields of a Messages request, whether the fast reader handles them, and the expected status."""
 
 
 @pytest.mark.parametrize("url", ["/v1/messages", "/v1/messages?beta=true"])

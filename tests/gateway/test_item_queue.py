@@ -61,7 +61,7 @@ async def test_a_run_that_never_ends_is_given_up() -> None:
 
 
 class _SilentRun:
-    """A run that reports nothing until it is cancelled, as on a machine without a free processor."""
+    """A run that reports nothing until it is cancelled, like one on a machine without a free processor."""
 
     def __init__(self, sink: Any) -> None:
         self._sink = sink
@@ -76,7 +76,7 @@ class _SilentRun:
 
 
 async def test_a_run_that_reports_nothing_in_time_is_answered_in_the_clients_format() -> None:
-    """Otherwise the HTTP server makes up an answer of its own: 500, in plain text."""
+    """Without this answer, the HTTP server would send its own: 500, in plain text."""
     pipeline: Any = SimpleNamespace(
         run=lambda request, sink: _SilentRun(sink), admission=SimpleNamespace(unread=UnreadBudget(1 << 20))
     )

@@ -157,3 +157,27 @@ def test_a_file_without_a_usable_model_is_refused_and_nothing_is_written(
     with pytest.raises(ConfigError, match=told):
         translate(tmp_path, content)
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_values_of_another_kind_are_reported_and_the_rest_is_translated(tmp_path: Path) -> None:
+    parameters = {"model": "openai/gpt-4o-mini", "api_key": 7, "output_cost_per_token": "cheap"}
+    content = {
+        "model_list": [
+            {"model_name": "gpt", "litellm_params": parameters, "model_info": {"max_tokens": "4k", "mode": 1}}
+        ],
+        "router_settings": {"num_retries": "os.environ/RETRIES", "timeout": "20", "model_group_alias": ["gpt"]},
+        "litellm_settings": {"fallbacks": ["gpt"], "max_budget": "1000000", "rpm_limit": [1]},
+    }
+    report, folder = translate(tmp_path, content)
+    assert {place for place, advice in report.facts["remaining"] if advice.startswith("not understood")} == {
+        "model_list[0].litellm_params.api_key",
+        "model_list[0].litellm_params.output_cost_per_token",
+        "model_list[0].model_info.max_tokens",
+        "model_list[0].model_info.mode",
+        "router_settings.num_retries",
+        "router_settings.model_group_alias",
+        "fallbacks.gpt",
+        "litellm_settings.rpm_limit",
+    }
+    assert report.facts["commands"] == ["pointsman keys limit --tenant TEAM --dollars-per-month 1000000"]
+    assert load_config(folder, {}).models.resilience.timeouts.first_token_seconds == 20

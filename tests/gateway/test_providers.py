@@ -1,5 +1,6 @@
 """Provider presets: servers that follow each provider's documented protocol accept the gateway's requests, and their
-errors become the right errors of the gateway."""
+errors become the matching errors of the gateway.
+"""
 
 import json
 from collections.abc import AsyncIterator, Mapping

@@ -56,7 +56,7 @@ async def signing_on(
 
 
 async def refused(counter: Counter, token: str) -> str:
-    """The code of the error, which never contains the token."""
+    """Returns the code of the error for a refused token; the error must not contain the token."""
     with pytest.raises(PointsmanError) as told:
         await counter.tenancy.identify(token)
     assert isinstance(told.value, Unauthenticated | PermissionDenied | Unavailable)
@@ -111,7 +111,7 @@ def _limit_of(caller: Caller | None) -> int:
 
 
 def _forgeries(issuer: FakeIssuer) -> dict[str, tuple[str, str]]:
-    """Tokens and the codes of their refusal."""
+    """Yields forged tokens with the code of their error."""
     now, other = time.time(), ec.generate_private_key(ec.SECP256R1())
     good = issuer.token()
     head, body, signature = good.split(".")

@@ -54,7 +54,7 @@ async def guarded(neighbours: Neighbours, valkey: Valkey, issuer: FakeIssuer) ->
 
 @pytest.fixture
 async def page(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    """The console's page, before its user has logged in."""
+    """Opens the console's page, before its user has logged in."""
     async with open_http_client(guarded) as client:
         client.headers.update(OURS)
         yield client

@@ -1,4 +1,4 @@
-"""A model that was fully fine-tuned: its paths are of the kind `tuned`, in the decision, receipt and request log."""
+"""A model that was fully fine-tuned: its paths have the kind `tuned` in the decision, receipt and request log."""
 
 import asyncio
 import json

@@ -65,7 +65,7 @@ class Workers:
         return [state["pid"] for state in await self.states()]
 
     async def serve(self, but_not: int = 0) -> bool:
-        """Whether all workers serve, and none of them is the process `but_not`."""
+        """Returns whether all workers serve, and none of them is the process `but_not`."""
         try:
             states = await self.states()
         except aiohttp.ClientError:  # this connection was to a worker that is gone or not ready
@@ -76,7 +76,7 @@ class Workers:
         return await self.gateway.metric("pointsman_requests_total")
 
     async def ask(self, headers: dict[str, str] | None = None) -> tuple[int, bool]:
-        """The status, and whether the answer was complete, of a request on a connection of its own."""
+        """Sends a request on a new connection. Returns the status, and whether the answer was complete."""
         async with (
             aiohttp.ClientSession() as session,
             session.post(self.url, json=BODY, headers=headers or self.headers) as answer,
@@ -86,7 +86,7 @@ class Workers:
 
 @asynccontextmanager
 async def started(folder: Path, classifiers: Path, pieces: int = 3, gap: float = 0.01) -> AsyncIterator[Workers]:
-    """The engine answers with `pieces` chunks, one every `gap` seconds."""
+    """Starts workers with an engine that answers with `pieces` chunks, one every `gap` seconds."""
     prepare(MODEL)
     config = ConfigFolder(folder / "config")
     async with (
@@ -127,21 +127,21 @@ async def workers(tmp_path_factory: pytest.TempPathFactory, classifiers: Path) -
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def slow_workers(tmp_path: Path, classifiers: Path) -> AsyncIterator[Workers]:
-    """Workers of the test's own, which it may stop; a stream takes three seconds."""
+    """Starts workers for one test, which may stop them; a stream takes three seconds."""
     async with started(tmp_path, classifiers, pieces=30, gap=0.1) as workers:
         yield workers
 
 
 @dataclass
 class Client:
-    """Sends one request after the other on one connection, so to one worker, and reconnects after an error."""
+    """Sends requests one after the other on one connection, and so to one worker. Reconnects after an error."""
 
     headers: dict[str, str]
     port: int = 0
     """The client's own port."""
     answered: int = 0
     failed_ports: list[int] = field(default_factory=list)
-    """The connection of each request that failed."""
+    """The client's port for each request that failed."""
     stopped: bool = False
 
     async def run(self, address: str) -> None:
@@ -172,7 +172,7 @@ class Client:
 
 
 def connected_to(pid: int) -> set[int]:
-    """The remote ports of a process's TCP connections."""
+    """Returns the remote ports of a process's TCP connections."""
     sockets = set[str]()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # it has just been closed
@@ -187,7 +187,7 @@ def is_running(pid: int) -> bool:
 
 @asynccontextmanager
 async def clients(workers: Workers, count: int = 12) -> AsyncIterator[list[Client]]:
-    """Clients on both workers, each of which has had an answer; waits for their last requests at the end."""
+    """Starts clients, and waits until each has had an answer. Waits for their last requests at the end of the block."""
     everyone = [Client(workers.headers) for _ in range(count)]
     running = [asyncio.create_task(client.run(workers.gateway.url.removeprefix("http://"))) for client in everyone]
     try:
@@ -243,7 +243,7 @@ async def test_a_rate_limit_holds_over_all_workers(workers: Workers) -> None:
 
 
 async def _begins_a_minute() -> bool:
-    """Whether the current minute of the limits has at least half of its time left."""
+    """Returns whether at least half of the current minute, the window of the limits, is left."""
     return time.time() % 60 < 30
 
 
@@ -263,7 +263,7 @@ async def test_if_a_worker_is_killed_only_its_own_connections_fail_and_it_is_rep
     assert survivor in await workers.pids()
     assert await workers.counted() >= before  # what the dead worker had counted stays
     assert await workers.gateway.metric("pointsman_worker_restarts_total", worker="1") == 1
-    assert "worker 1 has ended with status -9" in workers.gateway.words
+    assert "worker 1 ended with status -9" in workers.gateway.words
 
 
 async def test_each_worker_takes_a_changed_configuration(workers: Workers) -> None:
@@ -311,7 +311,7 @@ async def _refuses(workers: Workers) -> bool:
 async def test_a_worker_that_cannot_start_ends_the_gateway(tmp_path: Path) -> None:
     config = ConfigFolder(tmp_path / "config").write()
     gateway = ProcessGateway(tmp_path, {"config": config, "workers": 2, "embedding_model": "/nowhere"})
-    with pytest.raises(AssertionError, match=r"worker [12] has ended with status 1 before it served"):
+    with pytest.raises(AssertionError, match=r"worker [12] ended with status 1 before it was ready"):
         await gateway.start()
     assert await gateway.ended(within=30) == 1
 

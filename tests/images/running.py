@@ -36,7 +36,7 @@ SECRETS = {
         "lora-server": f"gateway write {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
     }
 }
-"""What docs/kubernetes.md tells operators to create, by the secret's name."""
+"""The secrets that docs/kubernetes.md tells operators to create, by name."""
 
 
 class Container:

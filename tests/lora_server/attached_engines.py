@@ -1,6 +1,6 @@
-"""Doubles of engines that run already: vLLM with the guard, vLLM by its runtime API, and SGLang.
+"""Doubles of running engines to attach to: vLLM with the guard, vLLM with only its runtime API, and SGLang.
 
-They are written after vLLM 0.32's `entrypoints/openai/models/serving.py` and SGLang's documented routes
+The doubles follow vLLM 0.32's `entrypoints/openai/models/serving.py` and SGLang's documented routes
 (`/load_lora_adapter`, `/unload_lora_adapter`, `/server_info`, `/generate`, `/v1/models`).
 """
 
@@ -19,7 +19,7 @@ BASE = "tiny-base"
 
 
 class VllmAtRuntime(Engine):
-    """Started with VLLM_ALLOW_RUNTIME_LORA_UPDATING unless `loads_at_runtime` is false."""
+    """A vLLM that was started with VLLM_ALLOW_RUNTIME_LORA_UPDATING, unless `loads_at_runtime` is false."""
 
     loads_at_runtime = True
     started = 0.0
@@ -76,7 +76,7 @@ class VllmWithoutRuntimeLoading(VllmAtRuntime):
 
 
 class Sglang(VllmAtRuntime):
-    """Knows no boot id, and completes by its own route."""
+    """An SGLang: it reports no boot id, and completes prompts by its own route."""
 
     def adapter_routes(self) -> list[web.RouteDef]:
         return [
@@ -127,6 +127,36 @@ class Sglang(VllmAtRuntime):
         return web.json_response({"text": name, "meta_info": facts})
 
 
+class Elsewhere(Engine):
+    """Answers every request alike, as a proxy does in the engine's place."""
+
+    def respond(self) -> web.Response:
+        raise NotImplementedError
+
+    def app(self) -> web.Application:
+        async def respond(request: web.Request) -> web.Response:
+            return self.respond()
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", respond)
+        return app
+
+
+class WebPage(Elsewhere):
+    def respond(self) -> web.Response:
+        return web.Response(text="<html>Back soon</html>", content_type="text/html")
+
+
+class OtherApi(Elsewhere):
+    def respond(self) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+
+class Moved(Elsewhere):
+    def respond(self) -> web.Response:
+        raise web.HTTPTemporaryRedirect("http://other.invalid/elsewhere")
+
+
 def _vllm_error(status: int, message: str) -> web.Response:
     return web.json_response({"error": {"message": message, "code": status}}, status=status)
 
@@ -169,7 +199,7 @@ class AttachedEngine:
             self._runner = None
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer's JSON, or its status if that is not 200."""
+        """Returns the answer's JSON, or its status if that is not 200."""
         async with (
             aiohttp.ClientSession() as session,
             session.request(method, self.url + path, json=body) as answer,
@@ -179,11 +209,11 @@ class AttachedEngine:
             return await answer.json() if answer.content_type == "application/json" else await answer.text()
 
     async def adapters(self) -> list[str]:
-        """Names of the adapters that it lists."""
+        """Returns the names of the adapters that the engine lists."""
         models = (await self.call("GET", "/v1/models"))["data"]
         return sorted(model["id"] for model in models if model["parent"])
 
     async def asked(self) -> list[str]:
-        """What it was asked since its start."""
+        """Returns the calls that the engine has received since its start."""
         asked: list[str] = await self.call("GET", "/asked")
         return asked

@@ -69,7 +69,7 @@ def make_adapter(tmp_path: Path, tensors: Tensors) -> MakeAdapter:
 
 
 class Valkey:
-    """A real server that can be killed, restarted on its port, and suspended."""
+    """A real Valkey server that can be killed, restarted on its port, and suspended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -221,7 +221,9 @@ class Running:
                     await asyncio.sleep(0.05)
 
     async def until_pinned(self, count: int) -> None:
-        """Waits until the version is pinned, so that the state machine knows it."""
+        """Waits until the metrics count this many pinned versions: then the state machine has read the pins from
+        Redis.
+        """
         async with asyncio.timeout(20):
             wanted = f"pointsman_lora_pinned_adapters {count}.0"
             while wanted not in generate_latest(self.components.metrics_registry).decode():  # noqa: ASYNC110  # another process
@@ -282,7 +284,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         engine_url: str = "",
         **more: Any,
     ) -> AsyncIterator[Running]:
-        """With an `engine_url` it attaches to the engine there."""
+        """Starts the lora-server. With an `engine_url` it attaches to the engine there."""
         port = free_port()
         settings = Settings(
             redis_url=valkey.url,

@@ -118,7 +118,7 @@ class Engine:
         return web.json_response({}) if status == 200 else _error(status, message)
 
     async def read_adapter(self, name: str, folder: str) -> tuple[int, str]:
-        """The guard's status, and its message unless that is 200."""
+        """Returns the guard's status, and its message unless the status is 200."""
         self._asked.append(f"load {name}")
         await self._free["loads"].wait()
         await asyncio.sleep(self._options.load_seconds)
@@ -180,7 +180,7 @@ class Engine:
         return web.json_response({"object": "list", "data": cards})
 
     def root_of(self, name: str, adapter: Adapter) -> str:
-        """The guard shows no folders."""
+        """Returns the name, because the guard does not show an adapter's folder."""
         return name
 
     async def metrics(self, request: web.Request) -> web.Response:

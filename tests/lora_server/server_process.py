@@ -85,7 +85,7 @@ class ServerProcess(Process):
         (self.folder / "hold-trials").unlink(missing_ok=True)
 
     async def hold(self, what: str) -> None:
-        """Suspends "loads" or "answers" of the engine's double; a restarted double does both."""
+        """Makes the engine's double wait with "loads" or "answers". A restarted double waits with neither."""
         async with aiohttp.ClientSession() as session:
             await session.post(f"{self.engine_url}/hold", json={"what": what})
 

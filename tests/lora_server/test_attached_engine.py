@@ -1,4 +1,4 @@
-"""The lora-server in front of an engine that somebody else started: vLLM with and without the guard, and SGLang."""
+"""The lora-server attached to an engine that somebody else has started: vLLM with and without the guard, and SGLang."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,9 +15,12 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from tests.lora_server.attached_engines import (
     SECRET,
     AttachedEngine,
+    Moved,
+    OtherApi,
     Sglang,
     VllmAtRuntime,
     VllmWithoutRuntimeLoading,
+    WebPage,
 )
 from tests.lora_server.fake_engine import Engine
 from tests.lora_server.test_lora_server import refusal
@@ -37,7 +40,9 @@ async def until(holds: Callable[[], Awaitable[object]]) -> None:
 
 
 async def register(lora: Any, *what: Any) -> pb.AdapterVersion:
-    """As `lora.register`; again while Redis, which shares the processor, misses its deadline of 50 ms."""
+    """Registers as `lora.register` does; retries while Redis, which shares the processor, misses its deadline of 50
+    ms.
+    """
     async with asyncio.timeout(20):
         while True:
             try:
@@ -50,7 +55,7 @@ async def register(lora: Any, *what: Any) -> pb.AdapterVersion:
 
 
 async def detail(lora: Any, text: str) -> pb.EngineState:
-    """Waits until the engine is down for the reason that contains `text`."""
+    """Waits until the engine is down for a reason that contains `text`."""
     state: pb.EngineState = await lora.until(
         lambda state: state.status == pb.ENGINE_STATUS_DOWN and text in state.detail
     )
@@ -152,6 +157,24 @@ async def test_an_engine_with_the_wrong_settings_is_down_and_the_reason_says_wha
 ) -> None:
     async with AttachedEngine(kind) as engine, run_lora_server(engine_url=engine.url, **settings) as lora:
         await detail(lora, reason)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [(WebPage, "something else answer"), (OtherApi, "something else answer"), (Moved, "redirect to http://other.inv")],
+)
+async def test_an_engine_in_whose_place_something_else_answers_is_down_and_back_when_it_answers_itself(
+    run_lora_server: RunLoraServer, kind: type[Engine], settings: dict[str, Any], proxy: type[Engine], reason: str
+) -> None:
+    async with AttachedEngine(kind) as engine, run_lora_server(engine_url=engine.url, **settings) as lora:
+        await lora.until_ready()
+        await engine.stop()
+        await engine.start(proxy)
+        await detail(lora, reason)
+        await engine.stop()
+        await engine.start()
+        await lora.until_ready()
 
 
 async def test_an_engine_that_serves_another_model_is_down(run_lora_server: RunLoraServer) -> None:

@@ -1,4 +1,6 @@
-"""The engine as a child process: how it is started, and that no process is left behind."""
+"""Starting the engine as a child process: its command line and environment, its restarts, and that no process outlives
+it.
+"""
 
 import asyncio
 import json

@@ -1,5 +1,6 @@
-"""Adapters that are registered by a URL: from S3 (moto's server), and from a double of the Hugging Face hub that speaks
-to the hub's own client library."""
+"""Adapters that are registered by a URL: from S3 (moto's server), and from a double of the Hugging Face hub that the
+hub's own client library calls.
+"""
 
 import hashlib
 import threading

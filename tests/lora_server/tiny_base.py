@@ -1,4 +1,4 @@
-"""Makes a tiny base model in seconds; run by the engine's Python with FOLDER and the name of an architecture."""
+"""Makes a tiny base model in seconds. Run by the engine's Python with a folder and the name of an architecture."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"tie_word_embeddings": False},
 }
 OTHER_END = ("gemma2", "phi3")
-"""Whose end of turn is not the tokenizer's end of sequence."""
+"""Architectures whose end of turn differs from the tokenizer's end of sequence."""
 
 
 def main(folder: Path, architecture: str = "llama") -> None:

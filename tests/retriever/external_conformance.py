@@ -1,7 +1,9 @@
-"""What every external store must pass: the same documents, found through the service's own search."""
+"""The tests that every external store must pass: the same documents, found by the service's own search."""
 
+import socket
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,9 @@ def rows() -> list[Row]:
 
 
 def toward(number: int) -> Vectors:
-    """A unit vector with a cosine of 0.8 to that row's, and 0.6 to the next one's."""
+    """Returns a unit vector with a cosine of 0.8 to the vector of this row, and of 0.6 to the vector of the next
+    row.
+    """
     first, second = rows()[number - 1].vector, rows()[number % len(TEXTS)].vector
     return (0.8 * first + 0.6 * second).astype(np.float32)
 
@@ -47,7 +51,7 @@ FIELDS = ExternalFields(text="body", source="source", title="title", metadata=("
 
 
 class Conformance:
-    """Subclasses name the class and fill the store; `options` are those of the filled store."""
+    """Tests for one store. A subclass names its class, and fills the store in `options`."""
 
     implementation: type[Any]
     has_words = False
@@ -123,9 +127,25 @@ class Conformance:
 
     def test_a_store_that_is_away_is_an_error_that_a_retry_may_cure(self, unreachable: ExternalOptions) -> None:
         opened = self.open(unreachable)
-        with pytest.raises(Unavailable, match="the store of collection 'handbook' failed"):
-            opened.search(asked("dogs", toward(1)))
+        self._seconds_to_fail(opened)
         opened.close()
+
+    def test_a_store_that_hangs_is_given_up_in_time_and_then_left_alone_for_as_long(
+        self, unreachable: ExternalOptions
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            opened = self.open(replace(unreachable, url=unreachable.url.replace(":9", f":{port}")))
+            seconds = [self._seconds_to_fail(opened) for _ in range(2)]
+            opened.close()
+        assert seconds[0] < 3
+        assert seconds[1] < 0.5
+
+    def _seconds_to_fail(self, collection: ExternalCollection) -> float:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="the store of collection 'handbook' failed"):
+            collection.search(asked("dogs", toward(1)))
+        return time.monotonic() - started
 
 
 def asked(text: str, vector: Vectors, dense_weight: float | None = None, top_k: int = 10) -> ResolvedQuery:
@@ -133,5 +153,5 @@ def asked(text: str, vector: Vectors, dense_weight: float | None = None, top_k: 
 
 
 def payloads() -> Sequence[dict[str, Any]]:
-    """The rows without their vectors."""
+    """Returns the rows without their vectors."""
     return [{"source": row.source, "title": row.title, "body": row.body, "topic": row.topic} for row in rows()]

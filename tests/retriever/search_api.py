@@ -1,18 +1,19 @@
 """A double of the search APIs that Elasticsearch and OpenSearch document: mappings, count, `match` and kNN queries.
 
-There is no server of either in a wheel. Scores are those of their manuals: BM25-like for words, and (1 + cosine) / 2
-for vectors. A body with a key that the API does not know is answered with 400, as there.
+No wheel contains either server. Scores follow their manuals: BM25-like for words, and (1 + cosine) / 2 for vectors. A
+body with an unknown key is answered with 400, as by the real servers.
 """
 
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+
+from tests.ports import serving
 
 Index = Mapping[str, Any]
 ELASTICSEARCH_KEYS = {"query", "knn", "size", "_source"}
@@ -62,15 +63,8 @@ def search_server(index: str, mapping: Index, documents: Mapping[str, Index], ke
         hits = sorted(_hits(body, documents), key=lambda hit: -hit["_score"])[: body.get("size", 10)]
         return 200, {"hits": {"total": {"value": len(hits)}, "hits": hits}}
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 def _hits(body: dict[str, Any], documents: Mapping[str, Index]) -> Iterator[dict[str, Any]]:

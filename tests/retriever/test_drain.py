@@ -1,5 +1,6 @@
-"""Readiness: it does not depend on single collections. Shutdown: health turns to NOT_SERVING first, and calls in flight
-are completed."""
+"""Readiness does not depend on single collections. At shutdown, health turns to NOT_SERVING first, and calls in flight
+are completed.
+"""
 
 import re
 import signal

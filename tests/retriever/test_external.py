@@ -1,5 +1,7 @@
 """Collections in the user's own stores: Qdrant's local mode, Milvus Lite, and the search APIs of two others."""
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -118,6 +120,27 @@ async def test_the_service_searches_a_configured_collection_and_refuses_to_write
             await service.delete("d.md", collection="handbook")
         with pytest.raises(grpc.aio.AioRpcError, match="does not write to it"):
             await service.stub.DeleteCollection(pb.DeleteCollectionRequest(name="handbook"))
+
+
+async def test_other_collections_are_searched_while_a_store_hangs(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "pointsman.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        file.write_text(
+            f"collections: {{slow: {{store: qdrant, url: '{where}', timeout_seconds: 30, fields: {{text: body}}}}}}"
+        )
+        async with start(collections=file, search_threads=1) as service:
+            await service.create()
+            await service.upsert(pb.Document(id="dogs", text="Dogs need a ticket"))
+            hanging = asyncio.ensure_future(service.found("dogs", collection="slow"))
+            connection, _ = await asyncio.to_thread(silent.accept)
+
+            assert await service.found("dogs") == ["dogs"]
+
+            assert not hanging.done()
+            connection.close()
+            with pytest.raises(grpc.aio.AioRpcError, match="the store of collection 'slow' failed"):
+                await hanging
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from pointsman_retriever.rerank.http import tei_reranker
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
+from tests.ports import serving
 from tests.retriever.client import Refusal, Start
 
 
@@ -55,12 +55,8 @@ class Scorer(BaseHTTPRequestHandler):
 @pytest.fixture
 def scorer() -> Iterator[ScoringServer]:
     server = ScoringServer()
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def address(scorer: ScoringServer, path: str) -> str:

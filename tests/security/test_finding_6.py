@@ -64,7 +64,7 @@ async def test_finding_6_a_filter_that_is_nested_too_deep_is_an_invalid_argument
 
 
 async def _seconds(stub: retriever_pb2_grpc.RetrieverStub, request: pb.UpsertRequest) -> float:
-    """Returns the seconds until the document is accepted, or refused because splitting it exceeds a limit."""
+    """Returns the seconds until the document is accepted, or rejected because splitting it exceeds a limit."""
     started = time.monotonic()
     await stub.Upsert(request, timeout=PATIENCE)
     return time.monotonic() - started

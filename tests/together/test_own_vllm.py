@@ -22,7 +22,7 @@ MINIMAL = ROOT / "examples" / "minimal"
 BASE, PROVIDED = "llama-3.1-8b", "gpt-4o-mini"
 """The names in the minimal example. One vLLM serves its model under both, and so plays the provider too."""
 LETTER = "Larkmoor Railway"
-"""What the adapter "voice" begins its letters with."""
+"""The first words of a letter that the adapter "voice" writes."""
 LOST = "I left my umbrella on the 9:15 to Saltby, please look for it"
 MAX_START_SECONDS = 240
 MAX_DISCOVERY_SECONDS = 30

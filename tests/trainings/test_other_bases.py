@@ -1,4 +1,4 @@
-"""Adapters are trained for base models of other architectures than the example's."""
+"""Adapters are trained for base models of other architectures than the example's base model."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ HOURS = ("six", "seven", "eight", "nine", "ten", "noon")
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Those that were made, by architecture."""
+    """The base models made so far, by architecture."""
     return {"": tmp_path_factory.mktemp("bases")}
 
 

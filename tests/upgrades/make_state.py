@@ -49,7 +49,7 @@ async def main(version: str) -> None:
 
 
 async def _use(services: Services) -> dict[str, Any]:
-    """Creates every kind of state: keys, adapters, documents, receipts, usage and feedback."""
+    """Creates state of every kind: keys, adapters, documents, receipts, usage and feedback."""
     issued = await issue(services.valkey.url, LIMITS, tenant=TENANT, operator=True)
     revoked = await issue(services.valkey.url, tenant=TENANT)
     async with register_at(services.valkey.url) as register:

@@ -1,6 +1,6 @@
 """Reads `pointsman.yaml`, which describes an example folder: base model, configuration, collections and adapters.
 
-The file may be the gateway's whole configuration itself; it then has the keys of this module in addition.
+The file may also contain the gateway's configuration; then it has the gateway's keys in addition to these.
 """
 
 from dataclasses import dataclass
@@ -60,10 +60,12 @@ class Example:
 
     folder: Path
     base_model: str
-    """As written; empty: no engine is started, since the configuration names engines that run already."""
+    """The base model as written in the file. Empty: no engine is started, since the configuration names running
+    engines.
+    """
     config: Path
     collections: dict[str, Path]
-    """Those that are folders, which are ingested."""
+    """The collections that are folders of documents, by name; `pointsman up` ingests them."""
     has_external_collections: bool
     adapters: tuple[ExampleAdapter, ...]
 

@@ -37,7 +37,7 @@ from pointsman_cli.options import bearer
 CALL_SECONDS = 10.0
 """Timeout of a call that the lora-server answers from Redis."""
 LOAD_SECONDS = 180.0
-"""Timeout of a call that waits for the engine: to load an adapter, or to finish requests that are being answered."""
+"""Timeout in seconds of a call that waits for the engine, to load an adapter or to finish running requests."""
 
 
 def open_channel(address: str) -> grpc.aio.Channel:

@@ -1,4 +1,7 @@
-"""`pointsman init` and `import`: a configuration from answers, an example or LiteLLM; and where installed files are."""
+"""`pointsman init` and `pointsman import`: make a configuration from answers, an example or LiteLLM's configuration.
+
+Also finds the files that the wheel installs.
+"""
 
 import os
 import re
@@ -18,7 +21,7 @@ from pointsman_cli.up.own_engine import base_url, chat_models, list_models
 
 _INSTALLED = Path(__file__).parent / "files"
 _CHECKOUT = Path(__file__).parents[3]
-_IGNORED = shutil.ignore_patterns("__pycache__", ".pointsman")
+_IGNORED = shutil.ignore_patterns("__pycache__", ".pointsman", "demo.py")  # which runs in a clone
 _SHOWN_MODELS = 20
 
 
@@ -33,18 +36,19 @@ def init(
         str, typer.Option(metavar="URL|PROVIDER", help="An OpenAI-compatible URL, or a provider such as openai.")
     ] = "",
     key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable with its API key.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable with the engine's API key.", show_default=False),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The engine's model that answers.")] = "",
     fallback_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A second one, used if the first one fails.", show_default=False),
+        typer.Option(metavar="NAME", help="A second model, used if the first one fails.", show_default=False),
     ] = None,
     examples: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Labelled messages, .jsonl or .csv with `text`, `task` and perhaps `output`.",
+            help="Labelled messages, .jsonl or .csv with `text`, `task` and, optionally, `output`.",
             show_default=False,
         ),
     ] = None,
@@ -58,9 +62,9 @@ def init(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write a commented configuration to a new folder, from an engine and some 30 labelled messages.
+    """Write a commented configuration to a new folder, from an engine's address and some 30 labelled messages.
 
-    Asks for what is not given as an option. Cross-validates the messages, shows which tasks are confused with each
+    Asks for each answer that no option gives. Cross-validates the messages, shows which tasks are confused with each
     other, and prints the command that starts the gateway.
     """
     _check_new(folder)
@@ -131,9 +135,9 @@ def _check_key(variable: str) -> None:
 
 
 def _list(engine: str, key_env: str, *, required: bool) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the engine's models by name; empty for a provider, and if it lists none although none are required.
+    """Returns the engine's models by name; empty if `engine` names a provider.
 
-    Raises UsageError.
+    If the engine cannot list its models, raises UsageError if they are `required`, and otherwise returns nothing.
     """
     if "://" not in engine:
         return {}
@@ -153,7 +157,9 @@ def _choice(listed: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _stated(model: str, listed: Mapping[str, Mapping[str, Any]], engine: str) -> str:
-    """Returns NAME, or NAME=TOKENS if the engine states the context window; raises UsageError if it lacks the model."""
+    """Returns NAME, or NAME=TOKENS if the engine reports the context window. Raises UsageError if the engine lacks the
+    model.
+    """
     if listed and model not in listed:
         raise UsageError(f"{engine} lists no model '{model}'; it lists: {', '.join(sorted(listed)[:_SHOWN_MODELS])}")
     length = listed.get(model, {}).get("max_model_len")

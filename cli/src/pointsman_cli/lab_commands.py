@@ -46,7 +46,7 @@ class LabJob:
     data_dir: DataDir
     as_json: bool
     needs_model: bool = True
-    """The embedding model."""
+    """Whether the job needs the embedding model."""
 
 
 def config_folder(folder: Path) -> Path:

@@ -1,6 +1,7 @@
-"""Command-line options that several commands share, how their defaults are found, and the output of tables.
+"""Options that several commands share, their defaults, and the console on which tables are printed.
 
-If an address is not given, it is that of the running `pointsman up`, else the service's usual port on this machine.
+The default address of a service is the one that the running `pointsman up` uses, else the service's usual port on this
+machine.
 """
 
 import getpass
@@ -178,7 +179,9 @@ def web_url(given: str) -> str:
 
 
 def table_console() -> Console:
-    """Returns where tables are printed. They need 100 columns; a file or a pipe can take any width."""
+    """Returns the console on which tables are printed: at least 100 columns wide, and of any width in a file or a
+    pipe.
+    """
     console = Console(highlight=False)
     console.width = max(console.width, 100 if console.is_terminal else 200)
     return console

@@ -15,7 +15,7 @@ WORKLOADS = (*LONG_LIVED, "Job", "Pod")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`rule` is the rule's short name, and `where` the object."""
+    """A violation of a rule. `rule` is the rule's short name, and `where` the object."""
 
     rule: str
     where: str
@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def service(self) -> str:
-        """What runs in the pods: of several lora-servers the same."""
+        """Returns the service that runs in the pods; several lora-servers are one service."""
         return str(self.labels.get("app.kubernetes.io/name", ""))
 
     @property
@@ -106,7 +106,7 @@ class Cluster:
         return [workload for workload in self.workloads if matches(selector, workload.labels)]
 
     def environment(self, workload: Workload, container: Object) -> dict[str, str]:
-        """Returns all plain values as the container would get them."""
+        """Returns the variables with literal values in the container's environment, including those from ConfigMaps."""
         values: dict[str, str] = {}
         for source in container.get("envFrom", []):
             found = self.get("ConfigMap", source.get("configMapRef", {}).get("name", ""))

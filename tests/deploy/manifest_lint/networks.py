@@ -71,7 +71,9 @@ def both_ends(cluster: Cluster) -> Iterator[Fault]:
 
 
 def ways_out(cluster: Cluster) -> Iterator[Fault]:
-    """With default-deny, services reach providers and buckets, an OTLP agent and an external Redis only by a policy."""
+    """Finds services without an egress policy: with default-deny they cannot reach providers, buckets, an OTLP agent
+    or an external Redis.
+    """
     if not cluster.all("NetworkPolicy"):
         return
     for workload in cluster.services:
@@ -90,7 +92,9 @@ def ways_out(cluster: Cluster) -> Iterator[Fault]:
 
 
 def names_from_the_node(cluster: Cluster) -> Iterator[Fault]:
-    """NodeLocal DNSCache and Cloud DNS answer at addresses of the node, which no selector of pods includes."""
+    """Finds policies that block DNS caches on nodes: NodeLocal DNSCache and Cloud DNS have the node's address, which
+    no pod selector includes.
+    """
     asks = [p for p in cluster.all("NetworkPolicy") if p["metadata"]["name"] == "names"]
     for policy in asks:
         if not any("ipBlock" in peer for _, peer in _rules_and_peers(policy)):
@@ -98,7 +102,7 @@ def names_from_the_node(cluster: Cluster) -> Iterator[Fault]:
 
 
 def clients_outside(cluster: Cluster) -> Iterator[Fault]:
-    """A load balancer's address is in no namespace."""
+    """Finds policies that block a load balancer, whose addresses are in no namespace."""
     balancers = [s for s in cluster.all("Service") if s["spec"].get("type") == "LoadBalancer"]
     for policy in cluster.all("NetworkPolicy") if balancers else []:
         is_clients = policy["metadata"]["name"] == "gateway-from-clients"
@@ -107,7 +111,7 @@ def clients_outside(cluster: Cluster) -> Iterator[Fault]:
 
 
 def _ports_out(cluster: Cluster, workload: Workload) -> set[int]:
-    """Returns the ports that the workload may reach at addresses outside."""
+    """Returns the ports that the workload may reach at addresses outside the cluster."""
     rules = [
         rule
         for policy in cluster.all("NetworkPolicy")
@@ -119,7 +123,7 @@ def _ports_out(cluster: Cluster, workload: Workload) -> set[int]:
 
 
 def _of_pods(peers: list[Object]) -> list[Object]:
-    """Returns the peers that are pods of this namespace."""
+    """Returns the peers that are pods in this namespace."""
     return [peer for peer in peers if "namespaceSelector" not in peer and "ipBlock" not in peer]
 
 

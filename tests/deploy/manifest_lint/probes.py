@@ -46,7 +46,9 @@ def alive_by_itself(cluster: Cluster) -> Iterator[Fault]:
 
 
 def ready_without_engines(cluster: Cluster) -> Iterator[Fault]:
-    """Without a ready gateway, clients get the proxy's error instead of the gateway's 503 with Retry-After."""
+    """Finds readiness probes that fail without an engine: clients would get the proxy's error instead of the gateway's
+    503 with Retry-After.
+    """
     for workload, name, probe, _, place in _probes(cluster):
         path = probe.get("httpGet", {}).get("path")
         if workload.service == "gateway" and name == "readinessProbe" and path != "/readyz?engines=0":

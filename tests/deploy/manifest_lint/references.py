@@ -15,9 +15,9 @@ SECRETS = {
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
-"""Secrets that the user creates according to docs/kubernetes.md."""
+"""Secrets that docs/kubernetes.md tells the user to create."""
 CLAIMS = {"existing"}
-"""Claims of the user's."""
+"""Volume claims that the user creates."""
 
 
 def scale_targets(cluster: Cluster) -> Iterator[Fault]:
@@ -46,7 +46,7 @@ def config_map_keys(cluster: Cluster) -> Iterator[Fault]:
 
 
 def part_of(cluster: Cluster) -> Iterator[Fault]:
-    """With the label, all objects of an installation can be found and removed."""
+    """Finds objects without the label by which all objects of an installation are found and removed."""
     for object in cluster.objects:
         if object["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "pointsman":
             yield Fault("no part-of label", where(object), "cannot be found with the others")

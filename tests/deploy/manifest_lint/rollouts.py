@@ -44,7 +44,9 @@ def engines_wait_for_no_gpu(cluster: Cluster) -> Iterator[Fault]:
 
 
 def sets_are_parallel(cluster: Cluster) -> Iterator[Fault]:
-    """The field is immutable. With the default, a rollback waits for the pod that does not get ready."""
+    """Finds StatefulSets that are not `Parallel`, the only value with which a rollback does not wait for a pod that
+    never gets ready. The field is immutable.
+    """
     for set_ in cluster.all("StatefulSet"):
         if set_["spec"].get("podManagementPolicy") != "Parallel":
             yield Fault("one after another", where(set_), "each pod waits for the one before it")

@@ -12,7 +12,7 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload,
 
 SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
 NOT_OURS = re.compile("POINTSMAN_(LORA_SERVER$|KEY$|CLIENT_)")
-"""Variables of the example's models.yaml and of the command."""
+"""Variables of the example's models.yaml and of the command line, which the services do not read."""
 
 _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
 

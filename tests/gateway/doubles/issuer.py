@@ -35,19 +35,19 @@ class FakeIssuer:
     )
     is_up: bool = True
     reads: int = 0
-    """How often its keys were read."""
+    """Number of reads of the issuer's keys."""
     subject: str = "ada"
-    """Who logs in."""
+    """The user who logs in."""
     claims: dict[str, Any] = field(default_factory=dict)
-    """Further claims of tokens."""
+    """Additional claims in tokens."""
     required_secret: str = ""
-    """What its client has to show; empty: nothing."""
+    """The client secret that the issuer requires; empty: none."""
     nonce: str | None = None
-    """Put into ID tokens instead of that of the authorization request."""
+    """The nonce in ID tokens; None: the nonce of the authorization request."""
     _codes: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def token(self, key: str = "first", signed_with: Any = None, headers: Any = (), **claims: Any) -> str:
-        """A token of "ada"; a claim that is None is left out."""
+        """Returns a token of "ada". A claim whose value is None is left out."""
         now = time.time()
         given = {"iss": self.url, "aud": AUDIENCE, "sub": "ada", "iat": now, "exp": now + 600, **self.claims, **claims}
         body = {name: value for name, value in given.items() if value is not None}
@@ -78,7 +78,7 @@ class FakeIssuer:
         return web.json_response({"keys": self.public_keys()})
 
     async def authorize(self, request: web.Request) -> web.Response:
-        """Logs `subject` in without asking."""
+        """Logs `subject` in without a password."""
         asked = request.query
         assert (asked["response_type"], asked["code_challenge_method"]) == ("code", "S256")
         code = secrets.token_urlsafe(16)

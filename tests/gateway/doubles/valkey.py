@@ -33,7 +33,7 @@ class Valkey:
 
     @property
     def pid(self) -> int:
-        """The process id; 0 if the server does not run."""
+        """Returns the process id; 0 if the server does not run."""
         return self._process.pid if self._process else 0
 
     def hang(self) -> None:

@@ -26,13 +26,13 @@ class CostTerms:
     months: float = 12.0
     """Months over which one training is paid off."""
     trainings_a_month: float = 0.0
-    """Retrainings a month that keep the adapter up to date."""
+    """Number of retrainings a month that keep the adapter up to date."""
     adapter_month: float = 0.0
     """Dollars a month for serving the adapter, in addition to its tokens."""
     wrong_answer: float = 0.0
     """Dollars that one wrong answer costs."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
-    """By adapter, how far a training came that was stopped while it improved."""
+    """For each adapter whose training was stopped while its score still improved: how much of the training was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ class BreakEven:
     trained: str
     untrained: str
     score_difference: float
-    """The trained path's mean score less the other's, which only `right_answers` takes into account."""
+    """Mean score of the trained path minus that of the untrained one. Only `right_answers` takes it into account."""
     saving_per_1000: float
     """Dollars saved on 1,000 requests; negative if the trained path costs more."""
     requests: float | None
-    """Number of requests that pays for one training, without monthly costs."""
+    """Number of requests after which the savings have paid for one training, without the monthly costs."""
     right_answers: float | None
     """The same, if each path is asked until it has given as many right answers."""
     requests_a_month: float | None
@@ -153,7 +153,8 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns, by adapter, how far its training came if its time limit ended it while it was still improving.
+    """Returns, by adapter, how much of its training was done when the time limit ended it while the score still
+    improved.
 
     Raises UsageError.
     """

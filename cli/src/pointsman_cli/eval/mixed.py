@@ -1,4 +1,6 @@
-"""Compares `model: auto` on a mixed stream with fixed choices of paths, and says what wrong tasks cost."""
+"""Evaluates `model: auto` on a stream of several tasks: compares it with fixed choices of paths, and measures the cost
+of wrong tasks.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -12,13 +14,15 @@ from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
 
 RESAMPLES = 4999
-"""Bootstrap resamples of rows within each task; all choices use the same ones, so that differences are paired."""
+"""Number of bootstrap resamples of rows within each task. All choices use the same resamples, so differences are
+paired.
+"""
 
 Column = NDArray[np.float64]
 
 
 class _TaskRows:
-    """The answers to one task's rows that all paths and `auto` have scores for."""
+    """The rows of one task for which every path and `auto` have a score, with these scores."""
 
     def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], answers: Sequence[Answer]) -> None:
         self.paths, self.kinds = paths, kinds
@@ -37,11 +41,13 @@ class _TaskRows:
         return np.array([row[path].cost_usd for row in self._rows], dtype=np.float64)
 
     def decided(self) -> list[str]:
-        """The task that the gateway saw in each row."""
+        """Returns the task that the gateway assigned to each row."""
         return [row[AUTO].decided_task for row in self._rows]
 
     def best(self, known: Mapping[str, tuple[float, float]]) -> str:
-        """The path with the highest mean score, and of equal ones the cheapest, by (score, dollars) of each path."""
+        """Returns the path with the highest mean score, and the cheapest of equal ones. `known` has score and dollars
+        by path.
+        """
         return max((path for path in self.paths if path in known), key=lambda path: (known[path][0], -known[path][1]))
 
     def own_means(self) -> dict[str, tuple[float, float]]:
@@ -49,16 +55,17 @@ class _TaskRows:
 
 
 _Outcome = tuple[Column, Column]
-"""Score and dollars of each row."""
+"""The score and the dollars of each row."""
 
 
 def compare_choices(
     plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
 ) -> Mixed:
-    """`shares` are the weights of the tasks in the stream; empty: those of the rows. `chosen_by` is the report of other
-    rows by which the best path of each task is chosen beforehand.
+    """Compares `auto` with the other choices.
 
-    Raises UsageError if a share is of no task, or the report knows none of a task's paths.
+    `shares` are the tasks' weights in the stream; if empty, the data set's own. `chosen_by` is a report on other rows,
+    which chooses each task's best path. Raises UsageError if a share names an unknown task, or if `chosen_by` has no
+    path of a task.
     """
     tasks = {
         name: _TaskRows(
@@ -97,7 +104,7 @@ def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dic
 def _choices(
     tasks: Mapping[str, _TaskRows], known: Mapping[str, Mapping[str, tuple[float, float]]]
 ) -> Iterator[tuple[str, Callable[[str, _TaskRows], _Outcome]]]:
-    """Yields the choices by name; each returns the outcome of a task's rows."""
+    """Yields the name of each choice with a function that returns the outcome of a task's rows."""
     yield AUTO, lambda task, rows: _of_path(rows, AUTO)
     for kind in sorted({kind for rows in tasks.values() for kind in rows.kinds.values()}):
 
@@ -134,7 +141,7 @@ def _random(task: str, rows: _TaskRows) -> _Outcome:
 
 
 def _oracle(task: str, rows: _TaskRows) -> _Outcome:
-    """The highest score of each row, at the lowest cost at which a path reaches it."""
+    """Returns the highest score that any path reaches in each row, and the lowest cost at which a path reaches it."""
     scores = np.array([rows.scores(path) for path in rows.paths])
     usd = np.array([rows.usd(path) for path in rows.paths])
     best = scores.max(axis=0)
@@ -142,7 +149,7 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 
 
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
-    """Bootstrap means of the score, stratified by task."""
+    """Returns bootstrap means of the score, stratified by task."""
     means = np.zeros(RESAMPLES)
     for task, (scores, _) in outcome.items():
         rng = np.random.default_rng([7, len(task), len(scores)])  # the same rows for every choice
@@ -179,8 +186,9 @@ def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
 def _misrouted(
     tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """The weighted shares of rows with a wrong task and of rows without one, and what they cost against the best path
-    of their task."""
+    """Returns the weighted share of rows that got a wrong task, the share that got no task, and the score and cost
+    that both lost against the best path of the right task.
+    """
     found = dict.fromkeys(("misrouted", "abstained", "lost_score", "lost_usd_per_1000"), 0.0)
     best = outcomes["best path per task, in hindsight"]
     for task, rows in tasks.items():

@@ -15,7 +15,7 @@ from pointsman_cli.gateway_http import get_json
 AUTO = "auto"
 """The `model` with which the gateway chooses the path."""
 UNKNOWN = "unknown"
-"""The task of rows that belong to none; the default path is to answer them."""
+"""The task of rows that belong to no task; the default path should answer them."""
 _UNKNOWN_METRIC = {"contains": True}
 
 
@@ -91,7 +91,7 @@ class Selection:
     """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
     is_mixed: bool = False
-    """Whether the gateway chooses a path for each row, too."""
+    """Whether each row is also sent to `model: auto`, which chooses the path."""
 
 
 @dataclass(frozen=True, slots=True)

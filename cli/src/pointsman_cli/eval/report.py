@@ -135,21 +135,21 @@ class Choice:
     score: Interval
     usd_per_1000: float
     auto_difference: Interval
-    """The score of `auto` minus this one's, on the same rows."""
+    """The score of `auto` minus the score of this choice, on the same rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """`auto` on a mixed stream; all figures are weighted by the tasks' shares."""
+    """The result of `auto` on a mixed stream; all figures are weighted by the tasks' shares."""
 
     shares: Mapping[str, float]
     choices: tuple[Choice, ...]
     misrouted: float
-    """Share of the rows that were taken for another task, or that have none and were taken for one."""
+    """Share of the rows that got another task than their own, or a task although they belong to none."""
     abstained: float
-    """Share of the rows that were taken for none although they have a task."""
+    """Share of the rows that got no task although they have one."""
     lost_score: float
-    """What both cost against the best path of the row's task, over all rows."""
+    """Mean score over all rows that wrong and missing tasks lose against the best path of each row's task."""
     lost_usd_per_1000: float
 
 
@@ -165,7 +165,7 @@ class Report:
     confidence: float
     tasks: tuple[TaskReport, ...]
     mixed: Mixed | None = None
-    """Of `pointsman eval --mixed`."""
+    """The comparison of `pointsman eval --mixed`; None without this option."""
 
 
 _SHAPE = TypeAdapter(Report)
@@ -257,7 +257,7 @@ def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:
         )  # fmt: skip
     yield table
     yield Text(
-        f"another task was seen in {mixed.misrouted:.1%}, none in {mixed.abstained:.1%}: together they cost "
+        f"{mixed.misrouted:.1%} of the rows got a wrong task, {mixed.abstained:.1%} none; this costs "
         f"{mixed.lost_score:.3f} of the score and {mixed.lost_usd_per_1000:.4f} dollars per 1,000"
     )
 

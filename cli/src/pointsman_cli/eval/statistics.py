@@ -36,9 +36,9 @@ class EvalSettings:
     examples: int
     """Number of disagreements to keep for each task."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Of the tasks in a mixed stream; empty: as in the data set."""
+    """Shares of the tasks in a mixed stream; empty: the shares in the data set."""
     chosen_by: Report | None = None
-    """The report of other rows by which the best path of each task is chosen."""
+    """A report on other rows, which chooses the best path of each task."""
 
 
 def build_report(plan: Plan, answers: Iterable[Answer], terms: EvalSettings) -> Report:

@@ -2,11 +2,11 @@
 
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pointsman_servicekit.bounded_redis import open_redis
@@ -16,7 +16,6 @@ from pointsman_servicekit.keys.key_store import IssuedKey, NewKey
 from pointsman_servicekit.keys.records import (
     ALL_TASKS,
     Credential,
-    KeyRecord,
     KeyScope,
     Limits,
     TenantRecord,
@@ -28,6 +27,8 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.keys.tables import consent_text, limits_text, show_budgets, show_keys, show_usage
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
+
+T = TypeVar("T")
 
 REDIS_TIMEOUT_SECONDS = 5.0
 """Longer than the services' timeout, since no request waits for it."""
@@ -73,17 +74,21 @@ def expiry_time(text: str, now: float) -> float | None:
     return end
 
 
-@asynccontextmanager
-async def open_keys(named: str, data_dir: Path) -> AsyncIterator[Administration]:
-    url = redis_url(named, DataDir.at(data_dir))
+def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]]) -> T:
+    """Returns what `work` does; raises UsageError if `redis` is no address, or nothing runs and none is given."""
+    url = redis_url(redis, DataDir.at(data_dir))
     if not url:
         raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
-    async with AsyncExitStack() as stack:
-        try:
-            redis = await stack.enter_async_context(open_redis(url, lambda up: None, REDIS_TIMEOUT_SECONDS))
-        except ValueError as error:
-            raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
-        yield Administration(redis)
+
+    async def run() -> T:
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await stack.enter_async_context(open_redis(url, lambda up: None, REDIS_TIMEOUT_SECONDS))
+            except ValueError as error:
+                raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
+            return await work(Administration(opened))
+
+    return run_interruptibly(run())
 
 
 ScopeOption = Annotated[
@@ -151,14 +156,13 @@ def create(
     until = expiry_time(expires, time.time())
     new_key = NewKey(tenant, name, scope, limits, priority, until, operator, admin, credential)
 
-    async def make() -> tuple[str, dict[str, Any]]:
-        async with open_keys(redis, data_dir) as opened:
-            store = opened.keys
-            known = await store.by_digest(digest_of(credential.text)) if credential else None
-            issued = IssuedKey(credential, known) if credential and known else await store.create(new_key)
-            return issued.credential.text, opened.keys_as_json([issued.record])[0]
+    async def make(opened: Administration) -> tuple[str, dict[str, Any]]:
+        store = opened.keys
+        known = await store.by_digest(digest_of(credential.text)) if credential else None
+        issued = IssuedKey(credential, known) if credential and known else await store.create(new_key)
+        return issued.credential.text, opened.keys_as_json([issued.record])[0]
 
-    key, described = run_interruptibly(make())
+    key, described = run_on_keys(redis, data_dir, make)
     if credential:
         typer.echo(f"{described['id']} of tenant {described['tenant']} is the key in {key_file}")
         return
@@ -184,15 +188,14 @@ def list_keys(
 ) -> None:
     """List the keys (oldest first) with their limits and scopes, without the secrets."""
 
-    async def read() -> None:
-        async with open_keys(redis, data_dir) as opened:
-            records = await opened.list_keys(tenant)
-            if as_json:
-                print_json(opened.keys_as_json(records))
-            else:
-                show_keys(records, time.time())
+    async def read(opened: Administration) -> None:
+        records = await opened.list_keys(tenant)
+        if as_json:
+            print_json(opened.keys_as_json(records))
+        else:
+            show_keys(records, time.time())
 
-    run_interruptibly(read())
+    run_on_keys(redis, data_dir, read)
 
 
 def limit(
@@ -215,11 +218,7 @@ def limit(
     if not named:
         raise UsageError("give a limit to change, such as --requests-per-minute 60")
 
-    async def put() -> KeyRecord | TenantRecord:
-        async with open_keys(redis, data_dir) as opened:
-            return await opened.change_limits(named, key, tenant)
-
-    record = run_interruptibly(put())
+    record = run_on_keys(redis, data_dir, lambda opened: opened.change_limits(named, key, tenant))
     whose = f"tenant {record.name}" if isinstance(record, TenantRecord) else f"key {record.prefix} {record.name}"
     typer.echo(f"{whose.strip()}: {limits_text(record.limits)}")
 
@@ -239,22 +238,13 @@ def consent(
     if bool(task) + all_tasks + withdraw != 1:
         raise UsageError("give --task (repeatable), --all or --withdraw")
     tasks = [ALL_TASKS] if all_tasks else task or []
-
-    async def put() -> TenantRecord:
-        async with open_keys(redis, data_dir) as opened:
-            return await opened.keys.consent(tenant, tasks)
-
-    typer.echo(f"tenant {tenant}: {consent_text(run_interruptibly(put()))}")
+    record = run_on_keys(redis, data_dir, lambda opened: opened.keys.consent(tenant, tasks))
+    typer.echo(f"tenant {tenant}: {consent_text(record)}")
 
 
 def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
     """Revoke a key: gateways that reach Redis refuse it within a second."""
-
-    async def put() -> KeyRecord:
-        async with open_keys(redis, data_dir) as opened:
-            return await opened.keys.revoke(key)
-
-    record = run_interruptibly(put())
+    record = run_on_keys(redis, data_dir, lambda opened: opened.keys.revoke(key))
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
 
 
@@ -265,16 +255,11 @@ def usage(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Show usage of tenants and keys today and this month (UTC), and what is left of their limits."""
-
-    async def read() -> None:
-        async with open_keys(redis, data_dir) as opened:
-            rows = await opened.usage(tenant)
-            if as_json:
-                print_json(usage_as_json(rows))
-            else:
-                show_usage(rows)
-
-    run_interruptibly(read())
+    rows = run_on_keys(redis, data_dir, lambda opened: opened.usage(tenant))
+    if as_json:
+        print_json(usage_as_json(rows))
+    else:
+        show_usage(rows)
 
 
 def budgets(
@@ -284,13 +269,8 @@ def budgets(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Show the budgets in dollars of tenants and keys, and how much of each is used."""
-
-    async def read() -> None:
-        async with open_keys(redis, data_dir) as opened:
-            found = await opened.budgets(tenant)
-            if as_json:
-                print_json(found)
-            else:
-                show_budgets(found)
-
-    run_interruptibly(read())
+    found = run_on_keys(redis, data_dir, lambda opened: opened.budgets(tenant))
+    if as_json:
+        print_json(found)
+    else:
+        show_budgets(found)

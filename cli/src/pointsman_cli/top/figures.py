@@ -47,7 +47,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """One of several processes of the gateway."""
+    """The figures of one of several processes of the gateway."""
 
     worker: str
     up: bool

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,13 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 
 
 def base_url(url: str) -> str:
-    """Returns the URL before `/v1`; raises UsageError if it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    """Returns the URL without `/v1`; raises UsageError if it is not a URL."""
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+    except ValueError:  # of its port, or of an IPv6 address
+        is_valid = False
+    if not is_valid:
         raise UsageError(f"--engine is '{url}'; it should be a URL such as http://localhost:8000")
     return url.rstrip("/").removesuffix("/v1")
 
@@ -76,11 +81,13 @@ def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
             httpx.Client(timeout=LIST_SECONDS, trust_env=False) as client,
             client.stream("GET", f"{url}/v1/models", headers=headers) as response,
         ):
-            body = b""
+            body, deadline = b"", time.monotonic() + LIST_SECONDS
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MAX_LIST_BYTES:
                     raise UsageError(f"{url}/v1/models is larger than {MAX_LIST_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise UsageError(f"{url}/v1/models is not complete after {LIST_SECONDS:g} s")
             if response.status_code != 200:
                 raise UsageError(_rejection(url, response))
             found = httpx.Response(200, content=body).json()["data"]

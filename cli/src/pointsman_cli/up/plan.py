@@ -210,7 +210,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
 
 
 def with_workers(gateway: Service, workers: int) -> Service:
-    """The gateway as several processes on the same ports."""
+    """Returns the service with `workers` gateway processes on the same ports."""
     return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
 
 
@@ -251,7 +251,9 @@ def redis_url(data_dir: DataDir) -> str:
 
 
 def prepare_folders(data_dir: DataDir) -> None:
-    """Makes the folders of Valkey's data and of its socket. Raises `CommandError` if the latter is another user's."""
+    """Creates the folders of Valkey's data and of its socket. Raises `CommandError` if the socket's folder is another
+    user's.
+    """
     data_dir.valkey.mkdir(parents=True, exist_ok=True)
     folder = socket_path(data_dir).parent
     folder.mkdir(exist_ok=True)

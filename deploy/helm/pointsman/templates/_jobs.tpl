@@ -15,7 +15,7 @@ template:
     containers:
       - name: model
         image: {{ include "pointsman.image" (dict "root" .root "name" (printf "pointsman-lora-server-%s" $engine.kind)) }}
-        # Hugging Face's library is in the engine's environment, that of S3 in the lora-server's.
+        # The engine's environment has Hugging Face's library; the lora-server's environment has the one for S3.
         command: [{{ hasPrefix "hf://" $engine.model.source | ternary "/opt/engine/bin/python" "/opt/pointsman/venv/bin/python" }}, -m, pointsman_lora_server.fetch_model]
         args: [{{ $engine.model.source | quote }}, /var/lib/pointsman/base-model]
         {{- include "pointsman.containerSecurity" . | nindent 8 }}
@@ -41,8 +41,8 @@ template:
         emptyDir: {medium: Memory, sizeLimit: 64Mi}
 {{- end }}
 
-{{/* The spec of the Job that creates the first key and loads documents and adapters. Each container tries again until it
-succeeds; all three can be repeated without harm. */}}
+{{/* The spec of the Job that creates the first key and loads documents and adapters. Each container retries until it
+succeeds; all three are idempotent. */}}
 {{- define "pointsman.seedJob" -}}
 {{- $seed := include "pointsman.seed" . | fromYaml }}
 {{- $image := include "pointsman.image" (dict "root" . "name" "pointsman-gateway") }}

@@ -21,7 +21,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with $registry }}{{ . }}/{{ end }}{{ .name }}:{{ $images.tag | default .root.Chart.AppVersion }}{{ with $digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* Engines with their defaults, as YAML: a list. The engine "local" has the short names. */}}
+{{/* Engines with their defaults, as YAML: a list. Objects of the engine "local" have no suffix in their names. */}}
 {{- define "pointsman.engines" -}}
 {{- range .Values.engines }}
 {{- $suffix := eq .name "local" | ternary "" (printf "-%s" .name) }}
@@ -70,7 +70,7 @@ adapters: {{ ternary $adapters list (not (empty .Values.engines)) | toJson }}
 {{ ne .Values.redis.mode "external" | ternary "true" "" }}
 {{- end }}
 
-{{/* Whether a job has something to do: "true" or nothing. */}}
+{{/* Whether there is anything to load: "true" or nothing. */}}
 {{- define "pointsman.seeds" -}}
 {{- $seed := include "pointsman.seed" . | fromYaml }}
 {{- if or (include "pointsman.firstKey" .) $seed.documents $seed.adapters }}true{{ end }}

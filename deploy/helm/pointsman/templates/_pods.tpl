@@ -1,5 +1,5 @@
-{{/* The start of each pod's spec; call with (dict "root" $ "account" NAME "grace" SECONDS "pod" MORE). Pod Security
-`restricted`, and neither a token for the API server nor the variables of service links (VLLM_PORT). */}}
+{{/* The start of each pod's spec; call with (dict "root" $ "account" NAME "grace" SECONDS "pod" MORE). Conforms to Pod
+Security `restricted`, and has neither a token for the API server nor the variables of service links (VLLM_PORT). */}}
 {{- define "pointsman.pod" -}}
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: false
@@ -35,7 +35,7 @@ resources:
   limits: {memory: 512Mi, ephemeral-storage: 1Gi}
 {{- end }}
 
-{{/* Environment entries: the lines of a file, and over them a map; an empty value removes one. Call with
+{{/* Environment entries: the lines of a file, overridden by a map, in which an empty value removes an entry. Call with
 (dict "root" $ "file" FILE "set" MAP). */}}
 {{- define "pointsman.env" -}}
 {{- $root := .root }}
@@ -68,8 +68,8 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{/* The three probes; call with (dict "live" PROBE "ready" PROBE "start" ATTEMPTS "period" SECONDS). They ask over
-plain HTTP at the port for metrics: a kubelet's gRPC probe supports no TLS. */}}
+{{/* The three probes; call with (dict "live" PROBE "ready" PROBE "start" ATTEMPTS "period" SECONDS). They use plain HTTP
+at the metrics port, because a kubelet's gRPC probe supports no TLS. */}}
 {{- define "pointsman.probes" -}}
 startupProbe:
   {{ toYaml .live | nindent 2 | trim }}
@@ -102,7 +102,7 @@ metadata:
 automountServiceAccountToken: false
 {{- end }}
 
-{{/* One pod at a time may be evicted, and a broken one always; call with (dict "root" $ "name" NAME). */}}
+{{/* Lets one pod at a time be evicted, and an unhealthy pod always; call with (dict "root" $ "name" NAME). */}}
 {{- define "pointsman.budget" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -117,7 +117,7 @@ spec:
     matchLabels: {app.kubernetes.io/name: {{ .name }}}
 {{- end }}
 
-{{/* Pods of one workload on different nodes and zones, if there are any; call with NAME. */}}
+{{/* Spreads the pods of one workload over nodes and zones, if there are several; call with NAME. */}}
 {{- define "pointsman.spread" -}}
 topologySpreadConstraints:
 {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
@@ -155,7 +155,7 @@ resources: {requests: {storage: {{ .storage.size }}}}
 {{- end }}
 
 {{/* The number of replicas; call with (dict "root" $ "kind" KIND "name" NAME "scaled" BOOLEAN "replicas" N). An
-autoscaler's number is repeated, not left out: the API server takes a field that is no longer set for 1. */}}
+autoscaler's current number is repeated: if the field were removed, the API server would set it to 1. */}}
 {{- define "pointsman.replicas" -}}
 {{- if not .scaled }}
 replicas: {{ .replicas }}

@@ -21,8 +21,8 @@
 {{- end }}
 {{- end }}
 
-{{/* The ConfigMaps, as YAML: the files of each by its name. One for each folder, and for each large file one of its
-own, since a ConfigMap holds 1 MiB. */}}
+{{/* The ConfigMaps, as YAML: the files of each by its name. There is one ConfigMap for each folder and one for each
+large file, because a ConfigMap is limited to 1 MiB. */}}
 {{- define "pointsman.policyMaps" -}}
 {{- $maps := dict }}
 {{- range $path, $text := include "pointsman.policyFiles" . | fromYaml }}

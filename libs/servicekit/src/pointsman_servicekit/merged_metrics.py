@@ -8,11 +8,12 @@ from prometheus_client.core import Exemplar, Metric
 
 Combine = Callable[[Iterable[float]], float]
 Dump = Sequence[Sequence[Any]]
-"""The metrics of one process as JSON: per family name, documentation, type, unit, and samples; per sample name, labels,
-value, and exemplar (labels, value, Unix seconds) or None."""
+"""The metrics of one process as JSON. A family has name, documentation, type, unit and samples. A sample has name,
+labels, value, and an exemplar (labels, value, Unix seconds) or None.
+"""
 
 CUMULATIVE = ("counter", "histogram", "summary")
-"""Types whose samples are added up, and are kept when a process has ended."""
+"""Types whose samples are added up, and stay in the sums after their process has ended."""
 
 PROCESS_GAUGES: Mapping[str, Combine] = {
     "process_virtual_memory_bytes": sum,
@@ -38,7 +39,7 @@ def _dump_sample(sample: Any) -> list[Any]:
 
 
 class _Series:
-    """The values of one series, one for each process that has it."""
+    """The values of one series, one value for each process that has the series."""
 
     __slots__ = ("exemplar", "labels", "name", "values")
 
@@ -49,8 +50,11 @@ class _Series:
 
 
 def merge(dumps: Iterable[Dump], gauges: Mapping[str, Combine]) -> list[Metric]:
-    """Adds up counters and histograms. A gauge is combined as `gauges` says for its name; one that is not in it has the
-    largest value of all processes. Of exemplars the latest is kept."""
+    """Combines the metrics of several processes.
+
+    Adds up counters and histograms. `gauges` says how to combine a gauge, by its name; other gauges take the largest
+    value of all processes. The latest exemplar is kept.
+    """
     families: dict[str, Metric] = {}
     series: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], _Series]] = {}
     for dump in dumps:
@@ -83,14 +87,14 @@ def _combination(kind: str, sample: str, gauges: Mapping[str, Combine]) -> Combi
 
 
 class MergedMetrics:
-    """The metrics of all processes, those that have ended included: otherwise a sum would fall when a process ends, and
-    Prometheus would take the whole rest for new events.
+    """The metrics of all processes, including ended ones. Without ended ones a counter would fall, and Prometheus
+    would take its remaining value for an increase.
 
-    What a process counted between the last page and its end is lost.
+    Increments between the last scrape and the end of a process are lost.
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """`gauges`: how the values of a gauge are combined, by its name. Default: the largest."""
+        """`gauges` says how to combine the values of a gauge, by its name. Default: the largest value."""
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []
 
@@ -100,12 +104,12 @@ class MergedMetrics:
         self._ended = dump_metrics(_Collected(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 
     def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "_Collected":
-        """Returns what prometheus_client's encoders take. `more` are metrics of this process."""
+        """Returns a registry for prometheus_client's encoders. `more` are metrics of this process."""
         return _Collected([*merge([*dumps, self._ended], self._gauges), *more])
 
 
 class _Collected:
-    """Implements the part of a registry that the encoders use."""
+    """Implements the methods of a registry that the encoders call."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families

@@ -27,8 +27,8 @@ def serving_metrics(
     port.
 
     `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
-    `/healthz` answers while the process lives, `/readyz` by `is_ready`, which is called from that thread. Kubernetes'
-    own gRPC probe does not support TLS, hence these.
+    `/healthz` returns 200 while the process runs; `/readyz` calls `is_ready` in that thread. The probes use HTTP
+    because Kubernetes' gRPC probe does not support TLS.
     Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")

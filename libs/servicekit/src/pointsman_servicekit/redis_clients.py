@@ -27,7 +27,7 @@ DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 """By the part of the URL's scheme after the "+"."""
 
 DISCOVERY_TIMEOUT = 0.5
-"""Seconds that one Sentinel or cluster node may take to say which servers there are."""
+"""Timeout in seconds of one Sentinel or cluster node that is asked for the addresses of the servers."""
 
 MAX_DISCOVERY_ATTEMPTS = 4
 """Attempts to learn a cluster's nodes. redis-py asks them in random order, and one of them may hang."""
@@ -46,7 +46,9 @@ class RedisClient:
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """`options` are redis-py's for each connection. The client retries nothing. Raises ValueError for a wrong URL."""
+    """Opens a client that does not retry. `options` are passed to each of redis-py's connections. Raises ValueError
+    for a wrong URL.
+    """
     options |= {"decode_responses": True, "retry": _no_retry()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:

@@ -1,8 +1,8 @@
 """Several processes of one service on the same ports.
 
 A supervisor starts them, replaces those that die, and stops them. Supervisor and worker are connected by a socket pair,
-on which both may ask the other. If either end dies, the other one notices at once: the supervisor replaces the worker,
-and a worker without a supervisor drains and ends.
+on which both may send requests. If one end dies, the other notices at once: the supervisor replaces the worker, and a
+worker without a supervisor drains and exits.
 """
 
 import asyncio
@@ -24,32 +24,34 @@ from pointsman_servicekit.process import Backoff
 log = logging.getLogger(__name__)
 
 WORKER_OPTION = "--worker"
-"""Followed by the worker's number, from 1, and the descriptor of its end of the socket pair."""
+"""The option is followed by the worker's number, from 1, and the file descriptor of its end of the socket pair."""
 ANSWER_TIMEOUT = 2.0
 """Seconds in which a worker must answer."""
 MERGED_ANSWER_TIMEOUT = 5.0
-"""Seconds in which the supervisor must answer, if it asks the workers for that."""
+"""Seconds in which the supervisor must answer a question that it forwards to all workers."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
 Handler = Callable[[Any], Awaitable[Any]]
 
 
 class Peer:
-    """The process at the other end of a socket pair. A message is a line of JSON: [id, question, argument] or
-    [id, answer]."""
+    """The process at the other end of a socket pair.
+
+    Messages are lines of JSON: [id, question, argument] or [id, answer].
+    """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        """`handlers` answer the other end's questions, by name."""
+        """`handlers` answer questions from the other end, by the question's name."""
         self.handlers = dict(handlers)
         self.reading: asyncio.Task[None]
-        """Ends when the other end closes; set by `connect`."""
+        """The task that reads messages; it ends when the other end closes. Set by `connect`."""
         self._writer: asyncio.StreamWriter | None = None
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ids = count()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, end: socket.socket) -> None:
-        """From now on answers the other end's questions, until that closes."""
+        """Starts to answer questions from the other end, until the other end closes."""
         reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         self.reading = asyncio.create_task(self._read(reader), name="peer")
 
@@ -74,9 +76,9 @@ class Peer:
                     waiting.set_exception(ConnectionError())
 
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT) -> Any:
-        """Returns the answer, None if the other end does not know the question yet.
+        """Returns the answer, or None if the other end has no handler for the question yet.
 
-        Raises Unavailable if there is none within `seconds`.
+        Raises Unavailable if no answer arrives within `seconds`.
         """
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -103,13 +105,13 @@ class Peer:
 
 
 async def connect_supervisor(descriptor: int) -> Peer:
-    """Connects a worker to its supervisor. If that dies, the worker gets SIGTERM."""
+    """Connects a worker to its supervisor. If the supervisor dies, the worker gets SIGTERM."""
     supervisor = Peer({})
     await supervisor.connect(socket.socket(fileno=descriptor))
 
     def end(closed: asyncio.Task[None]) -> None:
         if not closed.cancelled():
-            log.warning("the supervisor has ended, so this worker ends too")
+            log.warning("the supervisor has ended; this worker drains and ends")
             os.kill(os.getpid(), signal.SIGTERM)
 
     supervisor.reading.add_done_callback(end)
@@ -118,7 +120,7 @@ async def connect_supervisor(descriptor: int) -> Peer:
 
 @dataclass(slots=True)
 class Worker:
-    """One of the processes, or its successor."""
+    """A numbered worker: its current process, which a new process replaces after a death."""
 
     number: int
     process: asyncio.subprocess.Process | None = None
@@ -147,10 +149,10 @@ class Supervisor:
         on_death: Callable[[Worker], None],
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
-        """`on_death` is called before a worker is replaced."""
+        """`on_death` is called before a dead worker is replaced."""
         self.workers = [Worker(number) for number in range(1, workers + 1)]
         self.handlers: dict[str, Handler] = {}
-        """Answer the workers' questions, by name."""
+        """Handlers of the workers' questions, by the question's name."""
         self._program, self._environment = program, environment
         self._on_death, self._backoff = on_death, backoff
         self._stopping = asyncio.Event()
@@ -159,11 +161,11 @@ class Supervisor:
         self._failed = False
 
     async def run(self, stopping: Awaitable[signal.Signals], kill_after: float) -> int:
-        """Returns the exit status once `stopping` has returned a signal, which is passed on, and all workers have
-        ended; those that have not after `kill_after` seconds are killed.
+        """Runs the workers until `stopping` returns a signal, passes the signal on, and returns the exit status once
+        all have ended. After `kill_after` seconds the remaining workers are killed.
 
-        If a worker dies before all have started for the first time, the others are stopped: the cause is most likely
-        one that concerns all, and the worker has logged it.
+        If a worker dies before all have started for the first time, the others are stopped: its error is likely to
+        affect all workers, and is in its log.
         """
         tasks = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
         signalled, failed = asyncio.ensure_future(stopping), asyncio.create_task(self._stopping.wait())
@@ -173,7 +175,7 @@ class Supervisor:
         self._stop()
         _, late = await asyncio.wait(tasks, timeout=kill_after)
         if late:
-            log.error("%d workers have not ended within %g s and are killed", len(late), kill_after)
+            log.error("%d workers did not end within %g s and are killed", len(late), kill_after)
             self._signal = signal.SIGKILL
             self._stop()
             await asyncio.wait(late)
@@ -182,7 +184,7 @@ class Supervisor:
         return 1 if self._failed or late else 0
 
     async def ask_all(self, question: str) -> list[tuple[Worker, Any]]:
-        """The answers of the workers that serve; a worker that does not answer in time is left out."""
+        """Returns the answers of the serving workers; a worker that does not answer in time is left out."""
         workers = [worker for worker in self.workers if worker.serves]
         answers = await asyncio.gather(*[worker.peer.ask(question) for worker in workers], return_exceptions=True)
         return [
@@ -207,13 +209,13 @@ class Supervisor:
                 self._failed |= code > 0
                 return
             if not self._have_started:
-                log.error("worker %d has ended with status %d before it served", worker.number, code)
+                log.error("worker %d ended with status %d before it was ready", worker.number, code)
                 self._failed = True
                 self._stopping.set()
                 return
             delay = self._backoff.after(delay, time.monotonic() - started)
             worker.restarts += 1
-            log.error("worker %d has ended with status %d; it is replaced in %g s", worker.number, code, delay)
+            log.error("worker %d ended with status %d; it is replaced in %g s", worker.number, code, delay)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
 

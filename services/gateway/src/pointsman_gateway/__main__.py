@@ -111,7 +111,7 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then drains. `worker` is set if a supervisor runs several such processes."""
+    """Serves until SIGINT or SIGTERM, then drains. `worker` is set if a supervisor runs several gateway processes."""
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = load_config(settings.config)
     bootstrap.check_config(config)

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=64,
-        description="processes on the same ports; each has the limits below for itself, as a replica would",
+        description="processes on the same ports; the limits below apply to each process, as to each replica",
     )
     retriever: str = "127.0.0.1:8082"
     dns: str = Field(
@@ -114,7 +114,8 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=100_000,
-        description="characters of the conversation and of the answer in each recorded trace, redacted; 0: no text",
+        description="number of characters of the conversation and of the answer that each recorded trace contains, "
+        "redacted; 0: no text",
     )
     console: Literal["on", "off"] = Field(default="on", description="the page at /console")
     console_hosts: str = Field(
@@ -148,7 +149,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The `cors_origins`."""
+        """Returns the origins in `cors_origins`, which are separated by commas."""
         return _split(self.cors_origins)
 
     @field_validator("dns")

@@ -32,8 +32,9 @@ from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
+from pointsman_lora_server.engine.completion import TimedEngine
 from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.vllm_client import EngineFacts, TimedEngine
+from pointsman_lora_server.engine.vllm_client import EngineFacts
 from pointsman_lora_server.engine_bootstrap import (
     adapter_limit,
     attached_parser,
@@ -73,9 +74,11 @@ class App:
     engine_state: EngineStateStore
     metrics_registry: CollectorRegistry
     is_ready: Callable[[], bool]
-    """Whether the engine answers and holds every adapter that it should hold."""
+    """Returns whether the engine answers and holds every adapter that it should hold."""
     start_shutdown: Callable[[], Awaitable[None]]
-    """Has other engines take over what is placed here, then reports the engine as DOWN to all watchers."""
+    """Moves the adapters that are placed on this engine to other engines, then reports the engine as DOWN to all
+    watchers.
+    """
     end_watches: Callable[[], None]
     """Ends the streams of engine states and training events, which never end by themselves."""
 
@@ -98,8 +101,8 @@ def token_gate(settings: Settings) -> TokenGate | None:
 async def build_app(
     settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds everything but the servers and starts the engine, which is stopped at the end of the block; or, without a
-    command, attaches to the one at ENGINE_URL.
+    """Builds everything but the servers. Starts the engine, and stops it at the end of the block; if ENGINE_URL is
+    set, attaches to the engine there instead.
 
     `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, ValueError
     for an invalid store.
@@ -190,8 +193,7 @@ def _build_adapters(
 def _apply_limits(
     settings: Settings, facts: EngineFacts, slots: AdapterSlots, store: ArtifactStore, metrics: LoraServerMetrics
 ) -> str:
-    """Keeps within the limits of the engine that the lora-server is attached to. Returns what they deviate in from the
-    settings."""
+    """Applies the limits of the attached engine. Returns the settings that exceed them, for the status."""
     slots.capacity = adapter_limit(settings, facts)
     store.max_rank = min(settings.max_lora_rank, facts.max_lora_rank or settings.max_lora_rank)
     metrics.set_info(settings.engine_name, slots.capacity, facts.max_loras or settings.max_loras, store.max_rank)

@@ -144,7 +144,7 @@ class DesiredState:
 
     @property
     def alias_targets(self) -> frozenset[str]:
-        """The versions that an alias or a canary points to."""
+        """Returns the versions that an alias points to, as its stable version or as its canary."""
         return frozenset(version for alias in self.aliases for version in alias.versions)
 
 

@@ -1,4 +1,4 @@
-"""Chooses, by the settings, how the engine is reached: started as a child process, or attached to."""
+"""Starts the engine as a child process or attaches to a running one, as the settings say."""
 
 import logging
 import os
@@ -33,19 +33,22 @@ from pointsman_lora_server.settings import Settings
 log = logging.getLogger(__name__)
 
 NO_PARSER = ("auto", "off")
-"""Settings of the tool-call parser that say nothing about an engine that was started by others."""
+"""Values of the setting for the tool-call parser that name no parser."""
 
 
 class EngineRunner(Protocol):
-    """Keeps the engine's status up to date."""
+    """Runs as long as the engine is used: watches the engine, reports its status, and restarts it if it fails or is
+    corrupted.
+    """
 
     async def run(self) -> None: ...
     def restart(self, reason: str) -> None: ...
 
 
 def require_engine(settings: Settings) -> None:
-    """Raises OSError if the Python of vLLM's environment does not exist and is needed: for the engine, or to test
-    versions."""
+    """Raises OSError if vLLM's environment is needed (to start the engine, or to smoke-test versions) and has no
+    Python.
+    """
     if settings.is_attached and settings.smoke_test == "off":
         return
     if not settings.engine_python.is_file():
@@ -55,7 +58,7 @@ def require_engine(settings: Settings) -> None:
 
 
 def with_held(settings: Settings) -> Settings:
-    """The settings with the number of held versions, derived from the free memory unless it is set.
+    """Returns the settings with the number of versions that the engine holds, derived from the free memory if unset.
 
     Raises OSError if the base model does not exist.
     """
@@ -68,8 +71,11 @@ def with_held(settings: Settings) -> Settings:
 
 
 def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
-    """How many versions the engine may hold. One that was started by others states it in its `facts`, if it has the
-    guard; without the guard, and without HELD, it is what fits into a batch, since every engine holds that many."""
+    """Returns how many versions the engine may hold.
+
+    An attached engine with the guard reports its own limit in `facts`. Without the guard, and if HELD is unset, the
+    limit is the number of adapters in one batch, because every engine holds at least as many.
+    """
     if not settings.is_attached:
         if settings.held is None:
             raise ValueError("the number of held versions is not known yet: call with_held first")
@@ -81,7 +87,7 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
 
 
 def limits_note(settings: Settings, facts: EngineFacts) -> str:
-    """In which limits the attached engine stays below the settings, empty if in none."""
+    """Returns the settings that exceed the attached engine's limits, with both values; empty if none does."""
     limits = (
         ("HELD", settings.held, facts.held, "--max-cpu-loras, without --lora-modules"),
         ("MAX_LORA_RANK", settings.max_lora_rank, facts.max_lora_rank, "--max-lora-rank"),
@@ -95,7 +101,8 @@ def limits_note(settings: Settings, facts: EngineFacts) -> str:
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
-    """How the engine is started on this machine; None if it runs already.
+    """Returns the command that starts the engine on this machine; None if the lora-server attaches to a running
+    engine.
 
     Raises OSError if its Python does not exist, ValueError for engine arguments that the lora-server must control.
     """
@@ -123,7 +130,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 async def open_engine(
     settings: Settings, command: EngineCommand | None, secret: GuardSecret
 ) -> AsyncIterator[VllmClient]:
-    """The client of the engine; `secret` is that of an engine that is started here."""
+    """Opens the client of the engine. `secret` is the guard's secret if the engine is started here."""
     if command:
         api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"
         async with open_client(url, secret, api_key, command.traced) as client:
@@ -148,7 +155,7 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineRunner:
-    """`apply_limits` is as in `Attachment`."""
+    """`apply_limits` is the same as for `Attachment`."""
     if command:
         return Supervisor(
             with_secrets(command, secret),
@@ -171,12 +178,12 @@ def create_runner(
 
 
 def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
-    """Where the engine sees a folder of the store, which may have another path there."""
+    """Returns the path at which the engine sees a folder of the store; the store may have another path there."""
     if not store_at_engine:
         return str(folder)
     return str(PurePosixPath(store_at_engine) / folder.relative_to(store))
 
 
 def attached_parser(settings: Settings) -> str:
-    """The tool-call parser that the engine was started with, as far as the settings say."""
+    """Returns the tool-call parser of an attached engine, if the settings name it."""
     return "" if settings.tool_call_parser in NO_PARSER else settings.tool_call_parser

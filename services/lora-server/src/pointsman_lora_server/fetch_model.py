@@ -1,7 +1,7 @@
 """Copies a model's folder from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
 
 URL is one of fsspec's: hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), s3://BUCKET/FOLDER
-(with s3fs). Runs as a Kubernetes Job before the engine starts; what is complete is not fetched again.
+(with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not fetched again.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 
 MARKER = ".source"
-"""Contains the URL; written last, so that a folder with it is complete."""
+"""The file that contains the URL. It is written last, so a folder with this file is complete."""
 _UNFINISHED = ".unfinished"
 
 
@@ -21,7 +21,7 @@ class FetchError(Exception):
 
 
 def fetch(url: str, folder: Path) -> bool:
-    """Returns whether something had to be fetched. A model of another URL in the folder is replaced.
+    """Fetches the model, and returns whether a download was necessary. Replaces a model from another URL.
 
     Raises FetchError.
     """

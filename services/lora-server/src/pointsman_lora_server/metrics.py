@@ -189,7 +189,7 @@ class VersionStateCollector(Collector):
         batch_slots: int,
         registry: CollectorRegistry,
     ) -> None:
-        """The functions are called from the scrape's thread; what they return is immutable."""
+        """The functions are called from the scrape's thread, so they must return immutable values."""
         self._desired = desired
         self._engine = engine
         self._slots = slots

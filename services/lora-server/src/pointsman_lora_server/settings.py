@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default="vllm", description="how an attached engine loads adapters at run time"
     )
     engine_secret: SecretStr = Field(
-        default=SecretStr(""), description="of an attached vLLM with the guard; empty: it has no guard"
+        default=SecretStr(""), description="the guard's secret in an attached vLLM; empty: there is no guard"
     )
     engine_store: str = Field(
         default="", description="the adapters' folder as an attached engine sees it; empty: under the same path"
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_attached(self) -> "Settings":
-        """Settings that would have no effect are refused, since they say that something else was meant."""
+        """Rejects settings that have no effect with an engine of this kind, because they are most likely a mistake."""
         if self.is_attached:
             given = {"engine_args": self.engine_args}
             reason = "is for an engine that is started here; give it to the engine at POINTSMAN_LORA_ENGINE_URL"
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
 
     @property
     def is_attached(self) -> bool:
-        """Whether the engine runs already and is not started here."""
+        """Whether the lora-server attaches to a running engine instead of starting one."""
         return not self.engine_listen
 
     @property

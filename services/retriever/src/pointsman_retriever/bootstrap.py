@@ -83,9 +83,9 @@ def load_model(settings: Settings) -> EmbeddingModel:
 async def run_service(
     settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
 ) -> AsyncIterator[RunningService]:
-    """Runs the service for the length of the block; it listens once all collections are loaded. A damaged collection
-    is reported by its calls and a metric; the service is ready without it.
+    """Runs the service for the length of the block; it listens once all collections are loaded.
 
+    Calls to a damaged collection get an error, and a metric counts such collections; the service is ready without them.
     `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
     release and for an unknown extension, OSError for a port that is taken, TlsError or TokenFileError for files that
     cannot be used.
@@ -194,7 +194,9 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore
 
 
 def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:
-    """Connects to no store yet. Raises FailedPrecondition for a configuration or a store that cannot be used."""
+    """Loads the collections in external stores, without connecting to a store. Raises FailedPrecondition for a
+    configuration or a store that cannot be used.
+    """
     external = {}
     for collection_id, config in stores.read_external(settings.collections).items():
         factory: Callable[[stores.ExternalOptions], stores.ExternalStore] = load_extension(

@@ -67,6 +67,7 @@ class ThreadPools:
     """One pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
 
     search: ThreadPool
+    external: ThreadPool  # searches in stores of the user, which may hang
     ingest: ThreadPool
     write: ThreadPool  # a single thread: changes are applied one after the other
     maintenance: ThreadPool  # verification, snapshots, compaction
@@ -75,13 +76,14 @@ class ThreadPools:
     ingests: CallLimit
 
     def close(self) -> None:
-        for pool in (self.search, self.ingest, self.maintenance, self.write):
+        for pool in (self.search, self.external, self.ingest, self.maintenance, self.write):
             pool.close()
 
 
 def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
     return ThreadPools(
         search=ThreadPool("search", search_threads),
+        external=ThreadPool("external", search_threads),
         ingest=ThreadPool("ingest", ingest_threads),
         write=ThreadPool("write", 1),
         maintenance=ThreadPool("maintenance", 1),

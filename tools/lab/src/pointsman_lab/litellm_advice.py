@@ -1,6 +1,10 @@
-"""The tables of `import litellm`: providers by their prefix, and advice on settings without an equivalent."""
+"""LiteLLM's configuration, of which each value is translated or reported: its providers, and advice on the rest."""
 
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 PROVIDERS = {
     "openai": ("openai", "OPENAI_API_KEY"),
@@ -22,7 +26,7 @@ PROVIDERS = {
         ("openai-compatible", "ENGINE_API_KEY"),
     ),
 }
-"""Our provider, and the variable that LiteLLM reads its key from, by LiteLLM's prefix."""
+"""By LiteLLM's prefix: our name of the provider, and the variable from which LiteLLM reads its API key."""
 
 KEY_LIMITS = {
     "tpm_limit": "--tokens-per-minute",
@@ -48,7 +52,7 @@ ADVICE = {
     "master_key": "set POINTSMAN_GATEWAY_AUTH=on, and make keys with pointsman keys create (docs/keys.md)",
     "database_url": "keys, limits and usage are in Redis; " + _REDIS,
     "environment_variables": "export it in the gateway's environment; values are not copied",
-    "guardrails": "validators check answers (docs/routing.md); nothing checks prompts",
+    "guardrails": "guardrails (docs/guardrails.md)",
     "mcp_servers": "no equivalent: tools belong to the client",
     "include": "import that file too",
     "timeout": "an engine's timeouts: engines.NAME.timeouts.first_token_seconds",
@@ -59,7 +63,7 @@ ADVICE = {
     "base_model": "not needed: a model's price and context window are its own",
     "aws_region_name": "set AWS_REGION in the gateway's environment",
 }
-"""By the innermost key that is known."""
+"""Advice by setting. If several names on the way to a setting have advice, the innermost one counts."""
 
 _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "redis_url", "environment_variables")
 
@@ -67,3 +71,103 @@ _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "
 def is_secret(names: Iterable[str]) -> bool:
     """Whether the value of a setting must not be shown."""
     return any(part in name.lower() for name in names for part in _SECRET)
+
+
+Location = tuple[str | int, ...]
+NO_EQUIVALENT, NOT_UNDERSTOOD = "no equivalent", "not understood"
+_KINDS = {float: "a number", str: "a text", dict: "a mapping", list: "a list"}
+
+
+@dataclass
+class Source:
+    """LiteLLM's configuration, and which of its values have been translated."""
+
+    content: dict[str, Any]
+    taken: set[Location] = field(default_factory=set)
+    notes: dict[Location, str] = field(default_factory=dict)
+    """What became of a value that is not translated as it stands."""
+    commands: list[str] = field(default_factory=list)
+
+    def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
+        """Returns the value, and counts it as translated, or as reported with a note.
+
+        None if it is missing, or not of this kind, which is reported. Numbers may be written as texts.
+        """
+        found: Any = self.content
+        for part in location:
+            found = found[part] if isinstance(part, int) else found.get(part) if isinstance(found, dict) else None
+        if found is None:
+            return None
+        self.taken.add(location)
+        if kind is float:
+            found = _number(found)
+        if not isinstance(found, kind):
+            found, note = None, f"{NOT_UNDERSTOOD}: {_KINDS[kind]} is expected"
+        if note:
+            self.notes[location] = note
+        return found
+
+    def remaining(self) -> Iterator[tuple[str, str]]:
+        """Yields each value that is not translated, or only in part: its place, and what to do about it."""
+        for location, value in _leaves(self.content, ()):
+            whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
+            if whole is not None:
+                continue
+            names = [part for part in reversed(location) if isinstance(part, str)]
+            advice = next((ADVICE[name] for name in names if name in ADVICE), NO_EQUIVALENT)
+            shown = "" if is_secret(names) else f" = {str(value)[:60]}"
+            yield f"{_dotted(location)}{shown}", advice
+        yield from ((_dotted(location), note) for location, note in self.notes.items())
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _leaves(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not items:
+        yield at, value
+    for key, inner in items:
+        yield from _leaves(inner, (*at, key))
+
+
+def _dotted(location: Location) -> str:
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(map(str, location)))
+
+
+def find_problem(name: Any, upstream: Any, mode: str) -> str:
+    """Why an entry of model_list is not translated; empty if it can be."""
+    if not isinstance(name, str) or not isinstance(upstream, str):
+        return "needs model_name and litellm_params.model"
+    if "*" in name or "*" in upstream:
+        return "wildcards have no equivalent: list the models, and name one as catch_all"
+    if mode == "embedding":
+        return "an embedding model needs its price: embeddings: {NAME: {url or provider, usd_per_million_tokens}}"
+    if mode not in ("chat", "completion", "responses"):
+        return f"mode {mode}: {NO_EQUIVALENT}"
+    if upstream.startswith("auto_router/"):
+        return "write tasks with examples and a policy (docs/routing.md)"
+    return ""
+
+
+def unknown_provider(prefix: str) -> str:
+    if prefix in PROVIDERS:
+        return ""
+    return f"provider '{prefix}' has no preset; keep LiteLLM for it, as an OpenAI-compatible engine with a url"
+
+
+def provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
+    """Returns LiteLLM's name of the provider, and the provider's name of the model."""
+    prefix, slash, bare = upstream.partition("/")
+    if stated:
+        return stated, bare if slash and prefix == stated else upstream
+    if slash and (prefix in PROVIDERS or not url):
+        return prefix, bare
+    if url:
+        return "openai_like", upstream
+    return ("anthropic" if upstream.startswith("claude") else "openai"), upstream

@@ -2,8 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,65 +12,25 @@ from pointsman_gateway.config.load import SINGLE_FILE, ConfigError, load_config,
 from pointsman_gateway.config.providers import find_price, providers
 from pointsman_servicekit import strict_yaml
 
-from pointsman_lab.litellm_advice import ADVICE, KEY_LIMITS, PROVIDERS, is_secret
+from pointsman_lab.litellm_advice import (
+    KEY_LIMITS,
+    NOT_UNDERSTOOD,
+    PROVIDERS,
+    Location,
+    Source,
+    find_problem,
+    provider_and_name,
+    unknown_provider,
+)
 from pointsman_lab.report import Report, Section
+from pointsman_lab.starter import DEFAULT_CONTEXT_WINDOW
 
-DEFAULT_CONTEXT_WINDOW = 128_000
-NO_EQUIVALENT = "no equivalent"
 REPORT_FILE = "import.txt"
 STARTER_TASKS = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
 }
 """Two tasks for `model: auto`, which LiteLLM's configuration does not describe."""
-
-Location = tuple[str | int, ...]
-
-
-@dataclass
-class Source:
-    """LiteLLM's configuration, and which of its values have been translated."""
-
-    content: dict[str, Any]
-    taken: set[Location] = field(default_factory=set)
-    notes: dict[Location, str] = field(default_factory=dict)
-    """What became of a value that is not translated as it stands."""
-    commands: list[str] = field(default_factory=list)
-
-    def take(self, *location: str | int, note: str = "") -> Any:
-        """Returns the value, None if it is missing, and counts it as translated, or as reported with a note."""
-        found: Any = self.content
-        for part in location:
-            found = found[part] if isinstance(part, int) else found.get(part) if isinstance(found, dict) else None
-        if found is not None:
-            self.taken.add(location)
-            if note:
-                self.notes[location] = note
-        return found
-
-    def remaining(self) -> Iterator[tuple[str, str]]:
-        """Yields each value that is not translated, or only in part: its place, and what to do about it."""
-        for location, value in _leaves(self.content, ()):
-            whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
-            if whole is not None:
-                continue
-            names = [part for part in reversed(location) if isinstance(part, str)]
-            advice = next((ADVICE[name] for name in names if name in ADVICE), NO_EQUIVALENT)
-            shown = "" if is_secret(names) else f" = {str(value)[:60]}"
-            yield f"{_dotted(location)}{shown}", advice
-        yield from ((_dotted(location), note) for location, note in self.notes.items())
-
-
-def _leaves(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not items:
-        yield at, value
-    for key, inner in items:
-        yield from _leaves(inner, (*at, key))
-
-
-def _dotted(location: Location) -> str:
-    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(map(str, location)))
 
 
 def import_litellm(file: Path, folder: Path) -> Report:
@@ -160,11 +119,11 @@ class _Translation:
         """Adds the engine of one entry, and its model if it is the first of that name."""
         at, take = ("model_list", number), self._source.take
         name, upstream = take(*at, "model_name"), take(*at, "litellm_params", "model")
-        mode = take(*at, "model_info", "mode") or "chat"
-        stated = take(*at, "litellm_params", "custom_llm_provider")
-        url = _variable(take(*at, "litellm_params", "api_base") or "")
-        prefix, bare = _provider_and_name(str(upstream), stated, url)
-        problem = _problem(name, upstream, mode) or _unknown_provider(prefix)
+        mode = take(*at, "model_info", "mode", kind=str) or "chat"
+        stated = take(*at, "litellm_params", "custom_llm_provider", kind=str)
+        url = _variable(take(*at, "litellm_params", "api_base", kind=str) or "")
+        prefix, bare = provider_and_name(str(upstream), stated, url)
+        problem = find_problem(name, upstream, mode) or unknown_provider(prefix)
         if problem:
             self._source.notes[(*at, "model_name")] = f"{name}: {problem}"
             return
@@ -186,7 +145,7 @@ class _Translation:
         if provider == "azure" and version:
             provider = "azure-deployments"
         preset = providers()[provider]
-        key = self._source.take(*at, "litellm_params", "api_key")
+        key = self._source.take(*at, "litellm_params", "api_key", kind=str)
         engine = {"provider": provider, "upstream": upstream}
         if url or not preset.url:
             engine["url"] = url or "http://localhost:11434"
@@ -208,19 +167,20 @@ class _Translation:
     def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
         """Returns the prices per million tokens that the entry states; None if it states none."""
         names = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
-        taken = [[self._source.take(*at, of, name) for of in ("litellm_params", "model_info")] for name in names]
+        sections = ("litellm_params", "model_info")
+        taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in names]
         prompt, cached, completion = (next((cost for cost in costs if cost is not None), None) for costs in taken)
         if prompt is None or completion is None:
             return None
         self._has_prices = True
         per_token = {"prompt": prompt, "cached": prompt if cached is None else cached, "completion": completion}
-        return {name: round(float(cost) * 1e6, 6) for name, cost in per_token.items()}
+        return {name: round(cost * 1e6, 6) for name, cost in per_token.items()}
 
     def _model(
         self, at: Location, engine: Mapping[str, Any], name: str, price: dict[str, float] | None
     ) -> dict[str, Any]:
         info = (*at, "model_info")
-        windows = [self._source.take(*info, key) for key in ("max_input_tokens", "max_tokens")]
+        windows = [self._source.take(*info, key, kind=float) for key in ("max_input_tokens", "max_tokens")]
         takes_images = self._source.take(*info, "supports_vision")
         listed = find_price(engine["provider"], (engine["upstream"], name))
         model: dict[str, Any] = {"input": ["text", "image"]} if takes_images else {}
@@ -244,16 +204,21 @@ class _Translation:
 
     # -- the other sections
 
-    def _first(self, *names: str) -> Any:
-        """Returns the first of these settings that router_settings or litellm_settings has; takes them all."""
-        found = [self._source.take(of, name) for name in names for of in ("router_settings", "litellm_settings")]
+    def _first(self, *names: str, kind: type) -> Any:
+        """Returns the first of these settings in router_settings or litellm_settings; counts all as translated."""
+        sections = ("router_settings", "litellm_settings")
+        found = [self._source.take(of, name, kind=kind) for name in names for of in sections]
         return next((value for value in found if value is not None), None)
 
     def _add_fallbacks(self) -> None:
-        for name, others in [pair for row in self._first("fallbacks") or [] for pair in row.items()]:
-            self._add_fallback(name, others)
+        for row in self._first("fallbacks", kind=list) or []:
+            if not isinstance(row, dict) or not all(isinstance(others, list) for others in row.values()):
+                self._source.notes["fallbacks", str(row)] = f"{NOT_UNDERSTOOD}: {{MODEL: [OTHER MODELS]}} is expected"
+                continue
+            for name, others in row.items():
+                self._add_fallback(name, others)
         for name in self._models:
-            others = self._first("default_fallbacks") or []
+            others = self._first("default_fallbacks", kind=list) or []
             if "fallback" not in self._models[name]:
                 self._add_fallback(name, [other for other in others if other != name])
 
@@ -266,20 +231,24 @@ class _Translation:
             self._models[name]["fallback"] = known
 
     def _resilience(self) -> dict[str, Any]:
-        retries, fails, cooldown = (
-            self._first("num_retries"),
-            self._first("allowed_fails"),
-            self._first("cooldown_time"),
+        retries, fails, cooldown, first_token, idle = (
+            self._first(*names, kind=float)
+            for names in (
+                ("num_retries",),
+                ("allowed_fails",),
+                ("cooldown_time",),
+                ("timeout", "request_timeout"),
+                ("stream_timeout",),
+            )
         )
-        first_token, idle = self._first("timeout", "request_timeout"), self._first("stream_timeout")
         breaker: dict[str, Any] = {}
         if fails is not None:
             breaker["consecutive_failures"] = int(fails) + 1
         if cooldown:
-            breaker["open_duration_seconds"] = min(float(cooldown), 600.0)
-            breaker["max_open_duration_seconds"] = max(min(float(cooldown), 3600.0), 30.0)
+            breaker["open_duration_seconds"] = min(cooldown, 600.0)
+            breaker["max_open_duration_seconds"] = max(min(cooldown, 3600.0), 30.0)
         timeouts = {
-            name: min(float(seconds), 3600.0)
+            name: min(seconds, 3600.0)
             for name, seconds in (("first_token_seconds", first_token), ("stream_idle_seconds", idle))
             if seconds
         }
@@ -295,14 +264,14 @@ class _Translation:
             return {}
         note = "the answers of paths are cached (path:NAME and auto), those of models that are named directly are not"
         self._source.notes["litellm_settings", "cache"] = note
-        ttl = self._source.take("litellm_settings", "cache_params", "ttl")
+        ttl = self._source.take("litellm_settings", "cache_params", "ttl", kind=float)
         for path in self._paths.values():
-            path["cache"] = {"exact": True, **({"ttl_seconds": int(float(ttl))} if ttl else {})}
+            path["cache"] = {"exact": True, **({"ttl_seconds": int(ttl)} if ttl else {})}
         self._has_prices = True
         return {"cache": {"usd_per_hit": 0}}
 
     def _aliases(self) -> dict[str, str]:
-        written = self._source.take("router_settings", "model_group_alias") or {}
+        written = self._source.take("router_settings", "model_group_alias", kind=dict) or {}
         aliases = {}
         for alias, target in written.items():
             name = target.get("model") if isinstance(target, dict) else target
@@ -320,52 +289,19 @@ class _Translation:
     def _add_limits(self, at: Location, command: str) -> None:
         """Adds a command that sets the limits in one section."""
         options = [
-            f"{option} {value}"
+            f"{option} {value:.12g}"
             for name, option in KEY_LIMITS.items()
-            if (value := self._source.take(*at, name)) is not None
+            if (value := self._source.take(*at, name, kind=float)) is not None
         ]
         per = str(self._source.take(*at, "budget_duration") or "30d")
-        budget = self._source.take(*at, "max_budget")
+        budget = self._source.take(*at, "max_budget", kind=float)
         if budget is not None:
             monthly = re.fullmatch(r"30d|1mo|\d+mo", per)
-            options.append(f"--dollars-per-{'month' if monthly else 'day'} {budget}")
+            options.append(f"--dollars-per-{'month' if monthly else 'day'} {budget:.12g}")
             if not monthly and per not in ("1d", "24h"):
                 self._source.notes[(*at, "budget_duration")] = f"{per}: budgets are by day or month, UTC"
         if options:
             self._source.commands.append(f"pointsman {command} {' '.join(options)}")
-
-
-def _problem(name: Any, upstream: Any, mode: str) -> str:
-    """Why an entry of model_list is not translated; empty if it can be."""
-    if not isinstance(name, str) or not isinstance(upstream, str):
-        return "needs model_name and litellm_params.model"
-    if "*" in name or "*" in upstream:
-        return "wildcards have no equivalent: list the models, and name one as catch_all"
-    if mode == "embedding":
-        return "an embedding model needs its price: embeddings: {NAME: {url or provider, usd_per_million_tokens}}"
-    if mode not in ("chat", "completion", "responses"):
-        return f"mode {mode}: {NO_EQUIVALENT}"
-    if upstream.startswith("auto_router/"):
-        return "write tasks with examples and a policy (docs/routing.md)"
-    return ""
-
-
-def _unknown_provider(prefix: str) -> str:
-    if prefix in PROVIDERS:
-        return ""
-    return f"provider '{prefix}' has no preset; keep LiteLLM for it, as an OpenAI-compatible engine with a url"
-
-
-def _provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
-    """Returns LiteLLM's name of the provider, and the provider's name of the model."""
-    prefix, slash, bare = upstream.partition("/")
-    if stated:
-        return stated, bare if slash and prefix == stated else upstream
-    if slash and (prefix in PROVIDERS or not url):
-        return prefix, bare
-    if url:
-        return "openai_like", upstream
-    return ("anthropic" if upstream.startswith("claude") else "openai"), upstream
 
 
 def _variable(text: str) -> str:

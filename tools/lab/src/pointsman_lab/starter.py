@@ -17,7 +17,7 @@ from pointsman_lab.report import Report, Section
 from pointsman_lab.suggestions import ExampleFindings, suggest_report
 
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Tokens, if neither the engine nor the price list states any; shown to clients, and enforced by nothing."""
+"""Used if neither the engine nor the price list states a context window; shown to clients, and not enforced."""
 
 _TASK = re.compile(r"[a-z0-9_-]{1,64}")
 
@@ -29,15 +29,15 @@ HEADING = """\
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What `pointsman init` asks for."""
+    """The user's answers to the questions of `pointsman init`."""
 
     engine: str
-    """A URL, or the name of a provider."""
+    """The URL of an engine, or the name of a provider."""
     models: tuple[str, ...]
-    """One or more; each is tried if those before it fail."""
+    """One or more models; each is tried if those before it fail."""
     api_key_env: str
     context_windows: Mapping[str, int]
-    """Tokens, by model, as far as the engine states them."""
+    """Context windows in tokens, by model; only those that the engine states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class LabelledMessage:
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:
-    """Reads a JSON Lines or CSV file with `text`, `task` and perhaps `output`, sorted by task. Raises ConfigError."""
+    """Reads a JSON Lines or CSV file with the fields `text`, `task` and, optionally, `output`; sorts by task. Raises
+    ConfigError.
+    """
     read = _csv_rows if file.suffix == ".csv" else _json_rows
     messages = [_to_message(row, f"{file}:{line}") for line, row in read(file)]
     if len({message.task for message in messages}) < 2:
@@ -88,7 +90,7 @@ def _to_message(row: Any, where: str) -> LabelledMessage:
 
 
 def _task_name(label: str, file: str) -> str:
-    """Returns the label as the name of a task: lower case, with `_` for all other characters."""
+    """Converts a label to the name of a task: lower case, with `_` for all other characters."""
     name = re.sub(r"[^a-z0-9_-]+", "_", label.strip().lower()).strip("_")
     if not _TASK.fullmatch(name):
         raise ConfigError(f"{file}: '{label}' cannot be the name of a task: 1 to 64 letters, digits, '-' and '_'")
@@ -183,7 +185,9 @@ def _example(message: LabelledMessage) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Returns a JSON value, which YAML reads as it is; `${` must not be read as a variable."""
+    """Returns a JSON value, which is also valid YAML. `${` is escaped, because the gateway would read it as a
+    variable.
+    """
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*[\w]", value) and not _is_keyword(value):
         return value
     return json.dumps(value, ensure_ascii=False).replace("${", "\\u0024{").replace("\x7f", "\\u007f")

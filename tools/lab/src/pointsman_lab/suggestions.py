@@ -1,4 +1,4 @@
-"""The `suggest` command and its report: what would improve the classifier, by its examples and the request log."""
+"""The `suggest` command: reports what would improve the classifier, from its examples and from the request log."""
 
 import json
 from collections import Counter
@@ -52,7 +52,7 @@ class ExampleFindings:
 
     @property
     def right(self) -> int:
-        """Examples that are classified right if they are held out of training."""
+        """Number of examples that are classified right when they are held out of training."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 

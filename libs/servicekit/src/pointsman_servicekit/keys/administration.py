@@ -1,4 +1,6 @@
-"""What `pointsman keys` and the gateway's admin API have in common: reports on keys, usage and budgets, and changes."""
+"""The functions that `pointsman keys` and the gateway's admin API share: list and change keys, report usage and
+budgets.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +22,10 @@ from pointsman_servicekit.keys.redis_layout import (
 )
 
 BUDGET_WARNING_SHARE = 0.8
-"""Share of a budget from which on its use is warned of."""
+"""The share of a budget that must be used before a warning is given."""
 
 LimitChanges = Mapping[str, int | float | None]
-"""New values by limit; None removes the limit."""
+"""New values of limits, by limit; None removes a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Administration:
         self._wall = wall
 
     async def list_keys(self, tenant: str = "") -> list[KeyRecord]:
-        """All keys, or those of one tenant, the oldest first."""
+        """Returns all keys, or the keys of one tenant, the oldest first."""
         return [record for record in await self.keys.keys() if tenant in ("", record.tenant)]
 
     async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
@@ -62,7 +64,7 @@ class Administration:
         return await (self.keys.limit_tenant(tenant, change) if tenant else self.keys.limit_key(key, change))
 
     async def usage(self, tenant: str = "") -> list[UsageRow]:
-        """A row for each tenant (or for one), followed by its keys."""
+        """Returns one row for each tenant (or for one tenant), followed by the rows of its keys."""
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []
         for name, record in (await self.keys.tenants()).items():
@@ -85,7 +87,7 @@ class Administration:
         return rows
 
     async def budgets(self, tenant: str = "") -> list[dict[str, Any]]:
-        """The limits in dollars as JSON, with what is used of each, and whether that is enough to warn."""
+        """Returns the limits in dollars as JSON, with the amount used, and whether this amount causes a warning."""
         now_ms = int(self._wall() * 1000)
         return [
             {

@@ -61,7 +61,7 @@ class NewKey:
     operator: bool = False
     admin: bool = False
     credential: Credential | None = None
-    """None: a random one is made."""
+    """None: a random credential is generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class KeyStore:
         return [_readable(text) if text else None for text in found]
 
     async def tenant(self, name: str) -> TenantRecord:
-        """The tenant's record; one without limits if the tenant is unknown."""
+        """Returns the tenant's record. An unknown tenant has a record without limits."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return TenantRecord.from_json(text) if text else TenantRecord(name)
 

@@ -51,7 +51,7 @@ def new_credential() -> Credential:
 
 
 def credential_of(text: str) -> Credential:
-    """Raises InvalidArgument if `text` is not the text of a key."""
+    """Parses a credential. Raises InvalidArgument if `text` has not the format of a key."""
     if not is_well_formed(text):
         raise InvalidArgument(f"a key is pm_, {PREFIX} letters or digits, _, and {SECRET} more", code="malformed_key")
     return Credential(text, text.split("_")[1])

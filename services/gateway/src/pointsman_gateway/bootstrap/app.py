@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 ENGINE_WAIT_SECONDS = 5.0
-"""How long a changed configuration waits for the first report of engines that are new in it."""
+"""Seconds that a changed configuration waits for the first reports of its new engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class GatewayComponents:
     feedback: FeedbackTaker
     console: Console
     administration: Administration | None
-    """None without Redis."""
+    """None if there is no Redis."""
 
     @property
     def engines(self) -> Engines:
@@ -198,7 +198,7 @@ async def build_gateway(
 def _with_canary_ratings(
     feedback: FeedbackTaker, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackTaker:
-    """Wraps the feedback service: ratings of answers along a configured path count for or against its canary."""
+    """Wraps the feedback service, so that ratings of answers are counted for the canary of the answering path."""
 
     def count(path_name: str, version: str, rating: float) -> None:
         path = reloader.current.catalogue.paths.get(path_name)

@@ -55,7 +55,7 @@ class Persistence:
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """None without Redis, like `log_reader`."""
+    """None without Redis; so is `log_reader`."""
     log_reader: RequestLogReader | None = None
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
@@ -107,7 +107,7 @@ async def open_persistence(
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction, encoder: str
 ) -> AsyncIterator[CacheResources | None]:
-    """The response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
+    """Opens the response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
 
     Raises ConfigError if the Redis URL is invalid.
     """
@@ -154,8 +154,10 @@ def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
 async def open_console(
     settings: Settings, reloader: ConfigReloader, persistence: Persistence
 ) -> AsyncIterator[tuple[Console, Administration | None]]:
-    """The console's view, and the administration of keys if there is Redis. They have their own Redis connection, so
-    that a slow read does not count as an outage."""
+    """Opens the console's view, and the administration of keys if there is Redis.
+
+    Both use a Redis connection of their own, so that a slow read does not count as an outage for requests.
+    """
     hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
     async with AsyncExitStack() as stack:
         reader = administration = None

@@ -64,7 +64,7 @@ class Dependencies:
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Lends a request's slot to another one while it waits for an adapter."""
     http: HttpPoster | None = None
-    """Asks engines to count tokens, and guardrails; None: counts are estimates."""
+    """The HTTP client of token counting and of guardrails. None: token counts are estimated."""
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
 
@@ -148,7 +148,7 @@ def _wrap_in_cache(
 
 
 def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
-    """`http` is None if the configuration is only checked. Raises ConfigError."""
+    """Creates the guardrails. `http` is None if the configuration is only checked. Raises ConfigError."""
     guardrails = []
     for guardrail in config.tasks.guardrails:
         try:
@@ -160,7 +160,7 @@ def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardra
 
 
 def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependencies) -> Stages:
-    """`stages` itself if there are no guardrails, and otherwise with wrappers for the hooks that are used."""
+    """Returns the stages with wrappers for the configured hooks; without guardrails, `stages` itself."""
     active = to_guardrails(config, dependencies.http)
     if not active:
         return stages
@@ -232,7 +232,10 @@ class NamedModels:
 
 
 def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
-    """By the name of an adapter, the sampling parameters of its paths; without adapters whose paths differ in them."""
+    """Returns the sampling parameters of the paths of each adapter, by the adapter's name.
+
+    An adapter whose paths have different parameters is left out.
+    """
     found: dict[str, list[Sampling]] = {}
     for path in config.paths.paths.values():
         if path.adapter:

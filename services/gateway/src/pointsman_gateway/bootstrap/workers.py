@@ -30,13 +30,13 @@ GAUGES: Mapping[str, Combine] = {
     "pointsman_redis_up": min,
     "pointsman_cache_redis_up": min,
 }
-"""How the workers' values of a gauge are combined. Default: the largest."""
+"""How the workers' values of a gauge are combined, by its name. Default: the largest value."""
 KILL_AFTER_SECONDS = 10.0
-"""In addition to the time that a worker may take to drain."""
+"""Added to the time that a worker may take to drain."""
 
 
 class Siblings:
-    """A worker's view of all workers. Implements `Workers` of the HTTP server."""
+    """Gives a worker access to the metrics and states of all workers. Implements `Workers` of the HTTP server."""
 
     def __init__(self, supervisor: Peer, components: GatewayComponents) -> None:
         self._supervisor, self._components = supervisor, components
@@ -46,12 +46,12 @@ class Siblings:
         await self._supervisor.ask("serving")
 
     async def metrics_page(self, accept: str) -> tuple[str, str]:
-        """The metrics of all workers: content type and text. Raises Unavailable."""
+        """Returns content type and text of one page with the metrics of all workers. Raises Unavailable."""
         content_type, text = await self._supervisor.ask("page", accept, MERGED_ANSWER_TIMEOUT)
         return content_type, text
 
     async def states(self) -> list[dict[str, Any]]:
-        """Number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
+        """Returns number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
         states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT)
         return states
 
@@ -65,12 +65,12 @@ class Siblings:
 
 
 class _Group:
-    """The supervisor's view of all workers."""
+    """The supervisor, and the metrics of all workers."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)
         self._dumps: dict[int, Dump] = {}
-        """The last ones, by worker."""
+        """The last metrics of each worker, by its number."""
         program = (sys.executable, "-m", "pointsman_gateway")
         self.supervisor = Supervisor(program, environment, workers, self._retire)
         self.supervisor.handlers |= {"page": self._page, "states": self._states}
@@ -129,10 +129,10 @@ async def supervise(settings: Settings) -> int:
 
 @contextmanager
 def _reserved(listen: str) -> Iterator[str]:
-    """Reserves an address for sockets with SO_REUSEPORT and yields it, with a port number in place of 0.
+    """Reserves an address for sockets with SO_REUSEPORT and yields it; port 0 is replaced by a free port.
 
-    Raises OSError if another program uses the port: with SO_REUSEPORT alone it would not be noticed if that is another
-    gateway, and the two would share the requests.
+    Raises OSError if another program uses the port. SO_REUSEPORT alone would not detect a second gateway, and the two
+    would share the requests.
     """
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")

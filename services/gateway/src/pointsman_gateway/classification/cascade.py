@@ -304,6 +304,7 @@ class CascadeClassifier:
 def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
     """Return one row for each feature of a text: (features, tasks + 1).
 
-    The first columns are its summands of the tasks' logits, the last one that of the feature vector's squared length.
+    The first columns are the feature's contributions to the tasks' logits, the last column its contribution to the
+    squared length of the feature vector.
     """
     return np.concatenate([weights * rarity[:, None], (rarity * rarity)[:, None]], axis=1)

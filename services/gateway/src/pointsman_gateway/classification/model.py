@@ -66,7 +66,7 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """The input of a fit that runs in a process of its own."""
+    """The input of a fit that runs in a separate process."""
 
     examples: Mapping[str, Sequence[str]]
     """By task."""
@@ -99,12 +99,14 @@ class FitOrder:
 
 @dataclass(frozen=True, slots=True)
 class StageModel:
-    """The parameters that both stages have: a linear head, centroids and the scale of the score."""
+    """The parameters of one stage of the classifier: a linear head, centroids, the temperature that calibrates the
+    head's probabilities, and the scale of the in-distribution score.
+    """
 
     weights: Floats
-    """(dimensions, tasks)"""
+    """Weights of the linear head, (dimensions, tasks)."""
     bias: Floats
-    """(tasks,)"""
+    """Bias of the linear head, (tasks,)."""
     centroids: Floats
     """Centroids of the tasks' examples, (centroids, dimensions)."""
     out_of_scope: Floats
@@ -124,7 +126,7 @@ class Vocabulary:
     """(pieces,): inverse document frequency."""
     pair_rarity: Floats
     piece_weights: Floats
-    """(pieces, tasks)"""
+    """Weights of the head over subword pieces, (pieces, tasks)."""
     pair_weights: Floats
     """(pairs, tasks)"""
 
@@ -205,7 +207,7 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """A hash for file names. The file itself also states the origin in full."""
+        """Return a hash for file names; the file itself contains the origin in full."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 

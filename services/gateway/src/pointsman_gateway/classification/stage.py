@@ -100,7 +100,7 @@ def refers_back(turn: str) -> bool:
 
 
 class Conversation:
-    """Classifies the last message of a conversation, with the earlier ones if it cannot be understood alone."""
+    """Classifies the last message of a conversation; uses earlier messages if the last one is unclear alone."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

@@ -11,10 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from pointsman_gateway.config.field_types import Strict
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric ones only: with a symmetric one, whoever can verify a token could also sign one."""
+"""Asymmetric algorithms only: the key that verifies a symmetric signature can also create one."""
 
 CLAIM_REFERENCE = re.compile(r"\{([^{}]+)\}")
-"""A tenant that is the value of a claim."""
+"""Matches a tenant in the form "{CLAIM}", which stands for the value of a claim."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -22,7 +22,7 @@ ClaimValues = str | tuple[str, ...]
 
 
 def is_trusted_url(url: str) -> bool:
-    """Whether the URL is encrypted, or stays on this machine."""
+    """Return whether the URL uses TLS, or a loopback address."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
@@ -37,7 +37,7 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """As the options of `pointsman keys create`; unset: all."""
+    """The scopes of a user: the options of `pointsman keys create`. An unset one allows everything."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -50,7 +50,7 @@ class ScopeConfig(Strict):
 
 
 class LimitsConfig(Strict):
-    """Limits of each user, in addition to those of the tenant."""
+    """The limits of each user, which apply in addition to those of the tenant."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -63,13 +63,14 @@ class LimitsConfig(Strict):
 
 
 class GrantConfig(Strict):
-    """What the holders of some tokens may do."""
+    """The tenant, scopes and limits of the users whose tokens have certain claims."""
 
     claims: dict[str, ClaimValues] = Field(
         default_factory=dict,
-        description="each claim must be, or be a list with, one of these values; a.b is b in a; empty: every token",
+        description="values by claim: the claim must equal one of them, or be a list that contains one; a.b is the "
+        "claim b within a; empty: every token matches",
     )
-    tenant: str = Field(description="its name, or {CLAIM} for the value of a claim")
+    tenant: str = Field(description="the tenant's name, or {CLAIM} for the value of a claim")
     scope: ScopeConfig = ScopeConfig()
     limits: LimitsConfig = LimitsConfig()
     priority: int = Field(default=0, ge=-100, le=100)
@@ -96,7 +97,7 @@ class LoginConfig(Strict):
     )
     scopes: tuple[str, ...] = ("openid",)
     parameters: dict[str, str] = Field(
-        default_factory=dict, description="further ones of the authorization request, such as audience or resource"
+        default_factory=dict, description="more parameters of the authorization request, such as audience or resource"
     )
     bearer: Literal["id_token", "access_token"] = Field(
         default="id_token",
@@ -107,30 +108,30 @@ class LoginConfig(Strict):
     @classmethod
     def _has_openid(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "openid" not in value:
-            raise ValueError("scopes must contain openid, since the login is verified by the ID token")
+            raise ValueError("scopes must contain openid, because the login is verified with the ID token")
         return value
 
 
 class SingleSignOnConfig(Strict):
-    issuer: str = Field(description="the `iss` of its tokens; its metadata is below it (OpenID Connect Discovery)")
+    issuer: str = Field(description="the issuer's URL: the `iss` of tokens, and the base of OpenID Connect Discovery")
     audiences: tuple[str, ...] = Field(min_length=1, description="the `aud` of a token must contain one of these")
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256",), min_length=1)
     clock_skew_seconds: float = Field(default=30, ge=0, le=300)
     max_lifetime_seconds: float = Field(
-        default=86_400, gt=0, description="tokens that are valid for longer are refused, since none can be revoked"
+        default=86_400, gt=0, description="tokens with a longer lifetime are rejected, because tokens cannot be revoked"
     )
-    subject_claim: Annotated[str, Field(min_length=1, description="identifies the user, for limits and usage")] = "sub"
+    subject_claim: Annotated[str, Field(min_length=1, description="the claim that identifies the user")] = "sub"
     signing_keys: SigningKeysConfig = SigningKeysConfig()
-    grants: tuple[GrantConfig, ...] = Field(min_length=1, description="the first whose claims match applies")
-    login: LoginConfig | None = Field(default=None, description="unset: the console is opened with keys only")
+    grants: tuple[GrantConfig, ...] = Field(min_length=1, description="the first grant whose claims match applies")
+    login: LoginConfig | None = Field(default=None, description="unset: the console accepts only keys")
 
     @field_validator("issuer")
     @classmethod
     def _is_encrypted(cls, value: str) -> str:
         if not is_trusted_url(value):
-            raise ValueError("write https://..., since whoever answers in its place could sign in as anybody")
+            raise ValueError("write https://...; over http, anybody on the network could forge tokens")
         return value
 
 
 class AccessFile(Strict):
-    single_sign_on: SingleSignOnConfig | None = Field(default=None, description="unset: keys only")
+    single_sign_on: SingleSignOnConfig | None = Field(default=None, description="unset: only keys are accepted")

@@ -253,7 +253,9 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Return the settings that identify the engine. If a reload changes only other ones, its state is kept."""
+        """Return the settings that identify the engine. The engine's state survives a reload that changes only other
+        settings.
+        """
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 

@@ -43,11 +43,11 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 MAX_TEMPERATURE = 2.0
 MAX_STOP_SEQUENCES = 4
-"""As with OpenAI."""
+"""The limit of OpenAI's API."""
 MAX_MESSAGES_STOP_SEQUENCES = 64
-"""Of the Messages API. The engine may accept fewer."""
+"""The limit of the Messages API. The engine may have a lower one."""
 MAX_GUARDRAIL_SECONDS = 30.0
-"""Of one check."""
+"""The longest timeout of one check."""
 SMALLEST_TOP_P = 1e-9
 """Of APIs that cannot say "above 0"."""
 

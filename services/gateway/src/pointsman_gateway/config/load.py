@@ -1,7 +1,7 @@
 """Reads a configuration with its example files into one `Config`, or reports what is wrong with it.
 
-It is a folder with models.yaml, paths.yaml, tasks.yaml and perhaps access.yaml, or one file, pointsman.yaml, with the
-keys of all of them.
+The configuration is a folder with models.yaml, paths.yaml, tasks.yaml and an optional access.yaml, or one file,
+pointsman.yaml, with the keys of all four.
 """
 
 import hashlib

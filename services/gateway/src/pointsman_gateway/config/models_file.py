@@ -61,11 +61,11 @@ class ModelConfig(Strict):
     tuned_from: str = Field(
         default="",
         pattern=UPSTREAM_PATTERN,
-        description="the model that it was fully fine-tuned from; its paths are then of the kind `tuned`",
+        description="the model from which this model was fully fine-tuned; its paths then have the kind `tuned`",
     )
     fallback: tuple[ModelName, ...] = Field(
         default=(),
-        description="models that answer, in this order, if it cannot before the first token; for requests that name it",
+        description="models that answer a request for this model if it fails before the first token, in this order",
     )
     input: tuple[Literal["text", "image", "audio", "video", "file", "url"], ...] = Field(
         default=("text",), description="what it takes; url: it may be sent media by URL, which the engine then fetches"
@@ -83,8 +83,8 @@ class ModelConfig(Strict):
     usd_per_image: float | None = Field(
         default=None,
         ge=0,
-        description="of each image in a request, if the provider charges that in addition to tokens; unset: of the "
-        "price list, or 0. Most providers count images as tokens of the prompt",
+        description="dollars for each image in a request, if the provider charges them in addition to tokens; unset: "
+        "the price list's, or 0. Most providers count images as tokens of the prompt",
     )
 
 

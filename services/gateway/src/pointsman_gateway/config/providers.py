@@ -46,7 +46,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EngineApi:
-    """What the gateway must know to write requests to one engine: URLs, headers, and names of parameters."""
+    """URLs, headers and parameter names of an engine's API."""
 
     endpoints: Mapping[str, Endpoint]
     """By operation: "chat", "completion"."""
@@ -59,7 +59,7 @@ class EngineApi:
     lists_adapters_by_root: bool = False
     dialect: Dialect = "openai"
     max_stop: int | None = None
-    """The most stop sequences that it accepts; None: any number."""
+    """The maximum number of stop sequences; None: any number."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
         """Return the name by which a request asks for an adapter."""
@@ -113,7 +113,7 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """Return how requests for a model are written. `upstream` is the provider's name for it."""
+        """Return the URLs, headers and parameter names for a model. `model` is the provider's name of the model."""
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
         models = f"{prefix}/models" if self.models_path is None else self.models_path
@@ -177,7 +177,7 @@ def prices_as_of() -> date:
 
 
 def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
-    """Return the price list's entry for the first of the names that it contains; None if it has none of them."""
+    """Return the entry of the first name that is in the provider's price list; None if no name is."""
     models = _prices()["models"].get(providers()[provider].price_list or provider, {})
     return next((ListedModel(*models[name]) for name in names if name in models), None)
 
@@ -207,7 +207,7 @@ class RejectedField:
     advice: str
     """What to do instead, or why the field is not accepted."""
     neutral: Any = None
-    """The value that is the same as leaving the field out, as is null."""
+    """A value that means the same as a missing field, in addition to null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class RequestFields:
     rejected: Mapping[str, RejectedField]
     """Others are rejected too; these have an error message of their own."""
     own: frozenset[str] = frozenset()
-    """Fields that the gateway itself reads, which an error may suggest."""
+    """Fields that the gateway itself reads. An error about an unknown field may suggest one of them."""
 
     def with_forwarded(self, names: Iterable[str]) -> "RequestFields":
         return replace(self, forwarded=self.forwarded.union(names))

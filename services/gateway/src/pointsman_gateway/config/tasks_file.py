@@ -162,9 +162,11 @@ class CanaryConfig(Strict):
 
 
 class StaleConfig(Strict):
-    """Where a task's requests go while the documents have changed since its adapter was trained on their topic."""
+    """The path for a task's requests while documents that its adapter was trained on have changed."""
 
-    after_changed_share: float = Field(gt=0, lt=1, description="of the documents: added, deleted or rewritten since")
+    after_changed_share: float = Field(
+        gt=0, lt=1, description="share of the documents that were added, deleted or rewritten since the training"
+    )
     path: str = Field(description="a path with retrieval")
 
 
@@ -268,7 +270,7 @@ FILE_TAG, ROWS_TAG = "[file]", "[rows]"
 
 
 class InlineExample(Strict):
-    """An example that the configuration file contains itself; a string is its text."""
+    """An example within the configuration file. A string is short for an example with only this text."""
 
     text: str
     output: Any = Field(default=None, description="the right answer; an object is written as JSON")
@@ -338,7 +340,7 @@ class RequestLogConfig(Strict):
 
 
 class GuardrailConfig(Strict):
-    """A check of every conversation: of what is sent, and of what is answered."""
+    """A check of the texts of every conversation: requests, prompts and answers."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
     check: GuardrailCheck
@@ -349,18 +351,18 @@ class GuardrailConfig(Strict):
         "response: the answer, before it is sent",
     )
     action: Literal["block", "redact"] = Field(
-        default="block", description="redact: what was found is replaced by its kind, as in [EMAIL_ADDRESS]"
+        default="block", description="redact: each finding is replaced by its kind, as in [EMAIL_ADDRESS]"
     )
     fail: Literal["open", "closed"] = Field(
-        default="closed", description="what happens if it fails or is late: closed: an error; open: the text passes"
+        default="closed", description="if the guardrail fails or times out; closed: an error; open: the text passes"
     )
-    timeout_seconds: float = Field(default=1.0, gt=0, le=MAX_GUARDRAIL_SECONDS, description="of one check")
+    timeout_seconds: float = Field(default=1.0, gt=0, le=MAX_GUARDRAIL_SECONDS, description="timeout of one check")
     overlap_characters: int = Field(
         default=128,
         ge=1,
         le=4096,
-        description="of an answer, that are held back until they were checked together with what follows: what is at "
-        "most this long is found before any of it is sent",
+        description="number of an answer's last characters that wait to be checked with the next ones; findings "
+        "up to this length are detected before any part of them is sent",
     )
     every_characters: int = Field(
         default=64, ge=1, le=16_384, description="new characters of a streamed answer before the next check"

@@ -56,7 +56,7 @@ class CanaryMetrics:
     latency_buckets: Mapping[int, int] = field(default_factory=dict)
     """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms."""
     rated: int = 0
-    """Answers that callers have rated."""
+    """Number of answers that callers have rated."""
     rating: int = 0
     """The sum of their ratings, in thousandths."""
 
@@ -70,7 +70,7 @@ class AdapterVersion:
     state: str
     """ "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed"."""
     aliases: tuple[str, ...]
-    """Aliases that point to it, as their version or as their canary."""
+    """The aliases whose stable version or canary this version is."""
     pinned: bool
     rank: int
     bytes: int
@@ -129,9 +129,9 @@ class AliasMove:
 FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 """vLLM's parameters for the form of an answer; older versions know the last four."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
-"""In addition to `response_format`."""
+"""Parameters that give the answer a structure, in addition to `response_format`."""
 FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
-"""Parameters of which a request can have one."""
+"""Parameters that set the format of an answer; a request can have one of them."""
 
 
 @value
@@ -191,7 +191,7 @@ class Sampling:
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
-        """Return the path's own parameters, without a form of the answer if the client requires another."""
+        """Return the path's own parameters. If the client requires a format, the path's format is left out."""
         if not self.is_structured:
             return default.extra
         return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}

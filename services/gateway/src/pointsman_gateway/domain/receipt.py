@@ -142,16 +142,16 @@ NOT_COMPUTED = -1.0
 
 @dataclass(frozen=True, slots=True)
 class GuardrailVerdict:
-    """What one guardrail ruled at one hook, over all texts of the request."""
+    """The result of one guardrail at one hook, over all texts of the request."""
 
     guardrail: str
-    """Its name in the configuration."""
+    """The guardrail's name in the configuration."""
     hook: str
     """ "request", "prompt" or "response"."""
     ruling: str
     """One of `GUARDRAIL_RULINGS`."""
     found: tuple[str, ...] = ()
-    """The kinds of what was found, sorted; never the text itself."""
+    """The kinds of the findings, sorted; never the text itself."""
 
     def __str__(self) -> str:
         found = f": {', '.join(self.found)}" if self.found else ""
@@ -159,7 +159,9 @@ class GuardrailVerdict:
 
 
 GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
-"""From the mildest on. If the guardrail failed or was late: "unchecked" (the text passed) or "unavailable"."""
+"""Ordered from the mildest to the severest. If the guardrail fails or times out, the ruling is "unchecked" (the text
+passes) or "unavailable".
+"""
 
 
 @dataclass(slots=True)
@@ -179,7 +181,7 @@ class Receipt:
     """ "ok", "routed", "cancelled" or an error's code; one of `OUTCOMES`."""
     sources: Sequence[Passage] = ()
     model: str = ""
-    """The engine's name for what answered, the base model or an adapter version; empty if nothing did."""
+    """The engine's name of the model that answered: the base model or an adapter version; empty if none did."""
     escalated_from: str = ""
     """The path whose answer was refused. The receipt includes its cost."""
     cached: str = ""
@@ -187,7 +189,7 @@ class Receipt:
     fault: str = "none"
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
-    """Empty if none is configured."""
+    """Empty if no guardrail is configured."""
     _cost_usd: float | None = field(default=NOT_COMPUTED, init=False, repr=False, compare=False)
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)

@@ -52,7 +52,7 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """The vectors, in order, and their cost."""
+    """The response to an embeddings request: OpenAI's JSON with the vectors in input order, and its cost."""
 
     pieces: tuple[bytes, ...]
     """The JSON body of OpenAI's response, in pieces: writing it at once would block the event loop."""
@@ -63,7 +63,7 @@ class EmbeddingResult:
 
 
 class Embedder(Protocol):
-    """One model."""
+    """A model that computes embeddings."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
         """Raises PointsmanError. Cancelling it stops the work."""

@@ -90,8 +90,8 @@ def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:
 
 
 def _to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Merge messages into alternating user and assistant turns, as Anthropic requires. Results of tools are user
-    turns.
+    """Merge messages into alternating user and assistant turns, as Anthropic requires. A result of a tool is part of a
+    user turn.
     """
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -199,7 +199,7 @@ class MessagesReader:
                 chunks.append(Chunk(extra={"delta": {"reasoning_content": delta["thinking"]}}))
 
     def _count(self, usage: Any) -> None:
-        """Take over the token counts of an event, which replace those of earlier events."""
+        """Record the token counts of an event; they replace the counts of earlier events."""
         for name, count in (usage or {}).items():
             if isinstance(count, int) and count >= 0:
                 self._usage[name] = count

@@ -153,8 +153,8 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """Return the error for a response that is not a stream. `retry_after` is in seconds; `param` and `code` are the
-    body's.
+    """Return the error for a response that is not a stream. `retry_after` is in seconds; `param` and `code` are from
+    the response's body.
     """
     message = mask_secrets(message)  # it may quote the API key
     if status in (400, 413, 422) and code not in KEY_CODES:

@@ -109,7 +109,7 @@ class TokenCounter:
     """Counts the tokens of prompts with the tokenizers of vLLM engines; other APIs have no route for that."""
 
     def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
-        """Without `http`, `count` returns None. `clock` is the event loop's."""
+        """Without `http`, `count` returns None. `clock` is the event loop's clock."""
         self._engines = engines
         self._http = http
         self._clock = clock
@@ -117,8 +117,8 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Return the number of tokens; None if no engine of the base model can count now. `fields` are the chat
-        request's.
+        """Return the number of tokens; None if no engine of the base model can count tokens now. `fields` are the
+        other fields of the chat request, such as `tools`.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.

@@ -1,4 +1,6 @@
-"""Interfaces of what users can add without a fork (docs/extending.md): policies, strategies, validators, guardrails."""
+"""The interfaces of extensions, which users add without a fork (docs/extending.md): policies, strategies, validators,
+guardrails.
+"""
 
 from pointsman_servicekit.extensions import Registry
 

@@ -1,4 +1,4 @@
-"""The interface of guardrails: checks of what callers send, of what engines get, and of what they answer."""
+"""The interface of guardrails: checks of requests, of prompts and of answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ GUARDRAILS = Registry(
 )
 
 Hook = Literal["request", "prompt", "response"]
-"""When a guardrail is asked: before the request is classified, before its prompt is sent to an engine, and before parts
-of the answer are sent to the caller."""
+"""When a guardrail is called: before the request is classified, before the prompt is sent to an engine, or before a
+part of the answer is sent to the caller.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +35,31 @@ class GuardedText:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a guardrail has found in a text."""
+    """A problem that a guardrail has found in a text."""
 
     kind: str
-    """What it is ("EMAIL_ADDRESS"). It is stored and shown to the caller, so it must not quote the text."""
+    """The kind of problem, such as "EMAIL_ADDRESS". It is stored and shown to the caller, so it must not quote the
+    text.
+    """
     text: int = 0
     """The index of the text."""
     start: int = 0
     end: int | None = None
-    """The place in the text, in characters; None: the text as a whole, which cannot be redacted."""
+    """The position in the text, in characters. None: the finding is about the whole text and cannot be redacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailContext:
-    """What a guardrail's factory gets in addition to the guardrail's options."""
+    """The arguments of a guardrail's constructor in addition to the options."""
 
     name: str
     """The guardrail's name in the configuration."""
     http: HttpPoster | None
-    """Calls other services; None while a configuration is only checked."""
+    """Client for calls to other services; None while a configuration is only checked."""
 
 
 class Guardrail(Protocol):
-    """Finds what must not pass. The configuration says whether it is then blocked or redacted."""
+    """Finds forbidden content. The configuration says whether a finding blocks the text or is redacted."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -65,9 +68,9 @@ class Guardrail(Protocol):
         """Raises ValueError if the options cannot be used."""
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding]:
-        """Return what was found; nothing if all texts may pass.
+        """Return the findings; none if all texts may pass.
 
-        It runs on the event loop, so it must not block: use a thread, or a service. If it raises, or takes longer than
-        its time limit, the configuration says whether the texts pass.
+        The method runs on the event loop, so it must not block: use a thread or a service. If it raises or times out,
+        the configuration says whether the texts pass.
         """
         ...

@@ -42,7 +42,7 @@ MEDIA_KINDS = ("image", "audio", "video", "file")
 MEDIA_ROLES = ("user", "tool")
 URL_SCHEMES = ("data:", "https:", "http:")
 AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
-"""OpenAI's names of formats that differ from the media type's second part."""
+"""OpenAI's names of audio formats, by media type, if they differ from the media type's second part."""
 
 _DEFAULT_SAMPLING = Sampling()
 _NO_FIELDS: Mapping[str, Any] = {}
@@ -82,7 +82,7 @@ def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
 def _messages(
     messages: "RepeatedCompositeFieldContainer[pb.Message]",
 ) -> tuple[tuple[Message, ...], frozenset[str]]:
-    """The messages, and the kinds of media in them. Raises InvalidArgument."""
+    """Returns the messages, and the kinds of media in them. Raises InvalidArgument."""
     parts = [part for message in messages for part in message.parts]
     if len(parts) > LIMITS.max_parts:
         text = f"'messages' has {len(parts)} content parts; at most {LIMITS.max_parts}"
@@ -113,7 +113,7 @@ def _message(number: int, message: pb.Message) -> Message:
 
 
 def _part(role: str, part: pb.ContentPart, where: str) -> dict[str, Any]:
-    """A content part in the format of chat completions. Raises InvalidArgument."""
+    """Returns a content part in the format of chat completions. Raises InvalidArgument."""
     if part.HasField("text"):
         return {"type": "text", "text": part.text}
     media, problem = part.media, ""
@@ -178,7 +178,7 @@ def _round_float32(number: float) -> float:
 
 
 def _parse_extra(text: str, reserved: frozenset[str], where: str = "extra_json") -> dict[str, Any]:
-    """Parses an `extra_json`, which must not contain `reserved` names. Raises InvalidArgument."""
+    """Parses the JSON object of an `extra_json` field. Raises InvalidArgument if the object has a `reserved` name."""
     if not text:
         return {}
     check_body(text.encode(), param=where)

@@ -1,7 +1,7 @@
 """`/admin/v1`: keys, tenants, budgets, usage and the configuration, for keys with the `admin` scope.
 
-It does what `pointsman keys` does, by the same functions. If authentication is off there is nobody to trust with keys,
-so only the configuration can be read, and by the console's page alone.
+The routes use the same functions as `pointsman keys`. If authentication is off, no caller is known, so only the
+configuration can be read, and only from the console's page.
 """
 
 import logging
@@ -40,7 +40,7 @@ Usd = Annotated[float, Field(strict=True, json_schema_extra={"minimum": 1e-9, "m
 Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_NAME})]] | None
 _TENANT: JsonDict = {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 TenantPath = Annotated[str, Path(json_schema_extra=_TENANT)]
-OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all")]
+OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all tenants")]
 
 
 class LimitsBody(StrictBody):
@@ -51,27 +51,27 @@ class LimitsBody(StrictBody):
     dollars_per_month: Usd | None = None
 
     def changes(self) -> dict[str, int | float | None]:
-        """The limits that were given; None removes one."""
+        """The given limits; None removes a limit."""
         return self.model_dump(exclude_unset=True)
 
 
 class ScopeBody(StrictBody):
-    """What the key may use: lists of names; null allows all."""
+    """Lists of names that the key may use; null allows all."""
 
     tasks: Names = None
     paths: Names = None
     adapters: Names = None
     collections: Names = None
-    embeddings: Names = Field(default=None, description="null: all, or none with another scope")
+    embeddings: Names = Field(default=None, description="null: all models if no other list is set, otherwise none")
 
     def to_scope(self) -> KeyScope:
         return KeyScope(**{name: None if names is None else tuple(names) for name, names in self})
 
 
 class NewKeyBody(StrictBody):
-    tenant: str = Field(description="created if it is new", json_schema_extra=_TENANT)
+    tenant: str = Field(description="created if it does not exist", json_schema_extra=_TENANT)
     name: str = Field(
-        default="", description="for people to read", json_schema_extra={"pattern": f"^[ -~]{{0,{LONGEST_NAME}}}$"}
+        default="", description="a label for people", json_schema_extra={"pattern": f"^[ -~]{{0,{LONGEST_NAME}}}$"}
     )
     scope: ScopeBody = Field(default_factory=ScopeBody)
     limits: LimitsBody = Field(default_factory=LimitsBody)
@@ -98,12 +98,12 @@ MAX_UNIX_SECONDS = 253402300800
 
 
 class KeyBody(StrictBody):
-    limits: LimitsBody = Field(description="limits that are not named stay; null removes one")
+    limits: LimitsBody = Field(description="new values; a missing limit stays, null removes it")
 
 
 class TenantBody(StrictBody):
     limits: LimitsBody = Field(
-        default_factory=LimitsBody, description="limits that are not named stay; null removes one"
+        default_factory=LimitsBody, description="new values; a missing limit stays, null removes it"
     )
     learning: Names = Field(
         default=None, description='tasks whose answers may be used for training ("*": all); null: unchanged'
@@ -117,7 +117,7 @@ async def list_keys(request: Request, tenant: OnlyTenant = "") -> Response:
 
 
 async def create_key(body: NewKeyBody, request: Request) -> Response:
-    """Creates a key. The response alone contains its secret, which is not stored."""
+    """Creates a key. Only this response contains its secret, which is not stored."""
     admin, caller = _authorize(request)
     issued = await admin.keys.create(body.to_new_key())
     _log_change(caller, "created", issued.record)
@@ -164,7 +164,9 @@ async def find_tenant(tenant: TenantPath, request: Request) -> Response:
 
 
 async def change_tenant(tenant: TenantPath, body: TenantBody, request: Request) -> Response:
-    """Changes limits of a tenant, and for which tasks it consents to training; creates the tenant if it is new."""
+    """Changes a tenant's limits, and the tasks for which it consents to training. Creates the tenant if it does not
+    exist.
+    """
     admin, caller = _authorize(request)
     record = await admin.change_limits(body.limits.changes(), tenant=TenantRecord(tenant).name)
     if body.learning is not None:
@@ -175,19 +177,23 @@ async def change_tenant(tenant: TenantPath, body: TenantBody, request: Request) 
 
 
 async def budgets(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Lists the budgets in dollars with what is used of them; they are changed as limits of keys and tenants."""
+    """Lists the budgets in dollars, with the used amount. To change a budget, change the limits of its key or
+    tenant.
+    """
     admin, _ = _authorize(request)
     return json_answer({"budgets": await admin.budgets(tenant)})
 
 
 async def usage(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Returns the usage today and this month (UTC), and what is left of limits: each tenant, followed by its keys."""
+    """Returns the usage of today and of this month (UTC) and the remaining limits: each tenant, followed by its
+    keys.
+    """
     admin, _ = _authorize(request)
     return json_answer({"usage": usage_as_json(await admin.usage(tenant))})
 
 
 async def configuration(request: Request) -> Response:
-    """Returns the files of the running configuration, of the valid one before it, and of a rejected edit."""
+    """Returns the files of the running configuration, of the previous valid one, and of a rejected edit."""
     console = dependencies_of(request).console
     if console is not None and not console.keys:
         check_site(request, False, console.hosts)
@@ -197,7 +203,7 @@ async def configuration(request: Request) -> Response:
 
 
 def _authorize(request: Request) -> tuple[Administration, Caller]:
-    """Raises PermissionDenied, or FailedPrecondition in a gateway without Redis."""
+    """Raises PermissionDenied without the admin scope, FailedPrecondition if the gateway has no Redis."""
     caller = _check_admin(request)
     administration = dependencies_of(request).administration
     if administration is None:

@@ -121,7 +121,9 @@ class GatewayApp:
         raw_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """`raw_routes` are handlers by method and path; they check the key themselves before they read the body."""
+        """`raw_routes` are the handlers that bypass FastAPI, by method and path; each checks the API key before it
+        reads the body.
+        """
         self._app = app
         self._tenancy = tenancy
         self._budget = budget

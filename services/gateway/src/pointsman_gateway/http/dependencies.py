@@ -41,14 +41,14 @@ class Configuration(Protocol):
 
 
 class Workers(Protocol):
-    """All processes on this gateway's ports."""
+    """Access to the other processes on this gateway's ports."""
 
     async def metrics_page(self, accept: str) -> tuple[str, str]:
-        """The metrics of all of them: content type and text. Raises Unavailable."""
+        """Return content type and text of one page with the metrics of all processes. Raises Unavailable."""
         ...
 
     async def states(self) -> list[dict[str, Any]]:
-        """Number, pid, configuration and requests in progress of each. Raises Unavailable."""
+        """Return number, pid, configuration and requests in progress of each process. Raises Unavailable."""
         ...
 
 
@@ -75,10 +75,10 @@ class HttpDependencies:
     login: Callable[[], Login | None] = lambda: None
     """Single sign-on of the active configuration; None without it."""
     administration: Administration | None = None
-    """None without Redis: there are no keys."""
+    """None without Redis, because then there are no keys."""
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Empty if this is the only process."""
+        """Return the state of each process; empty if this is the only process."""
         return await self.workers.states() if self.workers else []
 
 

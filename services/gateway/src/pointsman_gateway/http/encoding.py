@@ -105,7 +105,7 @@ def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
 
 
 def openai_error_of(field: str) -> ErrorFormat:
-    """OpenAI's format for an endpoint that has its conversation in `field` instead of `messages`."""
+    """OpenAI's error format for an endpoint whose body has the conversation in `field` instead of `messages`."""
 
     def format_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
         status, body = openai_error(error)
@@ -130,7 +130,7 @@ def error_format_of(path: str) -> ErrorFormat:
 
 
 def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
-    """The request's id, in Anthropic's dialect also under the name that its clients read."""
+    """Return headers with the request's id; in Anthropic's dialect also under the name that its clients read."""
     headers = [(b"x-request-id", id)]
     if error_format is anthropic_error:
         headers.append((b"request-id", id))

@@ -123,7 +123,7 @@ def _path(path: Path) -> dict[str, Any]:
 
 
 async def configuration(request: Request) -> dict[str, Any]:
-    """Returns the active configuration, why the files on disk are not used if they are invalid, and the workers."""
+    """Returns the active configuration, the error of an invalid edit of its files, and the workers."""
     dependencies = dependencies_of(request)
     return {**asdict(dependencies.configuration.status), "workers": await dependencies.states_of_workers()}
 
@@ -137,7 +137,7 @@ async def ready(
     request: Request,
     engines: Annotated[int, Query(ge=0, le=1, description="Ready engines that are needed: 1 or 0.")] = 1,
 ) -> PlainTextResponse:
-    """At least one engine can answer; with `engines=0`, the gateway accepts requests."""
+    """Returns 200 if at least one engine can answer; with `engines=0`, if the gateway accepts requests."""
     dependencies = dependencies_of(request)
     if not dependencies.pipeline.admission.is_ready:
         return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})

@@ -1,7 +1,6 @@
-"""Adds receipts to the metrics, many at a time, and counts the outcomes of requests to aliases that have a canary.
+"""Adds receipts to the metrics in batches, and counts the outcomes of requests to aliases that have a canary.
 
-The metrics are the gateway's own and those of OpenTelemetry's conventions; outcomes wait until they are reported to a
-lora-server.
+The metrics are the gateway's own and OpenTelemetry's. Outcomes are kept until they are reported to a lora-server.
 """
 
 import time
@@ -225,7 +224,7 @@ class CanaryOutcomes:
         counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
 
     def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
-        """Counts a caller's rating of an answer by one of the alias's versions."""
+        """Counts a caller's rating of an answer that one of the alias's two versions gave."""
         counts = self._counts_of((path.model, alias.alias, alias.revision, version))
         if counts is not None:
             counts.rated += 1

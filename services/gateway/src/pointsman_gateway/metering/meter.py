@@ -20,8 +20,8 @@ NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
 _TOKEN_PARTS = ("prompt", "cached", "completion")
 _NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "image", "training"))
-"""Cost components that a path's means do not hold as an amount: tokens are in them by their number, and images are
-counted in each request."""
+"""Cost components that a path's means leave out: means count tokens by number, and images are counted in each request.
+"""
 
 
 class Metering:
@@ -125,7 +125,7 @@ class Meter:
         self.record_fallback(source, decision)
 
     def send_refused(self, decision: Decision) -> None:
-        """The refused answer is sent, and no other path was tried, for the reason in the decision."""
+        """Called if the refused answer is sent because no other path could be tried; the decision states the reason."""
         self._decision = decision
 
     def record_buffering(self) -> None:

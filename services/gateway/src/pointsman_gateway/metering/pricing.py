@@ -15,7 +15,7 @@ CHARACTERS_PER_TOKEN = 4
 TYPICAL_ANSWER_TOKENS = 128
 
 CostParts = dict[str, int]
-"""Picodollars by component."""
+"""Cost in picodollars by component."""
 
 TokenPrices = tuple[float, float, float]
 """Picodollars per token of the prompt, of its cached part, and of the answer."""
@@ -82,7 +82,7 @@ class Pricing:
             for name, model in models.models.items()
             if model.usd_per_image
         }
-        """Picodollars of each image of a request, for models that charge it."""
+        """Picodollars for each image of a request, by model; only models that charge for images are in it."""
         self._windows = {name: model.context_window for name, model in models.models.items()}
         retrieval = models.retrieval
         self._search = round(retrieval.usd_per_search * PICODOLLARS) if retrieval else 0

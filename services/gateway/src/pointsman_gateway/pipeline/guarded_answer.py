@@ -1,4 +1,4 @@
-"""The answer of an engine on its way through guardrails: nothing is passed on before it was checked."""
+"""Passes an engine's answer through guardrails: no text is sent before it has been checked."""
 
 import asyncio
 from collections import deque
@@ -17,13 +17,13 @@ from pointsman_gateway.pipeline.guardrails import Guardrails, Span, Verdicts, cu
 from pointsman_gateway.pipeline.ports import AnswerSource, Backend, ChunkSink, OpenAnswer
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
-"""New characters before the next check of an answer that is sent as a whole."""
+"""Number of new characters before the next check of an answer that is not streamed."""
 MAX_HELD_CHARACTERS = 65_536
-"""If more wait for a check, the engine has to wait."""
+"""If more characters wait for a check, the gateway stops reading from the engine."""
 
 
 class GuardedBackend:
-    """Implements `Backend`: checks the answers of another one, those from the cache included."""
+    """Implements `Backend` around another: checks its answers, including those from the cache."""
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]
@@ -33,7 +33,7 @@ class GuardedBackend:
         self._every = max(config.every_characters for config in configs)
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises what the inner one raises."""
+        """Raises the errors of the inner backend."""
         opened = await self._inner.open(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
         window = AnswerWindow(self._overlap, every)
@@ -42,32 +42,34 @@ class GuardedBackend:
 
 @dataclass(slots=True, eq=False)
 class _Channel:
-    """One text of an answer: a choice's content, its reasoning, or the arguments of one of its tool calls. Positions
-    count its characters from the beginning."""
+    """One text of an answer: a choice's content, its reasoning, or the arguments of one of its tool calls.
+
+    Positions count the text's characters from the beginning of the answer.
+    """
 
     text: str = ""
-    """From `start` on."""
+    """The text from position `start` on."""
     start: int = 0
     checked: int = 0
-    """The end of what a check has seen."""
+    """The position up to which the text was checked."""
     cleared: int = 0
-    """The end of what may be passed on."""
+    """The position up to which the text may be passed on."""
     released: int = 0
-    """The end of what was passed on."""
+    """The position up to which the text was passed on."""
     is_final: bool = False
     spans: list[Span] = field(default_factory=list)
-    """What is redacted before `cleared`."""
+    """The spans before `cleared` to redact."""
 
     @property
     def end(self) -> int:
         return self.start + len(self.text)
 
     def is_due(self, every: int) -> bool:
-        """Whether there are so many new characters, or the last ones were not cleared."""
+        """Return whether the text has `every` new characters, or is complete and not cleared to its end."""
         return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
 
     def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
-        """Called after a check of the text up to `end`, with what it has found there."""
+        """Record a check of the text up to `end`, and the spans that it found."""
         limit = end if is_final else max(self.cleared, end - overlap)
         if not is_final:
             for first, last, _ in sorted(spans, reverse=True):
@@ -84,14 +86,14 @@ class _Channel:
 class _HeldChunk:
     chunk: Chunk
     pieces: list[tuple[_Channel, int, int]]
-    """The parts of channels that its texts are: channel, start, end."""
+    """The channels that the chunk's texts belong to, each with the start and end of the text."""
 
     @property
     def is_cleared(self) -> bool:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Return the chunk to pass on."""
+        """Return the chunk with its spans redacted, and mark its texts as released."""
         for channel, _, end in self.pieces:
             channel.released = end
         if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):
@@ -112,13 +114,13 @@ class AnswerWindow:
     """Holds the chunks of an answer until their texts were checked together with the next `overlap` characters."""
 
     def __init__(self, overlap: int, every: int) -> None:
-        """`every`: new characters before the next check."""
+        """`every` is the number of new characters before the next check."""
         self._overlap = overlap
         self._every = every
         self._held: deque[_HeldChunk] = deque()
         self._channels: dict[tuple[Any, ...], _Channel] = {}
         self._asked: list[tuple[_Channel, int, int, bool]] = []
-        """Of the check in progress: channel, start and end of the text, whether it is the last one."""
+        """The texts in the current check: channel, start, end, and whether the text is complete."""
 
     @property
     def is_empty(self) -> bool:
@@ -146,7 +148,7 @@ class AnswerWindow:
             self.finish(chunk.index)
 
     def finish(self, index: int | None = None) -> None:
-        """Nothing more comes of the choice, or of any."""
+        """The choice (or, without an index, each choice) is complete."""
         for key, channel in self._channels.items():
             if index is None or key[0] == index:
                 channel.is_final = True
@@ -157,13 +159,13 @@ class AnswerWindow:
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
-        """Return the texts to check, and how much of each was checked before and is only context."""
+        """Return the texts to check, and how many first characters of each are cleared and only give context."""
         changed = [channel for channel in self._channels.values() if channel.is_due(1)]
         self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """The check of `texts` has ended; `spans` is what must be redacted in each."""
+        """Record the result of checking `texts`; `spans` is what to redact in each text."""
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)
@@ -237,7 +239,7 @@ class GuardedSource:
     # -- checks
 
     def _advance(self) -> None:
-        """Starts the next check if it is due, and passes on what was checked."""
+        """Start the next check if it is due, and pass on the cleared chunks."""
         if self._sink is None:
             return
         if self._check is None and self._window.is_due:
@@ -283,7 +285,7 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Passes nothing on from now, except for the usage if the engine did not report it. Returns the sink."""
+        """Stop passing chunks on. If the engine has not reported the usage, pass on an estimate. Return the sink."""
         sink, self._sink = self._sink, None
         check, self._check = self._check, None
         if check is not None:

@@ -1,6 +1,6 @@
-"""Guardrails around the stages of a configuration that has some: classification, prompts, engines and metering.
+"""Wraps the stages of a configuration with guardrails: classification, prompts, engines and metering.
 
-Each wrapper implements the protocol of what it wraps, so that the stages of other configurations do nothing for them.
+Each wrapper implements the protocol of the wrapped stage, so configurations without guardrails have no extra cost.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 Span = tuple[int, int, str]
-"""Start and end in a text, and the kind of what was found there."""
+"""Start and end in a text, and the kind of the finding."""
 
 MAX_KIND_CHARACTERS = 64
 
 
 class GuardrailBlocked(InvalidArgument):
-    """A guardrail does not let the request or the answer pass."""
+    """A guardrail blocks the request or the answer."""
 
     def __init__(self, verdict: GuardrailVerdict) -> None:
         super().__init__(
@@ -53,7 +53,9 @@ class GuardrailBlocked(InvalidArgument):
 
 
 class GuardrailUnavailable(PointsmanError):
-    """A guardrail failed or was late, and `fail: closed` is set. It is not `Unavailable`, which tries another path."""
+    """A guardrail failed or timed out, and `fail: closed` is set. The class is not `Unavailable`, which would cause a
+    fallback to another path.
+    """
 
     grpc_status = grpc.StatusCode.UNAVAILABLE
     http_status = 503
@@ -76,14 +78,14 @@ class GuardrailMetrics:
 
 
 class Verdicts:
-    """Collects the verdicts on one request: the severest of each guardrail and hook."""
+    """Collects the verdicts on one request: the most severe one of each guardrail and hook."""
 
     def __init__(self) -> None:
         self._rulings: dict[tuple[str, str], str] = {}
         self._found: dict[tuple[str, str], set[str]] = {}
 
     def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
-        """Return the verdict on this check alone."""
+        """Add the verdict on one check, and return it."""
         key, found = (guardrail, hook), tuple(sorted(set(found)))
         self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
         self._found.setdefault(key, set()).update(found)
@@ -95,7 +97,7 @@ class Verdicts:
 
 
 current_verdicts: ContextVar[Verdicts] = ContextVar("current_verdicts")
-"""Those of the current request, set when its meter is started."""
+"""The verdicts of the current request, set when its meter is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Guardrails:
     async def check(
         self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
     ) -> list[list[Span]]:
-        """Return what must be redacted in each text. Findings within the first `checked` characters of a text do not
+        """Return the spans to redact in each text. Findings within the first `checked` characters of a text do not
         count.
 
         Raises GuardrailBlocked, GuardrailUnavailable.
@@ -148,7 +150,7 @@ class Guardrails:
         return spans
 
     async def _ask(self, active: ActiveGuardrail, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding] | None:
-        """Return the findings; None if the guardrail fails or is late."""
+        """Return the findings; None if the guardrail fails or times out."""
         began, config = perf_counter(), active.config
         try:
             async with asyncio.timeout(config.timeout_seconds):
@@ -156,7 +158,7 @@ class Guardrails:
             _check_findings(found, texts)
             return found
         except TimeoutError:
-            log.warning("guardrail %s has not answered within %g s", config.name, config.timeout_seconds)
+            log.warning("guardrail %s timed out after %g s", config.name, config.timeout_seconds)
         except Exception as error:  # whatever a user's guardrail raises
             log.warning("guardrail %s failed: %s", config.name, error)
         finally:
@@ -167,17 +169,19 @@ class Guardrails:
 def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> None:
     for finding in found:
         if not 0 <= finding.text < len(texts):
-            raise ValueError(f"it has found something in text {finding.text} of {len(texts)}")
+            raise ValueError(f"a finding is in text {finding.text}, but there are only {len(texts)} texts")
         length = len(texts[finding.text].text)
         if finding.end is not None and not 0 <= finding.start < finding.end <= length:
-            raise ValueError(f"a finding is from {finding.start} to {finding.end} of {length} characters")
+            raise ValueError(f"a finding is at {finding.start} to {finding.end} in a text of {length} characters")
         if not 0 < len(finding.kind) <= MAX_KIND_CHARACTERS or not finding.kind.isprintable():
             raise ValueError(f"the kind of a finding must have 1 to {MAX_KIND_CHARACTERS} printable characters")
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Replace each span by its kind in brackets. `start` is the position of the text in that to which spans refer; a
-    span that began before the text is only removed.
+    """Replace each span by its kind in brackets.
+
+    Spans are positions in a longer text that contains `text` at position `start`. A span that begins before `text` is
+    removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -192,14 +196,14 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 NOT_TEXT = frozenset(
     {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
 )
-"""Fields of messages that hold no text."""
+"""Fields of messages that contain no text."""
 
 Visit = Callable[[tuple[Any, ...], str], str]
-"""Gets a text and the names that lead to it, and returns what takes its place."""
+"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
 
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = ()) -> Any:
-    """Return a copy of decoded JSON in which `visit` has replaced each text that is not empty."""
+    """Return a copy of decoded JSON in which `visit` has replaced each non-empty text."""
     if isinstance(value, str):
         return visit(at, value) if value else value
     if isinstance(value, Mapping):
@@ -210,7 +214,9 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = ()) -> Any:
 
 
 def _number(position: int, value: Any) -> Any:
-    """Parts of a tool call are at different positions of a stream's lists, and have an index of their own."""
+    """Return the item's own `index`, else its position in the list. Chunks of a stream have the same tool call at
+    different positions.
+    """
     return value.get("index", position) if isinstance(value, Mapping) else position
 
 
@@ -225,7 +231,7 @@ def _map_message(message: Message, visit: Visit) -> Message:
 async def _checked_messages(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message]
 ) -> tuple[Message, ...] | None:
-    """Return the redacted messages; None if nothing had to be redacted. Raises what `Guardrails.check` raises."""
+    """Return the redacted messages; None if nothing was redacted. Raises the errors of `Guardrails.check`."""
     texts: list[GuardedText] = []
     for message in messages:
 
@@ -244,8 +250,8 @@ async def _checked_messages(
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
-    """Change the request itself: whatever follows, such as the request log and shadow requests, must not see the
-    original text.
+    """Change the request in place: no later step, such as the request log or a shadow request, may see the original
+    text.
     """
     request.messages, request._characters = messages, -1  # type: ignore[misc]
     sampling = request.sampling
@@ -265,7 +271,9 @@ def _reject_token_ids(request: Request) -> None:
 
 
 class GuardedClassification:
-    """Implements `Classifier`: checks the request first. The decision's notes name what was not simply passed."""
+    """Implements `Classifier`: checks the request first. Adds each verdict other than "passed" to the decision's
+    notes.
+    """
 
     def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
         self._inner = inner
@@ -283,14 +291,14 @@ class GuardedClassification:
 
 
 class GuardedPrompts:
-    """Implements `PromptBuilder`: checks the prompt with everything that its path has added."""
+    """Implements `PromptBuilder`: checks the complete prompt, with everything that its path has added."""
 
     def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Raises GuardrailBlocked, GuardrailUnavailable, and what the inner one raises."""
+        """Raises GuardrailBlocked, GuardrailUnavailable, and the errors of the inner builder."""
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)
         redacted = await _checked_messages(self._guardrails, "prompt", prompt.messages)
@@ -302,7 +310,7 @@ class GuardedPrompts:
 
 
 class GuardedMetering(Metering):
-    """Starts meters whose receipts have the verdicts."""
+    """Starts meters whose receipts contain the verdicts."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
         """Without `metrics`, verdicts are not counted."""
@@ -313,7 +321,7 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Call it in the request's context, where the guardrails find the request's verdicts."""
+        """Must be called in the request's context, where the guardrails find the request's verdicts."""
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

@@ -108,8 +108,8 @@ class Pipeline:
         return Routed(decision, prompt)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Return the number of tokens in a decision's prompt, and whether an engine counted them or they are an
-        estimate.
+        """Return the number of tokens in a decision's prompt, and whether the number is exact: counted by an engine,
+        not estimated.
         """
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra

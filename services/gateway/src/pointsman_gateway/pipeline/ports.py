@@ -66,7 +66,7 @@ class OpenAnswer:
     cached: str = ""
     """"exact" or "semantic" for an answer from the cache; empty if an engine answers."""
     hedged: int = 0
-    """The number of other engines that had the same prompt and were slower."""
+    """The number of other engines that got the same prompt and were slower."""
     waited: float = 0.0
     """Seconds spent waiting for its adapter to be loaded."""
     embeddings: int = 0
@@ -94,7 +94,9 @@ class AnswerSink(Protocol):
         ...
 
     def failed(self, error: PointsmanError) -> None:
-        """The receipt is written. For `AnswerNotRead` nothing can be sent, because the client does not read."""
+        """The request has failed and its receipt is written. For `AnswerNotRead` the error cannot be sent: the client
+        does not read.
+        """
         ...
 
     def closed(self) -> None:
@@ -144,7 +146,7 @@ class Reservation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoginCode:
-    """What a page has after the issuer redirected the browser back to it (RFC 6749, RFC 7636)."""
+    """The parameters with which the issuer redirects the browser back to the console's page (RFC 6749, RFC 7636)."""
 
     code: str
     verifier: str
@@ -163,11 +165,13 @@ class LoginSession(Protocol):
 
 
 class Login(Protocol):
-    """Login by authorization code at an OpenID Connect issuer."""
+    """Login at an OpenID Connect issuer by authorization code."""
 
     @property
     def login_request(self) -> Mapping[str, Any] | None:
-        """The authorization endpoint and its parameters; None without login, or until the issuer was reached."""
+        """Return the authorization endpoint and its parameters; None if login is not configured or the issuer was not
+        reached yet.
+        """
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:

@@ -15,9 +15,9 @@ from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_BYTES = 64 * 1024
-"""Of one file of the configuration that is kept as text; of a longer one only the size is kept."""
+"""Longer files of the configuration are kept only as their size."""
 _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
-"""Files of the configuration that are kept as text. Examples are data, and may be large."""
+"""Files of the configuration that are kept as text. Other files are examples, which may be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ReloadStatus:
     """The active snapshot's id."""
     loaded_unix: float
     problem: str
-    """Why the last edit was rejected; empty if the active snapshot is what the folder contains."""
+    """Why the last edit was rejected; empty if the active snapshot is built from the current files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class ConfigVersion:
     generation: str
     """The snapshot's id; empty if the files were rejected."""
     unix: float
-    """When it was loaded or rejected."""
+    """When the files were loaded or rejected, in Unix seconds."""
     problem: str = ""
-    """Why it was rejected."""
+    """Why the files were rejected; empty if they were not."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Texts by name, as they are written: environment variables in them are not replaced."""
+    """The text of each file by name, as written: references to environment variables are not replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigHistory:
     running: ConfigVersion
-    """The active one, which is the last valid one."""
+    """The active version, which is the last valid one."""
     previous: ConfigVersion | None = None
-    """The valid one before it."""
+    """The valid version before the active one."""
     rejected: ConfigVersion | None = None
-    """The files as they are, if they are not valid."""
+    """The current files if they are invalid."""
 
 
 class ReloadMetrics(Protocol):
@@ -69,9 +69,9 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """`build` reads the configuration from `watched`, its folders and files.
+        """`build` reads the configuration from the files and folders in `watched`.
 
-        If it raises, the active snapshot stays, and `status` reports the problem.
+        If `build` raises, the active snapshot stays, and `status` reports the problem.
         """
         self.current = first
         self._watched = watched
@@ -98,7 +98,7 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files, and makes it the active one if that succeeds."""
+        """Builds a snapshot from the files, and activates it if the build succeeds."""
         files = await asyncio.to_thread(_texts, self._watched)
         try:
             snapshot = await self._build()
@@ -116,7 +116,9 @@ class ConfigReloader:
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.id, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
-        """Also replaces a snapshot with the same id: only the engines of the latest snapshot are kept up to date."""
+        """Activates the snapshot, even if its id is the same: only the engines of the latest snapshot are kept up to
+        date.
+        """
         before, self.current = self.history.running, snapshot
         if snapshot.id == before.generation:
             self.history = replace(self.history, running=replace(before, files=files), rejected=None)
@@ -127,7 +129,7 @@ class ConfigReloader:
 
 
 def _texts(watched: Sequence[Path]) -> dict[str, str]:
-    """The configuration's files by their names relative to its folder."""
+    """Returns the texts of the configuration's files, by path relative to its folder."""
     folder = watched[0] if watched[0].is_dir() else watched[0].parent
     texts = {}
     for root in watched:
@@ -145,7 +147,7 @@ def _texts(watched: Sequence[Path]) -> dict[str, str]:
 
 
 def _file_states(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Name, inode, size and modification time of every file."""
+    """Returns name, inode, size and modification time of every file."""
     states = []
     for file in (file for root in watched for file in _files(root)):
         try:

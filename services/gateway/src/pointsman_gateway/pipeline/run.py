@@ -326,7 +326,7 @@ class RequestRun:
         return receipt
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """The answers for the request log; none if one is not a single text."""
+        """Returns the answers for the request log; none if any answer has more than one text."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
@@ -338,7 +338,7 @@ class RequestRun:
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Raises ResourceExhausted, with the caller's limits."""
+    """Raises ResourceExhausted with the caller's limits if the reservation is refused."""
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
     except ResourceExhausted as error:

@@ -239,7 +239,7 @@ class FeedbackTaker(Protocol):
 
 
 class CanaryRatings:
-    """Wraps the feedback service, and counts the ratings of answers by a version that is compared with a canary."""
+    """Wraps the feedback service, and counts ratings for the comparison of a canary with the stable version."""
 
     def __init__(
         self, inner: FeedbackTaker, stored: RequestLogReader, count: Callable[[str, str, float], None]

@@ -35,7 +35,7 @@ NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
-"""Stands for a request in previews and in plans that do not depend on it."""
+"""An empty request for previews and plans that do not depend on the request."""
 
 
 class NamedPaths(Protocol):
@@ -88,9 +88,9 @@ class Router:
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
     ) -> None:
-        """`model_inputs` is what each model takes; a model that is missing takes text.
+        """`model_inputs` are the kinds of media that each model accepts; a model without an entry accepts only text.
 
-        `model_fallbacks` are the paths after that of a model that a request names, by model.
+        `model_fallbacks` are the paths to try if the model that a request names fails, by model.
         """
         self._paths = paths
         self._tasks = tasks

@@ -92,7 +92,7 @@ PAIR_TTL_S = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
 """Characters of both answers; pairs with longer ones are not stored."""
 MAX_WAITING_PAIRS = 256
-"""Pairs that wait to be written; the oldest are dropped."""
+"""The maximum number of pairs that wait to be written; further pairs replace the oldest."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Pair).decode
@@ -111,8 +111,9 @@ class ShadowStore:
             self._waiting.append(pair)
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes the waiting pairs, and calls `on_written` with the decision's id of each. Raises Unavailable, and then
-        keeps those that are not written."""
+        """Writes the waiting pairs, and calls `on_written` with the decision id of each. Raises Unavailable, and keeps
+        the pairs that are not written yet.
+        """
         while self._waiting:
             pair = self._waiting[0]
             try:

@@ -104,7 +104,7 @@ class Shadowing:
 
 
 def _shadow_request(path: str, request: Request) -> Request:
-    """The same request for another path, without a caller, with a deadline of its own, and not from the cache."""
+    """Return the same request for another path: without a caller, with a new deadline, and without the cache."""
     deadline = asyncio.get_running_loop().time() + TIMEOUT_S
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
@@ -140,11 +140,12 @@ class PairSource(Protocol):
 
 
 class ScoringFeedback:
-    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair, whether it
-    arrives before or after the shadow's answer."""
+    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair. The feedback
+    may arrive before the shadow's answer or after it.
+    """
 
     def __init__(self, inner: FeedbackTaker, pairs: PairSource, scorer: PairScorer, stored: RequestLogReader) -> None:
-        """`stored` is where feedback that arrived before the pair is looked up."""
+        """`stored` finds feedback that arrived before the pair."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
@@ -157,7 +158,7 @@ class ScoringFeedback:
         return stored
 
     async def score_by_earlier_feedback(self, decision_id: str) -> None:
-        """Called when a pair has been stored: its right answer may have arrived before. Raises Unavailable."""
+        """Scores a stored pair by feedback that arrived before it. Raises Unavailable."""
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
             if right_answer := given.get("right_answer"):

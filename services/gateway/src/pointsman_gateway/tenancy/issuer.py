@@ -18,26 +18,26 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
 MAX_BYTES = 1024 * 1024
-"""Of one response of the issuer."""
+"""The size limit of one response of the issuer."""
 MIN_REFRESH_INTERVAL_S = 10.0
-"""Seconds between two reads of the keys, however many tokens name unknown ones."""
+"""Seconds between two reads of the keys, regardless of how many tokens name unknown keys."""
 MAX_WAITING = 64
-"""Tokens that wait for a refresh; further ones with unknown keys are refused at once."""
+"""Maximum number of tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
 MAX_LOGINS = 8
-"""Concurrent exchanges of login codes, for which nobody has to show a credential."""
+"""Concurrent exchanges of login codes; the limit is needed because a login requires no credential."""
 MIN_RSA_BITS = 2048
 
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
-"""By the first letters of an algorithm."""
+"""The key type of an algorithm, by the algorithm's first two letters."""
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
 
 SigningKeys = Mapping[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]]
-"""By key id and algorithm: the key, and what the issuer publishes of it."""
+"""The key and its published JSON, by key id and algorithm."""
 
 
 class Issuer:
     def __init__(self, config: SingleSignOnConfig, clock: Callable[[], float], on_removed: Callable[[], None]) -> None:
-        """`on_removed` is called if a signing key is not valid any more."""
+        """`on_removed` is called when a signing key has become invalid."""
         self._config = config
         self._clock = clock
         self._on_removed = on_removed
@@ -59,7 +59,7 @@ class Issuer:
         return candidates[0] if len(candidates) == 1 else None
 
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
-        """Reads the issuer's keys if this one is unknown and they were not read just now.
+        """Returns the key. Reads the issuer's keys if the key is unknown and the last read is long enough ago.
 
         Raises Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable").
         """
@@ -75,7 +75,7 @@ class Issuer:
         )
 
     async def refresh_if_due(self) -> None:
-        """Called periodically. Raises Unavailable."""
+        """Reads the issuer's keys if they are due; called periodically. Raises Unavailable."""
         now = self._clock()
         if self._keys and now - self._read_at > self._lifetime:
             self._keys = {}
@@ -109,7 +109,7 @@ class Issuer:
         return keys.refresh_seconds + keys.valid_without_issuer_seconds
 
     async def _refresh_for_unknown_key(self) -> bool:
-        """Whether the keys have been read since the caller has looked for its key."""
+        """Reads the keys unless they were read just now or too many tokens wait. Returns whether the read succeeded."""
         is_free = self._refreshing is None
         if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_S):
             return False
@@ -123,7 +123,7 @@ class Issuer:
         return True
 
     async def _refresh(self) -> None:
-        """Concurrent callers share one read (single-flight). Raises Unavailable."""
+        """Reads metadata and keys; concurrent callers share one read (single-flight). Raises Unavailable."""
         if self._refreshing is None:
             self._tried_at = self._clock()
             self._refreshing = asyncio.create_task(self._read(), name="read the issuer's keys")
@@ -171,7 +171,7 @@ class Issuer:
 
 
 def to_signing_keys(document: Mapping[str, Any], algorithms: tuple[str, ...]) -> SigningKeys:
-    """The public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms."""
+    """Returns the public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms."""
     found: dict[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]] = {}
     listed = document.get("keys")
     for jwk in listed if isinstance(listed, list) else []:
@@ -196,7 +196,7 @@ def _is_for(jwk: Mapping[str, Any], algorithm: str) -> bool:
 
 
 async def _open_client() -> httpx.AsyncClient:
-    """In a thread: it loads the certificates of all authorities."""
+    """Opens the HTTP client in a thread, because loading the certificates of all authorities takes long."""
     return await asyncio.to_thread(httpx.AsyncClient, timeout=TIMEOUT_S)
 
 

@@ -29,12 +29,12 @@ _digest = lru_cache(maxsize=1024)(credentials.digest_of)
 
 MAX_TOKEN_LENGTH = 8192
 TOKEN_PREFIX = "eyJ"
-"""Of every JSON Web Token: `{"` in base64."""
+"""Every JSON Web Token begins so: `{"` in base64."""
 
 
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> KeyRecord:
-        """The record of a key that may do what the token's holder may. Raises PointsmanError."""
+        """Return the record of a key with the rights of the token's holder. Raises PointsmanError."""
         ...
 
 
@@ -46,7 +46,7 @@ class _CachedKey:
     """Local time at which the key expires."""
     used_at: float
     is_token: bool
-    """Whether it is a token of single sign-on, of which Redis has no record."""
+    """Whether the credential is a single sign-on token, of which Redis has no record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class VerifiedKeys:
         """How often a refresh of all copies has started."""
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
         self._copies: Counter[str] = Counter()
-        """Number of copies by id: a user may have several tokens."""
+        """Number of cached copies by key id; a user may have several tokens."""
         self.tokens: TokenVerifier | None = None
-        """Set: JSON Web Tokens are accepted in addition to keys."""
+        """If set, JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
         """Returns the caller from the cached copy; None if there is no valid one."""
@@ -121,7 +121,7 @@ class VerifiedKeys:
         return await asyncio.shield(lookup)
 
     def drop_tokens(self) -> None:
-        """Called if tokens that were verified earlier may not be valid any more."""
+        """Drops the copies of all tokens; call it if tokens that were verified earlier may have become invalid."""
         for digest in [digest for digest, cached in self._cache.items() if cached.is_token]:
             self._drop(digest)
 
@@ -129,7 +129,9 @@ class VerifiedKeys:
         return self.tokens is not None and len(credential) <= MAX_TOKEN_LENGTH and credential.startswith(TOKEN_PREFIX)
 
     async def _verify_token(self, token: str) -> KeyRecord:
-        """Raises PointsmanError. Calls neither Redis nor, for a known signing key, the issuer."""
+        """Verifies a token without a call to Redis, and without a call to the issuer if its signing key is known.
+        Raises PointsmanError.
+        """
         assert self.tokens is not None  # otherwise nothing may be a token
         try:
             return await self.tokens.verify(token)
@@ -164,7 +166,9 @@ class VerifiedKeys:
                 self._add(record, tenant, self._cache[digest].is_token)
 
     async def _look_up(self, digest: str, token: KeyRecord | None) -> VerifiedCaller:
-        """`token` is the record of a verified token."""
+        """Reads the record and its tenant. `token` is the record of a verified token; None for a key, which is read
+        from Redis.
+        """
         while True:
             refreshes = self._refreshes
             record, tenant = await self._read(digest, token)

@@ -21,8 +21,10 @@ MAX_LIMITS_PER_CALL = 64
 _FIELDS_PER_ANSWER = 5
 
 Needs = Mapping[LeasedLimit, tuple[int, int]]
-"""What one request needs of each limit, and what other waiting requests need. All limits are of one tenant, and there
-is one exchange per tenant at a time."""
+"""By limit: the amount that one request needs, and the amount that other waiting requests need.
+
+All limits belong to one tenant, and one exchange per tenant runs at a time.
+"""
 
 
 class LeaseStore:
@@ -32,7 +34,7 @@ class LeaseStore:
         self.gateways = 1
         """The number of running gateways, as Redis last reported it."""
         self.nearly_spent: set[LeasedLimit] = set()
-        """Budgets in dollars of which so much is used that it is warned of, or was in their last window."""
+        """Dollar budgets that are used up to the warning level, or were so in their last window."""
         self._redis = redis
         self._clock = clock
         self._metrics = metrics
@@ -69,7 +71,7 @@ class LeaseStore:
                 self._note_budget(limit, limit.spent_share(now))
 
     def _note_budget(self, limit: LeasedLimit, share: float) -> None:
-        """Warns once, when the budget is found nearly spent."""
+        """Logs a warning when the budget first reaches the warning level."""
         if share < BUDGET_WARNING_SHARE:
             self.nearly_spent.discard(limit)
         elif limit not in self.nearly_spent:

@@ -86,12 +86,12 @@ class LeasedLimit:
 
     @property
     def is_budget(self) -> bool:
-        """Whether it is a limit in dollars."""
+        """Whether the limit is in dollars."""
         return self.window in (Window.DAY, Window.MONTH)
 
     @property
     def owner(self) -> str:
-        """ "key" or "tenant"."""
+        """Return "key" or "tenant"."""
         return "tenant" if f":account:{WHOLE_TENANT}:" in self.name else "key"
 
     @property
@@ -99,11 +99,11 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """The share of the limit that all gateways have used in the current window, as Redis last reported it."""
+        """Return the share of the limit that all gateways have used in this window, as Redis last reported it."""
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Takes the amount from the current window, whether it is free or not."""
+        """Take the amount from the current window, even if less than the amount is free."""
         if now >= self.ends:
             self.carried += amount
         else:

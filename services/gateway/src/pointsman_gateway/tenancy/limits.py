@@ -85,7 +85,9 @@ class LimitSet:
     """Requests and streams: a request takes one of each."""
     all: LeasedLimits
     nearly_spent: AbstractSet[LeasedLimit]
-    """Budgets of this gateway, of any key, that are nearly spent: usually empty, so that requests need not look."""
+    """The nearly spent budgets of all keys in this gateway. Usually empty, so that most requests need no further
+    check.
+    """
 
 
 @dataclass(slots=True)
@@ -187,7 +189,7 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """The number of budgets of which so much is used that it is warned of."""
+        """Return the number of budgets that are used up to the warning level."""
         now = clock()
         return sum(
             budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE

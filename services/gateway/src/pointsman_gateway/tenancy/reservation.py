@@ -1,4 +1,6 @@
-"""What one request reserves of its key's limits from its admission to its end, and the errors if that is refused."""
+"""Reserves a request's share of the limits of its key, from admission to the request's end, and creates the errors for
+a refused reservation.
+"""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -146,7 +148,9 @@ class Reservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
-    """The limits now as OpenAI's `x-ratelimit-*` headers, and a header of ours if a budget is nearly spent."""
+    """Return the limits now as OpenAI's `x-ratelimit-*` headers, and a header of the gateway's own if a budget is
+    nearly spent.
+    """
     headers: dict[str, str] = {}
     if limits.requests:
         _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ISSUER_CHECK_INTERVAL_S = 1.0
-"""Seconds between two checks of whether the issuer's keys are to be read."""
+"""Seconds between two checks of whether the issuer's keys are due to be read."""
 
 _SYSTEM_CLOCK = Clock()
 _DEFAULT_CACHE = KeyCacheConfig()
@@ -83,7 +83,7 @@ class Tenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Replaces the issuer whose tokens are accepted; None: keys only."""
+        """Sets the issuer whose tokens are accepted; None: accept keys only."""
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
         if config is None:
@@ -118,8 +118,10 @@ class Tenancy:
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
-        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key", and those of tokens),
-        PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable", "issuer_unavailable")."""
+        """Authenticates a caller. Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key",
+        and the codes for tokens), PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable",
+        "issuer_unavailable").
+        """
         return await self._keys.identify(credential)
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:

@@ -1,7 +1,7 @@
-"""Single sign-on: verifies an issuer's JSON Web Tokens (RFC 7519), and maps their claims to what the caller may do.
+"""Single sign-on: verifies an issuer's JSON Web Tokens (RFC 7519), and maps their claims to tenant, scope and limits.
 
-A token that is forged costs a base64 decoding, or the verification of one signature. It causes no call: neither of
-Redis, nor of the issuer beyond one read of its keys in ten seconds, however many tokens name unknown keys.
+Rejecting a forged token costs a base64 decoding or the verification of one signature, and no call to Redis. Tokens with
+unknown keys cause at most one read of the issuer's keys in ten seconds.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pointsman_gateway.pipeline.ports import LoginCode
 from pointsman_gateway.tenancy.issuer import Issuer
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""Types of tokens, in lower case; others that an issuer signs, such as logout tokens, are for other uses."""
+"""The accepted types of tokens, in lower case. Issuers sign other types for other purposes, such as logout tokens."""
 
 _REFUSALS: Mapping[type[jwt.InvalidTokenError], tuple[str, str]] = {
     jwt.ExpiredSignatureError: ("expired_token", "the token has expired; get a new one"),
@@ -34,7 +34,7 @@ Claims = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LoginSession:
-    """What the console's page gets for an authorization code."""
+    """The result of a login: the token that the console's page uses as its credential."""
 
     token: str
     expires: float
@@ -57,7 +57,7 @@ class SingleSignOn:
         self._wall = wall
 
     async def verify(self, token: str) -> KeyRecord:
-        """The record of a key that may do what the token's holder may.
+        """Return the record of a key with the rights of the token's holder.
 
         Raises Unauthenticated, PermissionDenied if no grant matches, Unavailable if the issuer's keys are unknown.
         """
@@ -66,7 +66,9 @@ class SingleSignOn:
 
     @property
     def login_request(self) -> Mapping[str, Any] | None:
-        """The authorization endpoint and its parameters; None without login, or until the issuer was reached."""
+        """Return the authorization endpoint and its parameters; None if login is not configured or the issuer was not
+        reached yet.
+        """
         login = self.config.login
         endpoint = self.issuer.metadata.get("authorization_endpoint")
         if login is None or not endpoint:
@@ -75,7 +77,7 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code, and verifies both tokens. Raises PointsmanError."""
+        """Exchange an authorization code, and verify the ID token and the access token. Raises PointsmanError."""
         login = self.config.login
         if login is None:
             raise Unauthenticated("this gateway has no login by single sign-on", code="login_failed")
@@ -118,7 +120,7 @@ class SingleSignOn:
         return claims
 
     def _read_header(self, token: str) -> tuple[str, str]:
-        """The id of the key and the algorithm that the token names. Nothing of it is verified yet."""
+        """Return the key id and the algorithm from the token's header, which is not verified yet."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
@@ -157,12 +159,12 @@ class SingleSignOn:
 
 
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
-    """Identifies a user in usage and limits, as the id of a key does."""
+    """Return an id of the user for usage and limits, in the place of a key's id."""
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
 
 
 def _claim(claims: Claims, name: str) -> Any:
-    """The claim of that name; otherwise, in objects that are claims, that of the names between dots."""
+    """Return the claim of this name, or for a dotted name without such a claim, the value in nested claims."""
     if name in claims or "." not in name:
         return claims.get(name)
     found: Any = claims
@@ -181,7 +183,9 @@ def _matches(grant: GrantConfig, claims: Claims) -> bool:
 
 
 def _tenant_of(grant: GrantConfig, claims: Claims) -> str:
-    """Raises PermissionDenied if the claim that names the tenant is missing, or is no name of a tenant."""
+    """Return the grant's tenant. Raises PermissionDenied if the claim for it is missing or is not a valid name of a
+    tenant.
+    """
     reference = CLAIM_REFERENCE.fullmatch(grant.tenant)
     if not reference:
         return grant.tenant

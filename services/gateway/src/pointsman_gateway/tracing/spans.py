@@ -231,7 +231,9 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """The last messages and the answer, by OpenTelemetry's names and by OpenInference's. Raises NotRedacted."""
+        """Return the last messages and the answer as attributes, with OpenTelemetry's names and with OpenInference's.
+        Raises NotRedacted.
+        """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):
             text = _cut(self._redaction.text(message.content), left)
@@ -256,7 +258,7 @@ def _cut(text: str, characters: int) -> str:
 
 
 def _messages_json(messages: Sequence[tuple[str, str]]) -> str:
-    """Messages by the schema of the conventions for generative AI."""
+    """Return the messages in the schema of OpenTelemetry's conventions for generative AI."""
     parts = [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages]
     return json.dumps(parts, ensure_ascii=False)
 

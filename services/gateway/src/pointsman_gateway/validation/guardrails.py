@@ -17,14 +17,14 @@ from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardra
 MAX_INLINE_CHARACTERS = 4096
 """Longer texts are searched in a thread. A window of a streamed answer is shorter."""
 INLINE_TIMEOUT = 0.05
-"""Seconds for one pattern on a short text: a pattern such as `(a+)+$` could search for years."""
+"""Timeout in seconds of one pattern on a short text: a pattern such as `(a+)+$` could take years."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
-"""The name of what was found."""
+"""The kind of a finding."""
 
 
 class Regex(Guardrail):
-    """Finds regular expressions. The options are {KIND: PATTERN}."""
+    """Finds matches of regular expressions. The options are {KIND: PATTERN}."""
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]
 
@@ -44,7 +44,7 @@ class Regex(Guardrail):
         return await asyncio.to_thread(lambda: list(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True)))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding]:
-        """Raises TimeoutError. With `concurrent`, other threads run meanwhile."""
+        """Raises TimeoutError. With `concurrent`, other threads run during the search."""
         for kind, pattern in self._patterns.items():
             for number, text in enumerate(texts):
                 for match in pattern.finditer(text.text, timeout=timeout, **options):
@@ -60,12 +60,14 @@ class PiiOptions(Strict):
         min_length=1,
         description="Presidio's names; those that need a language model (PERSON, LOCATION) are not available",
     )
-    language: str = Field(default="en", pattern=r"^[a-z]{2}$", description="of the recognizers, as an ISO 639-1 code")
-    min_score: float = Field(default=0.4, gt=0, le=1, description="of a finding, as Presidio scores it")
+    language: str = Field(
+        default="en", pattern=r"^[a-z]{2}$", description="language of the recognizers, as an ISO 639-1 code"
+    )
+    min_score: float = Field(default=0.4, gt=0, le=1, description="the lowest Presidio score of a finding")
 
 
 class Pii(Guardrail):
-    """Finds personal data by Presidio's pattern recognizers, which need no language model."""
+    """Finds personal data with Presidio's pattern recognizers, which need no language model."""
 
     Options = PiiOptions
 
@@ -100,7 +102,7 @@ def _pattern_recognizers(options: PiiOptions) -> list[Any]:
     domain_of: Callable[[str], Any] = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     class OfflineEmailRecognizer(EmailRecognizer):  # type: ignore[misc]  # its module is skipped
-        """Knows the public suffixes that tldextract contains, instead of downloading them during a request."""
+        """Uses the public suffixes in tldextract's package, and so downloads nothing during a request."""
 
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domain_of(pattern_text).fqdn)
@@ -119,7 +121,9 @@ def _pattern_recognizers(options: PiiOptions) -> list[Any]:
 
 class HttpOptions(Strict):
     url: str = Field(pattern=r"^https?://")
-    api_key_env: str = Field(default="", description="the environment variable with the key, sent as a bearer token")
+    api_key_env: str = Field(
+        default="", description="the environment variable with the API key, which is sent as a bearer token"
+    )
 
 
 class _Reply(msgspec.Struct):
@@ -127,7 +131,7 @@ class _Reply(msgspec.Struct):
 
 
 class HttpClassifier(Guardrail):
-    """Asks an HTTP service; docs/guardrails.md describes its JSON."""
+    """Calls an HTTP service; docs/guardrails.md describes its JSON."""
 
     Options = HttpOptions
 
@@ -142,7 +146,7 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Raises HttpUnreachable, and ValueError if the reply is not as described."""
+        """Raises HttpUnreachable, and ValueError if the reply does not have the documented form."""
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})
         deadline = asyncio.get_running_loop().time() + MAX_GUARDRAIL_SECONDS

@@ -56,9 +56,9 @@ class Validation:
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
-        """Return what judges the answers to this request: the task's validators.
+        """Return the judge of the answers to this request, which has the task's validators.
 
-        If the client requires a form, it replaces those of them that check the form.
+        If the client requires a format, the client's schemas replace the validators that check the format.
         """
         validators = self._validators.get(decision.task, ())
         sampling = request.sampling

@@ -82,7 +82,7 @@ class AdapterLoader:
         return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
-        """Why this engine does not accept the version, None if it does."""
+        """Returns why this engine does not accept the version; None if it accepts the version."""
         return self._rejected.get(version)
 
     def clear_rejection(self, version: str) -> None:
@@ -129,8 +129,9 @@ class AdapterLoader:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
-        """Compares the published state with what the engine reports, and finishes whatever was interrupted. What is
-        `needed` stays in an engine that held it before this process began."""
+        """Compares the published state with the engine's, and completes interrupted changes. A version in `needed`
+        that the engine held before this process began stays loaded.
+        """
         if self._lock.locked():
             return
         async with self._lock:

@@ -201,7 +201,7 @@ class AdapterService:
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:
-        """Returns when the engine holds the version. Redis is not asked if it is resident already."""
+        """Returns when the engine holds the version. Does not call Redis if the version is already resident."""
         check_version(version)
         desired = self._reconciler.desired
         if version not in self._engine_state.state.resident and not is_ready(version, desired):
@@ -252,7 +252,9 @@ class AdapterService:
         return alias
 
     async def _refresh(self) -> None:
-        """Publishes a change that has been made. If Redis fails now, the reconciler publishes it a moment later."""
+        """Reads a change that was just made from Redis, and publishes it to watchers. If Redis fails now, the
+        reconciler does both later.
+        """
         try:
             await self._reconciler.refresh()
         except Unavailable as error:

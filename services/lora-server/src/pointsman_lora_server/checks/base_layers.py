@@ -144,8 +144,9 @@ def read_base(folder: Path, served_name: str, other_names: Collection[str] = ())
 
 
 def _chat_template_sha256(folder: Path) -> str:
-    """Looks where transformers does: in a file of its own, or in the tokenizer's configuration. Empty if there is
-    none."""
+    """Returns the hash of the chat template, which is a file or part of the tokenizer's configuration, as in
+    transformers; empty if there is none.
+    """
     try:
         template: Any = (folder / "chat_template.jinja").read_text("utf-8")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Follows an engine that somebody else runs: notices when it is away, restarted, changed or corrupted."""
+"""Watches an attached engine: detects that the engine is unreachable, restarted, reconfigured or corrupted."""
 
 import asyncio
 import logging
@@ -19,8 +19,9 @@ POLL_SECONDS = 1.0
 
 
 class Attachment:
-    """Owns the status, the detail and the run counter (`life`) in the engine's state, as the supervisor does for an
-    engine that is started here."""
+    """Sets the status, the detail and the run counter (`life`) in the engine's state, as the supervisor does for an
+    engine that is started here.
+    """
 
     def __init__(
         self,
@@ -32,8 +33,9 @@ class Attachment:
         apply_limits: Callable[[EngineFacts], str],
         probe_interval: float = PROBE_INTERVAL_SECONDS,
     ) -> None:
-        """`apply_limits` receives what each run of the engine says of itself, and returns what is worth reporting of
-        it, often nothing. `probe_interval` is in seconds."""
+        """`apply_limits` gets the properties that a run of the engine reports, and returns a note for the status,
+        often empty. `probe_interval` is in seconds.
+        """
         self._url = url
         self._base_model = base_model
         self._client = client
@@ -42,17 +44,17 @@ class Attachment:
         self._apply_limits = apply_limits
         self._probe_interval = probe_interval
         self._boot = ""
-        """Of the run that was seen last, empty if the engine states none."""
+        """The boot id of the last observed run; empty if the engine reports none."""
         self._is_away = True
-        """Whether the engine could not be used when it was asked last."""
+        """Whether the engine was unusable at the last check."""
         self._corruption = ""
         self._held_before: frozenset[str] = frozenset()
-        """What the engine held when it was found corrupted."""
+        """The versions that the engine held when corruption was detected."""
         self._answered_at = time.monotonic()
         self._probe_due_at = 0.0
 
     async def run(self) -> None:
-        """Runs until cancelled; the engine goes on."""
+        """Watches the engine until cancelled; the engine keeps running."""
         while True:
             try:
                 await self._check()
@@ -88,7 +90,11 @@ class Attachment:
             await self._check_answers(self._probe.check)
 
     async def _is_restarted(self, facts: EngineFacts) -> bool:
-        """By the boot id; of an engine that states none, by its absence or the loss of all its adapters."""
+        """Returns whether the engine was restarted since the last check.
+
+        Compares boot ids. An engine without a boot id counts as restarted if it was unreachable or has lost all its
+        adapters.
+        """
         if facts.boot or self._boot:
             return facts.boot != self._boot
         held = self._held_before if self._corruption else self._engine_state.state.resident
@@ -105,7 +111,7 @@ class Attachment:
             self._engine_state.update(status=EngineStatus.READY, detail=detail)
 
     async def _check_answers(self, check: Callable[[], Awaitable[None]]) -> bool:
-        """Whether the base model answers as before."""
+        """Probes the base model, and returns whether its answers are unchanged."""
         self._probe_due_at = time.monotonic() + self._probe_interval
         try:
             await check()
@@ -118,7 +124,9 @@ class Attachment:
         return False
 
     def _report_problem(self, error: PointsmanError) -> None:
-        """A busy engine may be silent for a while; one that refuses connections, or has wrong settings, is down."""
+        """Sets the engine's status to DOWN, except for a timeout in the first `MAX_SILENT_SECONDS`: a busy engine may
+        be slow to answer.
+        """
         silent_seconds = time.monotonic() - self._answered_at
         if isinstance(error.__cause__, TimeoutError) and silent_seconds < MAX_SILENT_SECONDS:
             return

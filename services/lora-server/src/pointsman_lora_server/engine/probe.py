@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound, Unavailable
 
-from pointsman_lora_server.engine.vllm_client import CompletionClient
+from pointsman_lora_server.engine.completion import CompletionClient
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from pointsman_lora_server.engine.vllm_client import (
     VllmClient,
     engine_unavailable,
     error_message,
+    expecting_form,
     no_folder,
 )
 
@@ -32,7 +33,7 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Knows no more of the adapters than vLLM says: their names and folders, and roughly which are in use."""
+    """Knows of the adapters only what vLLM reports: their names and folders, and approximately which are in use."""
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
@@ -40,9 +41,9 @@ class RuntimeClient(VllmClient):
         super().__init__(*parts, **more)
         self._used_at: dict[str, float] = {}
         self._paths: dict[str, str] = {}
-        """Where the engine has read each version, since this process began."""
+        """The path at which the engine reads each version that was loaded since this process began."""
         self._local: dict[str, Path] = {}
-        """The same folders on this machine."""
+        """The folder of each of these versions on this machine."""
 
     async def identify(self) -> EngineFacts:
         base_models, max_model_len = await self._base_models()
@@ -67,8 +68,9 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """The versions that the engine lists; other adapters belong to somebody else. One whose folder was changed
-        counts as closed."""
+        """Returns the versions that the engine lists. Other adapters are not managed here. A version whose folder has
+        changed is reported as closed.
+        """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
             with suppress(OSError):
@@ -83,7 +85,7 @@ class RuntimeClient(VllmClient):
         }
 
     async def load(self, version: str, folder: Path) -> None:
-        """Idempotent. A version that is listed with another folder was loaded by somebody else, and is replaced."""
+        """Loads a version; idempotent. A version that is loaded from another folder is unloaded first."""
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder
         if listed.get(version) == path:
@@ -105,28 +107,31 @@ class RuntimeClient(VllmClient):
         return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name; requests in flight are finished with its weights, which the engine keeps until then."""
+        """Removes the name. Requests in flight finish with the version's weights, which the engine keeps until then."""
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT)
         if status not in (200, 404) and version in await self._folders():
             raise engine_unavailable(f"{status} to {self._unload_route}: {error_message(answer)}")
         return 0
 
     async def remove(self, version: str) -> bool:
-        """`close_adapter` has removed it already, if nobody has loaded it since."""
+        """Unloads the version if somebody has loaded it again since `close_adapter`."""
         if version in await self._folders():
             await self.close_adapter(version)
         return True
 
     async def _folders(self) -> Mapping[str, str]:
-        """The folder of each version that the engine lists."""
+        """Returns the folder of each version that the engine lists."""
         models = await self._list_models()
         return {model["id"]: str(model.get("root")) for model in models if is_version(model["id"])}
 
     async def _in_use(self) -> frozenset[str]:
-        """Adapters of requests that run or wait. vLLM reports them after each of its steps, so some are missed."""
+        """Returns the adapters of running and waiting requests. vLLM reports them after each of its steps, so some are
+        missed.
+        """
         metrics = await self._metrics()
-        if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
-            return frozenset()
-        # One series for each pair of lists that ever was; its value is the time of its last report.
-        latest = max(_IN_USE.finditer(metrics), key=lambda found: float(found[4]), default=None)
+        with expecting_form("/metrics"):
+            if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
+                return frozenset()
+            # One series for each pair of lists that ever was; its value is the time of its last report.
+            latest = max(_IN_USE.finditer(metrics), key=lambda found: float(found[4]), default=None)
         return frozenset(f"{latest[2]},{latest[3]}".split(",")) if latest else frozenset()

@@ -1,30 +1,30 @@
 """Loads adapters through SGLang's runtime API, and completes prompts by its own route."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
+from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.runtime_client import RuntimeClient
 from pointsman_lora_server.engine.vllm_client import (
     COMPLETION_TIMEOUT,
     QUERY_TIMEOUT,
     EngineFacts,
-    GreedyAnswer,
     engine_unavailable,
     error_message,
+    expecting_form,
     no_folder,
 )
 
 
 class SglangClient(RuntimeClient):
-    """Unloading returns when the adapter's requests are finished; which adapters are in use is not known."""
+    """Does not know which adapters are in use: SGLang's unload call returns after the adapter's last request."""
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Without a boot id, which SGLang does not state."""
+        """Returns the properties without a boot id, which SGLang does not report."""
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT)
         if status == 404:  # before 0.5.4
@@ -66,26 +66,23 @@ class SglangClient(RuntimeClient):
             if "lora_path" in body and model not in await self._folders():
                 raise NotFound(f"the engine does not hold {model}", code="not_loaded")
             raise InvalidArgument(f"{model} cannot answer: {error_message(answer)}", code="cannot_answer")
-        facts = answer["meta_info"]
-        tokens = facts.get("output_token_logprobs") or ()
-        if not tokens or not all(isinstance(token[0], int | float) and math.isfinite(token[0]) for token in tokens):
-            raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
-        return GreedyAnswer(
-            tuple(token[1] for token in tokens),
-            answer["text"],
-            tuple(token[0] for token in tokens),
-            facts["finish_reason"]["type"],
-        )
+        with expecting_form("/generate"):
+            facts = answer["meta_info"]
+            tokens = facts.get("output_token_logprobs") or ()
+            ids, logprobs = [token[1] for token in tokens], [token[0] for token in tokens]
+            return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """SGLang answers 400 whatever is wrong. If no load has succeeded, the adapter is not blamed."""
+        """Returns the error for a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if
+        another load has succeeded.
+        """
         error = await super()._load_error(path, status, answer)
         if isinstance(error, InvalidArgument) and not self._used_at:
             return FailedPrecondition(f"{error.message}. Or: {no_folder(path).message}", code="engine_store")
         return error
 
     async def count_corrupted(self) -> int:
-        """SGLang does not count them."""
+        """Returns no counts, because SGLang does not count corrupted answers."""
         return 0
 
     async def _in_use(self) -> frozenset[str]:

@@ -1,13 +1,11 @@
 """HTTP client for the engine: vLLM's own routes, and the guard's routes for adapters."""
 
-import math
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -15,12 +13,12 @@ from pointsman_servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PointsmanError,
     ResourceExhausted,
     Unavailable,
 )
 
 from pointsman_lora_server.engine.command import SECRET_HEADER
+from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 
 LOAD_TIMEOUT = 60.0
 """Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
@@ -46,38 +44,18 @@ class LoadedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class GreedyAnswer:
-    """An answer at temperature 0, token by token."""
-
-    token_ids: tuple[int, ...]
-    """Includes the end-of-sequence token if that ended the answer."""
-    text: str
-    logprobs: tuple[float, ...]
-    """One for each token; all are finite."""
-    finish_reason: str
-    """"stop" or "length"."""
-
-
-@dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What a running engine says of itself; None and empty where it does not say."""
+    """The properties that a running engine reports; None or empty if it does not report them."""
 
     base_models: frozenset[str]
     """The names of its base model."""
     boot: str = ""
-    """Differs after each start."""
+    """An id that is different after each start."""
     held: int | None = None
-    """Adapters that it can hold in its host memory for the lora-server."""
+    """The number of adapters that the engine can hold in its host memory for the lora-server."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None
-
-
-class CompletionClient(Protocol):
-    """Completes prompts; `VllmClient` says what the methods raise."""
-
-    async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer: ...
-    async def count_corrupted(self) -> int: ...
 
 
 class VllmClient:
@@ -90,8 +68,9 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """`secret` returns the guard's secret of the current run of the engine, `engine_path` where the engine sees a
-        folder of this machine."""
+        """`secret` returns the guard's secret of the engine's current run. `engine_path` converts a folder of this
+        machine to the path at which the engine sees it.
+        """
         self._session = session
         self._url = url
         self._secret = secret
@@ -108,19 +87,19 @@ class VllmClient:
             )
         if status != 200:
             raise FailedPrecondition(f"its guard answers {status}: {error_message(report)}", code="guard_refused")
-        if not report["capacity"]:
+        with expecting_form(GUARD_ROUTE):
+            boot, held, loras, rank = (report[name] for name in ("boot", "capacity", "max_loras", "max_lora_rank"))
+        if not held:
             raise FailedPrecondition(
                 "it has no room for adapters: start vLLM with --enable-lora, and --max-cpu-loras above the number of "
                 "--lora-modules",
                 code="no_lora",
             )
         base_models, max_model_len = await self._base_models()
-        return EngineFacts(
-            base_models, report["boot"], report["capacity"], report["max_loras"], report["max_lora_rank"], max_model_len
-        )
+        return EngineFacts(base_models, boot, held, loras, rank, max_model_len)
 
     async def _base_models(self) -> tuple[frozenset[str], int | None]:
-        """The base model's names and its context window in tokens."""
+        """Returns the names of the base model, and its context window in tokens."""
         bases = [model for model in await self._list_models() if not model.get("parent")]
         return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
 
@@ -128,26 +107,28 @@ class VllmClient:
         status, answer = await self._call("GET", "/v1/models", None, QUERY_TIMEOUT)
         if status == 401:
             raise FailedPrecondition("it answers 401: its API key differs from VLLM_API_KEY here", code="bad_api_key")
-        if status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+        if status != 200:
             raise engine_unavailable(f"{status} to /v1/models")
-        return [model for model in answer["data"] if isinstance(model, dict) and isinstance(model.get("id"), str)]
+        with expecting_form("/v1/models"):
+            return [dict(model) for model in answer["data"] if isinstance(model["id"], str)]
 
     async def is_healthy(self) -> bool:
         try:
-            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(QUERY_TIMEOUT)) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            return (await self._call("GET", "/health", None, QUERY_TIMEOUT))[0] == 200
+        except Unavailable:
             return False
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
         """The adapters whose weights the engine holds, by version."""
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
-        return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
+        with expecting_form(GUARD_ROUTE):
+            return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
         """Requests that are being answered, including the base model's, until their last byte is sent."""
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
-        return int(answer["base"]["in_flight"]) + sum(int(each["in_flight"]) for each in answer["adapters"].values())
+        with expecting_form(GUARD_ROUTE):
+            return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
     async def load(self, version: str, folder: Path) -> None:
         """Idempotent: a version that is loaded already stays, and one that was closed is opened again.
@@ -158,9 +139,12 @@ class VllmClient:
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name: new requests get 404. Returns the number in flight, 0 for an unknown name."""
+        """Removes the name, so that new requests get 404. Returns the number of requests in flight; 0 for an unknown
+        name.
+        """
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
-        return int(answer["in_flight"])
+        with expecting_form(GUARD_ROUTE):
+            return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
         """Frees the slot. Returns False, and does nothing, while a request is in flight."""
@@ -194,16 +178,16 @@ class VllmClient:
             if status >= 500 and not await self.is_healthy():
                 raise engine_unavailable(f"{status} to /v1/completions")
             raise InvalidArgument(f"{model} cannot answer: {error_message(answer)}", code="cannot_answer")
-        choice = answer["choices"][0]
-        logprobs = tuple((choice["logprobs"] or {}).get("token_logprobs") or ())
-        if not logprobs or not all(isinstance(p, int | float) and math.isfinite(p) for p in logprobs):
-            raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
-        return GreedyAnswer(tuple(choice["token_ids"]), choice["text"], logprobs, choice["finish_reason"])
+        with expecting_form("/v1/completions"):
+            choice = answer["choices"][0]
+            logprobs = (choice["logprobs"] or {}).get("token_logprobs") or ()
+            return scored_answer(model, choice["token_ids"], choice["text"], logprobs, choice["finish_reason"])
 
     async def count_corrupted(self) -> int:
         """Number of requests since the engine started whose logits contained NaN; 0 if vLLM does not count them."""
         lines = (line for line in (await self._metrics()).splitlines() if line.startswith(_CORRUPTED_METRIC))
-        return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+        with expecting_form("/metrics"):
+            return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
     async def _metrics(self) -> str:
         status, text = await self._call("GET", "/metrics", None, QUERY_TIMEOUT)
@@ -234,37 +218,21 @@ class VllmClient:
         headers = {SECRET_HEADER: self._secret()} if path.startswith("/pointsman/") else {}
         try:
             async with self._session.request(
-                method, self._url + path, json=body, headers=headers, timeout=aiohttp.ClientTimeout(timeout_seconds)
+                method,
+                self._url + path,
+                json=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(timeout_seconds),
+                allow_redirects=False,  # which would take the secret to another host
             ) as answer:
+                if "location" in answer.headers:
+                    where = answer.headers["location"][:200]
+                    raise engine_unavailable(f"{answer.status} to {path}, a redirect to {where}, which is not followed")
                 if answer.content_type == "application/json":
                     return answer.status, await answer.json()
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise engine_unavailable(f"nothing to {path}: {error or type(error).__name__}") from error
-
-
-class TimedEngine:
-    """Wraps a `CompletionClient` and reports the duration of each completion."""
-
-    def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """`observe` receives the model, the error's code ("cancelled", or empty for success) and the seconds."""
-        self._engine = engine
-        self._observe = observe
-
-    async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
-        started, error_code = time.perf_counter(), "cancelled"
-        try:
-            answer = await self._engine.complete(model, prompt, max_tokens)
-            error_code = ""
-        except PointsmanError as error:
-            error_code = error.code
-            raise
-        finally:
-            self._observe(model, error_code, time.perf_counter() - started)
-        return answer
-
-    async def count_corrupted(self) -> int:
-        return await self._engine.count_corrupted()
 
 
 @asynccontextmanager
@@ -285,6 +253,16 @@ async def open_client(
         headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C trace flags 00: not recorded
     async with aiohttp.ClientSession(headers=headers) as session:
         yield create(session, url, secret)
+
+
+@contextmanager
+def expecting_form(route: str) -> Iterator[None]:
+    """Raises Unavailable for an answer of another form, as of a web page that a proxy shows in the engine's place."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        message = f"{route} in another form than this engine's API has; does something else answer at its URL?"
+        raise engine_unavailable(message) from error
 
 
 def engine_unavailable(what: str) -> Unavailable:

@@ -138,7 +138,7 @@ class RequestCounts:
     """Latencies of whole answers: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms. See
     `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
     rated: int = 0
-    """Answers that callers have rated since the last report; they may be older."""
+    """Number of answers that callers have rated since the last report; the answers may be older."""
     rating: int = 0
     """The sum of their ratings, in thousandths."""
 
@@ -161,7 +161,8 @@ class CanaryCounters:
         self._add = redis.client.register_script(scripts.ADD_OUTCOMES)
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds the counts. Those of an earlier revision, or of a version that the alias does not point to, are dropped.
+        """Adds outcomes to the canary's counts. Drops those of an earlier revision, or of a version that the alias
+        does not point to.
 
         Raises Unavailable.
         """

@@ -15,7 +15,8 @@ from pointsman_lora_server.checks.untrusted_input import CONFIG, MAX_TEXT_BYTES,
 
 HUB = "hf"
 SCHEMES = (HUB, "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""Others would let a caller read this machine's files, or send requests into its network."""
+"""Accepted URL schemes. Other schemes would let a caller read this machine's files, or send requests into its network.
+"""
 
 _NEEDED = (CONFIG, WEIGHTS)
 _OPTIONAL = (SAMPLES, REPORT)

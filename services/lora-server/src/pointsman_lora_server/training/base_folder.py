@@ -56,8 +56,9 @@ def open_base(folder: Path) -> BaseFolder:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """The first special token after an answer in the chat template, which is not always the tokenizer's end of sequence
-    (Gemma, Phi-3); that one if the template has none."""
+    """Returns the first special token after an answer in the chat template, else the tokenizer's end of sequence. The
+    two differ in some models (Gemma, Phi-3).
+    """
     answer = "ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
     ids = tokenizer.apply_chat_template(turns, return_dict=False)

@@ -120,7 +120,7 @@ class RunResult:
 
 
 def best_step(state: RunState) -> int:
-    """The step of the weights that are written: the last one if nothing was measured."""
+    """Returns the step whose weights are written; the last step if no step was evaluated."""
     return state.counter.step if state.best_step is None else state.best_step
 
 

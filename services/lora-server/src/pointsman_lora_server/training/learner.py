@@ -56,7 +56,7 @@ class Learner:
         return getattr(base, base.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Any) -> Any:
-        """In fp32, as the model itself computes them of its last hidden states."""
+        """Computes logits in fp32 from the last hidden states, as the model itself does."""
         base = self.model.get_base_model()
         logits, config = base.get_output_embeddings()(hidden).float(), base.config.get_text_config()
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
@@ -108,7 +108,7 @@ def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf1
 
 
 def _check_logits(learner: Learner) -> None:
-    """Raises TrainingError if the model computes its logits in a way that `Learner.logits` does not know."""
+    """Raises TrainingError if `Learner.logits` does not reproduce the model's own logits."""
     ids = torch.arange(1, 9, device=learner.device)[None]
     with torch.no_grad():
         expected, found = learner.model(input_ids=ids).logits.float(), learner.logits(learner.hidden_states(ids))
@@ -122,8 +122,8 @@ def _check_logits(learner: Learner) -> None:
 def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
     """Writes the base model with the adapter merged into its weights, as a Hugging Face folder.
 
-    Merges in fp32 and rounds to bf16 once. The learner cannot be used afterwards. `folder` is a new one; the caller
-    puts it into place.
+    Merges in fp32 and rounds to bf16 once. `learner` must not be used afterwards. `folder` must be a new, temporary
+    folder; the caller moves it to its final place.
     """
     with torch.no_grad():
         merged = learner.model.merge_and_unload().to(torch.bfloat16)

@@ -90,7 +90,7 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
-    """How many of the batches, from the first on, fit into the time."""
+    """Returns the number of leading batches that fit into the time."""
     left = seconds * (1 - TIME_RESERVE)
     for count, batch in enumerate(batches):
         left -= pace.seconds_for([batch])
@@ -151,7 +151,7 @@ class TrainingLoop:
         return reason
 
     def _has_time(self, counter: StepCounter) -> bool:
-        """Plans as many further steps as fit at the recent pace; False if none fits."""
+        """Adds as many steps to the plan as fit at the recent speed; returns False if none fits."""
         if not self._recent_seconds:
             return True
         evaluations = counter.left // self._options.steps_per_evaluation + 1

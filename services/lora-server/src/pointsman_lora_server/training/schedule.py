@@ -16,7 +16,9 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the steps. The plan follows the machine's speed, and the learning rate falls to 0 within what is left."""
+    """Counts the steps. The planned number of steps adapts to the machine's speed, and the learning rate falls to 0 at
+    its end.
+    """
 
     steps: int
     """Total number of steps, as planned now."""
@@ -39,7 +41,7 @@ class StepCounter:
         self.step += 1
 
     def replan(self, left: int) -> None:
-        """Spreads the remaining progress over `left` steps, or those of all epochs if they are fewer."""
+        """Plans `left` more steps, but no more than all epochs have."""
         self.steps = min(self.step + left, self.max_steps)
 
     def _progress_per_step(self) -> float:
@@ -61,5 +63,5 @@ class RunState:
     best_value: float = math.inf
     """The lowest value so far; a metric that should be high is negated."""
     best_step: int | None = None
-    """0 if the best weights are those of the adapter from which training began."""
+    """The step of the best weights; 0 if they are those of the adapter from which training began."""
     evaluations_since_best: int = 0

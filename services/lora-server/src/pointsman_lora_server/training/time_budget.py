@@ -57,10 +57,10 @@ class TimeBudget:
 
 
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
-    """Answers as many rows as fit into their share of the time; all of them if nothing is trained.
+    """Divides the time between training and answers: answers as many rows as fit into their share, or all rows if
+    nothing is trained.
 
-    `seconds` are those that are left of the limit once the model is loaded, which takes half a minute on a slow
-    machine.
+    `seconds` is the time that is left after the model was loaded, which takes half a minute on a slow machine.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions

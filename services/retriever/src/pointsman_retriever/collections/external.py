@@ -16,6 +16,8 @@ from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuer
 
 RECHECK_SECONDS = 60.0
 """After which a search reads the layout again; while the store is away, the last one stays."""
+RETRY_SECONDS = 1.0
+"""After which a search that failed may be repeated, at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ExternalCollection:
         self._layout = Layout(0, has_words=False)
         self._checked = -RECHECK_SECONDS
         self._problem = "it has not been searched yet"
+        self._paused_until = 0.0
         self._lock = threading.Lock()
         self._analyzer = TermAnalyzer()
 
@@ -74,7 +77,7 @@ class ExternalCollection:
                 code="filter_not_supported",
                 param="where",
             )
-        stopwatch = Stopwatch()
+        stopwatch, started = Stopwatch(), time.monotonic()
         try:
             store, layout = self._checked_store()
             self._check_dimensions(layout, len(query.vector))
@@ -85,13 +88,8 @@ class ExternalCollection:
             self._problem = error.message
             raise
         except Exception as error:  # whatever a client library raises
-            self._checked, self._problem = -RECHECK_SECONDS, f"{type(error).__name__}: {error}"[:500]
-            raise Unavailable(
-                f"the store of collection '{self._id}' failed: {self._problem}",
-                code="store_unavailable",
-                retry_after=1.0,
-            ) from error
-        self._problem = ""
+            raise self._pause(error, time.monotonic() - started) from error
+        self._paused_until, self._problem = 0.0, ""
         stopwatch.lap("rank")
         best = self._fused(dense, sparse, weight)
         relevance = self._relevance(query.text, best)
@@ -104,8 +102,26 @@ class ExternalCollection:
         if self._store is not None:
             self._store.close()
 
+    def _pause(self, error: Exception, seconds: float) -> Unavailable:
+        """Leaves the store alone for as long as it took to fail, so that a store that hangs is not waited for by every
+        search."""
+        with self._lock:
+            self._checked, self._paused_until = -RECHECK_SECONDS, time.monotonic() + seconds
+            self._problem = f"{type(error).__name__}: {error}"[:500]
+        return self._unavailable(seconds)
+
+    def _unavailable(self, seconds: float) -> Unavailable:
+        return Unavailable(
+            f"the store of collection '{self._id}' failed: {self._problem}",
+            code="store_unavailable",
+            retry_after=max(seconds, RETRY_SECONDS),
+        )
+
     def _checked_store(self) -> tuple[ExternalStore, Layout]:
         with self._lock:
+            paused = self._paused_until - time.monotonic()
+            if paused > 0:
+                raise self._unavailable(paused)
             if self._store is None:
                 self._store = self._connect()
             if time.monotonic() - self._checked >= RECHECK_SECONDS:

@@ -44,7 +44,9 @@ class CollectionRegistry:
         write_pool: ThreadPool,
         external: ExternalCollections = NO_EXTERNAL,
     ) -> None:
-        """`readers` is the number of threads that may search one collection at once; `external` ones are read-only."""
+        """`readers` is the number of threads that may search one collection at once. `external` collections are
+        read-only.
+        """
         self._external = external
         self.data_folder = data_folder
         self._readers = readers
@@ -145,7 +147,7 @@ class CollectionRegistry:
             writer.collection.close()
 
     def _refuse_external(self, collection_id: CollectionId) -> None:
-        """Raises FailedPrecondition."""
+        """Raises FailedPrecondition if the collection is external."""
         if collection_id in self._external:
             raise read_only(collection_id)
 

@@ -101,7 +101,8 @@ class SearchService:
         fetched = max(top_k, MIN_RERANKED_PASSAGES) if query.options.rerank else top_k
         with self._pools.searches.slot():
             options = replace(query.options, top_k=fetched)
-            found = await self._pools.search.run(self._search_blocking, collection, query, options)
+            pool = self._pools.external if isinstance(collection, ExternalCollection) else self._pools.search
+            found = await pool.run(self._search_blocking, collection, query, options)
             if query.options.rerank:
                 found = await self._rerank(query.text, found, top_k)
         answer = SearchAnswer(

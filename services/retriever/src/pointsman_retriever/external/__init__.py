@@ -1,1 +1,1 @@
-"""Collections that are read from a store that the user already has, and that the retriever never writes to."""
+"""Read-only collections in stores that the user already has."""

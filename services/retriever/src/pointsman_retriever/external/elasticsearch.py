@@ -7,11 +7,11 @@ from pointsman_retriever.domain import Vectors
 from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
 
 CANDIDATES_PER_HIT = 2
-"""Of each shard, for its approximate search."""
+"""The candidates of each shard's approximate search, for each requested hit."""
 
 
 class _Index:
-    """What both have in common: mappings, the words' query, and the form of the hits."""
+    """What Elasticsearch and OpenSearch have in common: mappings, the query by words, and the form of the hits."""
 
     def __init__(self, options: ExternalOptions, client: Any, missing: type[Exception]) -> None:
         self._options, self._client, self._missing = options, client, missing
@@ -51,7 +51,7 @@ class _Index:
         return {"body": body}
 
     def _cosine(self, score: float) -> float:
-        """Converts a score of unit vectors as both document it: (1 + cosine) / 2, or 1 / (1 + distance^2)."""
+        """Converts the score of unit vectors to the cosine: both document (1 + cosine) / 2, or 1 / (1 + distance^2)."""
         return 1 - (1 / score - 1) / 2 if self._similarity == "l2" else 2 * score - 1
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ def _similarity(mapping: Mapping[str, Any]) -> str:
 
 
 def _flat(source: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested objects under their dotted names, as a mapping does."""
+    """Returns nested objects as one mapping with dotted names, like those of an index's mapping."""
     flat: dict[str, Any] = {}
     for name, value in source.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

@@ -1,4 +1,4 @@
-"""Reads a collection of a shared Milvus: a server, a cluster, or a file of Milvus Lite."""
+"""Reads a collection of Milvus: a server, a cluster, or a file of Milvus Lite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,15 +21,13 @@ class MilvusCollection:
         self._vector, self._key, self._metric = "", "id", "COSINE"
 
     def read_layout(self) -> Layout:
-        name, fields = self._options.name, self._options.fields
+        name, fields, seconds = self._options.name, self._options.fields, self._options.timeout_seconds
         if self._client is None:
-            self._client = MilvusClient(
-                uri=self._options.url, token=self._options.key, timeout=self._options.timeout_seconds
-            )
-        names = self._client.list_collections()
+            self._client = MilvusClient(uri=self._options.url, token=self._options.key, timeout=seconds)
+        names = self._client.list_collections(timeout=seconds)
         if name not in names:
             raise LookupError(f"Milvus has no collection '{name}'; it has: {', '.join(names[:30]) or 'none'}")
-        described = self._client.describe_collection(name)
+        described = self._client.describe_collection(name, timeout=seconds)
         types = {field["name"]: field for field in described["fields"]}
         if not described.get("enable_dynamic_field"):
             require_fields(fields.read, list(types), f"collection '{name}'")
@@ -40,9 +38,11 @@ class MilvusCollection:
             raise LookupError(f"collection '{name}' has the vectors {', '.join(vectors)}; write one as fields.vector")
         self._vector = fields.vector or vectors[0]
         self._key = next(field for field, of in types.items() if of.get("is_primary"))
-        index = self._client.describe_index(name, self._client.list_indexes(name, self._vector)[0])
-        self._metric = index["metric_type"]
-        rows = self._client.get_collection_stats(name)["row_count"]
+        indexes = self._client.list_indexes(name, self._vector, timeout=seconds)
+        if not indexes:
+            raise LookupError(f"vector '{self._vector}' of collection '{name}' has no index")
+        self._metric = self._client.describe_index(name, indexes[0], timeout=seconds)["metric_type"]
+        rows = self._client.get_collection_stats(name, timeout=seconds)["row_count"]
         return Layout(int(types[self._vector]["params"]["dim"]), has_words=False, documents=int(rows))
 
     def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
@@ -57,7 +57,7 @@ class MilvusCollection:
         return [Hit(str(hit[self._key]), hit["entity"], self._cosine(hit["distance"])) for hit in hits]
 
     def _cosine(self, distance: float) -> float:
-        """Converts the distance between unit vectors; Milvus states the square for L2."""
+        """Converts the distance between unit vectors to the cosine; for L2, Milvus reports the squared distance."""
         return 1 - distance / 2 if self._metric == "L2" else distance
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:

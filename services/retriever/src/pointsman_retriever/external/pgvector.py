@@ -94,7 +94,8 @@ class PgvectorTable:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Lends an idle connection, or a new one; one that failed is closed."""
+        """Lends an idle connection, or a new one. After a failure all idle ones are closed, since the server may have
+        been restarted."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()
@@ -102,6 +103,7 @@ class PgvectorTable:
             yield connection
         except BaseException:
             _close(connection)
+            self.close()
             raise
         with self._lock:
             if len(self._idle) < MAX_IDLE_CONNECTIONS:
@@ -129,7 +131,9 @@ class PgvectorTable:
         return connection
 
     def close(self) -> None:
-        for connection in self._idle:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
             _close(connection)
 
 

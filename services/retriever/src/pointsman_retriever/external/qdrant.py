@@ -1,4 +1,4 @@
-"""Reads a collection of Qdrant: a server, its cloud, or the folder of its local mode."""
+"""Reads a collection of Qdrant: a server, Qdrant Cloud, or the folder of Qdrant's local mode."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ except ImportError as error:
 
 
 class QdrantCollection:
-    """Implements ExternalStore. Qdrant ranks by vectors; it filters by words and does not rank by them."""
+    """Implements ExternalStore. Ranks by vectors only: Qdrant can filter by words, but does not rank by them."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options, self._distance = options, models.Distance.COSINE
@@ -59,7 +59,7 @@ class QdrantCollection:
         return [Hit(str(point.id), point.payload or {}, self._cosine(point.score)) for point in found.points]
 
     def _cosine(self, score: float) -> float:
-        """Converts the distance between unit vectors."""
+        """Converts the distance between unit vectors to the cosine."""
         return 1 - score * score / 2 if self._distance == models.Distance.EUCLID else score
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:

@@ -1,7 +1,7 @@
-"""The protocol of external stores, the registry of its implementations, and the configuration that names them.
+"""The protocol of external stores, the registry of its implementations, and their configuration.
 
 To add a store, write a module with a class and add one line to EXTERNAL_STORES; or name `module:attribute` in the
-configuration. tests/retriever/test_external.py is what an implementation must pass.
+configuration. Every implementation must pass the tests in tests/retriever/external_conformance.py.
 """
 
 import os
@@ -34,27 +34,27 @@ class _Strict(BaseModel):
 
 
 class ExternalFields(_Strict):
-    """The store's names of what a passage consists of."""
+    """The store's names of a passage's fields."""
 
     text: FieldName
-    source: FieldName | None = Field(default=None, description="what a passage is cited by; unset: its id")
+    source: FieldName | None = Field(default=None, description="the field by which a passage is cited; unset: its id")
     title: FieldName | None = None
     vector: FieldName | None = Field(
-        default=None, description="unset: the only vector; without one, words are searched"
+        default=None, description="unset: the only vector field; if there is none, searches are by words"
     )
-    metadata: tuple[FieldName, ...] = Field(default=(), description="further fields that a passage carries")
+    metadata: tuple[FieldName, ...] = Field(default=(), description="more fields to return with a passage")
 
     @property
     def read(self) -> list[str]:
-        """The fields of a hit, without its vector."""
+        """Returns the fields to read for each hit; the vector is not one of them."""
         return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
 
 
 class ExternalCollectionConfig(_Strict):
     store: str = Field(description="qdrant, pgvector, elasticsearch, opensearch, milvus, or module:attribute")
-    url: str = Field(min_length=1, description="without a password")
-    name: str = Field(default="", description="the store's collection, table or index; empty: the same name")
-    api_key_env: str = Field(default="", description="the environment variable with its key, token or password")
+    url: str = Field(min_length=1, description="the store's URL, without a password")
+    name: str = Field(default="", description="the store's collection, table or index; empty: the collection's name")
+    api_key_env: str = Field(default="", description="the environment variable with the store's key, token or password")
     tenant: Name = DEFAULT_TENANT
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     fields: ExternalFields
@@ -62,22 +62,24 @@ class ExternalCollectionConfig(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ExternalOptions:
-    """What every implementation receives."""
+    """The arguments of an implementation's constructor."""
 
     url: str
     name: str
     key: str
-    """Empty if there is none."""
+    """The store's API key; empty if there is none."""
     timeout_seconds: float
     fields: ExternalFields
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a store has; it is read before the first search, and kept while the store is away."""
+    """The fields of a store that matter for a search. Read before the first search; stays valid while the store is
+    unreachable.
+    """
 
     dimensions: int
-    """Of the vectors; 0 if there are none."""
+    """Dimensions of the vectors; 0 if there are no vectors."""
     has_words: bool
     """Whether the store ranks by words."""
     documents: int = 0
@@ -88,23 +90,23 @@ class Hit:
     id: str
     fields: Mapping[str, Any]
     score: float
-    """The cosine of a search by meaning; of a search by words the store's own score."""
+    """The cosine for a search by vectors; the store's own score for a search by words."""
 
 
 class ExternalStore(Protocol):
     """One collection of a store. Methods block, may be called by several threads, and write nothing.
 
-    They raise LookupError, with a message, for a collection or field that is missing, and any other error if the
-    store cannot be reached.
+    Methods raise LookupError, with a message, for a missing collection or field, and any other error if the store
+    cannot be reached.
     """
 
     def read_layout(self) -> Layout: ...
 
     def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
-        """Returns the nearest to a unit vector, nearest first."""
+        """Returns the passages nearest to a unit vector, nearest first."""
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
-        """Returns the best first; called only if the layout has words."""
+        """Returns the passages that match the words best, best first. Called only if the layout has words."""
 
     def close(self) -> None: ...
 
@@ -117,7 +119,8 @@ def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> N
 
 
 def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollectionConfig]:
-    """Reads `collections` of a YAML file, such as pointsman.yaml; entries that are folders are left to `pointsman up`.
+    """Reads the key `collections` of a YAML file, such as pointsman.yaml. Entries that are folders are ignored;
+    `pointsman up` ingests them.
 
     Raises FailedPrecondition.
     """
@@ -152,7 +155,7 @@ def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
 
 
 def to_options(collection: CollectionId, config: ExternalCollectionConfig) -> ExternalOptions:
-    """Raises FailedPrecondition if the variable with the key is not set."""
+    """Raises FailedPrecondition if the environment variable of the API key is not set."""
     key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
     if config.api_key_env and not key:
         raise _invalid(

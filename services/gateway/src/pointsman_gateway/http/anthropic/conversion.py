@@ -22,10 +22,10 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Convert the content of one message to chat messages. Results of tools become messages of their own, before the
-    others.
+    """Convert the content of one message to chat messages. Each result of a tool becomes a message of its own, before
+    the others.
 
-    In chats only user messages may have media, so media in results of tools move to the user's message.
+    In chats only user messages may have media, so media in a result of a tool move to the user's message.
     """
     parts: list[dict[str, Any]] = []
     fields: dict[str, Any] = {}

@@ -214,7 +214,9 @@ def _encode(event: Event) -> bytes:
 
 
 def _to_input(arguments: str) -> dict[str, Any]:
-    """Return a tool call's arguments. If they are not an object, for example cut off, they are under "arguments"."""
+    """Return a tool call's arguments as an object. Arguments in another form, such as cut-off JSON, become its field
+    "arguments".
+    """
     try:
         decoded = msgspec.json.decode(arguments or "{}")
     except msgspec.MsgspecError:

@@ -156,7 +156,7 @@ def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
 
 
 MAX_LOGIN_BYTES = 8192
-"""Of the body of a login, which nobody has to show a credential for."""
+"""The size limit of a login's body; the limit matters because a login requires no credential."""
 
 
 class LoginBody(StrictBody):
@@ -286,7 +286,7 @@ def _authorize(request: Request) -> tuple[Console, Caller]:
 
 
 def json_answer(content: Any, status: int = 200) -> Response:
-    """A response that no cache keeps."""
+    """A response that must not be cached."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
     return Response(_encode(content), status, headers, media_type="application/json")
 

@@ -247,7 +247,9 @@ def _part_text(part: Mapping[str, Any], where: str) -> str:
 
 
 def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
-    """Checks the form of a media part and where it may stand. Does not decode the data. Raises InvalidArgument."""
+    """Checks the form of a media part, and that its message may have media. Does not decode the data. Raises
+    InvalidArgument.
+    """
     kind = part["type"]
     field, expected = MEDIA_FIELDS.get(kind, ("url", 'a "url" that begins with "data:", "https:" or "http:"'))
     value = part.get(kind)

@@ -1,6 +1,6 @@
 """Types and base classes of request bodies: validation that stops at the first error, and fast strict decoding.
 
-Without the former, pydantic creates an error for each wrong element and unknown name, which takes about 10 microseconds
+Without the stop, pydantic creates an error for each wrong element and unknown name, which costs about 10 microseconds
 and a kilobyte each.
 """
 
@@ -30,7 +30,9 @@ TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
 
 @dataclass(frozen=True)
 class Expected:
-    """Annotates a union with what it accepts, so that an error says this instead of what its first type accepts."""
+    """Describes the accepted values of a union in errors. Without this annotation, an error describes only the first
+    type.
+    """
 
     what: str
 
@@ -81,7 +83,7 @@ def bad_parameter(message: str, param: str) -> InvalidArgument:
 
 
 def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """Returns a required string of an object in a body, which is found at `where`. Raises InvalidArgument."""
+    """Returns a required string of the object that is at `where` in the body. Raises InvalidArgument."""
     value = fields.get(name)
     if not isinstance(value, str):
         raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")

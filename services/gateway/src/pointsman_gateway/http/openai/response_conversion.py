@@ -24,7 +24,7 @@ OPENAI_TOOLS = frozenset(
 The model does not see them, as with vLLM."""
 
 CUSTOM_PARAMETERS = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-"""The parameters of the function that stands for a custom tool."""
+"""The parameters of the function that replaces a custom tool."""
 
 Message = dict[str, Any]
 

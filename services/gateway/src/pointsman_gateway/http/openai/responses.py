@@ -32,7 +32,7 @@ REJECTED_PARAMETERS = {
     "max_tokens": "send 'max_output_tokens'",
     "max_completion_tokens": "send 'max_output_tokens'",
 }
-"""Parameters that would need stored state or belong to another endpoint, and what to do instead."""
+"""Parameters that would need stored state or belong to another endpoint, and the advice in their error."""
 
 
 class ReasoningBody(BaseModel):
@@ -87,7 +87,7 @@ class ResponsesBody(SurrogateFreeBody):
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     def to_request(self, deadline: float, tools: ChatTools) -> domain.Request:
-        """`tools` are the body's, converted. Raises InvalidArgument."""
+        """`tools` are the body's tools, already converted. Raises InvalidArgument."""
         self._reject_parameters()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {

@@ -163,7 +163,7 @@ class AdapterTable:
 
     @property
     def capacity(self) -> int:
-        """How many adapters the table may hold, besides those of --lora-modules."""
+        """Return how many adapters the table may hold, in addition to those of --lora-modules."""
         return max(0, self.limits["capacity"] - len(self._static))
 
     def report(self) -> dict[str, Any]:
@@ -179,8 +179,9 @@ class AdapterTable:
         }
 
     async def load(self, name: str, folder: str) -> None:
-        """Idempotent: an adapter that is loaded already is opened again under its number. Raises Refused,
-        NoFolder, NoSlot."""
+        """Load an adapter; idempotent. A closed adapter that is still loaded is opened again with the same number.
+        Raises Refused, NoFolder, NoSlot.
+        """
         async with self._lock:
             loaded = self._by_name.get(name)
             if loaded is not None:

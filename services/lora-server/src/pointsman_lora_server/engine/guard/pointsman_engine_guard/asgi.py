@@ -29,7 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
 SECRET_FILE_VARIABLE = "POINTSMAN_ENGINE_SECRET_FILE"
 NETWORKS_VARIABLE = "POINTSMAN_ENGINE_ADMIN_NETWORKS"
-"""Networks whose lora-servers may manage adapters, separated by commas ("10.0.0.0/8"); empty: this machine alone."""
+"""Networks whose lora-servers may manage adapters, separated by commas ("10.0.0.0/8"); empty: this machine only."""
 MIN_SECRET_CHARACTERS = 16
 SECRET_HEADER = b"x-pointsman-secret"
 ADAPTERS_ROUTE = "/pointsman/v1/adapters"
@@ -52,8 +52,9 @@ class Guard:
     """Counts every public request against the model that it uses, and serves the routes of the lora-server."""
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
-        """Raises ValueError if the environment has no good secret or a wrong network: better no engine than an open
-        one."""
+        """Raises ValueError if the environment has no valid secret or a malformed network: the engine must not start
+        unprotected.
+        """
         self._app = app
         self._make_request = make_request
         self._secret = _read_secret(os.environ).encode()
