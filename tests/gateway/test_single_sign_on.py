@@ -17,13 +17,14 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.domain import Scope, Usage
 from pointsman_gateway.domain.request import Caller
+from pointsman_gateway.pipeline.ports import LoginCode
 from pointsman_gateway.tenancy.issuer import MIN_REFRESH_INTERVAL_S, to_signing_keys
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Unauthenticated, Unavailable
 from pointsman_servicekit.keys.administration import Administration
 from pointsman_servicekit.keys.records import Limits
 
-from tests.gateway.doubles.issuer import AUDIENCE, FakeIssuer, rsa_key, running_issuer
+from tests.gateway.doubles.issuer import AUDIENCE, CLIENT, FakeIssuer, rsa_key, running_issuer
 from tests.gateway.doubles.tenancy import Counter, Times, counter_at, issue, register_at
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
@@ -252,6 +253,44 @@ async def test_other_settings_apply_to_tokens_that_were_verified_before(valkey: 
         assert (await counter.tenancy.identify(token)).tenant == "other"
         counter.tenancy.use_single_sign_on(None)
         assert await refused(counter, token) == "unknown_key"
+
+
+async def test_settings_that_change_while_a_token_is_looked_up_apply_to_it(valkey: Valkey, issuer: FakeIssuer) -> None:
+    async with signing_on(valkey, issuer) as counter:
+        await counter.tenancy.identify(issuer.token(sub="grace"))  # the issuer's keys are known
+        token = issuer.token()
+
+        async def change(grants: Any) -> None:
+            others = config(issuer, grants=grants) if grants else None
+            counter.tenancy.use_single_sign_on(others)
+
+        caller, _ = await asyncio.gather(counter.tenancy.identify(token), change([{"tenant": "other"}]))
+        assert (caller.tenant, counter.tenancy.identify_now(token)) == ("other", caller)
+        counter.tenancy.use_single_sign_on(config(issuer))
+        told, _ = await asyncio.gather(refused(counter, token), change(None))
+        assert told == "unknown_key"
+
+
+@pytest.mark.parametrize("fault", ["trickle", "flood", "redirect"])
+async def test_an_issuer_that_misbehaves_is_left_in_time(
+    valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("pointsman_gateway.tenancy.issuer.TIMEOUT_S", 0.5)
+    times, code = Times(), LoginCode("code", "v" * 43, "http://x/console", "n" * 16)
+    async with signing_on(valkey, issuer, times, login={"client_id": CLIENT}) as counter:
+        await counter.tenancy.identify(issuer.token())
+        issuer.fault = fault
+        sign_on = counter.tenancy.single_sign_on
+        assert sign_on is not None
+        with pytest.raises(Unavailable) as told:
+            await sign_on.log_in(code)
+        assert told.value.code == "issuer_unavailable"
+        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        issuer.rotate("first", "second")
+        assert await refused(counter, issuer.token("second")) == "unknown_signing_key"
+        issuer.fault = ""
+        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        assert (await counter.tenancy.identify(issuer.token("second"))).tenant == "acme"
 
 
 async def test_usage_of_single_sign_on_is_shown_by_user(valkey: Valkey, issuer: FakeIssuer) -> None:

@@ -1,5 +1,6 @@
 """An OpenID Connect issuer whose keys a test rotates: metadata, keys, and login by authorization code with PKCE."""
 
+import asyncio
 import base64
 import hashlib
 import secrets
@@ -34,6 +35,8 @@ class FakeIssuer:
         default_factory=lambda: {"first": ec.generate_private_key(ec.SECP256R1())}
     )
     is_up: bool = True
+    fault: str = ""
+    """How it answers everything instead: "trickle", "flood" or "redirect"."""
     reads: int = 0
     """Number of reads of the issuer's keys."""
     subject: str = "ada"
@@ -64,6 +67,15 @@ class FakeIssuer:
             for name, key in self.keys.items()
         ]
         return [*found, {**RSAAlgorithm.to_jwk(rsa_key().public_key(), as_dict=True), "kid": "rsa", "use": "sig"}]
+
+    async def misbehave(self, request: web.Request) -> web.StreamResponse:
+        if self.fault == "redirect":
+            raise web.HTTPTemporaryRedirect(f"{self.url}/keys")
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(b" " if self.fault == "trickle" else b" " * 65536)
+            await asyncio.sleep(0.02 if self.fault == "trickle" else 0)
 
     async def metadata(self, request: web.Request) -> web.Response:
         if not self.is_up:
@@ -101,10 +113,17 @@ class FakeIssuer:
 
 @asynccontextmanager
 async def running_issuer() -> AsyncIterator[FakeIssuer]:
-    issuer, app = FakeIssuer(), web.Application()
+    issuer = FakeIssuer()
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Any) -> web.StreamResponse:
+        answer: web.StreamResponse = await (issuer.misbehave if issuer.fault else handler)(request)
+        return answer
+
+    app = web.Application(middlewares=[handle])
     app.router.add_get("/.well-known/openid-configuration", issuer.metadata)
     app.router.add_get("/keys", issuer.read_keys)
     app.router.add_get("/authorize", issuer.authorize)
     app.router.add_post("/token", issuer.exchange)
-    async with serving(app) as issuer.url:
+    async with serving(app, shutdown_timeout=0.1) as issuer.url:
         yield issuer

@@ -17,6 +17,7 @@ from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
+"""For one whole response of the issuer."""
 MAX_BYTES = 1024 * 1024
 """The size limit of one response of the issuer."""
 MIN_REFRESH_INTERVAL_S = 10.0
@@ -93,7 +94,7 @@ class Issuer:
         self._logins += 1
         try:
             status, answer = await self._post(login, secret, form)
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             raise issuer_unavailable() from error
         finally:
             self._logins -= 1
@@ -146,7 +147,7 @@ class Issuer:
             keys = to_signing_keys(read, config.algorithms)
             if not keys:
                 raise ValueError(f"it publishes no key for {', '.join(config.algorithms)}")
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             if not self._has_failed:
                 log.warning("the signing keys of %s cannot be read: %s", config.issuer, error)
             self._has_failed = True
@@ -166,8 +167,7 @@ class Issuer:
         elif secret:
             fields["client_secret"] = secret
         async with await _open_client() as client:
-            answer = await client.post(_endpoint(self.metadata, "token_endpoint"), data=fields, auth=auth)
-        return answer.status_code, _json_object(answer.content)
+            return await _send(client, "POST", _endpoint(self.metadata, "token_endpoint"), data=fields, auth=auth)
 
 
 def to_signing_keys(document: Mapping[str, Any], algorithms: tuple[str, ...]) -> SigningKeys:
@@ -200,16 +200,25 @@ async def _open_client() -> httpx.AsyncClient:
     return await asyncio.to_thread(httpx.AsyncClient, timeout=TIMEOUT_S)
 
 
-async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
-    """Raises httpx.HTTPError, ValueError."""
+async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
+    """Returns status and JSON object. httpx's own timeout is that of each read, so slow bytes would not end it.
+
+    Raises httpx.HTTPError, TimeoutError, ValueError.
+    """
     content = b""
-    async with asyncio.timeout(TIMEOUT_S), client.stream("GET", url) as answer:
-        answer.raise_for_status()
+    async with asyncio.timeout(TIMEOUT_S), client.stream(method, url, **more) as answer:
+        if method == "GET" or not answer.is_client_error:
+            answer.raise_for_status()
         async for part in answer.aiter_bytes():
             content += part
             if len(content) > MAX_BYTES:
                 raise ValueError(f"{url} has more than {MAX_BYTES} bytes")
-    return _json_object(content)
+    return answer.status_code, _json_object(content)
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
+    """Raises httpx.HTTPError, TimeoutError, ValueError."""
+    return (await _send(client, "GET", url))[1]
 
 
 def _json_object(content: bytes) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ class VerifiedKeys:
         self._valid_until = -inf
         self._epoch: int | None = None
         self._refreshes = 0
-        """How often a refresh of all copies has started."""
+        """How often a refresh of all copies has started, or those of tokens were dropped."""
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
         self._copies: Counter[str] = Counter()
         """Number of cached copies by key id; a user may have several tokens."""
@@ -116,12 +116,14 @@ class VerifiedKeys:
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 raise Unavailable("too many unknown keys at once", code="too_many_unknown_keys", retry_after=1.0)
-            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest, verified), name="look up a key")
+            looking_up = self._look_up(digest, verified, credential, self._refreshes)
+            lookup = self._lookups[digest] = asyncio.create_task(looking_up, name="look up a key")
             lookup.add_done_callback(lambda task: self._finish_lookup(digest, task))
         return await asyncio.shield(lookup)
 
     def drop_tokens(self) -> None:
         """Drops the copies of all tokens; call it if tokens that were verified earlier may have become invalid."""
+        self._refreshes += 1
         for digest in [digest for digest, cached in self._cache.items() if cached.is_token]:
             self._drop(digest)
 
@@ -132,9 +134,12 @@ class VerifiedKeys:
         """Verifies a token without a call to Redis, and without a call to the issuer if its signing key is known.
         Raises PointsmanError.
         """
-        assert self.tokens is not None  # otherwise nothing may be a token
         try:
-            return await self.tokens.verify(token)
+            while (verifier := self.tokens) is not None:
+                record = await verifier.verify(token)
+                if verifier is self.tokens:  # otherwise the settings have changed
+                    return record
+            raise unknown_key()
         except PointsmanError as error:
             self._metrics.lookups.labels("failed" if isinstance(error, Unavailable) else "refused").inc()
             raise
@@ -162,18 +167,19 @@ class VerifiedKeys:
             tenant = tenants.get(record.tenant) if record else None
             if record is None or tenant is None or record.state(self._clock.wall()) != "active":
                 self._drop(digest)
-            elif digest in self._cache:
-                self._add(record, tenant, self._cache[digest].is_token)
+            elif (cached := self._cache.get(digest)) and (not cached.is_token or cached.record is record):
+                self._add(record, tenant, cached.is_token)
 
-    async def _look_up(self, digest: str, token: KeyRecord | None) -> VerifiedCaller:
-        """Reads the record and its tenant. `token` is the record of a verified token; None for a key, which is read
-        from Redis.
+    async def _look_up(self, digest: str, token: KeyRecord | None, credential: str, refreshes: int) -> VerifiedCaller:
+        """Reads the record and its tenant. `token` is the record of a token that was verified at the count `refreshes`;
+        None for a key, which is read from Redis.
         """
         while True:
-            refreshes = self._refreshes
             record, tenant = await self._read(digest, token)
             if refreshes == self._refreshes:  # otherwise the record may be older than the refresh
                 return self._add(record, tenant, token is not None)
+            token = token and await self._verify_token(credential)
+            refreshes = self._refreshes
 
     async def _read(self, digest: str, token: KeyRecord | None) -> tuple[KeyRecord, TenantRecord]:
         try:
