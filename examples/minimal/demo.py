@@ -269,7 +269,10 @@ def wait_until(
     running: "subprocess.Popen[bytes] | None" = None,
     log: Path | None = None,
 ) -> None:
-    """Raises DemoError; a request in `holds` may fail until then."""
+    """Waits until `holds` returns a true value; a request that fails in it counts as false.
+
+    Raises DemoError with `problem` if that takes too long, or if the process `running` has ended.
+    """
     deadline = time.monotonic() + LONGEST_START
     while True:
         with suppress(DemoError, httpx.HTTPError):

@@ -2,6 +2,7 @@
 scope.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -148,6 +149,8 @@ WRONG: list[tuple[str, str, dict[str, Any] | None, int, str]] = [
     ("DELETE", f"{KEYS}/nobody", None, 404, "unknown_key"),
     ("GET", f"{TENANTS}/nobody", None, 404, "unknown_tenant"),
     ("PATCH", f"{TENANTS}/No Body", {}, 400, "bad_tenant"),
+    ("POST", KEYS, {"tenant": "acme", "scope": {"tasks": ["\ud800"]}}, 400, "bad_text"),
+    ("PATCH", f"{TENANTS}/acme", {"learning": ["\ud800"]}, 400, "bad_text"),
     ("PUT", KEYS, {}, 405, "unknown_route"),
 ]
 
@@ -155,7 +158,8 @@ WRONG: list[tuple[str, str, dict[str, Any] | None, int, str]] = [
 async def test_wrong_requests_are_refused_by_name_and_change_nothing(admin: httpx.AsyncClient) -> None:
     before = (await admin.get(KEYS)).json()
     for method, path, body, status, code in WRONG:
-        told = await admin.request(method, path, json=body)
+        headers = {"content-type": "application/json"}
+        told = await admin.request(method, path, content=json.dumps(body), headers=headers)
         assert (told.status_code, told.json()["error"]["code"]) == (status, code), told.text
     assert (await admin.get(KEYS)).json() == before
 

@@ -50,7 +50,7 @@ class Site:
         return self.gateway.metric("pointsman_engine_model_lists_total", engine="mine", outcome=outcome)
 
     async def polled(self, outcome: str, times: int = 1) -> None:
-        """Returns after this many further polls with this result."""
+        """Waits for `times` further polls of the engine that end with this outcome."""
         before = self.polls(outcome)
         await until(lambda: self.polls(outcome) >= before + times, within=30)
 

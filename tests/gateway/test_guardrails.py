@@ -14,7 +14,7 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 from pointsman_gateway.pipeline.guarded_answer import AnswerWindow
-from pointsman_gateway.validation.guardrails import Pii, PiiOptions, Regex
+from pointsman_gateway.validation.guardrails import GUARDRAIL_THREADS, PII_OVERLAP, PII_WINDOW, Pii, PiiOptions, Regex
 from pointsman_servicekit.errors import InvalidArgument
 
 from tests.gateway.doubles import anthropic_shapes, http_server, openai_shapes
@@ -223,11 +223,15 @@ class Classifier:
         self.bodies: list[Any] = []
         self.reply: Any = {"findings": []}
         self.is_stuck = False
+        self.endless: tuple[bytes, float] | None = None
+        """A piece of an answer without end, and the seconds between two pieces."""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.bodies.append({"key": request.headers.get("authorization"), **await request.json()})
         if self.is_stuck:
             await asyncio.sleep(3600)
+        if self.endless:
+            await http_server.answer_without_end(request, *self.endless)
         return web.json_response(self.reply)
 
 
@@ -260,16 +264,19 @@ async def test_a_classifier_that_fails_or_is_late_lets_pass_or_not(
         service.reply = {"findings": [{"kind": "toxicity"}]}
         assert openai_shapes.error(await client.post(CHAT, json=body(IN_CHAT)))["code"] == "guardrail_blocked"
         called = len(engine.bodies)
-        for reply in ({"verdict": "fine"}, {"findings": [{"kind": "x", "start": 0, "end": 999}]}, None):
-            service.reply, service.is_stuck = reply, reply is None
+        wrong = {"verdict": "fine"}, {"findings": [{"kind": "x", "start": 0, "end": 999}]}
+        failures = [(one, False, None) for one in wrong]
+        failures += [(None, True, None), (None, False, (b" ", 0.02)), (None, False, (b" " * 65536, 0.0))]
+        for service.reply, service.is_stuck, service.endless in failures:
             answered = await client.post(CHAT, json=body(IN_CHAT))
             if fail == "open":
                 (verdict,) = answered.json()["pointsman"]["guardrails"]
                 assert (answered.status_code, verdict["ruling"]) == (200, "unchecked")
             else:
                 assert (answered.status_code, openai_shapes.error(answered)["code"]) == (503, "guardrail_unavailable")
-        assert len(engine.bodies) - called == (3 if fail == "open" else 0)
-        assert gateway.metric("pointsman_guardrail_duration_seconds_count", guardrail="toxic") == 5
+        assert len(engine.bodies) - called == (len(failures) if fail == "open" else 0)
+        checks = 2 + len(failures)
+        assert gateway.metric("pointsman_guardrail_duration_seconds_count", guardrail="toxic") == checks
 
 
 async def test_a_stream_waits_for_its_classifier_and_ends_if_the_client_leaves(
@@ -358,6 +365,29 @@ async def test_long_texts_are_searched_to_their_end() -> None:
     assert await found(Regex({"CODE": "code-[0-9]+"}, context), "x" * 300_000 + " code-1") == [("CODE", "code-1")]
     with pytest.raises(TimeoutError):
         await found(Regex({"EVIL": r"(a|aa)+\1$"}, context), "a" * 60 + "b")
+
+
+async def test_many_short_texts_share_one_time_limit() -> None:
+    evil = Regex({"EVIL": r"(a|aa)+\1$"}, GuardrailContext("r", None))
+    with pytest.raises(TimeoutError):  # one text takes some milliseconds
+        await evil.find("request", [GuardedText("user", "a" * 17 + "b")] * 200)
+
+
+async def test_personal_data_is_found_wherever_it_is_in_a_long_text() -> None:
+    pii = Pii(PiiOptions(), GuardrailContext("pii", None))
+    for before in range(PII_WINDOW - PII_OVERLAP - 30, PII_WINDOW + 10, 9):
+        text = "x" * before + f" {EMAIL} " + "x" * PII_WINDOW
+        assert set(await found(pii, text)) == {("EMAIL_ADDRESS", EMAIL)}
+
+
+async def test_a_check_that_timed_out_does_not_keep_its_thread() -> None:
+    pii = Pii(PiiOptions(), GuardrailContext("pii", None))
+    for _ in range(GUARDRAIL_THREADS):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await found(pii, "1 " * 200_000)  # takes minutes
+    async with asyncio.timeout(20):
+        assert await found(pii, EMAIL) == [("EMAIL_ADDRESS", EMAIL)]
 
 
 # -- the window of a stream

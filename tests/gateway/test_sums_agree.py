@@ -243,7 +243,7 @@ def counters_of(gateway: Gateway) -> Sums:
 
 
 def counters_by(receipts: Receipts) -> Sums:
-    """Returns the values that follow from the receipts."""
+    """Computes each key's usage from the receipts alone, to compare it with the counters."""
     requests: Counter[Any] = Counter()
     tokens: Counter[Any] = Counter()
     for one in receipts.all:

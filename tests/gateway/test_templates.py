@@ -36,7 +36,7 @@ CODE = [
 
 
 class Finds:
-    """Implements `Search`."""
+    """A retriever that finds one passage for every query."""
 
     def __init__(self, passage: Passage) -> None:
         self._passage = passage

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,14 @@ class Scorer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((dict(self.headers), asked))
+        if self.path == "/slow":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(0.02)
+            return
         texts = asked.get("texts") or asked["documents"]
         scores = sorted(((index, 1.0 / len(text)) for index, text in enumerate(texts)), key=lambda one: -one[1])
         answers = {
@@ -86,9 +96,9 @@ async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(
         assert len(asked.get("texts") or asked["documents"]) == 3  # more than are shown
 
 
-@pytest.mark.parametrize("path", ["half", "odd", "missing"])
-async def test_a_reranker_that_does_not_score_each_text_is_an_error(scorer: ScoringServer, path: str) -> None:
-    reranker = tei_reranker(RerankerOptions(address(scorer, path)))
+@pytest.mark.parametrize("path", ["half", "odd", "missing", "slow"])
+async def test_a_reranker_that_does_not_score_each_text_in_time_is_an_error(scorer: ScoringServer, path: str) -> None:
+    reranker = tei_reranker(RerankerOptions(address(scorer, path), timeout=1.0))
     with pytest.raises(Unavailable) as raised:
         await reranker.rerank("cat", ["one", "two"])
     assert raised.value.code == "reranker_failed"

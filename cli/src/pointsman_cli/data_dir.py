@@ -66,7 +66,7 @@ class DataDir:
         return self.folder / "wal"
 
     def token(self, name: str) -> Path:
-        """A file of tokens; see `service_tokens`."""
+        """The file of a token that one service sends, or of those that it accepts; `service_tokens` writes them."""
         return self.folder / "tokens" / name
 
     def log(self, name: str) -> Path:

@@ -1,6 +1,5 @@
 """An OpenID Connect issuer whose keys a test rotates: metadata, keys, and login by authorization code with PKCE."""
 
-import asyncio
 import base64
 import hashlib
 import secrets
@@ -9,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import aiohttp
@@ -18,7 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from tests.gateway.doubles.http_server import serving
+from tests.gateway.doubles.http_server import answer_without_end, serving
 
 AUDIENCE, CLIENT, SECRET = "pointsman", "console", "s&cret %1"
 
@@ -68,14 +67,10 @@ class FakeIssuer:
         ]
         return [*found, {**RSAAlgorithm.to_jwk(rsa_key().public_key(), as_dict=True), "kid": "rsa", "use": "sig"}]
 
-    async def misbehave(self, request: web.Request) -> web.StreamResponse:
+    async def misbehave(self, request: web.Request) -> NoReturn:
         if self.fault == "redirect":
             raise web.HTTPTemporaryRedirect(f"{self.url}/keys")
-        answer = web.StreamResponse()
-        await answer.prepare(request)
-        while True:
-            await answer.write(b" " if self.fault == "trickle" else b" " * 65536)
-            await asyncio.sleep(0.02 if self.fault == "trickle" else 0)
+        await answer_without_end(request, *((b" ", 0.02) if self.fault == "trickle" else (b" " * 65536,)))
 
     async def metadata(self, request: web.Request) -> web.Response:
         if not self.is_up:

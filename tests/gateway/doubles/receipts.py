@@ -40,7 +40,7 @@ async def receipts_in(url: str) -> Receipts:
 
 
 async def receipts_once(url: str, there: Callable[[Receipts], object], within: float = 10) -> Receipts:
-    """Returns the receipts as soon as `there` is true for them."""
+    """Returns the receipts once `there(receipts)` is true; fails after `within` seconds."""
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(url)

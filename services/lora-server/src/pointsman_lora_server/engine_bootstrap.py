@@ -36,7 +36,7 @@ NO_PARSER = ("auto", "off")
 """Values of the setting for the tool-call parser that name no parser."""
 
 
-class EngineRunner(Protocol):
+class EngineMonitor(Protocol):
     """Runs as long as the engine is used: watches the engine, reports its status, and restarts it if it fails or is
     corrupted.
     """
@@ -154,7 +154,7 @@ def create_runner(
     engine_state: EngineStateStore,
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
-) -> EngineRunner:
+) -> EngineMonitor:
     """`apply_limits` is the same as for `Attachment`."""
     if command:
         return Supervisor(

@@ -70,7 +70,10 @@ class Persistence:
 
 
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
-    """Loads the hook that the setting names. Raises ConfigError."""
+    """Loads `hook`, the `module:attribute` of a function that removes personal data from texts before they are stored.
+
+    Raises ConfigError if it cannot be loaded.
+    """
     failures = Counter(
         "pointsman_redaction_failures", "Texts not stored because the redaction hook failed.", registry=registry
     )

@@ -30,14 +30,8 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
-from pointsman_gateway.pipeline.guardrails import (
-    ActiveGuardrail,
-    GuardedClassification,
-    GuardedMetering,
-    GuardedPrompts,
-    GuardrailMetrics,
-    Guardrails,
-)
+from pointsman_gateway.pipeline.guarded_stages import GuardedClassification, GuardedMetering, GuardedPrompts
+from pointsman_gateway.pipeline.guardrails import ActiveGuardrail, GuardrailMetrics, Guardrails
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts

@@ -18,7 +18,7 @@ from pointsman_gateway.classification.model import (
     STATIC,
     ClassifierModel,
     Encoder,
-    StageModel,
+    StageParameters,
     StaticModel,
     Vocabulary,
 )
@@ -136,7 +136,7 @@ class StageOutput:
 class StageScorer:
     """Computes a stage's logits and similarities to its centroids in one matrix product."""
 
-    def __init__(self, stage: StageModel) -> None:
+    def __init__(self, stage: StageParameters) -> None:
         self._rows = np.ascontiguousarray(np.concatenate([stage.weights.T, stage.centroids, stage.out_of_scope]))
         self._bias, self._scale = stage.bias, stage.scale
         self._tasks = len(stage.bias)
@@ -162,7 +162,7 @@ class StageScorer:
 class StaticStage:
     """Classifies by the sum of one vector per word and word pair of the text, in tens of microseconds."""
 
-    def __init__(self, stage: StageModel, vocabulary: Vocabulary, model: StaticModel) -> None:
+    def __init__(self, stage: StageParameters, vocabulary: Vocabulary, model: StaticModel) -> None:
         self.temperature = stage.temperature
         self._model, self._scorer = model, StageScorer(stage)
         self._dimensions, self._tasks = stage.weights.shape
@@ -201,7 +201,7 @@ class StaticStage:
 class EncoderStage:
     """Classifies a text by its MiniLM embedding. It takes about a millisecond."""
 
-    def __init__(self, stage: StageModel, static_share: float, encoder: Encoder) -> None:
+    def __init__(self, stage: StageParameters, static_share: float, encoder: Encoder) -> None:
         self.temperature = stage.temperature
         self._encoder, self._scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 

@@ -98,8 +98,8 @@ class FitOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class StageModel:
-    """The parameters of one stage of the classifier: a linear head, centroids, the temperature that calibrates the
+class StageParameters:
+    """One stage of the classifier: a linear head, centroids, the temperature that calibrates the
     head's probabilities, and the scale of the in-distribution score.
     """
 
@@ -161,9 +161,9 @@ class ClassifierModel:
     """A fitted classifier. It has one stage or both; `vocabulary` with the static one, `threshold` with both."""
 
     tasks: tuple[str, ...]
-    static: StageModel | None
+    static: StageParameters | None
     vocabulary: Vocabulary | None
-    encoder: StageModel | None
+    encoder: StageParameters | None
     static_share: float
     """Weight of the static stage's logits in the encoder stage. Blended they are more accurate than either."""
     threshold: CascadeThreshold | None

@@ -17,7 +17,7 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavail
 from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.domain import Overflow
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.embeddings.windows import (
     MAX_CHARACTERS,
     MAX_TOKENS,
@@ -55,7 +55,7 @@ class RemoteEmbedder:
         self._endpoint = endpoint
         self._http = http
 
-    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
         """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
         endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):
@@ -74,7 +74,7 @@ class RemoteEmbedder:
             raise self._failed(str(error)) from error
         if reply.status != 200:
             raise self._refused(reply)
-        return EmbeddingResult(reply.pieces, self._tokens(reply, inputs))
+        return EncodedEmbeddings(reply.pieces, self._tokens(reply, inputs))
 
     def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> int:
         """The engine's count of tokens. Only the ends of the response are parsed, because it may have megabytes."""
@@ -167,7 +167,7 @@ class LocalEmbedder:
         """The same embedder, with another treatment of long texts for requests that name none."""
         return LocalEmbedder(self._encoder, overflow, self._lock)
 
-    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
         """Raises InvalidArgument."""
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)
@@ -178,7 +178,7 @@ class LocalEmbedder:
                 count = await asyncio.to_thread(self._embed_batch, windows, answer)
             if count < BATCH_TEXTS:
                 break
-        return EmbeddingResult(answer.pieces(self._encoder.fingerprint), answer.tokens)
+        return EncodedEmbeddings(answer.pieces(self._encoder.fingerprint), answer.tokens)
 
     def _check(self, inputs: EmbeddingRequest) -> None:
         name, dimensions = self._encoder.fingerprint, self._encoder.dimensions

@@ -51,8 +51,8 @@ class EmbeddingRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingResult:
-    """The response to an embeddings request: OpenAI's JSON with the vectors in input order, and its cost."""
+class EncodedEmbeddings:
+    """The vectors of an embeddings request in input order, encoded as OpenAI's JSON, and their cost."""
 
     pieces: tuple[bytes, ...]
     """The JSON body of OpenAI's response, in pieces: writing it at once would block the event loop."""
@@ -65,7 +65,7 @@ class EmbeddingResult:
 class Embedder(Protocol):
     """A model that computes embeddings."""
 
-    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
         """Raises PointsmanError. Cancelling it stops the work."""
         ...
 
@@ -161,7 +161,7 @@ class Embeddings:
     def names(self, scope: Scope = UNRESTRICTED) -> Sequence[str]:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
 
-    async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EmbeddingResult:
+    async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EncodedEmbeddings:
         """Raises PointsmanError. Writes a receipt whatever the outcome, except for an unknown model."""
         scope = inputs.request.caller.scope
         model = self._models.get(inputs.request.model)
@@ -198,7 +198,7 @@ class Embeddings:
 
     async def _embed_within_limits(
         self, model: PricedModel, inputs: EmbeddingRequest, progress: _Progress
-    ) -> EmbeddingResult:
+    ) -> EncodedEmbeddings:
         """Reserves the estimated tokens and cost, and settles the real ones; nothing is charged without a result."""
         estimate = inputs.estimated_tokens
         reservation = await self._tenancy.enter(inputs.request.caller, estimate)
@@ -233,7 +233,7 @@ class Embeddings:
         self._request_log.note_undecided(receipt)
 
 
-async def _before_deadline(embedder: Embedder, inputs: EmbeddingRequest) -> EmbeddingResult:
+async def _before_deadline(embedder: Embedder, inputs: EmbeddingRequest) -> EncodedEmbeddings:
     try:
         async with asyncio.timeout_at(inputs.request.deadline):
             return await embedder.embed(inputs)

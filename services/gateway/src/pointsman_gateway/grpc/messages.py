@@ -144,7 +144,7 @@ def _part(role: str, part: pb.ContentPart, where: str) -> dict[str, Any]:
 def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:
     """Raises InvalidArgument."""
     where = f"messages[{number}]."
-    parsed = _parse_extra(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
+    parsed = _parse_extra_json(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
     extra = request_fields(MESSAGE_FIELDS).select(parsed, where)
     return {"name": message.name, **extra} if message.name else extra
 
@@ -162,7 +162,9 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if len(sampling.stop) > MAX_STOP_SEQUENCES:
         message = f"'stop' has {len(sampling.stop)} entries; at most {MAX_STOP_SEQUENCES}"
         raise InvalidArgument(message, code="bad_parameter", param="stop")
-    return Sampling(**given, stop=tuple(sampling.stop) or None, extra=_parse_extra(sampling.extra_json, RESERVED_NAMES))
+    return Sampling(
+        **given, stop=tuple(sampling.stop) or None, extra=_parse_extra_json(sampling.extra_json, RESERVED_NAMES)
+    )
 
 
 def _within(name: str, value: float, least: float, most: float) -> float:
@@ -177,7 +179,7 @@ def _round_float32(number: float) -> float:
     return float(f"{number:.7g}")
 
 
-def _parse_extra(text: str, reserved: frozenset[str], where: str = "extra_json") -> dict[str, Any]:
+def _parse_extra_json(text: str, reserved: frozenset[str], where: str = "extra_json") -> dict[str, Any]:
     """Parses the JSON object of an `extra_json` field. Raises InvalidArgument if the object has a `reserved` name."""
     if not text:
         return {}

@@ -58,11 +58,11 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
         record_rejection(dependencies, scope, error)
 
     api = build_api(dependencies)
-    raw_routes = {
+    asgi_routes = {
         ("POST", "/v1/chat/completions"): ConversationRoute(dependencies, CHAT),
         ("POST", MESSAGES_PATH): ConversationRoute(dependencies, MESSAGES),
     }
-    app: ASGIApp = GatewayApp(api, dependencies.tenancy, dependencies.budget, raw_routes, on_rejected)
+    app: ASGIApp = GatewayApp(api, dependencies.tenancy, dependencies.budget, asgi_routes, on_rejected)
     if dependencies.cors_origins:
         app = CorsApp(app, dependencies.cors_origins)
     if spans is None:

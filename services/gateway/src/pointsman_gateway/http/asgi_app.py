@@ -118,16 +118,16 @@ class GatewayApp:
         app: ASGIApp,
         tenancy: Tenancy,
         budget: BufferedBytesBudget,
-        raw_routes: Mapping[tuple[str, str], Route],
+        asgi_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """`raw_routes` are the handlers that bypass FastAPI, by method and path; each checks the API key before it
+        """`asgi_routes` maps method and path to the handlers that bypass FastAPI; each checks the API key before it
         reads the body.
         """
         self._app = app
         self._tenancy = tenancy
         self._budget = budget
-        self._raw_routes = raw_routes
+        self._asgi_routes = asgi_routes
         self._on_rejected = on_rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,10 +139,10 @@ class GatewayApp:
         reservation = BufferReservation(self._budget)
         token = request_id.set(id)
         try:
-            route = self._raw_routes.get((scope["method"], scope["path"]))
+            route = self._asgi_routes.get((scope["method"], scope["path"]))
             if route is None and scope["path"].startswith(AZURE_PREFIX):
                 translate_azure_path(scope)
-                route = self._raw_routes.get((scope["method"], scope["path"]))
+                route = self._asgi_routes.get((scope["method"], scope["path"]))
             if route is not None:
                 await route(RawRequest(scope, receive, send, headers, id, reservation))
             else:

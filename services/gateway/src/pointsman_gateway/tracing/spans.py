@@ -25,7 +25,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
-from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
@@ -189,7 +189,7 @@ class TracedEmbedder:
         self._provider = provider
         self._spans = spans
 
-    async def embed(self, inputs: EmbeddingRequest) -> EmbeddingResult:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
         with self._spans.phase(f"embeddings {self._name}") as span:
             span.set_attribute("gen_ai.operation.name", "embeddings")
             span.set_attribute("gen_ai.provider.name", self._provider)

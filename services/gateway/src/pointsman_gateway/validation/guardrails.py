@@ -3,8 +3,11 @@
 import asyncio
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +20,12 @@ from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardra
 MAX_INLINE_CHARACTERS = 4096
 """Longer texts are searched in a thread. A window of a streamed answer is shorter."""
 INLINE_TIMEOUT = 0.05
-"""Timeout in seconds of one pattern on a short text: a pattern such as `(a+)+$` could take years."""
+"""CPU seconds for all patterns on short texts: a pattern such as `(a+)+$` could take years."""
+GUARDRAIL_THREADS = 2
+PII_WINDOW = 2048
+"""Characters that are analyzed at once. Presidio takes up to 0.4 ms for one, and cannot be interrupted."""
+PII_OVERLAP = 256
+"""Characters that two windows share. Findings up to this length are complete in one of them."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 """The kind of a finding."""
@@ -37,21 +45,44 @@ class Regex(Guardrail):
                 raise ValueError(f"{kind}: bad regex {pattern!r}: {error}") from error
             if self._patterns[kind].match(""):
                 raise ValueError(f"{kind}: the regex {pattern!r} matches an empty text; write what must be there")
+        self._threads = _Threads("regex")
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
         if sum(len(text.text) for text in texts) <= MAX_INLINE_CHARACTERS:
-            return list(self._matches(texts, INLINE_TIMEOUT))
-        return await asyncio.to_thread(lambda: list(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True)))
+            return [one for one in self._matches(texts, INLINE_TIMEOUT) if one]
+        return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
-    def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding]:
-        """Raises TimeoutError. With `concurrent`, other threads run during the search."""
+    def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:
+        """Yield the findings, and None after each search. With `concurrent`, other threads run during a search.
+
+        Raises TimeoutError.
+        """
+        deadline = time.thread_time() + timeout
         for kind, pattern in self._patterns.items():
             for number, text in enumerate(texts):
-                for match in pattern.finditer(text.text, timeout=timeout, **options):
+                left = max(deadline - time.thread_time(), 0.0)
+                for match in pattern.finditer(text.text, timeout=left, **options):
                     yield Finding(kind, number, match.start(), match.end())
+                yield None
 
 
-PII_THREADS = 2
+class _Threads:
+    """Threads of one guardrail. They are not asyncio's own: slow texts must not keep other work waiting."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
+
+    async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
+        """Collect what the iterator yields in a thread; stop after the next item once nobody waits any more."""
+        is_over = threading.Event()
+
+        def collect() -> list[Finding]:
+            return [one for one in takewhile(lambda one: not is_over.is_set(), findings) if one]
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, collect)
+        finally:
+            is_over.set()
 
 
 class PiiOptions(Strict):
@@ -74,21 +105,31 @@ class Pii(Guardrail):
     def __init__(self, options: PiiOptions, context: GuardrailContext) -> None:
         self._options = options
         self._recognizers = _pattern_recognizers(options)
-        # Not asyncio's own threads: slow texts must not keep other work waiting.
-        self._threads = ThreadPoolExecutor(PII_THREADS, "pii")
+        self._threads = _Threads("pii")
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._analyze, texts)
+        return await self._threads.find(self._findings(texts))
 
-    def _analyze(self, texts: Sequence[GuardedText]) -> list[Finding]:
+    def _findings(self, texts: Sequence[GuardedText]) -> Iterator[Finding | None]:
+        """Yield the findings, and None after each call of a recognizer."""
         wanted, least = set(self._options.entities), self._options.min_score
-        return [
-            Finding(result.entity_type, number, result.start, result.end)
-            for number, text in enumerate(texts)
-            for recognizer in self._recognizers
-            for result in recognizer.analyze(text.text, recognizer.supported_entities, None)
-            if result.entity_type in wanted and result.score >= least
-        ]
+        for number, text in enumerate(texts):
+            length = len(text.text)
+            for start in range(0, max(length - PII_OVERLAP, 1), PII_WINDOW - PII_OVERLAP):
+                window = text.text[start : start + PII_WINDOW]
+                for recognizer in self._recognizers:
+                    for found in recognizer.analyze(window, recognizer.supported_entities, None):
+                        finding = Finding(found.entity_type, number, start + found.start, start + found.end)
+                        if finding.kind in wanted and found.score >= least and not _is_cut(finding, start, length):
+                            yield finding
+                    yield None
+
+
+def _is_cut(finding: Finding, start: int, length: int) -> bool:
+    """Whether the finding may go on beyond the window at `start`, in a text of `length`, and is whole in another."""
+    end = min(start + PII_WINDOW, length)
+    is_at_edge = finding.start == start > 0 or finding.end == end < length
+    return is_at_edge and (finding.end or 0) - finding.start < PII_OVERLAP - 1
 
 
 def _pattern_recognizers(options: PiiOptions) -> list[Any]:

@@ -98,7 +98,7 @@ class AdapterService:
         log.info("%s is registered, from %s", version.version, source)
         self._state_machine.retries.record_success(version.version)  # earlier failures no longer apply
         self._loader.clear_rejection(version.version)
-        await self._refresh()
+        await self._publish_change()
         self._reconciler.wake()
         if rejection:
             raise rejection
@@ -106,7 +106,7 @@ class AdapterService:
         await self._loader.ensure_verified(version)
         if alias_suffix:
             await self._waiter.wait_until_alias_moved(f"{name}@{alias_suffix}", version.version)
-        await self._refresh()
+        await self._publish_change()
         return report_of(version.version, self._reconciler.desired, self._engine_state.state)
 
     async def list(self, name: str) -> AdapterListing:
@@ -171,7 +171,7 @@ class AdapterService:
         check_name(name)
         await self._registry.set_placement(name, placement, expected, author)
         log.info("the placement of %s is now: %s", name, placement)
-        await self._refresh()
+        await self._publish_change()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
         check_version(version)
@@ -248,10 +248,10 @@ class AdapterService:
     async def _finish_move(self, alias: Alias) -> Alias:
         canary = f", and for {alias.canary.weight:.0%} to {alias.canary.version}" if alias.canary else ""
         log.info("%s points to %s%s (revision %d)", alias.alias, alias.version, canary, alias.revision)
-        await self._refresh()
+        await self._publish_change()
         return alias
 
-    async def _refresh(self) -> None:
+    async def _publish_change(self) -> None:
         """Reads a change that was just made from Redis, and publishes it to watchers. If Redis fails now, the
         reconciler does both later.
         """

@@ -217,8 +217,10 @@ def _check_scaling(values: Mapping[str, Any]) -> None:
 
 
 def _pattern_values(values: Mapping[str, Any], key: str) -> list[Any]:
-    """The values of the pattern. PEFT and vLLM use its keys as regular expressions, some of which would run for ever,
-    so only plain names are accepted."""
+    """Returns the values of `rank_pattern` or `alpha_pattern`, which maps module names to numbers.
+
+    PEFT and vLLM use its keys as regular expressions, and some of these never finish, so only plain names are accepted.
+    """
     patterns = values.get(key) or {}
     if not isinstance(patterns, dict):
         raise _rejected(f"has a {key} that is not an object", "bad_config")

@@ -119,7 +119,7 @@ def _check_logits(learner: Learner) -> None:
         )
 
 
-def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
+def merge_and_save(learner: Learner, base: BaseFolder, folder: Path) -> None:
     """Writes the base model with the adapter merged into its weights, as a Hugging Face folder.
 
     Merges in fp32 and rounds to bf16 once. `learner` must not be used afterwards. `folder` must be a new, temporary

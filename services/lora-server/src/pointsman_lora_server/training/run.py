@@ -17,7 +17,7 @@ from pointsman_lora_server.training.checkpoint import Checkpoint
 from pointsman_lora_server.training.dataset import Dataset, build_dataset, run_fingerprint
 from pointsman_lora_server.training.evaluation import Evaluator, RunResult
 from pointsman_lora_server.training.exits import TrainingError
-from pointsman_lora_server.training.learner import Learner, open_learner, to_safetensors, write_merged
+from pointsman_lora_server.training.learner import Learner, merge_and_save, open_learner, to_safetensors
 from pointsman_lora_server.training.loop import Batches, Emit, LoopOptions, Objective, Pace, TrainingLoop
 from pointsman_lora_server.training.methods import TrainingRows, method_for_config
 from pointsman_lora_server.training.options import TrainingOptions
@@ -237,7 +237,7 @@ class _TrainingRun:
 
     def _write(self, learner: Learner, report: dict[str, object]) -> Path | None:
         """Returns the folder of the merged model, if one is written."""
-        options, merge = self._options, partial(write_merged, learner, self._base)
+        options, merge = self._options, partial(merge_and_save, learner, self._base)
         config = learner.adapter_config() | {"base_model_name_or_path": options.base_model_name}
         is_inside = options.method.must_be_merged and options.merged_out is None
         adapter = AdapterFiles(

@@ -1,5 +1,6 @@
 """Rerankers behind HTTP, in the API of Text Embeddings Inference or of Cohere."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,10 +51,11 @@ class HttpReranker:
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         try:
             body = self._api.make_body(self._options.model, query, texts)
-            response = await self._http.post(self._options.url, json=body)
+            async with asyncio.timeout(self._options.timeout):  # httpx's own timeout is that of each read
+                response = await self._http.post(self._options.url, json=body)
             response.raise_for_status()
             return self._scores(response.json(), len(texts))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise Unavailable(
                 f"the reranker at {self._options.url} did not score the passages: {error!r}; check it, or search "
                 "without `rerank`",

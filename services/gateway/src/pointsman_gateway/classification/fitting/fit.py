@@ -45,7 +45,7 @@ from pointsman_gateway.classification.model import (
     FitOrder,
     FitReport,
     FitSettings,
-    StageModel,
+    StageParameters,
     StaticModel,
     Vocabulary,
     fit_origin,
@@ -212,15 +212,15 @@ class _FitRun:
         encoder = evaluate_stage(data, scores[ENCODER], blended)
         return _Selection(static, encoder, share, fit_threshold(data, static, encoder))
 
-    def _static_stage(self, results: StageResults) -> tuple[StageModel, Vocabulary]:
+    def _static_stage(self, results: StageResults) -> tuple[StageParameters, Vocabulary]:
         fitted = self._fit(STATIC)
         _, pieces, pairs = fitted.head.weights
         rarity = self._corpus.rarity(np.flatnonzero(self.data.inside))
         return self._stage(STATIC, fitted, results), self._corpus.vocabulary(rarity, pieces, pairs)
 
-    def _stage(self, name: str, fitted: FittedStage, results: StageResults) -> StageModel:
+    def _stage(self, name: str, fitted: FittedStage, results: StageResults) -> StageParameters:
         head, out_of_scope = fitted.head, self._learners[name].out_of_scope_centroids()
-        return StageModel(
+        return StageParameters(
             head.weights[0], head.bias, fitted.centroids, out_of_scope, results.temperature, results.scale
         )
 

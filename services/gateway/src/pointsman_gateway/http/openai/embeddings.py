@@ -12,7 +12,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, EmbeddingResult
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
 from pointsman_gateway.http.dependencies import (
     HttpDependencies,
@@ -124,7 +124,7 @@ async def embed(body: EmbeddingBody, request: Request) -> Response:
     )
 
 
-async def _send_parts(send: Send, headers: Headers, embedded: EmbeddingResult) -> None:
+async def _send_parts(send: Send, headers: Headers, embedded: EncodedEmbeddings) -> None:
     length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
     for piece in embedded.pieces:

@@ -52,7 +52,17 @@ TextOrList = Annotated[str | FailFastList[Element], Expected("a text, or a list 
 StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list of texts")]
 
 
-class StrictBody(BaseModel):
+class SurrogateFreeBody(BaseModel):
+    """A body that FastAPI decodes; it rejects lone surrogates, which Python's decoder accepts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_surrogates(cls, data: Any) -> Any:
+        reject_surrogates(data)
+        return data
+
+
+class StrictBody(SurrogateFreeBody):
     """A body that rejects unknown names, since a misspelt one would otherwise be ignored."""
 
     model_config = ConfigDict(extra="forbid")
@@ -66,16 +76,6 @@ class StrictBody(BaseModel):
         known = {name: data[name] for name in cls.model_fields if name in data}
         unknown = next((name for name in data if name not in cls.model_fields), None)
         return known if unknown is None else {unknown: data[unknown], **known}
-
-
-class SurrogateFreeBody(BaseModel):
-    """A body that FastAPI decodes; it rejects lone surrogates, which Python's decoder accepts."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_surrogates(cls, data: Any) -> Any:
-        reject_surrogates(data)
-        return data
 
 
 def bad_parameter(message: str, param: str) -> InvalidArgument:

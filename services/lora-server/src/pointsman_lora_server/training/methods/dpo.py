@@ -95,7 +95,7 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """As `data.read_split` does for conversations."""
+    """Reads both sides from files, or holds out a `share` of the prompts if there is no file of held-out pairs."""
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
     if heldout is None:

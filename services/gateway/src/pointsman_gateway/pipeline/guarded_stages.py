@@ -1,0 +1,157 @@
+"""Wraps the stages of a configuration with guardrails: classification, prompts and metering.
+
+Each wrapper implements the protocol of the wrapped stage, so configurations without guardrails have no extra cost.
+`guarded_answer` wraps the engines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+
+from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.extensions import GuardedText, Hook
+from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.meter import Meter, Metering
+from pointsman_gateway.pipeline.guardrails import (
+    GuardrailMetrics,
+    Guardrails,
+    Verdicts,
+    Visit,
+    current_verdicts,
+    map_texts,
+    redact,
+)
+from pointsman_gateway.pipeline.ports import Classifier, PromptBuilder
+
+AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
+
+
+def _map_message(message: Message, visit: Visit) -> Message:
+    extra = map_texts(message.extra, visit) if message.extra else message.extra
+    parts = extra.get("content")
+    if parts:  # the text of a message with media is in its parts
+        return replace(message, content="".join([part.get("text", "") for part in parts]), extra=extra)
+    return replace(message, content=map_texts(message.content, visit), extra=extra)
+
+
+async def _checked_messages(
+    guardrails: Guardrails, hook: Hook, messages: Sequence[Message]
+) -> tuple[Message, ...] | None:
+    """Return the redacted messages; None if nothing was redacted. Raises the errors of `Guardrails.check`."""
+    texts: list[GuardedText] = []
+    for message in messages:
+
+        def collect(at: tuple[Any, ...], text: str, role: str = message.role) -> str:
+            texts.append(GuardedText(role, text))
+            return text
+
+        _map_message(message, collect)
+    if not texts:
+        return None
+    spans = await guardrails.check(hook, texts, current_verdicts.get())
+    if not any(spans):
+        return None
+    following = iter(spans)
+    return tuple([_map_message(message, lambda at, text: redact(text, next(following))) for message in messages])
+
+
+def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
+    """Change the request in place: no later step, such as the request log or a shadow request, may see the original
+    text.
+    """
+    request.messages, request._characters = messages, -1  # type: ignore[misc]
+    sampling = request.sampling
+    if request.operation == "completion" and "prompt" in sampling.extra:  # the engine reads several prompts there
+        extra = {**sampling.extra, "prompt": [message.content for message in messages]}
+        request.sampling = replace(sampling, extra=extra)  # type: ignore[misc]
+
+
+def _reject_token_ids(request: Request) -> None:
+    prompt = request.sampling.extra.get("prompt") if request.operation == "completion" else None
+    if isinstance(prompt, list) and not isinstance(prompt[0], str):
+        raise InvalidArgument(
+            "'prompt' holds token ids, which guardrails cannot check; send text",
+            code="unsupported_prompt",
+            param="prompt",
+        )
+
+
+class GuardedClassification:
+    """Implements `Classifier`: checks the request first. Adds each verdict other than "passed" to the decision's
+    notes.
+    """
+
+    def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
+        self._inner = inner
+        self._guardrails = guardrails
+
+    async def label(self, request: Request) -> Labels:
+        """Raises GuardrailBlocked, GuardrailUnavailable."""
+        _reject_token_ids(request)
+        redacted = await _checked_messages(self._guardrails, "request", request.messages)
+        if redacted is not None:
+            _replace_messages(request, redacted)
+        labels = await self._inner.label(request)
+        notes = [str(verdict) for verdict in current_verdicts.get() if verdict.ruling != "passed"]
+        return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
+
+
+class GuardedPrompts:
+    """Implements `PromptBuilder`: checks the complete prompt, with everything that its path has added."""
+
+    def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
+        self._inner = inner
+        self._guardrails = guardrails
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises GuardrailBlocked, GuardrailUnavailable, and the errors of the inner builder."""
+        _reject_token_ids(request)
+        prompt = await self._inner.build(request, decision)
+        redacted = await _checked_messages(self._guardrails, "prompt", prompt.messages)
+        if redacted is None:
+            return prompt
+        if request.operation == "completion":  # the path adds nothing, and the engine reads the request's prompts
+            _replace_messages(request, redacted)
+        return replace(prompt, messages=redacted)
+
+
+class GuardedMetering(Metering):
+    """Starts meters whose receipts contain the verdicts."""
+
+    def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
+        """Without `metrics`, verdicts are not counted."""
+        super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
+        self.guardrail_metrics = metrics
+
+    def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> Metering:
+        return GuardedMetering(super().with_counters(aggregator, canary), None)
+
+    def start(self, request: Request) -> Meter:
+        """Must be called in the request's context, where the guardrails find the request's verdicts."""
+        verdicts = Verdicts()
+        current_verdicts.set(verdicts)
+        return GuardedMeter(self, request, verdicts)
+
+
+class GuardedMeter(Meter):
+    __slots__ = ("_guardrail_metrics", "_verdicts")
+
+    def __init__(self, metering: GuardedMetering, request: Request, verdicts: Verdicts) -> None:
+        super().__init__(metering, request)
+        self._guardrail_metrics = metering.guardrail_metrics
+        self._verdicts = verdicts
+
+    def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
+        return self._with_verdicts(super().finish(outcome, error))
+
+    def finish_route(self) -> Receipt:
+        return self._with_verdicts(super().finish_route())
+
+    def _with_verdicts(self, receipt: AnyReceipt) -> AnyReceipt:
+        verdicts = tuple(self._verdicts)
+        if self._guardrail_metrics is not None:
+            for verdict in verdicts:
+                self._guardrail_metrics.verdicts.labels(verdict.guardrail, verdict.hook, verdict.ruling).inc()
+        return replace(receipt, guardrails=verdicts)
