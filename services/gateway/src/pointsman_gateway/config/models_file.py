@@ -5,6 +5,7 @@ from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
 from pointsman_embedding import EncoderConfig
+from pointsman_servicekit.prices import prices_as_of
 from pydantic import BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.engine_config import (
@@ -22,7 +23,6 @@ from pointsman_gateway.config.providers import (
     ListedModel,
     Provider,
     find_price,
-    prices_as_of,
     provider_at,
     providers,
 )
