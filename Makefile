@@ -374,7 +374,7 @@ DATA ?=
 
 # The peers live in environments of their own: what they depend on is none of the services' business.
 .venv-bench/%/.done: benchmarks/requirements-%.txt
-	$(INSTALL) $(@D) -r $< -e libs/embedding
+	$(INSTALL) $(@D) -r $< -e proto -e libs/servicekit -e libs/embedding
 	touch $@
 
 .PHONY: bench-routing
