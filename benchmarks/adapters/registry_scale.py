@@ -45,7 +45,9 @@ class RegistrySize:
 
 def version(number: int) -> AdapterVersion:
     name, facts = f"adapter-{number // VERSIONS_PER_ADAPTER}", {f"fact-{i}": "x" * 30 for i in range(10)}
-    return AdapterVersion(name, f"{number:012x}".ljust(64, "0"), BASE, 8, ("q_proj", "v_proj"), 10**7, 1_700_000_000_000, facts)
+    return AdapterVersion(
+        name, f"{number:012x}".ljust(64, "0"), BASE, 8, ("q_proj", "v_proj"), 10**7, 1_700_000_000_000, facts
+    )
 
 
 async def measure(folder: Path, sizes: tuple[int, ...]) -> list[RegistrySize]:
