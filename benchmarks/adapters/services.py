@@ -116,7 +116,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
     valkey, server, metrics, engine, *ports = free_ports(4 + 2 * plan.gateways)
     redis_url = f"redis://{HOST}:{valkey}/0"
     async with AsyncExitStack() as stack:
-        await _start_valkey(stack, folder, valkey)
+        await start_valkey(stack, folder, valkey)
         settings = {
             "LISTEN": f"{HOST}:{server}",
             "METRICS_LISTEN": f"{HOST}:{metrics}",
@@ -142,7 +142,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
         yield Services(stub, tuple(ports[::2]), engine, metrics, lora_server.log)
 
 
-async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
+async def start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
     """Uses the same options as `pointsman up`."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
     valkey = stack.enter_context(start_process(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
