@@ -69,7 +69,7 @@ def measure_faiss(rows: int) -> dict[str, dict[str, float]]:
     _, true = faiss.knn(queries, vectors, NEAREST, metric=faiss.METRIC_INNER_PRODUCT)
     devices: dict[str, Gpu | None] = {"cpu": None}
     if faiss.get_num_gpus():
-        devices["gpu"] = Gpu(first_gpu(), str)
+        devices["gpu"] = Gpu(first_gpu())
     found = {}
     for device, gpu in devices.items():
         started = time.perf_counter()

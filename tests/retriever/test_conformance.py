@@ -50,7 +50,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
             collection = CollectionInfo("notes", "model", DIMENSIONS)
             made.append(request.getfixturevalue(request.param).empty_index(collection))
             return made[-1]
-        gpu = Gpu(faiss.clone_index, str) if request.param == "gpu" else None  # a copy stands in for the one on a GPU
+        gpu = Gpu(faiss.clone_index) if request.param == "gpu" else None  # a copy stands in for the one on a GPU
         return faiss_index.empty_faiss_index(DIMENSIONS, IndexThresholds() if request.param == "flat" else small, gpu)
 
     yield make
@@ -183,7 +183,7 @@ def test_searches_that_a_gpu_cannot_answer_are_counted_and_answered_by_the_cpu()
 def test_a_gpu_finds_what_the_cpu_finds() -> None:
     vectors = some_vectors(2_000)
     small = IndexThresholds(max_flat=20, max_exact_filtered=3)
-    index = faiss_index.empty_faiss_index(DIMENSIONS, small, Gpu(first_gpu(), str)).with_changes(
+    index = faiss_index.empty_faiss_index(DIMENSIONS, small, Gpu(first_gpu())).with_changes(
         NOTHING, np.arange(1, 2_001), vectors
     )
     plain = faiss_index.empty_faiss_index(DIMENSIONS, small).with_changes(NOTHING, np.arange(1, 2_001), vectors)

@@ -42,7 +42,7 @@ class Gpu:
 
     copy: Callable[[Any], Any]
     """From a FAISS index to a copy of it on the GPU."""
-    count_search: Callable[[str], None]
+    count_search: Callable[[str], None] = lambda device: None
     """Called with the device of each search of an IVF index: "gpu", or "cpu" for what the GPU cannot find."""
     lock: Lock = field(default_factory=Lock)
 
