@@ -5,7 +5,7 @@ from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
 from pointsman_embedding import EncoderConfig
-from pointsman_servicekit.prices import prices_as_of
+from pointsman_servicekit.prices import ListedModel, prices_as_of
 from pydantic import BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.engine_config import (
@@ -20,7 +20,6 @@ from pointsman_gateway.config.engine_config import (
 )
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import (
-    ListedModel,
     Provider,
     find_price,
     provider_at,
