@@ -46,17 +46,23 @@ def clinc150_shots(data: Path, shots: int) -> RoutingSet:
     return RoutingSet(f"clinc150_{shots}", train, list(_jsonl(folder / "test.jsonl")))
 
 
-def without_half_of_each_domain(data: Path, seed: int) -> RoutingSet:
+def without_half_of_each_domain(data: Path, seed: int) -> list[RoutingSet]:
     """Removes a random half of each CLINC150 domain's tasks from the training part; in the test part they are out of
-    scope, and nothing else is.
+    scope, and nothing else is. Returns a set of each domain alone, and last one of all domains together.
     """
     whole = clinc150(data)
     domains = json.loads((data / "clinc150/domains.json").read_text("utf-8"))
     rng = random.Random(seed)
     removed = {task for tasks in domains.values() for task in rng.sample(sorted(tasks), len(tasks) // 2)}
-    train = [row for row in whole.train if row[1] not in removed]
-    test = [(text, None if label in removed else label) for text, label in whole.test if label is not None]
-    return RoutingSet(f"leave_out_{seed}", train, test)
+    everything = {task for tasks in domains.values() for task in tasks}
+    return [
+        RoutingSet(
+            name,
+            [row for row in whole.train if row[1] in tasks and row[1] not in removed],
+            [(text, None if label in removed else label) for text, label in whole.test if label in tasks],
+        )
+        for name, tasks in {**domains, "all domains": everything}.items()
+    ]
 
 
 def snips(data: Path) -> RoutingSet:
