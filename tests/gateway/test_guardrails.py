@@ -265,7 +265,7 @@ async def test_a_classifier_that_fails_or_is_late_lets_pass_or_not(
         assert openai_shapes.error(await client.post(CHAT, json=body(IN_CHAT)))["code"] == "guardrail_blocked"
         called = len(engine.bodies)
         wrong = {"verdict": "fine"}, {"findings": [{"kind": "x", "start": 0, "end": 999}]}
-        failures = [(one, False, None) for one in wrong]
+        failures: list[tuple[Any, bool, Any]] = [(one, False, None) for one in wrong]
         failures += [(None, True, None), (None, False, (b" ", 0.02)), (None, False, (b" " * 65536, 0.0))]
         for service.reply, service.is_stuck, service.endless in failures:
             answered = await client.post(CHAT, json=body(IN_CHAT))
