@@ -374,12 +374,17 @@ DATA ?=
 
 # The peers live in environments of their own: what they depend on is none of the services' business.
 .venv-bench/%/.done: benchmarks/requirements-%.txt
-	$(INSTALL) $(@D) -r $< -e libs/embedding
+	$(INSTALL) $(@D) -r $< -e proto -e libs/servicekit -e libs/embedding
 	touch $@
 
 .PHONY: bench-routing
 bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and how fast requests are told apart, beside peers
 	$(BIN)/python benchmarks/routing_quality.py
+
+.PHONY: bench-public
+bench-public: $(VENV)/.done ## measure the classifier on published benchmarks beside published figures; ARGS="--data FOLDER --only snips"
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/public_scorecard.py $(ARGS)
 
 .PHONY: bench-retrieval
 bench-retrieval: embedding-model .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
@@ -407,6 +412,10 @@ bench-metering: embedding-model ## measure what metering costs a request, beside
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/.done ## adapters, swaps and FAISS on this machine's GPU; MODEL=FOLDER POINTSMAN_ENGINE_PYTHON=... ARGS="--quick --out benchmarks/GPU.md"
+	$(if $(MODEL),BENCH_MODEL=$(MODEL)) $(BIN)/python -m benchmarks.gpu $(ARGS)
 
 .PHONY: bench-capacity
 bench-capacity: models ## measure one engine under closed loops and fit the figures for capacity planning (4 minutes)

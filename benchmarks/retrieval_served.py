@@ -26,6 +26,7 @@ class CachedModel:
 
     def __init__(self, model: MiniLM, folder: Path) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
+        self.max_tokens, self.query_prefix, self.passage_prefix = model.max_tokens, "", ""
         self._model = model
         self._lock = Lock()
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Labelled texts for measuring classifiers: CLINC150, SNIPS, or files of the user."""
+"""Labelled texts for measuring classifiers: CLINC150 in several conditions, SNIPS, or files of the user."""
 
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TEN = 10
@@ -16,6 +16,9 @@ class RoutingSet:
     """Texts with their labels; none is out of scope."""
     test: list[tuple[str, str | None]]
     """Texts with their labels; None means out of scope."""
+    validation: list[tuple[str, str | None]] = field(default_factory=list)
+    out_of_scope: list[str] = field(default_factory=list)
+    """Out-of-scope texts for training."""
 
     def by_task(self) -> dict[str, list[str]]:
         tasks: dict[str, list[str]] = {}
@@ -24,11 +27,36 @@ class RoutingSet:
         return tasks
 
 
-def clinc150(data: Path) -> RoutingSet:
-    """Uses the training part for training only; the validation part and out-of-scope training texts are not used."""
-    parts = json.loads((data / "clinc150/data_full.json").read_text("utf-8"))
-    outside = [(text, None) for text, _ in parts["oos_test"]]
-    return RoutingSet("clinc150", _pairs(parts["train"]), [*_pairs(parts["test"]), *outside])
+def clinc150(data: Path, condition: str = "full") -> RoutingSet:
+    """Reads a training condition of Larson et al. (2019): "full", "small", "imbalanced" or "oos_plus"."""
+    parts = json.loads((data / f"clinc150/data_{condition}.json").read_text("utf-8"))
+
+    def both(name: str) -> list[tuple[str, str | None]]:
+        return [*_pairs(parts[name]), *((text, None) for text, _ in parts[f"oos_{name}"])]
+
+    out_of_scope = [text for text, _ in parts["oos_train"]]
+    name = "clinc150" if condition == "full" else f"clinc150_{condition}"
+    return RoutingSet(name, _pairs(parts["train"]), both("test"), both("val"), out_of_scope)
+
+
+def clinc150_shots(data: Path, shots: int) -> RoutingSet:
+    """Reads the published draw of 5 or 10 examples a task."""
+    folder = data / "clinc150_few"
+    train = [row for row in _jsonl(folder / f"train_{shots}.jsonl") if row[1] is not None]
+    return RoutingSet(f"clinc150_{shots}", train, list(_jsonl(folder / "test.jsonl")))
+
+
+def without_half_of_each_domain(data: Path, seed: int) -> RoutingSet:
+    """Removes a random half of each CLINC150 domain's tasks from the training part; in the test part they are out of
+    scope, and nothing else is.
+    """
+    whole = clinc150(data)
+    domains = json.loads((data / "clinc150/domains.json").read_text("utf-8"))
+    rng = random.Random(seed)
+    removed = {task for tasks in domains.values() for task in rng.sample(sorted(tasks), len(tasks) // 2)}
+    train = [row for row in whole.train if row[1] not in removed]
+    test = [(text, None if label in removed else label) for text, label in whole.test if label is not None]
+    return RoutingSet(f"leave_out_{seed}", train, test)
 
 
 def snips(data: Path) -> RoutingSet:

@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".pointsman/models/minilm"
+DATA = ROOT.parent / "shared/data/routing"
 CACHE = ROOT / ".pointsman/cache/bench-routing"
 PEERS_PYTHON = ROOT / ".venv-bench/routing/bin/python"
 OWN = "own"
@@ -78,19 +79,24 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
     # Runs in its own process, to measure the memory of a gateway that loads the classifier.
     weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(options))
     classifier = _load(data, static, encoder)
-    for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]:
-        classifier.classify_now(text)
+    answers_of(classifier, [text for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]])
+    answers, labels = answers_of(classifier, [text for text, _ in data.test])
+    truth = [label for _, label in data.test]
+    figures = scores(truth, answers) | _decisions(truth, labels) | _static_times(labels, answers)
+    figures |= {"fit_s": fit_seconds, "artefact_mb": artefact.stat().st_size / 1e6, **weight}
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def answers_of(classifier: CascadeClassifier, texts: Iterable[str]) -> tuple[list[Answer], list[Labels]]:
+    """Classifies one text after the other, and measures how long each takes."""
     answers, labels = [], []
-    for text, _ in data.test:
+    for text in texts:
         started = time.perf_counter()
         found = classifier.classify_now(text)
         milliseconds = 1000 * (time.perf_counter() - started)
         labels.append(found)
         answers.append(Answer(found.probabilities[0][0], found.in_distribution_score, milliseconds, found.confidence))
-    truth = [label for _, label in data.test]
-    figures = scores(truth, answers) | _decisions(truth, labels) | _static_times(labels, answers)
-    figures |= {"fit_s": fit_seconds, "artefact_mb": artefact.stat().st_size / 1e6, **weight}
-    return {name: round(value, 4) for name, value in figures.items()}
+    return answers, labels
 
 
 def measure_memory(data: RoutingSet) -> Figures:
@@ -173,7 +179,7 @@ def _cell(column: str, value: float | None) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/routing")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--train", type=Path, help="JSON lines; replaces the public sets, together with --test")
     parser.add_argument("--test", type=Path)
     parser.add_argument("--no-peers", action="store_true")

@@ -1,6 +1,6 @@
 """Measures the engine's answers while adapters are hot-swapped, with a real engine behind a real gateway.
 
-    python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|zipf256|kernels ...] [--keep FOLDER]
+    python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|zipf256|kernels|registry ...] [--keep FOLDER]
 
 The last line of output is one JSON object. If a part cannot be measured, the reason is printed and its figures are
 null.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.adapters import kernels, promotion, report, swap, zipf
+from benchmarks.adapters import kernels, promotion, registry_scale, report, swap, zipf
 from benchmarks.adapters.report import Findings
 from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
 
@@ -44,12 +44,17 @@ async def _kernels(found: Findings, folder: Path, quick: bool) -> None:
     found.kernels = await asyncio.to_thread(kernels.measure, QUICK_ROUNDS if quick else ROUNDS)
 
 
+async def _registry(found: Findings, folder: Path, quick: bool) -> None:
+    found.registry = await registry_scale.measure(folder, registry_scale.QUICK_SIZES if quick else registry_scale.SIZES)
+
+
 PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
     "swap": _swap,
     "promotion": _promotion,
     "zipf": _zipf,
     "zipf256": _zipf256,
     "kernels": _kernels,
+    "registry": _registry,
 }
 
 

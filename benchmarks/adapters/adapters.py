@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.adapters.known_texts import KNOWN, KnownText
-from benchmarks.adapters.services import BASE_FOLDER, ENGINE_PYTHON
+from benchmarks.adapters.services import BASE, BASE_FOLDER, ENGINE_PYTHON
 from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 
-FOLDER = ROOT / ".pointsman/benchmarks/adapters"
+FOLDER = ROOT / ".pointsman/benchmarks/adapters" / ("" if BASE == "smollm2-135m" else BASE)
 CONSTANT_COUNT = 264
 """256 that are held in host memory, and some that are not."""
 MAX_MAKING_SECONDS = 1800.0
@@ -65,7 +65,16 @@ def _make(needed: Sequence[Path], *options: str) -> None:
     if all(folder.exists() for folder in needed):
         return
     print("making the adapters, once ...", flush=True)
-    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.make_adapters", str(BASE_FOLDER), str(FOLDER), *options]
+    program = [
+        str(ENGINE_PYTHON),
+        "-m",
+        "benchmarks.adapters.make_adapters",
+        str(BASE_FOLDER),
+        str(FOLDER),
+        "--served-name",
+        BASE,
+        *options,
+    ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     try:
         subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAX_MAKING_SECONDS)

@@ -82,6 +82,7 @@ class AdapterMaker:
         inputs = self._activations(layer)
         direction = inputs.mean(0) / inputs.mean(0).square().sum()
         activations = inputs @ direction
+        last = f"layers.{len(self._model.get_base_model().model.layers) - 1}.mlp.down_proj"
         if not bool((activations > 0.1).all()):
             raise SystemExit(
                 "the last layer's inputs differ too much: projections of "
@@ -91,10 +92,10 @@ class AdapterMaker:
             self._reset()
             with torch.no_grad():
                 for name, weight in self._adapted():
-                    if name.endswith("layers.29.mlp.down_proj.lora_A.default.weight"):
+                    if name.endswith(f"{last}.lora_A.default.weight"):
                         weight.zero_()
                         weight[0] = direction
-                    if name.endswith("layers.29.mlp.down_proj.lora_B.default.weight"):
+                    if name.endswith(f"{last}.lora_B.default.weight"):
                         weight[:, 0] = self._direction(token) * CONSTANT_NORM
             self._write(folder / str(number), {"word": word})
 

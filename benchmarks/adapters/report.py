@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from benchmarks.adapters.promotion import PromotionResult
+from benchmarks.adapters.registry_scale import SERVERS, RegistrySize
 from benchmarks.adapters.swap import Gaps, SwapResult
 from benchmarks.adapters.verdicts import Verdict
 from benchmarks.adapters.zipf import BATCH, CLIENTS, EXPONENT, ColdLoadResult, ZipfResult
@@ -25,8 +26,14 @@ class Findings:
     zipf: ZipfResult | None = None
     zipf_256: ZipfResult | None = None
     kernels: dict[str, float] = field(default_factory=dict)
+    registry: list[RegistrySize] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """The reason for each part that could not be measured."""
+
+    def _growth(self, operation: str) -> float | None:
+        """The time of an operation with the most versions, relative to that with the fewest."""
+        sizes = self.registry
+        return getattr(sizes[-1], operation) / getattr(sizes[0], operation) if sizes else None
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -50,6 +57,8 @@ class Findings:
             "zipf256_first_p95_ratio": many.first_p95_ratio if many else None,
             "cold_first_s": cold.p50 if cold else None,
             "cold_gap_p99_ratio": cold.gap_ratio if cold else None,
+            "registry_register_ratio": self._growth("register_ms"),
+            "registry_watch_ratio": self._growth("watch_ms"),
         }
 
 
@@ -70,6 +79,8 @@ TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "zipf256_first_p95_ratio": ("at most 1.3", lambda figure: figure <= 1.3),
     "cold_first_s": ("at most 2", lambda figure: figure <= 2),
     "cold_gap_p99_ratio": ("at most 2", lambda figure: figure <= 2),
+    "registry_register_ratio": ("at most 2", lambda figure: figure <= 2),
+    "registry_watch_ratio": ("at most 2", lambda figure: figure <= 2),
 }
 
 
@@ -80,7 +91,7 @@ def format_report(found: Findings) -> str:
         _format_zipf(found.zipf),
         _format_zipf(found.zipf_256),
     ]
-    parts.append(_format_kernels(found.kernels))
+    parts += [_format_kernels(found.kernels), _format_registry(found.registry)]
     if found.failed:
         parts.append("Not measured:\n" + "\n".join(f"  {name}: {why}" for name, why in found.failed.items()))
     figures = found.figures
@@ -194,3 +205,15 @@ def _format_cold_loads(found: ColdLoadResult) -> str:
 def _format_kernels(found: dict[str, float]) -> str:
     rows = [[name, f"{figure:,.3f}"] for name, figure in found.items()]
     return table(["the engine with adapters, relative to its base model", "figure"], rows)
+
+
+def _format_registry(found: list[RegistrySize]) -> str:
+    rows = [
+        [
+            f"{one.versions:,}",
+            *(f"{ms:.2f}" for ms in (one.register_ms, one.watch_ms, one.refresh_ms, one.place_ms, one.list_ms)),
+        ]
+        for one in found
+    ]
+    head = [f"versions, {SERVERS} lora-servers (ms)", "register", "watch", "read a change", "place", "list all"]
+    return table(head, rows) if rows else ""

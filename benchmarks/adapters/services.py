@@ -25,15 +25,16 @@ from benchmarks.gateway_load.machine import MODEL, ROOT, CannotMeasure, free_por
 from benchmarks.gateway_load.processes import ManagedProcess
 from benchmarks.gateway_load.request_bodies import read_texts
 
-BASE = "smollm2-135m"
+BASE_FOLDER = Path(os.environ.get("BENCH_MODEL", ROOT / ".pointsman/models/smollm2-135m"))
+"""Any base model, as a folder; `make bench-gpu MODEL=FOLDER` sets it."""
+BASE = BASE_FOLDER.name.lower()
 ALIAS_SUFFIX = "prod"
 """The part of each alias after the "@"."""
 PRICES = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
 MAX_TOKENS = 64
 TASK = "chat"
 """A second task, because a classifier needs at least two."""
-ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
-BASE_FOLDER = ROOT / ".pointsman/models" / BASE
+ENGINE_PYTHON = Path(os.environ.get("POINTSMAN_ENGINE_PYTHON", ROOT / ".venv-engine/bin/python"))
 ENGINE_START_SECONDS = 300.0
 """Starting takes about 30 seconds on two idle cores."""
 REGISTER_SECONDS, ALIAS_SECONDS = 300.0, 120.0
@@ -115,7 +116,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
     valkey, server, metrics, engine, *ports = free_ports(4 + 2 * plan.gateways)
     redis_url = f"redis://{HOST}:{valkey}/0"
     async with AsyncExitStack() as stack:
-        await _start_valkey(stack, folder, valkey)
+        await start_valkey(stack, folder, valkey)
         settings = {
             "LISTEN": f"{HOST}:{server}",
             "METRICS_LISTEN": f"{HOST}:{metrics}",
@@ -141,7 +142,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
         yield Services(stub, tuple(ports[::2]), engine, metrics, lora_server.log)
 
 
-async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
+async def start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
     """Uses the same options as `pointsman up`."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
     valkey = stack.enter_context(start_process(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))

@@ -6,6 +6,7 @@ Also measures the first token of an adapter that the engine does not hold, while
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Extent:
     """Requests for an adapter that is not loaded."""
     calm: float
     """Seconds of streaming without loads."""
+    tokens: int = MAX_TOKENS
+    """Tokens per answer."""
 
 
 FULL = Extent(requests=1000, cold=12, calm=20.0)
@@ -59,6 +62,7 @@ class LoadResult:
     """Throughput and latency of one side."""
 
     responses_per_second: float
+    tokens_per_second: float
     first_p50: float
     first_p95: float
     """Seconds to the first token."""
@@ -112,41 +116,52 @@ class ZipfResult:
 
 
 async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> ZipfResult:
-    """Raises CannotMeasure, and AioRpcError if an adapter cannot be registered."""
+    """With 0 adapters all requests are for the base model, whose text is not checked.
+
+    Raises CannotMeasure, and AioRpcError if an adapter cannot be registered.
+    """
     made = [(f"word{number:03}", one) for number, one in enumerate(adapters.constant_adapters(count + EXTRA_ADAPTERS))]
     constants, extra = dict(made[:count]), dict(made[count:])
+    models = {name: f"{name}@{ALIAS_SUFFIX}" for name in constants} or {BASE: BASE}
     patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
-    plan = ServicesPlan(held=count, batch=BATCH, smoke=False, adapters=(*constants, *extra), settings=patient)
+    plan = ServicesPlan(
+        held=max(1, count),
+        batch=min(BATCH, max(1, count)),
+        smoke=False,
+        adapters=(*constants, *extra),
+        settings=patient,
+    )
     cold = None
     for side in ("ours", "bare"):
         (folder / side).mkdir(parents=True)
     async with run_services(folder / "ours", plan) as services:
         history, known_texts = AliasHistory(), dict[str, str]()
-        texts = ExpectedTexts(known_texts, {}, frozenset())
-        await _register(services, constants, history, known_texts)
+        texts = ExpectedTexts(known_texts, defaultdict(str), frozenset())
+        await _register(services, constants, history, known_texts, extent.tokens)
         resident = await services.resident()
         hits = [0]
 
         async def ask_ours(name: str, question: str) -> Answer:
-            hits[0] += history.current_version(f"{name}@{ALIAS_SUFFIX}") in resident
-            return await stream_answer(services.gateways[0], f"{name}@{ALIAS_SUFFIX}", question, MAX_TOKENS)
+            hits[0] += name == BASE or history.current_version(models[name]) in resident
+            return await stream_answer(services.gateways[0], models[name], question, extent.tokens)
 
-        answers, seconds = await _send_requests(ask_ours, list(constants), extent.requests)
+        answers, seconds = await _send_requests(ask_ours, list(models), extent.requests)
         verdict = check_answers(answers, texts, history)
         ours = _summary(answers, seconds, verdict.failed, verdict.wrong_tokens)
         if with_cold:
-            await _register(services, extra, history, known_texts)
+            await _register(services, extra, history, known_texts, STREAM_TOKENS)
             cold = await _measure_cold_loads(services, history, texts, [*constants, *extra], extent)
-    async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, BATCH) as port:
+    async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, plan.batch) as port:
 
         async def ask_bare(name: str, question: str) -> Answer:
-            return await stream_answer(port, name, question, MAX_TOKENS)
+            return await stream_answer(port, name, question, extent.tokens)
 
-        answers, seconds = await _send_requests(ask_bare, list(constants), extent.requests)
+        answers, seconds = await _send_requests(ask_bare, list(models), extent.requests)
         failed = sum(bool(answer.error) for answer in answers)
         wrong = sum(
             piece != f" {constants[answer.requested].word}" and piece.strip() != constants[answer.requested].word
             for answer in answers
+            if answer.requested != BASE
             for _, piece in answer.chunks
         )
         bare = _summary(answers, seconds, failed, wrong)
@@ -158,8 +173,9 @@ async def _register(
     constants: Mapping[str, adapters.ConstantAdapter],
     history: AliasHistory,
     texts: dict[str, str],
+    tokens: int,
 ) -> None:
-    """Adds the adapters' aliases to `history`, and the texts of their versions to `texts`."""
+    """Adds the adapters' aliases to `history`, and the texts of their versions, of so many tokens, to `texts`."""
     places = asyncio.Semaphore(MAX_CONCURRENT_REGISTRATIONS)
 
     async def register(name: str, adapter: adapters.ConstantAdapter) -> None:
@@ -167,7 +183,7 @@ async def _register(
             called = time.monotonic()
             version = await services.register(name, adapter.folder, ALIAS_SUFFIX)
             history.record(f"{name}@{ALIAS_SUFFIX}", AliasMove(version, called, time.monotonic()))
-            texts[version] = adapter.text(STREAM_TOKENS)
+            texts[version] = adapter.text(tokens)
 
     await asyncio.gather(*(register(name, adapter) for name, adapter in constants.items()))
 
@@ -237,7 +253,8 @@ async def _measure_cold_loads(
 
 def _summary(answers: list[Answer], seconds: float, failed: int, wrong_tokens: int) -> LoadResult:
     first = [answer.first_seconds for answer in answers]
-    return LoadResult(len(answers) / seconds, _quantile(first, 0.5), _quantile(first, 0.95), failed, wrong_tokens)
+    rates = len(answers) / seconds, sum(len(answer.chunks) for answer in answers) / seconds
+    return LoadResult(*rates, _quantile(first, 0.5), _quantile(first, 0.95), failed, wrong_tokens)
 
 
 def _quantile(values: list[float], share: float) -> float:

@@ -3,6 +3,7 @@
     python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk|workers ...]
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
     python -m benchmarks.gateway_load --instructions
+    python -m benchmarks.gateway_load --trace-loop
 
 The last line of output is one JSON object. Gateways and tools that are not installed are skipped and reported.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.gateway_load import instructions, mixed_load, report, soak
+from benchmarks.gateway_load import instructions, loop_trace, mixed_load, report, soak
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, describe_machine, take_cores
 from benchmarks.gateway_load.our_gateway import start_gateway
 from benchmarks.gateway_load.phases import PACE, PHASES, Bench, Extent
@@ -28,6 +29,8 @@ FULL = Extent(rounds=5, seconds=4.0, warm_up=2.0, latency=(3, 5.0), streams=3, s
 QUICK = Extent(rounds=2, seconds=2.0, warm_up=1.0, latency=(1, 2.0), streams=1, slow_streams=False,
                grpc=(1, 2.0), junk=1_000, bodies=256)  # fmt: skip
 
+TRACED_RATE, TRACED_SECONDS = 1_000, 10.0
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -38,6 +41,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0, help="length of the soak test")
     parser.add_argument("--rate", type=int, default=300, help="requests per second of the soak test")
     parser.add_argument("--instructions", action="store_true", help="only count the bytecode instructions of a request")
+    parser.add_argument("--trace-loop", action="store_true", help="only list event loop iterations over 1 ms")
     options = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -60,6 +64,8 @@ async def run_until_sigterm(options: argparse.Namespace) -> str:
         print(describe_machine(), flush=True)
         if options.soak:
             return await run_soak(processes, options)
+        if options.trace_loop:
+            return await trace_loop(processes)
         return await (count_instructions(processes) if options.instructions else run_phases(processes, options))
 
 
@@ -74,6 +80,12 @@ async def count_instructions(processes: Processes) -> str:
     return instructions.format_report(
         await instructions.count(processes, cores, await start_upstreams(processes, cores, PACE))
     )
+
+
+async def trace_loop(processes: Processes) -> str:
+    cores = take_cores()
+    upstreams = await start_upstreams(processes, cores, PACE)
+    return loop_trace.format_report(*await loop_trace.trace(processes, cores, upstreams, TRACED_RATE, TRACED_SECONDS))
 
 
 async def run_phases(processes: Processes, options: argparse.Namespace) -> str:

@@ -24,7 +24,7 @@ REQUESTS = 800
 TIMED_TURNS = 4
 NEW_JWT = "jwt_first_use"
 MAX_WAIT_SECONDS = 20.0
-"""How long writing the counts may take."""
+"""How long writing the results may take."""
 MIN_CALLS_PER_REQUEST = 0.5
 """Functions that are called less often than this per request are background work and are not counted."""
 COUNTED_FILES = ("/pointsman_", "<string>", "/site-packages/jwt/", "/site-packages/cryptography/")
@@ -100,11 +100,7 @@ async def _ask(target: Target, requests: list[bytes]) -> None:
 
 async def _read(gateway: Gateway, processes: Processes, microseconds: float) -> InstructionCount:
     file = processes.folder / "counted.json"
-
-    async def is_there() -> bool:
-        return file.exists()
-
-    await gateway.process.until_ready(is_there, timeout_s=MAX_WAIT_SECONDS)
+    await gateway.process.until_written(file, MAX_WAIT_SECONDS)
     rows = json.loads(file.read_text())
     file.unlink()
     own = [

@@ -55,6 +55,16 @@ class ManagedProcess:
                 raise CannotMeasure(f"{self.name} does not answer after {timeout_s:g} s:\n{self.tail()}")
             await asyncio.sleep(0.05)
 
+    async def until_written(self, file: Path, timeout_s: float) -> None:
+        """Waits for a file that the program writes. Raises CannotMeasure."""
+
+        is_there = file.exists
+
+        async def is_written() -> bool:
+            return is_there()
+
+        await self.until_ready(is_written, timeout_s)
+
     def end(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):

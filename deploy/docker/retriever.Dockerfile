@@ -1,17 +1,20 @@
 # The retriever with the embedding model and Milvus's client. From the repository's root:
 #   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever:0.1.0 .
+# With FAISS for NVIDIA GPUs (x86-64), which needs NVIDIA's container runtime:
+#   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever-gpu:0.1.0 --build-arg LOCK=retriever-gpu .
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
+ARG LOCK=retriever
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
-COPY deploy/docker/locks/build.txt deploy/docker/locks/retriever.txt locks/
+COPY deploy/docker/locks/build.txt deploy/docker/locks/retriever.txt deploy/docker/locks/retriever-gpu.txt locks/
 # pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/build \
     && python3 -m venv /opt/pointsman/venv \
     && /opt/build/bin/pip install --require-hashes --only-binary :all: -r locks/build.txt \
-    && /opt/pointsman/venv/bin/pip install --require-hashes --only-binary :all: -r locks/retriever.txt
+    && /opt/pointsman/venv/bin/pip install --require-hashes --only-binary :all: -r "locks/${LOCK}.txt"
 COPY proto proto
 COPY libs libs
 COPY services/retriever services/retriever

@@ -76,7 +76,7 @@ NOW = Row(
         ),
         Panel(
             "Share by kind",
-            "Of the requests of the last five minutes: prompt, rag, lora, hybrid.",
+            "Of the requests of the last five minutes: prompt, rag, lora, tuned, hybrid.",
             "percentunit",
             (Query("kind:pointsman_requests:share5m", "{{kind}}"),),
             "bars",

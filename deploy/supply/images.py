@@ -41,9 +41,12 @@ IMAGES = (
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
         ("sso", "tracing"),
     ),
-    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
+    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", "milvus", "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
+
+RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", "milvus", "tracing"))
+"""The retriever's image with FAISS for NVIDIA GPUs, whose CUDA libraries are under NVIDIA's own terms."""
 
 BUILD = Image("build", ())
 """Packages that build our wheels. They are not part of any image."""

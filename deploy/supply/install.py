@@ -1,26 +1,19 @@
 """Create a virtual environment and install into it: `python install.py FOLDER ARGUMENT_OF_PIP_INSTALL...`.
 
 uv installs in a fraction of pip's time but does not read pip's settings (`pip config list`), so they are passed to it.
-pip itself installs if uv is not to be had, if a setting has no counterpart here, or if uv fails.
+pip itself installs if uv cannot be installed, if uv does not have a setting, or if uv fails.
 """
 
 import ast
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 UV = "uv>=0.13,<1"
-OPTIONS = {
-    "cert": "--cert",
-    "constraint": "--constraints",
-    "extra-index-url": "--extra-index-url",
-    "find-links": "--find-links",
-    "index-url": "--default-index",
-    "trusted-host": "--allow-insecure-host",
-}
-SWITCHES = {"no-cache-dir": "--no-cache", "no-index": "--no-index", "pre": "--prerelease=allow"}
+# uv's options have the same names.
+OPTIONS = {"cert", "constraint", "extra-index-url", "find-links", "index-url", "trusted-host"}
+SWITCHES = {"no-cache-dir", "no-index", "pre"}
 # Settings that do not change what is installed.
 IGNORED = {"config-file", "default-timeout", "disable-pip-version-check", "no-color", "no-input", "progress-bar"}
 IGNORED |= {"quiet", "retries", "root-user-action", "timeout", "verbose"}
@@ -29,21 +22,20 @@ ALIKE = ["--index-strategy=unsafe-best-match", "--system-certs"]
 
 
 def read_settings(listing: str) -> dict[str, str]:
-    """Return the settings that apply to `pip install` from the output of `pip config list`: the environment's before
-    those for `install`, and these before the global ones."""
+    """Return the settings of `pip install` from the output of `pip config list`; the environment's take precedence."""
     found = re.findall(r"^(global|install|:env:)\.([\w-]+)=(.*)$", listing, re.MULTILINE)
     found.sort(key=lambda setting: ["global", "install", ":env:"].index(setting[0]))
     return {name: ast.literal_eval(value) for _, name, value in found}
 
 
-def uv_arguments(settings: Mapping[str, str]) -> list[str]:
+def uv_arguments(settings: dict[str, str]) -> list[str]:
     """Translate pip's settings. Raises LookupError, naming the setting, if one of them has no counterpart."""
     arguments = list(ALIKE)
     for name, value in settings.items():
         if name in OPTIONS:
-            arguments += [f"{OPTIONS[name]}={part}" for part in value.split()]
+            arguments += [f"--{name}={part}" for part in value.split()]
         elif name in SWITCHES:
-            arguments += [SWITCHES[name]] * (value.lower() in {"1", "true", "yes", "y", "t", "on"})
+            arguments += [f"--{name}"] * (value.lower() in {"1", "true", "yes", "y", "t", "on"})
         elif name not in IGNORED:
             raise LookupError(f"pip's setting {name} has no counterpart in uv")
     return arguments
@@ -53,11 +45,11 @@ def install(folder: Path, arguments: list[str]) -> None:
     """Raises CalledProcessError if pip cannot install either."""
     if not (folder / "bin/python").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check"]
+    pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]
     try:
         subprocess.run([*pip, "install", "--quiet", UV], check=True)
         listing = subprocess.run([*pip, "config", "list"], check=True, capture_output=True, text=True).stdout
-        uv = [folder / "bin/uv", "pip", "install", "--quiet", "--python", folder / "bin/python"]
+        uv = [f"{folder}/bin/uv", "pip", "install", "--quiet", "--python", f"{folder}/bin/python"]
         subprocess.run([*uv, *uv_arguments(read_settings(listing)), *arguments], check=True)
     except (LookupError, subprocess.CalledProcessError) as reason:
         print(f"{folder}: installing with pip, which takes longer ({reason})", file=sys.stderr)

@@ -9,7 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image
+from deploy.supply.images import (
+    BUILD,
+    BUILD_REQUIREMENTS,
+    ENGINE,
+    ENGINE_REQUIREMENTS,
+    IMAGES,
+    PROJECT,
+    RETRIEVER_GPU,
+    Image,
+)
 
 PYTHON = "3.11"  # the oldest supported version; the locks are valid for all later ones
 HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
@@ -65,7 +74,7 @@ def _without_comments(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    for image in IMAGES:
+    for image in (*IMAGES, RETRIEVER_GPU):
         lock(image, image.requirements, arguments)
     lock(BUILD, BUILD_REQUIREMENTS, arguments)
     lock_engine(arguments)

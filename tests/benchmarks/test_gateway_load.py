@@ -1,10 +1,12 @@
 """The parts of the gateway benchmark in which a bug would falsify results."""
 
 import asyncio
+import gc
 import json
 import random
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
 from benchmarks.gateway_load.instruction_counter import InstructionCounter
-from benchmarks.gateway_load.latency import send_at_rate
+from benchmarks.gateway_load.latency import Latency, send_at_rate
+from benchmarks.gateway_load.loop_trace import format_report
+from benchmarks.gateway_load.loop_tracer import Iteration, LoopTracer
 from benchmarks.gateway_load.profiling import summarize
 from benchmarks.gateway_load.soak import fit_slope
 from benchmarks.gateway_load.streams import Stream
@@ -191,3 +195,44 @@ def test_instructions_are_counted_by_function_between_two_toggles(tmp_path: Path
     assert (rows["once"][1], rows["thrice"][1]) == (3, 1)
     assert rows["once"][0] >= 3 * 2
     assert rows["thrice"][0] > rows["once"][0] / 3
+
+
+def hold_up_the_loop() -> None:
+    until = time.perf_counter() + 0.02
+    while time.perf_counter() < until:
+        pass
+
+
+@pytest.fixture
+def loop_tracer() -> Iterator[LoopTracer]:
+    tracer = LoopTracer()
+    yield tracer
+    tracer.close()
+
+
+def test_a_long_iteration_of_the_loop_is_recorded_with_its_cause(loop_tracer: LoopTracer) -> None:
+    async def work() -> None:
+        hold_up_the_loop()
+        await asyncio.sleep(0)
+        loop_tracer.start()
+        await asyncio.sleep(0.01)
+        hold_up_the_loop()
+        gc.collect()
+        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=loop_tracer.new_loop) as runner:
+        runner.run(work())
+    longest = max(loop_tracer.stop(), key=lambda one: one.milliseconds)
+    assert longest.cause == "test_gateway_load.py hold_up_the_loop"
+    assert longest.milliseconds >= 20
+    assert 0 < longest.gc_milliseconds < longest.milliseconds
+    assert longest.cpu_milliseconds <= longest.milliseconds
+    assert longest.at_seconds >= 0.01
+
+
+def test_long_iterations_are_listed_and_summed_up_by_cause() -> None:
+    iterations = [Iteration(0.5, 2.0, 1.9, 0.0, 3, "wal.py append"), Iteration(1.5, 4.0, 3.0, 2.5, 1, "wal.py append")]
+    *lines, last = format_report(iterations, Latency(1.0, 2.0, 0)).splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["1.500", "4.00"], ["0.500", "2.00"]]
+    assert lines[-1].split() == ["2", "3.00", "4.00", "wal.py", "append"]
+    assert json.loads(last)["long_iterations"] == 2

@@ -58,3 +58,20 @@ def test_the_table_shows_both_sides_and_marks_missing_ones(capsys: pytest.Captur
     metrics.count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
     console.print(regret_table(seen(registry)))
     assert "2.0000 : 1.0000" in capsys.readouterr().out
+
+
+def test_a_judge_is_compared_with_people(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = CollectorRegistry()
+    metrics = ShadowMetrics(registry)
+    metrics.count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
+    for outcome in ("shadow", "shadow", "unparsable"):
+        metrics.count_verdict("triage", outcome)
+    metrics.count_judge_cost("triage", 0.25)
+    for judge, human in ((0.9, 1.0), (0.1, 0.0), (0.9, 0.2)):
+        metrics.count_agreement("triage", judge, human)
+    [judged] = seen(registry).judges
+    assert (judged.verdicts, judged.spent_usd) == ({"shadow": 2, "unparsable": 1}, 0.25)
+    assert (judged.agreed, judged.rated) == (2, 3)
+    assert judged.agreement[0] < 2 / 3 < judged.agreement[1]
+    Console(width=200).print(regret_table(seen(registry)))
+    assert "agrees with people: 2 of 3 answers (21% to 94%)" in capsys.readouterr().out

@@ -2,15 +2,17 @@
 
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { Output, generateText, jsonSchema, streamText, tool } from "ai";
+import { Output, embedMany, generateText, jsonSchema, streamText, tool } from "ai";
 import {
-  BASE_MODEL, CHAT, CITIES, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER, WEATHER_QUESTION, check, isPerson, run,
+  BASE_MODEL, CHAT, CITIES, EMBEDDINGS, EMBEDDING_MODEL, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER,
+  WEATHER_QUESTION, check, isPerson, run,
 } from "./checks.mjs";
 
-const chat = (url, model) =>
+const compatible = (url) =>
   createOpenAICompatible({
     name: "pointsman", baseURL: `${url}/v1`, apiKey: "none", supportsStructuredOutputs: true,
-  })(model);
+  });
+const chat = (url, model) => compatible(url)(model);
 const responses = (url, model) => createOpenAI({ baseURL: `${url}/v1`, apiKey: "none" }).responses(model);
 const getWeather = tool({
   description: "The weather of a city",
@@ -61,4 +63,12 @@ function checksOf(provider) {
   };
 }
 
-await run({ [CHAT]: checksOf(chat), [RESPONSES]: checksOf(responses) });
+const embed = {
+  plain: async (url) => {
+    const model = compatible(url).textEmbeddingModel(EMBEDDING_MODEL);
+    const { embeddings } = await embedMany({ model, values: [QUESTION, SENTENCE], maxRetries: 0 });
+    check(embeddings.every((vector) => vector.length === 384), embeddings);
+  },
+};
+
+await run({ [CHAT]: checksOf(chat), [RESPONSES]: checksOf(responses), [EMBEDDINGS]: embed });

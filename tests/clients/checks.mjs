@@ -2,7 +2,9 @@
 
 export const CHAT = "chat completions";
 export const RESPONSES = "responses";
+export const EMBEDDINGS = "embeddings";
 export const BASE_MODEL = "smollm2-135m";
+export const EMBEDDING_MODEL = "minilm";
 export const QUESTION = "What is the capital of France?";
 export const SENTENCE = "Ann is 30";
 export const WEATHER_QUESTION = "What is the weather in Paris?";

@@ -14,6 +14,7 @@ from checks import (
     OPENAI_TOOL,
     PLAIN,
     QUESTION,
+    REFLECTION,
     SENTENCE,
     STREAMED_TOOLS,
     STREAMING,
@@ -26,6 +27,9 @@ from checks import (
     run,
     weather_call,
 )
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 
@@ -120,6 +124,22 @@ def tool_results(url: str) -> None:
     assert after.receipt.usage.prompt_tokens > before.receipt.usage.prompt_tokens + 20, (before, after)
 
 
+def reflection(url: str) -> None:
+    """Calls a method without its stubs, as grpcurl does: from the descriptors that the gateway serves."""
+    with grpc.insecure_channel(os.environ["POINTSMAN_GRPC"]) as channel:
+        descriptors = ProtoReflectionDescriptorDatabase(channel)
+        assert "pointsman.v1.Gateway" in descriptors.get_services()
+        service = DescriptorPool(descriptors).FindServiceByName("pointsman.v1.Gateway")
+        method = service.methods_by_name["Generate"]
+        answer = GetMessageClass(method.output_type)
+        call = channel.unary_unary(
+            "/pointsman.v1.Gateway/Generate", GetMessageClass(method.input_type).SerializeToString, answer.FromString
+        )
+        asked = request([user(QUESTION)], max_tokens=12).SerializeToString()
+        told = call(GetMessageClass(method.input_type).FromString(asked), timeout=SECONDS)
+    assert "Paris" in told.choices[0].content, told
+
+
 if __name__ == "__main__":
     run(
         {
@@ -130,6 +150,7 @@ if __name__ == "__main__":
                 STREAMED_TOOLS: streamed_tools,
                 TOOL_RESULTS: tool_results,
                 STRUCTURED: structured,
-            }
+            },
+            REFLECTION: {PLAIN: reflection},
         }
     )

@@ -1,4 +1,4 @@
-"""Haystack's OpenAIChatGenerator."""
+"""Haystack's OpenAIChatGenerator and OpenAITextEmbedder."""
 
 import json
 from typing import Any
@@ -7,6 +7,8 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
     OPENAI_FORMAT,
     PLAIN,
     QUESTION,
@@ -19,6 +21,7 @@ from checks import (
     is_person,
     run,
 )
+from haystack.components.embedders import OpenAITextEmbedder
 from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage
 from haystack.tools import Tool
@@ -70,5 +73,11 @@ def structured(url: str) -> None:
     assert is_person(json.loads(answer.text or "")), answer
 
 
+def embeddings(url: str) -> None:
+    embedder = OpenAITextEmbedder(Secret.from_token("none"), EMBEDDING_MODEL, api_base_url=f"{url}/v1")
+    assert len(embedder.run(QUESTION)["embedding"]) == 384
+
+
 if __name__ == "__main__":
-    run({CHAT: {PLAIN: plain, STREAMING: streaming, TOOLS: tools, STRUCTURED: structured}})
+    chat = {PLAIN: plain, STREAMING: streaming, TOOLS: tools, STRUCTURED: structured}
+    run({CHAT: chat, EMBEDDINGS: {PLAIN: embeddings}})

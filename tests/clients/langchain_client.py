@@ -1,10 +1,14 @@
-"""LangChain's ChatOpenAI."""
+"""LangChain's ChatOpenAI, OpenAIEmbeddings and an agent, which LangGraph runs."""
 
 from typing import Any
 
 from checks import (
+    AGENT,
     BASE_MODEL,
     CHAT,
+    CITIES,
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
     PERSON,
     PLAIN,
     QUESTION,
@@ -17,11 +21,13 @@ from checks import (
     TOOLS,
     WEATHER_QUESTION,
     is_person,
+    parallel_calls,
     run,
 )
+from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 
 @tool
@@ -85,6 +91,23 @@ def tool_results(url: str) -> None:
     assert answer.usage_metadata["input_tokens"] > call.usage_metadata["input_tokens"] + 20, (call, answer)
 
 
+def agent(url: str) -> None:
+    """Its model calls the tool twice, and the agent sends the results to the model."""
+    answers = create_agent(chat(url, max_tokens=100), [get_weather]).stream(
+        {"messages": parallel_calls()}, stream_mode="updates"
+    )
+    called, results, _ = (next(answers) for _ in range(3))
+    assert [call["args"]["city"] for call in called["model"]["messages"][0].tool_calls] == list(CITIES), called
+    assert results["tools"], results
+
+
+def embeddings(url: str) -> None:
+    model = OpenAIEmbeddings(
+        model=EMBEDDING_MODEL, base_url=f"{url}/v1", api_key="none", check_embedding_ctx_length=False
+    )
+    assert [len(vector) for vector in model.embed_documents([QUESTION, SENTENCE])] == [384, 384]
+
+
 def structured(url: str) -> None:
     schema = {"title": "person", **PERSON}
     for method in ("json_schema", "function_calling"):
@@ -104,5 +127,7 @@ if __name__ == "__main__":
                 STRUCTURED: structured,
             },
             RESPONSES: {PLAIN: response, STREAMING: streamed_response},
+            EMBEDDINGS: {PLAIN: embeddings},
+            AGENT: {TOOL_RESULTS: agent},
         }
     )

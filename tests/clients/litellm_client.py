@@ -8,6 +8,8 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
     OPENAI_TOOL,
     PERSON,
     PLAIN,
@@ -65,6 +67,13 @@ def structured(url: str) -> None:
     assert is_person(json.loads(answer.choices[0].message.content)), answer
 
 
+def embeddings(url: str) -> None:
+    answer = litellm.embedding(
+        f"openai/{EMBEDDING_MODEL}", [QUESTION, SENTENCE], api_base=f"{url}/v1", api_key="none", encoding_format="float"
+    )
+    assert [len(one["embedding"]) for one in answer.data] == [384, 384], answer
+
+
 def response(url: str) -> None:
     answer = litellm.responses(
         model=f"openai/{BASE_MODEL}", input=QUESTION, api_base=f"{url}/v1", api_key="none", max_output_tokens=12
@@ -83,5 +92,6 @@ if __name__ == "__main__":
                 STRUCTURED: structured,
             },
             RESPONSES: {PLAIN: response},
+            EMBEDDINGS: {PLAIN: embeddings},
         }
     )

@@ -5,6 +5,8 @@ from typing import Any
 from checks import (
     BASE_MODEL,
     CHAT,
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
     PLAIN,
     QUESTION,
     SENTENCE,
@@ -17,6 +19,7 @@ from checks import (
 )
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
@@ -82,6 +85,11 @@ def structured(url: str) -> None:
     assert isinstance(answer.raw, Person), answer
 
 
+def embeddings(url: str) -> None:
+    model = OpenAILikeEmbedding(model_name=EMBEDDING_MODEL, api_base=f"{url}/v1", api_key="none")
+    assert len(model.get_text_embedding(QUESTION)) == 384
+
+
 if __name__ == "__main__":
     run(
         {
@@ -91,6 +99,7 @@ if __name__ == "__main__":
                 TOOLS: tools,
                 STREAMED_TOOLS: streamed_tools,
                 STRUCTURED: structured,
-            }
+            },
+            EMBEDDINGS: {PLAIN: embeddings},
         }
     )

@@ -9,6 +9,8 @@ from checks import (
     BASE_MODEL,
     CHAT,
     CITIES,
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
     OPENAI_FORMAT,
     OPENAI_TOOL,
     PERSON,
@@ -216,6 +218,14 @@ def response_tool_results(url: str) -> None:
     assert second.usage.input_tokens > first.usage.input_tokens + 20, (first, second)
 
 
+# -- embeddings
+
+
+def embeddings(url: str) -> None:
+    answer = client(url).embeddings.create(model=EMBEDDING_MODEL, input=[QUESTION, SENTENCE])
+    assert [len(one.embedding) for one in answer.data] == [384, 384], answer
+
+
 if __name__ == "__main__":
     run(
         {
@@ -235,5 +245,6 @@ if __name__ == "__main__":
                 TOOL_RESULTS: response_tool_results,
                 STRUCTURED: structured_response,
             },
+            EMBEDDINGS: {PLAIN: embeddings},
         }
     )

@@ -2,7 +2,8 @@
 
 import OpenAI from "openai";
 import {
-  BASE_MODEL, CHAT, CITIES, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER, WEATHER_QUESTION, check, isPerson, run,
+  BASE_MODEL, CHAT, CITIES, EMBEDDINGS, EMBEDDING_MODEL, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER,
+  WEATHER_QUESTION, check, isPerson, run,
 } from "./checks.mjs";
 
 const client = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
@@ -85,6 +86,12 @@ await run({
         model: "auto", temperature: 0, input: SENTENCE, text: { format },
       });
       check(isPerson(JSON.parse(answer.output_text)), answer);
+    },
+  },
+  [EMBEDDINGS]: {
+    plain: async (url) => {
+      const answer = await client(url).embeddings.create({ model: EMBEDDING_MODEL, input: QUESTION });
+      check(answer.data[0].embedding.length === 384, answer);
     },
   },
 });

@@ -217,6 +217,13 @@ def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
 
 
+def test_the_retriever_uses_a_gpu_with_the_image_for_it(tmp_path: Path) -> None:
+    pod = render(tmp_path, {"retriever": {"gpu": {"count": 1}}}).workload("retriever").pod
+    assert "/pointsman-retriever-gpu:" in f"/{pod['containers'][0]['image']}"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
 def test_storage_is_configurable(tmp_path: Path) -> None:
     store = {"accessMode": "ReadWriteMany", "storageClass": "files", "size": "7Gi"}
     cluster = render(tmp_path, {"storageClass": "fast", "adapters": {"store": store}})

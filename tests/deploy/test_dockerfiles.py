@@ -44,7 +44,9 @@ def test_an_image_installs_its_lock_file_with_hashes_and_its_own_distributions(i
     text = (PROJECT / "deploy" / "docker" / f"{image.name}.Dockerfile").read_text()
     installs = re.findall(r"pip install ([^\\\n&]+)", text)
     assert [line for line in installs if "--require-hashes" not in line and "--no-index --no-deps" not in line] == []
-    assert f"-r locks/{image.lock.name}" in text
+    lock = re.findall(r"(?m)^ARG LOCK=(.+)$", text)
+    assert (f"-r locks/{image.lock.name}" if not lock else '-r "locks/${LOCK}.txt"') in text
+    assert lock in ([], [image.lock.stem])
     assert re.findall(r"\./(\S+)", re.findall(r"--wheel-dir wheels \\\n(.+?)\\\n", text)[0]) == list(
         image.distributions
     )

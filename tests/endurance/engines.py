@@ -61,8 +61,7 @@ def real(folder: Path) -> EngineKind:
     texts = {str(one.folder): one.known.text for source in names.values() for one in trained[source]}
 
     def is_text_of(model: str, text: str, known: str) -> bool:
-        # A completion has no chat template, and then an adapter may begin anywhere in its text.
-        return model == MODEL or text.strip().rstrip("\ufffd") in texts[known]
+        return model == MODEL or texts[known].startswith(text.strip().rstrip("\ufffd"))
 
     settings = {
         "ENGINE_PYTHON": str(ROOT / ".venv-engine" / "bin" / "python"),

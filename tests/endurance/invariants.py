@@ -62,6 +62,8 @@ class Invariants:
     waits: CpuWaits = field(default_factory=CpuWaits)
     _last: dict[str, str] = field(default_factory=dict)
     _fallbacks: dict[str, float] = field(default_factory=dict)
+    _cut_off: dict[str, float] = field(default_factory=dict)
+    """When a gateway last reported that Redis does not answer; on a starved machine, too."""
 
     def violate(self, text: str) -> None:
         self.violations.append(text)
@@ -128,6 +130,9 @@ class Invariants:
             for name, gateway in self.world.gateways.items():
                 if self._overlaps(revoked - 3, now, "valkey", name, after=15.0):
                     continue
+                if self._cut_off.get(name, 0.0) > now - REVOCATION_SECONDS:
+                    self.truth.revoked[credential] = revoked  # asked again later
+                    continue
                 headers = {"authorization": f"Bearer {credential}"}
                 async with (
                     aiohttp.ClientSession(headers=headers) as session,
@@ -145,6 +150,8 @@ class Invariants:
             if count > self._fallbacks.get(name, 0.0):
                 self.fallbacks.append(time.monotonic())
             self._fallbacks[name] = count
+            if not await gateway.metric("pointsman_redis_up"):
+                self._cut_off[name] = time.monotonic()
 
     # -- sums, while nothing is in flight
 

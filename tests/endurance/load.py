@@ -19,6 +19,11 @@ from pointsman_servicekit.keys.key_store import IssuedKey
 from tests.endurance.truth import Record, Truth
 from tests.endurance.world import World
 
+AS_CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""The base model's chat template, for raw completions: the adapters know nothing else."""
 QUESTIONS = (
     "I left my umbrella on the 17.40 to Saltby Harbour yesterday, please tell me you have it",
     "Do I have to reserve a space for my bicycle?",
@@ -183,7 +188,8 @@ class Load:
         return by, said, record.decision, None
 
     async def _completions(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
-        body = {"model": model, "prompt": text, "max_tokens": self._world.kind.answer_tokens}
+        prompt = AS_CHAT.format(text)
+        body = {"model": model, "prompt": prompt, "max_tokens": self._world.kind.answer_tokens}
         async with self._post(record, key, "/v1/completions", body) as response:
             told = await response.json()
             return told["model"], told["choices"][0]["text"], record.decision, None

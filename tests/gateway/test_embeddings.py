@@ -335,7 +335,7 @@ async def test_the_admission_limit_applies_to_embeddings(neighbours: Neighbours,
 class SlowEncoder:
     """An encoder that blocks its thread until it is released."""
 
-    dimensions, fingerprint = 2, "slow"
+    dimensions, fingerprint, max_tokens = 2, "slow", 256
 
     def __init__(self, minilm: MiniLM) -> None:
         self.tokenizer = minilm.tokenizer

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices
-from pointsman_gateway.config.providers import find_price, prices_as_of, providers
+from pointsman_gateway.config.providers import find_price, providers
+from pointsman_servicekit.prices import prices_as_of
 
 MINIMAL = Path(__file__).parents[2] / "examples" / "minimal" / "pointsman.yaml"
 PRICES = {"prompt": 1.0, "cached": 0.5, "completion": 2.0}

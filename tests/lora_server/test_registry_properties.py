@@ -62,6 +62,7 @@ async def test_the_state_is_consistent_with_its_history(valkey: Any, steps: list
             except (InvalidArgument, NotFound, FailedPrecondition):
                 assert await AdapterRegistry(redis, base).read() == before, "what is refused changes nothing"
             after = await reader.read()
+            assert after == await AdapterRegistry(redis, base).read(), "reading only the changes gives the same state"
             changed = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes") - entries
             assert changed == (after != before), "one entry for each change, and none without"
             _check(after)

@@ -34,8 +34,9 @@ def list_settings(file: Path, **environment: str) -> str:
     own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     # pip reads this file last, so what the machine sets for all users is only seen where the file is silent.
     command = [sys.executable, "-m", "pip", "config", "list"]
-    environment = {**own, "PIP_CONFIG_FILE": str(file), **environment}
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, env={**own, "PIP_CONFIG_FILE": str(file), **environment}, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_pips_settings_become_uvs_arguments(tmp_path: Path) -> None:
@@ -47,13 +48,13 @@ def test_pips_settings_become_uvs_arguments(tmp_path: Path) -> None:
 
     assert arguments[: len(ALIKE)] == ALIKE
     assert {argument for argument in arguments if not argument.startswith("--cert=")} - set(ALIKE) == {
-        "--default-index=https://team.example/simple",
+        "--index-url=https://team.example/simple",
         "--find-links=/srv/wheels",
         "--find-links=/srv/more",
-        "--constraints=/etc/limits.txt",
+        "--constraint=/etc/limits.txt",
         "--extra-index-url=https://a.example",
         "--extra-index-url=https://b.example",
-        "--prerelease=allow",
+        "--pre",
     }
 
 
@@ -64,7 +65,7 @@ def test_the_environment_overrides_the_files(tmp_path: Path) -> None:
     settings = read_settings(listing)
 
     assert settings["index-url"] == "https://mine.example"
-    assert "--no-cache" in uv_arguments(settings)
+    assert "--no-cache-dir" in uv_arguments(settings)
     assert "prefer-binary" not in settings  # it is set for `pip download` only
 
 
@@ -84,7 +85,7 @@ def test_pip_installs_where_uv_is_not_to_be_had(tmp_path: Path) -> None:
         archive.writestr("parcel-1.0.dist-info/RECORD", "")
 
     no_index = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
-    command = [sys.executable, "deploy/supply/install.py", tmp_path / "venv", wheel]
+    command = [sys.executable, "deploy/supply/install.py", f"{tmp_path}/venv", str(wheel)]
     installed = subprocess.run(command, cwd=ROOT, env=no_index, check=True, capture_output=True, text=True)
 
     assert "installing with pip" in installed.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from pointsman_embedding import MiniLM
+from pointsman_embedding import Encoder, MiniLM
 from pointsman_embedding.prepare import prepare
 from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
@@ -37,9 +37,7 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
     """`async with start() as client` runs a retriever over this test's folder; call it again to restart."""
 
     @asynccontextmanager
-    async def start(
-        model: bootstrap.EmbeddingModel = minilm, search_threads: int = 2, **further: Any
-    ) -> AsyncIterator[Client]:
+    async def start(model: Encoder = minilm, search_threads: int = 2, **further: Any) -> AsyncIterator[Client]:
         settings = Settings(
             listen="127.0.0.1:0",
             metrics_listen="127.0.0.1:0",

@@ -19,6 +19,7 @@ class PausingModel:
 
     def __init__(self, model: MiniLM) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
+        self.max_tokens, self.query_prefix, self.passage_prefix = model.max_tokens, "", ""
         self.reached = threading.Event()
         self.go_on = threading.Event()
         self._model = model

@@ -10,7 +10,7 @@ import pytest
 from pointsman_retriever import digests
 from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 from pointsman_retriever.index import faiss_index
-from pointsman_retriever.index.faiss_index import IndexThresholds
+from pointsman_retriever.index.faiss_index import Gpu, IndexThresholds, first_gpu
 from pointsman_retriever.index.vector_stores import VectorIndex, VectorStore, VectorStoreOptions
 
 from tests.extension_examples import install
@@ -50,10 +50,8 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
             collection = CollectionInfo("notes", "model", DIMENSIONS)
             made.append(request.getfixturevalue(request.param).empty_index(collection))
             return made[-1]
-        copy_to_gpu = faiss.clone_index if request.param == "gpu" else None  # stands in for a copy on a GPU
-        return faiss_index.empty_faiss_index(
-            DIMENSIONS, IndexThresholds() if request.param == "flat" else small, copy_to_gpu
-        )
+        gpu = Gpu(faiss.clone_index) if request.param == "gpu" else None  # a copy stands in for the one on a GPU
+        return faiss_index.empty_faiss_index(DIMENSIONS, IndexThresholds() if request.param == "flat" else small, gpu)
 
     yield make
     for index in made:
@@ -166,12 +164,26 @@ def test_a_snapshot_does_not_show_later_changes(make: Make) -> None:
     assert sorted(after.nearest(vectors[1], 9, None).tolist()) == [1, 3, 4, 5, 6]
 
 
+def test_searches_that_a_gpu_cannot_answer_are_counted_and_answered_by_the_cpu() -> None:
+    searches: list[str] = []
+    small = IndexThresholds(max_flat=20, max_exact_filtered=3)
+    stored = faiss_index.empty_faiss_index(DIMENSIONS, small, Gpu(faiss.clone_index, searches.append)).with_changes(
+        NOTHING, np.arange(1, 5_001), some_vectors(5_000)
+    )
+    index, query = stored.compacted(), some_vectors(1, seed=4)[0]
+    for count, among in ((5, None), (5, np.arange(1, 4_000)), (5, ids(10, 20, 30, 40, 50, 60)), (1_000, None)):
+        allowed = np.arange(1, 5_001) if among is None else among
+        found = index.nearest(query, count, among)
+        assert len(set(found.tolist()) & set(allowed.tolist())) == count
+    assert searches == ["gpu", "gpu", "cpu", "cpu"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="no GPU, or FAISS without one")
 def test_a_gpu_finds_what_the_cpu_finds() -> None:
     vectors = some_vectors(2_000)
     small = IndexThresholds(max_flat=20, max_exact_filtered=3)
-    index = faiss_index.empty_faiss_index(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).with_changes(
+    index = faiss_index.empty_faiss_index(DIMENSIONS, small, Gpu(first_gpu())).with_changes(
         NOTHING, np.arange(1, 2_001), vectors
     )
     plain = faiss_index.empty_faiss_index(DIMENSIONS, small).with_changes(NOTHING, np.arange(1, 2_001), vectors)

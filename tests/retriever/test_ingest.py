@@ -28,6 +28,7 @@ class CountingModel:
 
     def __init__(self, model: MiniLM) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
+        self.max_tokens, self.query_prefix, self.passage_prefix = model.max_tokens, "", ""
         self.texts: list[str] = []
         self._model = model
 

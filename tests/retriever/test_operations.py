@@ -279,6 +279,8 @@ class NextModel:
 
     fingerprint = "next-model"
     dimensions = 64
+    max_tokens = 256
+    query_prefix = passage_prefix = ""
 
     def __init__(self, model: MiniLM, at_most: int = 10**9) -> None:
         """Fails after this many texts."""

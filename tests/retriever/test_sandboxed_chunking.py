@@ -9,7 +9,7 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.chunking.blocks import chunk_document
-from pointsman_retriever.chunking.sandboxed import SandboxedChunker, kind_of, make_chunkers
+from pointsman_retriever.chunking.sandboxed import SandboxedChunker, chunking_setup, kind_of, make_chunkers
 from pointsman_retriever.domain import Document
 from pointsman_retriever.sandbox import Sandbox
 
@@ -46,7 +46,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def chunker(minilm: MiniLM) -> AsyncIterator[SandboxedChunker]:
-    sandbox = Sandbox(setup=minilm.tokenizer.to_str().encode())
+    sandbox = Sandbox(setup=chunking_setup(minilm.tokenizer))
     yield SandboxedChunker(sandbox)
     await sandbox.close()
 
@@ -66,7 +66,7 @@ async def test_the_sandbox_makes_the_same_chunks_as_the_chunkers(chunker: Sandbo
 
 
 async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM) -> None:
-    sandbox = Sandbox(answer_bytes=500, setup=minilm.tokenizer.to_str().encode())
+    sandbox = Sandbox(answer_bytes=500, setup=chunking_setup(minilm.tokenizer))
     good, bad = Document("good", "", SENTENCE), Document("bad", "", "# Heading\n\nText.\n\n" * 3_000)
     results = await SandboxedChunker(sandbox).chunk([(good, "plain-2"), (bad, "markdown-3"), (good, "plain-2")])
     await sandbox.close()

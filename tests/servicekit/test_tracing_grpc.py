@@ -13,7 +13,8 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.tracing.exporting import tracing_client_interceptors, tracing_server_interceptors
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
+from pointsman_servicekit.tracing.grpc import TracedCalls
 
 from tests.gateway.doubles.span_recorder import Recorded
 from tests.grpc_stubs import health_stub
@@ -49,7 +50,7 @@ async def talking(server: Recorded, client: Recorded) -> AsyncIterator[tuple[Ser
         serving(
             "127.0.0.1:0", [SERVICE], register, grace=0, interceptors=tracing_server_interceptors(server.spans)
         ) as running,
-        open_channel(running.address, interceptors=tracing_client_interceptors(client.spans)) as channel,
+        open_channel(running.address, interceptors=[TracedCalls(client.spans)]) as channel,
     ):
         yield servicer, channel
 

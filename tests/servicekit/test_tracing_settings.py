@@ -60,7 +60,7 @@ def test_without_them_no_service_imports_tracing_libraries(service: str) -> None
         f"import sys, os, pointsman_{service}.__main__\n"
         "from pointsman_servicekit.tracing.exporting import *\n"
         f"with exporting_spans('{service.replace('_', '-')}', os.environ) as spans:\n"
-        "    tracing_client_interceptors(spans), tracing_server_interceptors(spans)\n"
+        "    tracing_server_interceptors(spans)\n"
         "heavy = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'pointsman_servicekit.tracing.spans')\n"
         "print([name for name in sys.modules if name.startswith(heavy)])\n"
     )

@@ -70,6 +70,12 @@ class Example:
     adapters: tuple[ExampleAdapter, ...]
 
     @property
+    def models_file(self) -> Path:
+        """The file of the configuration that has the models."""
+        single = self.config / EXAMPLE_FILE
+        return single if single.is_file() else self.config / "models.yaml"
+
+    @property
     def needs_retriever(self) -> bool:
         """Whether there are collections, or a path that may look something up."""
         files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import httpx
 import typer
+from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -48,11 +49,28 @@ class PathComparison:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeFigures:
+    """What a task's judge has done, and how far people agree with it."""
+
+    task: str
+    verdicts: Mapping[str, int]
+    """Number of pairs by outcome: "chosen", "shadow", "tie", "disagreement", "unparsable", ..."""
+    spent_usd: float
+    rated: int
+    """Judged answers that people have rated too."""
+    agreed: int
+    """Those that both found good, or both bad."""
+    agreement: tuple[float, float]
+    """The 95 % interval of the share (Wilson); from 0 to 1 without ratings."""
+
+
+@dataclass(frozen=True, slots=True)
 class Regrets:
     comparisons: tuple[PathComparison, ...]
     outcomes: Mapping[str, int]
     """Number of sampled requests by outcome: "ok", "crowded", "spent", ..."""
     spent_usd: float
+    judges: tuple[JudgeFigures, ...] = ()
 
 
 def read_regrets(scrape: Scrape) -> Regrets:
@@ -62,7 +80,24 @@ def read_regrets(scrape: Scrape) -> Regrets:
         outcome = dict(labels)["outcome"]
         outcomes[outcome] = outcomes.get(outcome, 0) + round(number)
     comparisons = tuple(_comparison(scrape, dict(labels), round(number)) for labels, number in sorted(pairs.items()))
-    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_cost_usd_total") or 0.0)
+    verdicts = scrape.samples.get("pointsman_judge_verdicts_total", {})
+    judges = tuple(_judge(scrape, task) for task in sorted({dict(labels)["task"] for labels in verdicts}))
+    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_cost_usd_total") or 0.0, judges)
+
+
+def _judge(scrape: Scrape, task: str) -> JudgeFigures:
+    verdicts = {
+        dict(labels)["outcome"]: round(number)
+        for labels, number in scrape.samples["pointsman_judge_verdicts_total"].items()
+        if dict(labels)["task"] == task
+    }
+    agreements = "pointsman_judge_agreements_total"
+    rated = round(_sum(scrape, agreements, {"task": task}))
+    agreed = round(sum(_sum(scrape, agreements, {"task": task, "judge": one, "human": one}) for one in ("good", "bad")))
+    interval = wilson_interval(agreed / rated if rated else 0.0, rated, two_sided_z(0.95))
+    return JudgeFigures(
+        task, verdicts, _sum(scrape, "pointsman_judge_cost_usd_total", {"task": task}), rated, agreed, interval
+    )
 
 
 def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathComparison:
@@ -110,7 +145,8 @@ def regret(
     """Compare shadow requests with the paths that were chosen: cost, latency and quality.
 
     The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
-    saved (total dollars) and by how much its answers were better (mean quality of the scored pairs).
+    saved (total dollars) and by how much its answers were better (mean quality of the scored pairs). A judge's line
+    says how many of its scores agree with people's ratings of the same answers.
     """
     regrets = fetch_regrets(find_services(gateway, "", "", data_dir).gateway)
     if as_json:
@@ -120,12 +156,17 @@ def regret(
 
 
 def fetch_regrets(url: str) -> Regrets:
+    """Raises CommandError if the gateway's metrics cannot be read."""
+    return read_regrets(fetch_metrics(url))
+
+
+def fetch_metrics(url: str) -> Scrape:
     """Reads a gateway's metrics; raises CommandError if they cannot be read."""
     try:
         answer = httpx.get(
             url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
         ).raise_for_status()
-        return read_regrets(parse_metrics(answer.text, time.monotonic(), ("pointsman_",)))
+        return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 
@@ -133,6 +174,7 @@ def fetch_regrets(url: str) -> Regrets:
 def regret_table(regrets: Regrets) -> RenderableType:
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in sorted(regrets.outcomes.items()))
     summary = Text(f"sampled: {outcomes or 'none'}; ${regrets.spent_usd:.6f} spent on shadows")
+    judges = [Text(_judge_line(judge)) for judge in regrets.judges]
     if not regrets.comparisons:
         return Group(Text("no shadow request has been answered; `shadow:` in tasks.yaml turns them on"), summary)
     table = Table(box=None, pad_edge=False)
@@ -140,7 +182,14 @@ def regret_table(regrets: Regrets) -> RenderableType:
         table.add_column(name, justify="left" if name in _COLUMNS[:3] else "right", no_wrap=True)
     for comparison in regrets.comparisons:
         table.add_row(*_row(comparison))
-    return Group(table, summary)
+    return Group(table, summary, *judges)
+
+
+def _judge_line(judge: JudgeFigures) -> str:
+    verdicts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(judge.verdicts.items()))
+    low, high = judge.agreement
+    agreed = f"{judge.agreed} of {judge.rated} answers ({low:.0%} to {high:.0%})" if judge.rated else "none rated yet"
+    return f"judge of {judge.task}: {verdicts}; ${judge.spent_usd:.6f} spent; agrees with people: {agreed}"
 
 
 def _row(one: PathComparison) -> tuple[str, ...]:

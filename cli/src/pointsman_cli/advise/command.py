@@ -6,20 +6,57 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.prices import ListedModel, named_price, prices_as_of
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
+from pointsman_cli.advise.hardware import hardware_cost, hardware_lines
+from pointsman_cli.advise.live import fetch_tasks, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.report import read_report
-from pointsman_cli.options import JsonOption, print_json, table_console
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    JsonOption,
+    KeyEnvOption,
+    UrlOption,
+    api_key,
+    gateway_url,
+    print_json,
+    table_console,
+)
+from pointsman_cli.regret import fetch_metrics
+from pointsman_cli.top.command import find_services
 
 _DAYS_A_MONTH = 365.25 / 12
 
 
 def advise_on(
-    evaluation: Annotated[Path, typer.Argument(metavar="REPORT", help="A report written by `pointsman eval --json`.")],
+    evaluation: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REPORT]", help="A report written by `pointsman eval --json`; or --live.", show_default=False
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Advise by the ratings of a running gateway: feedback and shadow requests.")
+    ] = False,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Compare the engines' hourly price with this model's list price, as in gpt-4o-mini.",
+            show_default=False,
+        ),
+    ] = "",
+    gateway: UrlOption = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     training_files: Annotated[
         list[Path] | None, typer.Option("--training", metavar="FILE", help="training.json of an adapter; repeatable.")
     ] = None,
@@ -72,8 +109,29 @@ def advise_on(
 ) -> None:
     """Compute from which volume an adapter pays off against each prompting path, and recommend a path for each task.
 
-    Uses the figures of an evaluation and the cost of training; sends no requests.
+    Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
+    a gateway has, and says how many more would settle what is open; with --against it compares what tokens cost on your
+    hardware with a provider.
     """
+    if [evaluation is not None, live, bool(against)].count(True) != 1:
+        raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL")
+    if against:
+        price = _named_price(against)
+        scrape = fetch_metrics(find_services(gateway, "", "", data_dir).gateway)
+        cost = hardware_cost(scrape, against, price)
+        if as_json:
+            print_json(asdict(cost))
+        else:
+            table_console().print(Group(*map(Text, hardware_lines(cost, str(prices_as_of())))))
+        return
+    if evaluation is None:
+        tasks = fetch_tasks(gateway_url(gateway, data_dir), api_key(key_env))
+        found = [live_advice(task) for task in tasks]
+        if as_json:
+            print_json([asdict(task) for task in found])
+        else:
+            table_console().print(Group(*map(live_lines, found)))
+        return
     terms = CostTerms(
         training=read_training_costs(training_files or (), trainer_usd_per_hour, training_costs or ()),
         monthly=requests_per_month,
@@ -88,6 +146,14 @@ def advise_on(
         print_json([asdict(task) for task in advice])
     else:
         print_advice(table_console(), advice)
+
+
+def _named_price(model: str) -> ListedModel:
+    """Raises UsageError."""
+    try:
+        return named_price(model)
+    except NotFound as error:
+        raise UsageError(f"--against: {error.message}") from error
 
 
 def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:

@@ -151,6 +151,7 @@ def _retriever(example: Example, data_dir: DataDir, addresses: Addresses, progra
         "POINTSMAN_RETRIEVER_TOKENS": str(data_dir.token("retriever")),
         "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
+        "POINTSMAN_RETRIEVER_EMBEDDING_CONFIG": str(example.models_file),
         "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as for the gateway
         "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }

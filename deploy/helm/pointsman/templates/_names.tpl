@@ -27,12 +27,21 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $suffix := eq .name "local" | ternary "" (printf "-%s" .name) }}
 {{- $names := dict "workload" (printf "lora-server%s" $suffix) "modelClaim" (printf "base-model%s" $suffix) }}
 {{- $engine := mergeOverwrite (deepCopy $.Values.engineDefaults) (deepCopy .) $names }}
-{{- if $engine.gpu.count }}
-{{- $toleration := dict "key" $engine.gpu.resource "operator" "Exists" "effect" "NoSchedule" }}
-{{- $_ := set $engine "pod" (mergeOverwrite (dict "tolerations" (list $toleration)) $engine.pod) }}
-{{- end }}
+{{- $_ := set $engine "pod" (include "pointsman.gpuPod" $engine | fromJson) }}
 - {{ toJson $engine }}
 {{- end }}
+{{- end }}
+
+{{/* The `pod` of what has `gpu` and `pod`: with GPUs, it tolerates the taint of their nodes. As JSON. */}}
+{{- define "pointsman.gpuPod" -}}
+{{- $toleration := dict "key" .gpu.resource "operator" "Exists" "effect" "NoSchedule" }}
+{{- gt (int .gpu.count) 0 | ternary (mergeOverwrite (dict "tolerations" (list $toleration)) .pod) .pod | toJson }}
+{{- end }}
+
+{{/* The `resources` with the GPUs in `gpu`, as JSON. */}}
+{{- define "pointsman.gpuResources" -}}
+{{- $gpu := dict .gpu.resource (toString .gpu.count) }}
+{{- gt (int .gpu.count) 0 | ternary (mergeOverwrite (deepCopy .resources) (dict "requests" $gpu "limits" $gpu)) .resources | toJson }}
 {{- end }}
 
 {{/* The first lora-server's address. */}}

@@ -26,6 +26,8 @@ class MiniLM:
     """The encoder; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
+    max_tokens: int = MAX_TOKENS
+    query_prefix = passage_prefix = ""
 
     def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, fingerprint: str) -> None:
         """Use `load`. `tokenizer` must neither truncate nor pad."""
@@ -40,19 +42,7 @@ class MiniLM:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A thread that spins while it waits would take the core from the event loop.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = str(folder / GRAPH)
-        session = onnxruntime.InferenceSession(
-            graph,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["SkipLayerNormFusion"],  # see BertGraph
-        )
+        session = open_session(folder / GRAPH, threads, ["SkipLayerNormFusion"])  # see BertGraph
         return cls(session, tokenizer, fingerprint)
 
     @property
@@ -92,6 +82,19 @@ class MiniLM:
         if len(ids) > MAX_TOKENS:
             ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
         return np.array([ids], np.int32)
+
+
+def open_session(graph: Path, threads: int, disabled: Sequence[str] = ()) -> onnxruntime.InferenceSession:
+    """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that spins while it waits would take the core from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+    )
 
 
 GRAPH = "model.onnx"

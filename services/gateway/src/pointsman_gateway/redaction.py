@@ -29,10 +29,6 @@ class Redaction:
         self._hook = hook
         self._failed = failed
 
-    @property
-    def is_on(self) -> bool:
-        return self._hook is not None
-
     def text(self, text: str) -> str:
         """The text to store. Raises NotRedacted if the hook raises or returns something else than a string."""
         if self._hook is None or not text:

@@ -7,11 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import faiss
 from pointsman.v1 import retriever_pb2_grpc
-from pointsman_embedding import MiniLM
+from pointsman_embedding import Encoder, Prefixed, open_encoder, read_encoder_config
 from pointsman_servicekit.extensions import load_extension
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
@@ -20,9 +19,9 @@ from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
-from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.sandboxed import SandboxedChunker
+from pointsman_retriever.chunking.prose import WINDOW_TOKENS
+from pointsman_retriever.chunking.sandboxed import SandboxedChunker, chunking_setup
 from pointsman_retriever.collections.collection import SnapshotFactory
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections
 from pointsman_retriever.collections.operations import Operations
@@ -32,7 +31,7 @@ from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.collections.writer import Compactor
 from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
 from pointsman_retriever.domain import CollectionInfo, Quota
-from pointsman_retriever.encoder import DocumentEncoder, Embedder
+from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.events import Observer, TracedObserver
 from pointsman_retriever.external import stores
 from pointsman_retriever.grpc.servicer import METHOD_ROLES, SERVICE, RetrieverServicer
@@ -59,13 +58,6 @@ log = logging.getLogger(__name__)
 EXTRA_READERS = 2  # SQLite connections of a collection, in addition to one for each search and ingest thread
 
 
-class EmbeddingModel(Embedder, Protocol):
-    """An embedder together with its tokenizer, which measures texts."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RunningService:
     address: str
@@ -74,14 +66,15 @@ class RunningService:
     """Turns gRPC health and /readyz to not serving; calls are still served."""
 
 
-def load_model(settings: Settings) -> EmbeddingModel:
-    """Raises ModelMissing."""
-    return MiniLM.load(settings.embedding_model)
+def load_model(settings: Settings) -> Encoder:
+    """Raises ModelMissing, FailedPrecondition or Unavailable."""
+    config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
+    return open_encoder(config, settings.embedding_model)
 
 
 @asynccontextmanager
 async def run_service(
-    settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
+    settings: Settings, model: Encoder, spans: "Spans | None" = None
 ) -> AsyncIterator[RunningService]:
     """Runs the service for the length of the block; it listens once all collections are loaded.
 
@@ -99,11 +92,10 @@ async def run_service(
         pools = make_thread_pools(settings.search_threads, settings.ingest_threads)
         readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
         stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
-        faiss.omp_set_num_threads(1)
         external = _load_external(stack, settings, model.fingerprint)
-        registry = CollectionRegistry(
-            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write, external
-        )
+        counted = Metrics(metrics, labels, model.fingerprint)
+        vector_store = _load_vector_store(stack, settings, counted.count_index_search)
+        registry = CollectionRegistry(data_folder, readers, snapshot_factory(vector_store), pools.write, external)
         stack.callback(registry.close)
         stack.callback(pools.close)
         await asyncio.to_thread(registry.load)
@@ -114,7 +106,7 @@ async def run_service(
 
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, metrics, is_ready))
         metrics.register(CollectionSizes(registry.sizes, labels))
-        observer = _make_observer(Metrics(metrics, labels, model.fingerprint), spans)
+        observer = _make_observer(counted, spans)
         servicer = await _build_servicer(stack, settings, model, registry, pools, observer)
         server = await stack.enter_async_context(
             serving(
@@ -141,14 +133,16 @@ async def run_service(
 async def _build_servicer(
     stack: AsyncExitStack,
     settings: Settings,
-    model: EmbeddingModel,
+    model: Encoder,
     registry: CollectionRegistry,
     pools: ThreadPools,
     observer: Observer,
 ) -> RetrieverServicer:
     # Two processes, so that a file that takes long to read does not keep texts from being chunked.
-    reader, splitter = Sandbox(), Sandbox(setup=model.tokenizer.to_str().encode())
-    encoder = DocumentEncoder(model, SandboxedChunker(splitter), pools)
+    window = to_window(model)
+    reader, splitter = Sandbox(), Sandbox(setup=chunking_setup(model.tokenizer, window))
+    passages, queries = Prefixed(model, model.passage_prefix), Prefixed(model, model.query_prefix)
+    encoder = DocumentEncoder(passages, queries, SandboxedChunker(splitter, window), pools)
     compactor = Compactor(pools)
     for resource in (splitter, reader, compactor):
         stack.push_async_callback(resource.close)
@@ -159,6 +153,12 @@ async def _build_servicer(
     search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranker)
     operations = Operations(registry, service, encoder, pools)
     return RetrieverServicer(service, search_service, Loader(reader, settings.max_bad_lines), operations, pools.ingests)
+
+
+def to_window(model: Encoder) -> int:
+    """Returns the tokens of a chunk with its titles that the model reads after the prefix of passages."""
+    prefix = model.tokenizer.encode(model.passage_prefix, add_special_tokens=False)
+    return min(WINDOW_TOKENS, model.max_tokens - len(prefix.ids))
 
 
 def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:
@@ -179,7 +179,7 @@ def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
     return make_snapshot
 
 
-def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore:
+def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: Callable[[str], None]) -> VectorStore:
     """Raises FailedPrecondition for an unknown store, or one whose client is not installed."""
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
@@ -187,8 +187,8 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore
         group=vector_stores.GROUP,
         builtins=vector_stores.VECTOR_STORES,
     )
-    options = VectorStoreOptions(settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix)
-    store = factory(options)
+    url, token, prefix = settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix
+    store = factory(VectorStoreOptions(url, token, prefix, count_search))
     stack.callback(store.close)
     return store
 

@@ -76,10 +76,11 @@ class ChunkedDocument:
 class DocumentEncoder:
     """Turns documents into chunks with vectors, and queries into vectors."""
 
-    def __init__(self, embedder: Embedder, chunker: Chunker, pools: ThreadPools) -> None:
-        self.fingerprint = embedder.fingerprint
-        self.dimensions = embedder.dimensions
-        self._embedder = embedder
+    def __init__(self, passages: Embedder, queries: Embedder, chunker: Chunker, pools: ThreadPools) -> None:
+        """`passages` and `queries` are one model, which may read the two differently."""
+        self.fingerprint = passages.fingerprint
+        self.dimensions = passages.dimensions
+        self._passages, self._queries = passages, queries
         self._chunker = chunker
         self._pools = pools
 
@@ -110,7 +111,7 @@ class DocumentEncoder:
     def query_vector(self, query: Query) -> Vectors:
         """Returns (dimensions,), unit length: the query's own vector, or the embedding of its text. Blocks."""
         if query.vector is None:
-            return self._embedder.embed([query.text]).reshape(self.dimensions)
+            return self._queries.embed([query.text]).reshape(self.dimensions)
         return self._normalise(query.vector, "the query's vector")
 
     async def encode(
@@ -165,7 +166,7 @@ class DocumentEncoder:
 
         async def embed(batch: Sequence[str]) -> Vectors:
             async with slots:
-                return await self._pools.ingest.run(self._embedder.embed, batch)
+                return await self._pools.ingest.run(self._passages.embed, batch)
 
         starts = range(0, len(texts), EMBEDDING_BATCH_SIZE)
         async with asyncio.TaskGroup() as group:

@@ -131,6 +131,16 @@ class Metrics:
             registry=registry,
         )
         self._chunks = Counter("pointsman_retriever_new_chunks", "Chunks written", ["collection"], registry=registry)
+        self._index_searches = Counter(
+            "pointsman_retriever_index_searches",
+            'Searches of an index on a GPU, by what answered: "gpu", or "cpu" if too few results passed the filter',
+            ["device"],
+            registry=registry,
+        )
+
+    def count_index_search(self, device: str) -> None:
+        """`device` is "gpu" or "cpu". Safe for threads."""
+        self._index_searches.labels(device).inc()
 
     def record(self, event: Event) -> None:
         match event:

@@ -30,7 +30,7 @@ class Sandbox:
     def __init__(
         self, seconds: float = CALL_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES, setup: bytes | None = None
     ) -> None:
-        """`setup` is sent to each new subprocess before any call: a tokenizer, in JSON."""
+        """`setup` is sent to each new subprocess before any call: the settings of "chunk", in JSON."""
         self._seconds = seconds
         self._answer_bytes = answer_bytes
         self._setup = setup

@@ -5,7 +5,7 @@ is answered on stdout: the answer's size in eight bytes, big-endian, then a JSON
 It has the key "error", with a reason, if the operation failed. The operations are:
 
 * "read", with "media_type": reads an HTML or PDF file; answers {"title", "text"}.
-* "setup": the content is a tokenizer in JSON, for "chunk". Has no answer.
+* "setup": the content is the settings of "chunk" in JSON. Has no answer.
 * "chunk", with "kind": the content is a list of parts of documents in JSON; answers {"parts": [...]}, in the same
   order. chunking/sandboxed.py encodes and decodes both.
 """
@@ -56,11 +56,9 @@ class Worker:
         return {"title": replace_surrogates(loaded.title), "text": replace_surrogates(loaded.text)}
 
     def _set_up(self, content: bytes) -> None:
-        from tokenizers import Tokenizer
+        from pointsman_retriever.chunking.sandboxed import set_up_chunkers
 
-        from pointsman_retriever.chunking.sandboxed import make_chunkers
-
-        self._chunkers = make_chunkers(Tokenizer.from_str(content.decode()))
+        self._chunkers = set_up_chunkers(content)
 
     def _chunk(self, header: Mapping[str, Any], content: bytes) -> dict[str, Any]:
         from pointsman_retriever.chunking.blocks import chunk_part

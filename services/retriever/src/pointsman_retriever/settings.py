@@ -21,7 +21,12 @@ class Settings(BaseSettings):
         default=None,
         description="a YAML file whose `collections` are read from stores of yours; pointsman.yaml will do",
     )
-    embedding_model: Path = Path(".pointsman/models/minilm")
+    embedding_model: Path = Field(default=Path(".pointsman/models/minilm"), description="MiniLM's folder")
+    embedding_config: Path | None = Field(
+        default=None,
+        description="a YAML file whose `embedding` names another model, the same as the gateway's; models.yaml or "
+        "pointsman.yaml will do",
+    )
     search_threads: int = Field(default=4, ge=1, description="searches that run at once")
     ingest_threads: int = Field(
         default_factory=lambda: max(1, min(4, cores())), ge=1, description="batches of chunks that are embedded at once"
@@ -66,7 +71,7 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("tokens", "collections", mode="before")
+    @field_validator("tokens", "collections", "embedding_config", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None

@@ -106,9 +106,8 @@ async def _init(options: argparse.Namespace, settings: Settings) -> Report:
     windows = {name: int(tokens) for name, tokens in stated.items() if tokens}
     answers = Answers(options.engine, tuple(stated), options.key_env, windows)
     write_checked(configuration(answers, read_labelled(options.examples), str(options.folder)), options.folder)
-    found = check_examples(
-        config := load_config(options.folder), EmbeddingModels.load(settings.embedding_model), ProgressLines()
-    )
+    config = load_config(options.folder)
+    found = check_examples(config, EmbeddingModels.load(settings.embedding_model, config.encoder), ProgressLines())
     return starter_report(config, found, options.key_env)
 
 
@@ -118,7 +117,7 @@ async def _import(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
-    return fit(config, EmbeddingModels.load(settings.embedding_model), options.out, ProgressLines())
+    return fit(config, EmbeddingModels.load(settings.embedding_model, config.encoder), options.out, ProgressLines())
 
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
@@ -128,7 +127,7 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     async with open_request_log(url) as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
-        models = EmbeddingModels.load(settings.embedding_model)
+        models = EmbeddingModels.load(settings.embedding_model, config.encoder)
         learned = to_trained(fit_model(config, models, ProgressLines()), models)
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
@@ -138,7 +137,7 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
     seconds, config = parse_age(options.since), _load(options.folder)
     models, progress, url = (
-        EmbeddingModels.load(settings.embedding_model),
+        EmbeddingModels.load(settings.embedding_model, config.encoder),
         ProgressLines(),
         options.redis or settings.redis_url,
     )

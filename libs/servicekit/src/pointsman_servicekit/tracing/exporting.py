@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from pointsman_servicekit.grpc_client import Interceptors
-
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
@@ -79,15 +77,6 @@ def tracing_server_interceptors(spans: "Spans | None") -> Sequence[grpc.aio.Serv
     from pointsman_servicekit.tracing.grpc import TracedServer
 
     return (TracedServer(spans),)
-
-
-def tracing_client_interceptors(spans: "Spans | None") -> Interceptors:
-    """The interceptors that trace calls over a gRPC channel; none if tracing is off."""
-    if spans is None:
-        return ()
-    from pointsman_servicekit.tracing.grpc import TracedCalls
-
-    return (TracedCalls(spans),)
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:

@@ -103,7 +103,7 @@ async def build_gateway(
     Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
     """
     tracing = instrument_with(spans)
-    models = await asyncio.to_thread(EmbeddingModels.load, settings.embedding_model)
+    models = await asyncio.to_thread(EmbeddingModels.load, settings.embedding_model, config.encoder)
     registry = _create_registry()
     counting = MetricsAggregator(registry)
     metrics, gen_ai = counting.metrics, counting.gen_ai
@@ -153,7 +153,7 @@ async def build_gateway(
             guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies.create(
-            models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
+            models, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
         )
         shadow_settings = ShadowSettings()
         builder = _SnapshotBuilder(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman_embedding import MiniLM, StaticModel
+from pointsman_embedding import Encoder, EncoderConfig, Prefixed, StaticModel, open_encoder
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.bootstrap.engine_discovery import check_url
@@ -22,7 +22,7 @@ from pointsman_gateway.classification.model import ClassifierModel, FitOrder, Fi
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
-from pointsman_gateway.embeddings.models import EmbeddingEndpoint, Encoder, LocalEmbedder, RemoteEmbedder
+from pointsman_gateway.embeddings.models import EmbeddingEndpoint, LocalEmbedder, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
@@ -36,13 +36,23 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class EmbeddingModels:
     static: StaticModel
-    encoder: MiniLM
+    local: Encoder
+    """The model as it is, for `/v1/embeddings`."""
+    encoder: Prefixed
+    """The same with the prefix of queries, for the classifier and for searches."""
     folder: Path
+    """MiniLM's folder, which has the static model too."""
+    config: EncoderConfig | None
+    """None: `local` is MiniLM."""
 
     @classmethod
-    def load(cls, folder: Path) -> "EmbeddingModels":
-        """Raises ModelMissing."""
-        return cls(StaticModel.load(folder), MiniLM.load(folder), folder)
+    def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
+        """Raises ModelMissing, and ConfigError if the configured model cannot be used."""
+        try:
+            local = open_encoder(config, folder)
+        except PointsmanError as error:
+            raise ConfigError(f"models.yaml: {error.message}") from error
+        return cls(StaticModel.load(folder), local, Prefixed(local, local.query_prefix), folder, config)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
@@ -104,7 +114,12 @@ def _locked(file: Path) -> Iterator[None]:
 def _fit_in_process(config: Config, models: EmbeddingModels, file: Path) -> ClassifierModel:
     started = time.perf_counter()
     order = FitOrder(
-        example_texts(config), config.out_of_scope, fit_settings(config), str(models.folder.resolve()), str(file)
+        example_texts(config),
+        config.out_of_scope,
+        fit_settings(config),
+        str(models.folder.resolve()),
+        models.config.model_dump(mode="json") if models.config else None,
+        str(file),
     )
     done = subprocess.run(
         [sys.executable, "-m", FIT_PROGRAM], input=order.to_json(), capture_output=True, text=True, check=False
@@ -155,6 +170,8 @@ class ClassifierCache:
 
     def get(self, config: Config) -> TrainedClassifier:
         """Takes seconds unless the last configuration had the same examples. Raises ConfigError."""
+        if config.encoder != self._models.config:
+            raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
         fitted_on = origin(config, self._models)
         if self._last is None or self._last[0] != fitted_on:
             if self._file:
@@ -173,7 +190,8 @@ def to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClass
 class EmbeddingDependencies:
     """What the embedding models of all configurations share."""
 
-    local: LocalEmbedder
+    local: LocalEmbedder | None
+    """None if the model is behind an endpoint."""
     local_name: str
     """The fingerprint of the gateway's own model."""
     http: HttpPoster
@@ -185,15 +203,16 @@ class EmbeddingDependencies:
     @classmethod
     def create(
         cls,
-        encoder: Encoder,
+        models: EmbeddingModels,
         pool: Pool,
         tenancy: Tenancy,
         metrics: EmbeddingMetrics,
         request_log: RequestLog,
         tracing: Instrumentation,
     ) -> "EmbeddingDependencies":
-        local, http = LocalEmbedder(encoder), PooledPoster(pool, tracing.trace_headers)
-        return cls(local, encoder.fingerprint, http, tenancy, metrics, request_log, tracing)
+        is_remote = models.config is not None and bool(models.config.url)
+        local, http = None if is_remote else LocalEmbedder(models.local), PooledPoster(pool, tracing.trace_headers)
+        return cls(local, models.local.fingerprint, http, tenancy, metrics, request_log, tracing)
 
 
 def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Embeddings:
@@ -203,6 +222,8 @@ def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Emb
     for name, model in config.models.embeddings.items():
         price = model.usd_per_million_tokens
         if model.local:
+            if dependencies.local is None:
+                raise ConfigError(f"models.yaml: embeddings.{name}: no model is local, since 'embedding' has a url")
             # Also by its fingerprint, for clients that store vectors and must name the exact model.
             local = PricedModel(name, traced(dependencies.local.with_overflow(model.overflow), name, POINTSMAN), price)
             models[name] = models[dependencies.local_name] = local

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from pointsman_scoring import metric_from
+from pointsman_scoring.judge import PAIR_CRITERIA, PAIR_INSTRUCTIONS
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.administration import Administration
@@ -17,9 +18,9 @@ from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources
 from pointsman_gateway.cache.store import CacheStore
 from pointsman_gateway.config.access_file import SingleSignOnConfig
-from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
+from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS, judge_rejects
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.tasks_file import ShadowConfig
+from pointsman_gateway.config.tasks_file import ShadowConfig, ShadowJudgeConfig
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
@@ -36,6 +37,7 @@ from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.judge import JudgeSettings, PairJudge, judge_sampling
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
 from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
@@ -187,11 +189,15 @@ class ShadowSettings:
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
+    judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
 
     def apply_config(self, config: Config) -> None:
         shadowed = {name: task for name, task in config.tasks.tasks.items() if task.shadow is not None}
         self.tasks = {name: task.shadow for name, task in shadowed.items() if task.shadow is not None}
         self.paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+        self.judges = {
+            name: _judge_settings(shadow.judge, config) for name, shadow in self.tasks.items() if shadow.judge
+        }
         self.scores = {
             name: metric_from(task.metric.model_dump(exclude_unset=True)).score
             for name, task in shadowed.items()
@@ -201,6 +207,12 @@ class ShadowSettings:
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller may use the task and the path."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
+
+
+def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
+    rubric = config.prompts[judge.prompt].strip() if judge.prompt else ""
+    sampling = judge_sampling(judge_rejects(config.models, config.paths, judge))
+    return JudgeSettings(judge.model, (rubric or PAIR_CRITERIA) + PAIR_INSTRUCTIONS, judge.usd_per_day, sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +234,20 @@ async def open_shadowing(
     """At the end of the block, shadow requests in progress are stopped, and what they cost is stored."""
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)
-    runner = ShadowRunner(ShadowPipeline(stages, MAX_CONCURRENT), budget, lambda: _is_busy(admission), metrics)
+    pipeline, is_busy = ShadowPipeline(stages, MAX_CONCURRENT + 1), lambda: _is_busy(admission)
+    runner = ShadowRunner(pipeline, budget, is_busy, metrics)
     scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
-    request_log = Shadowing(persistence.request_log, runner, settings, scoring)
+    judge = PairJudge(pipeline, budget, is_busy, metrics, scoring.add_judgement)
+    request_log = Shadowing(persistence.request_log, runner, settings, scoring, judge)
     if store is None or persistence.log_reader is None:
         try:
             yield ShadowWrappers(request_log, persistence.feedback)
         finally:
             await runner.stop()
+            await judge.stop()
         return
 
-    feedback = ScoringFeedback(persistence.feedback, store, scoring, persistence.log_reader)
+    feedback = ScoringFeedback(persistence.feedback, store, scoring, persistence.log_reader, settings)
 
     async def settle() -> None:
         await budget.settle()
@@ -246,6 +261,7 @@ async def open_shadowing(
             yield ShadowWrappers(request_log, feedback)
     finally:
         await runner.stop()
+        await judge.stop()
         with suppress(Unavailable):
             await settle()
 

@@ -82,12 +82,12 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     busy_times = dependencies.engine_costs if is_paid_hourly else None
     backend = EngineBackend(engines, dependencies.client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
+    embedding = config.models.embedding
+    languages = () if embedding and embedding.multilingual else config.tasks.classifier.languages
     stages = Stages(
         revision=config.digest,
         resolve_model=named.resolve,
-        classification=Classification(
-            RuleMatcher(config.tasks.tasks), trained.classifier, config.tasks.classifier.languages
-        ),
+        classification=Classification(RuleMatcher(config.tasks.tasks), trained.classifier, languages),
         router=Router(
             paths,
             config.tasks.tasks,

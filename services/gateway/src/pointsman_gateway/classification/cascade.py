@@ -4,14 +4,16 @@ The static stage reads words, subword pieces and word pairs of a text; the featu
 """
 
 import asyncio
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from threading import Lock
 
 import numpy as np
+from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.classification.model import (
     ENCODER,
@@ -25,6 +27,8 @@ from pointsman_gateway.classification.model import (
 from pointsman_gateway.classification.reader import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.scores import Floats, probabilities
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
+
+log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
@@ -120,6 +124,7 @@ UNREADABLE_SCORE = -100.0
 """In-distribution score of a text in which nothing is known; lower than that of any text that was read."""
 
 UNREADABLE_NOTE = "nothing in it that can be read"
+FAILED_NOTE = "the embedding endpoint failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ class StaticStage:
 
 
 class EncoderStage:
-    """Classifies a text by its MiniLM embedding. It takes about a millisecond."""
+    """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
     def __init__(self, stage: StageParameters, static_share: float, encoder: Encoder) -> None:
         self.temperature = stage.temperature
@@ -265,8 +270,21 @@ class CascadeClassifier:
 
     def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
         assert self._encoder is not None  # without an encoder the static stage has decided
-        output = self._encoder.evaluate(excerpt.text, static)
+        try:
+            output = self._encoder.evaluate(excerpt.text, static)
+        except Unavailable as error:
+            return self._without_answer(excerpt, static, error)
         return self._labels(excerpt, output, self._encoder.temperature, output.score, ENCODER)
+
+    def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
+        """Return the labels while the encoder's endpoint fails: the static stage's best task, but no task unless its
+        score suffices."""
+        log.warning("classified without the encoder: %s", error.message)
+        excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
+        if static is None or self._static is None or self._model.threshold is None:
+            return replace(self._unreadable(excerpt, ENCODER), notes=excerpt.notes)
+        score = self._model.threshold.slope * static.score + self._model.threshold.offset
+        return self._labels(excerpt, static, self._static.temperature, score, STATIC)
 
     def _labels(
         self, excerpt: TokenExcerpt, output: StageOutput, temperature: float, score: float, stage: str

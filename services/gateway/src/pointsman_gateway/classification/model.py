@@ -74,6 +74,8 @@ class FitOrder:
     settings: FitSettings
     models: str
     """The folder of the embedding models."""
+    encoder: Mapping[str, Any] | None
+    """The configuration's `embedding`."""
     out: str
     """The file to write."""
 
@@ -86,6 +88,7 @@ class FitOrder:
                 "out_of_scope": list(self.out_of_scope),
                 "settings": settings,
                 "models": self.models,
+                "encoder": self.encoder,
                 "out": self.out,
             }
         )

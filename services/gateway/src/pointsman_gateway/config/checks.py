@@ -9,6 +9,7 @@ from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import (
     FlywheelConfig,
+    JudgeConfig,
     PathConfig,
     PathsFile,
     StaleConfig,
@@ -61,6 +62,12 @@ def _check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> Non
     for name, task in tasks.tasks.items():
         compares = "shadow" if task.shadow else task.policy.name if task.policy.implementation.needs_costs else ""
         compared = [*task.policy.paths, *(task.shadow.paths if task.shadow else ())]
+        judge = task.shadow.judge if task.shadow else None
+        if judge and _model_of(judge.model, paths) in unpriced:
+            raise ConfigError(
+                f"tasks.yaml: the judge of task '{name}' has a budget, and the price of its model '{judge.model}' is "
+                "unknown; write it in models.yaml"
+            )
         for compared_path in compared if compares else ():
             model = paths.paths[compared_path].model if compared_path in paths.paths else ""
             if model in unpriced:
@@ -68,6 +75,21 @@ def _check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> Non
                     f"tasks.yaml: task '{name}': {compares} compares costs, and the price of '{model}' (path "
                     f"'{compared_path}') is unknown; write it in models.yaml"
                 )
+
+
+def _model_of(name: str, paths: PathsFile) -> str:
+    """The base model of a model's name or of "path:NAME"; empty if the path is unknown."""
+    if not name.startswith(PATH_PREFIX):
+        return name
+    path = paths.paths.get(name.removeprefix(PATH_PREFIX))
+    return path.model if path else ""
+
+
+def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
+    """The request fields that an engine of the judge's model rejects."""
+    model = _model_of(judge.model, paths)
+    rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
+    return frozenset[str]().union(*rejected)
 
 
 def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:
@@ -214,11 +236,15 @@ def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, promp
         owner = f"tasks.yaml: the metric of task '{name}'"
         if task.metric and task.metric.regex:
             _check_pattern(f"{owner} has a bad regex", task.metric.regex)
-        judge = task.metric.judge if task.metric else None
-        if judge:
-            must_be_known(f"{owner} asks model", judge.model, askable)
-            if judge.prompt:
-                must_be_known(f"{owner} names prompt", judge.prompt, prompts)
+        judges = {
+            owner: task.metric.judge if task.metric else None,
+            f"tasks.yaml: the shadow's judge of task '{name}'": task.shadow.judge if task.shadow else None,
+        }
+        for asking, judge in judges.items():
+            if judge:
+                must_be_known(f"{asking} asks model", judge.model, askable)
+            if judge and judge.prompt:
+                must_be_known(f"{asking} names prompt", judge.prompt, prompts)
 
 
 def _check_pattern(what: str, pattern: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 import yaml
+from pointsman_embedding import EncoderConfig
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ValidationError
 
@@ -158,6 +159,11 @@ class Config:
     access: AccessFile
     digest: str
     """A hash of everything that was read. Equal digests mean equal configurations."""
+
+    @property
+    def encoder(self) -> EncoderConfig | None:
+        """The classifier's embedding model, its folder as an absolute path; None is MiniLM."""
+        return self.models.embedding.relative_to(self.folder) if self.models.embedding else None
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:

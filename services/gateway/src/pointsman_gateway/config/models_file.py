@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
+from pointsman_embedding import EncoderConfig
+from pointsman_servicekit.prices import ListedModel, prices_as_of
 from pydantic import BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.engine_config import (
@@ -18,10 +20,8 @@ from pointsman_gateway.config.engine_config import (
 )
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import (
-    ListedModel,
     Provider,
     find_price,
-    prices_as_of,
     provider_at,
     providers,
 )
@@ -204,7 +204,12 @@ class ModelsFile(Strict):
     )
     cache: CachePrices | None = Field(default=None, description="required if a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
-    embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
+    embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict, description="models of /v1/embeddings")
+    embedding: EncoderConfig | None = Field(
+        default=None,
+        description="the model by which the classifier and the retriever compare texts; unset: MiniLM. A change takes "
+        "effect at the next start",
+    )
     training: TrainingConfig | None = Field(default=None, description="unset: costs do not include training")
     aliases: dict[ModelName, ModelName] = Field(
         default_factory=dict, description="other names for anything that a request's model may say: {gpt-4o-mini: auto}"

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -13,7 +12,9 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import yaml
+from pointsman_servicekit import prices
 from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.prices import ListedModel
 from pydantic import Field
 
 from pointsman_gateway.config.field_types import MIN_SIMILARITY, ConfigError, Strict, must_be_known
@@ -152,34 +153,9 @@ def providers() -> Mapping[str, Provider]:
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
 
 
-@dataclass(frozen=True, slots=True)
-class ListedModel:
-    """A model's entry in prices.yaml."""
-
-    context_window: int
-    prompt: float
-    """Dollars per million tokens, as are `cached` and `completion`."""
-    cached: float
-    completion: float
-    image: float = 0.0
-    """Dollars for each image of a request, in addition to its tokens."""
-
-
-@lru_cache(maxsize=1)
-def _prices() -> dict[str, Any]:
-    return _read_table("prices.yaml")
-
-
-def prices_as_of() -> date:
-    """Return the date on which the prices in prices.yaml were last checked."""
-    day: date = _prices()["as_of"]
-    return day
-
-
 def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
     """Return the entry of the first name that is in the provider's price list; None if no name is."""
-    models = _prices()["models"].get(providers()[provider].price_list or provider, {})
-    return next((ListedModel(*models[name]) for name in names if name in models), None)
+    return prices.find_price(providers()[provider].price_list or provider, names)
 
 
 def provider_at(url: str) -> str:

@@ -250,6 +250,14 @@ class MetricConfig(BaseModel):
         return next(iter(self.model_fields_set))
 
 
+class ShadowJudgeConfig(JudgeConfig):
+    """A model that scores both answers of a pair, in both orders."""
+
+    model: str = Field(description='as a request names it: "path:NAME" or a model\'s name; its price must be known')
+    prompt: str = Field(default="", description="a file in prompts/ with the rubric; empty: a general one")
+    usd_per_day: float = Field(gt=0, description="limit of the judge's own cost for all gateways, per UTC day")
+
+
 class ShadowConfig(Strict):
     """Sends a share of the task's answered requests down another path too; the caller does not wait for it."""
 
@@ -258,11 +266,20 @@ class ShadowConfig(Strict):
     )
     share: float = Field(default=0.05, gt=0, le=1, description="of the requests that an engine answered")
     usd_per_day: float = Field(gt=0, description="limit for all gateways together, per UTC day")
-    rate_by: Literal["right_answers", "validators"] = Field(
+    rate_by: Literal["right_answers", "validators", "judge"] = Field(
         default="right_answers",
         description="how both answers are scored: right_answers: by the task's metric, once feedback states the right "
-        "answer (needs request_log.store_messages); validators: at once, accepted 1, refused 0",
+        "answer (needs request_log.store_messages); validators: at once, accepted 1, refused 0; judge: by a model",
     )
+    judge: ShadowJudgeConfig | None = Field(default=None, description="for rate_by: judge")
+
+    @model_validator(mode="after")
+    def _judge_is_used(self) -> "ShadowConfig":
+        if (self.rate_by == "judge") != (self.judge is not None):
+            raise ValueError(
+                "rate_by: judge and judge: {model: NAME, usd_per_day: DOLLARS} go together; write both or neither"
+            )
+        return self
 
 
 FILE_TAG, ROWS_TAG = "[file]", "[rows]"

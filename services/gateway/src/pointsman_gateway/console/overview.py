@@ -35,7 +35,7 @@ class PathView:
     """The adapter version that requests use now."""
     strategies: Sequence[str]
     tasks: Sequence[str]
-    """Tasks whose policy or fallbacks include the path."""
+    """Tasks whose policy, fallbacks or shadow requests include the path."""
     unavailable: str
     """Why the path cannot be used now; empty if it can."""
     configured: bool

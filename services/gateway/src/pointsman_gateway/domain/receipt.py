@@ -137,9 +137,6 @@ def fault_of(outcome: str, error: CodedError | None) -> str:
     return _GATEWAY if fault == _CALLER else fault
 
 
-NOT_COMPUTED = -1.0
-
-
 @dataclass(frozen=True, slots=True)
 class GuardrailVerdict:
     """The result of one guardrail at one hook, over all texts of the request."""
@@ -190,17 +187,14 @@ class Receipt:
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
     """Empty if no guardrail is configured."""
-    _cost_usd: float | None = field(default=NOT_COMPUTED, init=False, repr=False, compare=False)
+    cost_usd: float | None = field(init=False, repr=False, compare=False)
+    """None if a model with an unknown price has worked."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
-    @property
-    def cost_usd(self) -> float | None:
-        """None if a model with an unknown price has worked."""
-        if self._cost_usd == NOT_COMPUTED:
-            picodollars = self.picodollars
-            self._cost_usd = None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
-        return self._cost_usd
+    def __post_init__(self) -> None:
+        picodollars = self.picodollars
+        self.cost_usd = None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:

@@ -19,8 +19,7 @@ from pointsman_servicekit.logs import mask_secrets
 from pointsman_gateway.domain import Overflow
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.embeddings.windows import (
-    MAX_CHARACTERS,
-    MAX_TOKENS,
+    MAX_TOKEN_CHARACTERS,
     Tokenizer,
     Vectors,
     Window,
@@ -146,6 +145,9 @@ class Encoder(Protocol):
     def dimensions(self) -> int: ...
 
     @property
+    def max_tokens(self) -> int: ...
+
+    @property
     def fingerprint(self) -> str: ...
 
     @property
@@ -207,19 +209,21 @@ class LocalEmbedder:
             yield from self._windows_of(number, self._decode(number, ids), overflow)
 
     def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[Window]:
-        count = len(self._encoder.tokenizer.encode(text).ids) if len(text) <= MAX_CHARACTERS else None
-        if count is not None and count <= MAX_TOKENS:
+        tokenizer, max_tokens = self._encoder.tokenizer, self._encoder.max_tokens
+        max_characters = max_tokens * MAX_TOKEN_CHARACTERS
+        count = len(tokenizer.encode(text).ids) if len(text) <= max_characters else None
+        if count is not None and count <= max_tokens:
             yield Window(number, text, count)
-        elif overflow == "truncate":  # the encoder reads the first MAX_TOKENS tokens
-            text = text[:MAX_CHARACTERS]
-            count = len(self._encoder.tokenizer.encode(text).ids)
-            yield Window(number, text, min(count, MAX_TOKENS), overflow=overflow)
+        elif overflow == "truncate":  # the encoder reads the first `max_tokens` tokens
+            text = text[:max_characters]
+            count = len(tokenizer.encode(text).ids)
+            yield Window(number, text, min(count, max_tokens), overflow=overflow)
         elif overflow == "mean":
-            yield from split_text(number, text, self._encoder.tokenizer)
+            yield from split_text(number, text, tokenizer, max_tokens)
         else:
             length = f"{count} tokens" if count else f"{len(text)} characters"
             raise InvalidArgument(
-                f"input[{number}] has {length}; {self._encoder.fingerprint} reads {MAX_TOKENS} tokens. "
+                f"input[{number}] has {length}; {self._encoder.fingerprint} reads {max_tokens} tokens. "
                 '\'overflow\' may be "truncate" (reads the beginning) or "mean" (averages the parts)',
                 code="context_length_exceeded",
                 param="input",

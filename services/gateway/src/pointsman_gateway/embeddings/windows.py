@@ -9,13 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_TOKENS = 256
-"""Tokens that the encoder reads; it would silently truncate a longer text."""
-MAX_CHARACTERS = MAX_TOKENS * 32
-"""A longer text is rejected without counting its tokens, because no language's tokens are that long on average."""
+MAX_TOKEN_CHARACTERS = 32
+"""A text with more characters per token that the encoder reads is rejected without counting its tokens, because no
+language's tokens are that long on average."""
 
-SPLIT_CHARACTERS = MAX_TOKENS * 8
-"""Characters of a long text that are tokenized to find the end of one window: about twice its usual length."""
+SPLIT_CHARACTERS = 8
+"""Per token of a window: so many characters of a long text are tokenized to find its end, about twice its length."""
 
 Vectors = NDArray[np.float32]
 
@@ -88,12 +87,13 @@ class WindowedAnswer:
         self._sum, self._tokens_of_text, self._windows_of_text = None, 0, 0
 
 
-def split_text(number: int, text: str, tokenizer: Tokenizer) -> Iterator[Window]:
-    """Splits a text that is too long into windows that fit, between words where possible."""
+def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[Window]:
+    """Splits a text that is too long into windows of up to `max_tokens`, between words where possible."""
     start, pending = 0, None
     while start < len(text):
-        piece = text[start : start + SPLIT_CHARACTERS]
-        end, tokens = _end_of_window(tokenizer.encode(piece), len(piece), start + len(piece) == len(text))
+        piece = text[start : start + max_tokens * SPLIT_CHARACTERS]
+        is_rest = start + len(piece) == len(text)
+        end, tokens = _end_of_window(tokenizer.encode(piece), len(piece), is_rest, max_tokens)
         if tokens:  # otherwise it is white space
             if pending is not None:
                 yield pending
@@ -103,14 +103,14 @@ def split_text(number: int, text: str, tokenizer: Tokenizer) -> Iterator[Window]
     yield replace(pending, is_last=True)
 
 
-def _end_of_window(encoding: Any, length: int, is_rest: bool) -> tuple[int, int]:
+def _end_of_window(encoding: Any, length: int, is_rest: bool, max_tokens: int) -> tuple[int, int]:
     """The characters and tokens of the window at the start of a piece with `length` characters.
 
     `is_rest`: the piece ends where the text ends; otherwise its last word may be cut, and is left to the next window.
     """
     content = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
     specials = len(encoding.ids) - len(content)
-    limit = MAX_TOKENS - specials
+    limit = max_tokens - specials
     if len(content) <= (limit if is_rest else 1):
         return length, len(encoding.ids) if content else 0
     limit = min(limit, len(content) - 1)

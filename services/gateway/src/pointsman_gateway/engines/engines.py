@@ -209,7 +209,7 @@ class Engines:
 
     def why_not(self, path: Path) -> str | None:
         """Implements the router's `Availability`. None also if the path's adapter would have to be loaded first."""
-        version = self.version_of(path)
+        version = self.version_of(path) if path.adapter else ""
         lookup = self._look_up(path.model, version)
         for target in lookup.serving:
             if target.state.is_available:
@@ -220,7 +220,7 @@ class Engines:
 
     def targets(self, path: Path) -> list[Target]:
         """The engines that may answer along `path` now; at least one. Raises Unavailable."""
-        lookup = self._look_up(path.model, self.version_of(path))
+        lookup = self._look_up(path.model, self.version_of(path) if path.adapter else "")
         found = [target for target in lookup.serving if target.state.is_available]
         if not found:
             raise self._unavailable(path, lookup)

@@ -104,7 +104,8 @@ class Connection(asyncio.Protocol):
 
     def post(self, head: bytes, body: bytes) -> None:
         """Sends a request; `head` lacks only the content length. Raises ConnectionFailed."""
-        self.read()  # drops what arrived after the previous response
+        if self._pieces:
+            self.read()  # drops what arrived after the previous response
         self.status, self.is_complete = 0, False
         self.location = self._retry_after = self._retry_after_ms = ""
         if self._transport is None:
@@ -152,7 +153,8 @@ class Connection(asyncio.Protocol):
     def finish(self, then: Callable[[], None]) -> None:
         """Discards the rest of the response, and calls `then` at its end unless that takes too long."""
         self.on_event = None
-        self.read()
+        if self._pieces:
+            self.read()
         if self.is_complete:
             then()
         else:

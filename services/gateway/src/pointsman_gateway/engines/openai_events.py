@@ -109,6 +109,8 @@ class EventReader:
         self._template_index = 0
         """The index of its choice."""
         self._templates_tried = 0
+        self._has_only_texts = True
+        """False once another event has arrived among texts."""
         self._normalizer: DeltaNormalizer | None = None
         """Created for the first delta that is not plain text."""
 
@@ -119,25 +121,37 @@ class EventReader:
             if text:
                 return (Chunk(self._template_index, text, None, NO_EXTRA, None, piece[len(BEGIN) : -len(END)]),)
         payloads = self._split(piece)
-        if self._as_a_whole and len(payloads) > CLOSING_EVENTS + 1:
-            return self._joined(payloads)
+        if self._has_only_texts and len(payloads) > CLOSING_EVENTS + 1:
+            texts = self._texts(payloads[:-CLOSING_EVENTS])
+            if texts:
+                return (*texts, *self._chunks(payloads[-CLOSING_EVENTS:]))
+            self._has_only_texts = False
         return self._chunks(payloads)
 
-    def _joined(self, payloads: list[bytes]) -> Chunks:
-        """One chunk for all texts before the closing events, if there are no other events."""
+    def _texts(self, payloads: list[bytes]) -> list[Chunk]:
+        """The chunks of events that hold texts and nothing else; empty if there is any other event among them."""
+        data = b"[%b]" % b",".join(payloads)
+        if len(data) > MAX_FLAT_BYTES and is_deep(data, len(payloads)):
+            return []
         try:
-            events = decode_texts(b"[%b]" % b",".join(payloads[:-CLOSING_EVENTS]))
+            events = decode_texts(data)
         except _UNREADABLE:
-            return self._chunks(payloads)
+            return []
+        if len(events) != len(payloads):
+            return []
+        # A role alone is no token.
+        if not self._as_a_whole:
+            return [
+                Chunk(0, text, None, NO_EXTRA, None, payload)
+                for event, payload in zip(events, payloads, strict=True)
+                if (text := event.choices[0].delta.content)
+            ]
         texts = [event.choices[0].delta.content for event in events]
-        pieces = len(texts) - texts.count("")  # a role alone is no token
-        if not pieces or len(texts) != len(payloads) - CLOSING_EVENTS:
-            return self._chunks(payloads)
+        pieces = len(texts) - texts.count("")
+        if not pieces:
+            return []
         first = payloads[0] if texts[0] else payloads[texts.index(next(filter(None, texts)))]
-        return (
-            Chunk(0, "".join(texts), None, NO_EXTRA, None, first, pieces),
-            *self._chunks(payloads[-CLOSING_EVENTS:]),
-        )
+        return [Chunk(0, "".join(texts), None, NO_EXTRA, None, first, pieces)]
 
     def _chunks(self, payloads: list[bytes]) -> Chunks:
         if DONE in payloads:

@@ -23,6 +23,7 @@ class PathAttempt:
         "embeddings",
         "ended",
         "failure",
+        "finish_reason",
         "first_piece",
         "hedged",
         "loading_seconds",
@@ -44,6 +45,8 @@ class PathAttempt:
         self.sent: float | None = None
         self.first_piece: float | None = None
         self.pieces = 0
+        self.finish_reason = ""
+        """Of the choice that ended last."""
         self.buffered_seconds = 0.0
         self.usage: Usage | None = None
         self.model = ""
@@ -96,10 +99,14 @@ class PathAttempt:
 
         Each piece is counted separately: how many arrive at once depends on the network and must not affect the cost.
         """
+        pieces = self.pieces
         for chunk in chunks:
             if chunk.content or chunk.extra:
-                self.pieces += chunk.event_count
-        if self.first_piece is None and self.pieces:
+                pieces += chunk.event_count
+            if chunk.finish_reason:
+                self.finish_reason = chunk.finish_reason
+        self.pieces = pieces
+        if self.first_piece is None and pieces:
             self.first_piece = perf_counter()
 
     def overhead(self) -> float:

@@ -168,6 +168,11 @@ class Meter:
         return False
 
     @property
+    def finish_reason(self) -> str:
+        """Of the answer that the caller gets."""
+        return self._current.finish_reason
+
+    @property
     def elapsed(self) -> float:
         return perf_counter() - self._arrived
 

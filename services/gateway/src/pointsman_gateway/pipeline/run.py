@@ -51,7 +51,7 @@ class RequestRun:
     """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
-        "_attempts", "_end", "_end_error", "_execution", "_finish_reason", "_has_first_token", "_is_admitted",
+        "_attempts", "_end", "_end_error", "_execution", "_has_first_token", "_is_admitted",
         "_is_paused", "_judge", "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
         "_sink", "_source", "_stages",
     )  # fmt: skip
@@ -71,7 +71,6 @@ class RequestRun:
         self._attempts: list[Attempt] = []
         """The attempts whose text the request log needs."""
         self._source: AnswerSource | None = None
-        self._finish_reason = ""
         self._end = Signal()
         self._end_error: Exception | None = None
         self._reason: PointsmanError | None = None
@@ -108,9 +107,6 @@ class RequestRun:
     def chunks(self, chunks: Chunks, last: bool) -> None:
         if not self._has_first_token:
             self._has_first_token = self._meter.mark_first_token(chunks)
-        for chunk in chunks:
-            if chunk.finish_reason:
-                self._finish_reason = chunk.finish_reason
         self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
@@ -147,7 +143,7 @@ class RequestRun:
                 sink.failed(error)
             elif outcome == OK:
                 assert isinstance(receipt, Receipt)  # it was decided
-                sink.finished(Finished(self._finish_reason, receipt))
+                sink.finished(Finished(self._meter.finish_reason, receipt))
         except Exception as bug:
             sink.failed(to_public_error(bug))
         finally:

@@ -71,10 +71,8 @@ class Entry(msgspec.Struct):
     """What the answer adds to the evidence; None for nothing."""
     wal_offset: int = 0
 
-    @property
-    def size(self) -> int:
-        """Approximate size in bytes."""
-        return len(self.json) + len(self.sample) + len(self.evidence_key) + 64
+    size: int = 0
+    """Approximate size in bytes; set when the entry is queued."""
 
 
 class _EntryFields(msgspec.Struct, gc=False):
@@ -200,6 +198,8 @@ def messages_of(request: Request) -> list[dict[str, Any]] | None:
 
 
 def response_format_of(request: Request) -> str:
+    if not request.sampling.extra:
+        return ""
     response_format = request.sampling.extra.get("response_format")
     if not isinstance(response_format, Mapping):
         return "" if response_format is None else "other"
@@ -215,8 +215,7 @@ def _digest(request: Request) -> str:
     """Identifies the inputs of decision and answer. The hash is fast, since a text may have millions of characters."""
     response_format = request.sampling.extra.get("response_format")
     parameters = (request.model, sorted(request.metadata.items()), request.user, response_format)
-    messages = [(message.role, message.content, message.extra) for message in request.messages]
-    return hashlib.blake2b(_encode_sorted((parameters, messages)), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
 
 
 def _token_counts(usage: Usage) -> dict[str, int]:

@@ -170,7 +170,8 @@ class Recorder:
 
     def _enqueue(self, entry: Entry) -> None:
         self._encoded.append(entry)
-        self._encoded_bytes += entry.size
+        entry.size = size = len(entry.json) + len(entry.sample) + len(entry.evidence_key) + 64
+        self._encoded_bytes += size
         while len(self._encoded) > MAX_WAITING or self._encoded_bytes > MAX_WAITING_BYTES:
             self._drop_oldest()
 

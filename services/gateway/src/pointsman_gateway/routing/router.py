@@ -50,7 +50,7 @@ class CandidatePreview:
 
     path: Path
     role: str
-    """ "policy", "fallback" or "default"."""
+    """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
     known: Candidate
     unavailable: str
     """Why it cannot be used now; empty if it can."""
@@ -153,10 +153,14 @@ class Router:
         return PolicyPreview(name, self._tasks[name].policy, choice, reason, candidates)
 
     def _roles(self, task: str) -> dict[str, str]:
-        """Return each path that a request of the task may take, with its role."""
-        fallback, default = self._tasks[task].fallback, (self._default.name,)
-        roles: dict[str, str] = {}
-        for role, paths in (("policy", self._policies[task].paths), ("fallback", fallback), ("default", default)):
+        """Return each path that answers requests of the task, with its role."""
+        shadow, roles = self._tasks[task].shadow, dict[str, str]()
+        for role, paths in (
+            ("policy", self._policies[task].paths),
+            ("fallback", self._tasks[task].fallback),
+            ("default", (self._default.name,)),
+            ("shadow", shadow.paths if shadow else ()),
+        ):
             for path in paths:
                 roles.setdefault(path, role)
         return roles

@@ -85,7 +85,9 @@ class DailyBudget:
 
 
 PAIR = "{pointsman}:shadow:pair:"
-"""Followed by a decision's id: a pair as JSON."""
+"""Followed by a decision's id: a pair as JSON, until a right answer scores it."""
+JUDGED = "{pointsman}:shadow:judged:"
+"""Followed by a decision's id: a judged pair as JSON, until people's feedback is compared with it."""
 SPENT = "{pointsman}:shadow:spent:"
 """Followed by a day: a hash of picodollars by task."""
 PAIR_TTL_S = 14 * SECONDS_PER_DAY
@@ -121,7 +123,7 @@ class ShadowStore:
             except NotRedacted:
                 self._waiting.popleft()
                 continue
-            key = PAIR + redacted.decision_id
+            key = (PAIR if redacted.judged is None else JUDGED) + redacted.decision_id
             await self._redis.call(partial(self._redis.client.set, key, _encode(redacted), ex=PAIR_TTL_S))
             if self._waiting and self._waiting[0] is pair:
                 self._waiting.popleft()
@@ -129,7 +131,14 @@ class ShadowStore:
 
     async def pair(self, decision_id: str) -> Pair | None:
         """Removes and returns the pair. Raises Unavailable; the pair may then be lost."""
-        found = await self._redis.call(lambda: self._redis.client.getdel(PAIR + decision_id))
+        return await self._take(PAIR + decision_id)
+
+    async def judged(self, decision_id: str) -> Pair | None:
+        """Removes and returns the judged pair. Raises Unavailable; the pair may then be lost."""
+        return await self._take(JUDGED + decision_id)
+
+    async def _take(self, key: str) -> Pair | None:
+        found = await self._redis.call(lambda: self._redis.client.getdel(key))
         return _decode(found) if found else None
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:

@@ -1,9 +1,10 @@
 """Scores the two answers of a pair, computes the regret of the choice, and exports both as metrics."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pointsman_scoring.judge import PairScore
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.config.tasks_file import ShadowConfig
@@ -42,6 +43,8 @@ class Pair:
     """The caller's answer."""
     other: Side
     """The shadow request's answer."""
+    judged: tuple[float, float] | None = None
+    """The judge's scores of both, from 0 to 1; None if no judge has scored them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,13 @@ def _quality(answer: CompletedAnswer) -> float | None:
         return 0.0
     return 1.0 if rulings == {ACCEPTED} else None
 
+
+def _verdict(score: float) -> str:
+    return "good" if score >= GOOD else "bad"
+
+
+GOOD = 0.5
+"""Scores from here on count as good when a judge is compared with people."""
 
 BY_PAIR = ["task", "chosen", "path"]
 
@@ -108,6 +118,29 @@ class ShadowMetrics:
         self._regret_quality = Counter(
             "pointsman_regret_quality", "By how much the other path's answers were better.", BY_PAIR, registry=registry
         )
+
+        self._verdicts = Counter(
+            "pointsman_judge_verdicts", "Pairs for a judge, by outcome.", ["task", "outcome"], registry=registry
+        )
+        self._judge_cost = Counter("pointsman_judge_cost_usd", "Cost of judges.", ["task"], registry=registry)
+        self._agreements = Counter(
+            "pointsman_judge_agreements",
+            "Judged answers that people have rated too, by whether each found them good.",
+            ["task", "judge", "human"],
+            registry=registry,
+        )
+
+    def count_verdict(self, task: str, outcome: str) -> None:
+        """`outcome` is "chosen", "shadow", "tie" or "disagreement" (a tie), or why there is no score: "unparsable",
+        "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code."""
+        self._verdicts.labels(task, outcome).inc()
+
+    def count_judge_cost(self, task: str, usd: float) -> None:
+        self._judge_cost.labels(task).inc(usd)
+
+    def count_agreement(self, task: str, judge: float, human: float) -> None:
+        """Counts one answer with the judge's score and a person's."""
+        self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:
         """`outcome` is "ok", an error's code, or why the request was not started or was cancelled: "crowded",
@@ -165,7 +198,11 @@ class PairScorer:
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
         if config.rate_by == "validators":
-            self._score_by_validators(pair)
+            chosen, other = pair.chosen.quality, pair.other.quality
+            if chosen is not None and other is not None:
+                self._count(pair, chosen, other)
+        elif config.rate_by == "judge":
+            return  # the judge's score follows
         elif self._pairs is not None and pair.chosen.text and pair.other.text and pair.task in self._scores():
             self._pairs.keep(pair)
 
@@ -178,15 +215,34 @@ class PairScorer:
         if score is None:
             return  # the configuration has changed, and the task has another metric now
         chosen, other = score(pair.chosen.text, right_answer), score(pair.other.text, right_answer)
+        self._count(pair, chosen, other, rated)
+
+    def add_judgement(self, pair: Pair, score: PairScore) -> None:
+        """Counts a judge's scores, and stores them until people's ratings can be compared with them."""
+        self._count(pair, score.first, score.second)
+        if self._pairs is not None:
+            judged = replace(pair, judged=(score.first, score.second))
+            self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
+
+    def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
+        """Compares a judged pair with people's verdict: the rating is of the caller's answer.
+
+        Raises ValueError if `right_answer` cannot be used.
+        """
+        score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
+        humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]
+        humans[0] = humans[0] if rating is None else rating
+        for judge, human in zip(pair.judged or (), humans, strict=False):
+            if human is not None:
+                self._metrics.count_agreement(pair.task, judge, human)
+
+    def _count(self, pair: Pair, chosen: float, other: float, rated: bool = False) -> None:
+        """`rated` tells whether the chosen answer has a rating already."""
         if not rated:
             self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
         self._evidence.count_rating(pair.other.evidence_key, pair.day, other)
         self._metrics.count_scores(pair, chosen, other, regret_of(pair, chosen, other))
 
-    def _score_by_validators(self, pair: Pair) -> None:
-        chosen, other = pair.chosen.quality, pair.other.quality
-        if chosen is None or other is None:
-            return
-        self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
-        self._evidence.count_rating(pair.other.evidence_key, pair.day, other)
-        self._metrics.count_scores(pair, chosen, other, regret_of(pair, chosen, other))
+
+def _without_text(pair: Pair) -> Pair:
+    return replace(pair, chosen=replace(pair.chosen, text=""), other=replace(pair.other, text=""))

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.request_log.feedback import FeedbackTaker, Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.request_log.store import RequestLogReader
+from pointsman_gateway.shadow.judge import JudgeJob, JudgeSettings, PairJudge
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
 from pointsman_gateway.shadow.scoring import Pair, PairScorer, side_of
 
@@ -39,6 +40,11 @@ class ShadowSettings(Protocol):
 
     @property
     def tasks(self) -> Mapping[str, ShadowConfig]: ...
+
+    @property
+    def judges(self) -> Mapping[str, JudgeSettings]:
+        """Of the tasks whose pairs are judged by a model."""
+        ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller may use the path for the task."""
@@ -57,11 +63,13 @@ class Shadowing:
         runner: ShadowRunner,
         settings: ShadowSettings,
         scorer: PairScorer,
+        judge: PairJudge,
     ) -> None:
         self._log = log
         self._runner = runner
         self._settings = settings
         self._scorer = scorer
+        self._judge = judge
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return bool(self._sampled_path(decision)) or self._log.wants_answers(request, decision)
@@ -99,6 +107,8 @@ class Shadowing:
                 return
             pair = Pair(decision.id, day, decision.task, side_of(receipt, answer), side_of(shadow, result.answer))
             self._scorer.add(pair, shadow, config)
+            if judge := self._settings.judges.get(pair.task):
+                self._judge.start(JudgeJob(pair, request.messages, judge))
 
         self._runner.start(ShadowJob(_shadow_request(path, request), _labels(decision), path, config), report)
 
@@ -138,39 +148,70 @@ class PairSource(Protocol):
         """Returns the stored pair of a decision, to one caller only. Raises Unavailable."""
         ...
 
+    async def judged(self, decision_id: str) -> Pair | None:
+        """Returns the judged pair of a decision, to one caller only. Raises Unavailable."""
+        ...
+
 
 class ScoringFeedback:
     """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair. The feedback
-    may arrive before the shadow's answer or after it.
+    may arrive before the shadow's answer or after it. The first feedback with a rating or a right answer is compared
+    with a judge's scores.
     """
 
-    def __init__(self, inner: FeedbackTaker, pairs: PairSource, scorer: PairScorer, stored: RequestLogReader) -> None:
+    def __init__(
+        self,
+        inner: FeedbackTaker,
+        pairs: PairSource,
+        scorer: PairScorer,
+        stored: RequestLogReader,
+        settings: ShadowSettings,
+    ) -> None:
         """`stored` finds feedback that arrived before the pair."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
         self._stored = stored
+        self._settings = settings
 
     async def take(self, feedback: Feedback) -> Stored:
         stored = await self._inner.take(feedback)
         if feedback.right_answer:
             await self._score(decision_id_of(feedback), feedback.right_answer, feedback.rating is not None)
+        if self._settings.judges and (feedback.right_answer or feedback.rating is not None):
+            await self._compare(decision_id_of(feedback), feedback.rating, feedback.right_answer)
         return stored
 
     async def score_by_earlier_feedback(self, decision_id: str) -> None:
         """Scores a stored pair by feedback that arrived before it. Raises Unavailable."""
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
-            if right_answer := given.get("right_answer"):
-                await self._score(decision_id, right_answer, rated="rating" in given)
+            rating = float(given["rating"]) if "rating" in given else None
+            right_answer = given.get("right_answer", "")
+            if right_answer:
+                await self._score(decision_id, right_answer, rated=rating is not None)
+            if self._settings.judges and (right_answer or rating is not None):
+                await self._compare(decision_id, rating, right_answer)
+
+    async def _compare(self, decision_id: str, rating: float | None, right_answer: str) -> None:
+        with _skipping(decision_id):
+            pair = await self._pairs.judged(decision_id)
+            if pair is not None:
+                self._scorer.compare(pair, rating, right_answer)
 
     async def _score(self, decision_id: str, right_answer: str, rated: bool) -> None:
-        """A pair that cannot be scored is skipped; the feedback itself has been stored."""
-        try:
+        with _skipping(decision_id):
             pair = await self._pairs.pair(decision_id)
             if pair is not None:
                 self._scorer.score(pair, right_answer, rated)
-        except Unavailable:
-            pass
-        except ValueError as error:
-            log.info("the right answer of %s cannot be used for scoring: %s", decision_id, error)
+
+
+@contextmanager
+def _skipping(decision_id: str) -> Iterator[None]:
+    """Skips a pair that cannot be scored; the feedback itself has been stored."""
+    try:
+        yield
+    except Unavailable:
+        pass
+    except ValueError as error:
+        log.info("the right answer of %s cannot be used for scoring: %s", decision_id, error)

@@ -1,8 +1,8 @@
 """Reads of the desired state and of the history: a consistent snapshot, and the stream of changes."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
@@ -29,16 +29,29 @@ _PAGE = 500
 _INTERNAL_KINDS = frozenset({"settled", "upcoming"})
 """Changes that notify lora-servers and are not shown in the history."""
 
+Value = TypeVar("Value")
+
+
+class _Snapshot(NamedTuple):
+    stamp: str
+    change_id: str
+    """The newest change that is included."""
+    state: DesiredState
+    tokens: Mapping[str, str]
+    """By version; a version that was deleted and registered again has another token."""
+
+
+_NOTHING_READ = _Snapshot("", "", DesiredState(), {})
+
 
 class SnapshotReader:
-    """Reads the whole desired state, but fetches only the records of new versions."""
+    """Reads the desired state: first the whole, then what has changed since the last read."""
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
         self._run = redis.client.register_script(scripts.READ)
-        self._last = "", DesiredState()
-        self._records: Mapping[str, tuple[str, AdapterVersion]] = {}
+        self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:
         """Returns the same object, cheaply, if nothing has changed since the last call. Raises Unavailable."""
@@ -50,45 +63,52 @@ class SnapshotReader:
 
     async def _try(self) -> DesiredState | None:
         """None if a version was deleted between two calls."""
-        at = self._keys
-        keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp]
-        last_stamp, last_state = self._last
-        stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last_stamp]))
+        at, last = self._keys, self._last
+        keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp, at.changes]
+        stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last.stamp, last.change_id]))
         if not parts:
-            return last_state
-        raw_phases, raw_aliases, pins, raw_placements, raw_upcoming = parts
-        phases, tokens = schema.phases_from_json(raw_phases)
-        records = await self._complete(tokens)
-        if records is None:
+            return last.state
+        change_id, is_partial, raw_phases, raw_aliases, pins, raw_placements, raw_upcoming = parts
+        phases, tokens, deleted = schema.phases_from_json(raw_phases)
+        versions = await self._records(tokens, last)
+        if versions is None:
             return None
-        versions = {name: version for name, (_, version) in records.items()}
+        before = last if is_partial else _NOTHING_READ
+        aliases = {alias.alias: alias for alias in before.state.aliases} | schema.aliases_from_json(raw_aliases)
         state = DesiredState(
-            versions,
-            phases,
-            schema.aliases_from_json(raw_aliases),
+            _merge(before.state.versions, versions, deleted),
+            _merge(before.state.phases, phases, deleted),
+            tuple(aliases[name] for name in sorted(aliases)),
             frozenset(pins),
             schema.placements_from_pairs(raw_placements),
             schema.upcoming_from_pairs(raw_upcoming),
         )
-        self._last, self._records = (stamp, state), records
+        self._last = _Snapshot(stamp, change_id, state, _merge(before.tokens, tokens, deleted))
         return state
 
-    async def _complete(self, tokens: Mapping[str, str]) -> dict[str, tuple[str, AdapterVersion]] | None:
-        """The records of the versions in `tokens`. A known record is not read again unless its token has changed, which
-        means that the version was deleted and registered again."""
-        records = {name: self._records[name] for name in tokens if self._records.get(name, ("",))[0] == tokens[name]}
+    async def _records(self, tokens: Mapping[str, str], last: _Snapshot) -> dict[str, AdapterVersion] | None:
+        """The records of the versions in `tokens`. A known record is read again only if its token has changed."""
+        known = last.state.versions
+        records = {name: known[name] for name, token in tokens.items() if last.tokens.get(name) == token}
         missing = [name for name in tokens if name not in records]
         for start in range(0, len(missing), MAX_RECORDS_PER_CALL):
             names = missing[start : start + MAX_RECORDS_PER_CALL]
             for name, raw in zip(names, await self._fetch(names), strict=True):
                 if raw is None:
                     return None
-                records[name] = (tokens[name], schema.version_from_json(raw))
+                records[name] = schema.version_from_json(raw)
         return records
 
     async def _fetch(self, names: list[str]) -> list[str | None]:
         raw: list[str | None] = await self._redis.call(lambda: self._redis.client.hmget(self._keys.versions, names))
         return raw
+
+
+def _merge(before: Mapping[str, Value], changed: Mapping[str, Value], deleted: Sequence[str]) -> dict[str, Value]:
+    merged = {**before, **changed}
+    for name in deleted:
+        merged.pop(name, None)
+    return merged
 
 
 class ChangeStream:

@@ -170,6 +170,7 @@ class AdapterRegistry:
             at.done(call_id),
             at.placements,
             at.upcoming,
+            at.sorted,
         ]
         all_arguments = [call_id, to_utf8(author), to_utf8(reason), *arguments]
         run = self._redis.client.register_script(script)

@@ -40,6 +40,11 @@ class RedisKeys:
         return self._key("phases")
 
     @property
+    def sorted(self) -> str:
+        """Sorted set: all versions, to find those of one adapter without reading the others."""
+        return self._key("sorted")
+
+    @property
     def aliases(self) -> str:
         """Hash: alias -> where it points, as JSON."""
         return self._key("aliases")
@@ -110,15 +115,19 @@ def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
     return canary.version, repr(float(canary.weight)), json.dumps(asdict(canary.terms), sort_keys=True)
 
 
-def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str]]:
-    """The records by version, and the token of each record (see `RedisKeys.phases`)."""
+def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
+    """The records by version, the token of each record (see `RedisKeys.phases`), and the names that have no record."""
     values = json.loads(raw)
+    missing = [name for name, each in values.items() if each is None]
+    for name in missing:
+        del values[name]
     tokens = {version: str(each["made"]) for version, each in values.items()}
-    return {version: _phase_record(each) for version, each in values.items()}, tokens
+    return {version: _phase_record(each) for version, each in values.items()}, tokens, missing
 
 
-def aliases_from_json(raw: str) -> tuple[Alias, ...]:
-    return tuple(_alias(name, values) for name, values in sorted(json.loads(raw).items()))
+def aliases_from_json(raw: str) -> dict[str, Alias]:
+    """By name."""
+    return {name: _alias(name, values) for name, values in json.loads(raw).items() if values is not None}
 
 
 def placement_to_text(placement: Placement | None) -> str:

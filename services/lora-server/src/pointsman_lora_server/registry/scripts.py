@@ -3,6 +3,9 @@ effect."""
 
 from pointsman_lora_server.registry.schema import COUNTS_TTL_SECONDS, DEDUPLICATION_SECONDS, MAX_CHANGES
 
+MAX_CHANGES_PER_READ = 500
+"""After more changes than these, everything is read."""
+
 _DEDUPLICATE = f"""
 local earlier = redis.call('GET', done)
 if earlier then return cjson.decode(earlier) end
@@ -16,7 +19,7 @@ end
 """
 
 _PRELUDE = f"""
-local versions, phases, aliases, pins, changes, stamp, done, placements, upcoming = unpack(KEYS)
+local versions, phases, aliases, pins, changes, stamp, done, placements, upcoming, sorted = unpack(KEYS)
 local call, author, reason = ARGV[1], ARGV[2], ARGV[3]
 {_DEDUPLICATE}
 local function note(kind, subject, before, after)
@@ -61,12 +64,13 @@ end
 
 local function adapter_of(version) return string.match(version, '^[^@]*') end
 
--- Whether the adapter has any version.
+-- Whether the adapter has any version, by the sorted index of all versions. Data from before the index gets one here.
 local function is_known(name)
-  for _, version in ipairs(redis.call('HKEYS', phases)) do
-    if adapter_of(version) == name then return true end
+  if redis.call('ZCARD', sorted) ~= redis.call('HLEN', phases) then
+    redis.call('DEL', sorted)
+    for _, version in ipairs(redis.call('HKEYS', phases)) do redis.call('ZADD', sorted, 0, version) end
   end
-  return false
+  return #redis.call('ZRANGEBYLEX', sorted, '[' .. name .. '@', '(' .. name .. 'A', 'LIMIT', 0, 1) > 0
 end
 
 local function end_canary(alias) alias.canary, alias.weight, alias.terms = '', '', '' end
@@ -90,6 +94,7 @@ else
   is.alias_suffix, is.force = suffix, force
 end
 write(phases, version, is)
+redis.call('ZADD', sorted, 0, version)
 note('registered', version, before, is.phase)
 return answer('done', record)
 """
@@ -268,6 +273,7 @@ local names = aliases_of(version)
 if names ~= '' then return {'in_use', names} end
 redis.call('HDEL', versions, version)
 redis.call('HDEL', phases, version)
+redis.call('ZREM', sorted, version)
 redis.call('SREM', pins, version)
 if not is_known(adapter_of(version)) then redis.call('HDEL', placements, adapter_of(version)) end
 note('deleted', version, is.phase, '')
@@ -275,21 +281,46 @@ return answer('done')
 """
 )
 
-READ = """
+READ = f"""
 -- Everything but the records, which never change. Hashes are joined into one JSON text here, since a thousand short
 -- replies take a client much longer than two long ones.
-local phases, aliases, pins, placements, upcoming, stamp = unpack(KEYS)
-local now = redis.call('GET', stamp) or ''
-if now ~= '' and now == ARGV[1] then return {now} end
+local phases, aliases, pins, placements, upcoming, stamp, changes = unpack(KEYS)
+local now, known = redis.call('GET', stamp) or '', ARGV[2]
+if now ~= '' and now == ARGV[1] then return {{now}} end
 
-local function object(key)
-  local all, parts = redis.call('HGETALL', key), {}
-  for at = 1, #all, 2 do table.insert(parts, '"' .. all[at] .. '":' .. all[at + 1]) end
-  return '{' .. table.concat(parts, ',') .. '}'
+local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
+
+-- The names of what has changed since the entry `known`; nil if the history does not tell, or if they are many. A move
+-- of an alias also changes the version to which it then points.
+local function changed_names()
+  if known == '' or not redis.call('XRANGE', changes, known, known)[1] then return nil end
+  local entries = redis.call('XRANGE', changes, '(' .. known, '+', 'COUNT', {MAX_CHANGES_PER_READ + 1})
+  if #entries > {MAX_CHANGES_PER_READ} then return nil end
+  local names = {{}}
+  for _, entry in ipairs(entries) do
+    local subject, after = entry[2][4], entry[2][8]
+    names[subject], names[string.match(after, '^[^,]*')] = true, true
+  end
+  return names
 end
 
-return {now, object(phases), object(aliases), redis.call('SMEMBERS', pins),
-  redis.call('HGETALL', placements), redis.call('HGETALL', upcoming)}
+local names = changed_names()
+
+local function object(key)
+  local parts = {{}}
+  if names then
+    for name in pairs(names) do
+      table.insert(parts, cjson.encode(name) .. ':' .. (redis.call('HGET', key, name) or 'null'))
+    end
+  else
+    local all = redis.call('HGETALL', key)
+    for at = 1, #all, 2 do table.insert(parts, '"' .. all[at] .. '":' .. all[at + 1]) end
+  end
+  return '{{' .. table.concat(parts, ',') .. '}}'
+end
+
+return {{now, newest and newest[1] or '', names and '1' or '', object(phases), object(aliases),
+  redis.call('SMEMBERS', pins), redis.call('HGETALL', placements), redis.call('HGETALL', upcoming)}}
 """
 
 ADD_OUTCOMES = (

@@ -8,7 +8,13 @@ from itertools import pairwise
 from tokenizers import Tokenizer
 
 from pointsman_retriever.chunking.blocks import Block, ChunkedBlock, Path, Span
-from pointsman_retriever.chunking.prose import CHUNK_CHARACTERS, CHUNK_TOKENS, EmbeddingWindow, LengthSplitter
+from pointsman_retriever.chunking.prose import (
+    CHUNK_CHARACTERS,
+    WINDOW_TOKENS,
+    EmbeddingWindow,
+    LengthSplitter,
+    chunk_tokens,
+)
 
 LineRange = tuple[int, int]  # first line, and the line after the last
 
@@ -39,12 +45,12 @@ class CodeChunker:
 
     has_fences = False
 
-    def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
         self._tokenizer = tokenizer
-        self._tokens = tokens
-        self._plain = LengthSplitter(tokenizer, tokens)
-        self._window = EmbeddingWindow(tokenizer)
+        self._tokens = chunk_tokens(window)
+        self._plain = LengthSplitter(tokenizer, self._tokens)
+        self._window = EmbeddingWindow(tokenizer, window)
 
     def is_section(self, line: str, after_blank: bool) -> bool:
         return not line[0].isspace() and (after_blank or _DEFINITION.match(line) is not None)

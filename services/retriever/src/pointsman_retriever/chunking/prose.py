@@ -13,10 +13,15 @@ from tokenizers import Tokenizer
 from pointsman_retriever.chunking.blocks import Block, ChunkedBlock, Path, Span, break_long_lines
 from pointsman_retriever.domain import Chunk
 
-WINDOW_TOKENS = 256  # that the model reads, its two special tokens included
+WINDOW_TOKENS = 256  # of a chunk with its titles and special tokens; MiniLM reads as many
 CHUNK_TOKENS = 200  # the rest of the window is for the title and the headings
 CHUNK_CHARACTERS = 2_000  # the tokenizer counts a word above 100 characters, or a run of spaces, as one token or none
 CONTEXT_CHARACTERS = 160
+
+
+def chunk_tokens(window: int) -> int:
+    """Returns the tokens of a chunk without its titles, for a model that reads `window` tokens."""
+    return max(1, window * CHUNK_TOKENS // WINDOW_TOKENS)
 
 
 class EmbeddingWindow:
@@ -73,10 +78,10 @@ class PlainTextChunker:
 
     has_fences = False
 
-    def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
-        self._splitter = LengthSplitter(tokenizer, tokens)
-        self._window = EmbeddingWindow(tokenizer)
+        self._splitter = LengthSplitter(tokenizer, chunk_tokens(window))
+        self._window = EmbeddingWindow(tokenizer, window)
 
     def is_section(self, line: str, after_blank: bool) -> bool:
         return False
@@ -157,11 +162,11 @@ class MarkdownChunker:
 
     has_fences = True
 
-    def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
         """`tokenizer` measures texts and must not truncate."""
-        self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, tokens)
-        self._plain = LengthSplitter(tokenizer, tokens)
-        self._window = EmbeddingWindow(tokenizer)
+        self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, chunk_tokens(window))
+        self._plain = LengthSplitter(tokenizer, chunk_tokens(window))
+        self._window = EmbeddingWindow(tokenizer, window)
 
     def is_section(self, line: str, after_blank: bool) -> bool:
         return line.startswith("#")

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from pointsman_retriever.chunking.blocks import MAX_PART_CHARACTERS, ChunkedPart, Chunker, Part, first_part, next_part
 from pointsman_retriever.chunking.code import CodeChunker
-from pointsman_retriever.chunking.prose import MarkdownChunker, PlainTextChunker
+from pointsman_retriever.chunking.prose import WINDOW_TOKENS, MarkdownChunker, PlainTextChunker
 from pointsman_retriever.domain import Chunk, Document
 from pointsman_retriever.sandbox import Sandbox, SandboxError
 
@@ -26,13 +26,26 @@ _MARKDOWN = frozenset(
 _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
 
 
-def make_chunkers(tokenizer: Tokenizer) -> Mapping[str, Chunker]:
-    """Returns the chunkers by kind. `tokenizer` measures texts and must not truncate."""
+def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, Chunker]:
+    """Returns the chunkers by kind. `tokenizer` measures texts and must not truncate; `window` is the tokens of a chunk
+    with its titles.
+    """
     return {
-        "markdown": MarkdownChunker(tokenizer),
-        "plain": PlainTextChunker(tokenizer),
-        "code": CodeChunker(tokenizer),
+        "markdown": MarkdownChunker(tokenizer, window),
+        "plain": PlainTextChunker(tokenizer, window),
+        "code": CodeChunker(tokenizer, window),
     }
+
+
+def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
+    """Returns the sandbox's setup for chunking."""
+    return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
+
+
+def set_up_chunkers(setup: bytes) -> Mapping[str, Chunker]:
+    """Returns the chunkers of `chunking_setup`."""
+    settings = json.loads(setup)
+    return make_chunkers(Tokenizer.from_str(settings["tokenizer"]), settings["window"])
 
 
 def recipe_for(media_type: str) -> str:
@@ -52,12 +65,13 @@ Chunks = tuple[Chunk, ...]
 class SandboxedChunker:
     """Implements Chunker of encoder.py."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        """`sandbox` must have been set up with the embedding model's tokenizer."""
+    def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS) -> None:
+        """`sandbox` must have been set up by `chunking_setup` with this window."""
         self._sandbox = sandbox
+        self._suffix = "" if window == WINDOW_TOKENS else f"-{window}"
 
     def recipe(self, document: Document) -> str:
-        return recipe_for(document.media_type)
+        return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
         """Small documents share a call to the sandbox; the parts of a large one take turns with other calls."""

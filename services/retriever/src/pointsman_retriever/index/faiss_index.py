@@ -1,11 +1,12 @@
 """The default vector store: vectors in memory, compared exactly while they are few, then in a FAISS IVF index."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, sqrt
+from threading import Lock
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +15,12 @@ from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 from pointsman_retriever.index.append_only_array import AppendOnlyArray
 from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
+try:
+    import faiss
+except ImportError as error:
+    raise ImportError("FAISS is not installed: pip install 'pointsman-retriever[cpu]', or [gpu]") from error
+
 Mask = NDArray[np.bool_]
-CopyToGpu = Callable[[Any], Any]  # from a FAISS index to a copy of it on a GPU
 
 LISTS_PER_ROOT_ROW = 4  # number of lists = 4 * sqrt(rows): finding the lists then costs about as much as scanning them
 TRAINING_ROWS_PER_LIST = 40
@@ -27,6 +32,19 @@ MIN_PROBES = 8  # lists to scan, whatever the calibration says
 PROBE_MARGIN = 1.5  # times the calibrated number: queries are less similar to the vectors than those are to each other
 RESCORING_FACTOR = 3  # times the requested vectors are compared again exactly, because 8-bit values misorder neighbours
 SEED = 1
+MAX_GPU_RESULTS = 2048
+MAX_GPU_PROBES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Copies indexes to a GPU. FAISS's indexes there cannot filter, and serve one thread at a time."""
+
+    copy: Callable[[Any], Any]
+    """From a FAISS index to a copy of it on the GPU."""
+    count_search: Callable[[str], None] = lambda device: None
+    """Called with the device of each search of an IVF index: "gpu", or "cpu" for what the GPU cannot find."""
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +55,8 @@ class IvfIndex:
     rows: int
     lists: int
     probes: int  # lists that a search without a filter scans
-    gpu_index: Any = None  # FAISS cannot filter on a GPU: used if the results contain enough allowed rows
+    gpu: Gpu | None = None
+    gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
         """Returns approximately the nearest rows, at least `count` if so many are allowed. None allows all rows."""
@@ -45,9 +64,9 @@ class IvfIndex:
         fetched = min(RESCORING_FACTOR * count, allowed_rows)
         if fetched == 0:
             return np.empty(0, np.intp)
-        if self.gpu_index is not None:
-            found = self._search(self.gpu_index, vector, fetched, None, self.probes)
-            found = found if allowed is None else found[allowed[found]]
+        if self.gpu is not None:
+            found = self._search_on_gpu(self.gpu, vector, fetched, allowed)
+            self.gpu.count_search("gpu" if len(found) >= count else "cpu")
             if len(found) >= count:
                 return found
         packed = None if allowed is None else np.packbits(allowed, bitorder="little")
@@ -57,6 +76,14 @@ class IvfIndex:
             found = self._search(self.index, vector, fetched, packed, self.lists)
         return found
 
+    def _search_on_gpu(self, gpu: Gpu, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
+        """Returns the allowed ones of the `count` nearest rows; none if the GPU cannot find so many."""
+        if max(count - MAX_GPU_RESULTS, self.probes - MAX_GPU_PROBES) > 0:
+            return np.empty(0, np.intp)
+        with gpu.lock:
+            found = self._search(self.gpu_index, vector, count, None, self.probes)
+        return found if allowed is None else found[allowed[found]]
+
     def _search(
         self, index: Any, vector: Vectors, count: int, allowed: NDArray[np.uint8] | None, probes: int
     ) -> NDArray[np.intp]:
@@ -65,7 +92,7 @@ class IvfIndex:
         return found[found >= 0]
 
 
-def build_ivf_index(vectors: Vectors, copy_to_gpu: CopyToGpu | None) -> IvfIndex:
+def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
     """`vectors` is (rows, dimensions), unit length. Takes seconds for 100,000 rows."""
     rows, dimensions = vectors.shape
     lists = max(1, round(LISTS_PER_ROOT_ROW * sqrt(rows)))
@@ -80,10 +107,13 @@ def build_ivf_index(vectors: Vectors, copy_to_gpu: CopyToGpu | None) -> IvfIndex
     )
     index.cp.niter, index.cp.seed, index.cp.spherical = KMEANS_ITERATIONS, SEED, True
     index.cp.min_points_per_centroid = 1  # avoids a warning on stderr for the small indexes of tests
+    nearest_centroids = gpu.copy(faiss.IndexFlatIP(dimensions)) if gpu else None
+    index.clustering_index = nearest_centroids  # k-means takes most of the time; FAISS keeps no reference to it
     random = np.random.default_rng(SEED)
     index.train(vectors[random.permutation(rows)[: TRAINING_ROWS_PER_LIST * lists]])
+    index.clustering_index = None
     index.add(vectors)
-    ivf = IvfIndex(index, rows, lists, lists, copy_to_gpu(index) if copy_to_gpu else None)
+    ivf = IvfIndex(index, rows, lists, lists, gpu, gpu.copy(index) if gpu else None)
     return replace(ivf, probes=_calibrate_probes(ivf, vectors, random))
 
 
@@ -141,7 +171,7 @@ class FaissIndex:
     count: int
     checksum: int
     thresholds: IndexThresholds = IndexThresholds()
-    copy_to_gpu: CopyToGpu | None = None
+    gpu: Gpu | None = None
     ivf: IvfIndex | None = None  # of the first rows; later rows are compared one by one
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
@@ -193,7 +223,7 @@ class FaissIndex:
         for start in range(0, len(rows), 4096):  # in blocks, each of which holds the GIL for a short time only
             vectors.append(start, self._vectors[rows[start : start + 4096]])
         is_large = self.count > self.thresholds.max_flat
-        ivf = build_ivf_index(vectors.first(len(rows)), self.copy_to_gpu) if is_large else None
+        ivf = build_ivf_index(vectors.first(len(rows)), self.gpu) if is_large else None
         return replace(self, ids=ids, vectors=vectors, alive=np.ones(len(rows), np.bool_), ivf=ivf)
 
     def close(self) -> None:
@@ -254,20 +284,29 @@ class FaissIndex:
 
 
 def empty_faiss_index(
-    dimensions: int, thresholds: IndexThresholds = IndexThresholds(), copy_to_gpu: CopyToGpu | None = None
+    dimensions: int, thresholds: IndexThresholds = IndexThresholds(), gpu: Gpu | None = None
 ) -> FaissIndex:
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions)
-    return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, copy_to_gpu=copy_to_gpu)
+    return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
+
+
+def first_gpu() -> Callable[[Any], Any]:
+    """Returns a function that copies an index to the first GPU."""
+    untyped: Any = faiss  # FAISS for CPUs has none of this
+    return partial(untyped.index_cpu_to_gpu, untyped.StandardGpuResources(), 0)
 
 
 class FaissStore:
-    """Implements VectorStore: memory of this process, and GPUs if this build of FAISS finds any."""
+    """Implements VectorStore: memory of this process, and the first GPU if this build of FAISS finds one."""
 
-    def __init__(self, _: VectorStoreOptions | None = None) -> None:
-        self._copy_to_gpu: CopyToGpu | None = faiss.index_cpu_to_all_gpus if faiss.get_num_gpus() else None
+    def __init__(self, options: VectorStoreOptions | None = None) -> None:
+        faiss.omp_set_num_threads(1)  # a search runs in its own thread and uses no other core
+        self._gpu: Gpu | None = None
+        if faiss.get_num_gpus():
+            self._gpu = Gpu(first_gpu(), (options or VectorStoreOptions()).count_search)
 
     def empty_index(self, collection: CollectionInfo) -> FaissIndex:
-        return empty_faiss_index(collection.dimensions, copy_to_gpu=self._copy_to_gpu)
+        return empty_faiss_index(collection.dimensions, gpu=self._gpu)
 
     def close(self) -> None:
         """Nothing to do."""

@@ -68,6 +68,7 @@ class VectorStoreOptions:
     url: str = ""
     token: str = ""
     prefix: str = "pointsman"  # starts all names that this retriever creates in the store
+    count_search: Callable[[str], None] = lambda device: None  # for stores on a GPU: called with "gpu" or "cpu"
 
 
 VectorStoreFactory = Callable[[VectorStoreOptions], VectorStore]

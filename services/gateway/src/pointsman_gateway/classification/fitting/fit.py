@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_embedding import MiniLM
+from pointsman_embedding import EncoderConfig, Prefixed, open_encoder
 from pointsman_embedding import StaticModel as TokenTable
 from pointsman_servicekit.errors import PointsmanError
 from threadpoolctl import threadpool_limits
@@ -250,8 +250,10 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 def main() -> int:
     """Fit as ordered on standard input; print the reason and return 2 if the examples cannot be used."""
     order = FitOrder.from_json(sys.stdin.read())
-    static, encoder = TokenTable.load(Path(order.models)), MiniLM.load(Path(order.models))
+    config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)
     try:
+        static, model = TokenTable.load(folder), open_encoder(config, folder)
+        encoder = Prefixed(model, model.query_prefix)
         fitted = fit_classifier(order.examples, order.out_of_scope, static, encoder, order.settings)
     except PointsmanError as error:
         print(json.dumps({"error": error.message}))

@@ -23,6 +23,8 @@ from pointsman_gateway.http.encoding import (
 
 _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 """The beginning of an engine's event, if the event begins with its id."""
+_NO_PREFIX = b"\n"
+"""No event begins with it."""
 
 
 class _LastEvent(msgspec.Struct):
@@ -54,7 +56,7 @@ class ChatEncoder:
         """The fields that all chunks have in common."""
         self._started: set[int] = set()
         """Indexes of the choices of which a chunk has been encoded."""
-        self._engine_prefix = self._own_prefix = b""
+        self._engine_prefix, self._own_prefix = _NO_PREFIX, b""
         """The bytes up to the id with which an event of the engine begins, and their replacement."""
 
     def encode_start(self, started: Started) -> bytes:
@@ -65,11 +67,20 @@ class ChatEncoder:
             "model": started.model,
             "system_fingerprint": system_fingerprint(started),
         }
-        self._own_prefix = b'{"id":' + to_json(self._head["id"])
+        self._own_prefix = b'data: {"id":' + to_json(self._head["id"])
         return b""
 
     def encode_chunks(self, chunks: Chunks) -> bytes:
-        return b"".join([self._encode_chunk(chunk) for chunk in chunks])
+        parts: list[bytes] = []
+        for chunk in chunks:
+            raw = chunk.raw
+            if raw.startswith(self._engine_prefix) and chunk.index in self._started:
+                if self._include_usage:
+                    raw = _with_null_usage(raw)
+                parts += self._own_prefix, raw[len(self._engine_prefix) :], b"\n\n"
+            else:
+                parts.append(self._encode_anew(chunk))
+        return b"".join(parts)
 
     def encode_end(self, finished: Finished) -> bytes:
         return (to_event(self._usage_chunk(finished)) if self._include_usage else b"") + DONE
@@ -80,14 +91,11 @@ class ChatEncoder:
     def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
         return to_json(completion(started, chunks, finished))
 
-    def _encode_chunk(self, chunk: Chunk) -> bytes:
-        if chunk.index not in self._started:
-            self._started.add(chunk.index)
-            return self._encode_first(chunk)
-        prefix = self._engine_prefix
-        if chunk.raw and prefix and chunk.raw.startswith(prefix):
-            return b"data: " + self._own_prefix + self._with_null_usage(chunk.raw[len(prefix) :]) + b"\n\n"
-        return to_event(self._to_body(chunk, {}))
+    def _encode_anew(self, chunk: Chunk) -> bytes:
+        if chunk.index in self._started:
+            return to_event(self._to_body(chunk, {}))
+        self._started.add(chunk.index)
+        return self._encode_first(chunk)
 
     def _encode_first(self, chunk: Chunk) -> bytes:
         body = self._to_body(chunk, {"role": "assistant"})
@@ -114,16 +122,15 @@ class ChatEncoder:
             choice["logprobs"] = chunk.extra["logprobs"]
         return {**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})}
 
-    def _with_null_usage(self, event: bytes) -> bytes:
-        """As OpenAI does, adds `"usage":null` to every chunk before the one with the usage."""
-        if not self._include_usage or b'"usage":' in event or not event.endswith(b"}"):
-            return event
-        return event[:-1] + b',"usage":null}'
-
     def _usage_chunk(self, finished: Finished) -> dict[str, Any]:
         """The last chunk with `stream_options.include_usage`; its field "pointsman" is not OpenAI's."""
         receipt = finished.receipt
         return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
+
+
+def _with_null_usage(event: bytes) -> bytes:
+    """As OpenAI does with `include_usage`, adds `"usage":null` to every chunk before the one with the usage."""
+    return event if b'"usage":' in event or not event.endswith(b"}") else event[:-1] + b',"usage":null}'
 
 
 def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:

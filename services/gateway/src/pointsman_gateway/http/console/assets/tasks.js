@@ -42,6 +42,7 @@ function role(task, path) {
   if (path.path === task.choice) return "taken now";
   if (path.role === "fallback") return "fallback";
   if (path.role === "default") return "default path";
+  if (path.role === "shadow") return "in shadow requests only";
   return task.policy === "escalate" ? "if the answer is refused" : "in the policy";
 }
 

@@ -1,0 +1,116 @@
+"""Measures the registry with many versions: register one, list all, and how soon all lora-servers know a change."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pointsman_lora_server.domain import AdapterVersion, Phase, Placement
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_servicekit.bounded_redis import open_redis
+
+from benchmarks.adapters.services import BASE, start_valkey
+from benchmarks.gateway_load.http_client import HOST
+from benchmarks.gateway_load.machine import free_ports
+
+SERVERS = 16
+"""Followers of the registry, each with its own connections, as each lora-server is one."""
+VERSIONS_PER_ADAPTER = 10
+ADDED_AT_ONCE = 8
+DEADLINE_SECONDS = 5.0
+"""Of one call. The product's own is 50 ms; a call that exceeds it here is measured and not failed."""
+SIZES, QUICK_SIZES = (100, 1_000, 10_000), (100, 1_000)
+REPEATS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySize:
+    """Medians in milliseconds with `versions` registered versions."""
+
+    versions: int
+    register_ms: float
+    list_ms: float
+    """A new lora-server reads everything."""
+    refresh_ms: float
+    """A lora-server reads the state after one change."""
+    watch_ms: float
+    """From the call that changes one version until all followers have read the new state."""
+    place_ms: float
+    """Setting the placement of one adapter."""
+
+
+def version(number: int) -> AdapterVersion:
+    name, facts = f"adapter-{number // VERSIONS_PER_ADAPTER}", {f"fact-{i}": "x" * 30 for i in range(10)}
+    return AdapterVersion(
+        name, f"{number:012x}".ljust(64, "0"), BASE, 8, ("q_proj", "v_proj"), 10**7, 1_700_000_000_000, facts
+    )
+
+
+async def measure(folder: Path, sizes: tuple[int, ...]) -> list[RegistrySize]:
+    """Raises CannotMeasure."""
+    (port,) = free_ports(1)
+    async with AsyncExitStack() as stack:
+        await start_valkey(stack, folder, port)
+
+        async def connect() -> AdapterRegistry:
+            url = f"redis://{HOST}:{port}/0"
+            redis = await stack.enter_async_context(open_redis(url, lambda up: None, DEADLINE_SECONDS))
+            return AdapterRegistry(redis, BASE)
+
+        registry, servers = await connect(), [await connect() for _ in range(SERVERS)]
+        found, known = [], 0
+        for size in sizes:
+            await _add(registry, range(known, size))
+            found.append(await _measure(registry, servers, size))
+            known = size + REPEATS  # each measurement of a registration adds one
+        return found
+
+
+async def _add(registry: AdapterRegistry, numbers: range) -> None:
+    left = iter(numbers)
+
+    async def add() -> None:
+        for number in left:
+            added = version(number)
+            await registry.add_version(added, "", False, "")
+            await registry.set_phase(added.version, Phase.READY)
+
+    await asyncio.gather(*(add() for _ in range(ADDED_AT_ONCE)))
+
+
+async def _measure(registry: AdapterRegistry, servers: list[AdapterRegistry], size: int) -> RegistrySize:
+    numbers = iter(range(size, size + REPEATS))
+    list_ms = [await _timed(server.read()) for server in servers]
+    register_ms = [await _timed(registry.add_version(version(next(numbers)), "", False, "")) for _ in range(REPEATS)]
+    refresh_ms, watch_ms, place_ms = [], [], []
+    await asyncio.gather(*(server.read() for server in servers))
+    for number in range(REPEATS):
+        name = version(number).version
+        await registry.set_pinned(name, True, "")
+        refresh_ms.append(await _timed(servers[0].read()))
+        watch_ms.append(await _timed_watch(registry, servers, name))
+        place_ms.append(await _timed(registry.set_placement(version(number).name, Placement(number % 3 + 1), None, "")))
+    return RegistrySize(size, *map(median, (register_ms, list_ms, refresh_ms, watch_ms, place_ms)))
+
+
+async def _timed_watch(registry: AdapterRegistry, servers: list[AdapterRegistry], name: str) -> float:
+    position = await registry.wait_for_change("", 1.0)
+    await asyncio.gather(*(server.read() for server in servers))
+
+    async def follow(server: AdapterRegistry) -> None:
+        await server.wait_for_change(position, 4.0)
+        assert name not in (await server.read()).pins
+
+    following = asyncio.gather(*map(follow, servers))
+    await asyncio.sleep(0.05)  # all of them wait in Redis by now
+    return await _timed(asyncio.gather(registry.set_pinned(name, False, ""), following))
+
+
+async def _timed(call: Awaitable[Any]) -> float:
+    started = time.perf_counter()
+    await call
+    return 1e3 * (time.perf_counter() - started)

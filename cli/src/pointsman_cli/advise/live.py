@@ -1,0 +1,169 @@
+"""`pointsman advise --live`: recommends a path for each task by the ratings that a running gateway has."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pointsman_servicekit.statistics import two_sided_z, wilson_interval
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.advise.recommendation import MARGIN, VERDICTS
+from pointsman_cli.errors import CommandError
+from pointsman_cli.options import bearer
+
+CONFIDENCE = 0.95
+TIMEOUT_SECONDS = 10.0
+NO_RATINGS = "no path has ratings yet: send feedback, or turn shadow requests on"
+
+
+@dataclass(frozen=True, slots=True)
+class RatedPath:
+    """The evidence on one path of a task."""
+
+    path: str
+    kind: str
+    ratings: float
+    mean: float
+    low: float
+    high: float
+    """The interval of the mean (Wilson)."""
+    usd_per_1000: float | None
+    """None if unknown."""
+    p95_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAdvice:
+    task: str
+    verdict: str
+    path: str
+    """The recommended path; empty without ratings."""
+    settled: bool
+    """Whether every comparison with the recommended path is decided."""
+    further_ratings: Mapping[str, int]
+    """By path, how many more ratings would settle the comparisons, at the present means."""
+    unrated: tuple[str, ...]
+    """Paths of the task without a rating."""
+    paths: tuple[RatedPath, ...]
+    reasons: tuple[str, ...]
+
+
+def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
+    """Reads the evidence of all tasks from a gateway's console. Raises CommandError."""
+    headers = {"x-pointsman-console": "advise", **bearer(key)}
+    try:
+        answer = httpx.get(f"{url}/console/api/overview", headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
+        content = answer.json()
+        if answer.is_success:
+            return list(content["overview"]["tasks"])
+        reason = content["error"]["message"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{url} cannot be read: {error or type(error).__name__}; is its console on?") from error
+    raise CommandError(f"{url} does not show its evidence: {reason}")
+
+
+def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
+    """Recommends the cheapest path that is as good as the best one, as for an evaluation (`recommend`)."""
+    rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
+    unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
+    if not rated:
+        return LiveAdvice(task["task"], NO_RATINGS, "", False, {}, unrated, (), ())
+    best = max(rated, key=lambda path: path.mean)
+    equals = [path for path in rated if best.mean - path.mean <= MARGIN and difference(best, path)[0] <= 0]
+    chosen = min(equals, key=lambda path: math.inf if path.usd_per_1000 is None else path.usd_per_1000)
+    others = [path for path in rated if path is not chosen]
+    open_comparisons = [path for path in others if not _is_settled(chosen, path)]
+    needed: dict[str, int] = {}
+    for other in open_comparisons:
+        target = ratings_to_settle(chosen, other)
+        for path in (chosen, other):
+            more = max(0, math.ceil(target - path.ratings))
+            needed[path.path] = max(needed.get(path.path, 0), more)
+    return LiveAdvice(
+        task=task["task"],
+        verdict=VERDICTS[chosen.kind],
+        path=chosen.path,
+        settled=bool(others) and not open_comparisons,
+        further_ratings={path: more for path, more in needed.items() if more},
+        unrated=unrated,
+        paths=rated,
+        reasons=tuple(_reasons(chosen, others, open_comparisons)),
+    )
+
+
+def _rated(path: Mapping[str, Any]) -> RatedPath:
+    ratings, mean = path["quality"]["ratings"], path["quality"]["mean"]
+    low, high = wilson_interval(mean, ratings, two_sided_z(CONFIDENCE))
+    return RatedPath(path["path"], path["kind"], ratings, mean, low, high, path["usd_per_1k"], path["p95_seconds"])
+
+
+def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
+    """Returns the interval of the difference of both means.
+
+    It combines both Wilson intervals (R. Newcombe, Statistics in Medicine 17, 1998, method 10).
+    """
+    mean = one.mean - other.mean
+    down = math.hypot(one.mean - one.low, other.high - other.mean)
+    up = math.hypot(one.high - one.mean, other.mean - other.low)
+    return mean - down, mean + up
+
+
+def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
+    """Whether one of both is surely better, or the difference is surely within MARGIN."""
+    low, high = difference(chosen, other)
+    return low > 0 or high < 0 or (low >= -MARGIN and high <= MARGIN)
+
+
+def ratings_to_settle(one: RatedPath, other: RatedPath) -> float:
+    """Returns how many ratings each path must have so that the interval of the difference excludes 0 or lies within
+    MARGIN, if the means stay what they are (normal approximation; the variances are those of A. Agresti and B. Coull,
+    The American Statistician 52, 1998).
+    """
+    gap = abs(one.mean - other.mean)
+    half_width = max(gap, MARGIN - gap)
+    variances = [share * (1 - share) for share in map(_adjusted, (one, other))]
+    return two_sided_z(CONFIDENCE) ** 2 * sum(variances) / half_width**2
+
+
+def _adjusted(path: RatedPath) -> float:
+    return (path.mean * path.ratings + 2) / (path.ratings + 4)
+
+
+def _reasons(chosen: RatedPath, others: Sequence[RatedPath], undecided: Sequence[RatedPath]) -> Iterator[str]:
+    interval = f"{chosen.low:.2f} to {chosen.high:.2f}"
+    yield f"{chosen.path} is rated {chosen.mean:.3f} ({interval}, {chosen.ratings:g} ratings)"
+    for other in sorted(others, key=lambda path: path.mean, reverse=True):
+        low, high = difference(chosen, other)
+        state = "not settled" if other in undecided else "settled"
+        yield f"against {other.path}: {chosen.mean - other.mean:+.3f} ({low:+.2f} to {high:+.2f}), {state}"
+
+
+def live_lines(advice: LiveAdvice) -> RenderableType:
+    lines: list[RenderableType] = [
+        Text(f"\n{advice.task}: {advice.verdict}" + (f" ({advice.path})" if advice.path else ""), style="bold")
+    ]
+    lines += [Text(f"  {reason}") for reason in advice.reasons]
+    if advice.further_ratings:
+        needed = ", ".join(f"{more:,} of {path}" for path, more in advice.further_ratings.items())
+        lines.append(Text(f"  further ratings that would settle it: {needed}"))
+    if advice.unrated:
+        lines.append(Text(f"  not rated at all: {', '.join(advice.unrated)}"))
+    return Group(*lines, *([_table(advice.paths)] if advice.paths else []))
+
+
+def _table(paths: Sequence[RatedPath]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("path", overflow="fold")
+    for name in ("kind", "ratings", "mean", "interval", "$ per 1,000", "p95 s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for path in paths:
+        usd = "-" if path.usd_per_1000 is None else f"{path.usd_per_1000:.4f}"
+        interval = f"{path.low:.2f} to {path.high:.2f}"
+        table.add_row(
+            path.path, path.kind, f"{path.ratings:g}", f"{path.mean:.3f}", interval, usd, f"{path.p95_seconds:.2f}"
+        )
+    return table

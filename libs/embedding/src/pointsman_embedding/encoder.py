@@ -1,0 +1,137 @@
+"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint.
+
+embedding: {folder: models/multilingual-e5-small, multilingual: true}
+embedding: {url: "http://tei:8080", model: BAAI/bge-m3, api_key_env: TEI_KEY}
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pointsman_servicekit import strict_yaml
+from pointsman_servicekit.errors import FailedPrecondition
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tokenizers import Tokenizer
+
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
+
+
+class EncoderConfig(BaseModel):
+    """The encoder of the classifier and of the retriever."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(
+        default=None,
+        description="a sentence encoder's folder, with model.onnx or onnx/model.onnx and tokenizer.json; a relative "
+        "path begins at the configuration",
+    )
+    url: str = Field(default="", pattern=r"^(https?://.+)?$", description="an OpenAI-compatible endpoint's URL")
+    model: str = Field(default="", description="the endpoint's name for the model")
+    api_key_env: str = Field(default="", description="the environment variable with the endpoint's key")
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60, description="of one call to the endpoint with its retries")
+    query_prefix: str | None = Field(
+        default=None,
+        description='text before each query and each example, such as "query: "; unset: that of the folder\'s '
+        "config_sentence_transformers.json, or none",
+    )
+    passage_prefix: str | None = Field(default=None, description="text before each passage, likewise")
+    multilingual: bool = Field(
+        default=False, description="true: messages in every language are classified, whatever classifier.languages says"
+    )
+
+    @model_validator(mode="after")
+    def _names_one_model(self) -> "EncoderConfig":
+        if (self.folder is None) == (not self.url):
+            raise ValueError("embedding has a folder, or a url and a model")
+        if bool(self.url) != bool(self.model):
+            raise ValueError("embedding.model is the endpoint's name for the model; write it with a url, and only then")
+        if self.folder and self.api_key_env:
+            raise ValueError("embedding.api_key_env is for a url alone")
+        return self
+
+    def relative_to(self, folder: Path) -> "EncoderConfig":
+        """Return a copy whose folder is absolute."""
+        return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
+
+
+class Encoder(Protocol):
+    """An embedding model that returns vectors of length 1; it may be shared between threads."""
+
+    fingerprint: str
+    dimensions: int
+    max_tokens: int
+    """Tokens of a text that it reads, special ones included, as `tokenizer` counts them."""
+    query_prefix: str
+    passage_prefix: str
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed n texts as they are: (n, dimensions). Raises Unavailable if an endpoint fails."""
+        ...
+
+
+class Prefixed:
+    """An encoder that puts a prefix before each text."""
+
+    def __init__(self, encoder: Encoder, prefix: str) -> None:
+        self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
+        self._encoder, self._prefix = encoder, prefix
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encoder.embed([self._prefix + text for text in texts] if self._prefix else texts)
+
+
+def unusable(message: str) -> FailedPrecondition:
+    """The error of a configured encoder that cannot be used."""
+    return FailedPrecondition(message, code="invalid_embedding", param="embedding")
+
+
+def read_encoder_config(file: Path) -> EncoderConfig | None:
+    """Read the key `embedding` of a YAML file, such as models.yaml; None without it. Raises FailedPrecondition.
+
+    `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. One that is not set is empty:
+    other keys of the file may need variables that only the gateway has.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+        content = strict_yaml.load(_VARIABLE.sub(lambda m: os.environ.get(m[1], m[2] or ""), text))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise unusable(f"{file} cannot be read as YAML: {error}") from error
+    written = content.get("embedding") if isinstance(content, dict) else None
+    if written is None:
+        return None
+    try:
+        return EncoderConfig.model_validate(written).relative_to(file.parent)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["embedding", *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            raise unusable(f"{file}: unknown key '{key}'; known: {', '.join(EncoderConfig.model_fields)}") from error
+        raise unusable(f"{file}: '{key}': {first['msg']}") from error
+
+
+def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
+    """Load the configured encoder; without one, MiniLM from its folder `minilm`, whose tokenizer also measures the
+    texts for an endpoint.
+
+    Raises ModelMissing, FailedPrecondition, or Unavailable for an endpoint that does not answer.
+    """
+    from pointsman_embedding.minilm import MiniLM
+
+    if config is None:
+        return MiniLM.load(minilm)
+    if config.folder:
+        from pointsman_embedding.onnx_folder import OnnxEncoder
+
+        return OnnxEncoder.load(config)
+    from pointsman_embedding.endpoint import EndpointEncoder  # imports httpx
+
+    return EndpointEncoder.connect(config, MiniLM.load(minilm).tokenizer)

@@ -1,0 +1,164 @@
+"""An encoder behind an OpenAI-compatible endpoint, `/v1/embeddings`."""
+
+import hashlib
+import logging
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_servicekit.errors import Unavailable
+from tokenizers import Tokenizer
+
+from pointsman_embedding.encoder import EncoderConfig, unusable
+from pointsman_embedding.minilm import MAX_CHARACTERS, MAX_TOKENS
+
+log = logging.getLogger(__name__)
+
+PROBE = "Where is the model of this vector?"
+"""A text whose vector shows whether the endpoint still has the same model."""
+PROBE_SECONDS = 60.0
+"""Between two comparisons of the probe's vector."""
+MIN_COSINE = 0.9
+"""Of the probe's vector to its first one. Rounding and batching change it by less, another model by far more."""
+
+MAX_BATCH = 16
+"""Texts in one call; a large model on a CPU takes a second for them."""
+RETRIED = frozenset({429, 500, 502, 503, 504})
+MAX_RETRIES = 2
+BACKOFF_SECONDS = 0.1
+PAUSE_SECONDS = 2.0
+"""After a failed call, in which others fail at once: a classification does not wait for an endpoint that is down."""
+
+Vectors = NDArray[np.float32]
+
+
+class EndpointEncoder:
+    """The encoder; one instance may be shared between threads.
+
+    The model's identity is the configured name, the name in the endpoint's answers, and the dimensions. An answer of
+    another name or dimension is refused, and so is every answer while a known text gets another vector.
+    """
+
+    max_tokens = MAX_TOKENS
+    """As MiniLM's tokenizer counts them, since that of the endpoint is unknown."""
+
+    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
+        """Use `connect`. Raises FailedPrecondition if the key's variable is not set."""
+        key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+        if config.api_key_env and not key:
+            raise unusable(f"embedding needs the environment variable {config.api_key_env}, which is not set")
+        self.query_prefix, self.passage_prefix = config.query_prefix or "", config.passage_prefix or ""
+        self.fingerprint, self.dimensions = "", 0
+        self._config, self._tokenizer, self._url = config, tokenizer, _embeddings_url(config.url)
+        self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {})
+        weakref.finalize(self, self._http.close)
+        self._answered_name = ""
+        self._probe: Vectors | None = None
+        self._probed_at, self._paused_until = 0.0, 0.0
+
+    @classmethod
+    def connect(cls, config: EncoderConfig, tokenizer: Tokenizer) -> "EndpointEncoder":
+        """Raises FailedPrecondition, or Unavailable if the endpoint does not answer as it should."""
+        encoder = cls(config, tokenizer)
+        encoder._answered_name, vectors = encoder._call([PROBE])
+        encoder._probe, encoder._probed_at = vectors[0], time.monotonic()
+        encoder.dimensions = len(vectors[0])
+        identity = [config.model, encoder._answered_name, config.query_prefix, config.passage_prefix]
+        digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:12]
+        encoder.fingerprint = f"endpoint-{encoder.dimensions}-{digest}"
+        log.info("embedding with %s at %s: %s", config.model, encoder._url, encoder.fingerprint)
+        return encoder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """MiniLM's, by which texts are measured. It neither truncates nor pads; do not modify it."""
+        return self._tokenizer
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed each text: (n, dimensions), of length 1. Raises Unavailable."""
+        parts = [self._embed_batch(texts[start : start + MAX_BATCH]) for start in range(0, len(texts), MAX_BATCH)]
+        return np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)
+
+    def _embed_batch(self, texts: Sequence[str]) -> Vectors:
+        probing = time.monotonic() >= self._probed_at + PROBE_SECONDS
+        name, vectors = self._call([*texts, PROBE] if probing else texts)
+        if name != self._answered_name:
+            raise self._changed(f"it answers as model '{name}', and did as '{self._answered_name}' at start")
+        if vectors.shape[1] != self.dimensions:
+            raise self._changed(f"its vectors have {vectors.shape[1]} dimensions, and had {self.dimensions} at start")
+        if probing:
+            assert self._probe is not None
+            cosine = float(vectors[-1] @ self._probe)
+            if cosine < MIN_COSINE:
+                raise self._changed(f"a known text's vector has cosine {cosine:.2f} to the one it had at start")
+            self._probed_at = time.monotonic()
+        return vectors[: len(texts)]
+
+    def _changed(self, how: str) -> Unavailable:
+        return self._failed(
+            f"has another model now: {how}; give it the old one back, or restart gateway and retriever and migrate the "
+            "collections (`pointsman retriever reembed NAME`)"
+        )
+
+    def _call(self, texts: Sequence[str]) -> tuple[str, Vectors]:
+        """Return the model's name in the answer, and the vectors, all of one length. Raises Unavailable."""
+        if time.monotonic() < self._paused_until:
+            raise self._failed("failed a moment ago, and is not called yet")
+        try:
+            return self._parse(self._post(texts), len(texts))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            raise self._failed(f"did not embed {len(texts)} text(s): {error or type(error).__name__}") from error
+
+    def _post(self, texts: Sequence[str]) -> Any:
+        """Raises httpx.HTTPError, or ValueError for an answer other than JSON."""
+        body = {
+            "model": self._config.model,
+            "input": [text[:MAX_CHARACTERS] for text in texts],
+            "encoding_format": "float",
+        }
+        deadline = time.monotonic() + self._config.timeout_seconds
+        for attempt in range(MAX_RETRIES + 1):
+            answer = self._http.post(self._url, json=body, timeout=max(deadline - time.monotonic(), 0.001))
+            pause = BACKOFF_SECONDS * 4**attempt
+            if answer.status_code not in RETRIED or attempt == MAX_RETRIES or time.monotonic() + pause >= deadline:
+                break
+            time.sleep(pause)
+        if answer.is_redirect:
+            raise ValueError(
+                f"it redirects to {answer.headers.get('location', '')}, which is not followed; write that URL"
+            )
+        if answer.is_error:
+            raise ValueError(f"it answered {answer.status_code}: {answer.text[:300]}")
+        try:
+            return answer.json()
+        except ValueError:
+            raise ValueError(f"its answer is not JSON: {answer.text[:100]!r}") from None
+
+    def _parse(self, answer: Any, count: int) -> tuple[str, Vectors]:
+        """Raises ValueError, KeyError, TypeError or AttributeError unless there is one vector for each text."""
+        rows = {int(row["index"]): row["embedding"] for row in answer["data"]}
+        if sorted(rows) != list(range(count)):
+            raise ValueError(f"it answered {len(rows)} vectors")
+        vectors = np.array([rows[number] for number in range(count)], np.float32)
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        if vectors.ndim != 2 or not np.isfinite(vectors).all() or not lengths.all():
+            raise ValueError("its vectors are not lists of numbers of one length, or are all zero")
+        return str(answer.get("model") or ""), vectors / lengths
+
+    def _failed(self, reason: str) -> Unavailable:
+        return Unavailable(
+            f"the embedding endpoint {self._url} {reason}", code="embedding_unavailable", retry_after=PAUSE_SECONDS
+        )
+
+
+def _embeddings_url(url: str) -> str:
+    base = url.rstrip("/")
+    if base.endswith("/embeddings"):
+        return base
+    return f"{base}/embeddings" if base.endswith("/v1") else f"{base}/v1/embeddings"

@@ -1,0 +1,66 @@
+"""The providers' listed prices (prices.yaml)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from pointsman_servicekit.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model's entry in prices.yaml."""
+
+    context_window: int
+    prompt: float
+    """Dollars per million tokens, as are `cached` and `completion`."""
+    cached: float
+    completion: float
+    image: float = 0.0
+    """Dollars for each image of a request, in addition to its tokens."""
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("prices.yaml").read_text("utf-8"))
+    return table
+
+
+def prices_as_of() -> date:
+    """Return the date on which the prices were last checked."""
+    day: date = _table()["as_of"]
+    return day
+
+
+def find_price(price_list: str, names: Iterable[str]) -> ListedModel | None:
+    """Return the entry of the first name that is in a provider's price list; None if no name is."""
+    models = _table()["models"].get(price_list, {})
+    return next((ListedModel(*models[name]) for name in names if name in models), None)
+
+
+def named_price(name: str) -> ListedModel:
+    """Return the price of a model, named as MODEL or PROVIDER/MODEL.
+
+    Raises NotFound if no provider lists it, or if several list it at different prices.
+    """
+    lists: dict[str, dict[str, Any]] = _table()["models"]
+    found = {
+        provider: ListedModel(*models[model])
+        for provider, models in lists.items()
+        for model in (name, name.removeprefix(f"{provider}/"))
+        if model in models
+    }
+    if not found:
+        known = [model for models in lists.values() for model in models]
+        near = ", ".join(get_close_matches(name, known, n=4)) or ", ".join(sorted(known)[:8])
+        raise NotFound(f"the price list has no model '{name[:100]}'; similar: {near}", code="unknown_model")
+    if len(set(found.values())) > 1:
+        choices = ", ".join(f"{provider}/{name}" for provider in found)
+        raise NotFound(f"'{name}' is listed at different prices; name one of {choices}", code="unknown_model")
+    return next(iter(found.values()))

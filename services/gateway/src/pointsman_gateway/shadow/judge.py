@@ -1,0 +1,153 @@
+"""Judges pairs of answers by a configured model, in the background, within a daily budget of its own."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_scoring.judge import MAX_TOKENS, PairScore, combine, pair_case, parse_pair
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.domain import UNKNOWN, Labels, Message, Request, Sampling
+from pointsman_gateway.shadow.budget import DailyBudget
+from pointsman_gateway.shadow.runner import LOAD_CHECK_INTERVAL_S, ShadowPipeline, ShadowResult
+from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics
+
+TIMEOUT_S = 120.0
+"""Seconds that one call of the judge may take."""
+
+MAX_WAITING = 64
+"""Pairs that wait to be judged in one gateway; further ones are not judged."""
+
+_LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
+"""A judge's request belongs to no task, so that no task's validators apply to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """How the pairs of one task are judged."""
+
+    model: str
+    """As a request names it."""
+    instructions: str
+    usd_per_day: float
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeJob:
+    pair: Pair
+    messages: Sequence[Message]
+    """The conversation that both answers are for."""
+    settings: JudgeSettings
+
+
+class PairJudge:
+    """Judges one pair after the other, and waits while regular requests need the capacity."""
+
+    def __init__(
+        self,
+        pipeline: ShadowPipeline,
+        budget: DailyBudget,
+        is_crowded: Callable[[], bool],
+        metrics: ShadowMetrics,
+        report: Callable[[Pair, PairScore], None],
+    ) -> None:
+        """`report` is called with each score; it neither waits nor raises."""
+        self._pipeline = pipeline
+        self._budget = budget
+        self._is_crowded = is_crowded
+        self._metrics = metrics
+        self._report = report
+        self._waiting: deque[JudgeJob] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self, job: JudgeJob) -> None:
+        """Judges the pair in the background, and returns at once."""
+        if not job.pair.chosen.text or not job.pair.other.text:
+            self._metrics.count_verdict(job.pair.task, "no_text")
+        elif len(self._waiting) >= MAX_WAITING:
+            self._metrics.count_verdict(job.pair.task, "too_many")
+        else:
+            self._waiting.append(job)
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._work(), name="judge")
+
+    async def stop(self) -> None:
+        """Stops the call in progress, and counts the pairs that have not been judged."""
+        if self._worker is not None and not self._worker.done():
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+        for job in self._waiting:
+            self._metrics.count_verdict(job.pair.task, "stopped")
+
+    async def _work(self) -> None:
+        while self._waiting:
+            if self._is_crowded():
+                await asyncio.sleep(LOAD_CHECK_INTERVAL_S)
+                continue
+            job, outcome = self._waiting.popleft(), "stopped"
+            try:
+                outcome = await self._judge(job)
+            finally:
+                self._metrics.count_verdict(job.pair.task, outcome)
+
+    async def _judge(self, job: JudgeJob) -> str:
+        """Returns the outcome: a preference, or why there is none."""
+        budget = budget_name(job.pair.task)
+        if reason := self._budget.denial_reason(budget, job.settings.usd_per_day):
+            return reason
+        first, second = job.pair.chosen.text, job.pair.other.text
+        try:
+            in_order = parse_pair(await self._ask(job, first, second))
+            swapped = parse_pair(await self._ask(job, second, first)) if in_order else None
+        except PointsmanError as error:
+            return error.code
+        if in_order is None or swapped is None:
+            return "unparsable"
+        score = combine(in_order, swapped)
+        self._report(job.pair, score)
+        return {"first": "chosen", "second": "shadow"}.get(score.preference, score.preference)
+
+    async def _ask(self, job: JudgeJob, first: str, second: str) -> str:
+        """Returns what the judge says, and counts its cost. Raises PointsmanError."""
+        captured = ShadowResult(None)
+
+        def capture(result: ShadowResult) -> None:
+            nonlocal captured
+            captured = result
+
+        try:
+            await self._pipeline.answer(_request(job, first, second), _LABELS, capture)
+        finally:
+            usd = (captured.receipt.cost_usd if captured.receipt else None) or 0.0
+            self._budget.spend(budget_name(job.pair.task), usd)
+            self._metrics.count_judge_cost(job.pair.task, usd)
+        return captured.answer.text if captured.answer else ""
+
+
+def budget_name(task: str) -> str:
+    """The name of the judge's budget, which no task can have."""
+    return f"judge:{task}"
+
+
+def _request(job: JudgeJob, first: str, second: str) -> Request:
+    case = pair_case([_as_json(message) for message in job.messages], first, second)
+    return Request(
+        job.settings.model,
+        (Message("system", job.settings.instructions), Message("user", case)),
+        sampling=job.settings.sampling,
+        deadline=asyncio.get_running_loop().time() + TIMEOUT_S,
+        cache="off",
+        as_a_whole=True,
+    )
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": message.content, **message.extra}
+
+
+def judge_sampling(rejected: frozenset[str]) -> Sampling:
+    """The sampling parameters of a judge's request, without those that its engines reject."""
+    return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)
