@@ -13,8 +13,6 @@ from tests.gateway.doubles.engine import TOO_LONG, ScriptedEngine, answer, begin
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 from tests.gateway.doubles.waiting import until
 
-pytest.importorskip("litellm", reason="make test-litellm has it")
-
 CHAT = "/v1/chat/completions"
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
