@@ -13,6 +13,9 @@ from tests.gateway.doubles.engine import TOO_LONG, ScriptedEngine, answer, begin
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 from tests.gateway.doubles.waiting import until
 
+# The SDK reads a deprecated attribute of pydantic's.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+
 CHAT = "/v1/chat/completions"
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 

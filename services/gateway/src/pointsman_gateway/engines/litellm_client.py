@@ -9,7 +9,6 @@ import importlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -35,13 +34,13 @@ from pointsman_gateway.pipeline.ports import ChunkSink
 _encode = msgspec.json.Encoder().encode
 
 
-def load_litellm() -> ModuleType:
+def load_litellm() -> Any:
     """Import the SDK, which takes seconds. Raises ConfigError if it is not installed."""
     # Otherwise its import downloads a list of prices, and reads a file .env.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     try:
-        litellm = importlib.import_module("litellm")
+        litellm: Any = importlib.import_module("litellm")
     except ImportError as error:
         raise ConfigError(
             f"models.yaml: provider 'litellm/...' needs the extra: pip install 'pointsman-gateway[litellm]' ({error})"
