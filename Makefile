@@ -20,7 +20,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -122,6 +122,18 @@ OIDC_PROVIDER := 9.13.3
 .PHONY: test-sign-on
 test-sign-on: $(VENV)/.done .venv-clients/oidc-provider/$(OIDC_PROVIDER) ## single sign-on with a certified OpenID provider (needs npm)
 	$(BIN)/python -m pytest tests/sign_on
+
+# The packages of .venv and LiteLLM's, which are kept out of the services' environment.
+.venv-litellm/.done: services/gateway/pyproject.toml $(VENV)/.done
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+	  >$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/services.pth
+	$(@D)/bin/python -m pip install --quiet 'pointsman-gateway[litellm]'
+	touch $@
+
+.PHONY: test-litellm
+test-litellm: .venv-litellm/.done ## engines through LiteLLM's SDK, in an environment of its own
+	.venv-litellm/bin/python -m pytest tests/litellm
 
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)

@@ -2,7 +2,10 @@
 errors become the matching errors of the gateway.
 """
 
+import importlib.util
 import json
+import re
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +18,9 @@ from pointsman_gateway import bootstrap
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.providers import providers
+from pointsman_gateway.engines.litellm_client import load_litellm
 from pointsman_gateway.engines.openai_schema import parse_error
+from pydantic import ValidationError
 
 from tests.gateway.doubles.config_folder import PRICES, ConfigFolder
 from tests.gateway.doubles.engine import ScriptedEngine, answer, model_card, running_engine
@@ -278,6 +283,19 @@ def test_a_reasoning_model_gets_no_sampling_parameters(upstream: str, is_accepte
 def test_each_preset_is_well() -> None:
     for name, provider in providers().items():
         assert provider.api("m", {"resource": "r", "region": "r"} if provider.options else {}).endpoints["chat"], name
+
+
+def test_a_provider_of_litellm_needs_its_name_and_the_extra() -> None:
+    engine = EngineConfig(model="m", provider="litellm/cohere", upstream="command-r")
+    assert (engine.upstream_name, engine.uses_litellm) == ("cohere/command-r", True)
+    with pytest.raises(ValidationError, match="write provider: litellm/NAME"):
+        EngineConfig(model="m", provider="litellm")
+    with pytest.raises(ValidationError, match="did you mean 'groq'"):
+        EngineConfig(model="m", provider="grog")
+    if importlib.util.find_spec("litellm") is None:
+        with pytest.raises(ConfigError, match=re.escape("pip install 'pointsman-gateway[litellm]'")):
+            load_litellm()
+    assert "litellm" not in sys.modules
 
 
 async def test_sglangs_adapters_are_discovered_and_named_as_it_wants(neighbours: Neighbours) -> None:

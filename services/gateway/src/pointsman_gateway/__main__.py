@@ -101,6 +101,8 @@ async def check_engine_of(folder: Path, name: str) -> int:
     settings = engines[name]
     if settings.lora_server or settings.group:
         raise ConfigError(f"engine '{name}' is not one engine with a url; name one, or check the running deployment")
+    if settings.uses_litellm:
+        raise ConfigError(f"engine '{name}' cannot be checked: LiteLLM's SDK sends its requests; ask a path of it")
     needed = {path.adapter for path in config.paths.paths.values() if path.adapter and path.model == settings.model}
     timeouts, failed = config.models.timeouts_of(name), False
     engine = bootstrap.to_engine(name, settings)

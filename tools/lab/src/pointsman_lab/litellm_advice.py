@@ -158,7 +158,7 @@ def find_problem(name: Any, upstream: Any, mode: str) -> str:
 def unknown_provider(prefix: str) -> str:
     if prefix in PROVIDERS:
         return ""
-    return f"provider '{prefix}' has no preset; keep LiteLLM for it, as an OpenAI-compatible engine with a url"
+    return f"provider '{prefix}' has no preset; add an engine with provider: litellm/{prefix} (docs/engines.md)"
 
 
 def provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:

@@ -52,6 +52,7 @@ from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
+from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
@@ -138,8 +139,9 @@ async def build_gateway(
         admission = Admission(
             settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share
         )
+        client = OpenAIClient(pool)
         dependencies = Dependencies(
-            tracing.engine_client(OpenAIClient(pool), gen_ai),
+            tracing.engine_client(client, gen_ai),
             ProtectedSearch(retriever, Breaker()),
             counting,
             persistence.evidence,
@@ -149,6 +151,7 @@ async def build_gateway(
             freshness,
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
+            litellm_client=tracing.engine_client(LiteLLMClient(client), gen_ai),
             http=http,
             guardrail_metrics=GuardrailMetrics(registry),
         )
@@ -240,6 +243,8 @@ class _SnapshotBuilder:
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
         """Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError."""
+        if any(engine.uses_litellm for engine in config.models.engines.values()):
+            await asyncio.to_thread(load_litellm)
         classifier = await asyncio.to_thread(self._classifiers.get, config)
         engines = await self._discovery.engines(config.models, engine_wait_seconds)
         stages = self._tracing.stages(build_stages(config, classifier, engines, self._dependencies))

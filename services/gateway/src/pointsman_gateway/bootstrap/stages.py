@@ -57,6 +57,8 @@ class Dependencies:
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Lends a request's slot to another one while it waits for an adapter."""
+    litellm_client: EngineClient | None = None
+    """The client if an engine is one of LiteLLM's; None: there is none such."""
     http: HttpPoster | None = None
     """The HTTP client of token counting and of guardrails. None: token counts are estimated."""
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
@@ -80,7 +82,9 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     resilience = config.models.resilience
     is_paid_hourly = any(engine.usd_per_hour for engine in config.models.engines.values())
     busy_times = dependencies.engine_costs if is_paid_hourly else None
-    backend = EngineBackend(engines, dependencies.client, now, resilience, dependencies.engine_metrics, busy_times)
+    uses_litellm = any(engine.uses_litellm for engine in config.models.engines.values())
+    client = (dependencies.litellm_client if uses_litellm else None) or dependencies.client
+    backend = EngineBackend(engines, client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     embedding = config.models.embedding
     languages = () if embedding and embedding.multilingual else config.tasks.classifier.languages

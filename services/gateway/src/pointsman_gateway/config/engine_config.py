@@ -10,10 +10,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import (
+    LITELLM,
     VLLM,
     Provider,
     RequestFields,
     check_provider,
+    preset_of,
     provider_at,
     providers,
     request_fields,
@@ -33,8 +35,9 @@ ProviderName = Annotated[str | None, AfterValidator(check_provider)]
 
 
 def name_providers(schema: dict[str, Any]) -> None:
-    """In the JSON Schema, a provider is one of the known ones."""
-    schema["anyOf"] = [{"enum": sorted(providers())}, {"type": "null"}]
+    """In the JSON Schema, a provider is one of the known ones, or one of LiteLLM's."""
+    known = [name for name in sorted(providers()) if name != LITELLM]
+    schema["anyOf"] = [{"enum": known}, {"pattern": f"^{LITELLM}/.+"}, {"type": "null"}]
 
 
 UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
@@ -206,7 +209,7 @@ class EngineConfig(Strict):
 
     @property
     def preset(self) -> Provider:
-        return providers()[self.preset_name]
+        return preset_of(self.preset_name)
 
     @property
     def url_parts(self) -> dict[str, str]:
@@ -221,7 +224,12 @@ class EngineConfig(Strict):
     @property
     def upstream_name(self) -> str:
         """Return the engine's own name for the base model, as `model` in requests to it."""
-        return self.upstream or self.preset.base_name or self.model
+        name = self.upstream or self.preset.base_name or self.model
+        return f"{self.preset_name.partition('/')[2]}/{name}" if self.uses_litellm else name
+
+    @property
+    def uses_litellm(self) -> bool:
+        return self.preset.dialect == LITELLM
 
     @property
     def discovers_adapters(self) -> bool:

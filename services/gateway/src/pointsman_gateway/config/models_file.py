@@ -20,10 +20,11 @@ from pointsman_gateway.config.engine_config import (
 )
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.providers import (
+    LITELLM,
     Provider,
     find_price,
+    preset_of,
     provider_at,
-    providers,
 )
 from pointsman_gateway.domain import Overflow
 
@@ -148,6 +149,8 @@ class EmbeddingConfig(Strict):
 
     @model_validator(mode="after")
     def _is_local_or_remote(self) -> "EmbeddingConfig":
+        if self.provider and self.preset.dialect == LITELLM:
+            raise ValueError("LiteLLM's providers have no embedding models here; write the url of one")
         if self.local == bool(self.url or self.provider):
             raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
         if self.local and (self.api_key_env or self.model):
@@ -160,7 +163,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def preset(self) -> Provider:
-        return providers()[self.provider or provider_at(self.url)]
+        return preset_of(self.provider or provider_at(self.url))
 
     @property
     def url_parts(self) -> dict[str, str]:

@@ -27,8 +27,12 @@ MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
 
 
-Dialect = Literal["openai", "anthropic"]
-"""The formats of requests and streams."""
+Dialect = Literal["openai", "anthropic", "litellm"]
+"""The formats of requests and streams. `litellm` is no format: its SDK sends the requests."""
+
+LITELLM = "litellm"
+LITELLM_URL = "http://litellm.invalid"
+"""Stands for the address that LiteLLM's SDK knows itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,12 @@ def providers() -> Mapping[str, Provider]:
 
 def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
     """Return the entry of the first name that is in the provider's price list; None if no name is."""
-    return prices.find_price(providers()[provider].price_list or provider, names)
+    return prices.find_price(preset_of(provider).price_list or provider, names)
+
+
+def preset_of(provider: str) -> Provider:
+    """Return the provider's entry; all of LiteLLM's, such as `litellm/groq`, have one."""
+    return providers()[provider.partition("/")[0]]
 
 
 def provider_at(url: str) -> str:
@@ -256,7 +265,9 @@ def _flatten(names: Iterable[Any]) -> Iterable[str]:
 
 def check_provider(name: str | None) -> str | None:
     """Return the name. Raises ConfigError if it is not in the table."""
-    if name is not None:
+    if name == LITELLM:
+        raise ConfigError("write provider: litellm/NAME, with LiteLLM's name of the provider, such as litellm/cohere")
+    if name is not None and not re.fullmatch(f"{LITELLM}/[a-z0-9_.-]+", name):
         must_be_known("unknown provider", name, providers())
     return name
 

@@ -245,7 +245,8 @@ def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
     ).encode("latin-1")
 
 
-def _body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
+def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
+    """The body of a chat or text completion. Raises InvalidArgument for more stop sequences than the engine accepts."""
     sampling = request.sampling
     body: dict[str, Any] = {
         **sampling.extra,
@@ -275,7 +276,7 @@ _READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
     "anthropic": MessagesReader,
 }
 _BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] = {
-    "openai": _body,
+    "openai": openai_body,
     "anthropic": to_messages_body,
 }
 

@@ -1,0 +1,178 @@
+"""Engines of `provider: litellm/NAME`, through LiteLLM's SDK: for providers that have no preset.
+
+It is slower than the gateway's own client: the SDK builds objects for each event, and its answers are serialized again,
+so that they are read like those of every other engine.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.providers import LITELLM_URL
+from pointsman_gateway.domain import Chunks
+from pointsman_gateway.engines.engine_client import (
+    EngineClient,
+    EngineRequest,
+    Transfer,
+    broke_off,
+    no_first_token_in_time,
+    no_more_in_time,
+    out_of_time,
+    refused,
+)
+from pointsman_gateway.engines.openai_client import openai_body
+from pointsman_gateway.engines.openai_events import BEGIN, DONE, END, EventReader
+from pointsman_gateway.pipeline.ports import ChunkSink
+
+_encode = msgspec.json.Encoder().encode
+
+
+def load_litellm() -> Any:
+    """Import the SDK, which takes seconds. Raises ConfigError if it is not installed."""
+    # Otherwise its import downloads a list of prices, and reads a file .env.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    try:
+        litellm: Any = importlib.import_module("litellm")
+    except ImportError as error:
+        raise ConfigError(
+            f"models.yaml: provider 'litellm/...' needs the extra: pip install 'pointsman-gateway[litellm]' ({error})"
+        ) from error
+    litellm.telemetry, litellm.suppress_debug_info = False, True
+    return litellm
+
+
+class LiteLLMClient:
+    """Implements `EngineClient`: engines of LiteLLM through its SDK, and all others through `inner`."""
+
+    def __init__(self, inner: EngineClient) -> None:
+        self._inner = inner
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
+        if request.api.dialect == "litellm":
+            return LiteLLMTransfer(request, sink)
+        return self._inner.send(request, sink)
+
+
+class LiteLLMTransfer:
+    """Implements `Transfer` by a task that reads the SDK's stream."""
+
+    def __init__(self, request: EngineRequest, sink: ChunkSink) -> None:
+        self._request = request
+        self._sink: ChunkSink | None = sink
+        self._has_begun = False
+        self._may_push = asyncio.Event()
+        self._may_push.set()
+        self._clock = asyncio.get_running_loop().time
+        self._reading = asyncio.create_task(self._run(), name="litellm")
+
+    def pause(self) -> None:
+        self._may_push.clear()
+
+    def resume(self) -> None:
+        self._may_push.set()
+
+    def close(self) -> None:
+        self._sink = None
+        self._reading.cancel()
+
+    async def _run(self) -> None:
+        failure: Exception | None = None
+        try:
+            await self._transfer()
+        except PointsmanError as error:
+            failure = error
+        except TimeoutError:
+            failure = self._late()
+        except Exception as error:
+            failure = self._failure_of(error)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(failure)
+
+    async def _transfer(self) -> None:
+        """Raises what the SDK raises, TimeoutError and PointsmanError."""
+        request = self._request
+        litellm, reader = load_litellm(), EventReader(request.as_a_whole, request.sampling.extra.get("n") or 1)
+        arguments = _arguments(request)
+        async with asyncio.timeout_at(self._first_token_deadline()):
+            stream = await litellm.acompletion(**arguments)
+            events = aiter(stream)
+            event = await anext(events, None)
+        try:
+            while event is not None:
+                await self._push(reader, BEGIN + _encode(event.model_dump(exclude_none=True)) + END)
+                event = await self._next(events)
+            await self._push(reader, BEGIN + DONE + END)
+        finally:
+            with suppress(Exception):  # it may be closed already
+                await stream.aclose()
+
+    async def _push(self, reader: EventReader, event: bytes) -> None:
+        chunks: Chunks = reader.read(event)
+        if reader.failure:
+            raise broke_off(self._request, reader.failure)
+        await self._may_push.wait()
+        if chunks and self._sink is not None:
+            self._has_begun = True
+            self._sink.chunks(chunks, reader.done)
+
+    async def _next(self, events: AsyncIterator[Any]) -> Any:
+        idle = self._clock() + self._request.timeouts.stream_idle_seconds
+        async with asyncio.timeout_at(min(idle, self._request.deadline)):
+            return await anext(events, None)
+
+    def _first_token_deadline(self) -> float:
+        return min(self._clock() + self._request.timeouts.first_token_seconds, self._request.deadline)
+
+    def _late(self) -> PointsmanError:
+        if self._clock() >= self._request.deadline:
+            return out_of_time()
+        return no_more_in_time(self._request) if self._has_begun else no_first_token_in_time(self._request)
+
+    def _failure_of(self, error: Exception) -> PointsmanError:
+        """The error of the SDK, which has OpenAI's classes, as that of any other engine."""
+        status = getattr(error, "status_code", None)
+        message = f"{type(error).__name__}: {getattr(error, 'message', error)}"
+        if self._has_begun or not isinstance(status, int) or isinstance(error, _connection_errors()):
+            return broke_off(self._request, message)
+        code = "context_length_exceeded" if type(error).__name__ == "ContextWindowExceededError" else ""
+        return refused(self._request, status, message, getattr(error, "param", None), _retry_after(error), code)
+
+
+def _connection_errors() -> type[Exception]:
+    connection_error: type[Exception] = importlib.import_module("openai").APIConnectionError  # also of timeouts
+    return connection_error
+
+
+def _retry_after(error: Exception) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        return float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+
+
+def _arguments(request: EngineRequest) -> dict[str, Any]:
+    """The arguments of the SDK's `acompletion`. Raises InvalidArgument."""
+    if request.operation != "chat":
+        raise InvalidArgument(
+            "this model continues no texts; send a chat completion", code="unsupported_parameter", param="prompt"
+        )
+    key = request.api.auth_header.strip().rpartition(" ")[2]
+    limit = request.timeouts.first_token_seconds + request.timeouts.stream_idle_seconds
+    return {
+        **openai_body(request, request.api.endpoints["chat"]),
+        "num_retries": 0,  # the gateway retries, within its budget
+        "max_retries": 0,
+        "timeout": limit,  # of silence, in case that the task's own timeouts do not interrupt the SDK
+        **({"api_key": key} if key else {}),
+        **({"api_base": request.url} if request.url != LITELLM_URL else {}),
+    }

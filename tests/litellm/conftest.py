@@ -1,0 +1,13 @@
+"""The fixtures of the gateway's tests."""
+
+from tests.gateway.conftest import (
+    config_folder,
+    engine,
+    lora_server,
+    model_folder,
+    neighbours,
+    retriever,
+    second_engine,
+)
+
+__all__ = ["config_folder", "engine", "lora_server", "model_folder", "neighbours", "retriever", "second_engine"]
