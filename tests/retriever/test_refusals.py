@@ -127,6 +127,8 @@ class RenamedModel:
         self.dimensions = model.dimensions
         self.tokenizer = model.tokenizer
         self.embed = model.embed
+        self.query_prefix, self.passage_prefix = model.query_prefix, model.passage_prefix
+        self.max_tokens = model.max_tokens
 
 
 async def test_a_collection_of_another_model(start: Start, refusal: Refusal, minilm: MiniLM) -> None:

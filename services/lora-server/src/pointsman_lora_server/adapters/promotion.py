@@ -218,7 +218,7 @@ def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int], z: float
 
 
 def _rate(hits: float, total: int) -> float:
-    return min(hits, total) / total if total else 0.0
+    return min(max(hits, 0.0), total) / total if total else 0.0
 
 
 def _min_p95_ratio(stable: Mapping[int, int], canary: Mapping[int, int]) -> float:
