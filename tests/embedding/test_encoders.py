@@ -1,9 +1,11 @@
-"""An encoder of the user's own: a folder with an ONNX file, or an endpoint that serves /v1/embeddings."""
+"""Embedding models that a user configures: a folder with an ONNX file, or an endpoint that serves /v1/embeddings."""
 
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,8 @@ class Endpoint:
         self.name, self.dimensions, self.turned = "minilm", 384, False
         self.answers: list[tuple[int, str]] = []
         """Status and body of the next answers, instead of vectors."""
+        self.endless: tuple[bytes, float] | None = None
+        """What an answer repeats until the caller hangs up, and the seconds between."""
         self.minilm = minilm
 
     def answer(self, texts: list[str]) -> tuple[int, str]:
@@ -174,6 +178,16 @@ def endpoint(minilm: MiniLM) -> Iterator[Endpoint]:
         def do_POST(self) -> None:
             double.keys.append(self.headers.get("authorization", ""))
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if double.endless:
+                self.send_response(200)
+                self.send_header("content-length", str(2**40))
+                self.end_headers()
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(double.endless[0])
+                        time.sleep(double.endless[1])
+                self.close_connection = True
+                return
             status, text = double.answer(body["input"]) if self.path == "/v1/embeddings" else (404, "")
             self.send_response(status)
             if status == 302:
@@ -190,7 +204,7 @@ def endpoint(minilm: MiniLM) -> Iterator[Endpoint]:
 
 
 def connect(endpoint: Endpoint, model_folder: Path, **settings: Any) -> endpoint_module.EndpointEncoder:
-    config = EncoderConfig(url=endpoint.url, model="any", timeout_seconds=60, **settings)
+    config = EncoderConfig(url=endpoint.url, model="any", **{"timeout_seconds": 60, **settings})
     encoder = open_encoder(config, model_folder)
     assert isinstance(encoder, endpoint_module.EndpointEncoder)
     return encoder
@@ -251,6 +265,18 @@ def test_a_wrong_answer_is_reported(
     with pytest.raises(Unavailable, match=re.escape(reason)):
         connect(endpoint, model_folder)
     assert endpoint.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("endless", "reason"),
+    [((b" ", 0.02), "took longer than 0.5 s"), ((b" " * 2**20, 0.0), "longer than 8388608 bytes")],
+)
+def test_an_answer_without_end_is_given_up(
+    endpoint: Endpoint, model_folder: Path, endless: tuple[bytes, float], reason: str
+) -> None:
+    endpoint.endless = endless
+    with pytest.raises(Unavailable, match=reason):
+        connect(endpoint, model_folder, timeout_seconds=0.5 if endless[1] else 60)
 
 
 def test_an_overloaded_endpoint_is_asked_again_and_one_that_stays_so_is_left_alone(

@@ -1,11 +1,12 @@
 """An encoder behind an OpenAI-compatible endpoint, `/v1/embeddings`."""
 
 import hashlib
+import json
 import logging
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -26,6 +27,8 @@ PROBE_SECONDS = 60.0
 MIN_COSINE = 0.9
 """Of the probe's vector to its first one. Rounding and batching change it by less, another model by far more."""
 
+MAX_BYTES = 8 * 1024 * 1024
+"""Of one answer: 17 vectors of 8,192 numbers, with room to spare."""
 MAX_BATCH = 16
 """Texts in one call; a large model on a CPU takes a second for them."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
@@ -116,7 +119,7 @@ class EndpointEncoder:
             raise self._failed(f"did not embed {len(texts)} text(s): {error or type(error).__name__}") from error
 
     def _post(self, texts: Sequence[str]) -> Any:
-        """Raises httpx.HTTPError, or ValueError for an answer other than JSON."""
+        """Raises httpx.HTTPError, or ValueError for an answer that is too long or late, or other than JSON."""
         body = {
             "model": self._config.model,
             "input": [text[:MAX_CHARACTERS] for text in texts],
@@ -124,7 +127,7 @@ class EndpointEncoder:
         }
         deadline = time.monotonic() + self._config.timeout_seconds
         for attempt in range(MAX_RETRIES + 1):
-            answer = self._http.post(self._url, json=body, timeout=max(deadline - time.monotonic(), 0.001))
+            answer, content = self._read(body, deadline)
             pause = BACKOFF_SECONDS * 4**attempt
             if answer.status_code not in RETRIED or attempt == MAX_RETRIES or time.monotonic() + pause >= deadline:
                 break
@@ -134,11 +137,27 @@ class EndpointEncoder:
                 f"it redirects to {answer.headers.get('location', '')}, which is not followed; write that URL"
             )
         if answer.is_error:
-            raise ValueError(f"it answered {answer.status_code}: {answer.text[:300]}")
+            raise ValueError(f"it answered {answer.status_code}: {content[:300].decode(errors='replace')}")
         try:
-            return answer.json()
+            return json.loads(content)
         except ValueError:
-            raise ValueError(f"its answer is not JSON: {answer.text[:100]!r}") from None
+            raise ValueError(f"its answer is not JSON: {content[:100].decode(errors='replace')!r}") from None
+
+    def _read(self, body: Mapping[str, Any], deadline: float) -> tuple[httpx.Response, bytes]:
+        """Return one answer and its content. httpx limits the time of each read, so the whole answer's is limited here.
+
+        Raises httpx.HTTPError or ValueError.
+        """
+        content = bytearray()
+        left = max(deadline - time.monotonic(), 0.001)
+        with self._http.stream("POST", self._url, json=body, timeout=left) as answer:
+            for part in answer.iter_bytes():
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise ValueError(f"its answer is longer than {MAX_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise ValueError(f"its answer took longer than {self._config.timeout_seconds:g} s")
+        return answer, bytes(content)
 
     def _parse(self, answer: Any, count: int) -> tuple[str, Vectors]:
         """Raises ValueError, KeyError, TypeError or AttributeError unless there is one vector for each text."""
