@@ -20,7 +20,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from pointsman_retriever.index.faiss_index import Gpu, build_ivf_index, first_gpu
+from pointsman_retriever.index.ivf_index import Gpu, build_ivf_index, first_gpu
 
 from benchmarks.adapters import swap, zipf
 from benchmarks.adapters.services import BASE_FOLDER
@@ -68,8 +68,8 @@ def measure_faiss(rows: int) -> dict[str, dict[str, float]]:
     vectors, queries = vectors[:rows], vectors[rows:]
     _, true = faiss.knn(queries, vectors, NEAREST, metric=faiss.METRIC_INNER_PRODUCT)
     devices: dict[str, Gpu | None] = {"cpu": None}
-    if faiss.get_num_gpus():
-        devices["gpu"] = Gpu(first_gpu())
+    if gpu := first_gpu():
+        devices["gpu"] = gpu
     found = {}
     for device, gpu in devices.items():
         started = time.perf_counter()

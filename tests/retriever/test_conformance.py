@@ -10,7 +10,8 @@ import pytest
 from pointsman_retriever import digests
 from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 from pointsman_retriever.index import faiss_index
-from pointsman_retriever.index.faiss_index import Gpu, IndexThresholds, first_gpu
+from pointsman_retriever.index.faiss_index import IndexThresholds
+from pointsman_retriever.index.ivf_index import Gpu, first_gpu
 from pointsman_retriever.index.vector_stores import VectorIndex, VectorStore, VectorStoreOptions
 
 from tests.extension_examples import install
@@ -183,7 +184,7 @@ def test_searches_that_a_gpu_cannot_answer_are_counted_and_answered_by_the_cpu()
 def test_a_gpu_finds_what_the_cpu_finds() -> None:
     vectors = some_vectors(2_000)
     small = IndexThresholds(max_flat=20, max_exact_filtered=3)
-    index = faiss_index.empty_faiss_index(DIMENSIONS, small, Gpu(first_gpu())).with_changes(
+    index = faiss_index.empty_faiss_index(DIMENSIONS, small, first_gpu()).with_changes(
         NOTHING, np.arange(1, 2_001), vectors
     )
     plain = faiss_index.empty_faiss_index(DIMENSIONS, small).with_changes(NOTHING, np.arange(1, 2_001), vectors)
