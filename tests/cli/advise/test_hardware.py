@@ -7,10 +7,10 @@ import pytest
 from pointsman_cli.advise.hardware import hardware_cost, hardware_lines
 from pointsman_cli.errors import CommandError
 from pointsman_cli.top.metrics import Scrape, parse_metrics
-from pointsman_servicekit.prices import ListedModel, named_price
+from pointsman_servicekit.prices import PricedModel, named_price
 
 Cli = Callable[..., Any]
-PRICE = ListedModel(128_000, prompt=1.0, cached=0.5, completion=4.0)
+PRICE = PricedModel(128_000, prompt=1.0, cached=0.5, completion=4.0)
 
 
 def scrape(busy: float, idle: float, prompt: int = 2_000_000, more: str = "") -> Scrape:
@@ -65,7 +65,7 @@ def test_without_a_price_or_answers_the_reason_is_given(found: Scrape, message: 
 
 
 def test_models_are_named_as_in_the_price_list(cli: Cli) -> None:
-    assert named_price("gpt-4o-mini") == named_price("openai/gpt-4o-mini") == ListedModel(128_000, 0.15, 0.075, 0.6)
+    assert named_price("gpt-4o-mini") == named_price("openai/gpt-4o-mini") == PricedModel(128_000, 0.15, 0.075, 0.6)
     outcome = cli("advise", "--against", "gpt-4o-miny")
     assert outcome.code == 2
     assert "similar: gpt-4o-mini" in outcome.err

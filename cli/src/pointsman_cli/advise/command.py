@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from pointsman_servicekit.errors import NotFound
-from pointsman_servicekit.prices import ListedModel, named_price, prices_as_of
+from pointsman_servicekit.prices import PricedModel, named_price, prices_as_of
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -148,7 +148,7 @@ def advise_on(
         print_advice(table_console(), advice)
 
 
-def _named_price(model: str) -> ListedModel:
+def _named_price(model: str) -> PricedModel:
     """Raises UsageError."""
     try:
         return named_price(model)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pointsman_servicekit.prices import ListedModel
+from pointsman_servicekit.prices import PricedModel
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.top.metrics import Scrape
@@ -32,7 +32,7 @@ class HardwareCost:
     """From which the own hardware is cheaper; above 1 it never is."""
 
 
-def hardware_cost(scrape: Scrape, against: str, price: ListedModel) -> HardwareCost:
+def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:
     """Raises CommandError if no engine has an hourly price, or none has answered yet."""
     dollars = scrape.samples.get("pointsman_engine_cost_usd_total", {})
     shares = [(dict(labels)["engine"], dict(labels)["path"], usd) for labels, usd in dollars.items() if usd > 0]

@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
-class ListedModel:
+class PricedModel:
     """A model's entry in prices.yaml."""
 
     context_window: int
@@ -38,20 +38,20 @@ def prices_as_of() -> date:
     return day
 
 
-def find_price(price_list: str, names: Iterable[str]) -> ListedModel | None:
+def find_price(price_list: str, names: Iterable[str]) -> PricedModel | None:
     """Return the entry of the first name that is in a provider's price list; None if no name is."""
     models = _table()["models"].get(price_list, {})
-    return next((ListedModel(*models[name]) for name in names if name in models), None)
+    return next((PricedModel(*models[name]) for name in names if name in models), None)
 
 
-def named_price(name: str) -> ListedModel:
+def named_price(name: str) -> PricedModel:
     """Return the price of a model, named as MODEL or PROVIDER/MODEL.
 
     Raises NotFound if no provider lists it, or if several list it at different prices.
     """
     lists: dict[str, dict[str, Any]] = _table()["models"]
     found = {
-        provider: ListedModel(*models[model])
+        provider: PricedModel(*models[model])
         for provider, models in lists.items()
         for model in (name, name.removeprefix(f"{provider}/"))
         if model in models

@@ -5,7 +5,7 @@ from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
 from pointsman_embedding import EncoderConfig
-from pointsman_servicekit.prices import ListedModel, prices_as_of
+from pointsman_servicekit.prices import PricedModel, prices_as_of
 from pydantic import BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.engine_config import (
@@ -256,7 +256,7 @@ class ModelsFile(Strict):
             object.__setattr__(self, "prices_as_of", prices_as_of())  # the file is only now complete
         return self
 
-    def _find_price(self, name: str, unset: str) -> ListedModel:
+    def _find_price(self, name: str, unset: str) -> PricedModel:
         engines = [engine for engine in self.engines.values() if engine.model == name]
         listed = {find_price(engine.preset_name, (engine.upstream_name, name)) for engine in engines}
         found = listed.pop() if len(listed) == 1 else None

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import yaml
 from pointsman_servicekit import prices
 from pointsman_servicekit.errors import InvalidArgument
-from pointsman_servicekit.prices import ListedModel
+from pointsman_servicekit.prices import PricedModel
 from pydantic import Field
 
 from pointsman_gateway.config.field_types import MIN_SIMILARITY, ConfigError, Strict, must_be_known
@@ -157,7 +157,7 @@ def providers() -> Mapping[str, Provider]:
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
 
 
-def find_price(provider: str, names: Iterable[str]) -> ListedModel | None:
+def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
     """Return the entry of the first name that is in the provider's price list; None if no name is."""
     return prices.find_price(preset_of(provider).price_list or provider, names)
 
