@@ -48,7 +48,7 @@ def trained_adapters() -> dict[str, list[TrainedAdapter]]:
 
 
 def constant_adapters(count: int) -> list[ConstantAdapter]:
-    """Returns the first `count` constant adapters, and makes missing ones. Raises CannotMeasure."""
+    """Returns `count` adapters that each repeat one word, and creates those that do not exist. Raises CannotMeasure."""
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
     _make(folders, "--constants", str(CONSTANT_COUNT), "--words")
     return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]

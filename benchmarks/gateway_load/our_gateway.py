@@ -105,7 +105,7 @@ class Issuer:
         await running.until_ready(lambda: answers_at(int(port), "/keys"), timeout_s=20)
 
     def config(self) -> dict[str, Any]:
-        """Users of single sign-on have the limits of the key."""
+        """The gateway's settings for single sign-on; a token grants the same limits as the key."""
         grant = {"tenant": TENANT, "limits": _HIGH_LIMITS}
         return {"issuer": self.url, "audiences": [TENANT], "algorithms": ["ES256"], "grants": [grant]}
 

@@ -43,7 +43,9 @@ def client(url: str) -> openai.OpenAI:
 
 
 def assert_weather(calls: Iterable[Any], cities: tuple[str, ...] = ()) -> None:
-    """Checks the calls' names and arguments. With `cities`, the calls must be for these cities in this order."""
+    """Checks that there are calls, all of `get_weather` for a city of the question; with `cities`, for exactly these in
+    this order.
+    """
     called = [(call.name, json.loads(call.arguments)["city"]) for call in calls]
     assert called, "no call"
     assert all(name == "get_weather" and city in CITIES for name, city in called), called

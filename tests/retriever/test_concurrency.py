@@ -15,7 +15,7 @@ from tests.retriever.client import Client, Refusal, Start
 
 
 class PausingModel:
-    """The real model, which blocks on texts that contain PAUSE until `go_on` is set."""
+    """The real embedding model; `embed` waits until `go_on` is set if a text contains PAUSE."""
 
     def __init__(self, model: MiniLM) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer

@@ -46,7 +46,7 @@ def config_map_keys(cluster: Cluster) -> Iterator[Fault]:
 
 
 def part_of(cluster: Cluster) -> Iterator[Fault]:
-    """Finds objects without the label by which all objects of an installation are found and removed."""
+    """Finds objects without `app.kubernetes.io/part-of: pointsman`, by which users list and remove an installation."""
     for object in cluster.objects:
         if object["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "pointsman":
             yield Fault("no part-of label", where(object), "cannot be found with the others")

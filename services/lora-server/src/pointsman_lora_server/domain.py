@@ -55,7 +55,7 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A second version that an alias sends part of its users to."""
+    """A version that serves part of an alias's users before it may replace the alias's stable version."""
 
     version: str
     weight: float

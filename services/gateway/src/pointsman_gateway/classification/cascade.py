@@ -49,7 +49,7 @@ def words_of(text: str) -> list[str]:
 
 
 def unique_words(words: Iterable[str]) -> list[str]:
-    """Return each word once, in order: a word carries no more weight if it is repeated."""
+    """Return each word once, in the order of first occurrence, so that repeating a word does not raise its weight."""
     return list(dict.fromkeys(words))
 
 

@@ -35,7 +35,7 @@ ProviderName = Annotated[str | None, AfterValidator(check_provider)]
 
 
 def name_providers(schema: dict[str, Any]) -> None:
-    """In the JSON Schema, a provider is one of the known ones, or one of LiteLLM's."""
+    """Lists in the JSON Schema what `provider` accepts: a known name, `litellm/NAME`, or null."""
     known = [name for name in sorted(providers()) if name != LITELLM]
     schema["anyOf"] = [{"enum": known}, {"pattern": f"^{LITELLM}/.+"}, {"type": "null"}]
 

@@ -348,7 +348,7 @@ def record(
     receipt: Receipt | UndecidedReceipt,
     answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """Writes the receipt; it is on disk when this returns."""
+    """Writes the receipt to the write-ahead log before it returns."""
     if isinstance(receipt, Receipt):
         request_log.note(request, receipt.decision, receipt, answers)
     else:

@@ -34,7 +34,10 @@ TOKEN_PREFIX = "eyJ"
 
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> KeyRecord:
-        """Return the record of a key with the rights of the token's holder. Raises PointsmanError."""
+        """Return the rights that the token's claims grant, as the record of a key.
+
+        Raises PointsmanError if the token is not accepted.
+        """
         ...
 
 

@@ -114,7 +114,11 @@ class BaseModelSpec:
 
 
 def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
-    """Adapters may refer to the model by `other_names` too. Raises OSError if `folder` contains no model."""
+    """Returns the base model's layers with their shapes, read from the headers of its weights.
+
+    An adapter may state its base model as `served_name` or as one of `other_names`. Raises OSError if `folder` contains
+    no model.
+    """
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:
         raise FileNotFoundError(
