@@ -47,9 +47,12 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
 
 def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    own, providers, _tuned, path = map(yaml.safe_load, blocks)
+    own, providers, sdk, _tuned, path = map(yaml.safe_load, blocks)
     assert load_data(tmp_path, own).models.engines["mine"].discovers_adapters
     assert load_data(tmp_path, providers).models.engines["azure"].upstream == "my-deployment"
+    providers["models"] |= sdk["models"]
+    providers["engines"] |= sdk["engines"]
+    assert load_data(tmp_path, providers).models.engines["cohere"].provider == "litellm/cohere"
     providers["paths"] |= path["paths"]
     providers["prompts"] = {"helper": "Answer in two sentences."}
     assert load_data(tmp_path, providers).paths.paths["triage"].extra_body == {"presence_penalty": 0.5}
