@@ -57,7 +57,7 @@ def train(cell: Cell, public: PublicSet, example: Path, base_model: str, found: 
 
     `example` is the cell's folder for `pointsman up`; `found` has the passages of training and validation rows.
     """
-    renderer = Renderer(cell, public, load_config(example / "pointsman.yaml", {"POINTSMAN_LORA_SERVER": "-"}))
+    renderer = Renderer(cell, public, load_config(example / "pointsman.yaml", {}))
     data, checked = (
         write_rows(renderer.render(rows, chosen), work / "data" / f"{cell}-{part}.jsonl")
         for part, rows, chosen in (
