@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.experiment.folder import ROOT
-from benchmarks.experiment_public import page
+from benchmarks.experiment_public import mixed, page
 from benchmarks.experiment_public.cells import SETS, Cell, all_cells
 from benchmarks.experiment_public.folder import BASE_MODEL, Model
 from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, is_adapter_there, run_cell, state
@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print_cells(cells, sets, setting)
             return 0
-        if not options.write_only:
+        if not (options.write_only or options.mixed):
             run(cells, sets, setting, options.minutes)
+        if options.mixed and not options.write_only:
+            mixed.run({name: setting.load(name) for name in SETS}, setting)
     except (CannotMeasure, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prices", metavar="PROMPT,CACHED,COMPLETION", help="of another base model, in dollars per million tokens"
     )
     parser.add_argument("--list", action="store_true", help="list the cells with state and estimated minutes")
+    parser.add_argument("--mixed", action="store_true", help="send a mixed stream to `auto`, in place of the cells")
     parser.add_argument("--write-only", action="store_true", help="only write the page from the stored results")
     return parser
 

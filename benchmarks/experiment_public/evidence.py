@@ -8,7 +8,7 @@ from statistics import fmean
 from pointsman_scoring.intervals import Comparison, Interval, compare, holm, mean_interval
 
 from benchmarks.experiment_public.cells import ALL_ROWS, BASELINES, Cell, all_cells
-from benchmarks.experiment_public.results import Answer, ResultFolder, Summary
+from benchmarks.experiment_public.result_files import Answer, ResultFolder, Summary
 
 CURVE_PATHS = ("lora", "nearest_8", "nearest", "tfidf")
 HYBRIDS = {"lora_few_shot": ("lora", "nearest_8"), "raft_lora_rag": ("lora", "rag", "few_shot_rag")}

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from benchmarks.experiment.folder import ROOT, Row, write_rows
 from benchmarks.experiment.services import evaluate, run_services
-from benchmarks.experiment_public import baselines, scoring
+from benchmarks.experiment_public import baselines
 from benchmarks.experiment_public.cells import FEW_SHOTS, MAX_TOKENS, PASSAGES, Cell
 from benchmarks.experiment_public.folder import Model, write_folder
-from benchmarks.experiment_public.results import ResultFolder, read_answers
+from benchmarks.experiment_public.result_files import ResultFolder, read_answers
 from benchmarks.experiment_public.sets import PublicSet, load_set
 from benchmarks.experiment_public.training import Passages, epochs, search_passages, train, training_facts
 
 WORK = ROOT / ".pointsman/experiment-public"
 RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 16
-_HERE = Path(__file__).parent.relative_to(ROOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +51,21 @@ def run_cell(cell: Cell, public: PublicSet, setting: Setting) -> None:
     if cell.is_baseline:
         answers = baselines.answer(cell, public, public.test)
     else:
-        adapter = _adapter(cell.adapter, public, setting) if cell.is_trained else None
+        adapter = adapter_of(cell.adapter, public, setting) if cell.is_trained else None
         training = training_facts(adapter) if adapter else None
-        example = write_folder(setting.work / "example", cell, public, setting.model, adapter)
+        example = write_folder(setting.work / "example", {cell: adapter}, {cell.set: public}, setting.model)
         answers = read_answers(_ask(cell, public.test, example, setting))
     setting.results.write(cell, public.test, answers, training)
 
 
-def _adapter(cell: Cell, public: PublicSet, setting: Setting) -> Path:
-    """Trials with few test rows use the adapters of whole runs."""
+def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
+    """Returns the folder of the cell's adapter, and trains it if it is missing. Trials with few test rows use the
+    adapters of whole runs.
+    """
     work = replace(setting, limit=None).work
     out = work / "adapters" / str(cell)
     if not (out / "training.json").is_file():
-        example = write_folder(setting.work / "example", cell, public, setting.model, None)
+        example = write_folder(setting.work / "example", {cell: None}, {cell.set: public}, setting.model)
         train(cell, public, example, setting.model.source, _passages(cell, public, example, setting), work)
     return out
 
@@ -82,11 +83,10 @@ def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Pa
     rows = [{key: row[key] for key in ("id", "text", "output")} for row in test]
     dataset = write_rows(rows, setting.work / "data" / f"{cell.set}-test.jsonl")
     answers = setting.work / "answers" / f"{cell}.jsonl"
-    metric = f"entry_point={_HERE / 'scoring.py'}:{scoring.METRICS[cell.set]}"
     with run_services(example, setting.work / "home") as url:
         evaluate(
-            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path,
-            "--metric", metric, "--concurrency", str(CONCURRENCY), "--examples", "0",
+            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
+            "--concurrency", str(CONCURRENCY), "--examples", "0",
         )  # fmt: skip
     return answers
 
