@@ -95,7 +95,7 @@ def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Pa
 _TRAINED, _READ, _GENERATED = 450.0, 280.0, 138.0
 """Tokens per second in training, of prompts that are not cached, and of 16 answers at once."""
 _START_MINUTES = 1.0
-_TEXT = {"clinc150": 25, "snips": 25, "xquad": 30}
+_TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
 _OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}
 _PASSAGE = 190
 """Mean tokens of a request with its markers, of an answer, and of a passage."""
