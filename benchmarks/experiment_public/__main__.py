@@ -22,7 +22,7 @@ from benchmarks.experiment.folder import ROOT
 from benchmarks.experiment_public import mixed, page
 from benchmarks.experiment_public.cells import SETS, Cell, all_cells
 from benchmarks.experiment_public.folder import BASE_MODEL, Model
-from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, is_adapter_there, run_cell, state
+from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, run_cell, state
 from benchmarks.experiment_public.sets import PublicSet
 from benchmarks.gateway_load.machine import CannotMeasure
 
@@ -114,7 +114,7 @@ def print_cells(cells: Sequence[Cell], sets: Mapping[str, PublicSet], setting: S
     left = 0.0
     for cell in cells:
         public, found = sets[cell.set], state(cell, sets[cell.set], setting)
-        minutes = estimated_minutes(cell, public, is_adapter_there(cell, setting))
+        minutes = estimated_minutes(cell, public, setting)
         left += 0 if found == "done" else minutes
         print(f"{cell!s:40} {found:8} {minutes:7.1f} min")
     print(f"{len(cells)} cells; about {left / 60:.1f} hours are left on two cores without a GPU")

@@ -63,11 +63,15 @@ def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
     adapters of whole runs.
     """
     work = replace(setting, limit=None).work
-    out = work / "adapters" / str(cell)
-    if not (out / "training.json").is_file():
+    if not is_trained(cell, setting):
         example = write_folder(setting.work / "example", {cell: None}, {cell.set: public}, setting.model)
         train(cell, public, example, setting.model.source, _passages(cell, public, example, setting), work)
-    return out
+    return work / "adapters" / str(cell)
+
+
+def is_trained(cell: Cell, setting: Setting) -> bool:
+    """Returns whether the cell's adapter is there."""
+    return (replace(setting, limit=None).work / "adapters" / str(cell.adapter) / "training.json").is_file()
 
 
 def _passages(cell: Cell, public: PublicSet, example: Path, setting: Setting) -> Passages:
@@ -103,7 +107,7 @@ _UNTRAINED_FACTOR = 2
 """How much longer answers are without training and without examples."""
 
 
-def estimated_minutes(cell: Cell, public: PublicSet, is_adapter_there: bool) -> float:
+def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
     """Returns the minutes of a cell on two cores without a GPU."""
     if cell.is_baseline:
         return 0.1
@@ -114,7 +118,7 @@ def estimated_minutes(cell: Cell, public: PublicSet, is_adapter_there: bool) -> 
         output = 150
     asked = len(public.test) * (prompt / _READ + output / _GENERATED)
     trained = 0.0
-    if cell.is_trained and not is_adapter_there:
+    if cell.is_trained and not is_trained(cell, setting):
         tokens = _TEXT[cell.set] + _added(cell.adapter) + output
         trained = min(cell.rows, len(public.pool)) * epochs(cell.adapter) * tokens / _TRAINED
     return _START_MINUTES + (asked + trained) / 60
@@ -136,9 +140,4 @@ def state(cell: Cell, public: PublicSet, setting: Setting) -> str:
         return "done"
     if (setting.work / "answers" / f"{cell}.jsonl").is_file():
         return "begun"
-    return "trained" if cell.is_trained and is_adapter_there(cell, setting) else "missing"
-
-
-def is_adapter_there(cell: Cell, setting: Setting) -> bool:
-    folder = replace(setting, limit=None).work / "adapters" / str(cell.adapter)
-    return (folder / "training.json").is_file()
+    return "trained" if is_trained(cell, setting) else "missing"

@@ -52,27 +52,20 @@ def _progress(evidence: Evidence) -> Iterator[str]:
 def _set(evidence: Evidence, name: str, test: Sequence[Row], stem: str) -> Iterator[str]:
     results = evidence.paths(name)
     yield from (f"### {name}", "", f"![Score and cost of each path on {name}]({stem}-{name}.svg)", "")
-    second, _ = scoring.SECONDARY.get(name, ("", None))
-    columns = (
-        "path",
-        "kind",
-        "score",
-        "95 % interval",
-        "seeds",
-        second,
-        "tokens in (cached)",
-        "out",
-        "$ per 1,000",
+    second = [scoring.SECONDARY[name][0]] if name in scoring.SECONDARY else []
+    columns = [
+        "path", "kind", "score", "95 % interval", "seeds", *second, "tokens in (cached)", "out", "$ per 1,000",
         "training",
-    )
+    ]  # fmt: skip
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
     yield from (_row(result) for result in results)
     for path in (*evidence.missing(name), FULL_FINE_TUNE):
         why = "reserved: `pointsman train` trains adapters only" if path == FULL_FINE_TUNE else "*not run*"
-        yield f"| {_words(path)} | {'tuned' if path == FULL_FINE_TUNE else kind(path)} | {why} | | | | | | | |"
+        kind_of = "tuned" if path == FULL_FINE_TUNE else kind(path)
+        yield f"| {_words(path)} | {kind_of} | {why} |" + " |" * (len(columns) - 3)
     yield ""
-    for difference in evidence.hybrids(name):
+    for difference in evidence.comparisons(name):
         yield (
             f"* {_words(difference.first)} minus {_words(difference.second)}: "
             f"{_points(difference.found.difference)}, p {probability(difference.found.p_value)}"
@@ -92,7 +85,7 @@ def _row(result: PathResult) -> str:
         f"**{result.score.mean:.3f}**",
         f"{result.score.low:.3f} to {result.score.high:.3f}",
         ", ".join(f"{run.score.mean:.3f}" for run in runs),
-        f"{fmean(second):.3f}" if second else "",
+        *([f"{fmean(second):.3f}"] if second else []),
         f"{fmean(run.prompt_tokens for run in runs):.0f} ({fmean(run.cached_tokens for run in runs):.0f})",
         f"{fmean(run.completion_tokens for run in runs):.0f}",
         f"{result.usd_per_1000:.4f}",
@@ -128,7 +121,10 @@ def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]
         assert loser
         assert winner
         lost = [row for row in losing if losing[row].score < winning[row].score]
-        yield f"* {_words(loser.path)} loses {len(lost)} of {len(losing)} rows that {_words(winner.path)} answers well"
+        yield (
+            f"* {_words(loser.path)} is wrong on {len(lost)} of {len(losing)} rows "
+            f"that {_words(winner.path)} answers correctly"
+        )
         for row in sorted(lost)[:_EXAMPLES]:
             texts = (rows[row]["text"], rows[row]["output"], losing[row].text)
             yield "    * {}: expected {}, answered {}".format(*map(_quoted, texts))
