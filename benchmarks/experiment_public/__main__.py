@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.experiment.folder import ROOT
-from benchmarks.experiment_public import page
+from benchmarks.experiment_public import mixed, page
 from benchmarks.experiment_public.cells import SETS, Cell, all_cells
 from benchmarks.experiment_public.folder import BASE_MODEL, Model
-from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, is_adapter_there, run_cell, state
+from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, run_cell, state
 from benchmarks.experiment_public.sets import PublicSet
 from benchmarks.gateway_load.machine import CannotMeasure
 
@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print_cells(cells, sets, setting)
             return 0
-        if not options.write_only:
+        if not (options.write_only or options.mixed):
             run(cells, sets, setting, options.minutes)
+        if options.mixed and not options.write_only:
+            mixed.run({name: setting.load(name) for name in SETS}, setting)
     except (CannotMeasure, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prices", metavar="PROMPT,CACHED,COMPLETION", help="of another base model, in dollars per million tokens"
     )
     parser.add_argument("--list", action="store_true", help="list the cells with state and estimated minutes")
+    parser.add_argument("--mixed", action="store_true", help="send a mixed stream to `auto`, in place of the cells")
     parser.add_argument("--write-only", action="store_true", help="only write the page from the stored results")
     return parser
 
@@ -111,7 +114,7 @@ def print_cells(cells: Sequence[Cell], sets: Mapping[str, PublicSet], setting: S
     left = 0.0
     for cell in cells:
         public, found = sets[cell.set], state(cell, sets[cell.set], setting)
-        minutes = estimated_minutes(cell, public, is_adapter_there(cell, setting))
+        minutes = estimated_minutes(cell, public, setting)
         left += 0 if found == "done" else minutes
         print(f"{cell!s:40} {found:8} {minutes:7.1f} min")
     print(f"{len(cells)} cells; about {left / 60:.1f} hours are left on two cores without a GPU")

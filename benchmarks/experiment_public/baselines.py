@@ -10,7 +10,7 @@ from pointsman_embedding import MiniLM
 from benchmarks.experiment.folder import ROOT, Row
 from benchmarks.experiment_public import scoring
 from benchmarks.experiment_public.cells import Cell
-from benchmarks.experiment_public.results import Answer
+from benchmarks.experiment_public.result_files import Answer
 from benchmarks.experiment_public.sets import PublicSet
 
 Matrix = NDArray[np.float32]

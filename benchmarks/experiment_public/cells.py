@@ -39,6 +39,11 @@ class Cell:
         return f"{self.set}-{self.path}-{self.rows}-{self.seed}"
 
     @property
+    def path_name(self) -> str:
+        """The path's name in the gateway's configuration."""
+        return f"{self.set}_{self.path}"
+
+    @property
     def is_baseline(self) -> bool:
         return self.path in BASELINES
 

@@ -8,11 +8,16 @@ from statistics import fmean
 from pointsman_scoring.intervals import Comparison, Interval, compare, holm, mean_interval
 
 from benchmarks.experiment_public.cells import ALL_ROWS, BASELINES, Cell, all_cells
-from benchmarks.experiment_public.results import Answer, ResultFolder, Summary
+from benchmarks.experiment_public.result_files import Answer, ResultFolder, Summary
 
 CURVE_PATHS = ("lora", "nearest_8", "nearest", "tfidf")
-HYBRIDS = {"lora_few_shot": ("lora", "nearest_8"), "raft_lora_rag": ("lora", "rag", "few_shot_rag")}
-"""The parts that a hybrid has to beat."""
+COMPARED = {
+    "lora_few_shot": ("lora", "nearest_8"),
+    "raft_lora_rag": ("lora", "rag", "few_shot_rag"),
+    "lora": ("nearest_8", "nearest"),
+    "nearest_8": ("nearest",),
+}
+"""The paths that each path has to beat: the parts of a hybrid, and what is simpler."""
 
 
 def kind(path: str) -> str:
@@ -88,9 +93,9 @@ class Evidence:
         left, right = self._scores(one), self._scores(other)
         return Difference(first, second, compare(list(left.values()), [right[row] for row in left]))
 
-    def hybrids(self, name: str) -> list[Difference]:
-        """Compares each hybrid with its parts; p-values are corrected by Holm's method."""
-        pairs = [(hybrid, part) for hybrid, parts in HYBRIDS.items() for part in parts]
+    def comparisons(self, name: str) -> list[Difference]:
+        """Returns the differences of `COMPARED`; p-values are corrected by Holm's method."""
+        pairs = [(path, other) for path, others in COMPARED.items() for other in others]
         found = [difference for pair in pairs if (difference := self.difference(name, *pair))]
         adjusted = holm([difference.found.p_value for difference in found])
         return [replace(d, found=replace(d.found, p_value=p)) for d, p in zip(found, adjusted, strict=True)]

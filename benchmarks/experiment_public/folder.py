@@ -1,14 +1,16 @@
-"""Writes the folder of a cell for `pointsman up`: one task, one path, and the examples and paragraphs that it uses."""
+"""Writes a folder for `pointsman up`: the paths of cells, with the examples, paragraphs and adapters that they use."""
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from benchmarks.experiment.folder import EXAMPLE, write_rows
+from benchmarks.experiment.folder import EXAMPLE, ROOT, write_rows
+from benchmarks.experiment_public import scoring
 from benchmarks.experiment_public.cells import Cell, path_config
 from benchmarks.experiment_public.sets import PublicSet
 
@@ -36,38 +38,54 @@ class Model:
         return Path(self.source).name if Path(self.source).is_absolute() else self.source
 
 
-def write_folder(folder: Path, cell: Cell, public: PublicSet, model: Model, adapter: Path | None) -> Path:
-    """`adapter` is the folder of the trained weights; without one the base model answers."""
+def write_folder(folder: Path, served: Mapping[Cell, Path | None], sets: Mapping[str, PublicSet], model: Model) -> Path:
+    """`served` are the cells whose paths can be asked, with the folders of their adapters; without one the base model
+    answers. A task's policy is its first path.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    rows = public.training_rows(max(cell.rows, MIN_EXAMPLES), cell.seed)
-    write_rows(({"text": row["text"], "output": row["output"]} for row in rows), folder / "examples.jsonl")
-    path = {"model": model.name, **path_config(cell, tuple(public.labels), tuple(public.slots))}
-    name = adapter_name(adapter) if adapter else ""
-    content = {
+    first = {cell.set: cell for cell in reversed([*served])}
+    content: dict[str, Any] = {
         "base_model": model.source,
         **_models(model),
-        "paths": {cell.path: path | ({"adapter": f"{name}@prod"} if adapter else {})},
-        "prompts": _prompts(public),
-        "default_path": cell.path,
-        "tasks": {
-            cell.set: {"examples": "examples.jsonl", "policy": {"fixed": cell.path}},
-            "other": {"examples": list(OTHER_TASK), "policy": {"fixed": cell.path}},
+        "paths": {cell.path_name: _path(cell, sets[cell.set], model, adapter) for cell, adapter in served.items()},
+        "prompts": {name: text for used in first for name, text in _prompts(sets[used]).items()},
+        "default_path": next(iter(served)).path_name,
+        "tasks": {name: _task(cell, served, sets[name], folder) for name, cell in first.items()},
+        "adapters": {
+            _name(adapter): {"folder": str(adapter), "alias": "prod"} for adapter in served.values() if adapter
         },
     }
-    if adapter:
-        content["adapters"] = {name: {"folder": str(adapter.absolute()), "alias": "prod"}}
-    if cell.uses_passages:
-        for paragraph, text in public.paragraphs.items():
+    if len(content["tasks"]) == 1:
+        content["tasks"]["other"] = {"examples": list(OTHER_TASK), "policy": {"fixed": content["default_path"]}}
+    if any(cell.uses_passages for cell in served):
+        for paragraph, text in sets["xquad"].paragraphs.items():
             (folder / "paragraphs").mkdir(exist_ok=True)
             (folder / "paragraphs" / f"{paragraph}.txt").write_text(text, encoding="utf-8")
         content["collections"] = {"paragraphs": "paragraphs"}
-    (folder / "pointsman.yaml").write_text(
-        yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    write_config(folder, content)
     return folder
 
 
-def adapter_name(folder: Path) -> str:
+def write_config(folder: Path, content: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    (folder / "pointsman.yaml").write_text(text, encoding="utf-8")
+
+
+def _path(cell: Cell, public: PublicSet, model: Model, adapter: Path | None) -> dict[str, Any]:
+    path = {"model": model.name, **path_config(cell, tuple(public.labels), tuple(public.slots))}
+    return path | ({"adapter": f"{_name(adapter)}@prod"} if adapter else {})
+
+
+def _task(cell: Cell, served: Mapping[Cell, Path | None], public: PublicSet, folder: Path) -> dict[str, Any]:
+    rows = public.training_rows(max(cell.rows, MIN_EXAMPLES), cell.seed)
+    file = f"{cell.set}.jsonl"
+    write_rows(({"text": row["text"], "output": row["output"]} for row in rows), folder / file)
+    first, *others = [other.path_name for other in served if other.set == cell.set]
+    metric = f"{(HERE / 'scoring.py').relative_to(ROOT)}:{scoring.METRICS[cell.set]}"
+    return {"examples": file, "policy": {"fixed": first}, "fallback": others, "metric": {"entry_point": metric}}
+
+
+def _name(folder: Path) -> str:
     """Returns a name of at most 64 characters, different for each base model's folder of adapters."""
     return f"{folder.name}-{hashlib.sha256(str(folder.parent.name).encode()).hexdigest()[:6]}"[-64:]
 

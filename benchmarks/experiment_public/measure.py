@@ -6,17 +6,16 @@ from pathlib import Path
 
 from benchmarks.experiment.folder import ROOT, Row, write_rows
 from benchmarks.experiment.services import evaluate, run_services
-from benchmarks.experiment_public import baselines, scoring
+from benchmarks.experiment_public import baselines
 from benchmarks.experiment_public.cells import FEW_SHOTS, MAX_TOKENS, PASSAGES, Cell
 from benchmarks.experiment_public.folder import Model, write_folder
-from benchmarks.experiment_public.results import ResultFolder, read_answers
+from benchmarks.experiment_public.result_files import ResultFolder, read_answers
 from benchmarks.experiment_public.sets import PublicSet, load_set
 from benchmarks.experiment_public.training import Passages, epochs, search_passages, train, training_facts
 
 WORK = ROOT / ".pointsman/experiment-public"
 RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 16
-_HERE = Path(__file__).parent.relative_to(ROOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +51,27 @@ def run_cell(cell: Cell, public: PublicSet, setting: Setting) -> None:
     if cell.is_baseline:
         answers = baselines.answer(cell, public, public.test)
     else:
-        adapter = _adapter(cell.adapter, public, setting) if cell.is_trained else None
+        adapter = adapter_of(cell.adapter, public, setting) if cell.is_trained else None
         training = training_facts(adapter) if adapter else None
-        example = write_folder(setting.work / "example", cell, public, setting.model, adapter)
+        example = write_folder(setting.work / "example", {cell: adapter}, {cell.set: public}, setting.model)
         answers = read_answers(_ask(cell, public.test, example, setting))
     setting.results.write(cell, public.test, answers, training)
 
 
-def _adapter(cell: Cell, public: PublicSet, setting: Setting) -> Path:
-    """Trials with few test rows use the adapters of whole runs."""
+def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
+    """Returns the folder of the cell's adapter, and trains it if it is missing. Trials with few test rows use the
+    adapters of whole runs.
+    """
     work = replace(setting, limit=None).work
-    out = work / "adapters" / str(cell)
-    if not (out / "training.json").is_file():
-        example = write_folder(setting.work / "example", cell, public, setting.model, None)
+    if not is_trained(cell, setting):
+        example = write_folder(setting.work / "example", {cell: None}, {cell.set: public}, setting.model)
         train(cell, public, example, setting.model.source, _passages(cell, public, example, setting), work)
-    return out
+    return work / "adapters" / str(cell)
+
+
+def is_trained(cell: Cell, setting: Setting) -> bool:
+    """Returns whether the cell's adapter is there."""
+    return (replace(setting, limit=None).work / "adapters" / str(cell.adapter) / "training.json").is_file()
 
 
 def _passages(cell: Cell, public: PublicSet, example: Path, setting: Setting) -> Passages:
@@ -82,11 +87,10 @@ def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Pa
     rows = [{key: row[key] for key in ("id", "text", "output")} for row in test]
     dataset = write_rows(rows, setting.work / "data" / f"{cell.set}-test.jsonl")
     answers = setting.work / "answers" / f"{cell}.jsonl"
-    metric = f"entry_point={_HERE / 'scoring.py'}:{scoring.METRICS[cell.set]}"
     with run_services(example, setting.work / "home") as url:
         evaluate(
-            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path,
-            "--metric", metric, "--concurrency", str(CONCURRENCY), "--examples", "0",
+            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
+            "--concurrency", str(CONCURRENCY), "--examples", "0",
         )  # fmt: skip
     return answers
 
@@ -95,7 +99,7 @@ def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Pa
 _TRAINED, _READ, _GENERATED = 450.0, 280.0, 138.0
 """Tokens per second in training, of prompts that are not cached, and of 16 answers at once."""
 _START_MINUTES = 1.0
-_TEXT = {"clinc150": 25, "snips": 25, "xquad": 30}
+_TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
 _OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}
 _PASSAGE = 190
 """Mean tokens of a request with its markers, of an answer, and of a passage."""
@@ -103,7 +107,7 @@ _UNTRAINED_FACTOR = 2
 """How much longer answers are without training and without examples."""
 
 
-def estimated_minutes(cell: Cell, public: PublicSet, is_adapter_there: bool) -> float:
+def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
     """Returns the minutes of a cell on two cores without a GPU."""
     if cell.is_baseline:
         return 0.1
@@ -114,7 +118,7 @@ def estimated_minutes(cell: Cell, public: PublicSet, is_adapter_there: bool) -> 
         output = 150
     asked = len(public.test) * (prompt / _READ + output / _GENERATED)
     trained = 0.0
-    if cell.is_trained and not is_adapter_there:
+    if cell.is_trained and not is_trained(cell, setting):
         tokens = _TEXT[cell.set] + _added(cell.adapter) + output
         trained = min(cell.rows, len(public.pool)) * epochs(cell.adapter) * tokens / _TRAINED
     return _START_MINUTES + (asked + trained) / 60
@@ -136,9 +140,4 @@ def state(cell: Cell, public: PublicSet, setting: Setting) -> str:
         return "done"
     if (setting.work / "answers" / f"{cell}.jsonl").is_file():
         return "begun"
-    return "trained" if cell.is_trained and is_adapter_there(cell, setting) else "missing"
-
-
-def is_adapter_there(cell: Cell, setting: Setting) -> bool:
-    folder = replace(setting, limit=None).work / "adapters" / str(cell.adapter)
-    return (folder / "training.json").is_file()
+    return "trained" if is_trained(cell, setting) else "missing"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pointsman_cli.eval.report import probability
+from pointsman_cli.eval.report import probability, read_report
 from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import ROOT, Row
@@ -13,7 +13,8 @@ from benchmarks.experiment.table import insert
 from benchmarks.experiment_public import charts, scoring
 from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, FULL_FINE_TUNE, SETS, all_cells
 from benchmarks.experiment_public.evidence import Evidence, PathResult, kind
-from benchmarks.experiment_public.results import ResultFolder
+from benchmarks.experiment_public.mixed import REPORT
+from benchmarks.experiment_public.result_files import ResultFolder
 
 PAGE = ROOT / "docs/experiment-public.md"
 BEGIN = "<!-- results: written by `make experiment-public` -->"
@@ -33,7 +34,11 @@ def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], pa
     page.with_name(f"{page.stem}-curves.svg").write_text(charts.draw_curves(evidence), encoding="utf-8")
     lines = [*_progress(evidence), *(line for name in SETS for line in _set(evidence, name, tests[name], page.stem))]
     others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
-    lines += [*_curves(evidence, page.stem), *_models(results, (main_model, *others))]
+    lines += [
+        *_curves(evidence, page.stem),
+        *_mixed(results / main_model / REPORT),
+        *_models(results, (main_model, *others)),
+    ]
     page.write_text(insert(page.read_text("utf-8"), BEGIN, "\n".join(lines)), encoding="utf-8")
 
 
@@ -47,27 +52,20 @@ def _progress(evidence: Evidence) -> Iterator[str]:
 def _set(evidence: Evidence, name: str, test: Sequence[Row], stem: str) -> Iterator[str]:
     results = evidence.paths(name)
     yield from (f"### {name}", "", f"![Score and cost of each path on {name}]({stem}-{name}.svg)", "")
-    second, _ = scoring.SECONDARY.get(name, ("", None))
-    columns = (
-        "path",
-        "kind",
-        "score",
-        "95 % interval",
-        "seeds",
-        second,
-        "tokens in (cached)",
-        "out",
-        "$ per 1,000",
+    second = [scoring.SECONDARY[name][0]] if name in scoring.SECONDARY else []
+    columns = [
+        "path", "kind", "score", "95 % interval", "seeds", *second, "tokens in (cached)", "out", "$ per 1,000",
         "training",
-    )
+    ]  # fmt: skip
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
     yield from (_row(result) for result in results)
     for path in (*evidence.missing(name), FULL_FINE_TUNE):
         why = "reserved: `pointsman train` trains adapters only" if path == FULL_FINE_TUNE else "*not run*"
-        yield f"| {_words(path)} | {'tuned' if path == FULL_FINE_TUNE else kind(path)} | {why} | | | | | | | |"
+        kind_of = "tuned" if path == FULL_FINE_TUNE else kind(path)
+        yield f"| {_words(path)} | {kind_of} | {why} |" + " |" * (len(columns) - 3)
     yield ""
-    for difference in evidence.hybrids(name):
+    for difference in evidence.comparisons(name):
         yield (
             f"* {_words(difference.first)} minus {_words(difference.second)}: "
             f"{_points(difference.found.difference)}, p {probability(difference.found.p_value)}"
@@ -87,7 +85,7 @@ def _row(result: PathResult) -> str:
         f"**{result.score.mean:.3f}**",
         f"{result.score.low:.3f} to {result.score.high:.3f}",
         ", ".join(f"{run.score.mean:.3f}" for run in runs),
-        f"{fmean(second):.3f}" if second else "",
+        *([f"{fmean(second):.3f}"] if second else []),
         f"{fmean(run.prompt_tokens for run in runs):.0f} ({fmean(run.cached_tokens for run in runs):.0f})",
         f"{fmean(run.completion_tokens for run in runs):.0f}",
         f"{result.usd_per_1000:.4f}",
@@ -123,7 +121,10 @@ def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]
         assert loser
         assert winner
         lost = [row for row in losing if losing[row].score < winning[row].score]
-        yield f"* {_words(loser.path)} loses {len(lost)} of {len(losing)} rows that {_words(winner.path)} answers well"
+        yield (
+            f"* {_words(loser.path)} is wrong on {len(lost)} of {len(losing)} rows "
+            f"that {_words(winner.path)} answers correctly"
+        )
         for row in sorted(lost)[:_EXAMPLES]:
             texts = (rows[row]["text"], rows[row]["output"], losing[row].text)
             yield "    * {}: expected {}, answered {}".format(*map(_quoted, texts))
@@ -147,6 +148,25 @@ def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
     """A set may have fewer training rows than the largest number asked for."""
     trained = [run.training["rows"] for result in found if result for run in result.runs if run.training]
     return f"{min([rows, *trained]):,}"
+
+
+def _mixed(report: Path) -> Iterator[str]:
+    yield from ("### `auto` on a mixed stream", "")
+    mixed = read_report(report).mixed if report.is_file() else None
+    if mixed is None:
+        yield from ("*not run*", "")
+        return
+    yield ", ".join(f"{share:.0%} {task}" for task, share in mixed.shares.items())
+    yield from ("", "| choice | score | $ per 1,000 | `auto` minus this choice |", "|---|---|---|---|")
+    for choice in mixed.choices:
+        cells = (choice.name, _score(choice.score), f"{choice.usd_per_1000:.4f}", _points(choice.auto_difference))
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield (
+        f"{mixed.misrouted:.1%} of the requests got a wrong task and {mixed.abstained:.1%} none. Both together cost "
+        f"{100 * mixed.lost_score:.1f} points and {mixed.lost_usd_per_1000:.4f} dollars per 1,000 requests."
+    )
+    yield ""
 
 
 def _models(results: Path, measured: Sequence[str]) -> Iterator[str]:

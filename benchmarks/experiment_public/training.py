@@ -93,7 +93,7 @@ class Renderer:
     def __init__(self, cell: Cell, public: PublicSet, config: Config) -> None:
         self.examples = public.training_rows(cell.rows, cell.seed)
         self._task, self._config = cell.set, config
-        self._path = config.paths.paths[cell.path]
+        self._path = config.paths.paths[cell.path_name]
         self._templates = PromptTemplates(config.prompts)
         self._encoder: MiniLM | None = None
         self._known: NDArray[np.float32] = np.zeros((len(self.examples), 1), np.float32)

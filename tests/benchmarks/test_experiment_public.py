@@ -6,19 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pointsman_cli.eval.report import PathFigures, Report, TaskReport
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Passage
+from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import Row, write_rows
 from benchmarks.experiment_public import __main__ as program
-from benchmarks.experiment_public import baselines, cells, folder, measure, page, scoring, sets, training
+from benchmarks.experiment_public import baselines, cells, folder, measure, mixed, page, scoring, sets, training
 from benchmarks.experiment_public.cells import Cell, all_cells
 from benchmarks.experiment_public.evidence import Evidence
 from benchmarks.experiment_public.measure import Setting
-from benchmarks.experiment_public.results import Answer, ResultFolder, read_answers
+from benchmarks.experiment_public.result_files import Answer, ResultFolder, read_answers
 from benchmarks.experiment_public.sets import PublicSet
 
+FIGURES = PathFigures(
+    path="", kind="prompt", adapter="", model="", answers=10, failures={}, unscored=0, score=Interval(1, 0, 1),
+    well_formed=1.0, first_token=None, total=None, prompt_tokens=9, cached_tokens=0, completion_tokens=1,
+    prompt_tokens_p95=9, context_window=4096, usd_per_1000={}, judge_usd=0, on_front=False,
+)  # fmt: skip
 COLOURS = ("red", "green", "blue", "brown", "pink", "black")
 
 
@@ -34,7 +41,10 @@ def data(tmp_path: Path) -> Path:
     names = ("train", "val", "test")
     parts = {part: [[f"{part} {n} {label}", label] for n in range(90) for label in ("a_b", "c")] for part in names}
     repeated = [*parts["val"][:9], *parts["test"], ["new", "a_b"], ["NEW", "a_b"]]
-    _write(at / "routing/clinc150/data_full.json", parts | {"train": [*parts["train"], *repeated]})
+    _write(
+        at / "routing/clinc150/data_full.json",
+        parts | {"train": [*parts["train"], *repeated], "oos_test": [["far 1", "oos"], ["far 2", "oos"]]},
+    )
     articles = [{"paragraphs": [_paragraph(article, place) for place in range(5)]} for article in range(48)]
     _write(at / "qa/xquad-en/xquad.en.json", {"data": articles})
     return at
@@ -134,17 +144,39 @@ def test_the_gateway_accepts_the_configuration_of_every_path(data: Path, tmp_pat
     for name, path in dict.fromkeys((cell.set, cell.path) for cell in all_cells() if not cell.is_baseline):
         cell = Cell(name, path, 100)
         adapter = tmp_path / str(cell) if cell.is_trained else None
-        written = folder.write_folder(tmp_path / "example", cell, public[name], model, adapter)
+        written = folder.write_folder(tmp_path / "example", {cell: adapter}, public, model)
         config = load_config(written / "pointsman.yaml", {})
         bootstrap.check_config(config)
-        entry = config.paths.paths[path]
+        entry = config.paths.paths[cell.path_name]
         assert bootstrap.to_path(path, entry, config).kind == kinds.get(path, "prompt"), cell
         assert entry.model == "other"
         assert len(config.examples[name]) == 100
 
 
+def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_validation_rows(
+    data: Path, tmp_path: Path
+) -> None:
+    public = {name: sets.load_set(name, data) for name in cells.SETS}
+    served = {cell: tmp_path / str(cell) if cell.is_trained else None for cell in mixed.cells()}
+    example = folder.write_folder(tmp_path / "mixed", served, public, folder.Model())
+    mixed.add_default(example)
+    figures = [
+        replace(FIGURES, path=f"clinc150_{path}", score=Interval(score, 0, 1))
+        for path, score in (("lora", 0.5), ("nearest_8", 0.75))
+    ]
+    report = TaskReport("clinc150", "entry_point", 10, (*figures, replace(FIGURES, path="decline")), (), (), (), 0)
+    mixed.serve_best(example, Report(1, "validation", "", "", 16, 0.95, (report,)))
+    config = load_config(example / "pointsman.yaml", {})
+    bootstrap.check_config(config)
+    assert config.tasks.tasks["clinc150"].policy.paths == ("clinc150_nearest_8",)
+    assert config.tasks.tasks["clinc150"].fallback == ("clinc150_lora",)
+    assert config.tasks.default_path == "decline"
+    assert [row["task"] for row in mixed.stream(public, "test", 2)] == ["clinc150"] * 2 + ["snips"] * 2 + ["xquad"] * 2
+    assert {row["text"] for row in mixed.out_of_scope(data)} == {"far 1", "far 2"}
+
+
 def render(cell: Cell, public: PublicSet, tmp_path: Path, passages: training.Passages) -> list[Row]:
-    written = folder.write_folder(tmp_path / "example", cell, public, folder.Model(), None)
+    written = folder.write_folder(tmp_path / "example", {cell: None}, {cell.set: public}, folder.Model())
     renderer = training.Renderer(cell, public, load_config(written / "pointsman.yaml", {}))
     return renderer.render(renderer.examples[:20], passages)
 
@@ -283,7 +315,8 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert "| chain of thought | prompt | *not run* |" in written
     assert "| full fine tune | tuned | reserved" in written
     assert "| snips | 30 | 0.250 (0.14 to 0.40) | 0.750 (0.60 to 0.86) | -50.0 points" in written
-    assert "rag loses 20 of 40 rows that raft lora rag answers well" in written
+    assert "### `auto` on a mixed stream\n\n*not run*" in written
+    assert "* rag is wrong on 20 of 40 rows that raft lora rag answers correctly" in written
     for name in cells.SETS:
         assert at.with_name(f"experiment-public-{name}.svg").read_text("utf-8").startswith("<svg")
     page.write(tmp_path / "results", "smollm2-135m", tests, at)
