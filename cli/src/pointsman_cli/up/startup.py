@@ -251,8 +251,9 @@ async def _begin_checks(address: str, example: Example) -> None:
     """Registers the adapters while the engine starts. That fails without an engine, but the lora-server tests the
     adapters with PEFT meanwhile; the registrations that follow report whatever is wrong."""
     for adapter in example.adapters:
-        with suppress(PointsmanError):
-            await register_adapter(address, adapter, {})
+        with suppress(PointsmanError, TimeoutError):
+            async with asyncio.timeout(_CALL_SECONDS):  # what has begun goes on
+                await register_adapter(address, adapter, {})
 
 
 async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
