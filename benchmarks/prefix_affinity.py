@@ -5,7 +5,8 @@
 The real gateway and retriever answer the held-out messages with `model: "auto"`. The two engines are scripted: they
 record the prompt's tokens and answer at once. The recorded sequence is then played into simulated prefix caches (blocks
 of 16 tokens, each identified by the hash of all tokens up to its end, least recently used ones dropped, as in vLLM): as
-the gateway chose the engines, and in turn (round robin). The last line of output is one JSON object.
+the gateway chose the engines, and in turn (round robin). vllm-router with its default policy (cache-aware) gets the
+requests that the gateway sent to the engines. The last line of output is one JSON object.
 """
 
 import argparse
@@ -26,7 +27,15 @@ from aiohttp import web
 from tokenizers import Tokenizer
 
 from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
-from benchmarks.gateway_load.machine import MODEL, ROOT, CannotMeasure, describe_machine, free_ports
+from benchmarks.gateway_load.machine import (
+    MODEL,
+    ROOT,
+    CannotMeasure,
+    NotInstalled,
+    describe_machine,
+    free_ports,
+    peer_program,
+)
 from benchmarks.gateway_load.processes import Processes
 
 EXAMPLE = ROOT / "examples/helpdesk"
@@ -50,12 +59,14 @@ class ScriptedEngines:
 
     def __init__(self) -> None:
         self.prompts: Prompts = []
+        self.bodies: list[dict[str, Any]] = []
         self._tokenizer = Tokenizer.from_file(str(TOKENIZER))
 
     @asynccontextmanager
     async def serving(self, port: int, name: str) -> Any:
         async def answer(request: web.Request) -> web.StreamResponse:
             body = await request.json()
+            self.bodies.append(body)
             text = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in body["messages"])
             tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
             self.prompts.append((name, blocks_of(body["model"], tokens)))
@@ -70,8 +81,12 @@ class ScriptedEngines:
             await stream.write(b"data: [DONE]\n\n")
             return stream
 
+        async def health(request: web.Request) -> web.Response:
+            return web.Response()
+
         app = web.Application()
         app.router.add_post("/v1/chat/completions", answer)
+        app.router.add_get("/health", health)
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, HOST, port).start()
@@ -160,9 +175,9 @@ async def start_retriever(processes: Processes) -> int:
     return port
 
 
-async def measure(
+async def measure_gateway(
     processes: Processes, bound: float, retriever: int, bodies: Sequence[dict[str, Any]], clients: int
-) -> Prompts:
+) -> ScriptedEngines:
     engines, (http, grpc, *ports) = ScriptedEngines(), free_ports(4)
     environment = {
         "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
@@ -175,19 +190,37 @@ async def measure(
     async with engines.serving(ports[0], "a"), engines.serving(ports[1], "b"):
         running = processes.start(f"gateway-{bound}", "0,1", [sys.executable, "-m", "pointsman_gateway"], environment)
         await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=180)
-        waiting = iter(bodies)
-        statuses: Counter[int] = Counter()
-
-        async def client() -> None:
-            for body in waiting:
-                answer = await post(Target(http, "auto"), body, timeout_s=60)
-                statuses[answer.status] += 1
-
-        await asyncio.gather(*(client() for _ in range(clients)))
+        await send(http, bodies, clients)
         processes.end(running)
+    return engines
+
+
+async def measure_router(processes: Processes, bodies: Sequence[dict[str, Any]], clients: int) -> Prompts:
+    """Raises NotInstalled."""
+    program = peer_program("vllm-router", "vllm-router")
+    engines, (port, metrics, *ports) = ScriptedEngines(), free_ports(4)
+    command = [program, "--host", HOST, "--port", str(port), "--prometheus-port", str(metrics), "--worker-urls"]
+    async with engines.serving(ports[0], "a"), engines.serving(ports[1], "b"):
+        running = processes.start("router", "0,1", [*command, *(f"http://{HOST}:{engine}" for engine in ports)])
+        await running.until_ready(lambda: answers_at(port), timeout_s=60)
+        await send(port, bodies, clients)
+        processes.end(running)
+    return engines.prompts
+
+
+async def send(port: int, bodies: Sequence[dict[str, Any]], clients: int) -> None:
+    """Raises CannotMeasure unless all requests are answered."""
+    waiting = iter(bodies)
+    statuses: Counter[int] = Counter()
+
+    async def client() -> None:
+        for body in waiting:
+            answer = await post(Target(port, body["model"]), body, timeout_s=60)
+            statuses[answer.status] += 1
+
+    await asyncio.gather(*(client() for _ in range(clients)))
     if set(statuses) != {200}:
         raise CannotMeasure(f"answers by status: {dict(statuses)}")
-    return engines.prompts
 
 
 def requests(rounds: int) -> list[dict[str, Any]]:
@@ -207,13 +240,21 @@ async def run(clients: int, rounds: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="bench-prefix-") as folder, Processes(Path(folder)) as processes:
         retriever = await start_retriever(processes)
         for name, bound in BOUNDS.items():
-            prompts = await measure(processes, bound, retriever, bodies, clients)
-            shares = Counter(engine for engine, _ in prompts)
-            rows[name] = {str(size): hit_ratio(prompts, size) for size in CAPACITIES}
-            rows[name]["largest_share"] = max(shares.values()) / shares.total()
-            turns = in_turn(prompts)
-    rows["round robin"] = {str(size): hit_ratio(turns, size) for size in CAPACITIES} | {"largest_share": 0.5}
+            engines = await measure_gateway(processes, bound, retriever, bodies, clients)
+            rows[name] = summary(engines.prompts)
+        rows["round robin"] = summary(in_turn(engines.prompts))
+        try:
+            rows["vllm-router, cache-aware"] = summary(await measure_router(processes, engines.bodies, clients))
+        except NotInstalled as reason:
+            print(reason)
     return rows
+
+
+def summary(prompts: Prompts) -> dict[str, float]:
+    """The hit ratio by blocks per engine, and the share of the requests that the engine with the most got."""
+    shares = Counter(engine for engine, _ in prompts)
+    ratios = {str(size): hit_ratio(prompts, size) for size in CAPACITIES}
+    return ratios | {"largest_share": max(shares.values()) / shares.total()}
 
 
 def main() -> None:
