@@ -10,7 +10,7 @@ import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
-from pointsman_retriever.collections.backpressure import MAX_DOCUMENTS_IN_FLIGHT, PAUSE_SECONDS, ReadPacer
+from pointsman_retriever.collections.ingest import MAX_DOCUMENTS_IN_FLIGHT
 from pointsman_retriever.domain import Vectors
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
 
@@ -386,50 +386,3 @@ async def test_a_document_with_an_unusable_vector_is_refused(
     vector = pb.Vector(fingerprint=fingerprint or minilm.fingerprint, values=values)
     error = await refusal(client.upsert(pb.Document(id="a", text=text, vector=vector)))
     assert (error.grpc_status, error.code) == (status, code)
-
-
-@pytest.mark.parametrize(
-    ("waits", "searching", "pauses"),
-    [
-        ([0.001] * 9, True, 3),  # a message each millisecond: every third read is followed by a pause
-        ([0.001] * 9, False, 0),
-        ([0.0001] * 100, True, 0),  # a stream that always has messages
-        ([0.001, 0.001, 0.0001] * 9, True, 0),  # one that was delayed twice for another reason
-    ],
-)
-async def test_a_slow_stream_is_read_in_bursts_while_searches_run(
-    waits: list[float], searching: bool, pauses: int
-) -> None:
-    now, slept, closed = 0.0, list[float](), list[str]()
-
-    async def messages() -> AsyncIterator[int]:
-        nonlocal now
-        for number, seconds in enumerate(waits):
-            now += seconds
-            yield number
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    pacer = ReadPacer(lambda: searching, lambda: now, sleep)
-    read = [number async for number in pacer.read(messages(), lambda: closed.append("batch"))]
-
-    assert read == list(range(len(waits)))
-    assert slept == [PAUSE_SECONDS] * pauses
-    assert len(closed) == pauses
-
-
-async def test_documents_sent_one_by_one_while_searches_run_are_all_written(client: Client) -> None:
-    await client.upsert(pb.Document(id="first", text="The kettle stands on the stove."))
-    searching = asyncio.create_task(_search_for_ever(client))
-    done = await ingest(
-        client, *(pb.Document(id=f"d{n}", text=f"The broom {n} stands in the corner.") for n in range(80))
-    )
-    searching.cancel()
-
-    assert [outcome.state for outcome in done.outcomes] == [WRITTEN] * 80
-
-
-async def _search_for_ever(client: Client) -> None:
-    while True:
-        await client.found("kettle")

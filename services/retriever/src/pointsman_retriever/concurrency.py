@@ -46,10 +46,6 @@ class CallLimit:
         self._slots = slots
         self._used = 0
 
-    @property
-    def is_used(self) -> bool:
-        return self._used > 0
-
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Raises ResourceExhausted if no slot is free."""

@@ -3,17 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_retriever import limits
-from pointsman_retriever.collections.backpressure import (
-    MAX_DOCUMENTS_PER_BATCH,
-    DocumentBatch,
-    InFlightBudget,
-    ReadPacer,
-)
 from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.concurrency import CallLimit
 from pointsman_retriever.domain import (
@@ -30,8 +25,78 @@ from pointsman_retriever.loaders.loader import JSONL, FailedDocument, Loader
 
 log = logging.getLogger(__name__)
 
+MAX_DOCUMENTS_IN_FLIGHT = 256  # of one stream
+MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
 DISCARD_SECONDS = 10.0  # for reading the rest of a failed stream
+MAX_DOCUMENTS_PER_BATCH = 64  # or lines of a JSON lines file
+MAX_BYTES_PER_BATCH = 64 * 1024  # half a second of embedding; every document's answer waits for its whole batch
 MAX_CONCURRENT_BATCHES = 2  # one is embedded while the other is written
+BATCH_WAIT_SECONDS = 0.025  # a batch waits so long for more documents: a commit slows searches equally for 1 or 30
+
+
+class InFlightBudget:
+    """Backpressure: limits the documents and bytes in flight. A single document is always admitted, however large.
+
+    For one caller of `acquire` at a time.
+    """
+
+    def __init__(self) -> None:
+        self._documents = 0
+        self._bytes = 0
+        self._changed = asyncio.Event()
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Lets `acquire` return at once from now on; the caller reads and discards the rest of the stream.
+
+        The client receives the error only after it has finished sending.
+        """
+        self.is_cancelled = True
+        self._changed.set()
+
+    async def acquire(self, size: int) -> None:
+        while not self._has_room(size):
+            self._changed.clear()
+            await self._changed.wait()
+        self._documents += 1
+        self._bytes += size
+
+    def release(self, documents: int, size: int) -> None:
+        self._documents -= documents
+        self._bytes -= size
+        self._changed.set()
+
+    def _has_room(self, size: int) -> bool:
+        if self._documents == 0 or self.is_cancelled:
+            return True
+        return self._documents < MAX_DOCUMENTS_IN_FLIGHT and self._bytes + size <= MAX_BYTES_IN_FLIGHT
+
+
+class DocumentBatch:
+    """Documents that are written together: those that arrived while earlier batches were processed."""
+
+    def __init__(self) -> None:
+        self.documents: list[RawDocument] = []
+        self.bytes = 0
+        self._closed = asyncio.Event()
+
+    def add(self, document: RawDocument, size: int) -> None:
+        self.documents.append(document)
+        self.bytes += size
+        if not self.has_room(0):
+            self.close()
+
+    def has_room(self, size: int) -> bool:
+        return len(self.documents) < MAX_DOCUMENTS_PER_BATCH and self.bytes + size < MAX_BYTES_PER_BATCH
+
+    def close(self) -> None:
+        """Marks the batch as complete."""
+        self._closed.set()
+
+    async def wait_until_closed(self) -> None:
+        """Returns after BATCH_WAIT_SECONDS at the latest."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), BATCH_WAIT_SECONDS)
 
 
 class IngestStream:
@@ -45,7 +110,6 @@ class IngestStream:
         self._seen: set[str] = set()
         self._may_remove = True
         self._budget = InFlightBudget()
-        self._pacer = ReadPacer(lambda: service.is_searching)
         self._turns = asyncio.Semaphore(MAX_CONCURRENT_BATCHES)
         self._open: DocumentBatch | None = None  # the batch that still accepts documents
         # The batches in order; the last item is the IngestEnd, the error that ended the stream, or None.
@@ -78,7 +142,7 @@ class IngestStream:
 
     async def _read(self, requests: AsyncIterator[RawDocument | IngestEnd]) -> None:
         try:
-            async for request in self._pacer.read(requests, before_pause=self._close_open_batch):
+            async for request in requests:
                 if self._budget.is_cancelled:
                     continue
                 if isinstance(request, IngestEnd):

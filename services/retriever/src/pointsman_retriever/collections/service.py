@@ -119,11 +119,6 @@ class CollectionService:
         infos = {status.info.id: status.info for status in self._registry.statuses()}
         return infos[collection_id].quota if collection_id in infos else self._tenant_limits.quota
 
-    @property
-    def is_searching(self) -> bool:
-        """Whether a search is in progress in any collection."""
-        return self._pools.searches.is_used
-
     def version(self, collection_id: CollectionId) -> int:
         return self._writer(collection_id).collection.info.version
 
