@@ -47,16 +47,9 @@ def probabilities(logits: Floats, temperature: float) -> Floats:
 
 
 def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
-    return float(np.mean(energy(logits) - logits[np.arange(len(y)), y]))
-
-
-def energy(logits: Floats) -> Floats:
-    """Return the log-sum-exp of the logits, (rows,). It is low for out-of-distribution texts.
-
-    Liu et al., Energy-based Out-of-distribution Detection, 2020; there with the opposite sign.
-    """
-    most = logits.max(axis=-1, keepdims=True)
-    return np.asarray(most[..., 0] + np.log(np.exp(logits - most).sum(axis=-1)))
+    most = logits.max(axis=1)
+    log_sum = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
+    return float(np.mean(log_sum - logits[np.arange(len(y)), y]))
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
@@ -77,6 +70,14 @@ A quantile of sixty examples is unreliable, and a text out of scope for one task
 """
 
 OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+
+NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_TASKS = 0.5, 10.0
+"""The nearest centroid's weight is the first plus the second divided by the number of tasks; the other signals' is 1.
+
+It detects texts that are unlike all tasks, and the highest logit and the word pairs those that resemble one. The fewer
+tasks a head tells apart, the less its logits say about other texts: of the help desk's five tasks, 67 % of the
+out-of-scope requests are detected at a coverage of 95 % with a weight of 0.5, and 83 % with 1.5.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +100,35 @@ class Scale:
     """Combines a stage's signals into its in-distribution score: about 0 for typical in-scope texts, far below for
     others.
 
-    The signals make different errors on out-of-scope texts (CLINC150's validation part: area under the ROC curve 98.2 %
-    and 98.5 % alone, 99.0 % together).
+    The signals make different errors on out-of-scope texts. All but `nearest` are about the most probable task.
     """
 
-    energy: Signal
+    logit: Signal
+    """The highest logit, not divided by the temperature."""
+    pairs: Signal
+    """How typical the text's word pairs are of the task; see `Vocabulary.pair_ratios`."""
     nearest: Signal
     """Cosine similarity to the nearest centroid of a task."""
     out_of_scope: Signal
     """Cosine similarity to the nearest known out-of-scope text."""
+    nearest_weight: float
     out_of_scope_weight: float
 
-    def score(self, energy: Scores, nearest: Scores, out_of_scope: Scores) -> Scores:
-        """Score rows; each argument is (rows,)."""
-        score = (self.energy.scaled(energy) + self.nearest.scaled(nearest)) / 2
+    def score(self, signals: "Signals") -> Scores:
+        """Score rows."""
+        score = self.logit.scaled(signals.logit) + self.pairs.scaled(signals.pairs)
+        score = (score + self.nearest_weight * self.nearest.scaled(signals.nearest)) / (2 + self.nearest_weight)
         if self.out_of_scope_weight:
-            score = score - self.out_of_scope_weight * np.maximum(self.out_of_scope.scaled(out_of_scope), 0)
+            score = score - self.out_of_scope_weight * np.maximum(self.out_of_scope.scaled(signals.out_of_scope), 0)
         return np.asarray(score)
 
-    def score_one(self, energy: float, nearest: float, out_of_scope: float) -> float:
+    def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
         """Score one text; faster than `score` on arrays of one row."""
         score = (
-            (energy - self.energy.mean) / self.energy.spread + (nearest - self.nearest.mean) / self.nearest.spread
-        ) / 2
+            (logit - self.logit.mean) / self.logit.spread
+            + (pairs - self.pairs.mean) / self.pairs.spread
+            + self.nearest_weight * (nearest - self.nearest.mean) / self.nearest.spread
+        ) / (2 + self.nearest_weight)
         if self.out_of_scope_weight:
             score -= self.out_of_scope_weight * max(
                 (out_of_scope - self.out_of_scope.mean) / self.out_of_scope.spread, 0.0
@@ -129,16 +136,35 @@ class Scale:
         return score
 
 
-def fit_scale(energy: Scores, nearest: Scores, out_of_scope: Scores, inside: NDArray[np.bool_]) -> Scale:
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The signals that `Scale` combines, (rows,) each."""
+
+    logit: Scores
+    pairs: Scores
+    nearest: Scores
+    out_of_scope: Scores
+
+
+def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
     """Fit the scale on out-of-fold rows; `inside` marks those that belong to a task.
 
     The weight of the nearest out-of-scope text is the one that separates both kinds of rows best.
     """
-    signals = Signal.of(energy[inside]), Signal.of(nearest[inside]), Signal.of(out_of_scope[inside])
+    scales = [
+        Scale(
+            logit=Signal.of(signals.logit[inside]),
+            pairs=Signal.of(signals.pairs[inside]),
+            nearest=Signal.of(signals.nearest[inside]),
+            out_of_scope=Signal.of(signals.out_of_scope[inside]),
+            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_TASKS / tasks,
+            out_of_scope_weight=weight,
+        )
+        for weight in OUT_OF_SCOPE_WEIGHTS
+    ]
     if inside.all():
-        return Scale(*signals, 0.0)
-    scales = [Scale(*signals, weight) for weight in OUT_OF_SCOPE_WEIGHTS]
-    return max(scales, key=lambda scale: area_under_roc(scale.score(energy, nearest, out_of_scope), inside))
+        return scales[0]
+    return max(scales, key=lambda scale: area_under_roc(scale.score(signals), inside))
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:

@@ -11,7 +11,7 @@ from pointsman_gateway.classification.model import CascadeThreshold
 from pointsman_gateway.classification.scores import (
     Floats,
     Scale,
-    energy,
+    Signals,
     fit_scale,
     fit_temperature,
     probabilities,
@@ -52,19 +52,17 @@ class StageResults:
     """In-distribution score."""
 
 
-def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats) -> StageResults:
-    """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits."""
+def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
+    """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
+    tells how typical each text's word pairs are of each task.
+    """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
-    energies = energy(logits)
-    scale = fit_scale(energies, scores.nearest, scores.out_of_scope, data.inside)
+    predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
+    signals = Signals(logits.max(axis=1), pairs[rows, predicted], scores.nearest, scores.out_of_scope)
+    scale = fit_scale(signals, data.inside, len(data.tasks))
     ranked = np.sort(probabilities(logits, temperature), axis=1)
     return StageResults(
-        temperature,
-        scale,
-        logits.argmax(axis=1),
-        ranked[:, -1],
-        ranked[:, -1] - ranked[:, -2],
-        scale.score(energies, scores.nearest, scores.out_of_scope),
+        temperature, scale, predicted, ranked[:, -1], ranked[:, -1] - ranked[:, -2], scale.score(signals)
     )
 
 
