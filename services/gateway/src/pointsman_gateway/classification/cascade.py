@@ -137,7 +137,7 @@ class StageOutput:
     score: float
     """In-distribution score."""
     pairs: Floats
-    """(tasks,): how typical the text's word pairs are of each task, relative to its examples."""
+    """(tasks,): the text's pair score for each task, less the mean of the task's own examples."""
     vector: Vector | None = None
 
 
@@ -197,7 +197,7 @@ class StaticStage:
         if pairs:
             lexical = lexical + np.add.reduce(self._pair_rows[pairs])
             ratios = np.add.reduce(self._pair_ratios[pairs], dtype=np.float32)
-            typical = ratios * np.float32(PAIR_RATIO_STEP / len(adjacent)) + typical
+            typical = ratios * np.float32(PAIR_RATIO_STEP / len(adjacent) ** 0.5) + typical
         vector = total[: self._dimensions]
         length, squared = float(vector @ vector) ** 0.5, float(lexical[-1])
         if length == 0 and squared == 0:

@@ -128,9 +128,10 @@ class PairRatios:
 
     ratios: NDArray[np.int8]
     """(pairs, tasks): log(the pair's frequency in the task's examples / that in all examples), in steps of
-    `PAIR_RATIO_STEP`. A text has the mean of its pairs; an unknown pair counts as 0."""
+    `PAIR_RATIO_STEP`. A text's pair score is the sum over its pairs, divided by the root of their number; an unknown
+    pair counts as 0."""
     means: Floats
-    """(tasks,): that mean in the task's own examples."""
+    """(tasks,): the mean pair score of the task's own examples."""
 
 
 @dataclass(frozen=True, slots=True)

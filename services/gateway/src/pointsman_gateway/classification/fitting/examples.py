@@ -22,6 +22,10 @@ OUT_OF_SCOPE = -1
 MIN_TEXTS = 2
 """A piece or pair that occurs in a single text carries no information about others."""
 
+MIN_PAIR_RATIO = -0.5
+"""A pair that is frequent in all examples and absent from the task's says little: without this limit, 77 instead of
+83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
+
 PRIOR_TEXTS = 5
 """Texts of no particular task that are added to a task's when its word pairs are counted."""
 
@@ -120,12 +124,13 @@ class Corpus:
         counts = (pairs.T @ of_tasks).toarray()
         in_all = counts.sum(axis=1, keepdims=True) / len(y)
         in_task = (counts + PRIOR_TEXTS * in_all) / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS)
-        return np.asarray(np.rint(np.log(in_task / in_all) / PAIR_RATIO_STEP).clip(-127, 127), np.int8)
+        ratios = np.log(in_task / in_all).clip(MIN_PAIR_RATIO, np.iinfo(np.int8).max * PAIR_RATIO_STEP)
+        return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
 
-    def mean_pair_ratios(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
-        """Return the mean ratio of each scored text's pairs, (scored, tasks), for the `ratios` of the texts `rows`."""
+    def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
+        """Return the scored texts' pair scores, (scored, tasks), for the `ratios` of the texts `rows`."""
         sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))
-        return np.asarray(sums / self._has_pair[scored].sum(axis=1)[:, None], np.float32)
+        return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
 
     def _known_pairs(self, scored: Rows, rows: Rows) -> Any:
         """Return which pairs of the vocabulary of `rows` are in each scored text, (scored, pairs)."""

@@ -213,8 +213,8 @@ class _FitRun:
         """Cross-validate the stages, and select how they are combined."""
         data = self.data
         scores = {name: learner.cross_validate(self._step_done) for name, learner in self._learners.items()}
-        ratios, means = self._out_of_fold_pair_ratios()
-        pairs = ratios - means
+        pairs, means = self._out_of_fold_pair_scores()
+        pairs = pairs - means
         static = evaluate_stage(data, scores[STATIC], scores[STATIC].logits, pairs) if STATIC in scores else None
         if ENCODER not in scores:
             return _Selection(static, None, means, 0.0, None)
@@ -226,20 +226,20 @@ class _FitRun:
         encoder = evaluate_stage(data, scores[ENCODER], blended, pairs)
         return _Selection(static, encoder, means, share, fit_threshold(data, static, encoder))
 
-    def _out_of_fold_pair_ratios(self) -> tuple[Floats, Floats]:
-        """Return the mean ratio of each text's pairs, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
+    def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
+        """Return each text's pair scores, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
 
         A task's mean includes `PRIOR_TEXTS` with the mean of all.
         """
         data, tasks = self.data, len(self.data.tasks)
-        ratios = np.zeros((len(data.y), tasks), np.float32)
+        scores = np.zeros((len(data.y), tasks), np.float32)
         for fold in range(FOLDS) if STATIC in self._learners else ():
             held_out, rows = np.flatnonzero(data.folds == fold), np.flatnonzero((data.folds != fold) & data.inside)
-            ratios[held_out] = self._corpus.mean_pair_ratios(held_out, rows, self._pair_ratios(rows))
+            scores[held_out] = self._corpus.pair_scores(held_out, rows, self._pair_ratios(rows))
         y = data.y[data.inside]
-        own = ratios[data.inside][np.arange(len(y)), y]
+        own = scores[data.inside][np.arange(len(y)), y]
         sums = np.bincount(y, own, tasks) + PRIOR_TEXTS * own.mean()
-        return ratios, np.asarray(sums / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS), np.float32)
+        return scores, np.asarray(sums / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS), np.float32)
 
     def _pair_ratios(self, rows: Rows) -> NDArray[np.int8]:
         return self._corpus.pair_ratios(rows, self.data.y[rows], len(self.data.tasks))

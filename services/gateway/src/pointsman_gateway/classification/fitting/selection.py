@@ -58,7 +58,15 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
     predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
-    signals = Signals(logits.max(axis=1), pairs[rows, predicted], scores.nearest, scores.out_of_scope)
+    others = logits.copy()
+    others[rows[data.inside], data.y[data.inside]] = -np.inf
+    signals = Signals(
+        logit=logits.max(axis=1),
+        pairs=pairs[rows, predicted],
+        nearest=scores.nearest,
+        out_of_scope=scores.out_of_scope,
+        pairs_of_others=pairs[rows, others.argmax(axis=1)],
+    )
     scale = fit_scale(signals, data.inside, len(data.tasks))
     ranked = np.sort(probabilities(logits, temperature), axis=1)
     return StageResults(
