@@ -148,7 +148,7 @@ class Vocabulary:
     """Weights of the head over subword pieces, (pieces, tasks)."""
     pair_weights: Floats
     """(pairs, tasks)"""
-    pair_ratios: "PairRatios"
+    pair_ratios: PairRatios
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class StageResults:
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
     """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
-    tells how typical each text's word pairs are of each task.
+    are the texts' pair scores for each task, less the means (`PairRatios`).
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
     predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
