@@ -437,6 +437,10 @@ bench-capacity: models ## measure one engine under closed loops and fit the figu
 experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
 	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
+.PHONY: experiment-public
+experiment-public: models ## the same on SNIPS, CLINC150 and XQuAD, with learning curves; resumes (16 hours in all); ARGS="--list" or "--only snips:lora --minutes 30"
+	$(BIN)/python -m benchmarks.experiment_public $(ARGS)
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

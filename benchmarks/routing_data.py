@@ -49,7 +49,7 @@ def clinc150(data: Path, condition: str = "full") -> RoutingSet:
 def clinc150_shots(data: Path, shots: int) -> RoutingSet:
     """Reads the published draw of 5 or 10 examples a task."""
     folder = data / "clinc150_few"
-    train = [row for row in _jsonl(folder / f"train_{shots}.jsonl") if row[1] is not None]
+    train = [(text, label) for text, label in _jsonl(folder / f"train_{shots}.jsonl") if label is not None]
     return RoutingSet(f"clinc150_{shots}", train, list(_jsonl(folder / "test.jsonl")))
 
 
@@ -135,9 +135,14 @@ def _pairs(rows: list[list[str]]) -> list[tuple[str, str]]:
 
 
 def _snips(file: Path, label: str) -> list[tuple[str, str]]:
+    return [("".join(part["text"] for part in parts).strip(), label) for parts in read_snips(file, label)]
+
+
+def read_snips(file: Path, intent: str) -> list[list[dict[str, str]]]:
+    """Returns the utterances of an intent; each is a list of parts with a "text" and, if it is a slot, an "entity"."""
     content = file.read_bytes()
     try:
-        rows = json.loads(content)[label]
+        rows = json.loads(content)[intent]
     except UnicodeDecodeError:  # some files are Latin-1
-        rows = json.loads(content.decode("latin-1"))[label]
-    return [("".join(part["text"] for part in row["data"]).strip(), label) for row in rows]
+        rows = json.loads(content.decode("latin-1"))[intent]
+    return [row["data"] for row in rows]

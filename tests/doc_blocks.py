@@ -79,5 +79,6 @@ def fill(folder: Path, data_dir: Path) -> Path:
     """Copies files to `folder`, so that `pointsman up` runs there as in a clone."""
     (folder / ".pointsman").symlink_to(data_dir)
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    (folder / ".venv-engine").symlink_to(ROOT / ".venv-engine")
     (folder / "examples").symlink_to(ROOT / "examples")
     return folder

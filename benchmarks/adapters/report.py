@@ -59,6 +59,7 @@ class Findings:
             "cold_gap_p99_ratio": cold.gap_ratio if cold else None,
             "registry_register_ratio": self._growth("register_ms"),
             "registry_watch_ratio": self._growth("watch_ms"),
+            "registry_publish_ratio": self._growth("publish_ms"),
         }
 
 
@@ -208,12 +209,13 @@ def _format_kernels(found: dict[str, float]) -> str:
 
 
 def _format_registry(found: list[RegistrySize]) -> str:
-    rows = [
-        [
-            f"{one.versions:,}",
-            *(f"{ms:.2f}" for ms in (one.register_ms, one.watch_ms, one.refresh_ms, one.place_ms, one.list_ms)),
-        ]
-        for one in found
-    ]
-    head = [f"versions, {SERVERS} lora-servers (ms)", "register", "watch", "read a change", "place", "list all"]
-    return table(head, rows) if rows else ""
+    columns = {
+        "register": "register_ms",
+        "watch": "watch_ms",
+        "read a change": "refresh_ms",
+        "place": "place_ms",
+        "list all": "list_ms",
+        f"to {SERVERS} gateways": "publish_ms",
+    }
+    rows = [[f"{one.versions:,}", *(f"{getattr(one, name):.2f}" for name in columns.values())] for one in found]
+    return table([f"versions, {SERVERS} lora-servers (ms)", *columns], rows) if rows else ""

@@ -10,7 +10,6 @@ and bootstrap resampling use the seed 7.
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pointsman_cli.eval.report import Report, read_report
 
 from benchmarks.experiment import adapters, chart, table
 from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, write_folder
-from benchmarks.experiment.services import run_services
+from benchmarks.experiment.services import evaluate, run_services
 from benchmarks.experiment.tasks import OWN_ADAPTERS, TASKS, paths_of
 from benchmarks.gateway_load.machine import CannotMeasure
 
@@ -57,19 +56,15 @@ def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
     with run_services(example, WORK / "home") as url:
         for task in tasks:
             started, answers = time.monotonic(), WORK / "answers" / f"{task}.jsonl"
-            subprocess.run(_evaluation(task, url, limit, results, answers), cwd=ROOT, check=True)
+            evaluate(EXAMPLE / "heldout" / f"{task}.jsonl", url, WORK, answers, *_options(task, limit, results))
             answers.replace(answers.with_suffix(".last.jsonl"))
             print(f"{task}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _evaluation(task: str, url: str, limit: int | None, results: Path, answers: Path) -> list[str]:
-    """Returns the command; it resumes an interrupted run if there is one."""
-    dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
+def _options(task: str, limit: int | None, results: Path) -> list[str]:
     return [
-        str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
-        "--url", url, "--data-dir", str(WORK), "--concurrency", str(CONCURRENCY), "--examples", "5",
+        "--task", task, "--paths", ",".join(paths_of(task)), "--concurrency", str(CONCURRENCY), "--examples", "5",
         "--json", str(results / f"{task}.json"), "--html", str(WORK / f"{task}.html"),
-        "--resume" if answers.exists() else "--answers", str(answers),
         *(["--limit", str(limit)] if limit else []),
     ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,16 @@ def _train(folder: Path, name: str, recipe: Recipe) -> Path:
     out = folder / name
     if not (out / "training.json").is_file():
         data = write_rows(recipe.rows, folder / f"{name}.jsonl")
-        subprocess.run([str(POINTSMAN), *_arguments(name, data, out, recipe)], cwd=ROOT, check=True)
+        options = {
+            "seed": SEED, "learning-rate": recipe.learning_rate, "epochs": recipe.epochs,
+            "max-minutes": recipe.minutes, "baseline-shots": 0, "samples": 0,
+        }  # fmt: skip
+        run_trainer(name, data, out, options)
     return out
 
 
-def _arguments(name: str, data: Path, out: Path, recipe: Recipe) -> Iterable[str]:
-    return (
-        "train", "--name", name, "--data", str(data), "--out", str(out), "--no-register", "--seed", str(SEED),
-        "--learning-rate", recipe.learning_rate, "--epochs", str(recipe.epochs), "--max-minutes", str(recipe.minutes),
-        "--baseline-shots", "0", "--samples", "0",
-    )  # fmt: skip
+def run_trainer(name: str, data: Path, out: Path, options: Mapping[str, object], *flags: str) -> None:
+    """Runs `pointsman train` without registering the result. Raises CalledProcessError if it fails."""
+    given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+    command = ["train", "--name", name, "--data", str(data), "--out", str(out), "--no-register", *given, *flags]
+    subprocess.run([str(POINTSMAN), *command], cwd=ROOT, check=True)

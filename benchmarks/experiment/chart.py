@@ -1,6 +1,6 @@
 """Draws the score of each path with its interval, next to its tokens and cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 
 from pointsman_cli.eval.report import PathFigures, Report
@@ -14,24 +14,28 @@ _LEFT, _BAR, _RIGHT = 190, 420, 640
 
 
 def draw_chart(reports: Mapping[str, Report]) -> str:
-    """Returns an SVG with a white background, readable on light and dark pages."""
     parts, y = list(_legend()), _LEGEND
     for task, report in reports.items():
         (found,) = report.tasks
-        parts.append(_text(10, y + 28, f"{task}: {found.rows} rows, {found.metric}", "bold"))
-        parts.append(_text(_RIGHT, y + 28, "score · prompt tokens · $ per 1,000", "grey"))
+        parts.append(text(10, y + 28, f"{task}: {found.rows} rows, {found.metric}", "bold"))
+        parts.append(text(_RIGHT, y + 28, "score · prompt tokens · $ per 1,000", "grey"))
         y += _HEAD
         for path in found.paths:
             parts += _row(path, short(path.path, task), y)
             y += _ROW
-    size = f'width="{_WIDTH}" height="{y + 16}" viewBox="0 0 {_WIDTH} {y + 16}"'
+    return svg(_WIDTH, y + 16, "Scores of all paths on four tasks", parts)
+
+
+def svg(width: int, height: int, label: str, parts: Iterable[str]) -> str:
+    """Returns an SVG with a white background, readable on light and dark pages."""
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     style = (
         "<style>text{font:13px system-ui,sans-serif;fill:#1d2433}.bold{font-weight:600;font-size:15px}"
         ".grey{fill:#5b6475;font-size:12px}</style>"
     )
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Scores of all paths on four tasks">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(label)}">'
         f'{style}\n<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
     )
 
@@ -40,9 +44,9 @@ def _legend() -> Iterator[str]:
     x = 10
     for kind, colour in COLOURS.items():
         yield f'<rect x="{x}" y="12" width="14" height="14" rx="3" fill="{colour}"/>'
-        yield _text(x + 20, 24, kind)
+        yield text(x + 20, 24, kind)
         x += 100
-    yield _text(x, 24, "line: 95 % interval", "grey")
+    yield text(x, 24, "line: 95 % interval", "grey")
 
 
 def _row(path: PathFigures, name: str, y: int) -> Iterator[str]:
@@ -54,8 +58,8 @@ def _row(path: PathFigures, name: str, y: int) -> Iterator[str]:
     low, high = (_LEFT + _BAR * end for end in (path.score.low, path.score.high))
     yield f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="#1d2433" stroke-width="2"/>'
     figures = f"{path.score.mean:.2f} · {path.prompt_tokens:.0f} · {path.cost:.4f}"
-    yield _text(_RIGHT, middle + 4, figures)
+    yield text(_RIGHT, middle + 4, figures)
 
 
-def _text(x: float, y: float, text: str, kind: str = "") -> str:
-    return f'<text x="{x}" y="{y}"{f" class={kind!r}" if kind else ""}>{escape(text)}</text>'
+def text(x: float, y: float, content: str, kind: str = "") -> str:
+    return f'<text x="{x}" y="{y}"{f" class={kind!r}" if kind else ""}>{escape(content)}</text>'

@@ -16,6 +16,13 @@ _MAX_START_SECONDS = 600.0
 """A start takes about a second on two idle cores, plus the smoke test of each new adapter."""
 
 
+def evaluate(dataset: Path, url: str, data_dir: Path, answers: Path, *options: str) -> None:
+    """Runs `pointsman eval`; it resumes an interrupted run if there is one."""
+    resume = "--resume" if answers.exists() else "--answers"
+    command = ["eval", str(dataset), "--url", url, "--data-dir", str(data_dir), resume, str(answers), *options]
+    subprocess.run([str(POINTSMAN), *command], cwd=ROOT, check=True)
+
+
 @contextmanager
 def run_services(example: Path, data_dir: Path) -> Iterator[str]:
     """Yields the gateway's URL. Raises CannotMeasure if the gateway does not start."""

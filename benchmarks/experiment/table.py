@@ -29,11 +29,14 @@ REQUESTS_PER_MONTH = 100_000
 
 
 def insert_results(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
-    """Returns the page with new text between the two markers."""
-    before, _, rest = page.partition(BEGIN)
+    return insert(page, BEGIN, "\n".join(_results(reports, costs)))
+
+
+def insert(page: str, begin: str, results: str) -> str:
+    """Returns the page with new text between the marker `begin` and `END`."""
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(END)
-    results = "\n".join(_results(reports, costs))
-    return f"{before}{BEGIN}\n\n{results}\n{END}{after}"
+    return f"{before}{begin}\n\n{results}\n{END}{after}"
 
 
 def training_costs(folder: Path) -> dict[str, float]:

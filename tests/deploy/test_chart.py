@@ -125,6 +125,15 @@ def _with_given_objects(cluster: Cluster) -> Cluster:
     return Cluster([*cluster.objects, *given])
 
 
+def test_the_retriever_reads_the_policy_that_names_another_embedding_model(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"retriever": {"embeddingConfig": "models.yaml"}})
+    assert env_of(cluster, "retriever")["POINTSMAN_RETRIEVER_EMBEDDING_CONFIG"] == "/etc/pointsman/config/models.yaml"
+    pods = [cluster.workload(name).pod for name in ("gateway", "retriever")]
+    mounts = [{m["name"]: m for m in pod["containers"][0]["volumeMounts"]}["policy"] for pod in pods]
+    volumes = [{volume["name"]: volume for volume in pod["volumes"]}["policy"] for pod in pods]
+    assert (mounts[0], volumes[0]) == (mounts[1], volumes[1])
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

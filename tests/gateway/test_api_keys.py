@@ -9,10 +9,11 @@ import grpc
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, ResourceExhausted, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import KeyScope, Limits
 from pointsman_servicekit.keys.redis_layout import UsageStore
 
@@ -20,7 +21,7 @@ from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.tenancy import issue, register_at
-from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.valkey import SlowLink, Valkey
 from tests.gateway.doubles.waiting import found, until
 
 CHAT = "/v1/chat/completions"
@@ -28,8 +29,14 @@ FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
 
 
 @pytest.fixture
-async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+async def link(valkey: Valkey) -> AsyncIterator[SlowLink]:
+    async with SlowLink(valkey).running() as link:
+        yield link
+
+
+@pytest.fixture
+async def guarded(neighbours: Neighbours, link: SlowLink, tmp_path: Path) -> AsyncIterator[Gateway]:
+    neighbours.settings |= {"auth": "on", "redis_url": link.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway
@@ -209,3 +216,11 @@ async def test_a_tenant_cannot_give_feedback_on_anothers_answers(guarded: Gatewa
     assert [one.status_code for one in told] == [404, 200]
     assert told[0].json()["error"]["code"] == "unknown_decision"
     assert from_rpc_error(refused.value, "gateway").code == "unknown_decision"
+
+
+async def test_a_gateway_reports_that_its_calls_about_keys_are_late(guarded: Gateway, link: SlowLink) -> None:
+    assert guarded.metric("pointsman_redis_up") == 1
+    link.delay, link.to = 1.5 * CALL_TIMEOUT, redis_layout.EPOCH.encode()
+    await until(lambda: guarded.metric("pointsman_redis_up") == 0)
+    link.delay = 0.0
+    await until(lambda: guarded.metric("pointsman_redis_up") == 1)

@@ -1,13 +1,17 @@
 """The configuration is reloaded while requests are in flight."""
 
 import asyncio
+import gc
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
+from pointsman_gateway.prompts.templates import PromptEnvironment
+from pydantic._internal._model_construction import ModelMetaclass
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning, chunk, usage
@@ -61,6 +65,25 @@ async def test_an_edit_is_applied_without_losing_requests(
     assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") == 1
     assert gateway.metric("pointsman_config_generation", generation=serving["generation"]) == 1
     assert gateway.metric("pointsman_config_generation", generation=before) == 0
+
+
+async def test_earlier_configurations_are_freed(gateway: Gateway, neighbours: Neighbours) -> None:
+    def count() -> Counter[str]:
+        counted = (PromptEnvironment, ModelMetaclass)
+        return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, counted))
+
+    counts = []
+    gc.disable()  # a gateway collects so rarely
+    try:
+        for number in range(5):
+            generation = gateway.components.reloader.current.id
+            neighbours.config.paths["small_talk"]["max_tokens"] = 100 + number
+            neighbours.config.write()
+            await swapped(gateway, generation)
+            counts.append(count())
+    finally:
+        gc.enable()
+    assert counts[1:] == counts[:1] * 4
 
 
 async def test_a_request_uses_one_configuration_throughout(

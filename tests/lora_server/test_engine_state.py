@@ -51,7 +51,7 @@ async def test_closing_the_store_ends_its_watches() -> None:
 
 async def test_ready_versions_that_are_not_loaded_are_loadable() -> None:
     engine_state = ready()
-    engine_state.set_desired(PROD, frozenset({"a", "b"}))
+    engine_state.set_desired(PROD, {"a": None, "b": None})
     assert engine_state.state.loadable == {"a", "b"}
 
     engine_state.mark_loading("a")
@@ -77,7 +77,7 @@ async def test_a_draining_version_does_not_count_as_loaded() -> None:
 
 async def test_a_stopped_engine_holds_nothing_and_its_versions_are_remembered_once() -> None:
     engine_state = ready()
-    engine_state.set_desired(PROD, frozenset({"a", "b"}))
+    engine_state.set_desired(PROD, {"a": None, "b": None})
     engine_state.mark_resident("a")
     engine_state.mark_loading("b")
 

@@ -224,7 +224,7 @@ async def test_the_history_has_a_hundred_changes_unless_another_number_is_named(
 
 async def test_the_engine_state_lists_loaded_and_loadable_versions(stub: Any, rollout: Asked) -> None:
     rollout.answer = EngineState(
-        EngineStatus.READY, 3, "fine", frozenset({OLD}), loadable=frozenset({NEW}), aliases=(Alias(PROD, OLD, 1),)
+        EngineStatus.READY, 3, "fine", frozenset({OLD}), ready={OLD: None, NEW: None}, aliases=(Alias(PROD, OLD, 1),)
     )
 
     assert await stub.EnsureLoaded(pb.EnsureLoadedRequest(version=OLD)) == pb.EngineState(

@@ -1,7 +1,7 @@
 """A scripted servicer behind a real server; the request's model selects its behaviour."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -17,16 +17,32 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
 
 class Servicer(gateway_pb2_grpc.GatewayServicer):
-    """Raises `error` if it is set: immediately in Route, and after one message in GenerateStream."""
+    """Raises `error` if it is set: immediately in Route, and after one message in GenerateStream.
+
+    A call of the model "gone" sends to its client after that has cancelled the call.
+    """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.closed = asyncio.Event()
         self.peers: set[str] = set()
         """The connections over which Route was called."""
+        self.waits = asyncio.Event()
+
+    async def _outlive_the_client(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Waits for the end of the client, and sends something to it."""
+        try:
+            self.waits.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await send()
+        finally:
+            self.closed.set()
 
     async def Route(self, request: pb.RouteRequest, context: Any) -> pb.RouteResponse:
         self.peers.add(context.peer())
+        if request.model == "gone":
+            await self._outlive_the_client(lambda: context.send_initial_metadata((("x-pointsman-path", "a"),)))
         if self.error:
             raise self.error
         return pb.RouteResponse(decision=pb.Decision(path=request.model))
@@ -35,6 +51,8 @@ class Servicer(gateway_pb2_grpc.GatewayServicer):
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         try:
+            if request.model == "gone":
+                await self._outlive_the_client(lambda: context.write(pb.GenerateStreamResponse()))
             while True:
                 yield pb.GenerateStreamResponse(delta=pb.Delta(content="one"))
                 if self.error:

@@ -91,6 +91,21 @@ async def test_a_disconnect_closes_the_servicers_stream(servicer: Any, channel: 
     await asyncio.wait_for(servicer.closed.wait(), 2)
 
 
+@pytest.mark.parametrize("method", ["Route", "GenerateStream"])
+async def test_what_is_sent_to_a_client_that_is_gone_is_no_error(
+    servicer: Any, channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    message = {"Route": pb.RouteRequest, "GenerateStream": pb.GenerateRequest}[method](model="gone")
+    responses = getattr(gateway_pb2_grpc.GatewayStub(channel), method)(message)
+    reading = asyncio.ensure_future(responses if method == "Route" else responses.read())
+    await asyncio.wait_for(servicer.waits.wait(), 2)
+    responses.cancel()
+    await asyncio.wait([reading])
+    await asyncio.wait_for(servicer.closed.wait(), 2)
+    await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest(model="auto"))  # the first call has ended by then
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_an_unreachable_server_is_reported_by_its_name(free_address: str) -> None:
     async with open_channel(free_address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failed:

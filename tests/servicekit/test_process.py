@@ -39,3 +39,22 @@ async def test_all_workers_exist_from_the_start() -> None:
     names = await asyncio.gather(*[asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(20)])
     assert threading.active_count() == before
     assert set(names) <= {"worker_0", "worker_1", "worker_2"}
+
+
+ALLOCATE = """
+import asyncio, ctypes
+from pointsman_servicekit.process import start_worker_threads
+
+async def main():
+    await start_worker_threads(6)
+    kept = await asyncio.gather(*[asyncio.to_thread(bytes, 50_000) for _ in range(60)])
+
+asyncio.run(main())
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+"""
+
+
+def test_the_workers_share_two_arenas_of_malloc() -> None:
+    told = subprocess.run([sys.executable, "-c", ALLOCATE], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert 1 <= told.count("<heap nr=") <= 2

@@ -1,6 +1,7 @@
 """Adapters are trained for base models of other architectures than the example's base model."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,9 @@ def test_an_adapter_for_another_architecture_learns_and_passes_the_checks(
 
     assert (run.code, run.warnings) == (0, "")
     before = run.metrics["heldout_loss_before"]
-    assert run.metrics["heldout_loss"] < 0.95 * before
-    assert before == pytest.approx(0.6931, abs=1e-2) if method == "dpo" else before < 8
+    # A pair that was learned is preferred in 9 of 10 cases; four equally likely tokens would give log(4).
+    assert run.metrics["heldout_loss"] < (-math.log(0.9) if method == "dpo" else math.log(4))
+    assert before == pytest.approx(0.6931, abs=1e-2) if method == "dpo" else 5 < before < 8
     store = ArtifactStore(tmp_path / "store", read_base(base, "tiny"), 8)
     if method != "dora":  # which is served merged
         assert store.add("triage", out.absolute(), {}).base_model == "tiny"

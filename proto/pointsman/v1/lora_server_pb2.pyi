@@ -318,10 +318,12 @@ class Change(_message.Message):
     def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., author: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class EnsureLoadedRequest(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "changes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
     version: str
-    def __init__(self, version: _Optional[str] = ...) -> None: ...
+    changes: bool
+    def __init__(self, version: _Optional[str] = ..., changes: _Optional[bool] = ...) -> None: ...
 
 class ReportCanaryMetricsRequest(_message.Message):
     __slots__ = ("outcomes",)
@@ -363,11 +365,13 @@ class ReportCanaryMetricsResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: bool
+    def __init__(self, changes: _Optional[bool] = ...) -> None: ...
 
 class EngineState(_message.Message):
-    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds", "tool_call_parser")
+    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds", "tool_call_parser", "is_change", "removed")
     class TrainingSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -388,6 +392,8 @@ class EngineState(_message.Message):
     LOADABLE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALL_PARSER_FIELD_NUMBER: _ClassVar[int]
+    IS_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
     engine: str
     status: EngineStatus
     base_model: str
@@ -401,4 +407,6 @@ class EngineState(_message.Message):
     loadable: _containers.RepeatedScalarFieldContainer[str]
     training_seconds: _containers.ScalarMap[str, float]
     tool_call_parser: str
-    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ..., tool_call_parser: _Optional[str] = ...) -> None: ...
+    is_change: bool
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ..., tool_call_parser: _Optional[str] = ..., is_change: _Optional[bool] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...

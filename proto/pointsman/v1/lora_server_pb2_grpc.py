@@ -204,7 +204,7 @@ class LoraServerServicer:
 
     def Watch(self, request, context):
         """Streams the complete state (resident versions and aliases) at the start, after each change, and at least every 10
-        seconds as a heartbeat.
+        seconds as a heartbeat. With `changes`, messages after the first hold only what has changed, if that is known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

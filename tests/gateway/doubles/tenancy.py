@@ -11,6 +11,7 @@ from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
 from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys import redis_layout
@@ -82,8 +83,11 @@ async def counter_at(
     copies: KeyCacheConfig = COPIES,
 ) -> AsyncIterator[Counter]:
     registry = CollectorRegistry()
-    async with open_redis(url, lambda up: None, deadline) as redis:
-        tenancy = Tenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock)
+    async with (
+        open_redis(url, lambda up: None, deadline) as redis,
+        open_redis(url, lambda up: None, max(deadline, POLL_TIMEOUT_S), 0.0) as watching,
+    ):
+        tenancy = Tenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock, watching)
         counter = Counter(tenancy, registry)
         if running:
             async with tenancy.running():

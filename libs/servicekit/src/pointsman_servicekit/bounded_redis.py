@@ -44,12 +44,18 @@ Answer = TypeVar("Answer")
 class BoundedRedis:
     """Calls must be idempotent: one may be repeated, and may still reach Redis after it has timed out here."""
 
-    def __init__(self, redis: RedisClient, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        tell: Callable[[bool], None],
+        deadline: float = CALL_TIMEOUT,
+        cooldown: float = COOLDOWN,
+    ) -> None:
         """`tell` is called at each change between up (True) and down (False)."""
         self.client: Any = redis.client
         self._rediscover = redis.rediscover
         self._discovery: asyncio.Task[None] | None = None
-        self._deadline = deadline
+        self._deadline, self._cooldown = deadline, cooldown
         self._tell = tell
         self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._up = True
@@ -111,7 +117,7 @@ class BoundedRedis:
             self._tell(True)
 
     def _failed(self, why: str) -> None:
-        self._resting_until = asyncio.get_running_loop().time() + COOLDOWN
+        self._resting_until = asyncio.get_running_loop().time() + self._cooldown
         if self._up:
             log.warning("Redis does not answer: %s", why)
             self._up = False
@@ -176,11 +182,11 @@ def _unavailable(why: str) -> Unavailable:
 
 @asynccontextmanager
 async def open_redis(
-    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT
+    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
     """Raises ValueError if the URL is invalid; `redis_clients` describes URLs."""
     async with open_client(url) as client:
-        redis = BoundedRedis(client, tell, deadline)
+        redis = BoundedRedis(client, tell, deadline, cooldown)
         await redis.find_primaries()
         try:
             yield redis

@@ -243,7 +243,7 @@ def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
-                await context.abort_with_status(to_status(_as_ours(error)))
+                await _abort(context, error)
         except grpc.aio.AbortError as aborted:
             _forget_where(aborted)
             del request, context
@@ -266,7 +266,7 @@ def _guarded_stream(behaviour: Any) -> Any:
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
-                await context.abort_with_status(to_status(_as_ours(error)))
+                await _abort(context, error)
             finally:
                 await responses.aclose()
         except grpc.aio.AbortError as aborted:
@@ -275,6 +275,19 @@ def _guarded_stream(behaviour: Any) -> Any:
             raise
 
     return call
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    """Ends the call with the status of the error.
+
+    Raises AbortError, or CancelledError if the client is gone: gRPC raises InternalError for all that is sent to it.
+    """
+    if isinstance(error, grpc.aio.InternalError):
+        raise asyncio.CancelledError from error
+    try:
+        await context.abort_with_status(to_status(_as_ours(error)))
+    except grpc.aio.InternalError as failed:
+        raise asyncio.CancelledError from failed
 
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:

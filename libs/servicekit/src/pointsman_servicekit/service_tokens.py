@@ -122,7 +122,7 @@ class FollowedFile(Generic[T]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes with the file; None if there is none."""
+    """Returns what differs after each change of the file; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:

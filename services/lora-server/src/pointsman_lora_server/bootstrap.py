@@ -58,6 +58,8 @@ from pointsman_lora_server.training.methods import installed_methods
 
 log = logging.getLogger(__name__)
 
+REDIS_TIMEOUT_SECONDS = 0.5
+"""Limit of a call to Redis: no request waits for one here, and an engine beside it may use every core."""
 HAND_OVER_SECONDS = 10.0
 """How long other engines get to load what is placed on an engine that shuts down. Without placements it takes no
 time."""
@@ -117,7 +119,7 @@ async def build_app(
     export_build_info(metrics.registry, "lora-server")
     metrics.set_info(settings.engine_name, adapter_limit(settings), settings.max_loras, settings.max_lora_rank)
     async with (
-        open_redis(settings.redis_url, metrics.set_redis_up) as redis,
+        open_redis(settings.redis_url, metrics.set_redis_up, REDIS_TIMEOUT_SECONDS) as redis,
         open_engine(settings, command, secret) as client,
         measuring_event_loop_lag(metrics.registry),
         asyncio.TaskGroup() as tasks,

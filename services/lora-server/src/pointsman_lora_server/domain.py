@@ -2,7 +2,7 @@
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from pointsman_servicekit.errors import InvalidArgument
@@ -10,6 +10,8 @@ from pointsman_servicekit.errors import InvalidArgument
 HASH_DIGITS = 12
 TRAINING_SECONDS = "training_seconds"
 """The key of the training's duration among a version's metrics."""
+MAX_RECENT_REVISIONS = 64
+"""A reader that is further behind reads the complete state."""
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
@@ -126,6 +128,27 @@ class FleetState:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeLog:
+    """The names that each of the latest revisions of a state has changed."""
+
+    revision: int = 0
+    recent: tuple[frozenset[str], ...] = ()
+    """The names that the latest revisions changed, the newest last."""
+
+    def append(self, names: frozenset[str] | None) -> "ChangeLog":
+        """None: the revision may have changed everything."""
+        recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
+        return ChangeLog(self.revision + 1, recent)
+
+    def since(self, revision: int) -> frozenset[str] | None:
+        """The names that differ between `revision` and this one. None: everything may differ."""
+        missing = self.revision - revision
+        if not 0 <= missing <= len(self.recent):
+            return None
+        return frozenset().union(*self.recent[len(self.recent) - missing :])
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """A consistent snapshot of what Redis holds."""
 
@@ -138,14 +161,33 @@ class DesiredState:
     """Adapter name -> its placement; an adapter that is not listed is on every engine."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
     """Versions that an alias is about to be moved to -> the Unix time in milliseconds at which that lapses."""
+    log: ChangeLog = field(default=ChangeLog(), compare=False)
+    """Of the names of versions, aliases and adapters."""
+    _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
+        """The names of what differs from an earlier state; None if everything may differ."""
+        if self is before:
+            return frozenset()
+        return None if self.log.revision == before.log.revision else self.log.since(before.log.revision)
 
     def placement_of(self, version: str) -> Placement:
         return self.placements.get(version.partition("@")[0], Placement())
 
     @property
-    def alias_targets(self) -> frozenset[str]:
+    def alias_targets(self) -> Set[str]:
         """Returns the versions that an alias points to, as its stable version or as its canary."""
-        return frozenset(version for alias in self.aliases for version in alias.versions)
+        if self.aliases and not self._alias_names:
+            names: dict[str, tuple[str, ...]] = {}
+            for alias in self.aliases:
+                for version in alias.versions:
+                    names[version] = (*names.get(version, ()), alias.alias)
+            self._alias_names.update(names)  # in one step, since metrics are computed in another thread
+        return self._alias_names.keys()
+
+    def aliases_of(self, version: str) -> tuple[str, ...]:
+        """The names of the aliases that point to the version, directly or by their canary."""
+        return self._alias_names[version] if version in self.alias_targets else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +224,23 @@ class EngineState:
     """Versions that gateways may request: loaded, warmed up and not about to be evicted."""
     loading: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
-    loadable: frozenset[str] = frozenset()
-    """Versions that are not resident and can be loaded on demand."""
     aliases: tuple[Alias, ...] = ()
-    training_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """Training duration of the versions that any engine may hold, if their training reports state it."""
+    ready: Mapping[str, float | None] = field(default_factory=dict, hash=False, compare=False)
+    """Versions that any engine may load, with the seconds that their training took, if its report states it. It is not
+    copied, so its content is always that of the newest state."""
     sequence: int = 1
 
     @property
     def restarts(self) -> int:
         return max(0, self.life - 1)
+
+    @property
+    def loadable(self) -> frozenset[str]:
+        """Versions that are not resident and can be loaded on demand."""
+        return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
+
+    def is_loadable(self, version: str) -> bool:
+        return self.status is EngineStatus.READY and version in self.ready and version not in self.resident
 
 
 class VersionState(enum.Enum):
@@ -237,7 +286,7 @@ def report_of(version: str, desired: DesiredState, engine: EngineState) -> Versi
     return VersionReport(
         version=desired.versions[version],
         state=state_of(version, desired, engine),
-        aliases=tuple(alias.alias for alias in desired.aliases if version in alias.versions),
+        aliases=desired.aliases_of(version),
         pinned=version in desired.pins,
         error_code=record.error_code,
         error=record.error,

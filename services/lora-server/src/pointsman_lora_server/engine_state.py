@@ -6,23 +6,22 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pointsman_lora_server.domain import Alias, EngineState, EngineStatus
+from pointsman_lora_server.domain import Alias, ChangeLog, EngineState, EngineStatus
 
 SHUTTING_DOWN = "shutting down: requests in flight are finished"
 
 _EMPTY: frozenset[str] = frozenset()
-NO_TRAINING_SECONDS: Mapping[str, float] = {}
 
 
 class EngineStateStore:
     """Keeps two invariants, whoever changes the state: an engine that is not READY holds nothing, and a resident
-    version is not listed as loading, draining or loadable."""
+    version is not listed as loading or draining."""
 
     def __init__(self, heartbeat: float = 5.0) -> None:
         """`heartbeat`: seconds after which watchers receive an unchanged state again. The API promises 10 at most."""
         self._heartbeat = heartbeat
         self._state = EngineState()
-        self._ready: frozenset[str] = _EMPTY
+        self._log = ChangeLog(self._state.sequence)
         self._lost: frozenset[str] = _EMPTY
         self._changed = asyncio.Event()
         self._shutting_down = False
@@ -38,33 +37,38 @@ class EngineStateStore:
 
     def update(self, **changes: Any) -> None:
         """Sets fields of the state. Watchers are not notified if nothing changes."""
-        changed = replace(self._state, **changes)
+        self._update(_EMPTY, changes)
+
+    def _update(self, changed_names: frozenset[str] | None, changes: Mapping[str, Any]) -> None:
+        """`changed_names` are those of aliases and ready versions."""
+        before, changed = self._state, replace(self._state, **changes)
         if self._shutting_down:
             changed = replace(changed, status=EngineStatus.DOWN, detail=SHUTTING_DOWN)
         if changed.status is EngineStatus.READY:
             changed = replace(
-                changed,
-                loading=changed.loading - changed.resident,
-                draining=changed.draining - changed.resident,
-                loadable=self._ready - changed.resident,
+                changed, loading=changed.loading - changed.resident, draining=changed.draining - changed.resident
             )
         else:
-            self._lost |= self._state.resident
-            changed = replace(changed, resident=_EMPTY, loading=_EMPTY, draining=_EMPTY, loadable=_EMPTY)
-        if changed == self._state:
+            self._lost |= before.resident
+            changed = replace(changed, resident=_EMPTY, loading=_EMPTY, draining=_EMPTY)
+        if changed == before and changed_names == _EMPTY:
             return
-        self._state = replace(changed, sequence=self._state.sequence + 1)
+        self._state = replace(changed, sequence=before.sequence + 1)
+        if changed.status is not before.status:
+            changed_names = None
+        self._log = self._log.append(
+            None if changed_names is None else changed_names | (changed.resident ^ before.resident)
+        )
         self._notify()
 
     def set_desired(
-        self,
-        aliases: tuple[Alias, ...],
-        ready: frozenset[str],
-        training_seconds: Mapping[str, float] = NO_TRAINING_SECONDS,
+        self, aliases: tuple[Alias, ...], ready: Mapping[str, float | None], changed: frozenset[str] | None = None
     ) -> None:
-        """Publishes where the aliases point, which versions any engine may load, and how long their trainings took."""
-        self._ready = ready
-        self.update(aliases=aliases, training_seconds=training_seconds)
+        """Publishes where the aliases point, and which versions any engine may load (see `EngineState.ready`).
+
+        `changed`: the aliases and versions that differ from the last call's; None if everything may differ.
+        """
+        self._update(changed, {"aliases": aliases, "ready": ready})
 
     def mark_loading(self, version: str) -> None:
         self.update(loading=self._state.loading | {version}, draining=self._state.draining - {version})
@@ -103,9 +107,17 @@ class EngineStateStore:
     async def watch(self) -> AsyncIterator[EngineState]:
         """Yields the current state, then the state after each change and each heartbeat. Changes in quick succession
         may be combined."""
+        async for state, _ in self.watch_changes():
+            yield state
+
+    async def watch_changes(self) -> AsyncIterator[tuple[EngineState, frozenset[str] | None]]:
+        """Yields as `watch`, with the names of the versions and aliases that differ from the state yielded before;
+        None if everything may differ."""
+        sequence = 0
         while not self._closed:
-            changed = self._changed
-            yield self._state
+            changed, state = self._changed, self._state
+            yield state, self._log.since(sequence)
+            sequence = state.sequence
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat):
                     await changed.wait()

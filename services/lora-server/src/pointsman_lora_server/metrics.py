@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pointsman_servicekit.errors import (
@@ -194,16 +194,27 @@ class VersionStateCollector(Collector):
         self._engine = engine
         self._slots = slots
         self._batch_slots = batch_slots
-        self._before: Mapping[str, VersionState] | None = None
+        self._seen: DesiredState | None = None
+        self._held: frozenset[str] = frozenset()
+        self._states: dict[str, VersionState] = {}
+        """As of the last call of `count_transitions`, like the two above."""
         self._transitions: collections.Counter[VersionState] = collections.Counter()
         registry.register(self)
 
     def count_transitions(self) -> None:
         """Counts the states that versions have entered since the last call; states in between are missed."""
-        now = self._states()
-        if self._before is not None:
-            self._transitions.update(state for name, state in now.items() if self._before.get(name) is not state)
-        self._before = now
+        desired, engine = self._desired(), self._engine()
+        changed = None if self._seen is None else desired.changed_since(self._seen)
+        held = engine.resident | engine.loading | engine.draining
+        for name in {*self._states, *desired.phases} if changed is None else {*changed, *held, *self._held}:
+            if name not in desired.phases:
+                self._states.pop(name, None)
+                continue
+            state = state_of(name, desired, engine)
+            if self._seen is not None and self._states.get(name) is not state:
+                self._transitions[state] += 1
+            self._states[name] = state
+        self._seen, self._held = desired, held
 
     def describe(self) -> Iterable[Metric]:
         """Empty, so that the registry does not call `collect` before the server has started."""
@@ -234,13 +245,9 @@ class VersionStateCollector(Collector):
         transitions = CounterMetricFamily(
             "pointsman_lora_version_transitions", "Times that a version entered the state.", labels=["state"]
         )
-        counts = collections.Counter(self._states().values())
+        counts = collections.Counter(state_of(name, desired, engine) for name in desired.phases)
         for state in VersionState:
             versions.add_metric([state.value], counts[state])
             transitions.add_metric([state.value], self._transitions[state])
         yield versions
         yield transitions
-
-    def _states(self) -> dict[str, VersionState]:
-        desired, engine = self._desired(), self._engine()
-        return {name: state_of(name, desired, engine) for name in desired.phases}

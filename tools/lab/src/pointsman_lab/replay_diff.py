@@ -140,7 +140,7 @@ class ReplayDiff:
         return self.changed / self.compared if self.compared else 0.0
 
     def costs(self) -> Costs | None:
-        """Cost of the decisions that were compared and would be answered; None if the price of a model is unknown."""
+        """Mean cost of 1,000 answers before and after, by today's mean of each path; None if a price is unknown."""
         answered = max(self._paths_after.total(), 1)
         means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
         before, after = (

@@ -130,7 +130,7 @@ async def build_gateway(
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
         cache = await stack.enter_async_context(open_cache(settings, registry, redaction, models.encoder.fingerprint))
-        tenancy = await stack.enter_async_context(open_tenancy(settings, registry))
+        tenancy = await stack.enter_async_context(open_tenancy(settings, registry, persistence.redis_state))
         retriever, freshness = RetrieverClient(channel, models.encoder.fingerprint), FreshnessCache()
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))

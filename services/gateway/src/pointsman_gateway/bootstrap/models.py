@@ -164,7 +164,7 @@ class ClassifierCache:
     """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
-        """`file` is a classifier that was fitted before; without one, fitted ones are kept in the folder `store`."""
+        """`file` holds a classifier that is used instead of training; without it, trained ones are kept in `store`."""
         self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, TrainedClassifier] | None = None
 

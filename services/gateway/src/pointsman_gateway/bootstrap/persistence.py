@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 
 from pointsman_scoring import metric_from
@@ -44,9 +45,23 @@ from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
+from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 """For one call. A person waits for it, no request does."""
+
+
+class RedisState:
+    """Whether all connections to one Redis are up."""
+
+    def __init__(self, report: Callable[[bool], None] = lambda up: None) -> None:
+        """`report` is called at each change of a connection."""
+        self._report = report
+        self._down: set[str] = set()
+
+    def set_up(self, connection: str, up: bool) -> None:
+        (self._down.discard if up else self._down.add)(connection)
+        self._report(not self._down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,7 @@ class Persistence:
     shadows: ShadowStore | None = None
     """None without Redis; so is `log_reader`."""
     log_reader: RequestLogReader | None = None
+    redis_state: RedisState = field(default_factory=RedisState)
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
         """Takes over retention and tasks of a new configuration; `version_of` resolves a path's adapter version."""
@@ -96,7 +112,8 @@ async def open_persistence(
         return
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
-        redis = await _connect(stack, settings.redis_url, "REDIS_URL", metrics.set_redis_up)
+        state = RedisState(metrics.set_redis_up)
+        redis = await _connect(stack, settings.redis_url, "REDIS_URL", partial(state.set_up, "request log"))
         store = RequestLogStore(redis, config.tasks.request_log)
         wal = WriteAheadLog(settings.wal_dir, store.writer, metrics)
         stack.callback(wal.close)
@@ -105,7 +122,8 @@ async def open_persistence(
         await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
         await stack.enter_async_context(BackgroundTasks(store, recorder, evidence, queue, metrics).running())
         feedback = FeedbackService(store, recorder, queue, metrics, redaction)
-        yield Persistence(evidence, recorder, feedback, ShadowStore(redis, redaction), RequestLogReader(redis))
+        reader, shadows = RequestLogReader(redis), ShadowStore(redis, redaction)
+        yield Persistence(evidence, recorder, feedback, shadows, reader, state)
 
 
 @asynccontextmanager
@@ -129,7 +147,9 @@ async def open_cache(
 
 
 @asynccontextmanager
-async def open_tenancy(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[OpenAccess | Tenancy]:
+async def open_tenancy(
+    settings: Settings, registry: CollectorRegistry, state: RedisState
+) -> AsyncIterator[OpenAccess | Tenancy]:
     """Keys and limits; open access if authentication is off. Raises ConfigError if it is on without Redis."""
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | Tenancy = OpenAccess()
@@ -137,8 +157,10 @@ async def open_tenancy(settings: Settings, registry: CollectorRegistry) -> Async
             if not settings.redis_url:
                 raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
             metrics = TenancyMetrics(registry)
-            redis = await _connect(stack, settings.redis_url, "REDIS_URL", lambda up: None)
-            tenancy = Tenancy(redis, metrics, KeyCacheConfig(ttl_s=settings.key_cache_ttl))
+            redis = await _connect(stack, settings.redis_url, "REDIS_URL", partial(state.set_up, "keys"))
+            watching = open_redis(settings.redis_url, partial(state.set_up, "changed keys"), POLL_TIMEOUT_S, 0.0)
+            keys = KeyCacheConfig(ttl_s=settings.key_cache_ttl)
+            tenancy = Tenancy(redis, metrics, keys, watching=await stack.enter_async_context(watching))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
 

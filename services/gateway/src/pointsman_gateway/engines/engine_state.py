@@ -190,16 +190,16 @@ class Aliases:
 
     def update(self, engine: str, model: str, aliases: Mapping[str, Alias]) -> None:
         """Takes a report of the lora-server of `engine`; of equal revisions the latest report counts."""
-        before, report = self._reports.get(engine), _AliasReport(model, aliases)
-        if report == before:
-            self._expire(set())
-            return
-        self._reports[engine] = report
-        for name, alias in aliases.items():
-            known = self._current.get((model, name))
-            if known is None or alias.revision >= known.revision:
-                self._current[model, name] = alias
-        self._expire(_keys(before) | _keys(report))
+        before = self._reports.get(engine)
+        known = before.aliases if before is not None and before.model == model else {}
+        changed = [a for name, a in aliases.items() if (earlier := known.get(name)) is not a and earlier != a]
+        self._reports[engine] = _AliasReport(model, aliases)
+        for alias in changed:
+            current = self._current.get((model, alias.alias))
+            if current is None or alias.revision >= current.revision:
+                self._current[model, alias.alias] = alias
+        gone = {(model, name) for name in known.keys() - aliases.keys()} if known else _keys(before)
+        self._expire(gone | {(model, alias.alias) for alias in changed})
 
     def forget(self, engine: str) -> None:
         """Drops the reports of an engine that is no longer watched."""

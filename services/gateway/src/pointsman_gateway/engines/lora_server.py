@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -36,6 +36,7 @@ REPORT_TIMEOUT_SECONDS = 2.0
 FACTS_TIMEOUT_SECONDS = 2.0
 
 _UNREACHABLE = "lora_server_unavailable"
+_NONE: frozenset[str] = frozenset()
 
 
 class ReportOutcome(StrEnum):
@@ -65,6 +66,10 @@ class LoraServer:
         self._stub = lora_server_pb2_grpc.LoraServerStub(channel)
         self._metrics = metrics
         self._clock = clock
+        self._reported = engines.get(name)
+        """As the lora-server reported it last: without what engines or replies have shown since."""
+        self._replies: dict[str, int] = {}
+        """Versions that were loaded for this gateway since that report, with the sequence number of the reply."""
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._cooldowns: dict[str, float] = {}
         """End of the cooldown, by version."""
@@ -98,7 +103,7 @@ class LoraServer:
     async def _load(self, version: str, seconds: float) -> None:
         try:
             state = await self._stub.EnsureLoaded(
-                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=correlation_metadata()
+                pb.EnsureLoadedRequest(version=version, changes=True), timeout=seconds, metadata=correlation_metadata()
             )
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, "lora_server")
@@ -110,11 +115,9 @@ class LoraServer:
             raise Unavailable(message, code=failure.code, retry_after=LOAD_COOLDOWN_SECONDS) from error
         self._metrics.loaded(self._name, "loaded")
         self._cooldowns.pop(version, None)
-        before = self._engines.get(self._name)
-        # A reply that is older than the last report, or from before a restart, proves only that the version is loaded.
-        self._engines.update(
-            _to_engine(before, state) if state.sequence >= before.sequence else before.with_adapter(version)
-        )
+        if state.sequence > self._reported.sequence:
+            self._replies[version] = state.sequence
+        self._engines.update(self._engines.get(self._name).with_adapter(version))
 
     def _on_loaded(self, version: str, task: "asyncio.Task[None]") -> None:
         del self._loads[version]
@@ -155,21 +158,25 @@ class LoraServer:
             await asyncio.sleep(0.5)
 
     async def _read_states(self) -> None:
-        stream, first = self._stub.Watch(pb.WatchRequest()), True
+        stream, first = self._stub.Watch(pb.WatchRequest(changes=True)), True
         try:
             while True:
                 async with asyncio.timeout(SILENCE_TIMEOUT_SECONDS):
                     state = await stream.read()
                 if state is grpc.aio.EOF:
                     return
-                before = self._engines.get(self._name)
-                # Only the first report of a stream may have a lower sequence number, from a restarted lora-server. A
-                # later one is older than a reply of `EnsureLoaded`.
-                if first or state.sequence >= before.sequence:
-                    self._engines.update(_to_engine(before, state))
+                self._store(state, first)
                 first = False
         finally:
             stream.cancel()
+
+    def _store(self, state: pb.EngineState, first: bool) -> None:
+        """Stores a report. Versions that a newer reply of `EnsureLoaded` named stay resident."""
+        self._reported = engine = _to_engine(self._reported, state)
+        self._replies = {} if first else {v: number for v, number in self._replies.items() if number > state.sequence}
+        for version in self._replies:
+            engine = engine.with_adapter(version)
+        self._engines.update(engine)
 
     async def close(self) -> None:
         """Cancels the loads in progress."""
@@ -219,17 +226,32 @@ def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
     elif ready and before.endpoint and _is_local(state.url) and not _is_local(f"//{before.endpoint}"):
         ready = False
         detail = f"its lora-server reports the local address {state.url}: set POINTSMAN_LORA_ENGINE_URL"
+    base = (
+        before if state.is_change else replace(before, resident=_NONE, loadable=_NONE, aliases={}, training_seconds={})
+    )
+    changed = {*state.resident, *state.loadable, *state.removed}
+    training_seconds: Mapping[str, float] = base.training_seconds
+    if changed:
+        training_seconds = {name: each for name, each in training_seconds.items() if name not in changed}
+        training_seconds |= state.training_seconds
     return replace(
-        before,
+        base,
         url=state.url.rstrip("/"),
         ready=ready,
-        resident=frozenset(state.resident),
-        loadable=frozenset(state.loadable),
-        aliases={alias.alias: to_alias(alias) for alias in aliases},
+        resident=_replaced(base.resident, changed, state.resident),
+        loadable=_replaced(base.loadable, changed, state.loadable),
+        aliases={**base.aliases, **{alias.alias: to_alias(alias) for alias in aliases}} if aliases else base.aliases,
         detail=detail,
         sequence=state.sequence,
-        training_seconds=dict(state.training_seconds),
+        training_seconds=training_seconds,
     )
+
+
+def _replaced(names: frozenset[str], changed: Set[str], added: Sequence[str]) -> frozenset[str]:
+    """The same object if nothing differs: a copy of ten thousand names takes longer than the rest."""
+    if not added and names.isdisjoint(changed):
+        return names
+    return (names - changed).union(added)
 
 
 def _is_local(url: str) -> bool:

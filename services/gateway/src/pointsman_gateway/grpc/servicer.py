@@ -161,7 +161,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             run.start()
             del run
             await sink.write_to(partial(_write, context), decoded.deadline)
-        except grpc.aio.UsageError as error:  # the call has ended, and is about to be cancelled
+        except (grpc.aio.UsageError, grpc.aio.InternalError) as error:  # the call has ended
             raise asyncio.CancelledError from error
         except Exception as error:
             await _abort(context, error, sink.start)

@@ -1,6 +1,7 @@
 """Reloads the configuration while the gateway runs: an edit is applied as a whole, or rejected as a whole."""
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -98,7 +99,11 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files, and activates it if the build succeeds."""
+        """Builds a snapshot from the files, and activates it if the build succeeds.
+
+        Frees earlier snapshots that no request uses any more. They contain reference cycles, and with the thresholds
+        that `freeze_gc` sets dozens of them would stay in memory.
+        """
         files = await asyncio.to_thread(_texts, self._watched)
         try:
             snapshot = await self._build()
@@ -109,6 +114,8 @@ class ConfigReloader:
             self._reject(f"{type(error).__name__}: {error}", files)
         else:
             self._activate(snapshot, files)
+            del snapshot
+        gc.collect()
 
     def _reject(self, problem: str, files: Mapping[str, str]) -> None:
         self.history = replace(self.history, rejected=ConfigVersion("", time.time(), problem, files))

@@ -287,7 +287,7 @@ class RequestLogMetrics:
             "Size of the write-ahead log's feedback, which waits for Redis.",
             registry=registry,
         )
-        self.redis_up = Gauge("pointsman_redis_up", "1 while Redis answers in time.", registry=registry)
+        self.redis_up = Gauge("pointsman_redis_up", "1 while Redis answers all calls in time.", registry=registry)
         self.redis_up.set(1)
 
     def set_redis_up(self, up: bool) -> None:

@@ -155,7 +155,7 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """An incumbent that is unavailable is replaced for this request only, and stays the incumbent."""
+        """Chooses the path. If the one in use is unavailable, another takes its place for this request only."""
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
         chosen = choose(self._options, assessments, self._incumbent)

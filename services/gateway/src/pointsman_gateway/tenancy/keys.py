@@ -147,7 +147,11 @@ class VerifiedKeys:
             self._metrics.lookups.labels("failed" if isinstance(error, Unavailable) else "refused").inc()
             raise
 
-    async def refresh(self, epoch: int) -> None:
+    def forget_epoch(self) -> None:
+        """Makes the next refresh read all copies. A Redis that lost its last writes may use their epochs again."""
+        self._epoch = None
+
+    async def refresh(self, epoch: int, key_store: KeyStore) -> None:
         """Reads all copies again if the epoch in Redis has changed, because a key or limit was changed. Raises
         Unavailable."""
         began_at = self._clock.monotonic()
@@ -155,17 +159,17 @@ class VerifiedKeys:
             self._refreshes += 1
             digests = list(self._cache)
             for start in range(0, len(digests), READ_BATCH):
-                await self._refresh_batch(digests[start : start + READ_BATCH])
+                await self._refresh_batch(digests[start : start + READ_BATCH], key_store)
             self._epoch = epoch
         self._valid_until = began_at + self._config.ttl_s
 
-    async def _refresh_batch(self, digests: list[str]) -> None:
-        stored = await self._key_store.by_digests(digests)
+    async def _refresh_batch(self, digests: list[str], key_store: KeyStore) -> None:
+        stored = await key_store.by_digests(digests)
         records = [
             cached.record if (cached := self._cache.get(digest)) and cached.is_token else record
             for digest, record in zip(digests, stored, strict=True)
         ]
-        tenants = await self._key_store.tenants_named({record.tenant for record in records if record})
+        tenants = await key_store.tenants_named({record.tenant for record in records if record})
         for digest, record in zip(digests, records, strict=True):
             tenant = tenants.get(record.tenant) if record else None
             if record is None or tenant is None or record.state(self._clock.wall()) != "active":

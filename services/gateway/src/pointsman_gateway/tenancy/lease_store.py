@@ -37,7 +37,7 @@ class LeaseStore:
         """Dollar budgets that are used up to the warning level, or were so in their last window."""
         self._redis = redis
         self._clock = clock
-        self._metrics = metrics
+        self.metrics = metrics
         self._exchange_script = redis.client.register_script(EXCHANGE_SCRIPT)
         self._poll_script = redis.client.register_script(POLL_SCRIPT)
         self._numbers = count(1)
@@ -60,10 +60,10 @@ class LeaseStore:
         try:
             redis_ms, *answers = await self._redis.call(lambda: self._exchange_script(keys=keys, args=arguments))
         except Unavailable:
-            self._metrics.renewals.labels("failed").inc()
+            self.metrics.renewals.labels("failed").inc()
             raise
         now = self._synchronize_clock(redis_ms)
-        self._metrics.renewals.labels("done").inc()
+        self.metrics.renewals.labels("done").inc()
         for at, (limit, report) in enumerate(reports.items()):
             answer = answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER]
             limit.install(answer, report, sent, now)
@@ -76,7 +76,7 @@ class LeaseStore:
             self.nearly_spent.discard(limit)
         elif limit not in self.nearly_spent:
             self.nearly_spent.add(limit)
-            self._metrics.budget_warnings.labels(limit.limit, limit.owner).inc()
+            self.metrics.budget_warnings.labels(limit.limit, limit.owner).inc()
             log.warning(
                 "a budget is nearly spent: %d %% of %s (%.6g dollars) are used; Redis key %s",
                 share * 100,
@@ -91,15 +91,17 @@ class LeaseStore:
         redis_ms = int(now * 1000 + self._redis_offset_ms)
         for limit in limits:
             limit.use_local_fallback(redis_ms, self.gateways, now)
-        self._metrics.local_fallbacks.inc(len(limits))
+        self.metrics.local_fallbacks.inc(len(limits))
 
-    async def poll(self) -> int:
+    async def poll(self, redis: BoundedRedis) -> int:
         """Registers this gateway as running; returns the epoch of the keys. Raises Unavailable."""
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_S * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
-        redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll_script(keys=keys, args=arguments))
+        redis_ms, self.gateways, epoch = await redis.call(
+            lambda: self._poll_script(keys=keys, args=arguments, client=redis.client)
+        )
         self._synchronize_clock(redis_ms)
-        self._metrics.clock_offset.set(self._clock.wall() - redis_ms / 1000)
+        self.metrics.clock_offset.set(self._clock.wall() - redis_ms / 1000)
         return int(epoch)
 
     async def leave(self) -> None:

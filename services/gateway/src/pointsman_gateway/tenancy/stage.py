@@ -60,7 +60,9 @@ class Tenancy:
         metrics: TenancyMetrics,
         cache: KeyCacheConfig = _DEFAULT_CACHE,
         clock: Clock = _SYSTEM_CLOCK,
+        watching: BoundedRedis | None = None,
     ) -> None:
+        """`watching` has a longer timeout than `redis`: changed keys are read over it if that fails over `redis`."""
         self.clock = clock
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
@@ -72,8 +74,8 @@ class Tenancy:
                 metrics.nearly_spent.labels(limit, owner).set_function(count)
         self.usage = UsageWriter(redis, clock, self._leases.gateway)
         self._keys = VerifiedKeys(KeyStore(redis, clock.wall), self._limits, clock, metrics, cache)
-        self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, metrics)
-        self._redis = redis
+        connections = [redis, watching] if watching else [redis]
+        self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, connections)
         self._monotonic = clock.monotonic
         self.renew = self.tasks.wake
         self._single_sign_on: SingleSignOn | None = None
@@ -104,7 +106,7 @@ class Tenancy:
         log.info("keys are on: every request needs one")
         schedule = Schedule(ISSUER_CHECK_INTERVAL_S)
         async with (
-            self.tasks.running(self._redis, self.clock),
+            self.tasks.running(self.clock),
             running_periodically(self._refresh_issuer, schedule, "read the issuer's keys"),
         ):
             yield

@@ -5,13 +5,14 @@ Usage is counted on the path of the requests and written to Redis in numbered ba
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
+from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.process import Schedule, running_periodically
 from pointsman_servicekit.redis_clients import REDIS_ERRORS
 
@@ -21,7 +22,7 @@ from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.keys import VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore
 from pointsman_gateway.tenancy.leases import LeasedLimit
-from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LimitRegistry, TenancyMetrics, TenantLimits, UsageCounters
+from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LimitRegistry, TenantLimits, UsageCounters
 
 RETENTION_DAYS = 400
 """Days after its last change for which a day's usage is kept."""
@@ -141,6 +142,9 @@ RENEW_INTERVAL_S = 0.1
 """Seconds between two checks of the leases, unless one runs low."""
 POLL_INTERVAL_S = 0.4
 """Seconds between two polls for changed keys, since a published message can be lost."""
+POLL_TIMEOUT_S = 0.5
+"""Seconds for each call of a poll that has failed with the shorter timeout of requests. Otherwise a gateway that waits
+for a processor would not learn of a revocation: none of its calls is in time, and after each there is a cooldown."""
 WRITE_INTERVAL_S = 0.25
 """Seconds between two batches of usage."""
 SUBSCRIBE_TIMEOUT_S = 5.0
@@ -155,11 +159,12 @@ class BackgroundTasks:
         limits: LimitRegistry,
         usage: UsageWriter,
         keys: VerifiedKeys,
-        metrics: TenancyMetrics,
+        connections: Sequence[BoundedRedis],
     ) -> None:
+        """A poll tries the `connections` one after the other."""
         self.leases, self._limits, self._usage, self._keys = leases, limits, usage, keys
-        self._metrics = metrics
-        metrics.flush_lag.set_function(lambda: usage.flush_lag)
+        self._sources = [(redis, KeyStore(redis)) for redis in connections]
+        leases.metrics.flush_lag.set_function(lambda: usage.flush_lag)
         self._low, self._changed = asyncio.Event(), asyncio.Event()
         self._is_available = True
         """Whether Redis answered the last poll."""
@@ -167,7 +172,7 @@ class BackgroundTasks:
         """Renews leases at once."""
 
     @asynccontextmanager
-    async def running(self, redis: BoundedRedis, clock: Clock) -> AsyncIterator[None]:
+    async def running(self, clock: Clock) -> AsyncIterator[None]:
         """Runs the tasks for the length of the block. At its end usage is written and leases are returned, if Redis
         answers in time."""
 
@@ -177,16 +182,13 @@ class BackgroundTasks:
             except Unavailable:
                 await asyncio.sleep(RENEW_INTERVAL_S)  # requests may wake this task all the time
 
-        async def listen() -> None:
-            await self._listen(redis)
-
         with suppress(Unavailable):
             await self.poll()
         try:
             async with AsyncExitStack() as stack:
                 for work, schedule, name in (
                     (self.poll, Schedule(POLL_INTERVAL_S, wake=self._changed), "poll for changed keys"),
-                    (listen, Schedule(POLL_INTERVAL_S, run_at_start=True), "listen for changed keys"),
+                    (self._listen, Schedule(POLL_INTERVAL_S, run_at_start=True), "listen for changed keys"),
                     (renew, Schedule(RENEW_INTERVAL_S, wake=self._low), "renew quota leases"),
                     (self._usage.write, Schedule(WRITE_INTERVAL_S), "write usage"),
                 ):
@@ -208,23 +210,31 @@ class BackgroundTasks:
                     due.setdefault(usage.tenant, []).append(limit)
             if not is_dirty:
                 self._limits.clear_dirty(usage)
-        self._metrics.leases.set(leases)
+        self.leases.metrics.leases.set(leases)
         for tenant, limits in due.items():
             async with tenant.exchange_lock:
                 await self.leases.exchange(dict.fromkeys(limits, (0, 0)))
 
     async def poll(self) -> None:
         """Registers this gateway as running, and refreshes the keys if they have changed. Raises Unavailable."""
+        *quick, patient = self._sources
+        for source in quick:
+            with suppress(Unavailable):
+                return await self._poll(*source)
         try:
-            await self._keys.refresh(await self.leases.poll())
-            self._is_available = True
+            await self._poll(*patient)
         except Unavailable:
             self._is_available = False
+            self._keys.forget_epoch()
             raise
 
-    async def _listen(self, redis: BoundedRedis) -> None:
+    async def _poll(self, redis: BoundedRedis, stored: KeyStore) -> None:
+        await self._keys.refresh(await self.leases.poll(redis), stored)
+        self._is_available = True
+
+    async def _listen(self) -> None:
         """Listens until Redis is unavailable: a connection that was cut reports nothing, so a new one is needed."""
-        async with redis.client.pubsub() as subscription:
+        async with self._sources[-1][0].client.pubsub() as subscription:
             try:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
                     await subscription.subscribe(redis_layout.CHANGED)

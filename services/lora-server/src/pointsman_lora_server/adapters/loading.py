@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Set
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,9 +65,9 @@ class AdapterLoader:
         self._loads: dict[str, asyncio.Task[bool]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._rejected: dict[str, InvalidArgument] = {}
-        self._alias_targets: frozenset[str] = frozenset()
+        self._alias_targets: Set[str] = frozenset()
 
-    def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None:
+    def set_targets(self, pinned: frozenset[str], alias_targets: Set[str]) -> None:
         """`pinned` versions are never evicted. `alias_targets` are not marked as failed for all engines if only this
         engine rejects them."""
         self._slots.pinned, self._alias_targets = pinned, alias_targets

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -60,6 +60,9 @@ class Reconciler:
         self._placement = placement
         self.desired = DesiredState()
         """As last read from Redis."""
+        self._published = DesiredState()
+        self._ready: dict[str, float | None] = {}
+        """See `EngineState.ready`."""
         self._read_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
@@ -98,8 +101,9 @@ class Reconciler:
         one."""
         async with self._read_lock:
             desired = await self._registry.read()
-            if desired != self.desired:
-                before, self.desired = self.desired, desired
+            before, changed = self.desired, desired.changed_since(self.desired)
+            if changed or (changed is None and desired != before):
+                self.desired = desired
                 self._apply(desired, before)
                 self.wake()
             self._has_read = True
@@ -136,18 +140,30 @@ class Reconciler:
             log.warning("other engines do not yet hold everything that this one held; it stops all the same: %s", error)
 
     def _apply(self, desired: DesiredState, before: DesiredState) -> None:
-        ready = frozenset(name for name, record in desired.phases.items() if record.phase is Phase.READY)
         if self._engine_state.state.aliases and not desired.aliases:
             # An alias can be moved but never deleted, so Redis itself has lost its data.
             log.error("Redis has lost all aliases; this engine keeps those that it had")
             return
-        self._loader.set_targets(desired.pins & ready, desired.alias_targets)
+        changed = desired.changed_since(self._published)
+        self._published = desired
+        if changed is None:
+            self._ready.clear()
+        self._index(desired.phases if changed is None else changed, desired)
+        self._loader.set_targets(desired.pins & self._ready.keys(), desired.alias_targets)
         self._loader.set_placed(self._placement.placed_here(desired))
-        self._engine_state.set_desired(desired.aliases, ready, _training_seconds(desired, ready))
+        self._engine_state.set_desired(desired.aliases, self._ready, changed)
         self._unload_not_ready(desired)
-        for name, record in before.phases.items():
-            if record.phase is Phase.FAILED and _is_ready_or_in_progress(name, desired):
+        for name in before.phases if changed is None else changed:
+            record = before.phases.get(name)
+            if record is not None and record.phase is Phase.FAILED and _is_ready_or_in_progress(name, desired):
                 self._loader.clear_rejection(name)
+
+    def _index(self, names: Iterable[str], desired: DesiredState) -> None:
+        for name in names:
+            if is_ready(name, desired):
+                self._ready[name] = desired.versions[name].metrics.get(TRAINING_SECONDS)
+            else:
+                self._ready.pop(name, None)
 
     def _unload_not_ready(self, desired: DesiredState) -> None:
         """Versions that Redis does not know stay: a version is retired, and so unloaded, before it is deleted."""
@@ -297,8 +313,3 @@ def _is_ready_or_in_progress(name: str, desired: DesiredState) -> bool:
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
     """Whether placement alone decides which engines hold the version."""
     return name in desired.alias_targets and bool(desired.placement_of(name).copies)
-
-
-def _training_seconds(desired: DesiredState, ready: frozenset[str]) -> dict[str, float]:
-    metrics = {name: desired.versions[name].metrics for name in ready if name in desired.versions}
-    return {name: values[TRAINING_SECONDS] for name, values in metrics.items() if TRAINING_SECONDS in values}

@@ -124,8 +124,8 @@ class AdapterSlots:
     def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
         """The best version to evict among those without requests in flight: closed, not placed here, longest idle.
 
-        None if there is none, or the best one is reserved, which it will not be a moment later. `listed_at` is when the
-        engine reported `loaded`.
+        None if all have requests, or if the best one was just promised to a request, which ends soon. `listed_at` is
+        the time at which the engine reported `loaded`.
         """
 
         def priority(name: str) -> tuple[bool, bool, bool, float]:

@@ -125,12 +125,18 @@ class VersionStateMachine:
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._seen = DesiredState()
+        self._unfinished: set[str] = set()
+        """In `_seen`."""
         self.retries = RetryBackoff()
 
     def advance(self, desired: DesiredState) -> None:
         """Starts a task for each unfinished version that has none here and is due."""
-        for name in desired.versions:
-            if _is_unfinished(name, desired) and name not in self._tasks and self.retries.is_due(name):
+        changed = desired.changed_since(self._seen)
+        candidates = desired.versions if changed is None else self._unfinished | changed
+        self._seen, self._unfinished = desired, {name for name in candidates if _is_unfinished(name, desired)}
+        for name in self._unfinished:
+            if name not in self._tasks and self.retries.is_due(name):
                 task = asyncio.create_task(self._advance(name), name=f"advance {name}")
                 self._tasks[name] = task
                 task.add_done_callback(functools.partial(self._remove_task, name))

@@ -11,7 +11,7 @@ from pointsman_servicekit.service_tokens import author_of, method_roles
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc import messages
-from pointsman_lora_server.grpc.messages import to_alias, to_change, to_placement, to_state, to_version
+from pointsman_lora_server.grpc.messages import to_alias, to_change, to_placement, to_version
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,7 +32,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     ) -> None:
         self._service = service
         self._engine_state = engine_state
-        self._identity = identity
+        self._states = messages.StateMessages(identity)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.AdapterVersion:
         messages.check_register(request)
@@ -117,7 +117,8 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         return pb.HistoryResponse(changes=map(to_change, changes))
 
     async def EnsureLoaded(self, request: pb.EnsureLoadedRequest, context: Context) -> pb.EngineState:
-        return to_state(self._identity, await self._service.ensure_loaded(request.version))
+        state = await self._service.ensure_loaded(request.version)
+        return self._states.get(state, frozenset({request.version}) if request.changes else None)
 
     async def ReportCanaryMetrics(
         self, request: pb.ReportCanaryMetricsRequest, context: Context
@@ -126,5 +127,5 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         return pb.ReportCanaryMetricsResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.EngineState]:
-        async for state in self._engine_state.watch():
-            yield to_state(self._identity, state)
+        async for state, changed in self._engine_state.watch_changes():
+            yield self._states.get(state, changed if request.changes else None)

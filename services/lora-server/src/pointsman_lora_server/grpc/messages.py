@@ -67,22 +67,53 @@ class EngineIdentity:
     tool_call_parser: str = ""
 
 
-def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
-    return pb.EngineState(
-        engine=identity.name,
-        status=_STATUS[state.status],
-        base_model=identity.base_model,
-        url=identity.url,
-        resident=sorted(state.resident),
-        aliases=map(to_alias, state.aliases),
-        sequence=state.sequence,
-        engine_restarts=state.restarts,
-        detail=state.detail,
-        max_model_len=identity.max_model_len,
-        loadable=sorted(state.loadable),
-        training_seconds=state.training_seconds,
-        tool_call_parser=identity.tool_call_parser,
-    )
+class StateMessages:
+    """Converts the engine's state. Watchers of the same state share one message."""
+
+    def __init__(self, identity: EngineIdentity) -> None:
+        self._identity = identity
+        self._last: tuple[EngineState, frozenset[str] | None, pb.EngineState] | None = None
+
+    def get(self, state: EngineState, changed: frozenset[str] | None = None) -> pb.EngineState:
+        """The complete state, or with `changed` only the versions and aliases of these names."""
+        if self._last is None or self._last[0] is not state or self._last[1] != changed:
+            self._last = state, changed, self._convert(state, changed)
+        return self._last[2]
+
+    def _convert(self, state: EngineState, changed: frozenset[str] | None) -> pb.EngineState:
+        message = pb.EngineState(
+            engine=self._identity.name,
+            status=_STATUS[state.status],
+            base_model=self._identity.base_model,
+            url=self._identity.url,
+            sequence=state.sequence,
+            engine_restarts=state.restarts,
+            detail=state.detail,
+            max_model_len=self._identity.max_model_len,
+            tool_call_parser=self._identity.tool_call_parser,
+            is_change=changed is not None,
+        )
+        if changed is None:
+            message.resident.extend(sorted(state.resident))
+            message.loadable.extend(sorted(state.loadable))
+            message.aliases.extend(map(to_alias, state.aliases))
+            message.training_seconds.update({name: each for name, each in state.ready.items() if each is not None})
+        else:
+            message.aliases.extend(to_alias(alias) for alias in state.aliases if alias.alias in changed)
+            _add_versions(message, state, sorted(filter(is_version, changed)))
+        return message
+
+
+def _add_versions(message: pb.EngineState, state: EngineState, names: Sequence[str]) -> None:
+    for name in names:
+        if name in state.resident:
+            message.resident.append(name)
+        elif state.is_loadable(name):
+            message.loadable.append(name)
+        else:
+            message.removed.append(name)
+        if (seconds := state.ready.get(name)) is not None:
+            message.training_seconds[name] = seconds
 
 
 def to_alias(alias: Alias, canary_requests: int = 0) -> pb.Alias:

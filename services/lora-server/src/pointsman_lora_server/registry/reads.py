@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import REDIS_ERRORS
+from rpds import HashTrieMap
 
 from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
 from pointsman_lora_server.registry import schema, scripts
@@ -37,15 +38,18 @@ class _Snapshot(NamedTuple):
     change_id: str
     """The newest change that is included."""
     state: DesiredState
-    tokens: Mapping[str, str]
+    tokens: "HashTrieMap[str, str]"
     """By version; a version that was deleted and registered again has another token."""
 
 
-_NOTHING_READ = _Snapshot("", "", DesiredState(), {})
+_NOTHING_READ = _Snapshot("", "", DesiredState(versions=HashTrieMap(), phases=HashTrieMap()), HashTrieMap())
 
 
 class SnapshotReader:
-    """Reads the desired state: first the whole, then what has changed since the last read."""
+    """Reads the desired state: first the whole, then what has changed since the last read.
+
+    The versions are in persistent maps, so that a snapshot costs O(log n) for each change and older ones stay valid.
+    """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -74,14 +78,19 @@ class SnapshotReader:
         if versions is None:
             return None
         before = last if is_partial else _NOTHING_READ
-        aliases = {alias.alias: alias for alias in before.state.aliases} | schema.aliases_from_json(raw_aliases)
+        aliases, changed_aliases = before.state.aliases, schema.aliases_from_json(raw_aliases)
+        if changed_aliases:
+            by_name = {alias.alias: alias for alias in aliases} | changed_aliases
+            aliases = tuple(by_name[name] for name in sorted(by_name))
+        changed = frozenset([*phases, *deleted, *changed_aliases])
         state = DesiredState(
             _merge(before.state.versions, versions, deleted),
             _merge(before.state.phases, phases, deleted),
-            tuple(aliases[name] for name in sorted(aliases)),
+            aliases,
             frozenset(pins),
             schema.placements_from_pairs(raw_placements),
             schema.upcoming_from_pairs(raw_upcoming),
+            last.state.log.append(changed if is_partial else None),
         )
         self._last = _Snapshot(stamp, change_id, state, _merge(before.tokens, tokens, deleted))
         return state
@@ -104,10 +113,13 @@ class SnapshotReader:
         return raw
 
 
-def _merge(before: Mapping[str, Value], changed: Mapping[str, Value], deleted: Sequence[str]) -> dict[str, Value]:
-    merged = {**before, **changed}
+def _merge(
+    before: Mapping[str, Value], changed: Mapping[str, Value], deleted: Sequence[str]
+) -> "HashTrieMap[str, Value]":
+    assert isinstance(before, HashTrieMap)
+    merged = before.update(changed)
     for name in deleted:
-        merged.pop(name, None)
+        merged = merged.discard(name)
     return merged
 
 

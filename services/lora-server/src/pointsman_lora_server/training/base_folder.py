@@ -24,7 +24,7 @@ class BaseFolder:
     """The token with which the chat template ends an answer."""
 
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
-        """See `batches.Render`."""
+        """Returns a conversation's tokens by the model's chat template; with `open_answer` an answer follows them."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]

@@ -103,7 +103,7 @@ class SandboxedChunker:
 
 
 def _batches(documents: Sequence[tuple[Document, str]]) -> Iterator[Sequence[tuple[Document, str]]]:
-    """Groups consecutive documents of one recipe that together are no larger than a part."""
+    """Groups consecutive documents that are chunked in the same way, up to MAX_PART_CHARACTERS in each group."""
     batch: list[tuple[Document, str]] = []
     size = 0
     for document, recipe in documents:

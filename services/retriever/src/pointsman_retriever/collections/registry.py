@@ -74,11 +74,11 @@ class CollectionRegistry:
         raise self._damaged.get(collection_id) or unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
-        """Raises the same as `writer`."""
+        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
-        """Raises the same as `writer`."""
+        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
         return self._external.get(collection_id) or self.collection(collection_id)
 
     def has(self, collection_id: CollectionId) -> bool:

@@ -1,0 +1,1 @@
+"""Compares prompting, retrieval and training on public data: `make experiment-public`."""

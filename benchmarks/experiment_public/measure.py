@@ -1,0 +1,143 @@
+"""Runs cells: trains what is missing, starts the services, sends the test rows, and stores the answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.experiment.folder import ROOT, Row, write_rows
+from benchmarks.experiment.services import evaluate, run_services
+from benchmarks.experiment_public import baselines
+from benchmarks.experiment_public.cells import FEW_SHOTS, MAX_TOKENS, PASSAGES, Cell
+from benchmarks.experiment_public.folder import Model, write_folder
+from benchmarks.experiment_public.result_files import ResultFolder, read_answers
+from benchmarks.experiment_public.sets import PublicSet, load_set
+from benchmarks.experiment_public.training import Passages, epochs, search_passages, train, training_facts
+
+WORK = ROOT / ".pointsman/experiment-public"
+RESULTS = Path(__file__).parent / "results"
+CONCURRENCY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all cells of a run have in common."""
+
+    data: Path
+    model: Model
+    limit: int | None = None
+    """Only the first test rows, for a trial; its results are kept apart."""
+
+    @property
+    def model_name(self) -> str:
+        return Path(self.model.name).name
+
+    @property
+    def work(self) -> Path:
+        name = self.model_name if self.limit is None else f"{self.model_name}-limit-{self.limit}"
+        return WORK / name
+
+    @property
+    def results(self) -> ResultFolder:
+        return ResultFolder(RESULTS / self.model_name if self.limit is None else self.work / "results")
+
+    def load(self, name: str) -> PublicSet:
+        public = load_set(name, self.data)
+        return replace(public, test=public.test[: self.limit])
+
+
+def run_cell(cell: Cell, public: PublicSet, setting: Setting) -> None:
+    """Runs a cell to its end, or continues it. Raises CannotMeasure or CalledProcessError."""
+    training = None
+    if cell.is_baseline:
+        answers = baselines.answer(cell, public, public.test)
+    else:
+        adapter = adapter_of(cell.adapter, public, setting) if cell.is_trained else None
+        training = training_facts(adapter) if adapter else None
+        example = write_folder(setting.work / "example", {cell: adapter}, {cell.set: public}, setting.model)
+        answers = read_answers(_ask(cell, public.test, example, setting))
+    setting.results.write(cell, public.test, answers, training)
+
+
+def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
+    """Returns the folder of the cell's adapter, and trains it if it is missing. Trials with few test rows use the
+    adapters of whole runs.
+    """
+    work = replace(setting, limit=None).work
+    if not is_trained(cell, setting):
+        example = write_folder(setting.work / "example", {cell: None}, {cell.set: public}, setting.model)
+        train(cell, public, example, setting.model.source, _passages(cell, public, example, setting), work)
+    return work / "adapters" / str(cell)
+
+
+def is_trained(cell: Cell, setting: Setting) -> bool:
+    """Returns whether the cell's adapter is there."""
+    return (replace(setting, limit=None).work / "adapters" / str(cell.adapter) / "training.json").is_file()
+
+
+def _passages(cell: Cell, public: PublicSet, example: Path, setting: Setting) -> Passages:
+    if not cell.uses_passages:
+        return {}
+    rows = [*public.training_rows(cell.rows, cell.seed), *public.validation]
+    with run_services(example, setting.work / "home"):
+        return search_passages(setting.work / "home", rows)
+
+
+def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Path:
+    """Sends the test rows through the running gateway; returns the file of answers."""
+    rows = [{key: row[key] for key in ("id", "text", "output")} for row in test]
+    dataset = write_rows(rows, setting.work / "data" / f"{cell.set}-test.jsonl")
+    answers = setting.work / "answers" / f"{cell}.jsonl"
+    with run_services(example, setting.work / "home") as url:
+        evaluate(
+            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
+            "--concurrency", str(CONCURRENCY), "--examples", "0",
+        )  # fmt: skip
+    return answers
+
+
+# Measured on two cores without a GPU, with SmolLM2-135M.
+_TRAINED, _READ, _GENERATED = 450.0, 280.0, 138.0
+"""Tokens per second in training, of prompts that are not cached, and of 16 answers at once."""
+_START_MINUTES = 1.0
+_TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
+_OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}
+_PASSAGE = 190
+"""Mean tokens of a request with its markers, of an answer, and of a passage."""
+_UNTRAINED_FACTOR = 2
+"""How much longer answers are without training and without examples."""
+
+
+def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
+    """Returns the minutes of a cell on two cores without a GPU."""
+    if cell.is_baseline:
+        return 0.1
+    prompt, output = _TEXT[cell.set] + _added(cell), float(_OUTPUT[cell.set])
+    if not cell.is_trained and not cell.path.startswith("nearest"):
+        output = min(MAX_TOKENS[cell.set], output * _UNTRAINED_FACTOR)
+    if cell.path == "chain_of_thought":
+        output = 150
+    asked = len(public.test) * (prompt / _READ + output / _GENERATED)
+    trained = 0.0
+    if cell.is_trained and not is_trained(cell, setting):
+        tokens = _TEXT[cell.set] + _added(cell.adapter) + output
+        trained = min(cell.rows, len(public.pool)) * epochs(cell.adapter) * tokens / _TRAINED
+    return _START_MINUTES + (asked + trained) / 60
+
+
+def _added(cell: Cell) -> int:
+    """Returns the tokens that strategies add to a prompt and that are in no cache."""
+    way, _, shots = cell.path.partition("_")
+    example = _TEXT[cell.set] + _OUTPUT[cell.set]
+    if way == "nearest":
+        return int(shots) * example
+    shown = FEW_SHOTS * example if "few_shot" in cell.path else 0
+    return shown + (PASSAGES * _PASSAGE if cell.uses_passages else 0)
+
+
+def state(cell: Cell, public: PublicSet, setting: Setting) -> str:
+    """Returns "done", "begun" if some answers are stored, "trained" if the adapter is there, or "missing"."""
+    if setting.results.is_done(cell, public.test):
+        return "done"
+    if (setting.work / "answers" / f"{cell}.jsonl").is_file():
+        return "begun"
+    return "trained" if is_trained(cell, setting) else "missing"

@@ -1,0 +1,109 @@
+"""Sends a mixed stream of all three sets, and of requests that belong to none, through `model: auto`.
+
+Each task has several paths. Validation rows choose the best one, which becomes the task's policy, and the fixed choice
+that `auto` is compared with. Then every path and `auto` answer the test stream (`pointsman eval --mixed`). Requests out
+of scope are CLINC150's; the default path declines them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pointsman_cli.eval.report import Report, read_report
+
+from benchmarks.experiment.folder import Row, write_rows
+from benchmarks.experiment.services import evaluate, run_services
+from benchmarks.experiment_public.cells import SETS, Cell
+from benchmarks.experiment_public.folder import write_config, write_folder
+from benchmarks.experiment_public.measure import CONCURRENCY, Setting, adapter_of
+from benchmarks.experiment_public.sets import PublicSet
+
+PATHS = {
+    "clinc150": ("lora", "nearest_8"),
+    "snips": ("lora", "nearest_8"),
+    "xquad": ("raft_lora_rag", "lora", "rag", "zero_shot"),
+}
+SHARES = {"clinc150": 0.3, "snips": 0.3, "xquad": 0.3, "unknown": 0.1}
+TEST_ROWS, VALIDATION_ROWS = 150, 60
+"""Of each set, and of the requests that belong to none."""
+REPORT = "mixed-report.json"
+DECLINED = "I cannot help with that."
+
+
+def run(sets: Mapping[str, PublicSet], setting: Setting) -> None:
+    """Raises CannotMeasure or CalledProcessError. A run that was interrupted continues."""
+    served = {cell: adapter_of(cell, sets[cell.set], setting) if cell.is_trained else None for cell in cells()}
+    example = write_folder(setting.work / "mixed", served, sets, setting.model)
+    chosen = setting.work / "mixed-validation.json"
+    if not chosen.is_file():
+        _evaluate(example, setting, "validation", VALIDATION_ROWS, sets, ["--json", str(chosen)])
+    serve_best(example, read_report(chosen))
+    report = setting.results.folder / REPORT
+    report.parent.mkdir(parents=True, exist_ok=True)
+    shares = ",".join(f"{task}={share}" for task, share in SHARES.items())
+    options = ["--mixed", "--shares", shares, "--chosen-by", str(chosen), "--json", str(report)]
+    _evaluate(example, setting, "test", TEST_ROWS, sets, options)
+
+
+def cells() -> list[Cell]:
+    return [Cell(name, path) for name in SETS for path in PATHS[name]]
+
+
+def _evaluate(
+    example: Path, setting: Setting, part: str, count: int, sets: Mapping[str, PublicSet], options: list[str]
+) -> None:
+    rows = stream(sets, part, count)
+    if part == "test":
+        rows += out_of_scope(setting.data)[: min(count, setting.limit or count)]
+    dataset = write_rows(rows, setting.work / "data" / f"mixed-{part}.jsonl")
+    answers, home = setting.work / "answers" / f"mixed-{part}.jsonl", setting.work / "home"
+    settings = ["--concurrency", str(CONCURRENCY), "--examples", "0", *options]
+    with run_services(add_default(example), home) as url:
+        evaluate(dataset, url, home, answers, *settings)
+
+
+def stream(sets: Mapping[str, PublicSet], part: str, count: int) -> list[Row]:
+    """Returns the first rows of each set."""
+    return [row for name in SETS for row in _rows(sets[name], part, count)]
+
+
+def _rows(public: PublicSet, part: str, count: int) -> list[Row]:
+    rows = public.validation if part == "validation" else public.test
+    return [
+        {"id": f"{public.name}-{row['id']}", "task": public.name, "text": row["text"], "output": row["output"]}
+        for row in rows[:count]
+    ]
+
+
+def out_of_scope(data: Path) -> list[Row]:
+    """Returns CLINC150's test requests that belong to no intent; the right answer is to decline."""
+    texts = json.loads((data / "routing/clinc150/data_full.json").read_text("utf-8"))["oos_test"]
+    return [
+        {"id": f"unknown-{n}", "task": "unknown", "text": text, "facts": [DECLINED]}
+        for n, (text, _) in enumerate(texts)
+    ]
+
+
+def add_default(example: Path) -> Path:
+    """Adds the default path, which always declines."""
+    content = _read(example)
+    model = next(iter(content["models"]))
+    content["paths"]["decline"] = {"model": model, "answers": [DECLINED], "max_tokens": 16, "temperature": 0}
+    write_config(example, content | {"default_path": "decline"})
+    return example
+
+
+def serve_best(example: Path, report: Report) -> None:
+    """Makes the path with the highest validation score, the cheaper one in a tie, the policy of each task."""
+    content = _read(example)
+    for task in report.tasks:
+        ranked = sorted(task.paths, key=lambda path: (-path.mean, path.cost))
+        best, *others = [path.path for path in ranked if path.path != "decline"]
+        content["tasks"][task.task] |= {"policy": {"fixed": best}, "fallback": others}
+    write_config(example, content)
+
+
+def _read(example: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((example / "pointsman.yaml").read_text("utf-8")))

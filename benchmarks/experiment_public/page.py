@@ -1,0 +1,201 @@
+"""Writes the generated part of docs/experiment-public.md and its charts."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from pointsman_cli.eval.report import probability, read_report
+from pointsman_scoring.intervals import Interval
+
+from benchmarks.experiment.folder import ROOT, Row
+from benchmarks.experiment.table import insert
+from benchmarks.experiment_public import charts, scoring
+from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, FULL_FINE_TUNE, SETS, all_cells
+from benchmarks.experiment_public.evidence import Evidence, PathResult, kind
+from benchmarks.experiment_public.mixed import REPORT
+from benchmarks.experiment_public.result_files import ResultFolder
+
+PAGE = ROOT / "docs/experiment-public.md"
+BEGIN = "<!-- results: written by `make experiment-public` -->"
+RESERVED_MODELS = ("Qwen2.5-0.5B-Instruct", "Llama-3.1-8B-Instruct")
+"""Rows for models that have not been measured; each needs `--base-model`, the second one a GPU."""
+_EXAMPLES, _CHARACTERS = 3, 90
+
+
+def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
+    """Writes page and charts from the results of all base models below `results`. `tests` has the test rows of each
+    set.
+    """
+    evidence = Evidence(ResultFolder(results / main_model))
+    for name in SETS:
+        chart = page.with_name(f"{page.stem}-{name}.svg")
+        chart.write_text(charts.draw_costs(name, evidence.paths(name)), encoding="utf-8")
+    page.with_name(f"{page.stem}-curves.svg").write_text(charts.draw_curves(evidence), encoding="utf-8")
+    lines = [*_progress(evidence), *(line for name in SETS for line in _set(evidence, name, tests[name], page.stem))]
+    others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
+    lines += [
+        *_curves(evidence, page.stem),
+        *_mixed(results / main_model / REPORT),
+        *_models(results, (main_model, *others)),
+    ]
+    page.write_text(insert(page.read_text("utf-8"), BEGIN, "\n".join(lines)), encoding="utf-8")
+
+
+def _progress(evidence: Evidence) -> Iterator[str]:
+    cells = all_cells()
+    done = [summary for cell in cells if (summary := evidence.results.summary(cell))]
+    yield f"{len(done)} of {len(cells)} cells have run. A row that says *not run* is in the plan and has no result yet."
+    yield ""
+
+
+def _set(evidence: Evidence, name: str, test: Sequence[Row], stem: str) -> Iterator[str]:
+    results = evidence.paths(name)
+    yield from (f"### {name}", "", f"![Score and cost of each path on {name}]({stem}-{name}.svg)", "")
+    second = [scoring.SECONDARY[name][0]] if name in scoring.SECONDARY else []
+    columns = [
+        "path", "kind", "score", "95 % interval", "seeds", *second, "tokens in (cached)", "out", "$ per 1,000",
+        "training",
+    ]  # fmt: skip
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
+    yield from (_row(result) for result in results)
+    for path in (*evidence.missing(name), FULL_FINE_TUNE):
+        why = "reserved: `pointsman train` trains adapters only" if path == FULL_FINE_TUNE else "*not run*"
+        kind_of = "tuned" if path == FULL_FINE_TUNE else kind(path)
+        yield f"| {_words(path)} | {kind_of} | {why} |" + " |" * (len(columns) - 3)
+    yield ""
+    for difference in evidence.comparisons(name):
+        yield (
+            f"* {_words(difference.first)} minus {_words(difference.second)}: "
+            f"{_points(difference.found.difference)}, p {probability(difference.found.p_value)}"
+        )
+    yield from _by_part(evidence, name, results)
+    yield from _losses(evidence, name, test)
+    yield ""
+
+
+def _row(result: PathResult) -> str:
+    runs = result.runs
+    second = [run.secondary for run in runs if run.secondary is not None]
+    trained = [run.training for run in runs if run.training]
+    cells = (
+        _words(result.path),
+        kind(result.path),
+        f"**{result.score.mean:.3f}**",
+        f"{result.score.low:.3f} to {result.score.high:.3f}",
+        ", ".join(f"{run.score.mean:.3f}" for run in runs),
+        *([f"{fmean(second):.3f}"] if second else []),
+        f"{fmean(run.prompt_tokens for run in runs):.0f} ({fmean(run.cached_tokens for run in runs):.0f})",
+        f"{fmean(run.completion_tokens for run in runs):.0f}",
+        f"{result.usd_per_1000:.4f}",
+        f"{fmean(training['seconds'] for training in trained) / 60:.0f} min" if trained else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _by_part(evidence: Evidence, name: str, results: Sequence[PathResult]) -> Iterator[str]:
+    """Yields the scores on held-out questions of trained paragraphs, and on those of the other half."""
+    for result in results if name == "xquad" else ():
+        if kind(result.path) in ("lora", "hybrid"):
+            answers = [answer for run in result.runs for answer in evidence.answers(run.cell)]
+            means = {
+                part: fmean([answer.score for answer in answers if answer.row.startswith(part)] or [0.0])
+                for part in ("seen", "unseen")
+            }
+            yield (
+                f"* {_words(result.path)}: {means['seen']:.3f} on held-out questions of trained paragraphs, "
+                f"{means['unseen']:.3f} on the other half"
+            )
+
+
+def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]:
+    """Yields rows that the best trained path answers wrongly and the best untrained one rightly, and the reverse."""
+    sides = [evidence.best(name, kinds) for kinds in (("lora", "hybrid"), ("prompt", "rag"))]
+    if sides[0] is None or sides[1] is None:
+        return
+    rows = {row["id"]: row for row in test}
+    scored = [{answer.row: answer for answer in evidence.answers(side.runs[0].cell)} for side in sides if side]
+    pair = list(zip(sides, scored, strict=True))
+    for (loser, losing), (winner, winning) in (pair, pair[::-1]):
+        assert loser
+        assert winner
+        lost = [row for row in losing if losing[row].score < winning[row].score]
+        yield (
+            f"* {_words(loser.path)} is wrong on {len(lost)} of {len(losing)} rows "
+            f"that {_words(winner.path)} answers correctly"
+        )
+        for row in sorted(lost)[:_EXAMPLES]:
+            texts = (rows[row]["text"], rows[row]["output"], losing[row].text)
+            yield "    * {}: expected {}, answered {}".format(*map(_quoted, texts))
+
+
+def _curves(evidence: Evidence, stem: str) -> Iterator[str]:
+    yield from ("### Learning curves", "", f"![Score by number of training rows on three sets]({stem}-curves.svg)", "")
+    yield "| set | rows | LoRA | 8 nearest examples | LoRA minus nearest | nearest neighbour's answer |"
+    yield "|---|---|---|---|---|---|"
+    for name in SETS:
+        for rows in (*CURVE_ROWS, ALL_ROWS):
+            found = [evidence.path(name, path, rows) for path in ("lora", "nearest_8", "nearest")]
+            difference = evidence.difference(name, "lora", "nearest_8", rows)
+            apart = f"{_points(difference.found.difference)}" if difference else ""
+            lora, prompt, baseline = (_score(result.score) if result else "*not run*" for result in found)
+            yield f"| {name} | {_row_count(name, rows, found)} | {lora} | {prompt} | {apart} | {baseline} |"
+    yield ""
+
+
+def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
+    """A set may have fewer training rows than the largest number asked for."""
+    trained = [run.training["rows"] for result in found if result for run in result.runs if run.training]
+    return f"{min([rows, *trained]):,}"
+
+
+def _mixed(report: Path) -> Iterator[str]:
+    yield from ("### `auto` on a mixed stream", "")
+    mixed = read_report(report).mixed if report.is_file() else None
+    if mixed is None:
+        yield from ("*not run*", "")
+        return
+    yield ", ".join(f"{share:.0%} {task}" for task, share in mixed.shares.items())
+    yield from ("", "| choice | score | $ per 1,000 | `auto` minus this choice |", "|---|---|---|---|")
+    for choice in mixed.choices:
+        cells = (choice.name, _score(choice.score), f"{choice.usd_per_1000:.4f}", _points(choice.auto_difference))
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield (
+        f"{mixed.misrouted:.1%} of the requests got a wrong task and {mixed.abstained:.1%} none. Both together cost "
+        f"{100 * mixed.lost_score:.1f} points and {mixed.lost_usd_per_1000:.4f} dollars per 1,000 requests."
+    )
+    yield ""
+
+
+def _models(results: Path, measured: Sequence[str]) -> Iterator[str]:
+    yield from ("### Other models", "", "| model | set | best prompt | RAG | LoRA | best hybrid |")
+    yield "|---|---|---|---|---|---|"
+    for model in measured:
+        evidence = Evidence(ResultFolder(results / model))
+        for name in SETS:
+            best = [evidence.best(name, (each,)) for each in ("prompt", "rag", "lora", "hybrid")]
+            cells = [f"{_score(each.score)} {_words(each.path)}" if each else "*not run*" for each in best]
+            yield f"| {model} | {name} | {' | '.join(cells)} |"
+    for model in RESERVED_MODELS:
+        if model not in measured:
+            yield f"| {model} | all | *not run* | *not run* | *not run* | *not run* |"
+
+
+def _score(score: Interval) -> str:
+    return f"{score.mean:.3f} ({score.low:.2f} to {score.high:.2f})"
+
+
+def _points(difference: Interval) -> str:
+    return f"{100 * difference.mean:+.1f} points ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def _words(path: str) -> str:
+    return path.replace("_", " ")
+
+
+def _quoted(value: str) -> str:
+    """Returns a text as code of one line, cut after some characters."""
+    line = json.dumps(value, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("`", "'")
+    return f"`{line if len(line) <= _CHARACTERS else line[:_CHARACTERS] + '…'}`"
