@@ -2,6 +2,7 @@
 .venv-bench/retrieval/bin/python.
 
     python benchmarks/retrieval_peers.py sets|ann INPUT.npz      # the last line is one JSON object
+    python benchmarks/retrieval_peers.py lancedb|chromadb|qdrant-edge FOLDER    # for retrieval_million.py
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +18,23 @@ import bm25s
 import chromadb
 import lancedb
 import numpy as np
+import pyarrow as pa
+import qdrant_edge as qdrant
 import Stemmer
+from retrieval_sets import VectorFile, memory_mb, time_searches
 
 AT_ONCE = 5_000  # maximum number of rows per call to Chroma
 POOL = 100
+CACHE = Path(__file__).parents[1] / ".pointsman/cache"
+SLICE = 20_000
+RECALL = 0.98
 
 
 def main() -> None:
     what, file = sys.argv[1:]
+    if what in MANY:
+        print(json.dumps(MANY[what](VectorFile(Path(file)))))
+        return
     options = np.load(file, allow_pickle=False)
     print(json.dumps(rank(options) if what == "sets" else neighbours(options)))
 
@@ -125,6 +135,102 @@ def nearest_in_chroma(
 ) -> list[int]:
     found = collection.query(query_embeddings=[query], n_results=count, where=where, include=["distances"])
     return [int(one) for one in found["ids"][0]]
+
+
+# -- many vectors
+
+
+def _best(found: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The first setting with the required recall, else the last one."""
+    for one in found:
+        if one["recall10"] >= RECALL:
+            break
+    return one
+
+
+def many_in_lancedb(rows: VectorFile) -> dict[str, float]:
+    """IVF of 8-bit values like ours; the results are compared again exactly."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        names = pa.list_(pa.float32(), rows.dimensions)
+        batches = (
+            pa.table(
+                {
+                    "row": np.arange(first, first + len(vectors)),
+                    "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), type=names),
+                }
+            )
+            for first, vectors in rows.slices(SLICE)
+        )
+        table = lancedb.connect(folder).create_table("rows", next(batches))
+        for batch in batches:
+            table.add(batch)
+        lists = round(4 * rows.count**0.5)
+        table.create_index(metric="dot", index_type="IVF_SQ", num_partitions=lists, vector_column_name="vector")
+        built, memory = time.perf_counter() - started, memory_mb()
+
+        def search(query: np.ndarray, probes: int) -> list[int]:
+            asked = (
+                table.search(query)
+                .metric("dot")
+                .nprobes(probes)
+                .refine_factor(3)
+                .select(["row", "_distance"])
+                .limit(10)
+            )
+            return asked.to_arrow()["row"].to_pylist()
+
+        return _best(
+            {"build_s": built, **memory, **time_searches(rows, partial(search, probes=probes)), "probes": probes}
+            for probes in (16, 32, 64, 128, 256)
+        )
+
+
+def many_in_chroma(rows: VectorFile) -> dict[str, float]:
+    started = time.perf_counter()
+    client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
+    hnsw = {"space": "ip", "ef_search": 100, "ef_construction": 100, "max_neighbors": 16}
+    collection = client.create_collection("rows", configuration={"hnsw": hnsw})
+    for first, vectors in rows.slices(AT_ONCE):
+        collection.add(ids=[str(row) for row in range(first, first + len(vectors))], embeddings=vectors)
+    built = time.perf_counter() - started
+    found = time_searches(rows, partial(nearest_in_chroma, collection, count=10))
+    return {"build_s": built, **memory_mb(), **found, "ef_search": 100}
+
+
+def many_in_qdrant_edge(rows: VectorFile) -> dict[str, float]:
+    """HNSW over 8-bit values; the vectors are in a file, and the results are compared again by them."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        in_ram = qdrant.ScalarQuantizationConfig(qdrant.ScalarType.Int8, quantile=0.99, memory=qdrant.Memory.Pinned)
+        vectors = qdrant.EdgeVectorParams(rows.dimensions, qdrant.Distance.Dot, memory=qdrant.Memory.Cold)
+        hnsw = qdrant.HnswIndexConfig(16, 100, 10_000, max_indexing_threads=1)
+        optimizers = qdrant.EdgeOptimizersConfig(default_segment_number=1)
+        config = qdrant.EdgeConfig(
+            vectors, hnsw_config=hnsw, quantization_config=in_ram, optimizers=optimizers, max_search_threads=1
+        )
+        shard = qdrant.EdgeShard.create(str(Path(folder) / "shard"), config)
+        for first, part in rows.slices(AT_ONCE):
+            points = [qdrant.Point(first + number, vector) for number, vector in enumerate(part.tolist())]
+            shard.update(qdrant.UpdateOperation.upsert_points(points))
+        shard.optimize()
+        built, memory = time.perf_counter() - started, memory_mb()
+
+        def search(query: np.ndarray, ef: int) -> list[int]:
+            quantized = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
+            params = qdrant.SearchParams(hnsw_ef=ef, quantization=quantized)
+            nearest = qdrant.Query.Nearest(query.tolist())
+            return [point.id for point in shard.query(qdrant.QueryRequest(10, query=nearest, params=params))]
+
+        found = _best(
+            {"build_s": built, **memory, **time_searches(rows, partial(search, ef=ef)), "ef_search": ef}
+            for ef in (32, 64, 128, 256)
+        )
+        shard.close()
+        return found
+
+
+MANY = {"lancedb": many_in_lancedb, "chromadb": many_in_chroma, "qdrant-edge": many_in_qdrant_edge}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     make bench-retrieval                                  # the judged sets below ../shared/data/ir
     make bench-retrieval DATA="FOLDER FOLDER ..."         # others with corpus.jsonl, queries.jsonl, qrels/test.tsv
+    python benchmarks/retrieval_quality.py --only million --rows 100000     # see retrieval_million.py
 
 The production code is measured: the sets are sent to a retriever over gRPC, and the 100,000 vectors are searched in the
 index that it uses. Vectors of the sets are cached in .pointsman/cache by the model's fingerprint. The last line of
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".pointsman/models/minilm"
 CACHE = ROOT / ".pointsman/cache"
 PEERS = ROOT / ".venv-bench/retrieval/bin/python"
+PARTS = ("ndcg10", "ann", "embed", "churn", "million")
 SETS = ("cranfield", "cisi", "pydocs-faq", "xquad-en")
 ROWS, HELD_OUT, GROUPS = 100_000, 500, 10
 
@@ -41,7 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="judged sets; default: the four standard ones")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="folder of the standard sets")
-    parser.add_argument("--only", nargs="*", default=["ndcg10", "ann", "embed", "churn"], help="parts to measure")
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS, help="parts to measure")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="vectors of the part `million`")
+    parser.add_argument("--minutes", type=float, default=20.0, help="for each store of the part `million`")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)  # one thread per search
@@ -61,6 +65,10 @@ def main() -> None:
         for asked, theirs in (("upserts_per_s", "churn_upserts_per_s"), ("search_p99_ratio", "churn_p99_ratio")):
             churned["churn"][asked] = churned["churn"].pop(theirs)
         result.update(churned)
+    if "million" in options.only:
+        import retrieval_million
+
+        result["million"] = retrieval_million.measure(options.rows, options.data, options.minutes)
     print(json.dumps(result))
 
 

@@ -1,10 +1,14 @@
-"""Reads judged collections in BEIR's format, and computes nDCG@10."""
+"""Reads judged collections in BEIR's format and computes nDCG@10; reads files of many vectors and times searches."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,43 @@ def ndcg10(found: Sequence[str], relevant: Mapping[str, float]) -> float:
 
 def _rows(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+
+
+class VectorFile:
+    """The vectors, queries and true neighbours that retrieval_million.py has written.
+
+    The vectors are read in slices and never mapped, so that they do not count as memory of the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "vectors.f32"
+        self.queries, self.truth = np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
+        self.dimensions = self.queries.shape[1]
+        self.count = self._file.stat().st_size // (4 * self.dimensions)
+
+    def slices(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the number of the first row of each slice, and its vectors."""
+        with self._file.open("rb") as file:
+            for first in range(0, self.count, size):
+                values = np.fromfile(file, np.float32, min(size, self.count - first) * self.dimensions)
+                yield first, values.reshape(-1, self.dimensions)
+
+
+def time_searches(rows: VectorFile, search: Callable[[np.ndarray], Iterable[int]]) -> dict[str, float]:
+    """`search` returns the ten nearest rows. The first ten queries are a warm-up."""
+    for query in rows.queries[:10]:
+        search(query)
+    seconds, hits = [], 0
+    for query, true in zip(rows.queries, rows.truth, strict=True):
+        started = time.perf_counter()
+        found = search(query)
+        seconds.append(time.perf_counter() - started)
+        hits += len(set(found) & set(true.tolist()))
+    return {"p50_ms": float(np.median(seconds) * 1000), "recall10": hits / rows.truth.size}
+
+
+def memory_mb() -> dict[str, float]:
+    """This process's own memory, its memory with the pages of files, and the most that it has used."""
+    found = dict(re.findall(r"(RssAnon|VmRSS|VmHWM):\s+(\d+) kB", Path("/proc/self/status").read_text()))
+    names = {"memory_mb": "RssAnon", "with_files_mb": "VmRSS", "peak_mb": "VmHWM"}
+    return {name: int(found[key]) / 1024 for name, key in names.items()}

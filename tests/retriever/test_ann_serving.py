@@ -1,5 +1,6 @@
 """Large collections: an IVF index instead of a full comparison, rebuilt in the background while searches continue."""
 
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from pointsman_retriever.domain import (
     SearchOptions,
     Vectors,
 )
-from pointsman_retriever.index import bm25, faiss_index, metadata_index
+from pointsman_retriever.index import append_only_array, bm25, faiss_index, metadata_index
 from pointsman_retriever.index.faiss_index import FaissIndex, IndexThresholds
 from pointsman_retriever.index.snapshot import IndexSnapshot
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
@@ -68,6 +69,42 @@ def test_an_index_is_flat_while_small_and_becomes_an_ivf_index() -> None:
     assert not ivf.needs_compaction
     assert (ivf.count, ivf.checksum) == (index.count, index.checksum)
     assert recall(ivf, clustered(100, 3)) >= 0.98
+
+
+def test_large_arrays_are_in_files_that_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_only_array, "MIN_FILE_BYTES", 50_000)
+    index = faiss_index.empty_faiss_index(DIMENSIONS, SMALL, folder=tmp_path)
+    vectors = clustered(4_000, 1)
+    for first in range(0, 4_000, 400):
+        added = np.arange(first + 1, first + 401)
+        index = index.with_changes(NOTHING, added, vectors[first : first + 400])
+    in_memory = faiss_index.empty_faiss_index(DIMENSIONS, SMALL).with_changes(NOTHING, np.arange(1, 4_001), vectors)
+    compacted = index.compacted()
+
+    for query in clustered(20, 3):
+        assert index.nearest(query, 10, None).tolist() == in_memory.nearest(query, 10, None).tolist()
+    assert np.array_equal(compacted.get(np.arange(1, 4_001)), vectors)
+    assert _files_in(tmp_path) == 2  # of the index and of its rebuilt copy
+    assert list(tmp_path.iterdir()) == []
+
+
+def _files_in(folder: Path) -> int:
+    """The deleted files below the folder that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return len({line.split()[4] for line in lines if str(folder) in line and line.endswith("(deleted)")})
+
+
+def test_a_large_array_is_in_memory_if_the_disk_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_only_array, "MIN_FILE_BYTES", 50_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        index = faiss_index.empty_faiss_index(DIMENSIONS, SMALL, folder=tmp_path)
+        index = index.with_changes(NOTHING, np.arange(1, 4_001), clustered(4_000, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert _files_in(tmp_path) == 0
+    assert index.nearest(clustered(4_000, 1)[7], 1, None).tolist() == [8]
 
 
 def test_recall_stays_high_through_replacements_and_rebuilds() -> None:

@@ -188,7 +188,7 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: 
         builtins=vector_stores.VECTOR_STORES,
     )
     url, token, prefix = settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix
-    store = factory(VectorStoreOptions(url, token, prefix, count_search))
+    store = factory(VectorStoreOptions(url, token, prefix, count_search, settings.data))
     stack.callback(store.close)
     return store
 

@@ -1,11 +1,20 @@
 """A growable NumPy array whose first rows never change, so that readers need no lock."""
 
+import os
+import tempfile
+from contextlib import suppress
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+MIN_FILE_BYTES = 64 * 1024 * 1024
+"""Smaller arrays are in memory."""
+
 _MIN_CAPACITY = 1024
+_GROWTH, _FILE_GROWTH = 2.0, 1.25
 
 
 class AppendOnlyArray:
@@ -15,9 +24,14 @@ class AppendOnlyArray:
     rewritten, the later ones would be missing.
     """
 
-    def __init__(self, dtype: DTypeLike, width: int | None = None) -> None:
-        """Each row has `width` values, or is a single value if `width` is None."""
+    def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
+        """Each row has `width` values, or is a single value if `width` is None.
+
+        With `folder`, an array of `MIN_FILE_BYTES` or more is in a file there that has no name: the operating system
+        keeps it in memory as long as there is room. If the disk is full, it is in memory.
+        """
         self.rows = 0
+        self.folder = folder
         self._shape = () if width is None else (width,)
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
@@ -45,6 +59,16 @@ class AppendOnlyArray:
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._array):
-            grown = np.empty((max(rows, 2 * len(self._array), _MIN_CAPACITY), *self._shape), self._array.dtype)
+            growth = _GROWTH if self.folder is None or self._array.nbytes < MIN_FILE_BYTES else _FILE_GROWTH
+            grown = self._allocate(max(rows, int(growth * len(self._array)), _MIN_CAPACITY))
             grown[: self.rows] = self._array[: self.rows]
             self._array = grown  # readers of the old array keep it
+
+    def _allocate(self, rows: int) -> NDArray[Any]:
+        shape, dtype = (rows, *self._shape), self._array.dtype
+        size = prod(shape) * dtype.itemsize
+        if self.folder is not None and size >= MIN_FILE_BYTES and hasattr(os, "posix_fallocate"):  # macOS has none
+            with suppress(OSError), tempfile.TemporaryFile(dir=self.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # otherwise writing to a full disk would end the process
+                return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
+        return np.empty(shape, dtype)

@@ -1,6 +1,7 @@
 """The default vector store: vectors in memory, compared exactly while they are few, then in a FAISS IVF index."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,8 @@ class FaissIndex:
     def compacted(self) -> "FaissIndex":
         """Returns the same vectors without deleted rows, in an IVF index if there are many; takes seconds."""
         rows = np.flatnonzero(self.alive)
-        ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, self._vectors.shape[1])
+        ids = AppendOnlyArray(np.int64)
+        vectors = AppendOnlyArray(np.float32, self._vectors.shape[1], self.vectors.folder)
         ids.append(0, self._ids[rows])
         for start in range(0, len(rows), 4096):  # in blocks, each of which holds the GIL for a short time only
             vectors.append(start, self._vectors[rows[start : start + 4096]])
@@ -148,21 +150,29 @@ class FaissIndex:
 
 
 def empty_faiss_index(
-    dimensions: int, thresholds: IndexThresholds = IndexThresholds(), gpu: Gpu | None = None
+    dimensions: int,
+    thresholds: IndexThresholds = IndexThresholds(),
+    gpu: Gpu | None = None,
+    folder: Path | None = None,
 ) -> FaissIndex:
-    ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions)
+    """`folder`: of the files of large collections, see AppendOnlyArray."""
+    ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
 
 
 class FaissStore:
-    """Implements VectorStore: memory of this process, and the first GPU if this build of FAISS finds one."""
+    """Implements VectorStore: memory of this process, and the first GPU if this build of FAISS finds one.
+
+    The vectors of large collections, by which the results of an approximate index are ordered, are in files.
+    """
 
     def __init__(self, options: VectorStoreOptions | None = None) -> None:
         use_one_thread()
-        self._gpu = first_gpu((options or VectorStoreOptions()).count_search)
+        self._options = options or VectorStoreOptions()
+        self._gpu = first_gpu(self._options.count_search)
 
     def empty_index(self, collection: CollectionInfo) -> FaissIndex:
-        return empty_faiss_index(collection.dimensions, gpu=self._gpu)
+        return empty_faiss_index(collection.dimensions, gpu=self._gpu, folder=self._options.folder)
 
     def close(self) -> None:
         """Nothing to do."""

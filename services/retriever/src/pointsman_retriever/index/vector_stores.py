@@ -7,6 +7,7 @@ name a factory as `module:attribute` in POINTSMAN_RETRIEVER_VECTOR_STORE, or pub
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
@@ -69,6 +70,7 @@ class VectorStoreOptions:
     token: str = ""
     prefix: str = "pointsman"  # starts all names that this retriever creates in the store
     count_search: Callable[[str], None] = lambda device: None  # for stores on a GPU: called with "gpu" or "cpu"
+    folder: Path | None = None  # for temporary files: the data folder
 
 
 VectorStoreFactory = Callable[[VectorStoreOptions], VectorStore]
