@@ -112,8 +112,14 @@ def test_a_long_system_prompt_alone_determines_the_prefix_hash() -> None:
     long, short = "You are Wren. " * 100, "You are Wren."
     assert hash_prefix(conversation(long, "Hello")) == hash_prefix(conversation(long, "Good evening"))
     assert hash_prefix(conversation(short, "Hello")) != hash_prefix(conversation(short, "Good evening"))
-    words = "Where is my umbrella? " * 60
-    assert hash_prefix(conversation(short, words)) == hash_prefix(conversation(short, words, "Which train?"))
+    assert hash_prefix(conversation(long[:520], "Hello")) == hash_prefix(conversation(long[:520], "Good evening"))
+
+
+def test_all_turns_of_a_conversation_have_the_same_prefix_hash() -> None:
+    turns = [Message("system", "You are Wren."), Message("user", "Where is my umbrella?")]
+    later = [*turns, Message("assistant", "Which train?"), Message("user", "The 9:40.")]
+    assert hash_prefix(turns) == hash_prefix(later)
+    assert hash_prefix(turns) != hash_prefix([turns[0], Message("user", "Where is my hat?")])
     assert hash_prefix([Message("user", "half a pair: \ud800")]) > 0
 
 

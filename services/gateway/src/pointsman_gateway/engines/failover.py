@@ -25,7 +25,9 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.pipeline.ports import OpenAnswer
 
 PREFIX_CHARACTERS = 1024
-"""Characters of a prompt that are hashed. A shared prefix of about this length makes prefix caching worthwhile."""
+"""Characters of a prompt that are hashed at most."""
+MIN_PREFIX_CHARACTERS = 512
+"""A system prompt of so many characters is hashed alone: sharing it makes prefix caching worthwhile."""
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _LOW = 0xFFFFFFFFFFFFFFFF
@@ -34,13 +36,13 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 def hash_prefix(messages: Sequence[Message]) -> int:
     """Hashes the beginning of a prompt; the same in every gateway.
 
-    A long system prompt fills the prefix, so that all its conversations get one hash. After a short one, the first
-    words of the conversation are hashed too.
+    A long system prompt is hashed alone, so that all its conversations get one hash. After a short one, the first
+    message of the user is hashed too. All turns of a conversation have the same hash.
     """
     text = ""
     for message in messages:
         text += message.content[: PREFIX_CHARACTERS - len(text)]
-        if len(text) >= PREFIX_CHARACTERS:
+        if len(text) >= MIN_PREFIX_CHARACTERS or message.role == "user":
             break
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
