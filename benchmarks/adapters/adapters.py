@@ -1,5 +1,5 @@
-"""The adapters of the benchmark, which are made once and stored below `.pointsman`, and the text that each one
-generates."""
+"""Makes the benchmark's adapters, once, below `.pointsman`. Each is trained to generate a text of its own, which shows
+whose weights answered."""
 
 import json
 import os

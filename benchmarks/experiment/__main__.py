@@ -1,4 +1,4 @@
-"""Sends the example's held-out sets to the experiment's paths, and writes the tables and the chart of
+"""Compares prompts, retrieval and adapters on the help desk's held-out requests, and writes the tables and the chart of
 docs/experiment.md.
 
     make experiment                       # 20 minutes on two cores, 8 more if adapters have to be trained

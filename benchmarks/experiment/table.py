@@ -40,7 +40,7 @@ def insert(page: str, begin: str, results: str) -> str:
 
 
 def training_costs(folder: Path) -> dict[str, float]:
-    """Returns the training costs of the example's adapters and of those in `folder`, at the assumed hourly price."""
+    """Returns the dollars that each adapter's training cost, of the example and in `folder`, at USD_PER_HOUR."""
     files = [*(EXAMPLE / "adapters").glob("*/training.json"), *folder.glob("*/training.json")]
     return read_training_costs(files, USD_PER_HOUR, ())
 

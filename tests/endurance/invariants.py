@@ -38,7 +38,7 @@ REVISION = re.compile(r"revision-\d+-")
 
 @dataclass
 class Sums:
-    """Requests with a decision, and picodollars, of the keys of one gateway."""
+    """How many requests got a decision at one gateway with any key, and what they cost."""
 
     requests: int = 0
     picodollars: int = 0

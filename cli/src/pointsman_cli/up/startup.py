@@ -4,13 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2
+from pointsman_servicekit.errors import PointsmanError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -239,10 +240,20 @@ async def _fill_engine(address: str, example: Example, supervisor: Supervisor, s
     with screen.step("lora-server"):
         await supervisor.unless_one_dies(wait_until_serving(address, "lora-server"))
     with screen.step("engine") as say:
+        await supervisor.unless_one_dies(_begin_checks(address, example))
         await supervisor.unless_one_dies(wait_for_engine(address, say))
     for adapter in example.adapters:
         with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
             await supervisor.unless_one_dies(register_adapter(address, adapter, {}))
+
+
+async def _begin_checks(address: str, example: Example) -> None:
+    """Registers the adapters while the engine starts. That fails without an engine, but the lora-server tests the
+    adapters with PEFT meanwhile; the registrations that follow report whatever is wrong."""
+    for adapter in example.adapters:
+        with suppress(PointsmanError, TimeoutError):
+            async with asyncio.timeout(_CALL_SECONDS):  # what has begun goes on
+                await register_adapter(address, adapter, {})
 
 
 async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:

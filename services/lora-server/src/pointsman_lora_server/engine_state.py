@@ -78,11 +78,11 @@ class EngineStateStore:
         self.update(loading=self._state.loading - {version})
 
     def mark_resident(self, version: str) -> None:
-        """From now on gateways may send requests for the version."""
+        """Tells the watching gateways that they may send requests for the version."""
         self.update(resident=self._state.resident | {version})
 
     def mark_draining(self, version: str) -> None:
-        """From now on gateways send no new requests for the version."""
+        """Tells the watching gateways to send no new requests for the version."""
         self.update(resident=self._state.resident - {version}, draining=self._state.draining | {version})
 
     def mark_unloaded(self, version: str) -> None:

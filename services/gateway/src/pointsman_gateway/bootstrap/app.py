@@ -236,7 +236,7 @@ class _SnapshotBuilder:
         self._persistence, self._cost_metrics, self._shadow_settings, self._tenancy = shared
 
     async def build_from_folder(self) -> ConfigSnapshot:
-        """Reads the configuration folder. Raises ConfigError."""
+        """Builds the stages of the request path from the files of the configuration folder. Raises ConfigError."""
         config = await asyncio.to_thread(load_config, self._folder)
         check_config(config)
         return await self.build(config, ENGINE_WAIT_SECONDS)

@@ -151,7 +151,7 @@ class StageScorer:
         self._in_scope_end = self._tasks + len(stage.centroids)
 
     def logits_of(self, vector: Vector) -> tuple[Floats, Floats]:
-        """Return the logits, and the products that `score` needs."""
+        """Return the logit of each task, and the inner products with all stored vectors, which `score` takes."""
         products = self._rows @ vector
         return products[: self._tasks] + self._bias, products
 

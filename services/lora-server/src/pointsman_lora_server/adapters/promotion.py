@@ -80,7 +80,7 @@ class Promoter:
         gate: PromotionGate,
         ensure_loaded: Callable[[AdapterVersion], Awaitable[None]],
     ) -> None:
-        """`ensure_loaded` returns when the version is resident here."""
+        """`ensure_loaded` loads a version into this server's engine, unless it is there; then it can answer."""
         self._registry = registry
         self._gate = gate
         self._ensure_loaded = ensure_loaded

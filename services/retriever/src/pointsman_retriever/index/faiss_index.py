@@ -155,7 +155,7 @@ def empty_faiss_index(
     gpu: Gpu | None = None,
     folder: Path | None = None,
 ) -> FaissIndex:
-    """`folder`: of the files of large collections, see AppendOnlyArray."""
+    """Returns an index without vectors. Once it is large, its vectors are in a file in `folder`; None: in memory."""
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
 

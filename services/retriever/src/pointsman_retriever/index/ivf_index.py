@@ -56,7 +56,10 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns approximately the nearest rows, at least `count` if so many are allowed. None allows all rows."""
+        """Returns the rows that are probably nearest to `vector`: `count` or more, or all allowed ones if fewer.
+
+        `allowed` has a truth value for each row; None allows all.
+        """
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         fetched = min(RESCORING_FACTOR * count, allowed_rows)
         if fetched == 0:
