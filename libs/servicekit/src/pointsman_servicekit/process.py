@@ -23,9 +23,10 @@ WORKER_THREADS = 6
 """Threads for work that would block the event loop: files, models, the encoder."""
 START_TIMEOUT = 10.0
 """Seconds in which all threads must have started."""
-MAX_MALLOC_ARENAS = 2
+MAX_MALLOC_ARENAS = 1
 """By default each thread has an arena of its own, which keeps the memory of the largest work that the thread ever did:
-8 MB after 40 reloads of the help desk's configuration."""
+8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main arena only, so with a
+second one up to 14 MB stayed after four threads had embedded long texts."""
 M_ARENA_MAX = -8  # mallopt(3)
 TRIM_INTERVAL_SECONDS = 60.0
 
