@@ -199,14 +199,14 @@ test-trainings: models ## train by every method on a tiny model, and on the real
 test-flywheel: models ## from feedback to a promoted adapter, and from poisoned feedback to a refused one (10 minutes)
 	$(BIN)/python -m pytest tests/flywheel
 
-# The dashboards' tools, in an environment of their own: nothing that runs needs them.
+# What draws the dashboards' panels, in an environment of its own: nothing that runs needs it.
 .venv-dashboards/.done: deploy/grafana/requirements.txt
 	$(INSTALL) $(@D) -r $<
 	touch $@
 
 .PHONY: dashboards
-dashboards: .venv-dashboards/.done ## write Grafana's dashboards from their code
-	.venv-dashboards/bin/python -m deploy.grafana.generate
+dashboards: $(VENV)/.done ## write Grafana's dashboards from their YAML files
+	$(BIN)/python -m deploy.grafana.generate
 
 .PHONY: test-monitoring
 test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and load; an engine dies; no panel may be empty (3 to 6 minutes)

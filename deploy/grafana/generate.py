@@ -1,26 +1,30 @@
-"""Write the dashboards: `python -m deploy.grafana.generate [--check]`. Needs the packages in requirements.txt of this
-folder."""
+"""Write Grafana's dashboards from the YAML files of this folder: `python -m deploy.grafana.generate [--check]`.
+
+`grafana.yaml` has what all share; each other file is one dashboard. A panel names its `title`, `description`, `unit` (a
+Grafana unit id) and either one `query` or `queries`, a mapping of legends to PromQL; `look` is `lines` if it is absent,
+`width` counts columns of Grafana's grid, `exemplars: true` links the graph to traces.
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
+import yaml
 
-from deploy.grafana.adapters import ADAPTERS
 from deploy.grafana.committed import FOLDER
-from deploy.grafana.engine_and_gateway import ENGINE_AND_GATEWAY
-from deploy.grafana.hybrid_routing import HYBRID_ROUTING
-from deploy.grafana.panels import Dashboard, written
 
-DASHBOARDS = (HYBRID_ROUTING, ADAPTERS, ENGINE_AND_GATEWAY)
+GRID_COLUMNS = 24
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the dashboards that Grafana reads.")
     parser.add_argument("--check", action="store_true", help="write nothing; say which would be")
     check = parser.parse_args().check
-    texts = {f"{dashboard.uid.removeprefix('pointsman-')}.json": _text(dashboard) for dashboard in DASHBOARDS}
+    texts = _texts()
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
     differ = sorted(name for name in texts.keys() | there.keys() if texts.get(name) != there.get(name))
     for name in differ:
@@ -32,8 +36,53 @@ def main() -> int:
     return 1 if check and differ else 0
 
 
-def _text(dashboard: Dashboard) -> str:
-    return json.dumps(written(dashboard), cls=JSONEncoder, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+def _texts() -> dict[str, str]:
+    """Return the JSON of each dashboard by file name."""
+    sources = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__).parent.glob("*.yaml")}
+    shared = sources.pop("grafana")
+    made = {name: _dashboard(name, source, shared) for name, source in sources.items()}
+    return {
+        f"{name}.json": json.dumps(dashboard, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        for name, dashboard in made.items()
+    }
+
+
+def _dashboard(name: str, source: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    panels = [panel | {"id": number} for number, panel in enumerate(_placed(source["rows"], shared), start=1)]
+    named = {"uid": f"pointsman-{name}", "title": source["title"], "description": source["description"]}
+    return {**shared["dashboard"], **named, "panels": panels}
+
+
+def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield row headings and panels with their places in the grid, from left to right and from top to bottom."""
+    top = 0
+    for title, panels in rows.items():
+        yield shared["row"] | {"title": title, "gridPos": {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}}
+        top, left, height = top + 1, 0, 0
+        for panel in panels:
+            look = shared["looks"][panel.get("look", "lines")]
+            width = panel.get("width", look["width"])
+            if left + width > GRID_COLUMNS:
+                top, left, height = top + height, 0, 0
+            yield _panel(panel, look, shared) | {"gridPos": {"x": left, "y": top, "w": width, "h": look["height"]}}
+            left, height = left + width, max(height, look["height"])
+        top += height
+
+
+def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    made = {**shared["panel"], **deepcopy(look["panel"])}
+    made |= {"title": panel["title"], "description": panel["description"]}
+    heat = "yAxis" in made["options"]  # counts have no unit, bucket boundaries do
+    made["fieldConfig"]["defaults"]["unit"] = "none" if heat else panel["unit"]
+    if heat:
+        made["options"]["yAxis"]["unit"] = panel["unit"]
+    target = shared["target"] | look["target"] | ({"exemplar": True} if panel.get("exemplars") else {})
+    queries = panel.get("queries") or {look.get("legend", "__auto"): panel["query"]}
+    made["targets"] = [
+        target | {"refId": letter, "expr": expr, "legendFormat": legend}
+        for letter, (legend, expr) in zip("ABCDEFGH", queries.items(), strict=False)
+    ]
+    return made
 
 
 if __name__ == "__main__":

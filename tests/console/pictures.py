@@ -152,8 +152,8 @@ async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
         await visitor.ask(LATE)
         await expect(page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
         await expect(page.locator("[data-decision]").first).to_be_visible()
-        for name in ("ask", "paths", "tasks", "adapters"):
-            await section(page, name, folder)
+        for name, last in (("ask", ""), ("paths", ""), ("tasks", ".task:nth-child(4)"), ("adapters", "")):
+            await section(page, name, folder, last)
         await page.locator("[data-decision]").filter(has_text="triage_adapter").first.locator("button").click()
         await expect(page.locator("dialog .considered")).to_be_visible()
         await page.screenshot(path=folder / "console-decision.png")
@@ -163,11 +163,15 @@ async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
         await visitor.page.screenshot(path=folder / "console-narrow.png")
 
 
-async def section(page: Page, name: str, folder: Path) -> None:
+async def section(page: Page, name: str, folder: Path, last: str) -> None:
+    """Takes a picture of a section, as far as the element `last` in it; an empty `last` means all of it."""
     box = await page.locator(f"section#{name}").bounding_box()
+    end = await page.locator(f"section#{name} {last}").first.bounding_box()
     assert box is not None
+    assert end is not None
     scrolled: float = await page.evaluate("scrollY")
-    clip = {"x": 0, "y": box["y"] + scrolled + 6, "width": 1280, "height": box["height"] + 12}
+    height = end["y"] + end["height"] - box["y"] + 8
+    clip = {"x": 0, "y": box["y"] + scrolled, "width": 1280, "height": height}
     await page.screenshot(path=folder / f"console-{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
 
 

@@ -235,7 +235,7 @@ async def test_a_rejected_change_shows_the_reason(visitor: Visitor, services: Co
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("width", [400, 1280, 1600])
 async def test_the_page_fits_the_screens_width(
     browser: Browser, services: ConsoleServices, width: int, scheme: str
 ) -> None:
@@ -244,6 +244,7 @@ async def test_the_page_fits_the_screens_width(
         await expect(visitor.page.locator(".answer .rating")).to_have_count(6)
         await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
         assert await visitor.overflow() == 0
+        assert await visitor.crowded() == []
         await visitor.page.locator("[data-decision] button").first.click()
         await expect(visitor.page.locator("dialog .considered")).to_be_visible()
         assert await visitor.overflow() == 0

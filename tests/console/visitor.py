@@ -40,6 +40,11 @@ class Visitor:
         wide: int = await self.page.evaluate(OVERFLOW)
         return wide
 
+    async def crowded(self) -> list[str]:
+        """Returns the texts of table cells whose content is wider than the cell, so that it may cover the next."""
+        texts: list[str] = await self.page.evaluate(CROWDED)
+        return texts
+
     async def tab_to(self, label: str, most: int = 120) -> None:
         """Moves the focus with the Tab key; the focus must be visible at every step."""
         for _ in range(most):
@@ -52,6 +57,10 @@ class Visitor:
 
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+CROWDED = """[...document.querySelectorAll("td, tbody th")]
+  .filter((cell) => cell.scrollWidth > cell.clientWidth + 1)
+  .map((cell) => `${cell.dataset.name}: ${cell.textContent}`)"""
 
 FOCUSED = """() => {
   const at = document.activeElement, style = getComputedStyle(at);

@@ -86,7 +86,7 @@ def test_an_open_breaker_is_visible_on_its_panel(monitored_run: MonitoredRun) ->
 
 
 def test_every_panel_is_drawn(monitored_run: MonitoredRun) -> None:
-    assert TOOLS.exists(), "what draws is not installed: make dashboards"
+    assert TOOLS.exists(), "what draws is not installed: make test-monitoring"
     PICTURES.mkdir(parents=True, exist_ok=True)
     data = PICTURES / "panels.json"
     data.write_text(json.dumps([_drawable(shown) for shown in monitored_run.panels]))
