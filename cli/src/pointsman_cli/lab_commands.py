@@ -22,7 +22,15 @@ from pointsman_cli.data_dir import DataDir, read_run, token_file_for
 from pointsman_cli.engine_environment import prepare_embedding_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    JsonOption,
+    RedisOption,
+    plain_table,
+    print_json,
+    redis_url,
+)
 from pointsman_cli.processes import ProcessEnd, run_to_end
 
 LAB_MODULE = "pointsman_lab"
@@ -110,9 +118,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = plain_table(*columns)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
