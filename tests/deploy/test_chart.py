@@ -13,7 +13,7 @@ from pointsman_cli.app import build_app
 from pointsman_servicekit.keys.records import is_well_formed
 from typer.testing import CliRunner
 
-from deploy.helm.render import CHART, K8S, HelmError, helm, rendered_files
+from deploy.helm.render import CHART, K8S, HelmError, helm, package, rendered_files
 from tests.deploy.api_server import api_server
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
@@ -62,11 +62,16 @@ def test_the_committed_manifests_are_the_charts_output() -> None:
     assert changed == [], "make manifests"
 
 
-def test_the_package_contains_the_linked_rules_dashboards_and_example(tmp_path: Path) -> None:
-    helm("package", str(CHART), "--destination", str(tmp_path))
-    (package,) = tmp_path.glob("*.tgz")
+def test_a_package_contains_linked_files_and_names_the_images_of_its_registry(tmp_path: Path) -> None:
+    registry = "registry.example/team"
+    package(registry, tmp_path)
+    (file,) = tmp_path.glob("*.tgz")
     values = ("--set", "secrets.generate=false,monitoring.rules=true,monitoring.dashboards=true")
-    assert helm("template", "pointsman", str(package), "--namespace", "pointsman", *values) == chart(*values)
+    packaged = helm("template", "pointsman", str(file), "--namespace", "pointsman", *values)
+    assert packaged == chart(*values, "--set", f"images.registry={registry}")
+    assert f" {registry}/pointsman-gateway:" in packaged
+    with pytest.raises(HelmError, match="'' is no registry"):
+        package("", tmp_path)
 
 
 def test_helm_lint_finds_nothing() -> None:
