@@ -127,7 +127,15 @@ class Scorecard:
         draws = [routing_data.without_half_of_each_domain(self._data, seed) for seed in LEAVE_OUT_SEEDS]
         alone = [self._test(self._fit(data), data).figures() for draw in draws for data in draw[:-1]]
         together = [self._test(self._fit(draw[-1]), draw[-1]).figures() for draw in draws]
-        return {"all domains together (mean)": _mean(together), "one domain alone (mean)": _mean(alone)}
+        pairs = [
+            routing_data.without_one_of_each_pair(self._data, seed, self._encoder.embed) for seed in LEAVE_OUT_SEEDS
+        ]
+        similar = [self._test(self._fit(data), data).figures() for data in pairs]
+        return {
+            "all domains together (mean)": _mean(together),
+            "one domain alone (mean)": _mean(alone),
+            "one of each of 40 similar pairs (mean)": _mean(similar),
+        }
 
     def routellm(self) -> dict[str, Figures]:
         found = measure_mmlu(self._data, self._static, self._encoder)

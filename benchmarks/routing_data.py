@@ -2,11 +2,18 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 TEN = 10
+SIMILAR_PAIRS = 40
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+"""Embeds n texts as (n, dimensions)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,33 @@ def without_half_of_each_domain(data: Path, seed: int) -> list[RoutingSet]:
         )
         for name, tasks in {**domains, "all domains": everything}.items()
     ]
+
+
+def without_one_of_each_pair(data: Path, seed: int, embed: Embed) -> RoutingSet:
+    """Keeps the CLINC150 tasks of the 40 most similar pairs and removes a random one of each pair, as above.
+
+    A task's vector is the mean of those of its training texts; each task is in one pair at most.
+    """
+    whole = clinc150(data)
+    rng = random.Random(seed)
+    pairs = _similar_pairs(whole.by_task(), embed)
+    kept, removed = zip(*(rng.sample(pair, 2) for pair in pairs), strict=True)
+    return RoutingSet(
+        "similar tasks",
+        [row for row in whole.train if row[1] in kept],
+        [(text, None if label in removed else label) for text, label in whole.test if label in {*kept, *removed}],
+    )
+
+
+def _similar_pairs(tasks: dict[str, list[str]], embed: Embed) -> list[tuple[str, str]]:
+    means = np.stack([embed(texts).mean(axis=0) for texts in tasks.values()])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    similarity = dict(zip(combinations(tasks, 2), (means @ means.T)[np.triu_indices(len(means), 1)], strict=True))
+    pairs: list[tuple[str, str]] = []
+    for pair in sorted(similarity, key=lambda pair: -similarity[pair]):
+        if not {*pair} & {task for known in pairs for task in known}:
+            pairs.append(pair)
+    return pairs[:SIMILAR_PAIRS]
 
 
 def snips(data: Path) -> RoutingSet:

@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 PATIENCE = 600
 """Timeout in seconds for all commands of a page."""
 SHELLS = ("bash", "sh")
-_MARK = re.compile(r"<!-- (not loaded|not run|real engine)(?:: (.{10,}))? -->\n$")
+_MARK = re.compile(r"<!-- (not loaded(?=: .{10,})|not run(?=: .{10,})|real engine(?= -->))[^\n]* -->\n$")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""MkDocs hooks: adds the generated reference, lists whole folders in the navigation, and removes links to files outside
-docs/.
+"""MkDocs hooks: adds the generated reference and the benchmarks' results, lists whole folders in the navigation, and
+removes links to other files outside docs/.
 
 `tests/test_docs.py` checks that the linked files exist.
 """
@@ -13,6 +13,7 @@ from mkdocs.structure.files import File
 
 REFERENCE = Path(__file__).parents[2] / "build" / "reference"
 """The pages that `python -m deploy.docs.reference` writes."""
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "RESULTS.md"
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#:]+)(?:#[^)\s]*)?\)")
 
 
@@ -22,6 +23,7 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Any, config: Any) -> None:
+    files.append(File.generated(config, "benchmarks.md", abs_src_path=str(RESULTS)))
     for page in sorted(REFERENCE.glob("*.md")):
         files.append(File.generated(config, f"reference/{page.name}", abs_src_path=str(page)))
 
@@ -38,10 +40,16 @@ def _expand(entry: Any, docs: Path) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    folder = posixpath.dirname(page.file.src_uri)
+    """Links are relative to the file in the repository, so those of the results start in benchmarks/."""
+    source = "benchmarks/RESULTS.md" if page.file.src_uri == "benchmarks.md" else f"docs/{page.file.src_uri}"
+    folder = posixpath.dirname(source)
 
-    def without_outside_link(found: re.Match[str]) -> str:
+    def on_the_site(found: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, found["target"]))
-        return found["text"] if target.startswith("..") else found[0]
+        if target == "benchmarks/RESULTS.md":
+            return found[0].replace(found["target"], posixpath.relpath("docs/benchmarks.md", folder))
+        if not target.startswith("docs/"):
+            return found["text"]
+        return found[0].replace(found["target"], target.removeprefix("docs/")) if folder == "benchmarks" else found[0]
 
-    return _LINK.sub(without_outside_link, markdown)
+    return _LINK.sub(on_the_site, markdown)

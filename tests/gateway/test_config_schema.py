@@ -54,7 +54,7 @@ def test_an_example_conforms_and_names_its_schema(file: Path) -> None:
 
 
 def test_the_configurations_on_the_how_to_page_conform() -> None:
-    page = (ROOT / "docs" / "engines.md").read_text()
+    page = "".join((ROOT / "docs" / name).read_text() for name in ("own-vllm.md", "engines.md"))
     blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert [problems("pointsman", load(block)) for block in blocks if "tasks:" in block] == [[], []]
 

@@ -14,7 +14,7 @@ from pointsman_gateway.config.load import Config, ConfigError, load_config
 from tests.gateway.doubles.engine import answer, model_list, running_engine
 from tests.gateway.doubles.process_gateway import process_gateway
 
-PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
+DOCS = Path(__file__).parents[2] / "docs"
 MINIMAL = Path(__file__).parents[2] / "examples" / "minimal"
 IN_TRIAGE = "Please refund my ticket from Monday, booking AB12"
 IN_QUESTION = "Are bicycles allowed on the train?"
@@ -46,7 +46,8 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
 
 
 def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    pages = "".join((DOCS / name).read_text() for name in ("own-vllm.md", "engines.md"))
+    blocks = re.findall(r"^```yaml\n(.*?)^```", pages, re.MULTILINE | re.DOTALL)
     own, providers, sdk, _tuned, path = map(yaml.safe_load, blocks)
     assert load_data(tmp_path, own).models.engines["mine"].discovers_adapters
     assert load_data(tmp_path, providers).models.engines["azure"].upstream == "my-deployment"

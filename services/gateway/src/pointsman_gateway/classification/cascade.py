@@ -17,6 +17,7 @@ from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.classification.model import (
     ENCODER,
+    PAIR_RATIO_STEP,
     STATIC,
     ClassifierModel,
     Encoder,
@@ -135,6 +136,8 @@ class StageOutput:
     """(tasks,), not yet divided by the temperature."""
     score: float
     """In-distribution score."""
+    pairs: Floats
+    """(tasks,): the text's pair score for each task, less the mean of the task's own examples."""
     vector: Vector | None = None
 
 
@@ -152,14 +155,14 @@ class StageScorer:
         products = self._rows @ vector
         return products[: self._tasks] + self._bias, products
 
-    def score(self, logits: Floats, products: Floats) -> float:
+    def score(self, logits: Floats, pairs: Floats, products: Floats) -> float:
         """Return the in-distribution score."""
-        highest = np.maximum.reduce(logits)  # `logits.max()` takes twice as long
-        energy = float(highest) + float(np.log(np.add.reduce(np.exp(logits - highest))))
+        best = logits.argmax()
         out_of_scope = products[self._in_scope_end :]
         return self._scale.score_one(
-            energy,
-            float(np.maximum.reduce(products[self._tasks : self._in_scope_end])),
+            float(logits[best]),
+            float(pairs[best]),
+            float(np.maximum.reduce(products[self._tasks : self._in_scope_end])),  # `max()` takes twice as long
             float(np.maximum.reduce(out_of_scope)) if len(out_of_scope) else 0.0,
         )
 
@@ -177,6 +180,9 @@ class StaticStage:
         pair_rows = _feature_rows(vocabulary.pair_weights, vocabulary.pair_rarity)
         self._pair_rows = np.concatenate([np.zeros_like(pair_rows[:1]), pair_rows])
         """Row 0 is unused, so that no pair has number 0 and `filter(None, ...)` drops unknown pairs only."""
+        ratios = vocabulary.pair_ratios.ratios
+        self._pair_ratios = np.concatenate([np.zeros_like(ratios[:1]), ratios])
+        self._pair_means = vocabulary.pair_ratios.means
         self._words = WordRowCache(self._row)
 
     def evaluate(self, text: str) -> StageOutput | None:
@@ -185,17 +191,20 @@ class StaticStage:
         if not any(map(str.isalnum, words)):
             return None
         total = self._words.sum_of(unique_words(words))
-        pairs = list(filter(None, map(self._pairs.get, pairs_of(words))))
-        lexical = total[self._dimensions :]
+        adjacent = pairs_of(words)
+        pairs = list(filter(None, map(self._pairs.get, adjacent)))
+        lexical, typical = total[self._dimensions :], -self._pair_means
         if pairs:
             lexical = lexical + np.add.reduce(self._pair_rows[pairs])
+            ratios = np.add.reduce(self._pair_ratios[pairs], dtype=np.float32)
+            typical = ratios * np.float32(PAIR_RATIO_STEP / len(adjacent) ** 0.5) + typical
         vector = total[: self._dimensions]
         length, squared = float(vector @ vector) ** 0.5, float(lexical[-1])
         if length == 0 and squared == 0:
             return None
         logits, products = self._scorer.logits_of(vector / np.float32(length or 1))
         logits += lexical[:-1] / np.float32((squared or 1) ** 0.5)
-        return StageOutput(logits, self._scorer.score(logits, products))
+        return StageOutput(logits, self._scorer.score(logits, typical, products), typical)
 
     def _row(self, word: str) -> Floats:
         """Return the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
@@ -214,9 +223,10 @@ class EncoderStage:
         """Return the result, blended with that of the static stage if there is one."""
         vector = self._encoder.embed([text])[0]
         logits, products = self._scorer.logits_of(vector)
+        pairs = np.zeros_like(logits)
         if static:
-            logits = (1 - self._static_share) * logits + self._static_share * static.logits
-        return StageOutput(logits, self._scorer.score(logits, products), vector)
+            logits, pairs = (1 - self._static_share) * logits + self._static_share * static.logits, static.pairs
+        return StageOutput(logits, self._scorer.score(logits, pairs, products), pairs, vector)
 
 
 class CascadeClassifier:

@@ -27,6 +27,8 @@ from pointsman_gateway.classification.scores import Floats, Scale
 
 STATIC, ENCODER = "static", "encoder"
 
+PAIR_RATIO_STEP = 1 / 16
+
 
 class StaticModel(Protocol):
     """An embedding model that looks up one row per token and sums them."""
@@ -119,6 +121,20 @@ class StageParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class PairRatios:
+    """How typical word pairs are of each task. A text of a task that has no examples often shares its words with the
+    most probable task, but not its phrases.
+    """
+
+    ratios: NDArray[np.int8]
+    """(pairs, tasks): log(the pair's frequency in the task's examples / that in all examples), in steps of
+    `PAIR_RATIO_STEP`. A text's pair score is the sum over its pairs, divided by the root of their number; an unknown
+    pair counts as 0."""
+    means: Floats
+    """(tasks,): the mean pair score of the task's own examples."""
+
+
+@dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The static stage's lexical features, subword pieces and word pairs, and its head over them."""
 
@@ -132,6 +148,7 @@ class Vocabulary:
     """Weights of the head over subword pieces, (pieces, tasks)."""
     pair_weights: Floats
     """(pairs, tasks)"""
+    pair_ratios: PairRatios
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +202,7 @@ class ClassifierModel:
 ARRAY = "$array"
 """Key of the JSON object that refers to an array."""
 
-FORMAT = 2
+FORMAT = 3
 """Increment it when fitting changes; files of an earlier format are then rejected."""
 
 MANIFEST = "manifest.json"

@@ -47,16 +47,9 @@ def probabilities(logits: Floats, temperature: float) -> Floats:
 
 
 def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
-    return float(np.mean(energy(logits) - logits[np.arange(len(y)), y]))
-
-
-def energy(logits: Floats) -> Floats:
-    """Return the log-sum-exp of the logits, (rows,). It is low for out-of-distribution texts.
-
-    Liu et al., Energy-based Out-of-distribution Detection, 2020; there with the opposite sign.
-    """
-    most = logits.max(axis=-1, keepdims=True)
-    return np.asarray(most[..., 0] + np.log(np.exp(logits - most).sum(axis=-1)))
+    most = logits.max(axis=1)
+    log_sum = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
+    return float(np.mean(log_sum - logits[np.arange(len(y)), y]))
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
@@ -77,6 +70,14 @@ A quantile of sixty examples is unreliable, and a text out of scope for one task
 """
 
 OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+
+NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_TASKS = 0.5, 3.5
+"""The nearest centroid's weight is the first plus the second divided by the number of tasks; the highest logit's is 1.
+
+The nearest centroid detects texts that are unlike all tasks, and the highest logit those that resemble one. The fewer
+tasks a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
+requests to the help desk's five tasks are detected at a coverage of 95 %, and 83 % with 1.2.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +100,37 @@ class Scale:
     """Combines a stage's signals into its in-distribution score: about 0 for typical in-scope texts, far below for
     others.
 
-    The signals make different errors on out-of-scope texts (CLINC150's validation part: area under the ROC curve 98.2 %
-    and 98.5 % alone, 99.0 % together).
+    The signals make different errors on out-of-scope texts. `logit` and `pairs` are about the most probable task.
     """
 
-    energy: Signal
+    logit: Signal
+    """The highest logit, not divided by the temperature."""
+    pairs: Signal
+    """How typical the text's word pairs are of the task; see `PairRatios`."""
     nearest: Signal
     """Cosine similarity to the nearest centroid of a task."""
     out_of_scope: Signal
     """Cosine similarity to the nearest known out-of-scope text."""
+    pairs_weight: float
+    nearest_weight: float
     out_of_scope_weight: float
 
-    def score(self, energy: Scores, nearest: Scores, out_of_scope: Scores) -> Scores:
-        """Score rows; each argument is (rows,)."""
-        score = (self.energy.scaled(energy) + self.nearest.scaled(nearest)) / 2
+    def score(self, signals: "Signals") -> Scores:
+        """Score rows."""
+        score = self.logit.scaled(signals.logit) + self.pairs_weight * self.pairs.scaled(signals.pairs)
+        score = score + self.nearest_weight * self.nearest.scaled(signals.nearest)
+        score = score / (1 + self.pairs_weight + self.nearest_weight)
         if self.out_of_scope_weight:
-            score = score - self.out_of_scope_weight * np.maximum(self.out_of_scope.scaled(out_of_scope), 0)
+            score = score - self.out_of_scope_weight * np.maximum(self.out_of_scope.scaled(signals.out_of_scope), 0)
         return np.asarray(score)
 
-    def score_one(self, energy: float, nearest: float, out_of_scope: float) -> float:
+    def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
         """Score one text; faster than `score` on arrays of one row."""
         score = (
-            (energy - self.energy.mean) / self.energy.spread + (nearest - self.nearest.mean) / self.nearest.spread
-        ) / 2
+            (logit - self.logit.mean) / self.logit.spread
+            + self.pairs_weight * (pairs - self.pairs.mean) / self.pairs.spread
+            + self.nearest_weight * (nearest - self.nearest.mean) / self.nearest.spread
+        ) / (1 + self.pairs_weight + self.nearest_weight)
         if self.out_of_scope_weight:
             score -= self.out_of_scope_weight * max(
                 (out_of_scope - self.out_of_scope.mean) / self.out_of_scope.spread, 0.0
@@ -129,16 +138,42 @@ class Scale:
         return score
 
 
-def fit_scale(energy: Scores, nearest: Scores, out_of_scope: Scores, inside: NDArray[np.bool_]) -> Scale:
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The signals that `Scale` combines, (rows,) each."""
+
+    logit: Scores
+    pairs: Scores
+    nearest: Scores
+    out_of_scope: Scores
+    pairs_of_others: Scores
+    """As `pairs`, for the most probable task that is not the text's own; (rows,)."""
+
+
+def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
     """Fit the scale on out-of-fold rows; `inside` marks those that belong to a task.
 
-    The weight of the nearest out-of-scope text is the one that separates both kinds of rows best.
+    The weight of the nearest out-of-scope text is the one that separates both kinds of rows best. That of the word
+    pairs is (2 AUROC - 1)^2, for the AUROC between the rows and the same rows with their own task left out: from about
+    0.1 for long, varied messages to 0.9 for short ones that repeat phrases.
     """
-    signals = Signal.of(energy[inside]), Signal.of(nearest[inside]), Signal.of(out_of_scope[inside])
+    pairs = np.concatenate([signals.pairs[inside], signals.pairs_of_others[inside]])
+    separation = 2 * area_under_roc(pairs, np.arange(len(pairs)) < len(pairs) / 2) - 1
+    scales = [
+        Scale(
+            logit=Signal.of(signals.logit[inside]),
+            pairs=Signal.of(signals.pairs[inside]),
+            nearest=Signal.of(signals.nearest[inside]),
+            out_of_scope=Signal.of(signals.out_of_scope[inside]),
+            pairs_weight=max(separation, 0.0) ** 2,
+            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_TASKS / tasks,
+            out_of_scope_weight=weight,
+        )
+        for weight in OUT_OF_SCOPE_WEIGHTS
+    ]
     if inside.all():
-        return Scale(*signals, 0.0)
-    scales = [Scale(*signals, weight) for weight in OUT_OF_SCOPE_WEIGHTS]
-    return max(scales, key=lambda scale: area_under_roc(scale.score(energy, nearest, out_of_scope), inside))
+        return scales[0]
+    return max(scales, key=lambda scale: area_under_roc(scale.score(signals), inside))
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:

@@ -21,7 +21,7 @@ MAX_SHOWN_NAMES = 10
 
 NO_GUARANTEES = (
     "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
-    "swaps without a wrong token; a lora-server provides these (docs/engines.md)"
+    "swaps without a wrong token; a lora-server provides these (docs/own-vllm.md)"
 )
 """About adapters that no lora-server manages."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.classification.cascade import pairs_of, pieces_of, unique_words, words_of
-from pointsman_gateway.classification.model import Vocabulary
+from pointsman_gateway.classification.model import PAIR_RATIO_STEP, PairRatios, Vocabulary
 from pointsman_gateway.classification.reader import Tokenizer, token_excerpt
 from pointsman_gateway.classification.scores import Floats
 
@@ -21,6 +21,13 @@ OUT_OF_SCOPE = -1
 
 MIN_TEXTS = 2
 """A piece or pair that occurs in a single text carries no information about others."""
+
+MIN_PAIR_RATIO = -0.5
+"""A pair that is frequent in all examples and absent from the task's says little: without this limit, 80 instead of
+83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
+
+PRIOR_TEXTS = 5
+"""Texts of no particular task that are added to a task's when its word pairs are counted."""
 
 Rows = NDArray[np.intp]
 
@@ -106,7 +113,33 @@ class Corpus:
         """Return the inverse document frequencies over these texts."""
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
-    def vocabulary(self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats) -> Vocabulary:
+    def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:
+        """Return `PairRatios.ratios` of these texts, whose tasks are `y`.
+
+        `PRIOR_TEXTS` with the pairs of an average text are added to a task's, so that lacking a pair counts less in a
+        task with few examples.
+        """
+        pairs = self._known_pairs(rows, rows)
+        of_tasks = sparse.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), tasks))
+        counts = (pairs.T @ of_tasks).toarray()
+        in_all = counts.sum(axis=1, keepdims=True) / len(y)
+        in_task = (counts + PRIOR_TEXTS * in_all) / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS)
+        ratios = np.log(in_task / in_all).clip(MIN_PAIR_RATIO, np.iinfo(np.int8).max * PAIR_RATIO_STEP)
+        return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
+
+    def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
+        """Return the scored texts' pair scores, (scored, tasks), for the `ratios` of the texts `rows`."""
+        sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))
+        return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
+
+    def _known_pairs(self, scored: Rows, rows: Rows) -> Any:
+        """Return which pairs of the vocabulary of `rows` are in each scored text, (scored, pairs)."""
+        known = np.flatnonzero(_rarity(self._has_pair[rows]))
+        return self._has_pair[scored][:, known].astype(np.float32)
+
+    def vocabulary(
+        self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats, pair_ratios: PairRatios
+    ) -> Vocabulary:
         """Return the features with a rarity above 0, with a head's weights over them (pieces or pairs, tasks)."""
         pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
         names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
@@ -117,6 +150,7 @@ class Corpus:
             pair_rarity=rarity.pairs[pairs],
             piece_weights=piece_weights,
             pair_weights=pair_weights,
+            pair_ratios=pair_ratios,
         )
 
     def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:

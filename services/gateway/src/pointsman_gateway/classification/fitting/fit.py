@@ -20,7 +20,14 @@ from pointsman_servicekit.errors import PointsmanError
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway.classification.cascade import unique_words, words_of
-from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Examples, collect_examples
+from pointsman_gateway.classification.fitting.examples import (
+    FOLDS,
+    PRIOR_TEXTS,
+    Corpus,
+    Examples,
+    Rows,
+    collect_examples,
+)
 from pointsman_gateway.classification.fitting.learner import (
     DenseFeatures,
     FittedStage,
@@ -45,6 +52,7 @@ from pointsman_gateway.classification.model import (
     FitOrder,
     FitReport,
     FitSettings,
+    PairRatios,
     StageParameters,
     StaticModel,
     Vocabulary,
@@ -140,6 +148,7 @@ class _Selection:
 
     static: StageResults | None
     encoder: StageResults | None
+    pair_means: Floats
     static_share: float
     threshold: CascadeThreshold | None
 
@@ -185,7 +194,9 @@ class _FitRun:
         thresholds = task_thresholds(
             results.score[data.inside], data.y[data.inside], results.predicted[data.inside], target_coverages
         )
-        static, vocabulary = self._static_stage(selection.static) if selection.static else (None, None)
+        static, vocabulary = (
+            self._static_stage(selection.static, selection.pair_means) if selection.static else (None, None)
+        )
         return ClassifierModel(
             tasks=data.tasks,
             static=static,
@@ -202,21 +213,43 @@ class _FitRun:
         """Cross-validate the stages, and select how they are combined."""
         data = self.data
         scores = {name: learner.cross_validate(self._step_done) for name, learner in self._learners.items()}
-        static = evaluate_stage(data, scores[STATIC], scores[STATIC].logits) if STATIC in scores else None
+        pairs, means = self._out_of_fold_pair_scores()
+        pairs = pairs - means
+        static = evaluate_stage(data, scores[STATIC], scores[STATIC].logits, pairs) if STATIC in scores else None
         if ENCODER not in scores:
-            return _Selection(static, None, 0.0, None)
+            return _Selection(static, None, means, 0.0, None)
         if not static:
-            return _Selection(None, evaluate_stage(data, scores[ENCODER], scores[ENCODER].logits), 0.0, None)
+            only = evaluate_stage(data, scores[ENCODER], scores[ENCODER].logits, pairs)
+            return _Selection(None, only, means, 0.0, None)
         share = best_static_share(data, scores[STATIC].logits, scores[ENCODER].logits)
         blended = blend(scores[STATIC].logits, scores[ENCODER].logits, share)
-        encoder = evaluate_stage(data, scores[ENCODER], blended)
-        return _Selection(static, encoder, share, fit_threshold(data, static, encoder))
+        encoder = evaluate_stage(data, scores[ENCODER], blended, pairs)
+        return _Selection(static, encoder, means, share, fit_threshold(data, static, encoder))
 
-    def _static_stage(self, results: StageResults) -> tuple[StageParameters, Vocabulary]:
-        fitted = self._fit(STATIC)
+    def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
+        """Return each text's pair scores, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
+
+        A task's mean includes `PRIOR_TEXTS` with the mean of all.
+        """
+        data, tasks = self.data, len(self.data.tasks)
+        scores = np.zeros((len(data.y), tasks), np.float32)
+        for fold in range(FOLDS) if STATIC in self._learners else ():
+            held_out, rows = np.flatnonzero(data.folds == fold), np.flatnonzero((data.folds != fold) & data.inside)
+            scores[held_out] = self._corpus.pair_scores(held_out, rows, self._pair_ratios(rows))
+        y = data.y[data.inside]
+        own = scores[data.inside][np.arange(len(y)), y]
+        sums = np.bincount(y, own, tasks) + PRIOR_TEXTS * own.mean()
+        return scores, np.asarray(sums / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS), np.float32)
+
+    def _pair_ratios(self, rows: Rows) -> NDArray[np.int8]:
+        return self._corpus.pair_ratios(rows, self.data.y[rows], len(self.data.tasks))
+
+    def _static_stage(self, results: StageResults, pair_means: Floats) -> tuple[StageParameters, Vocabulary]:
+        fitted, rows = self._fit(STATIC), np.flatnonzero(self.data.inside)
         _, pieces, pairs = fitted.head.weights
-        rarity = self._corpus.rarity(np.flatnonzero(self.data.inside))
-        return self._stage(STATIC, fitted, results), self._corpus.vocabulary(rarity, pieces, pairs)
+        ratios = PairRatios(self._pair_ratios(rows), pair_means)
+        vocabulary = self._corpus.vocabulary(self._corpus.rarity(rows), pieces, pairs, ratios)
+        return self._stage(STATIC, fitted, results), vocabulary
 
     def _stage(self, name: str, fitted: FittedStage, results: StageResults) -> StageParameters:
         head, out_of_scope = fitted.head, self._learners[name].out_of_scope_centroids()

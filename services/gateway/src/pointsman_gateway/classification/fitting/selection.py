@@ -11,7 +11,7 @@ from pointsman_gateway.classification.model import CascadeThreshold
 from pointsman_gateway.classification.scores import (
     Floats,
     Scale,
-    energy,
+    Signals,
     fit_scale,
     fit_temperature,
     probabilities,
@@ -22,14 +22,18 @@ STATIC_SHARES = (0.2, 0.3, 0.4, 0.5)
 MARGINS = (0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
 """Candidates for the cascade threshold. The last is unreachable: the encoder classifies every text."""
 
-TOLERANCE = 0.0003
+TOLERANCE = 0.0002
 """Accuracy that a lower threshold may cost. It is small because examples are more alike than traffic is."""
 
-STATIC_REJECT_SHARE = 0.20
+MIN_EXAMPLES_FOR_ONE_ERROR = 1000
+"""With so many examples a lower threshold may cost one error even if that is more than `TOLERANCE`: the encoder would
+classify every text because of a single example."""
+
+STATIC_REJECT_SHARE = 0.25
 """The share of in-scope texts whose score is too low for the static stage to decide.
 
 The static stage separates out-of-scope texts less well than the encoder, and may be sure of them nevertheless: in the
-mean of eight data sets 25 % of those pass with a share of 0.1, 10 % with 0.2, 4 % with 0.3.
+mean of eight data sets 25 % of those passed with a share of 0.1, 10 % with 0.2, 4 % with 0.3.
 """
 
 MIN_EXAMPLES = 40
@@ -52,19 +56,25 @@ class StageResults:
     """In-distribution score."""
 
 
-def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats) -> StageResults:
-    """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits."""
+def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
+    """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
+    are the texts' pair scores for each task, less the means (`PairRatios`).
+    """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
-    energies = energy(logits)
-    scale = fit_scale(energies, scores.nearest, scores.out_of_scope, data.inside)
+    predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
+    others = logits.copy()
+    others[rows[data.inside], data.y[data.inside]] = -np.inf
+    signals = Signals(
+        logit=logits.max(axis=1),
+        pairs=pairs[rows, predicted],
+        nearest=scores.nearest,
+        out_of_scope=scores.out_of_scope,
+        pairs_of_others=pairs[rows, others.argmax(axis=1)],
+    )
+    scale = fit_scale(signals, data.inside, len(data.tasks))
     ranked = np.sort(probabilities(logits, temperature), axis=1)
     return StageResults(
-        temperature,
-        scale,
-        logits.argmax(axis=1),
-        ranked[:, -1],
-        ranked[:, -1] - ranked[:, -2],
-        scale.score(energies, scores.nearest, scores.out_of_scope),
+        temperature, scale, predicted, ranked[:, -1], ranked[:, -1] - ranked[:, -2], scale.score(signals)
     )
 
 
@@ -82,19 +92,19 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Return the lowest cascade threshold whose accuracy is within `TOLERANCE` of the best one's."""
+    """Return the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`)."""
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
     if data.inside.sum() < MIN_EXAMPLES:
         return candidates[-1]
-    accuracies = [
-        float((cascade_results(candidate, static, encoder).predicted == data.y)[data.inside].mean())
+    right = [
+        int((cascade_results(candidate, static, encoder).predicted == data.y)[data.inside].sum())
         for candidate in candidates
     ]
+    examples = int(data.inside.sum())
+    errors = max(TOLERANCE * examples, examples >= MIN_EXAMPLES_FOR_ONE_ERROR)
     threshold = next(
-        candidate
-        for candidate, accuracy in zip(candidates, accuracies, strict=True)
-        if accuracy >= max(accuracies) - TOLERANCE
+        candidate for candidate, count in zip(candidates, right, strict=True) if count >= max(right) - errors
     )
     passing = passes(threshold, static) & data.inside
     slope, offset = _fit_line(static.score[passing], encoder.score[passing])

@@ -10,10 +10,17 @@ const COLUMNS = [
 ];
 const CHANGES = [{ name: "when" }, { name: "what" }, { name: "of" }, { name: "change" }, { name: "by" }];
 
-export function showAdapters(models, caller) {
-  show(at("adapters-body"), { models, may: caller.operator }, () => models.length
+export function showAdapters(models, caller, engines) {
+  show(at("adapters-body"), { models, may: caller.operator, resident: engines.map((engine) => engine.resident) }, () => models.length
     ? models.map((model) => registry(model, caller.operator))
-    : h("p", { class: "panel note" }, "No engine of this configuration has a lora-server, so there are no adapters."));
+    : withoutRegistry(engines.filter((engine) => engine.resident.length)));
+}
+
+/** Without a lora-server an engine's own adapters can be used, but have no versions and aliases. */
+function withoutRegistry(engines) {
+  return h("div", { class: "panel note" },
+    h("p", {}, "No engine of this configuration has a lora-server, so there are no versions and aliases to move."),
+    engines.map((engine) => h("p", {}, `The adapters of engine ${engine.engine}: `, h("code", {}, engine.resident.join(", ")))));
 }
 
 function registry(model, may) {

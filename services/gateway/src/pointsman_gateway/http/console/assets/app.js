@@ -31,7 +31,7 @@ async function refresh() {
   showStanding(overview, configuration, workers);
   showPaths(overview);
   showTasks(overview);
-  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && rare(overview.caller)]);
+  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && rare(overview)]);
   complain(configuration.problem ? `The configuration was changed and is refused, the one before goes on: ${configuration.problem}` : disagreement(workers));
 }
 
@@ -60,9 +60,9 @@ async function regret() {
   }
 }
 
-async function rare(caller) {
+async function rare({ caller, engines }) {
   const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller)]);
-  showAdapters(models, caller);
+  showAdapters(models, caller, engines);
   await regret();
 }
 
