@@ -173,11 +173,14 @@ def find_run(data_dir: Path) -> Run | None:
     return run
 
 
+def token_file_for(address: str) -> Path | None:
+    named = os.environ.get(TOKEN_FILE_VARIABLE)
+    return _files_by_address.get({}).get(address) or (Path(named) if named else None)
+
+
 def token_for(address: str) -> Token | None:
     """The token for the service at `address`; None if there is none. Raises CommandError if its file is not usable."""
-    named = os.environ.get(TOKEN_FILE_VARIABLE)
-    file = _files_by_address.get({}).get(address) or (Path(named) if named else None)
     try:
-        return open_token(file)
+        return open_token(token_file_for(address))
     except TokenFileError as error:
         raise CommandError(f"the token for {address}: {error}") from error
