@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
-from pointsman_cli.advise.hardware import hardware_cost, hardware_lines
-from pointsman_cli.advise.live import fetch_tasks, live_advice, live_lines
+from pointsman_cli.advise.live import fetch_tasks, hardware_cost, hardware_lines, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.report import read_report
